@@ -1,0 +1,137 @@
+"""Everything that can go wrong between two peers, as a tree that says whose fault it is.
+
+ManyhandsError
+    ConfigError              ours: the operator must act (exit 3)
+        InsecureHome         a key or home that others can read
+        HomeInUse            another process holds this home
+    UsageError               the caller asked for something that cannot be (exit 2)
+        ContextExceeded      prompt and answer do not fit the model's context
+    OutOfMemory              this machine lacks memory or disk for what was asked (exit 7)
+    IntegrityError           bytes do not match their hash, signature or rule (exit 8)
+        BadSignature         a signature does not hold
+        BadModel             a checkpoint that is missing, corrupt or of another kind
+    PeerError                theirs: route around them, lower their score
+        PeerUnreachable      no connection, or it dropped (exit 4)
+        PeerBusy             an honest refusal: no room for now (exit 75)
+        PeerRefused          an honest refusal that will not change by waiting (exit 6)
+        VersionMismatch      the two sides speak different protocols or serve different models
+        PeerMisbehaved       provable or plain nonsense: keep the evidence, count it
+    ChainBroken              a session lost hops; it may replay on another route
+    SwarmIncomplete          nobody serves some blocks (exit 5); names them
+    SessionTimeout           the caller's deadline passed (exit 75)
+
+The class tells the caller what to do, the message what happened, `hint` the command that mends it.
+`exit_code` is what the command line ends with (see docs/cli.md).
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class ManyhandsError(Exception):
+    """The root. `hint`, when there is one, names the command or step that fixes it."""
+
+    exit_code: ClassVar[int] = 1
+    code: ClassVar[str] = "unexpected"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(ManyhandsError):
+    exit_code, code = 3, "config"
+
+
+class InsecureHome(ConfigError):
+    code = "insecure_home"
+
+
+class HomeInUse(ConfigError):
+    code = "home_in_use"
+
+
+class UsageError(ManyhandsError):
+    exit_code, code = 2, "usage"
+
+
+class ContextExceeded(UsageError):
+    code = "context_length_exceeded"
+
+
+class OutOfMemory(ManyhandsError):
+    exit_code, code = 7, "out_of_memory"
+
+
+class IntegrityError(ManyhandsError):
+    exit_code, code = 8, "integrity"
+
+
+class BadSignature(IntegrityError):
+    code = "bad_signature"
+
+
+class BadModel(IntegrityError):
+    code = "bad_model"
+
+
+class PeerError(ManyhandsError):
+    """The other side failed us; `peer_id` says who."""
+
+    code = "peer"
+
+    def __init__(self, peer_id: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(f"{peer_id}: {reason}" if peer_id else reason, hint=hint)
+        self.peer_id = peer_id
+        self.reason = reason
+
+
+class PeerUnreachable(PeerError):
+    exit_code, code = 4, "peer_unreachable"
+
+
+class PeerBusy(PeerError):
+    """`queue_depth` is how many sessions the refuser serves or holds reserved."""
+
+    exit_code, code = 75, "peer_busy"
+
+    def __init__(self, peer_id: str, reason: str, *, queue_depth: int = 0, hint: str = "") -> None:
+        super().__init__(peer_id, reason, hint=hint)
+        self.queue_depth = queue_depth
+
+
+class PeerRefused(PeerError):
+    exit_code, code = 6, "peer_refused"
+
+
+class VersionMismatch(PeerError):
+    exit_code, code = 6, "version_mismatch"
+
+
+class PeerMisbehaved(PeerError):
+    exit_code, code = 8, "peer_misbehaved"
+
+
+class ChainBroken(ManyhandsError):
+    """Some hops are lost; `causes` names each of them."""
+
+    exit_code, code = 4, "chain_broken"
+
+    def __init__(self, causes: Sequence[Exception]) -> None:
+        super().__init__("; ".join(str(cause) for cause in causes) or "the chain broke")
+        self.causes = tuple(causes)
+
+
+class SwarmIncomplete(ManyhandsError):
+    """No peer serves blocks `missing`, a list of half-open runs `(start, stop)`."""
+
+    exit_code, code = 5, "swarm_incomplete"
+
+    def __init__(self, missing: Sequence[tuple[int, int]], *, model: str = "", hint: str = "") -> None:
+        runs = ", ".join(f"{start}:{stop}" for start, stop in missing)
+        super().__init__(f"nobody serves blocks {runs}" + (f" of {model}" if model else ""), hint=hint)
+        self.missing = tuple(missing)
+
+
+class SessionTimeout(ManyhandsError):
+    exit_code, code = 75, "timeout"
