@@ -1,0 +1,89 @@
+"""Where a peer can be dialled, and who must answer there.
+
+In and out: multiaddr text, `/ip4/203.0.113.5/tcp/31400/p2p/12D3Koo…`, in the three forms that a
+gRPC target can have (ip4, ip6, dns4). Reaching the address is left to the transports.
+"""
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Literal, Self
+
+from protocol.errors import UsageError
+from protocol.identity import PeerId, public_key_from_peer_id
+
+Family = Literal["ip4", "ip6", "dns4"]
+
+MAX_HOST_CHARS = 253  # RFC 1035 section 2.3.4, in text
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
+_EXAMPLE = "an address looks like /ip4/203.0.113.5/tcp/31400/p2p/12D3Koo…"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """A host and port, and the peer id that whoever answers there has to prove."""
+
+    host: str
+    port: int
+    peer_id: PeerId
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise UsageError(f"a port lies in 1..65535, got {self.port}", hint=_EXAMPLE)
+        if _ip(self.host) is None and not _is_name(self.host):
+            raise UsageError(f"not a host: {self.host[:80]!r}", hint=_EXAMPLE)
+        public_key_from_peer_id(self.peer_id)
+
+    def __str__(self) -> str:
+        return f"/{self.family}/{self.host}/tcp/{self.port}/p2p/{self.peer_id}"
+
+    @property
+    def family(self) -> Family:
+        match _ip(self.host):
+            case IPv4Address():
+                return "ip4"
+            case IPv6Address():
+                return "ip6"
+            case _:
+                return "dns4"
+
+    @property
+    def target(self) -> str:
+        """`host:port`, with brackets around an IPv6 host."""
+        return f"[{self.host}]:{self.port}" if self.family == "ip6" else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read multiaddr text.
+
+        Raises:
+            UsageError: it is not one that Manyhands can dial.
+        """
+        parts = text.strip().split("/")
+        if len(parts) != 7 or parts[0] or parts[3] != "tcp" or parts[5] != "p2p":
+            raise UsageError(f"not a peer's address: {text[:120]!r}", hint=_EXAMPLE)
+        family, host, port, peer_id = parts[1], parts[2], parts[4], parts[6]
+        if not _PORT.fullmatch(port):
+            raise UsageError(f"not a port: {port[:20]!r}", hint=_EXAMPLE)
+        address = cls(host, int(port), PeerId(peer_id))
+        if address.family != family:
+            raise UsageError(f"{host!r} is not of the family {family[:20]!r}", hint=_EXAMPLE)
+        return address
+
+
+def _ip(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host) if "%" not in host else None
+    except ValueError:
+        return None
+
+
+def _is_name(host: str) -> bool:
+    """Whether `host` can be a DNS name; all-numeric ones are mistyped IPv4 addresses."""
+    labels = host.split(".")
+    return (
+        0 < len(host) <= MAX_HOST_CHARS
+        and all(_LABEL.fullmatch(label) for label in labels)
+        and not labels[-1].isdigit()
+    )

@@ -1,0 +1,33 @@
+"""How bytes travel between two peers who have proven who they are.
+
+The window shows what every transport offers; `protocol.transport.grpc` is the one for real
+networks and `protocol.transport.memory` its twin inside one process. Importing this opens nothing.
+"""
+
+from protocol.transport.interface import (
+    MAX_MESSAGE_BYTES,
+    MAX_QUEUED_BYTES,
+    PROTOCOL_VERSION,
+    CallHandler,
+    Connection,
+    Counters,
+    Listener,
+    Service,
+    Stream,
+    StreamHandler,
+    Transport,
+)
+
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "MAX_QUEUED_BYTES",
+    "PROTOCOL_VERSION",
+    "CallHandler",
+    "Connection",
+    "Counters",
+    "Listener",
+    "Service",
+    "Stream",
+    "StreamHandler",
+    "Transport",
+]

@@ -1,0 +1,136 @@
+"""What any transport offers: proven peers, bounded calls, ordered streams of raw messages.
+
+In: bytes for a peer id. Out: bytes from a peer id that the transport has proven, or one of the
+errors of `protocol.errors`. What the bytes mean is left to the codec and the rooms above;
+`grpc.py` carries them over mutual TLS, `memory.py` inside one process with scripted faults.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from protocol.address import Address
+from protocol.errors import ManyhandsError
+from protocol.identity import PeerId
+
+PROTOCOL_VERSION = 1
+MAX_MESSAGE_BYTES = 64 * 2**20
+MAX_QUEUED_BYTES = 256 * 2**20
+
+
+class Stream(Protocol):
+    """Messages both ways with one peer, in order, until either side ends it."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """The other side, as the transport has proven it."""
+
+    def send(self, message: bytes) -> None:
+        """Queue `message`; never blocks.
+
+        Raises:
+            PeerUnreachable: the stream is over.
+            PeerBusy: more than `MAX_QUEUED_BYTES` already wait.
+            UsageError: the message is larger than `MAX_MESSAGE_BYTES`.
+        """
+
+    async def receive(self) -> bytes:
+        """The next message. Cancelling loses none. One receiver at a time.
+
+        Raises:
+            PeerUnreachable: the stream is over, closed by either side or lost.
+            ManyhandsError: the error with which the other side ended it.
+        """
+
+    async def drain(self) -> None:
+        """Wait until everything queued is handed to the network.
+
+        Raises:
+            PeerUnreachable: the stream was over before that.
+        """
+
+    async def aclose(self, error: ManyhandsError | None = None) -> None:
+        """End the stream after sending what is queued; `error` reaches the other side typed."""
+
+
+class Connection(Protocol):
+    """A dialled peer."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    async def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
+        """One request, one answer.
+
+        Raises:
+            PeerUnreachable: no connection, or no answer within `timeout_s`.
+            ManyhandsError: the error that the other side's handler raised.
+        """
+
+    async def open(self, method: str, *, timeout_s: float = 5.0) -> Stream:
+        """Start a stream; returns once the other side has accepted it."""
+
+    async def aclose(self) -> None: ...
+
+
+CallHandler = Callable[[PeerId, bytes], Awaitable[bytes]]
+
+StreamHandler = Callable[[Stream], Awaitable[None]]
+"""The stream ends when the handler returns; a `ManyhandsError` it raises reaches the caller."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What a listener answers, by method name."""
+
+    calls: Mapping[str, CallHandler] = field(default_factory=dict)
+    streams: Mapping[str, StreamHandler] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class Counters:
+    """What a transport turned away since it began."""
+
+    malformed: int = 0  # messages that break the rules of the stream
+    oversize: int = 0  # messages above MAX_MESSAGE_BYTES
+    refused: int = 0  # callers of another version or swarm, or of a method we do not have
+    handshakes_failed: int = 0  # identities that were claimed and not proven
+    unexpected: int = 0  # handlers that failed with an error of ours
+
+
+class Listener(Protocol):
+    """An open port."""
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where others may dial it, best first."""
+
+    async def aclose(self, grace_s: float = 0.5) -> None:
+        """Stop accepting, end every call and stream within `grace_s`, and wait for handlers."""
+
+
+class Transport(Protocol):
+    """One identity on one network."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    @property
+    def counters(self) -> Counters: ...
+
+    async def listen(self, host: str, port: int, service: Service) -> Listener:
+        """Serve on `host`; port 0 picks one.
+
+        Raises:
+            ConfigError: the port is in use, or the host is not ours.
+        """
+
+    async def dial(self, address: Address, *, timeout_s: float = 5.0) -> Connection:
+        """Connect, and prove reach, identity, version and swarm now.
+
+        Raises:
+            PeerUnreachable: nobody answered in time.
+            VersionMismatch: it speaks another protocol; the reason says who is older.
+            PeerRefused: it belongs to another swarm.
+            PeerMisbehaved: whoever answered there is not `address.peer_id`.
+        """
