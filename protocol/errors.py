@@ -127,9 +127,13 @@ class SwarmIncomplete(ManyhandsError):
 
     exit_code, code = 5, "swarm_incomplete"
 
-    def __init__(self, missing: Sequence[tuple[int, int]], *, model: str = "", hint: str = "") -> None:
+    def __init__(
+        self, missing: Sequence[tuple[int, int]], *, model: str = "", hint: str = ""
+    ) -> None:
         runs = ", ".join(f"{start}:{stop}" for start, stop in missing)
-        super().__init__(f"nobody serves blocks {runs}" + (f" of {model}" if model else ""), hint=hint)
+        super().__init__(
+            f"nobody serves blocks {runs}" + (f" of {model}" if model else ""), hint=hint
+        )
         self.missing = tuple(missing)
 
 

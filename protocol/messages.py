@@ -58,3 +58,358 @@ class Span:
     def holds(self, other: Self) -> bool:
         """Whether every block of `other` is in this span."""
         return self.start <= other.start and other.stop <= self.stop
+
+
+# --- the data stream: hop to hop -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Consecutive rows of one session inside a frame.
+
+    `step` numbers the groups of a session on one link, from 0 in every epoch. `start` is the
+    position of the first row; below the receiver's length it is a rollback, above it a gap.
+    """
+
+    session: SessionId
+    epoch: int
+    branch: int
+    step: int
+    start: int
+    rows: int
+
+    def __post_init__(self) -> None:
+        require_id(self.session, "session")
+        require(min(self.epoch, self.branch, self.step, self.start) >= 0, "negative row group")
+        require(0 < self.rows and self.start + self.rows <= MAX_POSITIONS, "rows out of range")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Row groups and their rows: hidden states, or token ids when `row_bytes` is TOKEN_BYTES.
+
+    body: the rows of all groups, one after the other, `row_bytes` each, in the chain's dtype.
+    """
+
+    groups: tuple[RowGroup, ...]
+    row_bytes: int
+    body: bytes | memoryview
+
+    def __post_init__(self) -> None:
+        require(0 < len(self.groups) <= MAX_GROUPS, "a frame carries at least one row group")
+        require(0 < self.row_bytes <= 1 << 20, "row size out of range")
+        rows = sum(group.rows for group in self.groups)
+        require(
+            len(self.body) == rows * self.row_bytes,
+            f"{rows} rows of {self.row_bytes} bytes announced, {len(self.body)} bytes received",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Receiver to sender: I have run all rows before `length` (credit for more).
+
+    With `rewind` it is also a request: send again from `length` on (a gap, or a new stream).
+    """
+
+    session: SessionId
+    epoch: int
+    length: int
+    rewind: bool = False
+
+    def __post_init__(self) -> None:
+        require_id(self.session, "session")
+        require(min(self.epoch, self.length) >= 0, "negative acknowledgement")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Sender to receiver, on a re-opened stream: how far did you get? Answered by `Ack(rewind)`."""
+
+    session: SessionId
+    epoch: int
+
+    def __post_init__(self) -> None:
+        require_id(self.session, "session")
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Receiver to sender: that session is over here; stop sending."""
+
+    session: SessionId
+
+    def __post_init__(self) -> None:
+        require_id(self.session, "session")
+
+
+DataMessage = Frame | Ack | Ask | Gone
+
+
+# --- the control stream: client to hop -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """What the last hop draws with; `protocol.sampling` gives the fields their meaning."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extensions:
+    """Fields every `Reserve` has from the start and no hop serves yet (DESIGN 5a.13).
+
+    A hop refuses a non-empty one by name, so that nobody believes it was honoured.
+    """
+
+    grammar: str = ""
+    logprobs: int = 0
+    logit_bias: bytes = b""
+    adapter: str = ""
+    drafter: str = ""
+    pooling: str = ""
+    prefix_salt: bytes = b""
+
+    def used(self) -> tuple[str, ...]:
+        return tuple(name for name in self.__slots__ if getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserve:
+    """Ask a hop to keep room for a session; expires after 3 s unless a `Commit` follows (5a.15)."""
+
+    session: SessionId
+    epoch: int
+    manifest: bytes  # sha256: the model's fingerprint
+    span: Span  # the blocks this hop shall run, inside its loaded span
+    n_blocks: int  # of the whole model: says whether this hop is first, last, or both
+    capacity: int  # positions: prompt and answer
+    max_tokens: int
+    budget_ms: int  # what remains of the client's deadline; clocks are never compared
+    client_nonce: bytes
+    salt_commit: bytes  # sha256 of the salt that comes with the commit
+    profile: str = ""  # required execution profile; empty accepts the hop's own
+    ignore_eos: bool = False
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: tuple[str, ...] = ()
+    trace_id: str = ""
+    extensions: Extensions = field(default_factory=Extensions)
+
+    def __post_init__(self) -> None:
+        require_id(self.session, "session")
+        require_id(self.manifest, "manifest", 32)
+        require_id(self.client_nonce, "client nonce")
+        require_id(self.salt_commit, "salt commitment", 32)
+        require(self.epoch >= 0, "negative epoch")
+        require(self.span.stop <= self.n_blocks, "span outside the model")
+        require(0 < self.capacity <= MAX_POSITIONS, "capacity out of range")
+        require(0 < self.max_tokens <= self.capacity, "max_tokens out of range")
+        require(0 < self.budget_ms, "the deadline has passed")
+        require(len(self.stops) <= MAX_STOPS, f"more than {MAX_STOPS} stop strings")
+        require(all(0 < len(s) <= MAX_STOP_CHARS for s in self.stops), "stop string out of range")
+        require(len(self.trace_id) <= 64, "trace id too long")
+
+    @property
+    def is_first(self) -> bool:
+        return self.span.start == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.span.stop == self.n_blocks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raise:
+    """A new epoch: stop, drop what is queued, say how far you got, wait for the commit."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What epoch `epoch` is: neighbours, lengths, history. The hop cuts to `length` and goes on.
+
+    n: the committed length: every id the client holds. Rows from n - 1 on are sampled.
+    next_length: what the successor has; the hop's journal fills it from there.
+    ids: for the first hop, ids [length, n); for a new last hop, ids [0, n); else empty.
+    digest: for middle hops, the salted digest of the ids they will never see.
+    route, terms: encoded envelopes the client signed; terms only for a hop new to the chain.
+    """
+
+    epoch: int
+    length: int
+    next_length: int
+    n: int
+    n_prompt: int
+    previous: str  # peer ids
+    next: str
+    next_addresses: tuple[str, ...]
+    route: bytes
+    salt: bytes
+    terms: bytes = b""
+    ids: bytes = b""
+    history: bytes = b""
+    digest: bytes = b""
+
+    def __post_init__(self) -> None:
+        require(self.epoch >= 0, "negative epoch")
+        require(0 < self.n_prompt <= self.n <= MAX_POSITIONS, "committed length out of range")
+        require(0 <= self.length < self.n, "a hop is cut below the committed length")
+        require(0 <= self.next_length < self.n, "a hop is cut below the committed length")
+        require(bool(self.previous) and bool(self.next), "a hop needs neighbours")
+        require(len(self.next_addresses) <= 8, "too many addresses")
+        require_id(self.salt, "salt", 32)
+        require(len(self.ids) in (0, (self.n - self.length) * TOKEN_BYTES), "ids do not fit")
+        require(len(self.history) in (0, self.n * TOKEN_BYTES), "history does not fit")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pay:
+    """A voucher: the client's signed, cumulative promise (encoded envelope)."""
+
+    voucher: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Close:
+    """The session is over for the client; settle and free. `reason` is for the hop's log."""
+
+    reason: str = "done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """First message of a control stream that continues an older one (5a.2)."""
+
+    session: SessionId
+    epoch: int
+    have: int  # ids the client holds; the last hop sends the events after them again
+
+    def __post_init__(self) -> None:
+        require_id(self.session, "session")
+
+
+ToHop = Reserve | Raise | Commit | Pay | Close | Resume
+
+
+# --- the control stream: hop to client -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """Room is kept. terms: signed by the hop; offer: what they cite (encoded envelopes)."""
+
+    epoch: int
+    terms: bytes
+    offer: bytes
+    row_bytes: int
+    profile: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raised:
+    """A survivor's answer: rows it has run, and the first row its journal still holds."""
+
+    epoch: int
+    length: int
+    journal_from: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.length <= MAX_POSITIONS, "length out of range")
+        require(0 <= self.journal_from <= self.length, "journal out of range")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEvent:
+    """The id at `position`, drawn by the last hop; `rows` run since the last event (5a.11)."""
+
+    epoch: int
+    position: int
+    token_id: int
+    text: str
+    rows: int
+    finish_reason: str = ""  # "", "stop" or "length"
+
+    def __post_init__(self) -> None:
+        require(0 <= self.position <= MAX_POSITIONS, "position out of range")
+        require(0 <= self.token_id < 1 << 31, "token id out of range")
+        require(self.finish_reason in ("", "stop", "length"), "unknown finish reason")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Rows received and rows sent on, so that a stall has an address (5a.10)."""
+
+    epoch: int
+    rows_in: int
+    rows_out: int
+    run_us: int = 0  # of the last step, for per-hop milliseconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A statement: the hop's signed, cumulative meter (encoded envelope)."""
+
+    statement: bytes
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpaid:
+    """I stand at my credit limit and wait for a voucher: nobody else is to blame (5a.9)."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkDown:
+    """I cannot reach my successor."""
+
+    epoch: int
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A typed refusal or failure; `code` is one of `protocol.errors`."""
+
+    epoch: int
+    code: str
+    message: str
+    hint: str = ""
+    queue_depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """The receipt is in the hop's log, at leaf `index` of its tree."""
+
+    receipt: bytes = b""
+    index: int = 0
+
+
+ToClient = (
+    Reserved
+    | Raised
+    | Committed
+    | TokenEvent
+    | Progress
+    | Account
+    | Unpaid
+    | LinkDown
+    | Failure
+    | Closed
+)

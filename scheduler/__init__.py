@@ -1,0 +1,1 @@
+"""How a request finds a chain of peers, and its answer."""
