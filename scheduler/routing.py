@@ -1,0 +1,233 @@
+"""Which peers carry a session: routes ranked by the milliseconds a token is expected to take.
+
+In: who serves now (live announcements), the model, what to avoid. Out: ranked routes, replacements
+for lost hops, spares, and the blocks nobody serves. Pure: state in, decision out.
+
+A token's cost goes round the ring: each hop's computing, longer where sessions already share it,
+plus the latency from each hop to the next and from the last back to the first, where the next token
+is launched. Price and risk enter as `extra_ms` per peer. The search itself is in `route_search.py`.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from protocol.address import Address
+from protocol.announcements import Announcement
+from protocol.identity import PeerId
+from protocol.messages import Span
+from scheduler.latency import Latencies, Pair
+from scheduler.route_search import Host, cheapest_covers
+
+HOP_MS = 0.5  # what a visit costs beside computing: framing, two event loops, a thread switch
+UNMEASURED_BLOCK_MS = 2.0
+SHARE_PER_SESSION = 0.17  # batched sessions slow each other: 8 at once give 3.7 times one's tokens
+NEAR_BEST = 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class RouteHop:
+    """The blocks that one peer shall run; a part of the span it announces."""
+
+    announcement: Announcement
+    span: Span
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self.announcement.peer_id
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        return self.announcement.addresses
+
+    @property
+    def offer(self) -> bytes:
+        return self.announcement.offer
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Hops that run a run of blocks in order, each block once, each peer once."""
+
+    hops: tuple[RouteHop, ...]
+    cost_ms: float  # expected for one decoded token
+
+    def __post_init__(self) -> None:
+        for earlier, later in zip(self.hops, self.hops[1:], strict=False):
+            assert later.span.continues(earlier.span)
+        assert len(set(self.peer_ids)) == len(self.hops) > 0
+
+    @property
+    def span(self) -> Span:
+        return Span(self.hops[0].span.start, self.hops[-1].span.stop)
+
+    @property
+    def peer_ids(self) -> tuple[PeerId, ...]:
+        return tuple(hop.peer_id for hop in self.hops)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a session asks of its hosts. `profile` None: any, but one for the whole chain."""
+
+    manifest: bytes
+    n_blocks: int
+    n_positions: int = 0  # prompt and answer
+    profile: str | None = None
+    allow_mix: bool = False  # the client takes hops of different profiles
+    avoid: Collection[PeerId] = ()
+
+    def groups(self, announcements: Iterable[Announcement]) -> list[list[Announcement]]:
+        """The peers that may serve, split into those that may serve together."""
+        groups: dict[str, list[Announcement]] = defaultdict(list)
+        for announcement in announcements:
+            if self._fits(announcement):
+                groups["" if self.allow_mix else announcement.profile].append(announcement)
+        return [groups[profile] for profile in sorted(groups)]
+
+    def _fits(self, announcement: Announcement) -> bool:
+        return (
+            announcement.span is not None
+            and announcement.manifest == self.manifest
+            and announcement.n_blocks == self.n_blocks
+            and announcement.max_positions >= self.n_positions
+            and announcement.peer_id not in self.avoid
+            and (self.profile is None or self.allow_mix or announcement.profile == self.profile)
+        )
+
+
+def find_routes(
+    announcements: Sequence[Announcement],
+    wanted: Wanted,
+    *,
+    rtt_ms: Mapping[Pair, float] | None = None,
+    extra_ms: Mapping[PeerId, float] | None = None,
+    k: int = 4,
+    seed: int = 0,
+) -> tuple[Route, ...]:
+    """The best routes through the whole model, best first; none when blocks are missing.
+
+    Args:
+        rtt_ms: round trips the caller measured; they replace the published ones.
+        extra_ms: what a peer costs beside time, in milliseconds per token: price, risk.
+        seed: decides between equals. The same seed gives the same answer on every machine.
+    """
+    return find_replacement(
+        announcements,
+        Span(0, wanted.n_blocks),
+        wanted,
+        rtt_ms=rtt_ms,
+        extra_ms=extra_ms,
+        k=k,
+        seed=seed,
+    )
+
+
+def find_replacement(
+    announcements: Sequence[Announcement],
+    lost: Span,
+    wanted: Wanted,
+    *,
+    before: PeerId | None = None,
+    after: PeerId | None = None,
+    rtt_ms: Mapping[Pair, float] | None = None,
+    extra_ms: Mapping[PeerId, float] | None = None,
+    k: int = 4,
+    seed: int = 0,
+) -> tuple[Route, ...]:
+    """The best ways to run the blocks `lost` between two neighbours that stay.
+
+    Args:
+        before, after: the ring's neighbours of the lost run: the first hop comes after the last.
+            Both None: nobody stays, and the run closes a ring of its own.
+        wanted: `avoid` names the dead and, since a peer has one tab per session, all survivors.
+    """
+    latencies = Latencies(announcements, rtt_ms)
+    routes: list[Route] = []
+    for group in wanted.groups(announcements):
+        peers = sorted(group, key=lambda announcement: _lot(seed, announcement.peer_id))
+        hosts = [_host(peer, (extra_ms or {}).get(peer.peer_id, 0.0)) for peer in peers]
+
+        def link_ms(one: int, other: int, peers: list[Announcement] = peers) -> float:
+            return latencies.one_way_ms(peers[one].peer_id, peers[other].peer_id)
+
+        def from_before_ms(i: int, peers: list[Announcement] = peers) -> float:
+            return latencies.one_way_ms(before, peers[i].peer_id)
+
+        def to_after_ms(i: int, peers: list[Announcement] = peers) -> float:
+            return latencies.one_way_ms(peers[i].peer_id, after)
+
+        ends = None if before is None and after is None else (from_before_ms, to_after_ms)
+        covers = cheapest_covers(hosts, lost, link_ms, ends=ends, k=k)
+        routes += [
+            Route(tuple(RouteHop(peers[i], span) for i, span in cover.hops), cover.cost_ms)
+            for cover in covers
+        ]
+    routes.sort(key=lambda route: (route.cost_ms, len(route.hops)))  # stable: lots decide the rest
+    return tuple(routes[:k])
+
+
+def draw_route(routes: Sequence[Route], rng: random.Random) -> Route:
+    """One of the near-best, so that a swarm's clients do not herd onto one chain.
+
+    The cheaper, the likelier; a route that takes `NEAR_BEST` longer than the best is out.
+    """
+    limit_ms = min(route.cost_ms for route in routes) * (1 + NEAR_BEST)
+    near = [route for route in routes if route.cost_ms <= limit_ms]
+    weights = [1 / max(route.cost_ms, 1e-3) for route in near]
+    return rng.choices(near, weights)[0]
+
+
+def spares(
+    route: Route, announcements: Sequence[Announcement], wanted: Wanted
+) -> tuple[tuple[Announcement, ...], ...]:
+    """For each hop, the peers outside the route that could take all its blocks, fastest first."""
+    found = []
+    for hop in route.hops:
+        able = [
+            peer
+            for group in wanted.groups(announcements)
+            for peer in group
+            if peer.peer_id not in route.peer_ids
+            and peer.span is not None
+            and peer.span.holds(hop.span)
+            and (wanted.allow_mix or peer.profile == hop.announcement.profile)
+        ]
+        able.sort(key=lambda peer: (_host(peer, 0.0).block_ms, peer.peer_id))
+        found.append(tuple(able))
+    return tuple(found)
+
+
+def missing_blocks(
+    announcements: Sequence[Announcement], wanted: Wanted
+) -> tuple[tuple[int, int], ...]:
+    """The runs of blocks, half open, that keep every chain from being complete.
+
+    Of several profiles, none of which suffices alone, the one that misses least speaks.
+    """
+    everything = ((0, wanted.n_blocks),)
+    gaps = [_gaps(group, wanted.n_blocks) for group in wanted.groups(announcements)]
+    return min(gaps, key=lambda runs: sum(stop - start for start, stop in runs), default=everything)
+
+
+def _gaps(group: Iterable[Announcement], n_blocks: int) -> tuple[tuple[int, int], ...]:
+    spans = sorted(announcement.span for announcement in group if announcement.span is not None)
+    runs, reached = [], 0
+    for span in [*spans, Span(n_blocks, n_blocks + 1)]:
+        if span.start > reached:
+            runs.append((reached, span.start))
+        reached = max(reached, span.stop)
+    return tuple(runs)
+
+
+def _host(peer: Announcement, extra_ms: float) -> Host:
+    assert peer.span is not None
+    alone_ms = peer.decode_us / 1000 / len(peer.span) or UNMEASURED_BLOCK_MS
+    shared_ms = alone_ms * (1 + SHARE_PER_SESSION * peer.n_sessions)
+    return Host(peer.span, shared_ms, HOP_MS + extra_ms)
+
+
+def _lot(seed: int, peer_id: PeerId) -> bytes:
+    return sha256(f"{seed} {peer_id}".encode()).digest()
