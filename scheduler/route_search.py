@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from protocol.messages import Span
 
-MAX_HOSTS_PER_SEGMENT = 12
-MAX_FIRST_HOSTS = 8
-BEAM = 32
+MAX_HOSTS_PER_SEGMENT = 8
+MAX_FIRST_HOSTS = 6
+BEAM = 16
 
 
 class Host(NamedTuple):
@@ -134,39 +134,44 @@ def _extend(
     k: int,
 ) -> dict[int, list[_Label]]:
     """The labels at the end of `segment`, from those at its start."""
-    returnable = sum(1 << i for i in candidates)  # leaving a span for good frees its bit
+    returnable = sum(1 << i for i in candidates)  # who left a span for good needs no bit
     extended: dict[int, list[_Label]] = {}
     for i in candidates:
         compute_ms = hosts[i].block_ms * len(segment)
-        reached = [_add(label, compute_ms) for label in labels.get(i, ())]
+        stayed = [
+            _Label(round(cost_ms + compute_ms, 6), n_hops, entries, visited & returnable)
+            for cost_ms, n_hops, entries, visited in labels.get(i, ())
+        ]
+        entry, bit = (segment.start, i), 1 << i
+        came = []
         for previous, before in labels.items():
-            if previous == i:
-                continue
-            step_ms = link_ms(previous, i) + hosts[i].visit_ms + compute_ms
-            reached += [
-                _Label(
-                    round(label.cost_ms + step_ms, 6),
-                    label.n_hops + 1,
-                    (*label.entries, (segment.start, i)),
-                    (label.visited | 1 << i),
-                )
-                for label in before
-                if not label.visited >> i & 1
-            ]
-        extended[i] = _unbeaten(
-            [label._replace(visited=label.visited & returnable) for label in reached], k
-        )
+            if previous != i:
+                step_ms = link_ms(previous, i) + hosts[i].visit_ms + compute_ms
+                came += [
+                    _Label(
+                        round(cost_ms + step_ms, 6),
+                        n_hops + 1,
+                        (*entries, entry),
+                        (visited | bit) & returnable,
+                    )
+                    for cost_ms, n_hops, entries, visited in before
+                    if not visited & bit
+                ]
+        extended[i] = _unbeaten(stayed + came, k)
     return extended
 
 
 def _unbeaten(labels: list[_Label], k: int) -> list[_Label]:
     kept: list[_Label] = []
     for label in sorted(labels):
-        beaten_by = sum(1 for better in kept if better.visited & ~label.visited == 0)
+        spent = ~label.visited
+        beaten_by = 0
+        for better in kept:
+            beaten_by += not better.visited & spent
         if beaten_by < k:
             kept.append(label)
-        if len(kept) == BEAM:
-            break
+            if len(kept) == BEAM:
+                break
     return kept
 
 

@@ -320,5 +320,4 @@ def test_a_large_swarm_is_routed_in_a_moment():
     took_s = time.perf_counter() - began_s
 
     check(routes[0], swarm, Span(0, 80))
-    print(took_s)
-    assert took_s < 5
+    assert took_s < 3  # some 0.5 s on an idle core
