@@ -18,8 +18,8 @@ from google.protobuf.message import DecodeError, Message
 
 from protocol.errors import PeerMisbehaved
 from protocol.messages import (
-    Ack,
     Account,
+    Ack,
     Ask,
     Close,
     Closed,
@@ -42,9 +42,9 @@ from protocol.messages import (
     Sampling,
     SessionId,
     Span,
-    TokenEvent,
     ToClient,
     ToHop,
+    TokenEvent,
     Unpaid,
 )
 from protocol.pb import hop_pb2 as pb

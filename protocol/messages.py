@@ -81,7 +81,7 @@ class RowGroup:
     def __post_init__(self) -> None:
         require_id(self.session, "session")
         require(min(self.epoch, self.branch, self.step, self.start) >= 0, "negative row group")
-        require(0 < self.rows and self.start + self.rows <= MAX_POSITIONS, "rows out of range")
+        require(self.rows > 0 and self.start + self.rows <= MAX_POSITIONS, "rows out of range")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ class Reserve:
         require(self.span.stop <= self.n_blocks, "span outside the model")
         require(0 < self.capacity <= MAX_POSITIONS, "capacity out of range")
         require(0 < self.max_tokens <= self.capacity, "max_tokens out of range")
-        require(0 < self.budget_ms, "the deadline has passed")
+        require(self.budget_ms > 0, "the deadline has passed")
         require(len(self.stops) <= MAX_STOPS, f"more than {MAX_STOPS} stop strings")
         require(all(0 < len(s) <= MAX_STOP_CHARS for s in self.stops), "stop string out of range")
         require(len(self.trace_id) <= 64, "trace id too long")

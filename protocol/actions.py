@@ -1,0 +1,81 @@
+"""What a hop's rules ask of the shell around them, and what they need from it.
+
+In: nothing. Out: plain values `HopSession` returns, and two interfaces it is given: the account
+that says what may run, and the text state of the last hop.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from protocol.messages import Ack, Ask, Gone, RowGroup, ToClient
+
+
+class Tab(Protocol):
+    """The hop's account in this session: `ledger` keeps it, the rules only ask and tell."""
+
+    def may_run(self, start: int, rows: int, prefill_until: int) -> bool:
+        """Whether running these rows stays within the client's credit."""
+
+    def count(self, start: int, rows: int, prefill_until: int, heads: int) -> None:
+        """These rows were run; for `heads` of them the head and the sampler ran, too."""
+
+
+class Ending(Protocol):
+    """The last hop's text and stop rules: a pure function of (request, ids), `answer.py`."""
+
+    def add(self, token_id: int) -> tuple[str, str]:
+        """The text this id adds, and a finish reason or ""."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run rows from position `start`: ids at the first hop, else hidden states.
+
+    With `sample` the last hop draws a token after the last row.
+    """
+
+    ticket: int
+    start: int
+    rows: int
+    payload: bytes | memoryview
+    sample: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Send these rows to the successor."""
+
+    peer: str
+    group: RowGroup
+    row_bytes: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Send this on a data stream: an answer to the predecessor, or a question to the successor."""
+
+    peer: str
+    message: Ack | Ask | Gone
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send this to the client."""
+
+    message: ToClient
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Send the final statement, wait for the final voucher, then call `settled`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """Free KV and journal, log the receipt, leave a tombstone."""
+
+    reason: str
+
+
+Action = Run | Push | Return | Tell | Settle | Over

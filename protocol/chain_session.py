@@ -1,0 +1,425 @@
+"""The client's half of DESIGN 5a: one session over a chain of hops, with no I/O and no clock.
+
+In: what hops say, what the route finder found, and `now` in seconds. Out: actions for the shell:
+reserve, raise, commit, deliver a token, find a route, close. The hop's half is `hop_session.py`.
+
+**What the client holds is the history.** Every disturbance, whatever its cause, is answered the
+same way: raise the epoch on the survivors, refill the lost blocks, fix the committed length n, cut
+everybody to at most n - 1, feed the ids the first hop lacks. Journals fill the rest, so there is
+no special case for the first hop, the last one, a loss while opening or a loss during a replay.
+
+    phase      means
+    ROUTING    blocks are uncovered: the shell was asked for a route
+    AGREEING   reserving on new hops, raising on survivors; all must answer
+    RUNNING    committed: tokens arrive
+    DONE       finished, cancelled or failed; the shell closes what is open
+
+    event \\ phase     ROUTING            AGREEING                   RUNNING             DONE
+    routed            → AGREEING         ignored                    ignored             ignored
+    reserved, raised  noted              noted; all: → RUNNING      ignored if old      ignored
+    token             deliver, if of the last hop's committed epoch; the final one: DONE ignored
+    progress          noted              noted                      noted               ignored
+    lost, refused     → ROUTING at the next epoch, without that peer                    ignored
+    link down         → the next epoch: first with the same hops, then without the blamed one
+    unpaid, paid      -                  -                          stalls do not count until paid
+    no route          → DONE (failed)    -                          -                   ignored
+    cancel            → DONE             → DONE                     → DONE              ignored
+    tick              silence and stalls: the silent hop, or the one with in > out, is lost
+"""
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from protocol.errors import ManyhandsError, PeerError, PeerUnreachable
+from protocol.messages import Progress, Raised, Reserved, Span, TokenEvent
+
+SILENCE_S = 3.0  # a hop reports every 0.25 s; this long without a word is a loss
+STALL_S = 30.0  # a hop reports but nothing moves
+AGREE_S = 5.0  # to answer a reserve or a raise
+
+
+class Phase(enum.Enum):
+    ROUTING = enum.auto()
+    AGREEING = enum.auto()
+    RUNNING = enum.auto()
+    DONE = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A hop's place in the route: who runs which blocks, and where it is reached."""
+
+    peer: str
+    span: Span
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Positions `[start, stop)` one hop ran in one epoch; those before `prefill_until` prefill.
+
+    The client derives every hop's meter from these and nothing else (5a.11). Rows from
+    `prefill_until - 1` on end in a draw at the last hop.
+    """
+
+    start: int
+    stop: int
+    prefill_until: int
+
+    @property
+    def heads(self) -> int:
+        return max(0, self.stop - self.prefill_until + 1)
+
+
+@dataclass(slots=True)
+class Hop:
+    """What the client knows of one hop."""
+
+    seat: Seat
+    committed: bool = False  # it serves, or served, an epoch of this session
+    running: bool = False  # it has a stretch that is not closed yet
+    epoch: int = -1  # the last one it was committed to
+    agreed_epoch: int = -1  # answered the reserve or raise of this epoch
+    length: int = 0
+    journal_from: int = 0
+    base: int = 0  # rows it had when the epoch was committed
+    stretches: list[Stretch] = field(default_factory=list)
+    rows_in: int = 0
+    rows_out: int = 0
+    run_us: int = 0
+    heard_at: float = 0.0
+
+    @property
+    def peer(self) -> str:
+        return self.seat.peer
+
+
+@dataclass(frozen=True, slots=True)
+class SendReserve:
+    seat: Seat
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendRaise:
+    peer: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendCommit:
+    """`ids`: for the first hop. `history`: for a last hop that is new to the chain."""
+
+    peer: str
+    epoch: int
+    length: int
+    next_length: int
+    n: int
+    previous: str
+    next: Seat
+    ids: tuple[int, ...] = ()
+    history: tuple[int, ...] = ()
+    is_new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give up a hop: it never got its commit, or it is lost and may not know. Best effort."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class FindRoute:
+    """Fill these runs of blocks; answer with `routed` or `no_route`."""
+
+    epoch: int
+    missing: tuple[Span, ...]
+    survivors: tuple[Seat, ...]
+    avoid: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    event: TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Close every hop. `error` is None when the answer is complete or was cancelled."""
+
+    finish_reason: str
+    error: ManyhandsError | None = None
+
+
+ChainAction = SendReserve | SendRaise | SendCommit | Release | FindRoute | Deliver | Done
+
+
+class ChainSession:
+    """See the table above. Every method returns what the shell has to do, in order."""
+
+    def __init__(self, prompt: Sequence[int], n_blocks: int) -> None:
+        self.ids = list(prompt)
+        self.n_prompt = self._n = len(self.ids)
+        self.n_blocks = n_blocks
+        self.epoch = -1
+        self.phase = Phase.ROUTING
+        self.hops: list[Hop] = []  # alive, in block order
+        self.lost_hops: list[Hop] = []  # served once, lost since: their tabs are still owed
+        self.avoid: set[str] = set()
+        self.causes: list[ManyhandsError] = []
+        self.failovers = 0
+        self.heals = 0
+        self._healed_at = -1  # ids held when the epoch was last raised without a loss
+        self._agreeing_since = 0.0
+        self._moved_at = 0.0
+        self._unpaid: set[str] = set()
+
+    # --- routes -----------------------------------------------------------------------------------
+
+    def begin(self) -> list[ChainAction]:
+        return self._next_epoch(0.0)
+
+    def routed(self, epoch: int, seats: Iterable[Seat], now: float) -> list[ChainAction]:
+        """The route finder's answer: seats for the missing blocks."""
+        if self.phase is not Phase.ROUTING or epoch != self.epoch:
+            return []
+        new = [Hop(seat, heard_at=now) for seat in seats]
+        self.hops = sorted(self.hops + new, key=lambda hop: hop.seat.span)
+        self.phase, self._agreeing_since = Phase.AGREEING, now
+        actions: list[ChainAction] = [SendReserve(hop.seat, self.epoch) for hop in new]
+        return actions + self._agree(now)
+
+    def no_route(self, epoch: int, error: ManyhandsError) -> list[ChainAction]:
+        if self.phase is not Phase.ROUTING or epoch != self.epoch:
+            return []
+        return self._done("", error)
+
+    # --- what hops say ----------------------------------------------------------------------------
+
+    def reserved(self, peer: str, message: Reserved, now: float) -> list[ChainAction]:
+        hop = self._hop(peer, now)
+        if hop is None or message.epoch != self.epoch or hop.committed:
+            return []
+        hop.agreed_epoch = self.epoch
+        return self._agree(now)
+
+    def raised(self, peer: str, message: Raised, now: float) -> list[ChainAction]:
+        hop = self._hop(peer, now)
+        if hop is None or message.epoch != self.epoch or hop.agreed_epoch == self.epoch:
+            return []
+        hop.length, hop.journal_from = message.length, message.journal_from
+        hop.agreed_epoch = self.epoch
+        return self._agree(now)
+
+    def token(self, peer: str, event: TokenEvent, now: float) -> list[ChainAction]:
+        hop = self._hop(peer, now)
+        if hop is None or self.phase is Phase.DONE or hop.seat.span.stop != self.n_blocks:
+            return []
+        # A survivor's tokens of the epoch before count until it has answered the raise.
+        if event.epoch != hop.epoch or event.position != len(self.ids):
+            return []
+        self.ids.append(event.token_id)
+        self._moved_at = now
+        delivered: list[ChainAction] = [Deliver(event)]
+        return delivered + (self._done(event.finish_reason) if event.finish_reason else [])
+
+    def progress(self, peer: str, message: Progress, now: float) -> list[ChainAction]:
+        hop = self._hop(peer, now)
+        if hop is None or message.epoch != self.epoch:
+            return []
+        if (message.rows_in, message.rows_out) != (hop.rows_in, hop.rows_out):
+            self._moved_at = now
+        hop.rows_in, hop.rows_out, hop.run_us = message.rows_in, message.rows_out, message.run_us
+        return []
+
+    def unpaid(self, peer: str, now: float) -> list[ChainAction]:
+        """A hop waits for our voucher: our fault, so no stall is counted (5a.9)."""
+        self._hop(peer, now)
+        self._unpaid.add(peer)
+        return []
+
+    def paid(self, peer: str, now: float) -> list[ChainAction]:
+        """Our voucher is on its way: from now on a stall counts again."""
+        self._unpaid.discard(peer)
+        self._moved_at = now
+        return []
+
+    def lost(self, peer: str, error: ManyhandsError, now: float) -> list[ChainAction]:
+        """A hop died, refused, or broke a rule: go on without it."""
+        if self.phase is Phase.DONE or all(hop.peer != peer for hop in self.hops):
+            return []
+        self.avoid.add(peer)
+        self.causes.append(error)
+        return self._next_epoch(now)
+
+    def link_down(self, peer: str, successor: str, epoch: int, now: float) -> list[ChainAction]:
+        """`peer` cannot reach its successor. Once, all may try again; then the successor goes."""
+        if self.phase is not Phase.RUNNING or epoch != self.epoch:
+            return []
+        return self._heal_or_lose(successor, "its predecessor cannot reach it", now)
+
+    def cancel(self) -> list[ChainAction]:
+        return self._done("cancelled") if self.phase is not Phase.DONE else []
+
+    def fail(self, error: ManyhandsError) -> list[ChainAction]:
+        """Something no other route would mend: the deadline, a request no hop can serve."""
+        return self._done("", error) if self.phase is not Phase.DONE else []
+
+    def tick(self, now: float) -> list[ChainAction]:
+        if self.phase is Phase.AGREEING and now - self._agreeing_since >= AGREE_S:
+            late = next((hop for hop in self.hops if hop.agreed_epoch != self.epoch), None)
+            if late is not None:
+                error = PeerUnreachable(late.peer, f"no answer within {AGREE_S:.0f} s")
+                return self.lost(late.peer, error, now)
+        if self.phase is not Phase.RUNNING:
+            return []
+        for hop in self.hops:
+            if now - hop.heard_at >= SILENCE_S:
+                error = PeerUnreachable(hop.peer, f"silent for {SILENCE_S:.0f} s")
+                return self.lost(hop.peer, error, now)
+        if not self._unpaid and now - self._moved_at >= STALL_S:
+            return self._heal_or_lose(self._blamed(), "rows went in and none came out", now)
+        return []
+
+    # --- what the client owes ---------------------------------------------------------------------
+
+    def stretches(self, hop: Hop) -> list[Stretch]:
+        """Everything `hop` has run, as far as the client can derive it now."""
+        reached = self._reached()
+        if not hop.running or reached <= hop.base:
+            return hop.stretches
+        return [*hop.stretches, Stretch(hop.base, reached, self._n)]
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _hop(self, peer: str, now: float) -> Hop | None:
+        for hop in self.hops:
+            if hop.peer == peer:
+                hop.heard_at = now
+                return hop
+        return None
+
+    def _reached(self) -> int:
+        """Rows every hop has surely run: an id at position p took rows up to p - 1."""
+        return len(self.ids) - 1 if len(self.ids) > self._n else 0
+
+    def _close_stretch(self, hop: Hop, stop: int) -> None:
+        if hop.running and stop > hop.base:
+            hop.stretches.append(Stretch(hop.base, stop, self._n))
+        hop.running = False
+
+    def _next_epoch(self, now: float) -> list[ChainAction]:
+        """Raise the epoch on the survivors; ask for a route where blocks are missing."""
+        actions: list[ChainAction] = []
+        was_running = self.phase is Phase.RUNNING
+        alive = [hop for hop in self.hops if hop.peer not in self.avoid]
+        for hop in self.hops:
+            if hop not in alive and hop.committed:
+                self._close_stretch(hop, self._reached())
+                self.lost_hops.append(hop)
+                actions.append(Release(hop.peer))
+        actions += [Release(hop.peer) for hop in alive if not hop.committed]
+        self.hops = [hop for hop in alive if hop.committed]
+        self.failovers += was_running
+        self.epoch += 1
+        actions += [SendRaise(hop.peer, self.epoch) for hop in self.hops]
+        missing = self._missing()
+        if not missing:
+            self.phase, self._agreeing_since = Phase.AGREEING, now
+            return actions
+        self.phase = Phase.ROUTING
+        survivors = tuple(hop.seat for hop in self.hops)
+        return [*actions, FindRoute(self.epoch, missing, survivors, frozenset(self.avoid))]
+
+    def _missing(self) -> tuple[Span, ...]:
+        """The maximal runs of blocks no survivor covers."""
+        runs, at = [], 0
+        for hop in self.hops:
+            if hop.seat.span.start > at:
+                runs.append(Span(at, hop.seat.span.start))
+            at = hop.seat.span.stop
+        if at < self.n_blocks:
+            runs.append(Span(at, self.n_blocks))
+        return tuple(runs)
+
+    def _agree(self, now: float) -> list[ChainAction]:
+        """When every hop has answered: fix n and the lengths, and commit."""
+        if self.phase is not Phase.AGREEING:
+            return []
+        if any(hop.agreed_epoch != self.epoch for hop in self.hops):
+            return []
+        return self._commit(now)
+
+    def _commit(self, now: float) -> list[ChainAction]:
+        n = len(self.ids)
+        for hop in self.hops:
+            # Rows beyond the history were run for tokens that died with the last hop: nobody
+            # can derive them, so they are cut and stay unpaid (5a.11).
+            hop.length = min(hop.length, n)
+            self._close_stretch(hop, max(hop.length, self._reached()))
+        self._n, lengths = n, self._lengths(n)
+        actions: list[ChainAction] = []
+        for index, (hop, length) in enumerate(zip(self.hops, lengths, strict=True)):
+            successor = (index + 1) % len(self.hops)
+            is_first, is_last, is_new = index == 0, successor == 0, not hop.committed
+            commit = SendCommit(
+                peer=hop.peer,
+                epoch=self.epoch,
+                length=length,
+                next_length=0 if is_last else lengths[successor],
+                n=n,
+                previous=self.hops[index - 1].peer,
+                next=self.hops[successor].seat,
+                ids=tuple(self.ids[length:]) if is_first else (),
+                history=tuple(self.ids) if is_last and is_new else (),
+                is_new=is_new,
+            )
+            actions.append(commit)
+        for hop, length in zip(self.hops, lengths, strict=True):
+            hop.committed = hop.running = True
+            hop.epoch = self.epoch
+            hop.base, hop.length, hop.heard_at = length, length, now
+            hop.rows_in = hop.rows_out = length
+        self.phase, self._moved_at = Phase.RUNNING, now
+        self._unpaid.clear()
+        return actions
+
+    def _lengths(self, n: int) -> list[int]:
+        """What each hop keeps: below n, and never more than its journal lets it pass on."""
+        lengths = [min(hop.length, n - 1) for hop in self.hops]
+        for index in range(len(lengths) - 2, -1, -1):
+            hop, wanted = self.hops[index], lengths[index + 1]
+            if hop.journal_from > wanted:  # that part of the journal is gone: run it again
+                lengths[index] = min(lengths[index], wanted)
+        return lengths
+
+    def _blamed(self) -> str:
+        """The hop with in > out, or else the far end of the link with out > next in (5a.10)."""
+        for hop in self.hops:
+            if hop.rows_in > hop.rows_out:
+                return hop.peer
+        for hop, successor in zip(self.hops, self.hops[1:], strict=False):
+            if hop.rows_out > successor.rows_in:
+                return successor.peer
+        return self.hops[-1].peer
+
+    def _heal_or_lose(self, peer: str, reason: str, now: float) -> list[ChainAction]:
+        if self._healed_at == len(self.ids):
+            return self.lost(peer, PeerError(peer, reason), now)
+        self._healed_at = len(self.ids)
+        self.heals += 1
+        actions = self._next_epoch(now)
+        self.failovers -= 1  # nobody was lost
+        return actions
+
+    def _done(self, finish_reason: str, error: ManyhandsError | None = None) -> list[ChainAction]:
+        releases = [Release(hop.peer) for hop in self.hops if not hop.committed]
+        # An answer that ended by itself left no row in flight; one that was cut off may have.
+        stop = self._reached() if finish_reason in ("stop", "length") else len(self.ids)
+        for hop in self.hops:
+            self._close_stretch(hop, stop)
+        self.hops = [hop for hop in self.hops if hop.committed]
+        self.phase = Phase.DONE
+        return [*releases, Done(finish_reason, error)]

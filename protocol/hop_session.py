@@ -1,0 +1,475 @@
+"""One session at one hop: the rules of DESIGN 5a, with no I/O, no clock and no tensors.
+
+In: what the client says, what neighbours send, what the engine finished, and `now` in seconds.
+Out: actions for the shell around it: run rows, push rows, tell the client, free everything. The
+client's half of the same rules is `chain_session.py`.
+
+What makes it small: **a link is a pointer into the journal**. A hop pushes the rows
+`[sent, length)` of its journal to its successor. Ordinary decoding moves `sent` by one; credit
+bounds it; a re-opened stream, a gap or a replacement only sets it back. There is no second path
+for replay.
+
+    state     means
+    RESERVED  room is kept, nothing agreed; expires after RESERVE_S
+    RUNNING   committed to an epoch: rows come in, are run, journaled and pushed
+    RAISED    the client raised the epoch: nothing runs until it commits one
+    CLOSING   settling: the final statement is out, the final voucher awaited
+    OVER      freed; the shell keeps a tombstone and answers frames with `Gone`
+
+    event \\ state   RESERVED        RUNNING              RAISED          CLOSING     OVER
+    commit          → RUNNING       ignored (repeat)     → RUNNING       ignored     ignored
+    raise           ignored         → RAISED             higher: again   ignored     ignored
+    frame           held, if of     run; drop if old,    held, if of     gone        gone
+                    this epoch      repeat, foreign      this epoch
+    ran             -               journal, push, tell  dropped         dropped     dropped
+    ack             -               credit, or rewind    dropped         dropped     dropped
+    ask             -               answered             answered after  gone        gone
+                                                         the commit
+    gone            -               tell LinkDown        dropped         dropped     dropped
+    link lost       -               pause that link      dropped         dropped     dropped
+    link back       -               ask the successor    dropped         dropped     dropped
+    paid            -               run what waited      dropped         dropped     dropped
+    close           → OVER          → CLOSING            → CLOSING       ignored     ignored
+    settled         -               -                    -               → OVER      ignored
+    control lost    → OVER          → OVER after RESUME_S, unless it comes back      ignored
+    control back    -               events again         Raised again    ignored     ignored
+    tick            expire          deadline, unpaid, progress           give up     ignored
+
+Frames are only taken from the peer the epoch names as predecessor; a frame of a lower epoch or
+branch is dropped, a repeated step is answered with what has been run, and only a higher step of a
+higher branch may lower `start` (5a.4): on the same branch a lower `start` is an overlapping refill.
+"""
+
+import enum
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from protocol.actions import Action, Ending, Over, Return, Run, Settle, Tab, Tell
+from protocol.codec import ids_from_bytes, ids_to_bytes
+from protocol.errors import ManyhandsError, PeerMisbehaved, SessionTimeout
+from protocol.journal import Journal
+from protocol.links import Arrival, InLink, OutLink
+from protocol.messages import (
+    TOKEN_BYTES,
+    Ack,
+    Ask,
+    Commit,
+    Committed,
+    Failure,
+    Gone,
+    LinkDown,
+    Progress,
+    Raised,
+    Reserve,
+    RowGroup,
+    TokenEvent,
+    Unpaid,
+    require,
+)
+
+RESERVE_S = 3.0
+RESUME_S = 10.0
+PROGRESS_S = 0.25
+MAX_EARLY_BYTES = 16 << 20  # frames that overtake the commit
+
+
+class State(enum.Enum):
+    RESERVED = enum.auto()
+    RUNNING = enum.auto()
+    RAISED = enum.auto()
+    CLOSING = enum.auto()
+    OVER = enum.auto()
+
+
+class HopSession:
+    """See the table above. Every method returns what the shell has to do, in order.
+
+    Args:
+        reserve: the admitted request.
+        row_bytes: of one hidden row on the wire.
+        tab: what the hop may run, and what it ran.
+        ending: builds the last hop's text state from (ids, n_prompt); unused elsewhere.
+    """
+
+    def __init__(
+        self,
+        reserve: Reserve,
+        *,
+        row_bytes: int,
+        tab: Tab,
+        ending: Callable[[Sequence[int], int], Ending],
+        now: float,
+    ) -> None:
+        self.reserve = reserve
+        self.id = reserve.session
+        self.epoch = reserve.epoch
+        self.state = State.RESERVED
+        self.row_bytes = row_bytes
+        self.tab = tab
+        self.dropped: Counter[str] = Counter()
+        self.ids: list[int] = []  # what the last hop knows of the history
+        self.journal = Journal(row_bytes, 0 if reserve.is_last else reserve.capacity)
+        self.length = 0  # rows run
+        self.n = 0
+        self.commitment: Commit | None = None
+        self.finished = False
+
+        self._make_ending = ending
+        self._ending: Ending | None = None
+        self._in = InLink(TOKEN_BYTES if reserve.is_first else row_bytes)
+        self._out = OutLink(TOKEN_BYTES if reserve.is_last else row_bytes)
+        self._pending: deque[Run] = deque()
+        self._waiting: deque[Run] = deque()  # for a voucher
+        self._ticket = 0
+        self._early: list[tuple[str, RowGroup, int, bytes | memoryview]] = []
+        self._early_ask = False
+        self._events: list[TokenEvent] = []
+        self._rows_told = 0
+        self.run_us = 0
+
+        self._expires_at = now + RESERVE_S
+        self._deadline = now + reserve.budget_ms / 1000
+        self._control_lost_at: float | None = None
+        self._unpaid_since: float | None = None
+        self._progress_at = now
+
+    # --- what the client says ---------------------------------------------------------------------
+
+    def commit(self, commit: Commit, now: float) -> list[Action]:
+        """Agree on an epoch: cut, take the history, start pushing what the successor lacks.
+
+        Raises:
+            PeerMisbehaved: the commit contradicts what this hop reported.
+        """
+        if self.state not in (State.RESERVED, State.RAISED) or commit.epoch != self.epoch:
+            self.dropped["stale commit"] += 1
+            return []
+        self._check_commit(commit)
+        self.state, self.commitment = State.RUNNING, commit
+        self.n, self._progress_at = commit.n, now
+        self._cut(commit.length)
+        self._in.reset(commit.previous, commit.length)
+        self._out.reset(commit.next, commit.n if self.reserve.is_last else commit.next_length)
+        actions: list[Action] = [Tell(Committed(epoch=self.epoch))]
+        if self.reserve.is_last:
+            self._take_history(commit)
+        if self.reserve.is_first:
+            self._in.accepted = commit.n
+            actions += self._launch(commit.length, commit.n - commit.length, commit.ids, now)
+        early, self._early = self._early, []
+        for peer, group, row_bytes, body in early:
+            actions += self.frame(peer, group, row_bytes, body, now)
+        if self._early_ask:
+            actions += self.ask(commit.previous, Ask(self.id, self.epoch))
+        self._early_ask = False
+        return actions + self._pump()
+
+    def _check_commit(self, commit: Commit) -> None:
+        require(commit.length <= self.length, "committed to rows this hop has not run")
+        require(commit.n <= self.reserve.capacity, "committed beyond the reserved room")
+        if self.reserve.is_first:
+            require(bool(commit.ids), "the first hop needs the ids")
+        if self.reserve.is_last and not commit.history:
+            require(len(self.ids) >= commit.n, "the last hop needs the history")
+
+    def _take_history(self, commit: Commit) -> None:
+        known = ids_from_bytes(commit.history) if commit.history else self.ids
+        self.ids = known[: commit.n]
+        self._ending = self._make_ending(self.ids, commit.n_prompt)
+        self.finished = False
+        self._events.clear()
+        self._rows_told = commit.length
+
+    def raise_(self, epoch: int, now: float) -> list[Action]:
+        """A higher epoch stops everything here until its commit comes."""
+        if self.state not in (State.RUNNING, State.RAISED) or epoch <= self.epoch:
+            self.dropped["stale raise"] += 1
+            return []
+        self.epoch, self.state = epoch, State.RAISED
+        self._pending.clear()
+        self._waiting.clear()
+        self._early.clear()
+        self._unpaid_since = None
+        return [Tell(Raised(epoch=epoch, length=self.length))]
+
+    def close(self, reason: str, now: float) -> list[Action]:
+        if self.state is State.RESERVED:
+            return self._over(reason)
+        if self.state not in (State.RUNNING, State.RAISED):
+            return []
+        self.state = State.CLOSING
+        self._pending.clear()
+        self._waiting.clear()
+        self._expires_at = now + RESUME_S
+        return [Settle()]
+
+    def settled(self) -> list[Action]:
+        return self._over("settled") if self.state is State.CLOSING else []
+
+    def paid(self, now: float) -> list[Action]:
+        """A better voucher came: run what waited for it."""
+        if self.state is not State.RUNNING or not self._waiting:
+            return []
+        waiting, self._waiting = self._waiting, deque()
+        self._unpaid_since = None
+        actions: list[Action] = []
+        for run in waiting:
+            actions += self._queue(run, now)
+        return actions
+
+    def control_lost(self, now: float) -> list[Action]:
+        if self.state is State.RESERVED:
+            return self._over("client gone")
+        if self._control_lost_at is None:
+            self._control_lost_at = now
+        return []
+
+    def control_back(self, have: int, now: float) -> list[Action]:
+        """The client re-opened its control stream and holds `have` ids."""
+        self._control_lost_at = None
+        if self.state is State.RAISED:
+            return [Tell(Raised(epoch=self.epoch, length=self.length))]
+        return [Tell(event) for event in self._events if event.position >= have]
+
+    # --- what neighbours send ---------------------------------------------------------------------
+
+    def frame(
+        self, peer: str, group: RowGroup, row_bytes: int, body: bytes | memoryview, now: float
+    ) -> list[Action]:
+        """Rows from the predecessor; at the first hop, ids from the last one (the ring)."""
+        if self.state in (State.CLOSING, State.OVER):
+            return [Return(peer, Gone(self.id))]
+        if self.state is not State.RUNNING:
+            return self._hold(peer, group, row_bytes, body)
+        if group.epoch != self.epoch:
+            return self._drop("other epoch")
+        link = self._in
+        arrival = link.arrival(peer, group)
+        if arrival is Arrival.REPEAT:
+            self.dropped["repeated step"] += 1
+            return [Return(peer, Ack(self.id, self.epoch, self.length))]
+        if arrival is Arrival.GAP:
+            self.dropped["gap"] += 1
+            rewind = Ack(self.id, self.epoch, link.accepted, rewind=True)
+            return [Return(peer, rewind)] if link.must_ask() else []
+        if arrival is not Arrival.NEXT:
+            return self._drop(arrival.name)
+        require(row_bytes == link.row_bytes, f"rows of {row_bytes} bytes, not {link.row_bytes}")
+        require(group.start + group.rows <= self.reserve.capacity, "rows beyond the reserved room")
+        if group.start < link.accepted and group.branch > link.branch:  # drafts were refused
+            require(group.start >= self.n - 1, "a rollback below the committed length")
+            self._cut(group.start)
+        known = link.take(group)  # a refill may overlap what arrived meanwhile
+        return self._launch(group.start + known, group.rows - known, body[known * row_bytes :], now)
+
+    def ack(self, peer: str, ack: Ack) -> list[Action]:
+        if self.state is not State.RUNNING or peer != self._out.peer or ack.epoch != self.epoch:
+            return self._drop("stray ack")
+        self._out.acknowledged(ack, self._available())
+        return self._pump()
+
+    def ask(self, peer: str, ask: Ask) -> list[Action]:
+        """The predecessor re-opened its stream: tell it where to go on."""
+        if self.state in (State.CLOSING, State.OVER):
+            return [Return(peer, Gone(self.id))]
+        if self.state is not State.RUNNING:
+            self._early_ask = ask.epoch == self.epoch
+            return []
+        if peer != self._in.peer or ask.epoch != self.epoch:
+            return self._drop("stray ask")
+        return [Return(peer, Ack(self.id, self.epoch, self._in.accepted, rewind=True))]
+
+    def gone(self, peer: str) -> list[Action]:
+        return self.link_failed(peer, "the session is over there")
+
+    def link_lost(self, peer: str) -> list[Action]:
+        """The stream to the successor broke; the shell tries to open it again."""
+        if self.state is State.RUNNING and peer == self._out.peer:
+            self._out.paused = True
+        return []
+
+    def link_back(self, peer: str) -> list[Action]:
+        if self.state is not State.RUNNING or peer != self._out.peer or not self._out.paused:
+            return []
+        return [Return(peer, Ask(self.id, self.epoch))]
+
+    def link_failed(self, peer: str, reason: str) -> list[Action]:
+        if self.state is not State.RUNNING or peer != self._out.peer:
+            return []
+        self._out.paused = True
+        return [Tell(LinkDown(epoch=self.epoch, peer=peer, reason=reason))]
+
+    # --- what the engine finished -----------------------------------------------------------------
+
+    def is_current(self, ticket: int) -> bool:
+        """Whether a queued run is still wanted; the engine asks before it starts one."""
+        return any(run.ticket == ticket for run in self._pending)
+
+    def ran(
+        self,
+        ticket: int,
+        rows: int,
+        output: bytes | memoryview,
+        token_id: int | None = None,
+        run_us: int = 0,
+    ) -> list[Action]:
+        """The first `rows` rows of the oldest run are done.
+
+        output: their hidden rows; empty at the last hop, whose product is `token_id`.
+        """
+        if not self._pending or self._pending[0].ticket != ticket:
+            self.dropped["stale run"] += 1
+            return []
+        run = self._pending.popleft()
+        if rows < run.rows:  # a long prefill is run in chunks
+            rest = run.payload[rows * (len(run.payload) // run.rows) :]
+            start, left = run.start + rows, run.rows - rows
+            self._pending.appendleft(replace(run, start=start, rows=left, payload=rest))
+        elif rows > run.rows:  # cut back while it ran
+            rows, output = run.rows, output[: run.rows * self.row_bytes]
+        if not (run.sample and rows == run.rows):
+            token_id = None
+        self.length = run.start + rows
+        self.run_us = run_us
+        self.tab.count(run.start, rows, self.n, 0 if token_id is None else 1)
+        actions = self._acknowledge()
+        if self.reserve.is_last:
+            if token_id is not None:
+                actions += self._emit(token_id)
+        else:
+            self.journal.append(output)
+        return actions + self._pump()
+
+    def failed(self, error: ManyhandsError) -> list[Action]:
+        """This hop cannot go on; the client learns why and routes around it."""
+        if self.state in (State.CLOSING, State.OVER):
+            return []
+        failure = Failure(epoch=self.epoch, code=error.code, message=str(error), hint=error.hint)
+        return [Tell(failure), *self.close(error.code, self._deadline)]
+
+    def tick(self, now: float) -> list[Action]:
+        """Time passes: expiries, and progress every PROGRESS_S."""
+        if self.state is State.OVER:
+            return []
+        if self.state in (State.RESERVED, State.CLOSING) and now >= self._expires_at:
+            return self._over("expired")
+        lost, unpaid = self._control_lost_at, self._unpaid_since
+        if lost is not None and now - lost >= RESUME_S:
+            return self._over("client gone")
+        if unpaid is not None and now - unpaid >= RESUME_S:
+            return self.failed(PeerMisbehaved("", "the client did not pay"))
+        if now >= self._deadline:
+            return self.failed(SessionTimeout("the deadline passed"))
+        if self.state is State.RUNNING and now - self._progress_at >= PROGRESS_S:
+            self._progress_at = now
+            self._in.asked_at = -1  # a lost answer to a gap is asked for again
+            return [Tell(self.progress())]
+        return []
+
+    def progress(self) -> Progress:
+        return Progress(
+            epoch=self.epoch, rows_in=self._in.accepted, rows_out=self._out.sent, run_us=self.run_us
+        )
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _drop(self, why: str) -> list[Action]:
+        self.dropped[why] += 1
+        return []
+
+    def _hold(
+        self, peer: str, group: RowGroup, row_bytes: int, body: bytes | memoryview
+    ) -> list[Action]:
+        """The predecessor heard of the epoch first: keep its frames for our own commit."""
+        if group.epoch != self.epoch:
+            return self._drop("other epoch")
+        if sum(len(held[3]) for held in self._early) + len(body) > MAX_EARLY_BYTES:
+            self._early_ask = True  # the commit will ask for it again
+            return self._drop("too early")
+        self._early.append((peer, group, row_bytes, body))
+        return []
+
+    def _launch(
+        self, start: int, rows: int, payload: bytes | memoryview, now: float
+    ) -> list[Action]:
+        if rows == 0:
+            return []
+        sample = self.reserve.is_last and start + rows >= self.n
+        self._ticket += 1
+        return self._queue(Run(self._ticket, start, rows, payload, sample), now)
+
+    def _queue(self, run: Run, now: float) -> list[Action]:
+        if not self._waiting and self.tab.may_run(run.start, run.rows, self.n):
+            self._pending.append(run)
+            return [run]
+        self._waiting.append(run)
+        if self._unpaid_since is not None:
+            return []
+        self._unpaid_since = now
+        return [Tell(Unpaid(epoch=self.epoch))]
+
+    def _acknowledge(self) -> list[Action]:
+        if self.reserve.is_first or not self._in.owes_credit(self.length):
+            return []
+        return [Return(self._in.peer, Ack(self.id, self.epoch, self.length))]
+
+    def _emit(self, token_id: int) -> list[Action]:
+        assert self._ending is not None
+        text, finish_reason = self._ending.add(token_id)
+        event = TokenEvent(
+            epoch=self.epoch,
+            position=len(self.ids),
+            token_id=token_id,
+            text=text,
+            rows=self.length - self._rows_told,
+            finish_reason=finish_reason,
+        )
+        self.ids.append(token_id)
+        self.finished = bool(finish_reason)
+        self._rows_told = self.length
+        self._events.append(event)
+        return [Tell(event)]
+
+    def _available(self) -> int:
+        if not self.reserve.is_last:
+            return self.journal.length
+        return len(self.ids) - 1 if self.finished else len(self.ids)
+
+    def _pump(self) -> list[Action]:
+        """Push what the successor lacks, within its credit."""
+        if self.state is not State.RUNNING:
+            return []
+        return self._out.pump(self.id, self.epoch, self._in.branch, self._available(), self._rows)
+
+    def _rows(self, start: int, stop: int) -> bytes:
+        if self.reserve.is_last:
+            return ids_to_bytes(self.ids[start:stop])
+        return self.journal.rows(start, stop)
+
+    def _cut(self, length: int) -> None:
+        """Forget rows from `length` on: run, queued, waiting and journaled ones."""
+        self._pending = self._cut_runs(self._pending, length)
+        self._waiting = self._cut_runs(self._waiting, length)
+        self.journal.cut(length)
+        self.length = min(self.length, length)
+        self._in.cut(length)
+        if not self.reserve.is_last:
+            self._out.sent = min(self._out.sent, length)
+
+    @staticmethod
+    def _cut_runs(runs: deque[Run], length: int) -> deque[Run]:
+        kept = (run for run in runs if run.start < length)
+        return deque(
+            run
+            if run.start + run.rows <= length
+            else replace(run, rows=length - run.start, sample=False)
+            for run in kept
+        )
+
+    def _over(self, reason: str) -> list[Action]:
+        self.state = State.OVER
+        self._pending.clear()
+        self._waiting.clear()
+        self._early.clear()
+        return [Over(reason)]

@@ -1,0 +1,120 @@
+"""The two ends of a link between neighbouring hops, for one session: pointers, not queues.
+
+`OutLink` is the sender's pointer into its journal, `InLink` what the receiver has taken in. A
+re-opened stream, a gap and a replacement all do the same: they set the pointer back. The rules that
+use them are in `hop_session.py`.
+"""
+
+import enum
+from collections.abc import Callable
+
+from protocol.actions import Action, Push
+from protocol.messages import Ack, RowGroup, SessionId, require
+
+CREDIT_BYTES = 8 << 20  # rows in flight per session and link
+PUSH_BYTES = 1 << 20  # rows in one group: best throughput, little head-of-line blocking
+
+
+def credit_rows(row_bytes: int) -> int:
+    """How many rows may be on their way on one link; both ends compute it alike."""
+    return max(64, CREDIT_BYTES // row_bytes)
+
+
+class OutLink:
+    """To the successor: rows `[sent, available)` are still to be pushed."""
+
+    __slots__ = ("acked", "credit", "most", "paused", "peer", "row_bytes", "sent", "step")
+
+    def __init__(self, row_bytes: int) -> None:
+        self.row_bytes = row_bytes
+        self.credit = credit_rows(row_bytes)
+        self.most = max(1, PUSH_BYTES // row_bytes)
+        self.reset("", 0)
+
+    def reset(self, peer: str, sent: int) -> None:
+        """A new epoch: the successor holds `sent` rows."""
+        self.peer, self.sent, self.acked = peer, sent, sent
+        self.step, self.paused = 0, False
+
+    def acknowledged(self, ack: Ack, available: int) -> None:
+        if ack.rewind:
+            require(ack.length <= available, "asked for rows never sent")
+            self.sent, self.paused = ack.length, False
+        self.acked = max(self.acked, min(ack.length, self.sent))
+
+    def pump(
+        self,
+        session: SessionId,
+        epoch: int,
+        branch: int,
+        available: int,
+        rows: Callable[[int, int], bytes],
+    ) -> list[Action]:
+        """Everything that may be pushed now; `rows(start, stop)` reads the journal."""
+        pushes: list[Action] = []
+        while not self.paused and self.sent < available:
+            room = min(self.most, self.acked + self.credit - self.sent)
+            if room <= 0:
+                break
+            start, stop = self.sent, min(available, self.sent + room)
+            group = RowGroup(session, epoch, branch, self.step, start, stop - start)
+            pushes.append(Push(self.peer, group, self.row_bytes, rows(start, stop)))
+            self.step, self.sent = self.step + 1, stop
+        return pushes
+
+
+class Arrival(enum.Enum):
+    """What a row group is, to the hop it arrives at."""
+
+    NEXT = enum.auto()
+    REPEAT = enum.auto()
+    GAP = enum.auto()
+    OLD_BRANCH = enum.auto()
+    STRANGER = enum.auto()
+
+
+class InLink:
+    """From the predecessor: rows before `accepted` were taken in (run, queued or unpaid)."""
+
+    __slots__ = ("accepted", "acked", "asked_at", "branch", "credit", "peer", "row_bytes", "step")
+
+    def __init__(self, row_bytes: int) -> None:
+        self.row_bytes = row_bytes
+        self.credit = credit_rows(row_bytes)
+        self.reset("", 0)
+
+    def reset(self, peer: str, length: int) -> None:
+        """A new epoch: this hop goes on from `length`."""
+        self.peer, self.accepted, self.acked = peer, length, length
+        self.step, self.branch, self.asked_at = -1, 0, -1
+
+    def arrival(self, peer: str, group: RowGroup) -> Arrival:
+        if peer != self.peer:
+            return Arrival.STRANGER
+        if group.branch < self.branch:
+            return Arrival.OLD_BRANCH
+        if group.step <= self.step:
+            return Arrival.REPEAT
+        return Arrival.GAP if group.start > self.accepted else Arrival.NEXT
+
+    def take(self, group: RowGroup) -> int:
+        """Note the group; returns how many of its first rows were here already."""
+        self.branch, self.step, self.asked_at = group.branch, group.step, -1
+        known = min(group.rows, self.accepted - group.start)
+        self.accepted = max(self.accepted, group.start + group.rows)
+        return known
+
+    def must_ask(self) -> bool:
+        """Whether a gap here was not yet asked for."""
+        asked, self.asked_at = self.asked_at == self.accepted, self.accepted
+        return not asked
+
+    def owes_credit(self, length: int) -> bool:
+        """Whether half a window was run since the last acknowledgement; then it is given."""
+        if length - self.acked < self.credit // 2:
+            return False
+        self.acked = length
+        return True
+
+    def cut(self, length: int) -> None:
+        self.accepted, self.acked = min(self.accepted, length), min(self.acked, length)

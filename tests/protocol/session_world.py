@@ -1,0 +1,438 @@
+"""Hops and a client around the session rules, in a world whose every accident is drawn from a die.
+
+The "model" of a hop is a hash over everything its KV cache holds, so one row that is wrong, missing
+or doubled anywhere changes every later token. Messages wait in one queue per link and direction;
+the die decides which queue moves next, and what is lost, doubled, killed or paid late.
+"""
+
+import hashlib
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from protocol import chain_session as chain
+from protocol.actions import Action, Over, Push, Return, Run, Settle, Tell
+from protocol.chain_session import ChainSession, Seat
+from protocol.codec import ids_from_bytes, ids_to_bytes
+from protocol.errors import PeerUnreachable, SwarmIncomplete
+from protocol.hop_session import HopSession, State
+from protocol.messages import (
+    Ack,
+    Ask,
+    Commit,
+    Frame,
+    Gone,
+    LinkDown,
+    Progress,
+    Raised,
+    Reserve,
+    Reserved,
+    SessionId,
+    Span,
+    TokenEvent,
+    Unpaid,
+)
+
+ROW_BYTES = 8
+SESSION = SessionId(b"session-of-tests")
+ID_BYTES = 4
+
+
+def digest(*parts: bytes) -> bytes:
+    return hashlib.blake2b(b"|".join(parts), digest_size=ROW_BYTES).digest()
+
+
+class HashSpan:
+    """A span whose output row depends on every input row before it, as attention does."""
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.cache: list[bytes] = []
+
+    def run(self, start: int, rows: Sequence[bytes]) -> list[bytes]:
+        assert start <= len(self.cache), "a row would be missing from the cache"
+        del self.cache[start:]
+        out = []
+        for row in rows:
+            hidden = row
+            for block in range(self.span.start, self.span.stop):
+                hidden = digest(bytes([block]), *self._history(block), hidden)
+            self.cache.append(row)
+            out.append(hidden)
+        return out
+
+    def _history(self, block: int) -> list[bytes]:
+        return [digest(bytes([block]), *self.cache)]
+
+
+def draw(hidden: bytes, position: int) -> int:
+    return int.from_bytes(digest(hidden, position.to_bytes(4)), "big") % 1000
+
+
+def undisturbed(prompt: Sequence[int], spans: Sequence[Span], max_tokens: int) -> list[int]:
+    """The reference: the same model, unsplit in time, one hop after the other."""
+    hops, ids = [HashSpan(span) for span in spans], list(prompt)
+    fed = 0
+    while len(ids) < len(prompt) + max_tokens:
+        rows = [ids_to_bytes([i]) for i in ids[fed:]]
+        for hop in hops:
+            rows = hop.run(fed, rows)
+        fed = len(ids)
+        ids.append(draw(rows[-1], len(ids)))
+    return ids
+
+
+@dataclass
+class LimitedTab:
+    """Lets `limit` more rows run before it wants a voucher."""
+
+    limit: int
+    rows: int = 0
+    heads: int = 0
+
+    def may_run(self, start: int, rows: int, prefill_until: int) -> bool:
+        return start < prefill_until or self.rows + rows <= self.limit
+
+    def count(self, start: int, rows: int, prefill_until: int, heads: int) -> None:
+        self.rows += rows
+        self.heads += heads
+
+
+@dataclass
+class CountedEnding:
+    left: int
+
+    def add(self, token_id: int) -> tuple[str, str]:
+        self.left -= 1
+        return f"<{token_id}>", "" if self.left else "length"
+
+
+@dataclass
+class Node:
+    peer: str
+    span: Span
+    alive: bool = True
+    session: HopSession | None = None
+    model: HashSpan | None = None
+    tab: LimitedTab | None = None
+    queue: deque[Run] = field(default_factory=deque)
+    over: str = ""
+
+
+class World:
+    """One session, its hops and the accidents; `run` plays until the client is done."""
+
+    def __init__(
+        self,
+        die: random.Random,
+        spans: Sequence[Span],
+        *,
+        prompt: Sequence[int],
+        max_tokens: int,
+        spares: int = 1,
+        loss: float = 0.0,
+        duplication: float = 0.0,
+        kills: int = 0,
+        window: int = 10_000,
+        cancel_at: int | None = None,
+    ) -> None:
+        self.die, self.loss, self.duplication = die, loss, duplication
+        self.kills_left, self.window, self.cancel_at = kills, window, cancel_at
+        self.n_blocks, self.max_tokens = spans[-1].stop, max_tokens
+        self.nodes = {
+            f"{span}#{copy}": Node(f"{span}#{copy}", span)
+            for span in spans
+            for copy in range(1 + spares)
+        }
+        self.spans = list(spans)
+        self.now = 0.0
+        self.client = ChainSession(prompt, self.n_blocks)
+        self.delivered: list[TokenEvent] = []
+        self.ended: chain.Done | None = None
+        self.control: dict[tuple[str, str], deque[object]] = {}
+        self.data: dict[tuple[str, str], deque[object]] = {}
+        self.vouchers: list[str] = []
+
+    # --- the client's shell -----------------------------------------------------------------------
+
+    def run(self) -> None:
+        self._do_client(self.client.begin())
+        for _ in range(20_000):
+            if self.ended is not None and not self._busy():
+                return
+            if not self._step():
+                self.now += 0.5
+                self._tick()
+        raise AssertionError("the session neither ended nor failed")
+
+    def _do_client(self, actions: Sequence[chain.ChainAction]) -> None:
+        for action in actions:
+            match action:
+                case chain.SendReserve(seat, epoch):
+                    self._to_hop(seat.peer, self._reserve(seat, epoch))
+                case chain.SendRaise(peer, epoch):
+                    self._to_hop(peer, ("raise", epoch))
+                case chain.SendCommit():
+                    self._to_hop(action.peer, _commit(action, self.client.n_prompt))
+                case chain.Release(peer):
+                    self._to_hop(peer, ("close", "released"))
+                case chain.FindRoute(epoch, missing, _, avoid):
+                    self._route(epoch, missing, avoid)
+                case chain.Deliver(event):
+                    self.delivered.append(event)
+                    if self.cancel_at == len(self.delivered):
+                        self._do_client(self.client.cancel())
+                case chain.Done():
+                    self.ended = action
+                    for hop in self.client.hops:
+                        self._to_hop(hop.peer, ("close", "done"))
+
+    def _reserve(self, seat: Seat, epoch: int) -> Reserve:
+        return Reserve(
+            session=SESSION,
+            epoch=epoch,
+            manifest=b"m" * 32,
+            span=seat.span,
+            n_blocks=self.n_blocks,
+            capacity=self.client.n_prompt + self.max_tokens,
+            max_tokens=self.max_tokens,
+            budget_ms=10_000_000,
+            client_nonce=b"n" * 16,
+            salt_commit=b"s" * 32,
+        )
+
+    def _route(self, epoch: int, missing: Sequence[Span], avoid: frozenset[str]) -> None:
+        seats = []
+        for gap in missing:
+            for span in self.spans:
+                if not gap.holds(span):
+                    continue
+                free = [
+                    n.peer for n in self.nodes.values() if n.span == span and n.peer not in avoid
+                ]
+                if not free:
+                    error = SwarmIncomplete([(span.start, span.stop)])
+                    return self._do_client(self.client.no_route(epoch, error))
+                seats.append(Seat(self.die.choice(free), span))
+        return self._do_client(self.client.routed(epoch, seats, self.now))
+
+    def _to_hop(self, peer: str, message: object) -> None:
+        self.control.setdefault(("client", peer), deque()).append(message)
+
+    # --- the nodes' shells ------------------------------------------------------------------------
+
+    def _do_hop(self, node: Node, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Run():
+                    node.queue.append(action)
+                case Push(peer, group, row_bytes, body):
+                    self._send_data(node.peer, peer, Frame((group,), row_bytes, body))
+                case Return(peer, message):
+                    self._send_data(node.peer, peer, message)
+                case Tell(message):
+                    self.control.setdefault((node.peer, "client"), deque()).append(message)
+                case Settle():
+                    assert node.session is not None
+                    self._do_hop(node, node.session.settled())
+                case Over(reason):
+                    node.over = reason
+                    node.queue.clear()
+
+    def _send_data(self, sender: str, receiver: str, message: object) -> None:
+        queue = self.data.setdefault((sender, receiver), deque())
+        if self.die.random() < self.loss:
+            return
+        queue.append(message)
+        if self.die.random() < self.duplication:
+            queue.append(message)
+
+    def _handle_control(self, node: Node, message: object) -> None:
+        if isinstance(message, Reserve):
+            if node.session is not None and node.session.state is not State.OVER:
+                return None
+            node.tab, node.model = LimitedTab(self.window), HashSpan(message.span)
+            node.over = ""
+            node.session = HopSession(
+                message,
+                row_bytes=ROW_BYTES,
+                tab=node.tab,
+                ending=lambda ids, n_prompt: CountedEnding(self.max_tokens + n_prompt - len(ids)),
+                now=self.now,
+            )
+            reserved = Reserved(
+                epoch=message.epoch, terms=b"", offer=b"", row_bytes=ROW_BYTES, profile=""
+            )
+            return self._do_hop(node, [Tell(reserved)])
+        if node.session is None:
+            return None
+        match message:
+            case ("raise", int(epoch)):
+                return self._do_hop(node, node.session.raise_(epoch, self.now))
+            case Commit():
+                return self._do_hop(node, node.session.commit(message, self.now))
+            case ("close", str(reason)):
+                return self._do_hop(node, node.session.close(reason, self.now))
+            case "voucher":
+                assert node.tab is not None
+                node.tab.limit = node.tab.rows + self.window
+                return self._do_hop(node, node.session.paid(self.now))
+        return None
+
+    def _handle_data(self, node: Node, sender: str, message: object) -> None:
+        if node.session is None:
+            return
+        match message:
+            case Frame(groups, row_bytes, body):
+                self._do_hop(node, node.session.frame(sender, groups[0], row_bytes, body, self.now))
+            case Ack():
+                self._do_hop(node, node.session.ack(sender, message))
+            case Ask():
+                self._do_hop(node, node.session.ask(sender, message))
+            case Gone():
+                self._do_hop(node, node.session.gone(sender))
+
+    def _handle_client(self, peer: str, message: object) -> None:
+        match message:
+            case Reserved():
+                self._do_client(self.client.reserved(peer, message, self.now))
+            case Raised():
+                self._do_client(self.client.raised(peer, message, self.now))
+            case TokenEvent():
+                self._do_client(self.client.token(peer, message, self.now))
+            case Progress():
+                self._do_client(self.client.progress(peer, message, self.now))
+            case Unpaid():
+                self._do_client(self.client.unpaid(peer, self.now))
+                self.vouchers.append(peer)
+            case LinkDown():
+                self._do_client(self.client.link_down(peer, message.peer, message.epoch, self.now))
+
+    def _compute(self, node: Node) -> None:
+        run = node.queue.popleft()
+        assert node.session is not None
+        assert node.model is not None
+        if not node.session.is_current(run.ticket):
+            return
+        width = ID_BYTES if node.session.reserve.is_first else ROW_BYTES
+        rows = [bytes(run.payload[i * width : (i + 1) * width]) for i in range(run.rows)]
+        chunk = self.die.randint(1, run.rows)
+        out = node.model.run(run.start, rows[:chunk])
+        token = None
+        if run.sample and chunk == run.rows:
+            token = draw(out[-1], run.start + run.rows)
+        output = b"" if node.session.reserve.is_last else b"".join(out)
+        if chunk < run.rows:
+            rest = Run(
+                run.ticket,
+                run.start + chunk,
+                run.rows - chunk,
+                run.payload[chunk * width :],
+                run.sample,
+            )
+            node.queue.appendleft(rest)
+        self._do_hop(node, node.session.ran(run.ticket, chunk, output, token))
+
+    # --- the die ----------------------------------------------------------------------------------
+
+    def _busy(self) -> bool:
+        return any(self.control.values()) or any(
+            node.alive and node.session is not None and node.session.state is not State.OVER
+            for node in self.nodes.values()
+        )
+
+    def _step(self) -> bool:
+        """Move one message, or run one step, or hand over one late voucher."""
+        moves: list[tuple[str, object]] = [
+            *(("control", link) for link, queue in self.control.items() if queue),
+            *(("data", link) for link, queue in self.data.items() if queue),
+            *(("compute", node) for node in self.nodes.values() if node.alive and node.queue),
+            *(("pay", peer) for peer in self.vouchers),
+        ]
+        if not moves:
+            return False
+        if self.kills_left and self.die.random() < 0.02:
+            self._kill()
+        kind, what = self.die.choice(moves)
+        if kind == "control":
+            assert isinstance(what, tuple)
+            self._deliver_control(*what)
+        elif kind == "data":
+            assert isinstance(what, tuple)
+            message = self.data[what].popleft() if self.data[what] else None
+            receiver = self.nodes[what[1]]
+            if message is not None and receiver.alive:
+                self._handle_data(receiver, what[0], message)
+        elif kind == "compute":
+            assert isinstance(what, Node)
+            if what.alive and what.queue:
+                self._compute(what)
+        else:
+            assert isinstance(what, str)
+            self.vouchers.remove(what)
+            self._do_client(self.client.paid(what, self.now))
+            self._to_hop(what, "voucher")
+        return True
+
+    def _deliver_control(self, sender: str, receiver: str) -> None:
+        if not (queue := self.control.get((sender, receiver))):
+            return
+        message = queue.popleft()
+        if receiver == "client":
+            self._handle_client(sender, message)
+        elif self.nodes[receiver].alive:
+            self._handle_control(self.nodes[receiver], message)
+        else:
+            lost = PeerUnreachable(receiver, "connection lost")
+            self._do_client(self.client.lost(receiver, lost, self.now))
+
+    def _kill(self) -> None:
+        """SIGKILL for a hop of the chain, but never for the last holder of a span."""
+        in_chain = [self.nodes[hop.peer] for hop in self.client.hops]
+        doomed = [
+            node
+            for node in in_chain
+            if node.alive
+            and any(
+                other.alive
+                and other is not node
+                and other.span == node.span
+                and other.peer not in self.client.avoid
+                for other in self.nodes.values()
+            )
+        ]
+        if not doomed:
+            return
+        node = self.die.choice(doomed)
+        node.alive = False
+        self.kills_left -= 1
+        self.control.pop((node.peer, "client"), None)
+        lost = PeerUnreachable(node.peer, "connection lost")
+        self._do_client(self.client.lost(node.peer, lost, self.now))
+
+    def _tick(self) -> None:
+        self._do_client(self.client.tick(self.now))
+        for node in self.nodes.values():
+            if node.alive and node.session is not None:
+                self._do_hop(node, node.session.tick(self.now))
+
+
+def _commit(action: chain.SendCommit, n_prompt: int) -> Commit:
+    return Commit(
+        epoch=action.epoch,
+        length=action.length,
+        next_length=action.next_length,
+        n=action.n,
+        n_prompt=n_prompt,
+        previous=action.previous,
+        next=action.next.peer,
+        next_addresses=(),
+        route=b"",
+        salt=b"s" * 32,
+        ids=ids_to_bytes(action.ids),
+        history=ids_to_bytes(action.history),
+    )
+
+
+__all__ = ["World", "ids_from_bytes", "undisturbed"]

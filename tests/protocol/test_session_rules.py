@@ -1,0 +1,112 @@
+"""The rules of a session under loss, duplication, delay, kills, cancels and late vouchers."""
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from protocol.errors import SwarmIncomplete
+from protocol.hop_session import State
+from protocol.messages import Span
+from tests.protocol.session_world import World, undisturbed
+
+THREE_HOPS = [Span(0, 2), Span(2, 5), Span(5, 6)]
+PROMPT = [11, 22, 33, 44, 55]
+
+
+def check_agreement(world: World) -> None:
+    """Tokens, meters, KV lengths and journals of the last chain agree with one another."""
+    for hop in world.client.hops:
+        node = world.nodes[hop.peer]
+        session, model, tab = node.session, node.model, node.tab
+        if not node.alive or session is None or model is None or tab is None:
+            continue
+        assert session.state is State.OVER
+        if not session.reserve.is_last:
+            assert session.journal.length == session.length
+        assert len(model.cache) >= session.length
+        rows = sum(stretch.stop - stretch.start for stretch in hop.stretches)
+        if world.ended and world.ended.finish_reason == "length":
+            assert rows <= tab.rows, "the client never owes for a row that was not run"
+            if not any(lost.seat.span.stop == world.n_blocks for lost in world.client.lost_hops):
+                assert rows == tab.rows, "only tokens that died with the last hop go unpaid"
+            if session.reserve.is_last:
+                assert tab.heads == sum(stretch.heads for stretch in hop.stretches)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    die=st.integers(0, 2**32).map(random.Random),
+    spans=st.sampled_from([THREE_HOPS, [Span(0, 6)], [Span(0, 1), Span(1, 6)]]),
+    loss=st.sampled_from([0.0, 0.0, 0.03]),
+    duplication=st.sampled_from([0.0, 0.2]),
+    kills=st.integers(0, 3),
+    window=st.sampled_from([2, 5, 10_000]),
+)
+def test_no_accident_changes_loses_or_repeats_a_token(die, spans, loss, duplication, kills, window):
+    world = World(
+        die,
+        spans,
+        prompt=PROMPT,
+        max_tokens=12,
+        spares=9,
+        loss=loss,
+        duplication=duplication,
+        kills=kills,
+        window=window,
+    )
+
+    world.run()
+
+    assert world.ended is not None
+    assert world.ended.error is None
+    assert world.client.ids == undisturbed(PROMPT, spans, 12)
+    assert [event.position for event in world.delivered] == list(range(5, 17))
+    check_agreement(world)
+
+
+@settings(max_examples=40, deadline=None)
+@given(die=st.integers(0, 2**32).map(random.Random), cancel_at=st.integers(1, 10))
+def test_a_cancel_frees_every_hop_and_what_was_delivered_stands(die, cancel_at):
+    world = World(die, THREE_HOPS, prompt=PROMPT, max_tokens=12, cancel_at=cancel_at)
+
+    world.run()
+
+    assert world.ended is not None
+    assert world.ended.finish_reason == "cancelled"
+    assert world.client.ids == undisturbed(PROMPT, THREE_HOPS, 12)[: 5 + cancel_at]
+    check_agreement(world)
+
+
+def test_without_another_holder_the_caller_learns_which_blocks_are_missing():
+    world = World(random.Random(1), THREE_HOPS, prompt=PROMPT, max_tokens=12, spares=0)
+    world.nodes["2:5#0"].alive = False
+
+    world.run()
+
+    assert world.ended is not None
+    assert isinstance(world.ended.error, SwarmIncomplete)
+    assert world.ended.error.missing == ((2, 5),)
+
+
+@pytest.mark.parametrize("victim", ["0:2#0", "2:5#0", "5:6#0"])
+def test_survivors_run_at_most_the_rows_in_flight_again(victim):
+    world = World(random.Random(7), THREE_HOPS, prompt=PROMPT, max_tokens=12, spares=0)
+    spare = victim.replace("#0", "#1")
+    world._do_client(world.client.begin())
+    while len(world.delivered) < 6:
+        world._step()
+    from tests.protocol.session_world import Node, PeerUnreachable
+
+    world.nodes[spare] = Node(spare, world.nodes[victim].span)
+    world.nodes[victim].alive = False
+    world._do_client(world.client.lost(victim, PeerUnreachable(victim, "killed"), world.now))
+    while world.ended is None:
+        assert world._step()
+
+    for node in world.nodes.values():
+        if node.peer not in (victim, spare):
+            assert node.tab is not None
+            assert node.tab.rows <= len(PROMPT) + 11 + 1, "one row was in flight"
+    assert world.client.failovers == 1
