@@ -1,0 +1,166 @@
+"""The transport for real networks: gRPC over HTTP/2 and mutual TLS, one identity at each end.
+
+In: an identity and a swarm. Out: listeners and connections. The caller pins the peer id it
+expects, the listener learns the caller's; see `protocol.tls` for how. Messages are raw bytes: no
+protobuf between the tensors and the wire. All objects of one transport belong to one event loop.
+"""
+
+import os
+from typing import Any
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # strangers' broken handshakes are no news
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # we start processes, we never fork
+
+import grpc
+
+from protocol.address import Address
+from protocol.errors import ManyhandsError, PeerMisbehaved, PeerUnreachable
+from protocol.identity import Identity, PeerId
+from protocol.tls import (
+    PUBLIC_NETWORK,
+    LeafRenewal,
+    anchor_of_network,
+    anchor_of_peer,
+    issue_client_leaf,
+    issue_server_leaf,
+    tls_name,
+)
+from protocol.transport.greeting import Greeting
+from protocol.transport.grpc_connection import GrpcConnection
+from protocol.transport.grpc_listener import GrpcListener
+from protocol.transport.interface import (
+    MAX_MESSAGE_BYTES,
+    PROTOCOL_VERSION,
+    Counters,
+    Service,
+)
+from protocol.transport.reach import reachable_hosts, who_answers, why_not_listening
+
+_OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 16_384),
+    ("grpc.http2.max_frame_size", 4 * 2**20),
+    ("grpc.http2.lookahead_bytes", 16 * 2**20),
+    ("grpc.http2.write_buffer_size", 8 * 2**20),
+    ("grpc.keepalive_time_ms", 20_000),  # inside the time after which NATs forget a connection
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+_LISTENER_OPTIONS = (
+    *_OPTIONS,
+    ("grpc.so_reuseport", 0),  # else two nodes silently share a port
+    ("grpc.max_concurrent_streams", 1024),  # per connection
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+_CONNECTION_OPTIONS = (
+    *_OPTIONS,
+    ("grpc.use_local_subchannel_pool", 1),  # a TCP connection of its own
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+class GrpcTransport:
+    """See `protocol.transport.Transport`."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        swarm_id: bytes,
+        *,
+        version: int = PROTOCOL_VERSION,
+        network: str = PUBLIC_NETWORK,
+    ) -> None:
+        self.peer_id: PeerId = identity.peer_id
+        self.counters = Counters()
+        self._identity, self._network = identity, network
+        self._greeting = Greeting(version, swarm_id)
+        self._client_leaf = LeafRenewal(lambda: issue_client_leaf(identity, network))
+
+    async def listen(self, host: str, port: int, service: Service) -> GrpcListener:
+        server = grpc.aio.server(options=_LISTENER_OPTIONS)
+        listener = GrpcListener(
+            server,
+            service,
+            peer_id=self.peer_id,
+            greeting=self._greeting,
+            counters=self.counters,
+        )
+        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound = server.add_secure_port(target, self._server_credentials())
+        except RuntimeError as error:
+            raise why_not_listening(host, port) from error
+        hosts = reachable_hosts(host)
+        await listener.start(Address(host, bound, self.peer_id) for host in hosts)
+        return listener
+
+    async def dial(self, address: Address, *, timeout_s: float = 5.0) -> GrpcConnection:
+        options = (
+            *_CONNECTION_OPTIONS,
+            ("grpc.ssl_target_name_override", tls_name(address.peer_id)),
+        )
+        credentials = self._channel_credentials(address.peer_id)
+        channel = grpc.aio.secure_channel(address.target, credentials, options=options)
+        connection = GrpcConnection(
+            channel,
+            address.peer_id,
+            caller=self.peer_id,
+            greeting=self._greeting,
+            counters=self.counters,
+        )
+        try:
+            await connection.hello(timeout_s=timeout_s)
+        except PeerUnreachable as error:
+            await channel.close()
+            raise await self._impostor_or(error, address, timeout_s) from error
+        except BaseException:
+            await channel.close()
+            raise
+        return connection
+
+    def _server_credentials(self) -> Any:
+        leaf = LeafRenewal(lambda: issue_server_leaf(self._identity))
+        roots = anchor_of_network(self._network)
+        served = leaf.current()
+
+        def configuration() -> Any:
+            pair = (served.key_pem, served.certificate_pem)
+            return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
+
+        def renewed() -> Any:
+            """Asked before every handshake, in a thread of gRPC; None keeps what there is."""
+            nonlocal served
+            if leaf.current() is served:
+                return None
+            served = leaf.current()
+            return configuration()
+
+        return grpc.dynamic_ssl_server_credentials(
+            configuration(), renewed, require_client_authentication=True
+        )
+
+    def _channel_credentials(self, expected: PeerId) -> Any:
+        leaf = self._client_leaf.current()
+        return grpc.ssl_channel_credentials(
+            anchor_of_peer(expected), leaf.key_pem, leaf.certificate_pem
+        )
+
+    async def _impostor_or(
+        self, error: PeerUnreachable, address: Address, timeout_s: float
+    ) -> ManyhandsError:
+        """Tell another peer at that address from nobody: gRPC reports both as unavailable."""
+        found = await who_answers(address, timeout_s=min(timeout_s, 2.0))
+        if found is None or found == address.peer_id:
+            return PeerUnreachable(
+                address.peer_id, f"nobody answers at {address.target}: {error.reason}"
+            )
+        self.counters.handshakes_failed += 1
+        hint = f"use /p2p/{found} if that is the peer you meant"
+        return PeerMisbehaved(address.peer_id, f"{address.target} is peer {found}", hint=hint)

@@ -1,0 +1,137 @@
+"""The side that dials: a gRPC channel to one pinned peer.
+
+In: a channel that can only reach its peer id (its TLS root is that peer alone). Out: calls and
+streams, whose failures are our errors. A lost TCP connection ends all streams; later calls
+connect again.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+import grpc
+
+from protocol.errors import PeerUnreachable, UsageError
+from protocol.identity import PeerId
+from protocol.transport.greeting import Greeting
+from protocol.transport.grpc_listener import HELLO, SERVICE_NAME
+from protocol.transport.grpc_status import CALL_ERRORS, failure_of, is_being_cancelled
+from protocol.transport.interface import MAX_MESSAGE_BYTES, Counters
+from protocol.transport.wire_stream import WireStream
+
+T = TypeVar("T")
+
+
+class GrpcConnection:
+    """See `protocol.transport.Connection`."""
+
+    def __init__(
+        self,
+        channel: Any,
+        peer_id: PeerId,
+        *,
+        caller: PeerId,
+        greeting: Greeting,
+        counters: Counters,
+    ) -> None:
+        self.peer_id = peer_id
+        self._channel, self._caller = channel, caller
+        self._greeting, self._counters = greeting, counters
+        self._streams: WeakSet[WireStream] = WeakSet()
+
+    async def hello(self, *, timeout_s: float) -> None:
+        """Prove reach, identity, version and swarm, in both directions."""
+        wire = self._start_call(HELLO, b"", timeout_s)
+        await wire.result()
+        await self._check_greeting(wire)
+
+    async def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
+        if len(request) > MAX_MESSAGE_BYTES:
+            raise UsageError(f"a request of {len(request)} bytes, at most {MAX_MESSAGE_BYTES} fit")
+        return await self._start_call(method, request, timeout_s).result()
+
+    async def open(self, method: str, *, timeout_s: float = 5.0) -> WireStream:
+        start = self._channel.stream_stream(_path(method))
+        wire = _ClientWire(start(metadata=self._greeting.metadata), self.peer_id, self._counters)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._check_greeting(wire)
+        except TimeoutError as error:
+            wire.abandon()
+            raise PeerUnreachable(self.peer_id, f"no stream within {timeout_s:g} s") from error
+        except BaseException:
+            wire.abandon()
+            raise
+        stream = WireStream(wire, self.peer_id, self._counters)
+        self._streams.add(stream)
+        return stream
+
+    async def aclose(self) -> None:
+        """End the open streams properly, then the channel."""
+        try:
+            await asyncio.gather(*(stream.aclose() for stream in tuple(self._streams)))
+        finally:
+            await self._channel.close()
+
+    def _start_call(self, method: str, request: bytes, timeout_s: float) -> "_ClientWire":
+        start = self._channel.unary_unary(_path(method))
+        call = start(request, metadata=self._greeting.metadata, timeout=timeout_s)
+        return _ClientWire(call, self.peer_id, self._counters)
+
+    async def _check_greeting(self, wire: "_ClientWire") -> None:
+        """The listener greets a caller that it has accepted."""
+        theirs = Greeting.read(await wire.initial_metadata())
+        if theirs is None:
+            raise await wire.failure()
+        mismatch = theirs.refusal(self._greeting, caller=self._caller, listener=self.peer_id)
+        if mismatch is not None:
+            raise mismatch
+
+
+class _ClientWire:
+    """The caller's side of a call; every failure leaves it as one of our errors."""
+
+    def __init__(self, call: Any, peer_id: PeerId, counters: Counters) -> None:
+        self._call, self._peer_id, self._counters = call, peer_id, counters
+
+    async def read(self) -> bytes | None:
+        message = await self._ours(self._call.read())
+        return None if message is grpc.aio.EOF else message
+
+    async def write(self, message: bytes) -> None:
+        await self._ours(self._call.write(message))
+
+    async def finish(self) -> None:
+        await self._ours(self._call.done_writing())
+
+    def abandon(self) -> None:
+        self._call.cancel()
+
+    async def result(self) -> bytes:
+        """The answer of a unary call."""
+
+        async def answer() -> bytes:
+            return bytes(await self._call)
+
+        return await self._ours(answer())
+
+    async def initial_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        return tuple(await self._ours(self._call.initial_metadata()))
+
+    async def failure(self) -> Exception:
+        return await failure_of(self._call, self._peer_id, self._counters)
+
+    async def _ours(self, operation: Awaitable[T]) -> T:
+        try:
+            return await operation
+        except CALL_ERRORS as error:
+            raise await self.failure() from error
+        except asyncio.CancelledError as error:
+            if is_being_cancelled():
+                raise
+            raise PeerUnreachable(self._peer_id, "closed here") from error
+
+
+def _path(method: str) -> str:
+    return f"/{SERVICE_NAME}/{method}"

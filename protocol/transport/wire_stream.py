@@ -1,0 +1,249 @@
+"""A stream over anything that carries messages in order and can end.
+
+In: a `Wire`, one side of a bidirectional call. Out: the `Stream` that both sides of it use. Two
+tasks own the wire, since it takes one write and one read at a time: the writer empties a deque;
+the reader keeps the inbox a little ahead of the receiver, so that a receiver may give up waiting
+without losing a message and a lost peer is noticed while nobody receives.
+
+On the wire a message is itself, byte for byte, but for one escape: an empty message announces a
+control message, whose first byte is its kind: a literal empty message, or the end of the stream,
+plain or with the error that its sender means. Whoever reads an end answers by finishing its own
+side, so that a call is never cut while the other side still writes; a call that ends without one
+was lost.
+"""
+
+import asyncio
+from collections import deque
+from enum import IntEnum
+from typing import Protocol
+
+from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerUnreachable, UsageError
+from protocol.identity import PeerId
+from protocol.transport.error_codec import decode_error, encode_error
+from protocol.transport.interface import MAX_MESSAGE_BYTES, MAX_QUEUED_BYTES, Counters
+
+MAX_READ_AHEAD_BYTES = 8 * 2**20  # beyond this the wire's own flow control holds the sender back
+CLOSE_GRACE_S = 2.0  # how long a closing stream waits while the other side takes nothing
+MESSAGE_OVERHEAD_BYTES = 128  # what a queued message costs besides its bytes, about
+
+_ESCAPE = b""
+
+
+class _Control(IntEnum):
+    EMPTY, END, ERROR = range(3)
+
+
+class Wire(Protocol):
+    """One side of a call. What it raises is ours already and means that the call is lost."""
+
+    async def read(self) -> bytes | None:
+        """The next message; None when there will be no more."""
+
+    async def write(self, message: bytes) -> None: ...
+
+    async def finish(self) -> None:
+        """Say that nothing more will be written."""
+
+    def abandon(self) -> None:
+        """Drop the call now, with whatever is in flight."""
+
+
+class WireStream:
+    """See `protocol.transport.Stream`."""
+
+    def __init__(self, wire: Wire, peer_id: PeerId, counters: Counters) -> None:
+        self.peer_id = peer_id
+        self.over = asyncio.Event()  # the other side has ended it, or never will
+        self._wire, self._counters = wire, counters
+        self._loop = asyncio.get_running_loop()
+        self._outbox: deque[bytes] = deque()
+        self._queued_bytes = 0  # in the outbox or being written
+        self._inbox: deque[bytes] = deque()
+        self._inbox_bytes = 0
+        self._reason: ManyhandsError | None = None  # why nothing more is sent or received
+        self._closing = False  # ended by this side: what still arrives is dropped
+        self._work: asyncio.Future[None] | None = None  # the idle writer waits on it
+        self._arrival: asyncio.Future[None] | None = None  # the receiver waits on it
+        self._room: asyncio.Future[None] | None = None  # the reader waits on it, too far ahead
+        self._drained: list[asyncio.Future[bool]] = []  # True: sent; False: dropped
+        self._writer = self._loop.create_task(self._write_queued())
+        self._reader = self._loop.create_task(self._read_ahead())
+
+    def send(self, message: bytes) -> None:
+        if self._reason is not None:
+            raise PeerUnreachable(self.peer_id, f"the stream is over ({_words(self._reason)})")
+        if len(message) > MAX_MESSAGE_BYTES:
+            raise UsageError(f"a message of {len(message)} bytes, at most {MAX_MESSAGE_BYTES} fit")
+        if self._queued_bytes + len(message) > MAX_QUEUED_BYTES:
+            raise PeerBusy(self.peer_id, f"{self._queued_bytes} bytes wait to be sent already")
+        if message:
+            self._enqueue(message)
+        else:
+            self._enqueue_control(_Control.EMPTY)
+
+    async def receive(self) -> bytes:
+        while not self._inbox:
+            if self._reason is not None:
+                raise self._reason.with_traceback(None)
+            assert self._arrival is None, "one receiver at a time"
+            self._arrival = self._loop.create_future()
+            try:
+                await self._arrival
+            finally:
+                self._arrival = None
+        message = self._inbox.popleft()
+        self._inbox_bytes -= len(message) + MESSAGE_OVERHEAD_BYTES
+        if self._room is not None and self._inbox_bytes <= MAX_READ_AHEAD_BYTES:
+            _wake(self._room)
+        return message
+
+    async def drain(self) -> None:
+        if not self._queued_bytes:
+            return
+        drained = self._loop.create_future()
+        self._drained.append(drained)
+        if not await drained:
+            raise PeerUnreachable(self.peer_id, "the stream was over before all was sent")
+
+    async def aclose(self, error: ManyhandsError | None = None) -> None:
+        if self._reason is None:
+            self._closing = True
+            self._inbox.clear()
+            if error is None:
+                self._enqueue_control(_Control.END)
+            else:
+                self._enqueue_control(_Control.ERROR, encode_error(error))
+            self._end(PeerUnreachable(self.peer_id, "closed here"))
+        try:
+            await self._finish()
+        finally:
+            self.abandon()
+        await asyncio.wait((self._writer, self._reader))
+
+    def lose(self, reason: ManyhandsError) -> None:
+        """The call below is gone: end now, with that reason."""
+        self._end(reason)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Drop the call and what is queued; a call that is over already is left alone."""
+        self._end(PeerUnreachable(self.peer_id, "closed here"))
+        self._drop_queued()
+        self._wire.abandon()
+        self._writer.cancel()
+        self._reader.cancel()
+        self.over.set()
+
+    async def _finish(self) -> None:
+        """Wait until both sides have ended the call, or the other side takes nothing any more."""
+        remaining = -1
+        while remaining != self._queued_bytes:
+            remaining = self._queued_bytes
+            tasks = (self._writer, self._reader)
+            _, unfinished = await asyncio.wait(tasks, timeout=CLOSE_GRACE_S)
+            if not unfinished:
+                return
+
+    async def _write_queued(self) -> None:
+        """The one writer: all that is queued, in order, until the stream is over."""
+        try:
+            while True:
+                while self._outbox:
+                    message = self._outbox.popleft()
+                    await self._wire.write(message)
+                    self._queued_bytes -= len(message) + MESSAGE_OVERHEAD_BYTES
+                self._wake_drained(sent=True)
+                if self._reason is not None:
+                    break
+                self._work = self._loop.create_future()
+                try:
+                    await self._work
+                finally:
+                    self._work = None
+            await self._wire.finish()
+        except ManyhandsError as error:
+            # The reader may be about to learn a better reason.
+            await asyncio.wait((self._reader,), timeout=0.1)
+            self.lose(error)
+
+    async def _read_ahead(self) -> None:
+        """The one reader, `MAX_READ_AHEAD_BYTES` ahead of the receiver at most."""
+        try:
+            reason = await self._read_until_end()
+            self._end(reason)
+            if not self._closing:
+                self._drop_queued()
+            self.over.set()
+            while await self._wire.read() is not None:
+                pass  # the other side has ended the stream; only the call's own end is awaited
+        except ManyhandsError as error:
+            self.lose(error)
+
+    async def _read_until_end(self) -> ManyhandsError:
+        while (message := await self._wire.read()) is not None:
+            if message == _ESCAPE:
+                kind, rest = self._read_control(await self._wire.read())
+                if kind == _Control.END:
+                    return PeerUnreachable(self.peer_id, "it closed the stream")
+                if kind == _Control.ERROR:
+                    return decode_error(rest, self.peer_id)
+            if self._closing:
+                continue
+            self._inbox.append(message)
+            self._inbox_bytes += len(message) + MESSAGE_OVERHEAD_BYTES
+            _wake(self._arrival)
+            while self._inbox_bytes > MAX_READ_AHEAD_BYTES and not self._closing:
+                self._room = self._loop.create_future()
+                try:
+                    await self._room
+                finally:
+                    self._room = None
+        if self._closing:
+            return PeerUnreachable(self.peer_id, "closed here")
+        raise PeerUnreachable(self.peer_id, "the connection is lost")
+
+    def _read_control(self, message: bytes | None) -> tuple[_Control, bytes]:
+        if message is None:
+            raise PeerUnreachable(self.peer_id, "the connection is lost")
+        try:
+            return _Control(message[0]), message[1:]
+        except (ValueError, IndexError) as error:
+            self._counters.malformed += 1
+            raise PeerMisbehaved(self.peer_id, "it sent an unknown control message") from error
+
+    def _enqueue(self, message: bytes) -> None:
+        self._outbox.append(message)
+        self._queued_bytes += len(message) + MESSAGE_OVERHEAD_BYTES
+        _wake(self._work)
+
+    def _enqueue_control(self, kind: _Control, rest: bytes = b"") -> None:
+        self._enqueue(_ESCAPE)
+        self._enqueue(bytes((kind,)) + rest)
+
+    def _end(self, reason: ManyhandsError) -> None:
+        """Remember the first reason, and wake whoever waits for what will not come."""
+        if self._reason is None:
+            self._reason = reason
+        for waiting in (self._arrival, self._room, self._work):
+            _wake(waiting)
+
+    def _drop_queued(self) -> None:
+        for message in self._outbox:
+            self._queued_bytes -= len(message) + MESSAGE_OVERHEAD_BYTES
+        self._outbox.clear()
+        self._wake_drained(sent=False)
+
+    def _wake_drained(self, *, sent: bool) -> None:
+        for drained in self._drained:
+            if not drained.done():
+                drained.set_result(sent)
+        self._drained.clear()
+
+
+def _wake(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
+
+
+def _words(reason: ManyhandsError) -> str:
+    return reason.reason if isinstance(reason, PeerUnreachable) else str(reason)
