@@ -1,0 +1,41 @@
+"""Who did what for whom, and can it be proved?
+
+Two parties open a tab per hop (`propose_terms`, `accept_terms`), keep it with bounded exposure
+(`ProviderTab`, `PayerTab`), and close it into a receipt that each appends to its own Merkle log
+(`Ledger`). Balances are a pure fold over receipts; `verify_ledger` re-derives all of it. Nothing
+here opens a socket, runs an event loop or touches a tensor.
+"""
+
+from ledger.meter import Meter, Rates, Usage, head_rows, lease_quanta, price
+from ledger.objects import NO_ASSET, Offer, Route, Statement, Terms, Voucher, tab_id
+from ledger.opening import Wanted, accept_terms, check_accepted, lend_prompt, propose_terms
+from ledger.receipts import ClosedTab, Receipt, open_receipt
+from ledger.roots import FrameRoot
+from ledger.tab import PayerTab, ProviderTab
+
+__all__ = [
+    "NO_ASSET",
+    "ClosedTab",
+    "FrameRoot",
+    "Meter",
+    "Offer",
+    "PayerTab",
+    "ProviderTab",
+    "Rates",
+    "Receipt",
+    "Route",
+    "Statement",
+    "Terms",
+    "Usage",
+    "Voucher",
+    "Wanted",
+    "accept_terms",
+    "check_accepted",
+    "head_rows",
+    "lease_quanta",
+    "lend_prompt",
+    "open_receipt",
+    "price",
+    "propose_terms",
+    "tab_id",
+]

@@ -1,0 +1,46 @@
+"""What can be wrong with an account.
+
+IntegrityError (exit 8)
+    BadObject         fields that break an object's own rule: sizes, ranges, order
+    BadReceipt        a receipt whose parts do not bear each other out; `part` says which
+    BadProof          a Merkle proof or checkpoint that does not lead to its root
+    DamagedLedger     a database that is truncated or corrupt
+ConfigError (exit 3)
+    ForeignLedger     a database of another identity or swarm
+    LedgerBusy        another process has held the database for too long
+"""
+
+from typing import ClassVar
+
+from protocol.errors import ConfigError, IntegrityError
+
+
+class BadObject(IntegrityError):
+    code: ClassVar[str] = "bad_object"
+
+
+class BadReceipt(IntegrityError):
+    """`part` is offer, terms, statement, voucher or receipt."""
+
+    code: ClassVar[str] = "bad_receipt"
+
+    def __init__(self, part: str, reason: str) -> None:
+        super().__init__(f"{part}: {reason}")
+        self.part = part
+        self.reason = reason
+
+
+class BadProof(IntegrityError):
+    code: ClassVar[str] = "bad_proof"
+
+
+class DamagedLedger(IntegrityError):
+    code: ClassVar[str] = "damaged_ledger"
+
+
+class ForeignLedger(ConfigError):
+    code: ClassVar[str] = "foreign_ledger"
+
+
+class LedgerBusy(ConfigError):
+    code: ClassVar[str] = "ledger_busy"

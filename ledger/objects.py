@@ -1,0 +1,182 @@
+"""The objects two parties sign about a tab, in the order in which their fields are signed.
+
+Offer by the provider; terms by both; statement by the payee; voucher and route by the payer.
+Whether objects bear each other out is left to `receipts.py`, arithmetic to `meter.py`.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated, Any, ClassVar
+
+from ledger.errors import BadObject
+from ledger.fields import (
+    Account,
+    Asset,
+    Counters,
+    Flag,
+    Id16,
+    Id32,
+    MaybeId32,
+    PriceList,
+    Reserved,
+    SignedObject,
+    Text,
+    Uint,
+    check_bytes,
+    check_uint,
+)
+from ledger.meter import Meter, Rates, price
+
+NO_OBJECT = bytes(32)  # where an object's id is expected and there is none
+NO_ASSET = b""  # a swarm without issuers: claims between two parties, nobody else's promise
+MAX_HOPS = 512
+FREE = Rates()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer(SignedObject):
+    """A provider's prices for spans inside `[layer_lo, layer_hi)` of one model."""
+
+    TYPE: ClassVar[str] = "mh/offer/1"
+
+    provider: Account
+    offer_no: Uint
+    manifest: Id32
+    layer_lo: Uint
+    layer_hi: Uint
+    exec_profile: Text  # dtype, quantization, wire codec
+    asset: Asset = NO_ASSET
+    rates: PriceList = FREE
+    min_charge: Uint = 0  # reserved
+    credit_window: Uint = 0  # ncr of unpaid work the provider bears on a tab
+    max_prepaid: Uint = 0
+    max_ctx: Uint  # positions
+    fp_profile: Text = ""
+    not_before_ms: Uint
+    expires_ms: Uint
+
+    def __post_init__(self) -> None:
+        SignedObject.__post_init__(self)
+        if not self.layer_lo < self.layer_hi:
+            raise BadObject(f"a span runs forward, got {self.layer_lo}:{self.layer_hi}")
+        if not self.not_before_ms < self.expires_ms:
+            raise BadObject("an offer expires after it begins")
+        if self.min_charge:
+            raise BadObject("a minimum charge is reserved, must be 0")
+
+    def price(self, meter: Meter) -> int:
+        return price(self.rates, meter)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms(SignedObject):
+    """What payer and payee agree on when a tab is opened; both sign."""
+
+    TYPE: ClassVar[str] = "mh/terms/1"
+
+    session_id: Id16  # of the tab: see `tab_id`
+    chain_id: Id16  # the client's session, one for all its hops
+    salt_commit: Id32
+    payer: Account
+    payer_key: Id32
+    payee: Account
+    payee_key: Id32
+    offer_oid: Id32
+    manifest: Id32
+    layer_lo: Uint
+    layer_hi: Uint
+    asset: Asset = NO_ASSET
+    allot_oid: Reserved = None
+    payer_checkpoint_hash: Reserved = None
+    credit_window: Uint
+    prepaid: Uint = 0
+    fp_profile: Text = ""
+    sample_commit: Reserved = None
+    client_nonce: Id16
+    provider_nonce: Id16
+    prev_hop_key: Reserved = None  # terms name no neighbours: a route does (DESIGN 5a.18)
+    next_hop_key: Reserved = None
+    expires_ms: Uint
+
+    def __post_init__(self) -> None:
+        SignedObject.__post_init__(self)
+        if not self.layer_lo < self.layer_hi:
+            raise BadObject(f"a span runs forward, got {self.layer_lo}:{self.layer_hi}")
+        if (self.payer, self.payee) != (self.payer_key, self.payee_key):
+            raise BadObject("an account is its own key until keys can be delegated")
+        if self.payer == self.payee:
+            raise BadObject("payer and payee are one account: nobody owes themselves")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement(SignedObject):
+    """What the payee says it did so far on a tab. Roots begin anew in each epoch (5a.18)."""
+
+    TYPE: ClassVar[str] = "mh/statement/1"
+
+    session_id: Id16
+    terms_oid: Id32
+    seq: Uint
+    epoch: Uint
+    last_step: Uint
+    meter: Counters
+    in_root: Id32
+    out_root: Id32
+    fp_root: Reserved = None
+    handoff_oid: Reserved = None
+    voucher_oid_held: MaybeId32 = None
+    issued_ms: Uint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voucher(SignedObject):
+    """The payer's cumulative promise on a tab: the highest counts, the others are history."""
+
+    TYPE: ClassVar[str] = "mh/voucher/1"
+
+    session_id: Id16
+    terms_oid: Id32
+    seq: Uint
+    meter: Counters
+    amount: Uint
+    statement_oid: Id32 = NO_OBJECT  # zeros: paid ahead of any work
+    issued_ms: Uint
+    final: Flag = False
+
+
+def check_hops(value: Any) -> None:
+    if type(value) is not tuple or not 0 < len(value) <= MAX_HOPS:
+        raise BadObject(f"a route has 1 to {MAX_HOPS} hops")
+    reached = 0
+    for key, start, stop in value:
+        check_bytes(32)(key)
+        check_uint(stop)
+        if type(start) is not int or start != reached or stop <= start:
+            raise BadObject(f"{start}:{stop} does not continue a route that reached {reached}")
+        reached = stop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route(SignedObject):
+    """Who runs which blocks in one epoch of a session; signed by the client for every hop."""
+
+    TYPE: ClassVar[str] = "mh/route/1"
+
+    session: Id16
+    epoch: Uint
+    hops: Annotated[tuple[tuple[bytes, int, int], ...], check_hops]  # (public key, start, stop)
+
+    @classmethod
+    def _read(cls, name: str, value: Any) -> Any:
+        if name != "hops":
+            return value
+        if type(value) is not list or any(type(hop) is not list or len(hop) != 3 for hop in value):
+            raise BadObject("a hop is a key and a span")
+        return tuple((key, start, stop) for key, start, stop in value)
+
+
+def tab_id(
+    client_nonce: bytes, provider_nonce: bytes, payer: bytes, payee: bytes, offer_oid: bytes
+) -> bytes:
+    """The name of a tab. Each side gives a nonce, so that neither can force a repeat."""
+    return sha256(client_nonce + provider_nonce + payer + payee + offer_oid).digest()[:16]

@@ -1,0 +1,122 @@
+"""How a tab is opened: the provider proposes terms under its offer, the client signs them too.
+
+Each side checks what it did not choose itself. The proposal travels with the reservation, the
+client's signature with the commit (DESIGN 5a.15); no more round trips than the KV room needs.
+"""
+
+from dataclasses import dataclass
+
+from ledger.errors import BadObject
+from ledger.meter import Meter
+from ledger.objects import Offer, Terms, tab_id
+from ledger.receipts import check_bond
+from protocol.canonical import decode
+from protocol.errors import PeerRefused
+from protocol.signing import Envelope, SigningKey, add_signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the client of a tab chose: terms must say exactly this."""
+
+    chain_id: bytes
+    payer: bytes
+    payee: bytes
+    manifest: bytes
+    layer_lo: int
+    layer_hi: int
+    salt_commit: bytes
+    client_nonce: bytes
+    max_prepaid: int = 0
+
+
+def propose_terms(
+    offer: Envelope,
+    wanted: Wanted,
+    key: SigningKey,
+    swarm_id: bytes,
+    *,
+    provider_nonce: bytes,
+    expires_ms: int,
+    credit_window: int | None = None,
+    prepaid: int = 0,
+) -> Envelope:
+    """Terms for one tab under our own offer, signed by us alone so far."""
+    cited = Offer.open(offer, swarm_id, key.public_key)
+    offer_oid = offer.object_id(swarm_id)
+    terms = Terms(
+        session_id=tab_id(
+            wanted.client_nonce, provider_nonce, wanted.payer, key.public_key, offer_oid
+        ),
+        chain_id=wanted.chain_id,
+        salt_commit=wanted.salt_commit,
+        payer=wanted.payer,
+        payer_key=wanted.payer,
+        payee=key.public_key,
+        payee_key=key.public_key,
+        offer_oid=offer_oid,
+        manifest=wanted.manifest,
+        layer_lo=wanted.layer_lo,
+        layer_hi=wanted.layer_hi,
+        asset=cited.asset,
+        credit_window=cited.credit_window if credit_window is None else credit_window,
+        prepaid=prepaid,
+        client_nonce=wanted.client_nonce,
+        provider_nonce=provider_nonce,
+        expires_ms=expires_ms,
+    )
+    check_bond(cited, offer_oid, terms)
+    return terms.seal(swarm_id, key)
+
+
+def accept_terms(
+    offer: Envelope,
+    terms: Envelope,
+    wanted: Wanted,
+    key: SigningKey,
+    swarm_id: bytes,
+    *,
+    now_ms: int,
+) -> Envelope:
+    """The terms with the client's signature added, if they are what the client wanted.
+
+    Raises:
+        IntegrityError: they are not, or the offer is not in force.
+    """
+    cited = Offer.open(offer, swarm_id, wanted.payee)
+    proposed = Terms.open(terms, swarm_id, wanted.payee)
+    check_bond(cited, offer.object_id(swarm_id), proposed)
+    if not cited.not_before_ms <= now_ms < cited.expires_ms:
+        raise BadObject("the offer is not in force now")
+    for name in Wanted.__slots__:
+        if name != "max_prepaid" and getattr(proposed, name) != getattr(wanted, name):
+            raise BadObject(f"the terms name another {name.replace('_', ' ')} than asked for")
+    if proposed.prepaid > wanted.max_prepaid:
+        raise BadObject("the terms ask for more ahead than the client allows")
+    if proposed.expires_ms <= now_ms:
+        raise BadObject("the terms have expired")
+    return add_signature(terms, swarm_id, key)
+
+
+def check_accepted(proposed: Envelope, accepted: Envelope, swarm_id: bytes) -> Terms:
+    """The provider's look at what came back: its own proposal, now signed by both.
+
+    Raises:
+        IntegrityError: another object, or not signed by exactly both.
+    """
+    if accepted.payload != proposed.payload:
+        raise BadObject("these are not the terms we proposed")
+    terms = Terms.from_fields(decode(accepted.payload))
+    return Terms.open(accepted, swarm_id, terms.payer_key, terms.payee_key)
+
+
+def lend_prompt(offer: Offer, prompt: Meter, limit_ncr: int) -> int:
+    """What the first window lends for the prompt, in ncr, before any voucher can exist.
+
+    Raises:
+        PeerRefused: the prompt costs more than this provider lends to anybody.
+    """
+    cost = offer.price(prompt)
+    if cost > limit_ncr:
+        raise PeerRefused("", f"the prompt costs {cost} ncr, this node lends at most {limit_ncr}")
+    return cost

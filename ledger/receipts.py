@@ -1,0 +1,179 @@
+"""A receipt: what was offered, agreed, stated and promised on one tab, provable by itself.
+
+In: four envelopes. Out: one canonical byte string, its id, and, once `open_receipt` has re-derived
+everything, what it is worth. A receipt is not signed again: its parts are. It carries the offer, so
+that whoever holds a receipt needs nothing else to check the amount. A statement or voucher is
+missing when a hop was lost before its first window.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Self, TypeVar
+
+from ledger.errors import BadObject, BadReceipt
+from ledger.meter import Meter
+from ledger.objects import NO_OBJECT, Offer, Statement, Terms, Voucher, tab_id
+from protocol.canonical import decode, encode
+from protocol.errors import IntegrityError
+from protocol.signing import Envelope, object_id
+
+T = TypeVar("T")
+
+NOTHING = Meter()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The closing envelopes of one tab, as they are stored and shown."""
+
+    TYPE: ClassVar[str] = "mh/receipt/1"
+
+    offer: Envelope
+    terms: Envelope
+    statement: Envelope | None = None
+    voucher: Envelope | None = None
+
+    def encode(self) -> bytes:
+        parts = (self.offer, self.terms, self.statement, self.voucher)
+        return encode([1, *(part.encode() if part else None for part in parts)])
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a receipt's parts. Nothing is believed yet: see `open_receipt`."""
+        values = decode(data)
+        if len(values) != 5 or type(values[0]) is not int or values[0] != 1:
+            raise BadReceipt("receipt", "these are not the fields of a receipt")
+        offer, terms = (_envelope(name, values[i]) for i, name in ((1, "offer"), (2, "terms")))
+        statement, voucher = (
+            None if values[i] is None else _envelope(name, values[i])
+            for i, name in ((3, "statement"), (4, "voucher"))
+        )
+        return cls(offer=offer, terms=terms, statement=statement, voucher=voucher)
+
+    def receipt_id(self, swarm_id: bytes) -> bytes:
+        return receipt_id(self.encode(), swarm_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedTab:
+    """A receipt whose every signature, bond and amount has been found to hold."""
+
+    offer: Offer
+    terms: Terms
+    statement: Statement | None
+    voucher: Voucher | None
+
+    @property
+    def amount(self) -> int:
+        """What the payer owes for this tab, in ncr."""
+        return self.voucher.amount if self.voucher else 0
+
+    @property
+    def meter(self) -> Meter:
+        """The work both sides agree on."""
+        return self.voucher.meter if self.voucher else NOTHING
+
+    @property
+    def closed_ms(self) -> int:
+        """When it ended, by its signers' clocks; for a tab that never ran, when it would have."""
+        last = self.voucher or self.statement
+        return last.issued_ms if last else self.terms.expires_ms
+
+
+def receipt_id(data: bytes, swarm_id: bytes) -> bytes:
+    return object_id(Receipt.TYPE, swarm_id, data)
+
+
+def open_receipt(receipt: Receipt, swarm_id: bytes) -> ClosedTab:
+    """Re-derive a receipt from its parts: signatures, bonds between them, and the amount.
+
+    Raises:
+        BadReceipt: the first part that does not hold, and why.
+    """
+    offer, terms = open_bond(receipt.offer, receipt.terms, swarm_id)
+    terms_oid = receipt.terms.object_id(swarm_id)
+    statement = voucher = None
+    if receipt.statement:
+        envelope = receipt.statement
+        statement = _part("statement", lambda: open_statement(envelope, terms, terms_oid, swarm_id))
+    if receipt.voucher:
+        signed = receipt.voucher
+        voucher = _part("voucher", lambda: open_voucher(signed, offer, terms, terms_oid, swarm_id))
+        stated = statement.meter if statement else NOTHING
+        if not voucher.meter <= stated:
+            raise BadReceipt("voucher", "promises pay for more than the payee states it did")
+    return ClosedTab(offer=offer, terms=terms, statement=statement, voucher=voucher)
+
+
+def open_bond(offer: Envelope, terms: Envelope, swarm_id: bytes) -> tuple[Offer, Terms]:
+    """Read an offer and terms both parties signed under it.
+
+    Raises:
+        BadReceipt: `part` is offer or terms.
+    """
+    unsigned = _part("offer", lambda: Offer.from_fields(decode(offer.payload)))
+    agreed = _part("terms", lambda: Terms.from_fields(decode(terms.payload)))
+    _part("offer", lambda: Offer.open(offer, swarm_id, unsigned.provider))
+    _part("terms", lambda: Terms.open(terms, swarm_id, agreed.payer_key, agreed.payee_key))
+    _part("terms", lambda: check_bond(unsigned, offer.object_id(swarm_id), agreed))
+    return unsigned, agreed
+
+
+def check_bond(offer: Offer, offer_oid: bytes, terms: Terms) -> None:
+    """Whether terms keep to the offer they cite, and bear the name their parts give them."""
+    name = tab_id(
+        terms.client_nonce, terms.provider_nonce, terms.payer, terms.payee, terms.offer_oid
+    )
+    for holds, complaint in (
+        (terms.offer_oid == offer_oid, "cite another offer"),
+        (terms.payee == offer.provider, "pay somebody else than who offers"),
+        (terms.manifest == offer.manifest, "are about another model than the offer"),
+        (terms.layer_lo >= offer.layer_lo, "begin below the offered span"),
+        (terms.layer_hi <= offer.layer_hi, "end above the offered span"),
+        (terms.asset == offer.asset, "are in another asset than the offer"),
+        (terms.credit_window <= offer.credit_window, "lend more than the offer does"),
+        (terms.prepaid <= offer.max_prepaid, "ask for more ahead than the offer does"),
+        (terms.session_id == name, "have a name that their nonces and parties do not give"),
+    ):
+        if not holds:
+            raise BadObject(f"the terms {complaint}")
+
+
+def open_statement(
+    envelope: Envelope, terms: Terms, terms_oid: bytes, swarm_id: bytes
+) -> Statement:
+    statement = Statement.open(envelope, swarm_id, terms.payee_key)
+    if (statement.session_id, statement.terms_oid) != (terms.session_id, terms_oid):
+        raise BadObject("the statement is about another tab")
+    return statement
+
+
+def open_voucher(
+    envelope: Envelope, offer: Offer, terms: Terms, terms_oid: bytes, swarm_id: bytes
+) -> Voucher:
+    """Read a voucher of a tab; it promises its meter's price, and the prepayment at most on top."""
+    voucher = Voucher.open(envelope, swarm_id, terms.payer_key)
+    if (voucher.session_id, voucher.terms_oid) != (terms.session_id, terms_oid):
+        raise BadObject("the voucher is about another tab")
+    if voucher.statement_oid == NO_OBJECT and voucher.meter != NOTHING:
+        raise BadObject("the voucher pays for work but cites no statement")
+    earned = offer.price(voucher.meter)
+    if not earned <= voucher.amount <= earned + terms.prepaid:
+        raise BadObject(f"the voucher says {voucher.amount} ncr, its meter is worth {earned}")
+    return voucher
+
+
+def _envelope(part: str, data: object) -> Envelope:
+    if type(data) is not bytes:
+        raise BadReceipt(part, "not an envelope")
+    return _part(part, lambda: Envelope.decode(data))
+
+
+def _part(part: str, read: Callable[[], T]) -> T:
+    """Do `read`, and say of which part of a receipt it was when it fails."""
+    try:
+        return read()
+    except BadReceipt:
+        raise
+    except IntegrityError as error:
+        raise BadReceipt(part, str(error)) from error

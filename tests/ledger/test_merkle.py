@@ -1,0 +1,117 @@
+"""The tree against the recursion the RFC writes down, for every size up to 130."""
+
+from hashlib import sha256
+
+import pytest
+
+from ledger.errors import BadProof
+from ledger.merkle import (
+    EMPTY_ROOT,
+    appended,
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+    node_hash,
+    root,
+    verify_consistency,
+    verify_inclusion,
+)
+
+N = 130
+LEAVES = [leaf_hash(b"entry %d" % i) for i in range(N)]
+
+
+def reference_root(leaves):
+    """RFC 9162 section 2.1.1, word for word."""
+    if not leaves:
+        return sha256(b"").digest()
+    if len(leaves) == 1:
+        return leaves[0]
+    k = 1
+    while k * 2 < len(leaves):
+        k *= 2
+    return node_hash(reference_root(leaves[:k]), reference_root(leaves[k:]))
+
+
+def grow(leaves):
+    nodes = {}
+    for size, leaf in enumerate(leaves):
+        for level, index, hash_ in appended(size, leaf, lambda lv, ix: nodes[lv, ix]):
+            nodes[level, index] = hash_
+    return nodes
+
+
+NODES = grow(LEAVES)
+ROOTS = [reference_root(LEAVES[:n]) for n in range(N + 1)]
+
+
+def node_at(level, index):
+    return NODES[level, index]
+
+
+def test_the_empty_tree_and_a_known_leaf_have_the_roots_of_the_rfc():
+    assert root(0, node_at) == EMPTY_ROOT
+    assert leaf_hash(b"").hex() == (
+        "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"
+    )
+
+
+@pytest.mark.parametrize("size", range(N + 1))
+def test_the_grown_tree_has_the_root_of_the_recursion(size):
+    assert root(size, node_at) == ROOTS[size]
+
+
+def test_an_append_touches_complete_subtrees_only_once():
+    assert len(NODES) == sum(N >> level for level in range(8))
+
+
+@pytest.mark.parametrize("size", range(1, N + 1))
+def test_every_entry_proves_its_place_and_no_other(size):
+    for index in range(size):
+        path = inclusion_proof(index, size, node_at)
+
+        verify_inclusion(LEAVES[index], index, size, path, ROOTS[size])
+
+        wrong = [
+            (LEAVES[index], index + 1, size, path),
+            (LEAVES[index], index - 1, size, path),
+            (LEAVES[index - 1] if size > 1 else leaf_hash(b"?"), index, size, path),
+            (LEAVES[index], index, size, [*path, path[-1] if path else LEAVES[0]]),
+            (LEAVES[index], index, size, path[:-1] if path else [LEAVES[0]]),
+        ]
+        for forged in wrong:
+            with pytest.raises(BadProof):
+                verify_inclusion(*forged, ROOTS[size])
+        with pytest.raises(BadProof):
+            verify_inclusion(LEAVES[index], index, size, path, ROOTS[size - 1])
+
+
+@pytest.mark.parametrize("new", range(1, N + 1, 3))
+def test_every_tree_proves_which_trees_it_extends(new):
+    for old in range(1, new + 1):
+        path = consistency_proof(old, new, node_at)
+
+        verify_consistency(old, new, path, ROOTS[old], ROOTS[new])
+
+        forged = leaf_hash(b"forged")
+        for old_root, new_root in ((forged, ROOTS[new]), (ROOTS[old], forged)):
+            with pytest.raises(BadProof):
+                verify_consistency(old, new, path, old_root, new_root)
+        for longer_or_shorter in (path[:-1], [*path, forged]):
+            if longer_or_shorter != path:
+                with pytest.raises(BadProof):
+                    verify_consistency(old, new, longer_or_shorter, ROOTS[old], ROOTS[new])
+
+
+def test_a_wrong_size_is_refused():
+    path = inclusion_proof(3, 7, node_at)
+
+    for size in (0, 3, 4, 64):  # 8 gives the same path: it is the checkpoint that ties size to root
+        with pytest.raises(BadProof):
+            verify_inclusion(LEAVES[3], 3, size, path, ROOTS[7])
+    for bad in ((7, 7), (-1, 7)):
+        with pytest.raises(BadProof):
+            inclusion_proof(*bad, node_at)
+    for bad in ((0, 7), (8, 7)):
+        with pytest.raises(BadProof):
+            consistency_proof(*bad, node_at)
