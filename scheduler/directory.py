@@ -1,0 +1,174 @@
+"""Who serves, as a client learns it: ask a few peers of the swarm for their tables, merge them.
+
+In: addresses to begin at. Out: a `Directory` of verified announcements. A client announces nothing
+and needs no open port. Which route to take is left to `routing.py`, waiting for missing blocks to
+whoever wants the route.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from protocol.address import Address
+from protocol.announcement_table import AnnouncementTable
+from protocol.announcements import Announcement
+from protocol.errors import ManyhandsError, PeerError, PeerUnreachable, SwarmIncomplete
+from protocol.gossip_rules import METHOD, question, take_answer
+from protocol.identity import PeerId
+from protocol.transport import Connection, Transport
+from scheduler.latency import Pair
+from scheduler.routing import Wanted, missing_blocks
+
+MAX_ASKED = 8
+MAX_ROUNDS = 64  # answers are bounded: a large table comes in parts
+GRACE_S = 0.2  # what the others get once the first has answered
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class Directory:
+    """What is known of a swarm, kept across fetches. One per client."""
+
+    table: AnnouncementTable
+    rtt_ms: dict[Pair, float] = field(default_factory=dict)  # as this client measured
+    now_ms: Callable[[], int] = wall_ms
+
+    def live(self) -> tuple[Announcement, ...]:
+        return self.table.live(self.now_ms())
+
+    def get(self, peer_id: PeerId) -> Announcement | None:
+        return self.table.get(peer_id, self.now_ms())
+
+    def hosts(self, manifest: bytes) -> tuple[Announcement, ...]:
+        """Who serves some blocks of one model."""
+        return tuple(peer for peer in self.live() if peer.manifest == manifest)
+
+    def models(self) -> Mapping[bytes, tuple[Announcement, ...]]:
+        """The hosts of every model, by the digest of its manifest."""
+        manifests = dict.fromkeys(peer.manifest for peer in self.live())
+        return {manifest: self.hosts(manifest) for manifest in manifests}
+
+    def require_complete(self, wanted: Wanted, *, model: str = "") -> None:
+        """Return if every block is served.
+
+        Raises:
+            SwarmIncomplete: naming the blocks that are not.
+        """
+        missing = missing_blocks(self.live(), wanted)
+        if missing:
+            start, stop = missing[0]
+            hint = (
+                f"start a node for them: manyhands serve {model or 'MODEL'} --span {start}:{stop}"
+            )
+            raise SwarmIncomplete(missing, model=model, hint=hint)
+
+
+async def fetch_directory(
+    transport: Transport,
+    addresses: Sequence[Address],
+    directory: Directory,
+    *,
+    timeout_s: float = 5.0,
+    connections: dict[PeerId, Connection] | None = None,
+) -> None:
+    """Ask the first `MAX_ASKED` of `addresses` at once, and merge what they say.
+
+    Returns soon after the first has answered: a dead address costs no waiting.
+
+    Args:
+        connections: used where it has one, and given those that were dialled; None closes them.
+
+    Raises:
+        PeerUnreachable: nobody answered in time.
+        PeerError: all failed otherwise; the reason of the first.
+    """
+    kept = {} if connections is None else connections
+    asking = [
+        asyncio.create_task(_ask(transport, address, directory, kept, timeout_s))
+        for address in dict.fromkeys(addresses[:MAX_ASKED])
+    ]
+    try:
+        failures = await _first_answer(asking, timeout_s)
+    finally:
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        if connections is None:
+            for connection in kept.values():
+                await connection.aclose()
+    if failures is not None:
+        raise _why_nobody(failures, timeout_s)
+
+
+async def _first_answer(
+    asking: Sequence[asyncio.Task[None]], timeout_s: float
+) -> list[ManyhandsError] | None:
+    """None once somebody has answered, else why each of them did not."""
+    pending = set(asking)
+    deadline_s = time.monotonic() + timeout_s
+    while pending and (left_s := deadline_s - time.monotonic()) > 0:
+        done, pending = await asyncio.wait(
+            pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if any(task.exception() is None for task in done):
+            if pending:
+                await asyncio.wait(pending, timeout=GRACE_S)
+            return None
+    failures = []
+    for task in asking:
+        error = task.exception() if task.done() else None
+        if isinstance(error, ManyhandsError):
+            failures.append(error)
+        elif error is not None:
+            raise error  # a mistake of ours
+    return failures
+
+
+async def _ask(
+    transport: Transport,
+    address: Address,
+    directory: Directory,
+    connections: dict[PeerId, Connection],
+    timeout_s: float,
+) -> None:
+    peer_id = address.peer_id
+    connection = connections.get(peer_id)
+    if connection is None:
+        dialled = await transport.dial(address, timeout_s=timeout_s)
+        connection = connections.setdefault(peer_id, dialled)
+        if connection is not dialled:  # reached meanwhile at another of its addresses
+            await dialled.aclose()
+    table = directory.table
+    for _ in range(MAX_ROUNDS):
+        began_s = time.monotonic()
+        try:
+            message = question(table, directory.now_ms())
+            told = await connection.call(METHOD, message, timeout_s=timeout_s)
+        except ManyhandsError:
+            connections.pop(peer_id, None)
+            await connection.aclose()
+            raise
+        pair, rtt_ms = (transport.peer_id, peer_id), (time.monotonic() - began_s) * 1000
+        directory.rtt_ms[pair] = min(rtt_ms, directory.rtt_ms.get(pair, rtt_ms))
+        if not take_answer(table, told, sender=peer_id, now_ms=directory.now_ms()).n_taken:
+            return
+
+
+def _why_nobody(failures: Sequence[ManyhandsError], timeout_s: float) -> ManyhandsError:
+    hint = "check the --join addresses, and that a node is up: manyhands serve MODEL"
+    others = [failure for failure in failures if not isinstance(failure, PeerUnreachable)]
+    if others and len(others) == len(failures):
+        return others[0]
+    reasons = "; ".join(str(failure) for failure in failures)
+    peer_id = failures[0].peer_id if failures and isinstance(failures[0], PeerError) else ""
+    if len(failures) == 1:
+        return PeerUnreachable(peer_id, _reason(failures[0]), hint=hint)
+    return PeerUnreachable("", reasons or f"nobody answered within {timeout_s:g} s", hint=hint)
+
+
+def _reason(failure: ManyhandsError) -> str:
+    return failure.reason if isinstance(failure, PeerError) else str(failure)
