@@ -1,0 +1,63 @@
+"""The shard engine: one span of a model, loaded and proved, running rows of many sessions.
+
+`load_shard` reads a span and answers a `ShardEngine`; `engine.open` gives a session room,
+`engine.step` runs rows. Importing this window loads no torch; calling `load_shard` does.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from protocol.messages import Span
+
+if TYPE_CHECKING:
+    from node.engine.kv_cache import Lease
+    from node.engine.shard import ShardEngine, StepItem, StepResult
+
+_HOMES = {
+    "Lease": "node.engine.kv_cache",
+    "ShardEngine": "node.engine.shard",
+    "StepItem": "node.engine.shard",
+    "StepResult": "node.engine.shard",
+}
+
+
+def load_shard(
+    directory: Path,
+    span: Span | None,
+    *,
+    dtype: str = "auto",
+    device: str = "cpu",
+    progress: Callable[[str, float], None] | None = None,
+) -> "ShardEngine":
+    """Load `span` of the checkpoint in `directory` (all of it when None) and prove it right.
+
+    The ends come with it: the embedding when it starts the model, norm and head when it ends it.
+    `progress` is called with a phase (configuration, weights, self-test) and a fraction of it.
+
+    Raises:
+        BadModel: the checkpoint is missing, damaged, incomplete, or of a kind we cannot serve.
+        UsageError: the span lies outside the model; the dtype or device does not exist.
+        OutOfMemory: the weights do not fit this machine or device.
+    """
+    from node.engine.selftest import proved_engine
+    from node.engine.weights import load_span
+
+    loaded = load_span(directory, span, dtype=dtype, device=device, progress=progress)
+    if progress:
+        progress("self-test", 0.0)
+    engine = proved_engine(loaded)
+    if progress:
+        progress("self-test", 1.0)
+    return engine
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(name)
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+__all__ = ["Lease", "ShardEngine", "Span", "StepItem", "StepResult", "load_shard"]

@@ -1,0 +1,110 @@
+"""A checkpoint directory as the publisher left it: configuration and where each tensor lies.
+
+In: a directory in the Hugging Face layout, whole or holding only some weights files. Out: a
+`Checkpoint`, or a typed error that says what is wrong with the directory. No tensor is read here
+and no code of the checkpoint is ever run; see `weights.py` for loading.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import BadModel
+from protocol.tensor_table import read_tensor_table
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+MAX_JSON_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """`files` names the weights file of every tensor; the files themselves may be elsewhere."""
+
+    directory: Path
+    config: Mapping[str, Any]
+    files: Mapping[str, str]
+
+    @property
+    def architecture(self) -> str:
+        named = self.config.get("architectures") or [self.config.get("model_type", "unnamed")]
+        return str(named[0] if isinstance(named, list) else named)
+
+    def check_files(self, keep: Callable[[str], bool]) -> dict[str, str]:
+        """Tensor to file for the tensors that `keep` selects, once their files proved sound.
+
+        Raises:
+            BadModel: a file is missing, corrupt or truncated, or lacks a tensor the index names.
+        """
+        wanted = {tensor: file for tensor, file in self.files.items() if keep(tensor)}
+        tables = {
+            file: read_tensor_table(self.directory / file) for file in sorted(set(wanted.values()))
+        }
+        for tensor, file in wanted.items():
+            if tensor not in tables[file]:
+                raise BadModel(
+                    f"weights file {file} lacks tensor {tensor}, which the index places there",
+                    hint="fetch the checkpoint again: its index and files do not belong together",
+                )
+        return wanted
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Read configuration and index.
+
+    Raises:
+        BadModel: no such directory, no readable config.json, or no safetensors weights.
+    """
+    if not directory.is_dir():
+        raise BadModel(
+            f"no model directory at {directory}",
+            hint="give a directory with config.json and *.safetensors, or a model's name",
+        )
+    config = read_json(directory / "config.json")
+    return Checkpoint(directory, config, _weight_map(directory))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One JSON object from a checkpoint's directory.
+
+    Raises:
+        BadModel: it is missing, too large, or not a JSON object.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise BadModel(f"{path.name} is larger than {MAX_JSON_BYTES} bytes")
+        parsed = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BadModel(
+            f"{path.parent} has no readable {path.name}: {error.strerror or error}",
+            hint="a model directory holds config.json beside its weights",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise BadModel(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise BadModel(f"{path} does not hold a JSON object")
+    return parsed
+
+
+def _weight_map(directory: Path) -> Mapping[str, str]:
+    if (directory / INDEX).exists():
+        named = read_json(directory / INDEX).get("weight_map")
+        if not isinstance(named, dict) or not named:
+            raise BadModel(f"{directory / INDEX} has no weight_map")
+        _check_names(named.values())
+        return {str(tensor): str(file) for tensor, file in named.items()}
+    if (directory / SINGLE).exists():
+        return dict.fromkeys(read_tensor_table(directory / SINGLE), SINGLE)
+    raise BadModel(
+        f"{directory} holds no safetensors weights",
+        hint=f"expected {SINGLE} or {INDEX}; pickled checkpoints are never loaded",
+    )
+
+
+def _check_names(files: Iterable[object]) -> None:
+    """A file of the index is a plain name: an index must not reach outside its directory."""
+    for file in files:
+        plain = isinstance(file, str) and Path(file).name == file and "\\" not in file
+        if not plain or not str(file).endswith(".safetensors"):
+            raise BadModel(f"the index names a weights file {file!r}, which is no plain file name")

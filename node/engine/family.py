@@ -1,0 +1,75 @@
+"""Which model families this engine can serve, judged from their configuration alone.
+
+The gate is wide where a fact can be checked later: `selftest.py` proves at load time that a span
+computes what the family's own code computes. Here we refuse what no test of a few rows would
+notice: state that is not keys and values, masks our attention function never sees, values that
+cross blocks, and rotary tables that change with a session's length.
+"""
+
+from typing import Any
+
+from protocol.errors import BadModel
+
+KNOWN_BLOCKS = {"full_attention", "sliding_attention"}
+GROWING_ROPES = {"dynamic", "longrope"}  # frequencies depend on the longest row in the batch
+
+
+def check_family(config: Any, architecture: str) -> None:
+    """Refuse what the engine cannot serve.
+
+    Raises:
+        BadModel: with the architecture and the reason.
+    """
+    text = config.get_text_config(decoder=True)
+    n_blocks = getattr(text, "num_hidden_layers", None)
+    if not isinstance(n_blocks, int) or n_blocks < 1:
+        raise _unsupported(architecture, "its configuration names no number of blocks")
+    kinds = set(getattr(text, "layer_types", None) or ())
+    if not kinds <= KNOWN_BLOCKS:
+        raise _unsupported(architecture, f"it has {', '.join(sorted(kinds - KNOWN_BLOCKS))} blocks")
+    if getattr(text, "num_kv_shared_layers", 0):
+        raise _unsupported(architecture, "its blocks share keys and values")
+    if getattr(config, "quantization_config", None) is not None:
+        raise _unsupported(architecture, "its weights are quantised", what="checkpoint")
+
+
+def span_class(config: Any, architecture: str) -> type[Any]:
+    """The library's class for this configuration.
+
+    Raises:
+        BadModel: it has none, or its attention cannot be ours.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise _unsupported(architecture, "it is no causal language model")
+    found: type[Any] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if not getattr(found, "_supports_attention_backend", False):
+        raise _unsupported(architecture, "its attention cannot be batched over sessions")
+    return found
+
+
+def longest_context(text: Any) -> int:
+    """How many positions a session may take."""
+    limit = int(getattr(text, "max_position_embeddings", 0) or 2**20)
+    for parameters in _rope_parameters(text):
+        if parameters.get("rope_type") in GROWING_ROPES:
+            # Within the original length these tables are the plain ones, for every session alike.
+            original = parameters.get("original_max_position_embeddings") or getattr(
+                text, "original_max_position_embeddings", None
+            )
+            limit = min(limit, int(original or limit))
+    return limit
+
+
+def _rope_parameters(text: Any) -> list[dict[str, Any]]:
+    named = getattr(text, "rope_parameters", None) or {}
+    per_kind = [value for value in named.values() if isinstance(value, dict)]
+    return per_kind or [named]
+
+
+def _unsupported(architecture: str, reason: str, *, what: str = "architecture") -> BadModel:
+    return BadModel(
+        f"unsupported {what} {architecture}: {reason}",
+        hint="Llama, Mistral, Qwen2, Qwen3 and their kin are served",
+    )

@@ -1,0 +1,202 @@
+"""The shard engine: rows of many sessions through one span, one packed forward per step.
+
+In: `StepItem`s, each some rows of one session and where they start. Out: their hidden states
+behind the last block they ran through, and logits where the model ends. Rows that start below a
+session's length roll it back; that makes retries harmless and refused drafts cheap. One thread
+owns the engine; who runs when is the batcher's affair, sampling is `protocol.sampling`'s.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from node.engine.forward import ALL_ROWS, Forward, Wanted
+from node.engine.kv_cache import KVLayout, Lease, PackedCache
+from node.engine.pruning import text_config
+from node.engine.weights import LoadedSpan
+from protocol.errors import ContextExceeded, OutOfMemory, UsageError
+from protocol.messages import Span
+
+
+@dataclass(slots=True)
+class StepItem:
+    """Rows of one session: token ids [rows] where the lease embeds, else [rows, hidden_size].
+
+    `start` is the position of the first row; `n_logits` says how many of the last rows need
+    logits, and counts only where the lease ends with the model.
+    """
+
+    lease: Lease
+    start: int
+    rows: Tensor
+    n_logits: int = 0
+
+
+@dataclass(slots=True)
+class StepResult:
+    """`hidden` [rows, hidden_size], contiguous; `logits` [n_logits, vocab_size] in float32."""
+
+    hidden: Tensor
+    logits: Tensor | None
+
+
+class ShardEngine:
+    """A loaded span and the forward that was proved right for it."""
+
+    def __init__(
+        self, loaded: LoadedSpan, forward: Forward, layout: KVLayout, max_positions: int
+    ) -> None:
+        text = text_config(loaded.model)
+        self.span: Span = loaded.span
+        self.architecture: str = loaded.architecture
+        self.n_blocks: int = loaded.n_blocks
+        self.embeds: bool = loaded.embeds
+        self.heads: bool = loaded.heads
+        self.dtype: torch.dtype = loaded.dtype
+        self.hidden_size: int = int(text.hidden_size)
+        self.vocab_size: int = int(text.vocab_size)
+        self.max_positions: int = max_positions
+        self.weights_bytes: int = sum(
+            {p.data_ptr(): p.numel() * p.element_size() for p in loaded.model.parameters()}.values()
+        )
+        self._forward, self._layout = forward, layout
+
+    @property
+    def forward_kind(self) -> str:
+        """Which forward runs: `DirectForward` is the quick one."""
+        return type(self._forward).__name__
+
+    @property
+    def row_bytes(self) -> int:
+        """One row of hidden states, on the wire or in a journal."""
+        return self.hidden_size * self.dtype.itemsize
+
+    @property
+    def kv_bytes_per_position(self) -> int:
+        """Of a session through the whole span; a sub-span takes its share of blocks."""
+        return len(self.span) * self.kv_bytes_per_block
+
+    @property
+    def kv_bytes_per_block(self) -> int:
+        """One position's keys and values in one block."""
+        return self._layout.bytes_per_position
+
+    def open(self, capacity: int, *, entry: int | None = None, exit: int | None = None) -> Lease:
+        """Room for `capacity` positions in blocks `[entry, exit)`, by default the whole span.
+
+        Raises:
+            UsageError: these blocks are not in the span.
+            ContextExceeded: the model has fewer positions.
+            OutOfMemory: the machine has no room for it.
+        """
+        entry = self.span.start if entry is None else entry
+        exit = self.span.stop if exit is None else exit
+        if not self.span.start <= entry < exit <= self.span.stop:
+            raise UsageError(f"blocks {entry}:{exit} are not in the span {self.span} served here")
+        if not 0 < capacity <= self.max_positions:
+            raise ContextExceeded(
+                f"{capacity} positions asked of a model that takes 1 to {self.max_positions}"
+            )
+        return Lease(self._layout, entry=entry, exit=exit, capacity=capacity)
+
+    @torch.inference_mode()
+    def step(self, items: Sequence[StepItem]) -> list[StepResult]:
+        """Run all items in one forward; they share `(entry, exit)` and have a lease each.
+
+        Raises:
+            UsageError: rows of another shape, a gap before `start`, ids outside the vocabulary.
+            ContextExceeded: rows beyond a lease's capacity.
+            OutOfMemory: the device ran out. The leases then hold what lies below each `start`.
+        """
+        if not items:
+            return []
+        entry, exit = items[0].lease.entry, items[0].lease.exit
+        for item in items:
+            self._check(item, entry, exit)
+        if len(items) > 1 and len({id(item.lease) for item in items}) != len(items):
+            raise ValueError("a lease appears twice in one step")
+        for item in items:
+            item.lease.length = item.start
+        counts = [item.rows.shape[0] for item in items]
+        first = entry - self.span.start
+        packed = PackedCache([item.lease for item in items], counts, first)
+        rows = items[0].rows if len(items) == 1 else torch.cat([item.rows for item in items])
+        if entry == 0:
+            self._check_ids(rows)
+        try:
+            hidden, logits = self._forward.run(
+                rows,
+                packed,
+                _positions(items, counts),
+                first,
+                exit - self.span.start,
+                _wanted(items, counts, rows.device) if exit == self.n_blocks else None,
+            )
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemory("the device ran out of memory in a step") from error
+        for item, count in zip(items, counts, strict=True):
+            item.lease.length = item.start + count
+        return _unpack(items, counts, hidden, logits)
+
+    def _check(self, item: StepItem, entry: int, exit: int) -> None:
+        lease, rows = item.lease, item.rows
+        if (lease.entry, lease.exit) != (entry, exit):
+            raise ValueError("items of one step must share the blocks they run through")
+        shape = () if entry == 0 else (self.hidden_size,)
+        if rows.dim() != 1 + len(shape) or rows.shape[1:] != shape or not rows.shape[0]:
+            what = "token ids [rows]" if entry == 0 else f"[rows, {self.hidden_size}]"
+            raise UsageError(f"block {entry} takes {what}, got {list(rows.shape)}")
+        dtype = torch.int64 if entry == 0 else self.dtype
+        if rows.dtype != dtype:
+            raise UsageError(f"block {entry} takes rows of {dtype}, got {rows.dtype}")
+        if not 0 <= item.start <= lease.length:
+            raise UsageError(f"rows start at {item.start}, {lease.length} positions are known")
+        if item.start + rows.shape[0] > lease.capacity:
+            raise ContextExceeded(
+                f"{rows.shape[0]} rows from {item.start} on do not fit {lease.capacity} positions"
+            )
+        if not 0 <= item.n_logits <= rows.shape[0]:
+            raise UsageError(f"logits of {item.n_logits} rows asked, {rows.shape[0]} given")
+
+    def _check_ids(self, ids: Tensor) -> None:
+        low, high = (int(bound) for bound in ids.aminmax())
+        if low < 0 or high >= self.vocab_size:
+            raise UsageError(f"token ids go from 0 to {self.vocab_size - 1}, got {low} to {high}")
+
+
+def _positions(items: Sequence[StepItem], counts: Sequence[int]) -> Sequence[int]:
+    if len(items) == 1:
+        return range(items[0].start, items[0].start + counts[0])
+    return [
+        position
+        for item, count in zip(items, counts, strict=True)
+        for position in range(item.start, item.start + count)
+    ]
+
+
+def _wanted(items: Sequence[StepItem], counts: Sequence[int], device: torch.device) -> Wanted:
+    """Which packed rows need logits: None when none does, a slice when all do."""
+    total = sum(item.n_logits for item in items)
+    if total in (0, sum(counts)):
+        return ALL_ROWS if total else None
+    index: list[int] = []
+    stop = 0
+    for item, count in zip(items, counts, strict=True):
+        stop += count
+        index.extend(range(stop - item.n_logits, stop))
+    return torch.tensor(index, device=device)
+
+
+def _unpack(
+    items: Sequence[StepItem], counts: Sequence[int], hidden: Tensor, logits: Tensor | None
+) -> list[StepResult]:
+    hiddens = hidden.split_with_sizes(counts) if len(items) > 1 else (hidden,)
+    if logits is None:
+        return [StepResult(rows, None) for rows in hiddens]
+    parts = logits.split_with_sizes([item.n_logits for item in items])
+    return [
+        StepResult(rows, part if item.n_logits else None)
+        for item, rows, part in zip(items, hiddens, parts, strict=True)
+    ]

@@ -1,0 +1,98 @@
+"""What a safetensors file holds, read from its header alone.
+
+In: a path. Out: a `TensorEntry` per tensor: dtype, shape and where its bytes lie in the file. No
+tensor is read. The layout is that of the safetensors format: eight bytes of header length, a
+JSON header, the tensors without gaps. Whatever does not fit that layout is refused here, before
+any library maps the file.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+from protocol.errors import BadModel
+
+MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+
+BITS: Mapping[str, int] = {
+    "F64": 64, "I64": 64, "U64": 64, "C64": 64,
+    "F32": 32, "I32": 32, "U32": 32,
+    "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8,
+    "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor: bytes `[start, stop)` of its file hold `shape` elements of `dtype`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if self.dtype not in BITS:
+            raise ValueError(f"unknown dtype {self.dtype!r}")
+        if any(size < 0 for size in self.shape) or not 0 <= self.start <= self.stop:
+            raise ValueError("sizes and offsets are never negative")
+        if self.n_bytes * 8 != prod(self.shape) * BITS[self.dtype]:
+            raise ValueError(f"{self.dtype} {list(self.shape)} does not take {self.n_bytes} bytes")
+
+    @property
+    def n_bytes(self) -> int:
+        return self.stop - self.start
+
+
+def read_tensor_table(path: Path) -> dict[str, TensorEntry]:
+    """The tensors of one safetensors file, by name.
+
+    Raises:
+        BadModel: the file is missing, truncated, or no safetensors file.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            header_bytes = int.from_bytes(file.read(8), "little")
+            if size < 8 or header_bytes > min(size - 8, MAX_HEADER_BYTES):
+                raise _corrupt(path, f"its header should take {header_bytes} of {size} bytes")
+            header = file.read(header_bytes)
+    except OSError as error:
+        raise BadModel(
+            f"weights file {path.name} cannot be read: {error.strerror or error}",
+            hint="fetch the checkpoint again, or choose a span whose files are here",
+        ) from error
+    table = _parse_header(path, header, base=8 + header_bytes)
+    end = max((entry.stop for entry in table.values()), default=8 + header_bytes)
+    if end != size:
+        what = "truncated" if size < end else "followed by bytes that belong to no tensor"
+        raise _corrupt(path, f"it is {what}: {size} bytes where its header names {end}")
+    return table
+
+
+def _parse_header(path: Path, header: bytes, *, base: int) -> dict[str, TensorEntry]:
+    try:
+        fields = cast("dict[str, Any]", json.loads(header))
+        fields.pop("__metadata__", None)
+        return {
+            str(name): TensorEntry(
+                dtype=str(field["dtype"]),
+                shape=tuple(int(size) for size in field["shape"]),
+                start=base + int(field["data_offsets"][0]),
+                stop=base + int(field["data_offsets"][1]),
+            )
+            for name, field in fields.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise _corrupt(path, f"its header is not a table of tensors ({error})") from error
+
+
+def _corrupt(path: Path, reason: str) -> BadModel:
+    return BadModel(
+        f"weights file {path.name} is corrupt: {reason}",
+        hint="fetch the file again and compare its sha256 with the publisher's",
+    )

@@ -1,0 +1,57 @@
+"""Small checkpoints with random weights, made on the spot, for tests and benchmarks.
+
+Norms and biases are perturbed and the embedding is widened, so that greedy text wanders: a model
+that repeats one token would prove little.
+"""
+
+from pathlib import Path
+from typing import Any
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 8},
+    "qwen3": {"head_dim": 16},
+}
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 320,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+
+
+def write_checkpoint(
+    directory: Path,
+    family: str = "llama",
+    *,
+    seed: int = 1,
+    max_shard_size: str = "5GB",
+    **sizes: Any,
+) -> Path:
+    """A random model of `family` in the published layout; returns `directory`."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    config = AutoConfig.for_model(family, **{**SIZES, **FAMILIES.get(family, {}), **sizes})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.dim() == 1:
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+                elif "embed" in name or "wte" in name:
+                    parameter.copy_(torch.randn_like(parameter))
+                else:
+                    parameter.mul_(3.0)
+    model.save_pretrained(directory, max_shard_size=max_shard_size)
+    return directory
