@@ -1,6 +1,6 @@
 """Round trips of small frames over one stream, two processes, gRPC with mutual TLS.
 
-`python benchmarks/transport.py [--frames N] [--bytes B] [--loop uvloop|asyncio]` prints a table:
+`python -m benchmarks.transport [--frames N] [--bytes B] [--loop uvloop|asyncio]` prints a table:
 p50 and p99 of a round trip, half of it (one hop), and the CPU time both processes spent on one
 message, beside a plain TCP echo between the same two processes as the floor.
 """
@@ -14,9 +14,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 from protocol.address import Address
 from protocol.identity import Identity
@@ -40,7 +37,7 @@ def main() -> None:
     print(f"{given.frames} frames of {given.bytes} bytes, {given.loop}, {os.cpu_count()} cores")
     print("| carrier | round trip p50 ms | p99 ms | one hop p50 ms | CPU ms per message |")
     print("|---|---|---|---|---|")
-    command = [sys.executable, __file__, "--serve", "--loop", given.loop]
+    command = [sys.executable, "-m", "benchmarks.transport", "--serve", "--loop", given.loop]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         tcp_port, address = server.stdout.readline().decode().split()

@@ -80,11 +80,12 @@ def anchor_of_network(network: str = PUBLIC_NETWORK) -> bytes:
 
 
 def issue_server_leaf(identity: Identity) -> Leaf:
-    return _issue(identity, _private_key(identity.key))
+    return _issue(identity, _private_key(identity.key), identity.public_key)
 
 
 def issue_client_leaf(identity: Identity, network: str = PUBLIC_NETWORK) -> Leaf:
-    return _issue(identity, _network_key(network))
+    anchor = _network_key(network)
+    return _issue(identity, anchor, anchor.public_key().public_bytes_raw())
 
 
 @lru_cache(maxsize=4096)
@@ -131,17 +132,16 @@ class LeafRenewal:
             return self._leaf
 
 
-def _issue(identity: Identity, issuer: ed25519.Ed25519PrivateKey) -> Leaf:
-    """A fresh P-256 key, endorsed by `identity` and issued by `issuer`."""
+def _issue(identity: Identity, issuer: ed25519.Ed25519PrivateKey, issuer_key: bytes) -> Leaf:
+    """A fresh P-256 key, endorsed by `identity` and issued by `issuer`, named by its key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    issuer_key = issuer.public_key()
     now = datetime.now(UTC)
     expires = now + LEAF_LIFETIME
     certificate = (
         x509.CertificateBuilder()
         # Not the issuer's name: the certificate would be taken for a self-signed one.
         .subject_name(_name(f"tls.{identity.peer_id}"))
-        .issuer_name(_name(_peer_id_of(issuer_key)))
+        .issuer_name(_name(peer_id_from_public_key(issuer_key)))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - CLOCK_SKEW)
@@ -150,9 +150,7 @@ def _issue(identity: Identity, issuer: ed25519.Ed25519PrivateKey) -> Leaf:
         .add_extension(
             x509.SubjectAlternativeName([x509.DNSName(tls_name(identity.peer_id))]), critical=False
         )
-        .add_extension(
-            x509.AuthorityKeyIdentifier(_key_identifier(issuer_key), None, None), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier(issuer_key[:20], None, None), critical=False)
         .add_extension(_signed_key(identity.key, key.public_key()), critical=False)
         .sign(issuer, None)
     )
@@ -168,7 +166,8 @@ def _issue(identity: Identity, issuer: ed25519.Ed25519PrivateKey) -> Leaf:
 
 
 def _anchor(public_key: ed25519.Ed25519PublicKey, signer: ed25519.Ed25519PrivateKey) -> bytes:
-    name = _name(_peer_id_of(public_key))
+    raw = public_key.public_bytes_raw()
+    name = _name(peer_id_from_public_key(raw))
     signs_certificates_only = x509.KeyUsage(
         digital_signature=False,
         content_commitment=False,
@@ -190,7 +189,7 @@ def _anchor(public_key: ed25519.Ed25519PublicKey, signer: ed25519.Ed25519Private
         .not_valid_after(_ANCHOR_UNTIL)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(signs_certificates_only, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier(_key_identifier(public_key)), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier(raw[:20]), critical=False)
         .sign(signer, None)
     )
     return certificate.public_bytes(serialization.Encoding.PEM)
@@ -222,14 +221,6 @@ def _network_key(network: str) -> ed25519.Ed25519PrivateKey:
 
 def _private_key(key: SigningKey) -> ed25519.Ed25519PrivateKey:
     return ed25519.Ed25519PrivateKey.from_private_bytes(key.seed)
-
-
-def _peer_id_of(key: ed25519.Ed25519PublicKey) -> PeerId:
-    return peer_id_from_public_key(key.public_bytes_raw())
-
-
-def _key_identifier(key: ed25519.Ed25519PublicKey) -> bytes:
-    return key.public_bytes_raw()[:20]
 
 
 def _name(common_name: str) -> x509.Name:

@@ -77,6 +77,9 @@ class GrpcListener:
         async def serve(request: bytes, context: Any) -> bytes:
             peer_id = await self._admit(context)
             await context.send_initial_metadata(self._greeting.metadata)
+            if len(request) > MAX_MESSAGE_BYTES:
+                self._counters.oversize += 1
+                await abort(context, PeerMisbehaved(peer_id, f"a request of {len(request)} bytes"))
             try:
                 answer = await handler(peer_id, request)
                 if len(answer) > MAX_MESSAGE_BYTES:

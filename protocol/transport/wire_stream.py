@@ -14,7 +14,6 @@ was lost.
 
 import asyncio
 from collections import deque
-from enum import IntEnum
 from typing import Protocol
 
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerUnreachable, UsageError
@@ -27,10 +26,7 @@ CLOSE_GRACE_S = 2.0  # how long a closing stream waits while the other side take
 MESSAGE_OVERHEAD_BYTES = 128  # what a queued message costs besides its bytes, about
 
 _ESCAPE = b""
-
-
-class _Control(IntEnum):
-    EMPTY, END, ERROR = range(3)
+_EMPTY, _END, _ERROR = b"\x00", b"\x01", b"\x02"  # the kinds of control messages
 
 
 class Wire(Protocol):
@@ -79,7 +75,7 @@ class WireStream:
         if message:
             self._enqueue(message)
         else:
-            self._enqueue_control(_Control.EMPTY)
+            self._enqueue_control(_EMPTY)
 
     async def receive(self) -> bytes:
         while not self._inbox:
@@ -107,13 +103,8 @@ class WireStream:
 
     async def aclose(self, error: ManyhandsError | None = None) -> None:
         if self._reason is None:
-            self._closing = True
-            self._inbox.clear()
-            if error is None:
-                self._enqueue_control(_Control.END)
-            else:
-                self._enqueue_control(_Control.ERROR, encode_error(error))
-            self._end(PeerUnreachable(self.peer_id, "closed here"))
+            last = _END if error is None else _ERROR + encode_error(error)
+            self._close(last, PeerUnreachable(self.peer_id, "closed here"))
         try:
             await self._finish()
         finally:
@@ -176,49 +167,66 @@ class WireStream:
             self.over.set()
             while await self._wire.read() is not None:
                 pass  # the other side has ended the stream; only the call's own end is awaited
-        except ManyhandsError as error:
+        except ManyhandsError as error:  # from the wire
             self.lose(error)
 
     async def _read_until_end(self) -> ManyhandsError:
         while (message := await self._wire.read()) is not None:
             if message == _ESCAPE:
-                kind, rest = self._read_control(await self._wire.read())
-                if kind == _Control.END:
+                control = await self._wire.read()
+                if control is None:
+                    break
+                kind = control[:1]
+                if kind == _END:
                     return PeerUnreachable(self.peer_id, "it closed the stream")
-                if kind == _Control.ERROR:
-                    return decode_error(rest, self.peer_id)
-            if self._closing:
-                continue
-            self._inbox.append(message)
-            self._inbox_bytes += len(message) + MESSAGE_OVERHEAD_BYTES
-            _wake(self._arrival)
-            while self._inbox_bytes > MAX_READ_AHEAD_BYTES and not self._closing:
-                self._room = self._loop.create_future()
-                try:
-                    await self._room
-                finally:
-                    self._room = None
+                if kind == _ERROR:
+                    return decode_error(control[1:], self.peer_id)
+                if kind != _EMPTY:
+                    self._counters.malformed += 1
+                    self._reject("it sent an unknown control message")
+            elif len(message) > MAX_MESSAGE_BYTES:
+                self._counters.oversize += 1
+                self._reject(f"it sent a message of {len(message)} bytes")
+            if not self._closing:
+                await self._take_in(message)
         if self._closing:
             return PeerUnreachable(self.peer_id, "closed here")
         raise PeerUnreachable(self.peer_id, "the connection is lost")
 
-    def _read_control(self, message: bytes | None) -> tuple[_Control, bytes]:
-        if message is None:
-            raise PeerUnreachable(self.peer_id, "the connection is lost")
-        try:
-            return _Control(message[0]), message[1:]
-        except (ValueError, IndexError) as error:
-            self._counters.malformed += 1
-            raise PeerMisbehaved(self.peer_id, "it sent an unknown control message") from error
+    async def _take_in(self, message: bytes) -> None:
+        """Hand `message` to the receiver, and wait while it is too far behind."""
+        self._inbox.append(message)
+        self._inbox_bytes += len(message) + MESSAGE_OVERHEAD_BYTES
+        _wake(self._arrival)
+        while self._inbox_bytes > MAX_READ_AHEAD_BYTES and not self._closing:
+            self._room = self._loop.create_future()
+            try:
+                await self._room
+            finally:
+                self._room = None
+
+    def _reject(self, reason: str) -> None:
+        """End the stream because of what the other side sent; both sides learn why."""
+        if self._reason is None:
+            error = PeerMisbehaved(self.peer_id, reason)
+            self._drop_queued()
+            self._close(_ERROR + encode_error(error), error)
+
+    def _close(self, last: bytes, reason: ManyhandsError) -> None:
+        """Send `last` after what is queued; nothing more is received, for `reason`."""
+        self._closing = True
+        self._inbox.clear()
+        self._enqueue_control(last)
+        self._end(reason)
 
     def _enqueue(self, message: bytes) -> None:
         self._outbox.append(message)
         self._queued_bytes += len(message) + MESSAGE_OVERHEAD_BYTES
         _wake(self._work)
 
-    def _enqueue_control(self, kind: _Control, rest: bytes = b"") -> None:
+    def _enqueue_control(self, message: bytes) -> None:
         self._enqueue(_ESCAPE)
-        self._enqueue(bytes((kind,)) + rest)
+        self._enqueue(message)
 
     def _end(self, reason: ManyhandsError) -> None:
         """Remember the first reason, and wake whoever waits for what will not come."""
