@@ -6,9 +6,8 @@ vanishes, and a handler should learn that from its stream instead.
 """
 
 import asyncio
-import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypedDict
 
 import grpc
 
@@ -18,6 +17,7 @@ from protocol.identity import PeerId
 from protocol.tls import verified_peer
 from protocol.transport.greeting import Greeting
 from protocol.transport.grpc_status import abort
+from protocol.transport.handlers import run_call, run_stream
 from protocol.transport.interface import (
     MAX_MESSAGE_BYTES,
     CallHandler,
@@ -27,11 +27,15 @@ from protocol.transport.interface import (
 )
 from protocol.transport.wire_stream import WireStream
 
-log = logging.getLogger(__name__)
-
 SERVICE_NAME = "manyhands.v1.Node"
 HELLO = "Hello"
-_UNEXPECTED = "it failed unexpectedly; its log has the reason"
+
+
+class _Ours(TypedDict):
+    """What running a handler needs to know about us."""
+
+    listener: PeerId
+    counters: Counters
 
 
 class GrpcListener:
@@ -49,7 +53,9 @@ class GrpcListener:
         self.addresses: tuple[Address, ...] = ()
         self._server, self._peer_id = server, peer_id
         self._greeting, self._counters = greeting, counters
-        self._streams: dict[asyncio.Task[None], WireStream] = {}
+        self._ours = _Ours(listener=peer_id, counters=counters)
+        self._streams: dict[asyncio.Task[None], WireStream] = {}  # by their handlers' tasks
+        self._rpcs: set[asyncio.Task[object]] = set()  # gRPC's own, which also send the answers
         handlers = {HELLO: self._unary(_hello)}
         handlers |= {name: self._unary(handler) for name, handler in service.calls.items()}
         handlers |= {name: self._bidi(handler) for name, handler in service.streams.items()}
@@ -61,43 +67,37 @@ class GrpcListener:
         self.addresses = tuple(addresses)
 
     async def aclose(self, grace_s: float = 0.5) -> None:
-        stopping = asyncio.create_task(self._server.stop(grace_s))
+        refusing = asyncio.create_task(self._server.stop(grace_s))  # newcomers, from now on
+        closing = [asyncio.create_task(stream.aclose()) for stream in self._streams.values()]
+        tasks = (*closing, *self._streams)
         try:
-            closing = [asyncio.create_task(s.aclose()) for s in self._streams.values()]
-            handlers = tuple(self._streams)
-            if closing:
-                await asyncio.wait((*closing, *handlers), timeout=grace_s)
-            for task in (*closing, *handlers):
+            if ending := (*tasks, *self._rpcs):
+                await asyncio.wait(ending, timeout=grace_s)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*closing, *handlers, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         finally:
-            await stopping
+            await self._server.stop(None)
+            await refusing
 
     def _unary(self, handler: CallHandler) -> Any:
         async def serve(request: bytes, context: Any) -> bytes:
             peer_id = await self._admit(context)
-            await context.send_initial_metadata(self._greeting.metadata)
             if len(request) > MAX_MESSAGE_BYTES:
                 self._counters.oversize += 1
                 await abort(context, PeerMisbehaved(peer_id, f"a request of {len(request)} bytes"))
             try:
-                answer = await handler(peer_id, request)
-                if len(answer) > MAX_MESSAGE_BYTES:
-                    raise ValueError(f"an answer of {len(answer)} bytes")
-                return answer
+                return await run_call(handler, peer_id, request, **self._ours)
             except ManyhandsError as error:
                 await abort(context, error)
-            except Exception:
-                await abort(context, self._unexpected(peer_id), grpc.StatusCode.INTERNAL)
 
         return grpc.unary_unary_rpc_method_handler(serve)
 
     def _bidi(self, handler: StreamHandler) -> Any:
         async def serve(_: object, context: Any) -> None:
             peer_id = await self._admit(context)
-            await context.send_initial_metadata(self._greeting.metadata)
             stream = WireStream(_ServerWire(context, peer_id), peer_id, self._counters)
-            task = asyncio.create_task(self._handle(handler, stream))
+            task = asyncio.create_task(run_stream(handler, stream, **self._ours))
             self._streams[task] = stream
             task.add_done_callback(lambda task: self._streams.pop(task, None))
             try:
@@ -108,18 +108,9 @@ class GrpcListener:
 
         return grpc.stream_stream_rpc_method_handler(serve)
 
-    async def _handle(self, handler: StreamHandler, stream: WireStream) -> None:
-        ending: ManyhandsError | None = None
-        try:
-            await handler(stream)
-        except ManyhandsError as error:
-            ending = error
-        except Exception:
-            ending = self._unexpected(stream.peer_id)
-        await stream.aclose(ending)
-
     async def _admit(self, context: Any) -> PeerId:
-        """The caller, proven, of our version and swarm; or the end of the call."""
+        """Greet the caller, proven, of our version and swarm; or end the call."""
+        self._track_rpc()
         try:
             peer_id = verified_peer(context.auth_context()["x509_pem_cert"][0])
         except (IntegrityError, KeyError, IndexError) as error:
@@ -131,13 +122,13 @@ class GrpcListener:
         if mismatch is not None:
             self._counters.refused += 1
             await abort(context, mismatch)
+        await context.send_initial_metadata(self._greeting.metadata)
         return peer_id
 
-    def _unexpected(self, caller: PeerId) -> ManyhandsError:
-        """Log the handler's failure, here and once; the caller learns only that it happened."""
-        self._counters.unexpected += 1
-        log.exception("handler failed", extra={"peer": caller})
-        return ManyhandsError(f"{self._peer_id}: {_UNEXPECTED}")
+    def _track_rpc(self) -> None:
+        if task := asyncio.current_task():
+            self._rpcs.add(task)
+            task.add_done_callback(self._rpcs.discard)
 
 
 class _ServerWire:

@@ -19,11 +19,11 @@ from typing import Protocol
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerUnreachable, UsageError
 from protocol.identity import PeerId
 from protocol.transport.error_codec import decode_error, encode_error
+from protocol.transport.inbox import MESSAGE_OVERHEAD_BYTES, Inbox, wake
 from protocol.transport.interface import MAX_MESSAGE_BYTES, MAX_QUEUED_BYTES, Counters
 
 MAX_READ_AHEAD_BYTES = 8 * 2**20  # beyond this the wire's own flow control holds the sender back
 CLOSE_GRACE_S = 2.0  # how long a closing stream waits while the other side takes nothing
-MESSAGE_OVERHEAD_BYTES = 128  # what a queued message costs besides its bytes, about
 
 _ESCAPE = b""
 _EMPTY, _END, _ERROR = b"\x00", b"\x01", b"\x02"  # the kinds of control messages
@@ -54,20 +54,19 @@ class WireStream:
         self._loop = asyncio.get_running_loop()
         self._outbox: deque[bytes] = deque()
         self._queued_bytes = 0  # in the outbox or being written
-        self._inbox: deque[bytes] = deque()
-        self._inbox_bytes = 0
-        self._reason: ManyhandsError | None = None  # why nothing more is sent or received
+        self._inbox = Inbox()
         self._closing = False  # ended by this side: what still arrives is dropped
         self._work: asyncio.Future[None] | None = None  # the idle writer waits on it
-        self._arrival: asyncio.Future[None] | None = None  # the receiver waits on it
         self._room: asyncio.Future[None] | None = None  # the reader waits on it, too far ahead
         self._drained: list[asyncio.Future[bool]] = []  # True: sent; False: dropped
         self._writer = self._loop.create_task(self._write_queued())
         self._reader = self._loop.create_task(self._read_ahead())
 
     def send(self, message: bytes) -> None:
-        if self._reason is not None:
-            raise PeerUnreachable(self.peer_id, f"the stream is over ({_words(self._reason)})")
+        if self._inbox.reason is not None:
+            raise PeerUnreachable(
+                self.peer_id, f"the stream is over ({_words(self._inbox.reason)})"
+            )
         if len(message) > MAX_MESSAGE_BYTES:
             raise UsageError(f"a message of {len(message)} bytes, at most {MAX_MESSAGE_BYTES} fit")
         if self._queued_bytes + len(message) > MAX_QUEUED_BYTES:
@@ -78,31 +77,24 @@ class WireStream:
             self._enqueue_control(_EMPTY)
 
     async def receive(self) -> bytes:
-        while not self._inbox:
-            if self._reason is not None:
-                raise self._reason.with_traceback(None)
-            assert self._arrival is None, "one receiver at a time"
-            self._arrival = self._loop.create_future()
-            try:
-                await self._arrival
-            finally:
-                self._arrival = None
-        message = self._inbox.popleft()
-        self._inbox_bytes -= len(message) + MESSAGE_OVERHEAD_BYTES
-        if self._room is not None and self._inbox_bytes <= MAX_READ_AHEAD_BYTES:
-            _wake(self._room)
+        message = await self._inbox.get()
+        if self._room is not None and self._inbox.n_bytes <= MAX_READ_AHEAD_BYTES:
+            wake(self._room)
         return message
 
     async def drain(self) -> None:
         if not self._queued_bytes:
             return
         drained = self._loop.create_future()
-        self._drained.append(drained)
+        if self.over.is_set():
+            drained.set_result(False)
+        else:
+            self._drained.append(drained)
         if not await drained:
             raise PeerUnreachable(self.peer_id, "the stream was over before all was sent")
 
     async def aclose(self, error: ManyhandsError | None = None) -> None:
-        if self._reason is None:
+        if self._inbox.reason is None:
             last = _END if error is None else _ERROR + encode_error(error)
             self._close(last, PeerUnreachable(self.peer_id, "closed here"))
         try:
@@ -144,7 +136,7 @@ class WireStream:
                     await self._wire.write(message)
                     self._queued_bytes -= len(message) + MESSAGE_OVERHEAD_BYTES
                 self._wake_drained(sent=True)
-                if self._reason is not None:
+                if self._inbox.reason is not None:
                     break
                 self._work = self._loop.create_future()
                 try:
@@ -195,10 +187,8 @@ class WireStream:
 
     async def _take_in(self, message: bytes) -> None:
         """Hand `message` to the receiver, and wait while it is too far behind."""
-        self._inbox.append(message)
-        self._inbox_bytes += len(message) + MESSAGE_OVERHEAD_BYTES
-        _wake(self._arrival)
-        while self._inbox_bytes > MAX_READ_AHEAD_BYTES and not self._closing:
+        self._inbox.put(message)
+        while self._inbox.n_bytes > MAX_READ_AHEAD_BYTES and not self._closing:
             self._room = self._loop.create_future()
             try:
                 await self._room
@@ -207,7 +197,7 @@ class WireStream:
 
     def _reject(self, reason: str) -> None:
         """End the stream because of what the other side sent; both sides learn why."""
-        if self._reason is None:
+        if self._inbox.reason is None:
             error = PeerMisbehaved(self.peer_id, reason)
             self._drop_queued()
             self._close(_ERROR + encode_error(error), error)
@@ -215,25 +205,23 @@ class WireStream:
     def _close(self, last: bytes, reason: ManyhandsError) -> None:
         """Send `last` after what is queued; nothing more is received, for `reason`."""
         self._closing = True
-        self._inbox.clear()
         self._enqueue_control(last)
-        self._end(reason)
+        self._end(reason, drop=True)
 
     def _enqueue(self, message: bytes) -> None:
         self._outbox.append(message)
         self._queued_bytes += len(message) + MESSAGE_OVERHEAD_BYTES
-        _wake(self._work)
+        wake(self._work)
 
     def _enqueue_control(self, message: bytes) -> None:
         self._enqueue(_ESCAPE)
         self._enqueue(message)
 
-    def _end(self, reason: ManyhandsError) -> None:
-        """Remember the first reason, and wake whoever waits for what will not come."""
-        if self._reason is None:
-            self._reason = reason
-        for waiting in (self._arrival, self._room, self._work):
-            _wake(waiting)
+    def _end(self, reason: ManyhandsError, *, drop: bool = False) -> None:
+        """Nothing more is sent or received; wake whoever waits for what will not come."""
+        self._inbox.end(reason, drop=drop)
+        wake(self._room)
+        wake(self._work)
 
     def _drop_queued(self) -> None:
         for message in self._outbox:
@@ -246,11 +234,6 @@ class WireStream:
             if not drained.done():
                 drained.set_result(sent)
         self._drained.clear()
-
-
-def _wake(future: asyncio.Future[None] | None) -> None:
-    if future is not None and not future.done():
-        future.set_result(None)
 
 
 def _words(reason: ManyhandsError) -> str:

@@ -1,0 +1,58 @@
+"""How any listener runs what it serves: errors of ours travel, all others are logged here, once.
+
+In: a handler and its caller. Out: its answer, or one of our errors, fit to be sent.
+"""
+
+import logging
+
+from protocol.errors import ManyhandsError
+from protocol.identity import PeerId
+from protocol.transport.interface import (
+    MAX_MESSAGE_BYTES,
+    CallHandler,
+    Counters,
+    Stream,
+    StreamHandler,
+)
+
+log = logging.getLogger(__name__)
+
+
+async def run_call(
+    handler: CallHandler, caller: PeerId, request: bytes, *, listener: PeerId, counters: Counters
+) -> bytes:
+    """The handler's answer.
+
+    Raises:
+        ManyhandsError: the handler's own, or a plain one when it failed in any other way.
+    """
+    try:
+        answer = await handler(caller, request)
+        if len(answer) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"an answer of {len(answer)} bytes")
+        return answer
+    except ManyhandsError:
+        raise
+    except Exception as error:
+        raise _unexpected(caller, listener, counters) from error
+
+
+async def run_stream(
+    handler: StreamHandler, stream: Stream, *, listener: PeerId, counters: Counters
+) -> None:
+    """Run the handler to its end, which ends the stream."""
+    ending: ManyhandsError | None = None
+    try:
+        await handler(stream)
+    except ManyhandsError as error:
+        ending = error
+    except Exception:
+        ending = _unexpected(stream.peer_id, listener, counters)
+    await stream.aclose(ending)
+
+
+def _unexpected(caller: PeerId, listener: PeerId, counters: Counters) -> ManyhandsError:
+    """The caller learns only that it happened."""
+    counters.unexpected += 1
+    log.exception("handler failed", extra={"peer": caller})
+    return ManyhandsError(f"{listener}: it failed unexpectedly; its log has the reason")
