@@ -31,6 +31,7 @@ for replay.
     paid            -               run what waited      dropped         dropped     dropped
     close           → OVER          → CLOSING            → CLOSING       ignored     ignored
     settled         -               -                    -               → OVER      ignored
+    abandon         → OVER          → OVER               → OVER          → OVER      ignored
     control lost    → OVER          → OVER after RESUME_S, unless it comes back      ignored
     control back    -               events again         Raised again    ignored     ignored
     tick            expire          deadline, unpaid, progress           give up     ignored
@@ -206,6 +207,15 @@ class HopSession:
 
     def settled(self) -> list[Action]:
         return self._over("settled") if self.state is State.CLOSING else []
+
+    def abandon(self) -> list[Action]:
+        """This node goes down now; whatever was promised last is what stands."""
+        return [] if self.state is State.OVER else self._over("abandoned")
+
+    @property
+    def accepted(self) -> int:
+        """Rows taken in: run, queued or unpaid."""
+        return self._in.accepted
 
     def paid(self, now: float) -> list[Action]:
         """A better voucher came: run what waited for it."""

@@ -1,0 +1,304 @@
+"""One session at this node: the rules of `protocol.hop_session`, with hands.
+
+In: control messages, frames, engine results. Out: what the rules ask for: work for the batcher,
+rows for the successor, words for the client, the receipt for the ledger. Everything here runs on
+the event loop, except `draw`, which the batcher calls on its own thread.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ledger.objects import Route
+from ledger.receipts import Receipt
+from node.batching import Batcher, Done, Work
+from node.engine import Lease
+from node.metering import SessionMeter
+from node.neighbours import Neighbours
+from protocol.actions import Action, Ending, Over, Push, Return, Run, Settle, Tell
+from protocol.codec import data_bytes, to_client_bytes
+from protocol.errors import IntegrityError, ManyhandsError, PeerMisbehaved
+from protocol.hop_session import HopSession, State
+from protocol.identity import public_key_from_peer_id
+from protocol.messages import (
+    Account,
+    Ack,
+    Ask,
+    Close,
+    Closed,
+    Commit,
+    Failure,
+    Gone,
+    Pay,
+    Raise,
+    Reserve,
+    Reserved,
+    Resume,
+    RowGroup,
+    ToClient,
+    ToHop,
+    require,
+)
+from protocol.sampling import SamplingParams, sample
+from protocol.signing import Envelope
+from protocol.transport import Stream
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a hop needs of its node."""
+
+    peer_id: str
+    swarm_id: bytes
+    batcher: Batcher
+    neighbours: Neighbours
+    inbound: dict[str, Stream]  # data streams that predecessors opened to us
+    ending: Callable[[Reserve, Sequence[int], int], Ending]
+    freed: Callable[["Hop"], None]
+    keep: Callable[[Receipt], None]  # remember an open tab's latest voucher
+    file: Callable[[Receipt], Awaitable[tuple[bytes, int]]]  # append: receipt id, index
+
+
+class Hop:
+    """A batcher's lane, and the shell around a `HopSession`."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        reserve: Reserve,
+        client: str,
+        stream: Stream,
+        lease: Lease,
+        meter: SessionMeter,
+        row_bytes: int,
+        profile: str,
+    ) -> None:
+        self.client = client
+        self.lease = lease
+        self.generation = 0
+        self.meter = meter
+        self.done = asyncio.Event()
+        self._around = around
+        self._stream: Stream | None = stream
+        self._salt_commit = reserve.salt_commit
+        self._sampling = SamplingParams.of(reserve.sampling)
+        self._filing: asyncio.Task[None] | None = None
+        self.session = HopSession(
+            reserve,
+            row_bytes=row_bytes,
+            tab=meter,
+            ending=lambda ids, n_prompt: around.ending(reserve, ids, n_prompt),
+            now=time.monotonic(),
+        )
+        self._tell(
+            Reserved(
+                epoch=reserve.epoch,
+                terms=meter.proposed.encode(),
+                offer=meter.offer.encode(),
+                row_bytes=row_bytes,
+                profile=profile,
+            )
+        )
+
+    # --- the client -------------------------------------------------------------------------------
+
+    def hear(self, message: ToHop) -> None:
+        """One control message of the client's.
+
+        Raises:
+            PeerMisbehaved, IntegrityError: the client broke a rule; the stream should end with it.
+        """
+        now = time.monotonic()
+        match message:
+            case Commit():
+                self._agree(message)
+                self._around.neighbours.expect(message.next, message.next_addresses)
+                self.do(self.session.commit(message, now))
+            case Raise(epoch=epoch):
+                self.generation += 1
+                self.do(self.session.raise_(epoch, now))
+            case Pay(voucher=voucher):
+                self._pay(voucher, now)
+            case Close(reason=reason):
+                self.generation += 1
+                self.do(self.session.close(reason, now))
+            case Reserve() | Resume():
+                raise PeerMisbehaved(self.client, "that opens a stream, it does not continue one")
+
+    def resume(self, stream: Stream, message: Resume) -> None:
+        """The client came back on a new control stream."""
+        self._stream = stream
+        self.do(self.session.control_back(message.have, time.monotonic()))
+
+    def control_lost(self, stream: Stream) -> None:
+        if stream is self._stream:
+            self._stream = None
+            self.do(self.session.control_lost(time.monotonic()))
+
+    def refuse(self, error: ManyhandsError) -> None:
+        """A rule was broken by the client: say so and settle."""
+        self.generation += 1
+        self.do(self.session.failed(error))
+
+    def _agree(self, commit: Commit) -> None:
+        """Check what the client signed before anything is run for it."""
+        if self.session.state not in (State.RESERVED, State.RAISED):
+            return
+        require(hashlib.sha256(commit.salt).digest() == self._salt_commit, "another salt")
+        self._check_route(commit)
+        if self.meter.tab is None:
+            require(bool(commit.terms), "the first commit carries the terms")
+            self.meter.accept(Envelope.decode(commit.terms), commit.n)
+        self.meter.begin_epoch(commit.epoch, commit.salt)
+        if commit.ids:
+            self.meter.saw_in(0, commit.ids)
+
+    def _check_route(self, commit: Commit) -> None:
+        """Rule 18: the client-signed route names us, our span and our neighbours."""
+        client_key = public_key_from_peer_id(self.client)
+        route = Route.open(Envelope.decode(commit.route), self._around.swarm_id, client_key)
+        span, ours = self.session.reserve.span, public_key_from_peer_id(self._around.peer_id)
+        keys = [hop[0] for hop in route.hops]
+        require((ours, span.start, span.stop) in route.hops, "the route does not name this hop")
+        at = route.hops.index((ours, span.start, span.stop))
+        neighbours = (keys[at - 1], keys[(at + 1) % len(keys)])
+        named = tuple(map(public_key_from_peer_id, (commit.previous, commit.next)))
+        require(neighbours == named, "the route names other neighbours than the commit")
+        require(
+            (route.session, route.epoch) == (self.session.id, commit.epoch),
+            "the route is of another session or epoch",
+        )
+
+    def _pay(self, voucher: bytes, now: float) -> None:
+        if self.meter.pay(voucher):
+            receipt = self.meter.receipt()
+            if receipt is not None:
+                self._around.keep(receipt)
+        self.do(self.session.paid(now))
+        tab = self.meter.tab
+        if tab is not None and tab.voucher is not None and tab.voucher.final:
+            self.do(self.session.settled())
+
+    # --- neighbours -------------------------------------------------------------------------------
+
+    def frame(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes | memoryview) -> None:
+        before = self.session.accepted
+        actions = self.session.frame(peer, group, row_bytes, rows, time.monotonic())
+        if self.session.accepted != before:
+            self.meter.saw_in(group.step, rows)
+        self.do(actions)
+
+    # --- the batcher ------------------------------------------------------------------------------
+
+    def draw(self, logits: "np.ndarray[Any, np.dtype[np.float32]]", position: int) -> int:
+        session = self.session
+        assert session.commitment is not None
+        return sample(
+            logits,
+            self._sampling,
+            session.ids[:position] if self._sampling.has_penalties else (),
+            n_prompt=session.commitment.n_prompt,
+            position=position,
+        )
+
+    def ran(self, results: Done) -> None:
+        session = self.session
+        self.do(
+            session.ran(
+                results.ticket, results.rows, results.output, results.token_id, results.run_us
+            )
+        )
+        if session.state is State.RUNNING and self.meter.statement_due():
+            self._tell(Account(statement=self.meter.statement()))
+
+    def run_failed(self, error: ManyhandsError) -> None:
+        log.warning("a session failed here", extra={"client": self.client, "error": str(error)})
+        self.refuse(error)
+
+    # --- the rules' wishes ------------------------------------------------------------------------
+
+    def do(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Run():
+                    self._around.batcher.submit(Work(self, action, self.generation))
+                case Push(peer, group, row_bytes, rows):
+                    self.meter.saw_out(group.step, rows)
+                    self._push(peer, group, row_bytes, rows)
+                case Return(peer, message):
+                    self._return(peer, message)
+                case Tell(message):
+                    self._tell(message)
+                case Settle():
+                    self._settle()
+                case Over(reason):
+                    self._over(reason)
+
+    def _push(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes) -> None:
+        if peer == self._around.peer_id:  # a chain of one hop: the ring ends where it begins
+            self.frame(peer, group, row_bytes, rows)
+        else:
+            self._around.neighbours.push(peer, group, row_bytes, rows)
+
+    def _return(self, peer: str, message: Ack | Ask | Gone) -> None:
+        if isinstance(message, Ask):
+            self._around.neighbours.send(peer, message)
+        elif peer == self._around.peer_id:
+            return
+        elif (stream := self._around.inbound.get(peer)) is not None:
+            _send(stream, data_bytes(message))
+
+    def _tell(self, message: ToClient) -> None:
+        if self._stream is not None:
+            _send(self._stream, to_client_bytes(message))
+
+    def _settle(self) -> None:
+        if self.meter.tab is None:
+            self.do(self.session.settled())
+            return
+        self._tell(Account(statement=self.meter.statement(), final=True))
+
+    def _over(self, reason: str) -> None:
+        """Free the room at once; the receipt is filed behind it."""
+        self.generation += 1
+        self._around.freed(self)
+        receipt = self.meter.receipt()
+        log.info("session over", extra={"client": self.client, "reason": reason})
+        if receipt is None:
+            self.done.set()
+        else:
+            self._filing = asyncio.create_task(self._file(receipt))
+
+    async def _file(self, receipt: Receipt) -> None:
+        try:
+            receipt_id, index = await self._around.file(receipt)
+            self._tell(Closed(receipt=receipt_id, index=index))
+        except IntegrityError as error:
+            log.error("a receipt could not be filed", extra={"error": str(error)})
+            self._tell(Failure(epoch=self.session.epoch, code=error.code, message=str(error)))
+        finally:
+            self.done.set()
+
+    def give_up(self) -> None:
+        """The node goes down: what is not settled by now is closed with the last voucher."""
+        self.do(self.session.abandon())
+
+    async def filed(self) -> None:
+        """Until the receipt is in the log."""
+        if self._filing is not None:
+            await self._filing
+
+
+def _send(stream: Stream, message: bytes) -> None:
+    try:
+        stream.send(message)
+    except ManyhandsError as error:
+        log.debug("a stream ended under a message", extra={"error": str(error)})

@@ -1,0 +1,146 @@
+"""One tab at the hop that earns it: what was run, what may run, what is stated and paid.
+
+In: rows as the engine runs them, frames as they pass, vouchers as they come. Out: statements, and
+at the end the receipt. The arithmetic and the signatures are the ledger's; this keeps the counts.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ledger.meter import Usage, head_rows
+from ledger.objects import Offer
+from ledger.opening import Wanted, check_accepted, lend_prompt, propose_terms
+from ledger.receipts import Receipt
+from ledger.roots import FrameRoot
+from ledger.tab import ProviderTab
+from protocol.messages import TOKEN_BYTES, Reserve
+from protocol.signing import Envelope, SigningKey
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Till:
+    """What a provider brings to every tab."""
+
+    key: SigningKey
+    swarm_id: bytes
+    offer: Callable[[], Envelope]  # the one in force
+    lend_limit_ncr: int  # what is lent for an admitted prompt, to anybody
+
+
+class SessionMeter:
+    """See `protocol.actions.Tab`, which this is: may these rows run? these rows were run."""
+
+    def __init__(
+        self, till: Till, reserve: Reserve, payer: bytes, row_bytes: int, nonce: bytes
+    ) -> None:
+        self._till = till
+        self._row_bytes = TOKEN_BYTES if reserve.is_first else row_bytes
+        self._is_last = reserve.is_last
+        self.offer = till.offer()
+        self.proposed = propose_terms(
+            self.offer,
+            Wanted(
+                chain_id=reserve.session,
+                payer=payer,
+                payee=till.key.public_key,
+                manifest=reserve.manifest,
+                layer_lo=reserve.span.start,
+                layer_hi=reserve.span.stop,
+                salt_commit=reserve.salt_commit,
+                client_nonce=reserve.client_nonce,
+            ),
+            till.key,
+            till.swarm_id,
+            provider_nonce=nonce,
+            expires_ms=now_ms() + reserve.budget_ms + 60_000,
+        )
+        self.usage = Usage.opened(len(reserve.span), reserve.capacity, reserve.budget_ms / 1000)
+        self.tab: ProviderTab | None = None
+        self._is_free = Offer.open(self.offer, till.swarm_id, till.key.public_key).rates.is_free
+        self._in: FrameRoot | None = None
+        self._out: FrameRoot | None = None
+        self._epoch = 0
+
+    def accept(self, terms: Envelope, n: int) -> None:
+        """The client signed our terms; `n` ids are admitted on credit.
+
+        Raises:
+            IntegrityError: these are not the terms we proposed, or not signed by both.
+            PeerRefused: the prompt costs more than we lend.
+        """
+        check_accepted(self.proposed, terms, self._till.swarm_id)
+        offer = Offer.open(self.offer, self._till.swarm_id, self._till.key.public_key)
+        heads = 1 if self._is_last else 0
+        prompt = self.usage.after(0, n, n, self._row_bytes, head_rows=heads).meter()
+        lent = lend_prompt(offer, prompt, self._till.lend_limit_ncr)
+        self.tab = ProviderTab(
+            self.offer, terms, self._till.key, self._till.swarm_id, lent_ncr=lent
+        )
+
+    def begin_epoch(self, epoch: int, salt: bytes) -> None:
+        """Roots begin anew with every epoch."""
+        self._epoch = epoch
+        self._in, self._out = FrameRoot(salt), FrameRoot(salt)
+
+    def saw_in(self, step: int, rows: bytes | memoryview) -> None:
+        if self._in is not None:
+            self._in.add(step, rows)
+
+    def saw_out(self, step: int, rows: bytes) -> None:
+        if self._out is not None:
+            self._out.add(step, rows)
+
+    # --- protocol.actions.Tab ---------------------------------------------------------------------
+
+    def may_run(self, start: int, rows: int, prefill_until: int) -> bool:
+        if self._is_free or self.tab is None:
+            return True
+        heads = head_rows(start, start + rows, prefill_until) if self._is_last else 0
+        after = self.usage.after(
+            start, start + rows, prefill_until, self._row_bytes, head_rows=heads
+        )
+        return self.tab.may_run(after.meter())
+
+    def count(self, start: int, rows: int, prefill_until: int, heads: int) -> None:
+        self.usage = self.usage.after(
+            start, start + rows, prefill_until, self._row_bytes, head_rows=heads
+        )
+
+    # --- statements and vouchers ------------------------------------------------------------------
+
+    def statement_due(self) -> bool:
+        return self.tab is not None and self.tab.statement_due(self.usage.meter())
+
+    def statement(self) -> bytes:
+        """Sign what was done so far (encoded envelope)."""
+        assert self.tab is not None
+        assert self._in is not None
+        assert self._out is not None
+        envelope = self.tab.make_statement(
+            self.usage.meter(),
+            epoch=self._epoch,
+            last_step=self._in.last_step,
+            in_root=self._in.root,
+            out_root=self._out.root,
+            now_ms=now_ms(),
+        )
+        return envelope.encode()
+
+    def pay(self, voucher: bytes) -> bool:
+        """Take a voucher; true when it promises more than the one before.
+
+        Raises:
+            IntegrityError: it is not this client's voucher for this tab.
+        """
+        if self.tab is None:
+            return False
+        return self.tab.accept_voucher(Envelope.decode(voucher))
+
+    def receipt(self) -> Receipt | None:
+        """The tab as it stands; None when nothing was agreed."""
+        return self.tab.receipt() if self.tab is not None else None

@@ -1,0 +1,158 @@
+"""Data streams to successors: one per peer, shared by every session that goes there.
+
+In: rows and questions for a peer. Out: what it answers, and word when the stream breaks, comes
+back, or cannot be had. Streams are not sessions (DESIGN 5a.2): a lost one is opened again for
+RESUME_S, and the sessions' own rules decide what is sent again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from protocol.address import Address
+from protocol.codec import data_bytes, data_message
+from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerUnreachable
+from protocol.messages import Ack, DataMessage, Frame, Gone, RowGroup
+from protocol.transport import Connection, Stream, Transport
+
+log = logging.getLogger(__name__)
+
+RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 3.0)  # about the 10 s that a stream may be gone
+
+
+class Successors(Protocol):
+    """Who is told about links: the node's sessions."""
+
+    def returned(self, peer: str, message: Ack | Gone) -> None: ...
+    def link_lost(self, peer: str) -> None: ...
+    def link_back(self, peer: str) -> None: ...
+    def link_failed(self, peer: str, reason: str) -> None: ...
+
+
+class Neighbours:
+    """All outbound data streams of a node."""
+
+    def __init__(self, transport: Transport, told: Successors) -> None:
+        self._transport, self._told = transport, told
+        self._links: dict[str, _Link] = {}
+        self._outbox: dict[tuple[str, int], tuple[list[RowGroup], list[bytes]]] = {}
+        self.frames_pushed = 0
+        self.rows_pushed = 0
+
+    def expect(self, peer: str, addresses: Sequence[str]) -> None:
+        """A session will send there: open the stream now, so that the first rows find it up."""
+        link = self._links.get(peer)
+        if link is None or link.is_over:
+            self._links[peer] = _Link(self._transport, peer, addresses, self._told)
+        else:
+            link.addresses = tuple(addresses) or link.addresses
+
+    def push(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes) -> None:
+        """Rows for the next frame to `peer`; `flush` sends them."""
+        groups, bodies = self._outbox.setdefault((peer, row_bytes), ([], []))
+        groups.append(group)
+        bodies.append(rows)
+
+    def flush(self) -> None:
+        """One frame per peer for everything that one step of the engine gave."""
+        if not self._outbox:
+            return
+        outbox, self._outbox = self._outbox, {}
+        for (peer, row_bytes), (groups, bodies) in outbox.items():
+            body = bodies[0] if len(bodies) == 1 else b"".join(bodies)
+            self.frames_pushed += 1
+            self.rows_pushed += sum(group.rows for group in groups)
+            self.send(peer, Frame(tuple(groups), row_bytes, body))
+
+    def send(self, peer: str, message: DataMessage) -> None:
+        link = self._links.get(peer)
+        if link is not None:
+            link.send(data_bytes(message))
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(link.aclose() for link in self._links.values()))
+
+
+class _Link:
+    """One peer: dial, stream, receive what it returns; again when it breaks."""
+
+    def __init__(
+        self, transport: Transport, peer: str, addresses: Sequence[str], told: Successors
+    ) -> None:
+        self.peer, self.addresses = peer, tuple(addresses)
+        self._transport, self._told = transport, told
+        self._stream: Stream | None = None
+        self._early: list[bytes] = []  # sent while the first dial is under way
+        self._task = asyncio.create_task(self._run(), name=f"data to {peer}")
+
+    @property
+    def is_over(self) -> bool:
+        return self._task.done()
+
+    def send(self, message: bytes) -> None:
+        if self._stream is None:
+            self._early.append(message)
+            return
+        try:
+            self._stream.send(message)
+        except (PeerUnreachable, PeerBusy) as error:
+            # The receive loop sees the end of the stream, too, and the sessions send again.
+            log.debug("a frame found no stream", extra={"peer": self.peer, "error": str(error)})
+
+    async def _run(self) -> None:
+        was_up, attempt = False, 0
+        while attempt < len(RETRY_S):
+            try:
+                connection = await self._dial()
+            except ManyhandsError as error:
+                if not was_up and attempt >= 1:
+                    self._told.link_failed(self.peer, str(error))
+                await asyncio.sleep(RETRY_S[attempt])
+                attempt += 1
+                continue
+            try:
+                await self._use(connection, was_up=was_up)
+            except ManyhandsError as error:
+                log.info("data stream lost", extra={"peer": self.peer, "error": str(error)})
+            finally:
+                self._stream = None
+                self._early.clear()
+                await connection.aclose()
+            was_up, attempt = True, 0
+            self._told.link_lost(self.peer)
+        self._told.link_failed(self.peer, "the stream could not be opened again")
+
+    async def _dial(self) -> Connection:
+        error: ManyhandsError = PeerUnreachable(self.peer, "no address is known")
+        for text in self.addresses:
+            try:
+                address = Address.parse(text)
+                if address.peer_id != self.peer:
+                    raise PeerMisbehaved(self.peer, f"{text} names another peer")
+                return await self._transport.dial(address, timeout_s=3.0)
+            except ManyhandsError as failure:
+                error = failure
+        raise error
+
+    async def _use(self, connection: Connection, *, was_up: bool) -> None:
+        stream = await connection.open("data")
+        try:
+            early, self._early = self._early, []
+            self._stream = stream
+            if was_up:
+                self._told.link_back(self.peer)
+            else:
+                for message in early:
+                    stream.send(message)
+            while True:
+                answer = data_message(await stream.receive())
+                if not isinstance(answer, Ack | Gone):
+                    raise PeerMisbehaved(self.peer, "a successor only acknowledges")
+                self._told.returned(self.peer, answer)
+        finally:
+            await stream.aclose()
+
+    async def aclose(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)

@@ -1,0 +1,119 @@
+"""What a node answers: control streams of clients, data streams of predecessors, gossip, files.
+
+In: streams and calls from peers the transport has proven. Out: hops that live their own lives in
+`sessions.py`. Whatever a stranger sends is checked here or below; the worst it gets is a typed
+error on its own stream.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from node.hop import Hop
+from node.sessions import Sessions
+from protocol.codec import data_message, to_client_bytes, to_hop_message
+from protocol.errors import (
+    IntegrityError,
+    ManyhandsError,
+    PeerBusy,
+    PeerMisbehaved,
+    PeerUnreachable,
+)
+from protocol.messages import Ask, Failure, Frame, Reserve, Resume
+from protocol.transport import CallHandler, Service, Stream
+
+log = logging.getLogger(__name__)
+
+OPENING_S = 10.0  # to send the first message of a control stream
+
+
+class Server:
+    """The handlers of a node's `Service`."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    def service(self, calls: Mapping[str, CallHandler]) -> Service:
+        return Service(calls=dict(calls), streams={"control": self.control, "data": self.data})
+
+    async def control(self, stream: Stream) -> None:
+        """One session of one client, from its reserve (or resume) to its receipt."""
+        try:
+            async with asyncio.timeout(OPENING_S):
+                first = to_hop_message(await stream.receive())
+        except TimeoutError:
+            raise PeerMisbehaved(stream.peer_id, "a control stream begins with a message") from None
+        hop = await self._open(first, stream)
+        if hop is None:
+            return
+        try:
+            await self._converse(hop, stream)
+        finally:
+            hop.control_lost(stream)
+
+    async def _open(self, first: object, stream: Stream) -> Hop | None:
+        try:
+            match first:
+                case Reserve():
+                    return self._sessions.admit(first, stream.peer_id, stream)
+                case Resume():
+                    return self._sessions.resume(first, stream.peer_id, stream)
+            raise PeerMisbehaved(stream.peer_id, "a control stream begins with reserve or resume")
+        except ManyhandsError as error:
+            log.info("session refused", extra={"client": stream.peer_id, "reason": str(error)})
+            epoch = first.epoch if isinstance(first, Reserve | Resume) else 0
+            stream.send(to_client_bytes(_failure(epoch, error)))
+            await stream.drain()
+            return None
+
+    async def _converse(self, hop: Hop, stream: Stream) -> None:
+        """Hear the client until it goes or the session's receipt is filed."""
+        over = asyncio.create_task(hop.done.wait())
+        try:
+            while not over.done():
+                hearing = asyncio.create_task(stream.receive())
+                await asyncio.wait((hearing, over), return_when=asyncio.FIRST_COMPLETED)
+                if not hearing.done():
+                    hearing.cancel()
+                    break
+                self._hear(hop, hearing.result())
+            await stream.drain()
+        except PeerUnreachable as error:
+            log.debug("control stream ended", extra={"client": hop.client, "error": str(error)})
+        finally:
+            over.cancel()
+
+    def _hear(self, hop: Hop, message: bytes) -> None:
+        try:
+            hop.hear(to_hop_message(message))
+        except (PeerMisbehaved, IntegrityError) as error:
+            log.warning("client broke a rule", extra={"client": hop.client, "error": str(error)})
+            hop.refuse(error)
+        except ManyhandsError as error:  # a refusal, such as a prompt beyond what we lend
+            hop.refuse(error)
+        self._sessions.around.neighbours.flush()
+
+    async def data(self, stream: Stream) -> None:
+        """Everything one predecessor sends us, for all its sessions."""
+        inbound, sessions = self._sessions.around.inbound, self._sessions
+        peer = stream.peer_id
+        inbound[peer] = stream
+        try:
+            while True:
+                message = data_message(await stream.receive())
+                if not isinstance(message, Frame | Ask):
+                    raise PeerMisbehaved(peer, "a predecessor sends rows or asks")
+                sessions.received(peer, message, stream)
+                sessions.around.neighbours.flush()
+        except PeerUnreachable as error:
+            log.debug("data stream ended", extra={"peer": peer, "error": str(error)})
+        finally:
+            if inbound.get(peer) is stream:
+                del inbound[peer]
+
+
+def _failure(epoch: int, error: ManyhandsError) -> Failure:
+    depth = error.queue_depth if isinstance(error, PeerBusy) else 0
+    return Failure(
+        epoch=epoch, code=error.code, message=str(error), hint=error.hint, queue_depth=depth
+    )

@@ -1,0 +1,252 @@
+"""The sessions of a node: who is admitted, who is where, and who was here.
+
+In: requests to reserve, frames by session, the passing of time. Out: hops with room of their own,
+or an honest refusal with its reason. Room is reserved whole at admission (KV and journal, within
+one byte budget), so a live session is never evicted; a closed one leaves a tombstone for 60 s, and
+its frames are answered `Gone`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from node.engine import ShardEngine
+from node.hop import Hop, Surroundings
+from node.metering import SessionMeter, Till
+from protocol.codec import data_bytes
+from protocol.errors import (
+    ContextExceeded,
+    ManyhandsError,
+    PeerBusy,
+    PeerMisbehaved,
+    PeerRefused,
+    UsageError,
+    VersionMismatch,
+)
+from protocol.identity import public_key_from_peer_id
+from protocol.messages import Ack, Ask, Frame, Gone, Reserve, Resume, SessionId
+from protocol.transport import Stream
+
+log = logging.getLogger(__name__)
+
+TOMBSTONE_S = 60.0
+TICK_S = 0.1
+MAX_SESSIONS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What this node serves: what a request must fit."""
+
+    engine: ShardEngine
+    manifest: bytes
+    profile: str
+    budget_bytes: int  # for KV caches and journals together
+
+
+class Sessions:
+    """Admission, look-up and time for all hops of this node."""
+
+    def __init__(self, served: Served, till: Till) -> None:
+        self.served, self.till = served, till
+        self.around: Surroundings  # set by the node, which it belongs to
+        self.draining = False
+        self.reserved_bytes = 0
+        self.refused = 0
+        self._hops: dict[SessionId, Hop] = {}
+        self._tombstones: dict[SessionId, float] = {}
+        self._filing: set[Hop] = set()
+        self._emptied = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._hops)
+
+    @property
+    def free_bytes(self) -> int:
+        return self.served.budget_bytes - self.reserved_bytes
+
+    # --- admission --------------------------------------------------------------------------------
+
+    def cost_bytes(self, reserve: Reserve) -> int:
+        """What a session keeps here: keys, values and journal, for its whole capacity."""
+        engine = self.served.engine
+        journal = 0 if reserve.is_last else engine.row_bytes
+        return reserve.capacity * (len(reserve.span) * engine.kv_bytes_per_block + journal)
+
+    def admit(self, reserve: Reserve, client: str, stream: Stream) -> Hop:
+        """Room for a session.
+
+        Raises:
+            ManyhandsError: the refusal, typed by what would have to change.
+        """
+        try:
+            self._check(reserve, client)
+        except ManyhandsError:
+            self.refused += 1
+            raise
+        engine, span = self.served.engine, reserve.span
+        lease = engine.open(reserve.capacity, entry=span.start, exit=span.stop)
+        payer = public_key_from_peer_id(client)
+        meter = SessionMeter(self.till, reserve, payer, engine.row_bytes, secrets.token_bytes(16))
+        hop = Hop(
+            self.around,
+            reserve,
+            client,
+            stream,
+            lease,
+            meter,
+            engine.row_bytes,
+            self.served.profile,
+        )
+        self.reserved_bytes += self.cost_bytes(reserve)
+        self._hops[reserve.session] = hop
+        return hop
+
+    def _check(self, reserve: Reserve, client: str) -> None:
+        engine, served = self.served.engine, self.served
+        if self.draining:
+            raise self._busy("this node is leaving")
+        if reserve.manifest != served.manifest:
+            raise VersionMismatch(
+                "",
+                f"this node serves model {served.manifest.hex()[:16]}, "
+                f"asked for {reserve.manifest.hex()[:16]}",
+                hint="use the same checkpoint on every node: manyhands peers shows who serves what",
+            )
+        if not engine.span.holds(reserve.span) or reserve.n_blocks != engine.n_blocks:
+            raise PeerRefused("", f"blocks {reserve.span} are not in {engine.span} served here")
+        if reserve.profile not in ("", served.profile):
+            raise PeerRefused("", f"this node runs {served.profile}, not {reserve.profile}")
+        if used := reserve.extensions.used():
+            raise UsageError(f"not served yet: {', '.join(used)}")
+        if reserve.capacity > engine.max_positions:
+            raise ContextExceeded(
+                f"{reserve.capacity} positions do not fit the model's {engine.max_positions}"
+            )
+        if client == self.around.peer_id:
+            raise UsageError("a node cannot be its own client: use another home")
+        if reserve.session in self._hops:
+            raise PeerMisbehaved("", "that session is open here already")
+        cost, room = self.cost_bytes(reserve), self.free_bytes
+        if cost > served.budget_bytes:
+            raise PeerRefused(
+                "", f"the session needs {cost} bytes, this node keeps {served.budget_bytes} in all"
+            )
+        if cost > room or len(self._hops) >= MAX_SESSIONS:
+            raise self._busy(f"the session needs {cost} bytes of KV room, {room} are free")
+
+    def _busy(self, reason: str) -> PeerBusy:
+        return PeerBusy("", reason, queue_depth=len(self._hops), hint="try again shortly")
+
+    def resume(self, message: Resume, client: str, stream: Stream) -> Hop:
+        """The hop a client comes back to on a new control stream (5a.2)."""
+        hop = self._hops.get(message.session)
+        if hop is None or hop.client != client:
+            raise PeerRefused("", "no such session here")
+        hop.resume(stream, message)
+        return hop
+
+    def freed(self, hop: Hop) -> None:
+        """A session is over: its room is free, its receipt on the way to the log."""
+        session = hop.session.id
+        if self._hops.pop(session, None) is None:
+            return
+        self.reserved_bytes -= self.cost_bytes(hop.session.reserve)
+        self._tombstones[session] = time.monotonic() + TOMBSTONE_S
+        self._filing.add(hop)
+        if not self._hops:
+            self._emptied.set()
+
+    # --- the data streams -------------------------------------------------------------------------
+
+    def received(self, peer: str, message: Frame | Ask, stream: Stream) -> None:
+        """Rows or a question from a predecessor, on its stream."""
+        if isinstance(message, Ask):
+            hop = self._hops.get(message.session)
+            if hop is None:
+                stream.send(data_bytes(Gone(message.session)))
+            else:
+                hop.do(hop.session.ask(peer, message))
+            return
+        at = 0
+        for group in message.groups:
+            rows = message.body[at : at + group.rows * message.row_bytes]
+            at += len(rows)
+            hop = self._hops.get(group.session)
+            if hop is None:
+                stream.send(data_bytes(Gone(group.session)))
+                continue
+            try:
+                hop.frame(peer, group, message.row_bytes, rows)
+            except PeerMisbehaved as error:
+                # One bad group must not cost the pair's other sessions their stream.
+                log.warning("a frame was refused", extra={"peer": peer, "error": str(error)})
+                hop.session.dropped["refused"] += 1
+
+    # --- node.neighbours.Successors ---------------------------------------------------------------
+
+    def returned(self, peer: str, message: Ack | Gone) -> None:
+        hop = self._hops.get(message.session)
+        if hop is None:
+            return
+        if isinstance(message, Ack):
+            hop.do(hop.session.ack(peer, message))
+        else:
+            hop.do(hop.session.gone(peer))
+        self.around.neighbours.flush()
+
+    def link_lost(self, peer: str) -> None:
+        self._each(lambda hop: hop.do(hop.session.link_lost(peer)))
+
+    def link_back(self, peer: str) -> None:
+        self._each(lambda hop: hop.do(hop.session.link_back(peer)))
+
+    def link_failed(self, peer: str, reason: str) -> None:
+        self._each(lambda hop: hop.do(hop.session.link_failed(peer, reason)))
+
+    def _each(self, call: Callable[[Hop], None]) -> None:
+        for hop in list(self._hops.values()):
+            call(hop)
+
+    # --- time -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Expiries, progress reports, tombstones; until cancelled."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            for hop in list(self._hops.values()):
+                hop.do(hop.session.tick(now))
+            self._filing = {hop for hop in self._filing if not hop.done.is_set()}
+            for session, until in list(self._tombstones.items()):
+                if now >= until:
+                    del self._tombstones[session]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nobody new, let the others end; then settle what is left, and file every receipt."""
+        self.draining = True
+        await self._until_empty(timeout_s)
+        leaving = PeerBusy("", "this node is leaving")
+        self._each(lambda hop: hop.refuse(leaving))
+        await self._until_empty(min(2.0, timeout_s))
+        self._each(lambda hop: hop.give_up())
+        await asyncio.gather(*(hop.filed() for hop in self._filing), return_exceptions=True)
+
+    async def _until_empty(self, timeout_s: float) -> None:
+        self._emptied.clear()
+        if self._hops:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._emptied.wait()
+
+    def dropped(self) -> Mapping[str, int]:
+        """What frames were dropped for, over all open sessions."""
+        total: dict[str, int] = {}
+        for hop in self._hops.values():
+            for why, count in hop.session.dropped.items():
+                total[why] = total.get(why, 0) + count
+        return total

@@ -1,0 +1,39 @@
+"""Every knob of a node, read once at the front door and handed down."""
+
+from dataclasses import dataclass
+
+from ledger.meter import Rates
+from ledger.objects import FREE
+from protocol.address import Address
+from protocol.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """What the operator chose; the front door turns flags and environment into this."""
+
+    host: str = "127.0.0.1"
+    port: int = 0  # 0 picks one
+    join: tuple[Address, ...] = ()
+    kv_cache_bytes: int = 1 << 30
+    """For the KV caches and journals of all sessions together."""
+
+    drain_s: float = 30.0
+    """How long SIGTERM lets open sessions go on."""
+
+    region: str = ""
+    rates: Rates = FREE
+    credit_window_ncr: int = 10_000_000
+    """What may be run unpaid on one tab, once a price is set."""
+
+    lend_limit_ncr: int = 1_000_000_000
+    """What is lent for one admitted prompt, to anybody."""
+
+    offer_lifetime_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.kv_cache_bytes < 1 << 20:
+            raise ConfigError(
+                f"a KV cache of {self.kv_cache_bytes} bytes holds no session",
+                hint="--kv-cache 256MiB or more",
+            )
