@@ -1,0 +1,171 @@
+"""Gossip between nodes: everybody is seen by all, soon; whoever leaves or dies is not."""
+
+import asyncio
+import logging
+import time
+
+import pytest
+
+from node.gossip import GossipTiming, wall_ms
+from node.links import LinkTimes
+from protocol.announcement_table import Dropped, Merged
+from protocol.announcements import Link
+from protocol.errors import PeerMisbehaved
+from protocol.gossip_rules import METHOD, tell
+from protocol.messages import Span
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport.memory import MemoryNetwork
+from tests.announcing import peer_of, record
+from tests.gossiping import GossipSwarm, identity_of, until
+
+BRIEF = GossipTiming(interval_s=0.1, refresh_s=0.3, lifetime_s=1.0, shun_s=0.5, warn_every_s=0.4)
+
+
+@pytest.fixture
+async def swarm():
+    network = MemoryNetwork()
+    swarm = GossipSwarm(lambda n: network.transport(identity_of(n), OPEN_SWARM_ID))
+    yield swarm
+    await swarm.aclose()
+
+
+async def test_a_node_that_joins_through_any_member_is_seen_by_all_within_seconds(swarm):
+    calm = GossipTiming()  # as in production
+    await swarm.start(0, timing=calm)
+    for n in range(1, 9):
+        await swarm.start(n, swarm.nodes[n // 2].address, timing=calm)
+    await until(swarm.agree, timeout_s=5)
+
+    await swarm.start(9, swarm.nodes[4].address, timing=calm)
+
+    assert await until(swarm.agree, timeout_s=5) < 3
+
+
+async def test_a_leave_is_seen_by_all_at_once(swarm):
+    first = await swarm.start(0)
+    for n in range(1, 6):
+        await swarm.start(n, first.address)
+    await until(swarm.agree, timeout_s=5)
+
+    await first.leave()
+
+    assert await until(swarm.agree, timeout_s=5) < 1
+
+
+async def test_a_peer_that_dies_vanishes_when_its_record_expires(swarm):
+    first = await swarm.start(0, timing=BRIEF)
+    second = await swarm.start(1, first.address, timing=BRIEF)
+    await until(swarm.agree, timeout_s=5)
+
+    await second.crash()
+
+    assert await until(swarm.agree, timeout_s=5) > 0.5
+    assert first.sees() == {peer_of(0)}
+
+
+async def test_start_order_does_not_matter_and_the_operator_is_warned_now_and_then(swarm, caplog):
+    reserved = await swarm.start(0)
+    address = reserved.address
+    await reserved.crash()
+
+    with caplog.at_level(logging.WARNING, logger="node.gossip"):
+        early = await swarm.start(1, address, timing=BRIEF)
+        await asyncio.sleep(0.6)
+    await swarm.start(0, port=address.port)
+
+    assert 1 <= len(caplog.records) <= 2
+    assert str(address) in str(vars(caplog.records[0]))
+    await until(lambda: early.sees() == {peer_of(0), peer_of(1)}, timeout_s=5)
+
+
+async def test_a_restarted_node_replaces_its_former_self_even_if_its_clock_fell_back(swarm):
+    first = await swarm.start(0)
+    second = await swarm.start(1, first.address)
+    await until(swarm.agree, timeout_s=5)
+    await second.crash()
+    swarm.nodes.remove(second)
+
+    reborn = await swarm.start(1, first.address, now_ms=lambda: wall_ms() - 200_000, timing=BRIEF)
+    reborn.span = (4, 8)
+
+    def is_seen() -> bool:
+        seen = first.gossip.table.get(peer_of(1), wall_ms())
+        return seen is not None and seen.span == Span(4, 8)
+
+    await until(is_seen, timeout_s=5)
+
+
+async def test_a_change_is_announced_at_once(swarm):
+    first = await swarm.start(0)
+    second = await swarm.start(1, first.address)
+    await until(swarm.agree, timeout_s=5)
+
+    second.span = (2, 6)
+    second.gossip.announce()
+
+    def is_seen() -> bool:
+        seen = first.gossip.table.get(peer_of(1), wall_ms())
+        return seen is not None and seen.span == Span(2, 6)
+
+    assert await until(is_seen, timeout_s=5) < 1
+
+
+async def test_measured_links_are_published(swarm):
+    first = await swarm.start(0, timing=BRIEF)
+    second = await swarm.start(1, first.address, timing=BRIEF)
+
+    def is_measured() -> bool:
+        seen = first.gossip.table.get(peer_of(1), wall_ms())
+        return seen is not None and [link.peer_id for link in seen.links] == [peer_of(0)]
+
+    await until(is_measured, timeout_s=5)
+
+    rtt_s = second.gossip.links.rtt_s(peer_of(0), time.monotonic())
+    assert rtt_s is not None
+    assert 0 < rtt_s < 1
+
+
+async def test_nonsense_is_refused_counted_and_survived(swarm):
+    node = await swarm.start(0)
+    mallory = await swarm.transport(13).dial(node.address)
+
+    with pytest.raises(PeerMisbehaved):
+        await mallory.call(METHOD, b"nonsense", timeout_s=1)
+    now_ms = wall_ms()
+    stamp = {"issued_ms": now_ms, "expires_ms": now_ms + 1_000}
+    forged = [record(n, signer=13, **stamp) for n in range(1, 100)]
+    await mallory.call(METHOD, tell(*forged), timeout_s=1)
+    await mallory.aclose()
+    await swarm.start(1, node.address)
+
+    await until(swarm.agree, timeout_s=5)
+    assert node.gossip.table.dropped == {Dropped(peer_of(13), Merged.FORGED): 9}  # then it stopped
+
+
+async def test_a_leave_without_peers_ends_quickly(swarm):
+    alone = await swarm.start(0)
+    await until(swarm.agree, timeout_s=1)
+
+    async with asyncio.timeout(1):
+        await alone.leave()
+
+    assert alone.sees() == set()
+
+
+def test_only_the_least_of_recent_round_trips_counts():
+    links = LinkTimes()
+    for at_s, rtt_s in ((0, 0.010), (200, 0.030), (210, 0.020)):
+        links.learn(peer_of(1), rtt_s, at_s=at_s)
+    links.learn(peer_of(2), 0.001, at_s=0)
+
+    assert links.rtt_s(peer_of(1), now_s=250) == 0.010
+    assert links.rtt_s(peer_of(1), now_s=400) == 0.020  # the first was long ago
+    assert links.best(now_s=400) == (Link(peer_of(1), 20_000),)
+
+
+def test_an_announcement_holds_the_nearest_links():
+    links = LinkTimes()
+    for n in range(1, 40):
+        links.learn(peer_of(n), n / 1000, at_s=0)
+
+    assert [link.rtt_us for link in links.best(now_s=1)] == [1000 * n for n in range(1, 17)]

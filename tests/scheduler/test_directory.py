@@ -1,0 +1,146 @@
+"""The client's directory: any member knows the swarm, and what is missing is said by name."""
+
+import time
+
+import pytest
+
+from protocol.address import Address
+from protocol.announcement_table import AnnouncementTable
+from protocol.errors import PeerMisbehaved, PeerUnreachable, SwarmIncomplete
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport.memory import MemoryNetwork
+from scheduler.directory import Directory, fetch_directory, wall_ms
+from scheduler.routing import Wanted
+from tests.announcing import MANIFEST, peer_of, record
+from tests.gossiping import identity_of, serve_table
+
+CLIENT = 77
+WANTED = Wanted(manifest=MANIFEST, n_blocks=8)
+
+
+@pytest.fixture
+def network():
+    return MemoryNetwork()
+
+
+@pytest.fixture
+def client(network):
+    return network.transport(identity_of(CLIENT), OPEN_SWARM_ID)
+
+
+def directory() -> Directory:
+    return Directory(AnnouncementTable(OPEN_SWARM_ID))
+
+
+def table_with(*peers: int, span: tuple[int, int] = (0, 8), **limits: int) -> AnnouncementTable:
+    now_ms = wall_ms()
+    stamp = {"sequence": now_ms, "issued_ms": now_ms, "expires_ms": now_ms + 30_000}
+    table = AnnouncementTable(OPEN_SWARM_ID, **limits)
+    for n in peers:
+        table.merge(record(n, span, **stamp), sender="", now_ms=now_ms)
+    return table
+
+
+def nobody_at(n: int) -> Address:
+    return Address("127.0.0.1", 9, peer_of(n))
+
+
+async def test_any_member_tells_of_all(network, client):
+    found = directory()
+
+    async with serve_table(
+        network.transport(identity_of(1), OPEN_SWARM_ID), table_with(1, 2, 3)
+    ) as (
+        member,
+        asked,
+    ):
+        await fetch_directory(client, member.addresses, found)
+
+    assert [peer.peer_id for peer in found.live()] == sorted(map(peer_of, (1, 2, 3)))
+    assert found.hosts(MANIFEST) == found.live()
+    assert found.hosts(bytes(32)) == ()
+    assert list(found.models()) == [MANIFEST]
+    assert found.get(peer_of(2)) is not None
+    assert 0 < found.rtt_ms[peer_of(CLIENT), peer_of(1)] < 1000
+    assert set(asked) == {peer_of(CLIENT)}
+
+
+async def test_what_several_members_say_is_merged_and_the_dead_cost_no_waiting(network, client):
+    found = directory()
+
+    async with (
+        serve_table(network.transport(identity_of(1), OPEN_SWARM_ID), table_with(1)) as (one, _),
+        serve_table(network.transport(identity_of(2), OPEN_SWARM_ID), table_with(2)) as (other, _),
+    ):
+        addresses = [nobody_at(3), *one.addresses, *other.addresses]
+        began_s = time.monotonic()
+        await fetch_directory(client, addresses, found)
+        took_s = time.monotonic() - began_s
+
+    assert len(found.live()) == 2
+    assert took_s < 1
+
+
+async def test_when_nobody_answers_the_client_says_so(client):
+    with pytest.raises(PeerUnreachable) as caught:
+        await fetch_directory(client, [nobody_at(1), nobody_at(2)], directory(), timeout_s=0.5)
+
+    assert caught.value.exit_code == 4
+    assert peer_of(1) in str(caught.value)
+    assert "--join" in caught.value.hint
+    with pytest.raises(PeerUnreachable):
+        await fetch_directory(client, [], directory(), timeout_s=0.5)
+
+
+async def test_an_impostor_is_not_believed(network, client):
+    async with serve_table(network.transport(identity_of(1), OPEN_SWARM_ID), table_with(1)) as (
+        member,
+        _,
+    ):
+        real = member.addresses[0]
+        expected = Address(real.host, real.port, peer_of(2))
+        with pytest.raises((PeerMisbehaved, PeerUnreachable)):
+            await fetch_directory(client, [expected], directory(), timeout_s=0.5)
+
+
+async def test_a_large_table_comes_in_parts(network, client):
+    found = directory()
+    table = table_with(*range(50), reply_bytes=4_000)
+
+    async with serve_table(network.transport(identity_of(1), OPEN_SWARM_ID), table) as (
+        member,
+        asked,
+    ):
+        await fetch_directory(client, member.addresses, found)
+
+    assert len(found.live()) == 50
+    assert len(asked) > 5
+
+
+async def test_connections_are_kept_for_whoever_wants_them(network, client):
+    connections = {}
+
+    async with serve_table(network.transport(identity_of(1), OPEN_SWARM_ID), table_with(1)) as (
+        member,
+        asked,
+    ):
+        await fetch_directory(client, member.addresses, directory(), connections=connections)
+        first = connections[peer_of(1)]
+        await fetch_directory(client, member.addresses, directory(), connections=connections)
+
+        assert connections == {peer_of(1): first}
+        await first.aclose()
+    assert len(asked) == 4  # each fetch asks until there is nothing new
+
+
+def test_missing_blocks_are_named():
+    incomplete = Directory(table_with(1, span=(2, 6)))
+
+    with pytest.raises(SwarmIncomplete) as caught:
+        incomplete.require_complete(WANTED, model="tiny")
+
+    assert caught.value.exit_code == 5
+    assert caught.value.missing == ((0, 2), (6, 8))
+    assert "0:2, 6:8 of tiny" in str(caught.value)
+    assert caught.value.hint.endswith("manyhands serve tiny --span 0:2")
+    Directory(table_with(1)).require_complete(WANTED)
