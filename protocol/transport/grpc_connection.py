@@ -16,7 +16,8 @@ from protocol.errors import PeerUnreachable, UsageError
 from protocol.identity import PeerId
 from protocol.transport.greeting import Greeting
 from protocol.transport.grpc_listener import HELLO, SERVICE_NAME
-from protocol.transport.grpc_status import CALL_ERRORS, failure_of, is_being_cancelled
+from protocol.transport.grpc_status import CALL_ERRORS, failure_of
+from protocol.transport.handlers import is_being_cancelled
 from protocol.transport.interface import MAX_MESSAGE_BYTES, Counters
 from protocol.transport.wire_stream import WireStream
 

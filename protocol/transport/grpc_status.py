@@ -59,12 +59,6 @@ async def failure_of(call: Any, peer_id: PeerId, counters: Counters) -> Manyhand
     return PeerError(peer_id, f"{code.name.lower()}: {_short(details)}")
 
 
-def is_being_cancelled() -> bool:
-    """Whether a CancelledError is for this task; grpc.aio also raises it for a dropped call."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
 def _typed(metadata: Iterable[tuple[str, str | bytes]]) -> bytes | None:
     for key, value in metadata:
         if key == ERROR_KEY and isinstance(value, bytes):

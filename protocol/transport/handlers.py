@@ -3,6 +3,7 @@
 In: a handler and its caller. Out: its answer, or one of our errors, fit to be sent.
 """
 
+import asyncio
 import logging
 
 from protocol.errors import ManyhandsError
@@ -49,6 +50,12 @@ async def run_stream(
     except Exception:
         ending = _unexpected(stream.peer_id, listener, counters)
     await stream.aclose(ending)
+
+
+def is_being_cancelled() -> bool:
+    """Whether a CancelledError is for this task, and not for what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _unexpected(caller: PeerId, listener: PeerId, counters: Counters) -> ManyhandsError:
