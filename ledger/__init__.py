@@ -6,23 +6,38 @@ Two parties open a tab per hop (`propose_terms`, `accept_terms`), keep it with b
 here opens a socket, runs an event loop or touches a tensor.
 """
 
+from ledger.balances import Balance, Claim, balances
+from ledger.checkpoint import Checkpoint
+from ledger.entries import LogEntry, Proof, verify_proof
+from ledger.log import Ledger
 from ledger.meter import Meter, Rates, Usage, head_rows, lease_quanta, price
 from ledger.objects import NO_ASSET, Offer, Route, Statement, Terms, Voucher, tab_id
 from ledger.opening import Wanted, accept_terms, check_accepted, lend_prompt, propose_terms
+from ledger.reader import LedgerReader
 from ledger.receipts import ClosedTab, Receipt, open_receipt
 from ledger.roots import FrameRoot
 from ledger.tab import PayerTab, ProviderTab
+from ledger.verify import Failure, Report, verify_ledger
 
 __all__ = [
     "NO_ASSET",
+    "Balance",
+    "Checkpoint",
+    "Claim",
     "ClosedTab",
+    "Failure",
     "FrameRoot",
+    "Ledger",
+    "LedgerReader",
+    "LogEntry",
     "Meter",
     "Offer",
     "PayerTab",
+    "Proof",
     "ProviderTab",
     "Rates",
     "Receipt",
+    "Report",
     "Route",
     "Statement",
     "Terms",
@@ -30,6 +45,7 @@ __all__ = [
     "Voucher",
     "Wanted",
     "accept_terms",
+    "balances",
     "check_accepted",
     "head_rows",
     "lease_quanta",
@@ -38,4 +54,6 @@ __all__ = [
     "price",
     "propose_terms",
     "tab_id",
+    "verify_ledger",
+    "verify_proof",
 ]

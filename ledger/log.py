@@ -1,0 +1,189 @@
+"""An account's own log of receipts: append-only, signed, and open to proof.
+
+In: receipts. Out: entries and proofs. After each append the tree head is signed, and a copy of it
+is kept outside the database, so that a database put back to an older state is noticed. Several
+processes of one home share a log; one that dies leaves its open tabs to be closed by the next.
+Whether everything still holds is asked of `verify.py`.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_bytes
+from typing import Self
+
+from ledger.checkpoint import Checkpoint, origin
+from ledger.entries import LogEntry
+from ledger.errors import DamagedLedger, ForeignLedger
+from ledger.merkle import appended, leaf_hash, root
+from ledger.owners import Owner, if_gone
+from ledger.reader import FILE_NAME, HEAD_NAME, LedgerReader, read_meta
+from ledger.receipts import ClosedTab, Receipt, open_receipt, receipt_id
+from ledger.store import SCHEMA_VERSION, Store, damaged
+from protocol.errors import IntegrityError, UsageError
+from protocol.signing import SigningKey
+
+log = logging.getLogger(__name__)
+
+
+class Ledger(LedgerReader):
+    """The log of the account whose key we hold. Use `open`, and `close` in the end."""
+
+    def __init__(self, directory: Path, store: Store, key: SigningKey, swarm_id: bytes) -> None:
+        super().__init__(directory, store, key.public_key, swarm_id)
+        self._key = key
+        self._origin = origin(swarm_id, self.account)
+        self._owner = Owner(directory)
+
+    @classmethod
+    def open(cls, directory: Path, key: SigningKey, swarm_id: bytes) -> Self:
+        """Open or begin the account's log, and close the tabs that ended processes left open.
+
+        Raises:
+            DamagedLedger: the database is truncated or corrupt, or older than the last checkpoint.
+            ForeignLedger: it belongs to another identity or swarm.
+            LedgerBusy: another process has held it for more than five seconds.
+            ConfigError: the directory cannot be written.
+        """
+        path = directory / FILE_NAME
+        if (directory / HEAD_NAME).exists() and not (path.exists() and path.stat().st_size):
+            raise damaged(path, "it is missing or empty, but a checkpoint of it exists")
+        store = Store.open(path, create=True)
+        ledger = cls(directory, store, key, swarm_id)
+        try:
+            store.quick_check()
+            ledger._claim_identity()
+            ledger._check_head()
+            ledger._close_abandoned()
+        except BaseException:
+            store.close()
+            raise
+        return ledger
+
+    def close(self) -> None:
+        """Close our tabs that are still open into receipts, and let go of the file."""
+        try:
+            self._close_tabs_of(self._owner.name)
+            self._owner.release()
+        finally:
+            self._store.close()
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def save_tab(self, session_id: bytes, receipt: Receipt) -> None:
+        """Keep an open tab as it would close now; a crash from here on loses nothing of it."""
+        self._owner.hold()
+        with self._store.transaction(durable=False):
+            self._store.execute(
+                "INSERT INTO open_tab VALUES (?, ?, ?) ON CONFLICT (session_id) DO UPDATE"
+                " SET owner = excluded.owner, receipt = excluded.receipt",
+                (session_id, self._owner.name, receipt.encode()),
+            )
+
+    def append(self, receipt: Receipt) -> LogEntry:
+        """Log a closed tab; see `append_all`."""
+        return self.append_all([receipt])[0]
+
+    def append_all(self, receipts: Sequence[Receipt]) -> list[LogEntry]:
+        """Log closed tabs in one transaction and sign the new tree head. Repeats change nothing.
+
+        Raises:
+            BadReceipt: a receipt does not hold; none is logged.
+            DamagedLedger: the tree does not match its last checkpoint, so we sign no more.
+        """
+        checked = [(receipt.encode(), open_receipt(receipt, self.swarm_id)) for receipt in receipts]
+        for _, tab in checked:
+            if self.account not in (tab.terms.payer, tab.terms.payee):
+                raise UsageError("a receipt between others is not ours to log")
+        note = None
+        with self._store.transaction():
+            before = size = self._sound_size()
+            entries = []
+            for data, tab in checked:
+                entry = self._find(receipt_id(data, self.swarm_id)) or self._insert(size, data, tab)
+                size = max(size, entry.index + 1)
+                entries.append(entry)
+            if size > before:
+                head = Checkpoint(self._origin, size, root(size, self._node_at))
+                note = head.sign(self._key)
+                self._store.execute("INSERT INTO checkpoint VALUES (?, ?)", (size, note.encode()))
+        if note:
+            self._keep_head(note)
+            self._store.tidy()
+        return entries
+
+    # --- within ----------------------------------------------------------------------------------
+
+    def _insert(self, index: int, data: bytes, tab: ClosedTab) -> LogEntry:
+        salt = token_bytes(32)
+        digest = sha256(salt + data).digest()
+        entry = LogEntry.of(index, receipt_id(data, self.swarm_id), tab, digest)
+        self._store.execute(
+            "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [getattr(entry, name) for name in LogEntry.__slots__],
+        )
+        self._store.execute("INSERT INTO body VALUES (?, ?, ?)", (index, salt, data))
+        for node in appended(index, leaf_hash(entry.leaf()), self._node_at):
+            self._store.execute("INSERT INTO node VALUES (?, ?, ?)", node)
+        self._store.execute("DELETE FROM open_tab WHERE session_id = ?", (entry.session_id,))
+        return entry
+
+    def _keep_head(self, note: str) -> None:
+        """Write the checkpoint beside the database, whole or not at all."""
+        fresh = self.directory / f"{HEAD_NAME}.{self._owner.name}"
+        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+            file.write(note)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self.directory / HEAD_NAME)
+
+    def _claim_identity(self) -> None:
+        ours = {"schema": bytes([SCHEMA_VERSION]), "account": self.account, "swarm": self.swarm_id}
+        if not (held := read_meta(self._store)):
+            with self._store.transaction():
+                for item in ours.items():  # another process may just have done the same
+                    self._store.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", item)
+                held = read_meta(self._store)
+        for name, value in ours.items():
+            if held.get(name) != value:
+                raise ForeignLedger(
+                    f"{self._store.path} belongs to another {_MEANING[name]}",
+                    hint="put back the identity.key it was made with, or use another --home",
+                )
+
+    def _check_head(self) -> None:
+        """Whether the database has all that the checkpoint beside it promises."""
+        path = self.directory / HEAD_NAME
+        if not path.exists():
+            return
+        promised = Checkpoint.open(path.read_text(errors="replace"), self.account)
+        rows = self._store.execute("SELECT note FROM checkpoint WHERE size = ?", (promised.size,))
+        if not rows or rows[0][0].decode(errors="replace") != path.read_text(errors="replace"):
+            raise damaged(
+                self._store.path, f"a checkpoint beside it promises {promised.size} entries"
+            )
+
+    def _close_abandoned(self) -> None:
+        for (owner,) in self._store.execute("SELECT DISTINCT owner FROM open_tab"):
+            if_gone(self.directory, owner, partial(self._close_tabs_of, owner))
+
+    def _close_tabs_of(self, owner: str) -> None:
+        """Turn an owner's open tabs into receipts, each with the last voucher that was saved."""
+        for session_id, data in self._store.execute(
+            "SELECT session_id, receipt FROM open_tab WHERE owner = ?", (owner,)
+        ):
+            try:
+                self.append(Receipt.decode(data))
+            except DamagedLedger:
+                raise
+            except IntegrityError as error:  # left where it is, for `verify` to name
+                log.warning(
+                    "open tab cannot be closed",
+                    extra={"tab": session_id.hex(), "reason": str(error)},
+                )
+
+
+_MEANING = {"schema": "version of Manyhands", "account": "identity", "swarm": "swarm"}

@@ -1,0 +1,55 @@
+"""Whose open tabs are whose, when several processes share one ledger.
+
+A process that holds open tabs holds a lock on a file of its own beside the ledger. The kernel lets
+go of it when the process ends, however it ends; then anybody may close the tabs it left.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from secrets import token_hex
+
+
+class Owner:
+    """This process, as an owner of open tabs. The lock file appears with the first tab."""
+
+    def __init__(self, directory: Path) -> None:
+        self.name = token_hex(8)
+        self._directory = directory
+        self._file: int | None = None
+
+    def hold(self) -> None:
+        if self._file is None:
+            path = _path(self._directory, self.name)
+            self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        if self._file is not None:
+            _path(self._directory, self.name).unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = None
+
+
+def if_gone(directory: Path, name: str, then: Callable[[], None]) -> bool:
+    """Do `then` if the owner of this name is gone, keeping others from doing it meanwhile."""
+    path = _path(directory, name)
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        then()
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        then()
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+def _path(directory: Path, name: str) -> Path:
+    return directory / f"tabs-{''.join(c for c in name if c in '0123456789abcdef')}.lock"

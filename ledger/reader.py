@@ -1,0 +1,132 @@
+"""Reading a log: its entries, receipts, tree head, and proofs. Needs no key and writes nothing.
+
+In: a directory with a ledger in it. Out: values. Nothing read here is verified against its
+signatures (except tree heads); whether everything still holds is asked of `verify.py`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from ledger.checkpoint import Checkpoint
+from ledger.entries import LogEntry, Proof
+from ledger.merkle import EMPTY_ROOT, inclusion_proof, root
+from ledger.receipts import Receipt
+from ledger.store import Store, damaged
+from protocol.errors import UsageError
+
+FILE_NAME, HEAD_NAME = "ledger.sqlite", "ledger.checkpoint"
+
+
+class LedgerReader:
+    """The log of one account, in one directory. Use `open`, and `close` in the end."""
+
+    def __init__(self, directory: Path, store: Store, account: bytes, swarm_id: bytes) -> None:
+        self.directory, self.account, self.swarm_id = directory, account, swarm_id
+        self._store = store
+
+    @classmethod
+    def read(cls, directory: Path) -> "LedgerReader":
+        """Open an existing log for reading; whose it is, it says itself.
+
+        Raises:
+            DamagedLedger: the database is truncated or corrupt.
+            ConfigError: there is none, or it cannot be opened.
+        """
+        store = Store.open(directory / FILE_NAME)
+        try:
+            meta = read_meta(store)
+            return LedgerReader(directory, store, meta.get("account", b""), meta.get("swarm", b""))
+        except BaseException:
+            store.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._store.close()
+
+    def __len__(self) -> int:
+        return int(self._store.execute("SELECT coalesce(max(idx) + 1, 0) FROM entry")[0][0])
+
+    def entries(self) -> Iterator[LogEntry]:
+        yield from (
+            LogEntry(*row) for row in self._store.execute("SELECT * FROM entry ORDER BY idx")
+        )
+
+    def receipt(self, id_: bytes) -> Receipt:
+        """The receipt of this id.
+
+        Raises:
+            UsageError: the log has none.
+        """
+        return Receipt.decode(self._body(self._entry(id_).index)[1])
+
+    def open_tabs(self) -> list[Receipt]:
+        rows = self._store.execute("SELECT receipt FROM open_tab ORDER BY session_id")
+        return [Receipt.decode(data) for (data,) in rows]
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The latest signed tree head."""
+        note = self._head_note()
+        return Checkpoint.open(note, self.account) if note else None
+
+    def prove(self, id_: bytes) -> Proof:
+        """That the receipt of this id is in our log, under the latest checkpoint."""
+        with self._store.snapshot():
+            entry, size = self._entry(id_), self._sound_size()
+            salt, data = self._body(entry.index)
+            return Proof(
+                entry=entry,
+                salt=salt,
+                receipt=data,
+                path=tuple(inclusion_proof(entry.index, size, self._node_at)),
+                checkpoint=self._head_note() or "",
+            )
+
+    # --- within ----------------------------------------------------------------------------------
+
+    def _find(self, id_: bytes) -> LogEntry | None:
+        rows = self._store.execute("SELECT * FROM entry WHERE receipt_id = ?", (id_,))
+        return LogEntry(*rows[0]) if rows else None
+
+    def _entry(self, id_: bytes) -> LogEntry:
+        entry = self._find(id_)
+        if entry is None:
+            raise UsageError(f"this log has no receipt {id_.hex()}")
+        return entry
+
+    def _body(self, index: int) -> tuple[bytes, bytes]:
+        rows = self._store.execute("SELECT salt, receipt FROM body WHERE idx = ?", (index,))
+        if not rows:
+            raise damaged(self._store.path, f"the receipt of entry {index} is missing")
+        return rows[0][0], rows[0][1]
+
+    def _node_at(self, level: int, index: int) -> bytes:
+        rows = self._store.execute(
+            "SELECT hash FROM node WHERE level = ? AND idx = ?", (level, index)
+        )
+        if not rows:
+            raise damaged(self._store.path, f"node {level}/{index} of the tree is missing")
+        return bytes(rows[0][0])
+
+    def _head_note(self) -> str | None:
+        rows = self._store.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1")
+        return rows[0][0].decode(errors="replace") if rows else None
+
+    def _sound_size(self) -> int:
+        """The size of the tree, once it is seen to match its last checkpoint."""
+        size, head = len(self), self.checkpoint()
+        promised = (head.size, head.root) if head else (0, EMPTY_ROOT)
+        if (size, root(size, self._node_at)) != promised:
+            raise damaged(self._store.path, "the tree does not match its last checkpoint")
+        return size
+
+
+def read_meta(store: Store) -> dict[str, bytes]:
+    """What a database says of itself: its schema, account and swarm."""
+    return {row[0]: row[1] for row in store.execute("SELECT name, value FROM meta")}

@@ -1,0 +1,177 @@
+"""Where a ledger lives: one SQLite file, its schema, and what its errors mean.
+
+Accounting rows and bodies are apart, so that balances read few bytes and a body can be erased
+without touching the tree. Appends are durable when they return (WAL, synchronous FULL); an open
+tab's latest voucher survives a crash of the process at once and of the machine soon after (NORMAL),
+because losing the last of it costs at most a window. What rows mean is left to `log.py`.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import RLock
+from typing import Any, Self
+
+from ledger.errors import DamagedLedger, LedgerBusy
+from protocol.errors import ConfigError, ManyhandsError, OutOfMemory
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 5.0
+QUICK_CHECK_BYTES = 64 * 2**20  # a larger file is checked by `verify`, not at every start
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (
+    name TEXT PRIMARY KEY, value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS entry (
+    idx INTEGER PRIMARY KEY,
+    receipt_id BLOB NOT NULL UNIQUE,
+    session_id BLOB NOT NULL,
+    epoch INTEGER NOT NULL,
+    payer BLOB NOT NULL,
+    payee BLOB NOT NULL,
+    asset BLOB NOT NULL,
+    net INTEGER NOT NULL,
+    digest BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS body (
+    idx INTEGER PRIMARY KEY, salt BLOB NOT NULL, receipt BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS node (
+    level INTEGER NOT NULL, idx INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (level, idx)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checkpoint (
+    size INTEGER PRIMARY KEY, note BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS open_tab (
+    session_id BLOB PRIMARY KEY, owner TEXT NOT NULL, receipt BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+Row = tuple[Any, ...]
+
+
+class Store:
+    """A connection that several threads may share, one transaction at a time."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = RLock()
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = False, timeout_s: float = BUSY_TIMEOUT_S) -> Self:
+        """Connect; with `create`, make the file (0600) and its tables when they are missing.
+
+        Raises:
+            DamagedLedger: the file is truncated, corrupt or no database.
+            LedgerBusy: somebody else holds it for longer than `timeout_s`.
+            ConfigError: it is missing or cannot be read or written.
+        """
+        with translated(path):
+            if create:
+                path.touch(mode=0o600, exist_ok=True)
+            elif not path.is_file():
+                raise ConfigError(f"there is no ledger at {path}")
+            connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=rw",
+                uri=True,
+                timeout=timeout_s,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+        store = cls(path, connection)
+        try:
+            store.execute("PRAGMA journal_mode = WAL")
+            store.execute("PRAGMA synchronous = FULL")
+            if create:
+                store._create()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        with self._lock, translated(self.path):
+            return self._connection.execute(sql, values).fetchall()
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[None]:
+        """One exclusive, short transaction; all of it happens or none.
+
+        durable: survives a power cut once it returns; else only the end of this process.
+        """
+        with self._lock:
+            self.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.execute("COMMIT")
+            except BaseException:
+                with suppress(ManyhandsError):
+                    self.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Reads within see one state, whatever others append meanwhile."""
+        with self._lock:
+            self.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self.execute("ROLLBACK")
+
+    def tidy(self) -> None:
+        """Move what the write-ahead log holds into the file, if nobody is reading just now."""
+        with suppress(LedgerBusy):
+            self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def quick_check(self) -> None:
+        """Look for a truncated or corrupt file."""
+        if self.path.stat().st_size > QUICK_CHECK_BYTES:
+            return
+        found = self.execute("PRAGMA quick_check(1)")
+        if found != [("ok",)]:
+            raise damaged(self.path, str(found[0][0]) if found else "it has no pages")
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def _create(self) -> None:
+        with self.transaction():
+            for statement in SCHEMA.split(";"):
+                self.execute(statement)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """SQLite's errors, said as ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise LedgerBusy(
+                f"{path} is locked by another process",
+                hint=f"wait for it to finish, or find it: fuser -v {path}",
+            ) from error
+        if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+            raise ConfigError(
+                f"{path} cannot be opened for writing: {error}",
+                hint=f"check who owns it: ls -l {path.parent}",
+            ) from error
+        if primary == sqlite3.SQLITE_FULL:
+            raise OutOfMemory(f"no disk space left for {path}") from error
+        raise damaged(path, str(error)) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be opened: {error.strerror or error}") from error
+
+
+def damaged(path: Path, reason: str) -> DamagedLedger:
+    return DamagedLedger(
+        f"{path} is truncated or corrupt: {reason}",
+        hint=f"restore a backup, or begin anew: mv {path.parent} {path.parent}.damaged",
+    )

@@ -1,0 +1,261 @@
+"""Does a log still hold? Everything is derived again from the bytes, and compared.
+
+In: a directory. Out: a report that names each entry that does not hold, and which part of it. For
+every entry: the receipt against its salted digest and id, every signature in it, the bond of terms
+and offer, the amount from meter and rates, the row and the leaf from the receipt, and a proof to
+the signed tree head. For the log: each node of the tree, each checkpoint, the copy of the last one
+that is kept outside, and open tabs. Nothing is changed, and no key is needed: reading goes on past
+what is broken, so that the report is complete.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ledger.checkpoint import Checkpoint, origin
+from ledger.entries import LogEntry
+from ledger.errors import BadProof, BadReceipt
+from ledger.merkle import appended, inclusion_proof, leaf_hash, root, verify_inclusion
+from ledger.reader import FILE_NAME, HEAD_NAME, read_meta
+from ledger.receipts import Receipt, open_receipt, receipt_id
+from ledger.store import SCHEMA_VERSION, Store
+from protocol.errors import IntegrityError
+
+ENTRY_COLUMNS = ", ".join(LogEntry.__slots__).replace("index", "idx", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One thing that does not hold, and the entry it belongs to, when it belongs to one."""
+
+    entry: int | None
+    receipt_id: str | None
+    part: str
+    reason: str
+
+    def __str__(self) -> str:
+        where = "" if self.entry is None else f"entry {self.entry}"
+        which = f"(receipt {self.receipt_id[:16]}…)" if self.receipt_id else ""
+        return ": ".join(filter(None, (f"{where} {which}".strip(), self.part, self.reason)))
+
+
+@dataclass(slots=True)
+class Report:
+    """What was looked at, and what was found."""
+
+    directory: Path
+    account: bytes
+    n_entries: int = 0
+    n_checkpoints: int = 0
+    n_open_tabs: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return not self.failures
+
+    def add(
+        self, part: str, reason: object, entry: int | None = None, id_: bytes | None = None
+    ) -> None:
+        shown = id_.hex() if isinstance(id_, bytes) else None
+        self.failures.append(Failure(entry, shown, part, str(reason)))
+
+
+def verify_ledger(directory: Path, account: bytes | None = None) -> Report:
+    """Check a log against itself, and against `account` when its owner is known from elsewhere.
+
+    Raises:
+        ConfigError: there is no ledger, or it cannot be opened.
+        DamagedLedger: it cannot be read at all.
+    """
+    store = Store.open(directory / FILE_NAME)
+    try:
+        with store.snapshot():
+            meta = read_meta(store)
+            report = Report(directory, account or meta.get("account", b""))
+            _Check(store, report, meta).run()
+            return report
+    finally:
+        store.close()
+
+
+class _Check:
+    """One pass over a log. Rows are read one by one: a broken one must not hide the next."""
+
+    def __init__(self, store: Store, report: Report, meta: dict[str, bytes]) -> None:
+        self.store, self.report, self.meta = store, report, meta
+        self.swarm_id = meta.get("swarm", b"")
+        self.leaves: list[bytes] = []
+        self.ids: list[bytes | None] = []
+        self.nodes: dict[tuple[int, int], bytes] = {}
+
+    def run(self) -> None:
+        self._check_file()
+        self._check_meta()
+        if len(self.swarm_id) != 32:
+            return
+        size = self._rows("log", "SELECT count(*) FROM entry")
+        self.report.n_entries = size[0][0] if size else 0
+        for index in range(self.report.n_entries):
+            self._check_entry(index)
+        self._check_stray_rows()
+        self._check_nodes()
+        self._check_checkpoints()
+        self._check_head_file()
+        self._check_open_tabs()
+
+    def _rows(self, part: str, sql: str, *values: Any, entry: int | None = None) -> list[Any]:
+        try:
+            return self.store.execute(sql, values)
+        except IntegrityError as error:
+            self.report.add(part, error, entry)
+            return []
+
+    def _check_file(self) -> None:
+        for (found,) in self._rows("database", "PRAGMA integrity_check(20)"):
+            if found != "ok":
+                self.report.add("database", found)
+
+    def _check_meta(self) -> None:
+        if self.meta.get("schema") != bytes([SCHEMA_VERSION]):
+            self.report.add("meta", "of an unknown version")
+        if self.meta.get("account") != self.report.account:
+            self.report.add("meta", "names another account than its owner's key")
+        if len(self.swarm_id) != 32:
+            self.report.add("meta", "names no swarm")
+        if set(self.meta) != {"schema", "account", "swarm"}:
+            self.report.add("meta", "has other rows than it should")
+
+    def _check_entry(self, index: int) -> None:
+        """One row, its receipt, and whether each gives the other."""
+        rows = self._rows(
+            "row", f"SELECT {ENTRY_COLUMNS} FROM entry WHERE idx = ?", index, entry=index
+        )
+        if not rows:
+            self.report.add("row", "is missing", index)
+            self.leaves.append(b"")
+            self.ids.append(None)
+            return
+        row = LogEntry(*rows[0])
+        self.ids.append(row.receipt_id)
+        try:
+            self.leaves.append(leaf_hash(row.leaf()))
+        except IntegrityError as error:
+            self.leaves.append(b"")
+            self.report.add("leaf", error, index, row.receipt_id)
+        body = self._rows(
+            "receipt", "SELECT salt, receipt FROM body WHERE idx = ?", index, entry=index
+        )
+        if not body:
+            self.report.add("receipt", "is missing", index, row.receipt_id)
+            return
+        for part, reason in self._entry_failures(row, *body[0]):
+            self.report.add(part, reason, index, row.receipt_id)
+
+    def _entry_failures(self, row: LogEntry, salt: bytes, data: bytes) -> Iterator[tuple[str, str]]:
+        if len(salt) != 32 or sha256(salt + data).digest() != row.digest:
+            yield "receipt", "the receipt and its salt do not give the digest in the leaf"
+        if receipt_id(data, self.swarm_id) != row.receipt_id:
+            yield "receipt", "the receipt does not give the id it is filed under"
+        try:
+            tab = open_receipt(Receipt.decode(data), self.swarm_id)
+        except BadReceipt as error:
+            yield error.part, error.reason
+            return
+        except IntegrityError as error:
+            yield "receipt", str(error)
+            return
+        given = LogEntry.of(row.index, row.receipt_id, tab, row.digest)
+        for name in LogEntry.__slots__:
+            if getattr(given, name) != getattr(row, name):
+                yield "leaf", f"{name} is not what the receipt gives"
+        if self.report.account not in (row.payer, row.payee):
+            yield "leaf", "the log's owner is no party to this receipt"
+
+    def _check_stray_rows(self) -> None:
+        for table in ("entry", "body"):
+            sql = f"SELECT idx FROM {table} WHERE idx < 0 OR idx >= ?"
+            for (index,) in self._rows("log", sql, self.report.n_entries):
+                self.report.add("log", f"a row of {table} lies outside the log", index)
+
+    def _check_nodes(self) -> None:
+        """Grow the tree again from the leaves, and compare each node that is stored."""
+        stored = {(a, b): c for a, b, c in self._rows("tree", "SELECT level, idx, hash FROM node")}
+        for size, leaf in enumerate(self.leaves):
+            for level, index, hash_ in appended(size, leaf, self._node_at):
+                self.nodes[level, index] = hash_
+                if stored.pop((level, index), None) != hash_:
+                    first = index << level
+                    through = f" (with entries {first} to {size})" if level else ""
+                    reason = f"node {level}/{index} of the tree is not what the leaves give"
+                    self.report.add("leaf", reason + through, size, self.ids[size])
+        for level, index in stored:
+            self.report.add("tree", f"node {level}/{index} lies outside the tree")
+
+    def _node_at(self, level: int, index: int) -> bytes:
+        return self.nodes[level, index]
+
+    def _check_checkpoints(self) -> None:
+        rows = self._rows("checkpoint", "SELECT size, note FROM checkpoint ORDER BY size")
+        self.report.n_checkpoints = len(rows)
+        sizes = [size for size, _ in rows]
+        if (max(sizes, default=0)) != len(self.leaves):
+            reason = f"the last checkpoint promises {max(sizes, default=0)} entries"
+            self.report.add("checkpoint", f"{reason}, the log has {len(self.leaves)}")
+        for size, note in rows:
+            self._check_checkpoint(size, note)
+
+    def _check_checkpoint(self, size: int, note: bytes) -> None:
+        last = min(size, len(self.leaves)) - 1
+        id_ = self.ids[last] if 0 <= last < len(self.ids) else None
+        try:
+            head = self._open_note(note)
+            if head.size != size or not 0 < size <= len(self.leaves):
+                raise BadProof("its size is not that of its row")
+            if head.root != root(size, self._node_at):
+                raise BadProof(f"the first {size} entries do not give its root")
+        except IntegrityError as error:
+            self.report.add(f"checkpoint {size}", error, last if id_ else None, id_)
+            return
+        if size == len(self.leaves):
+            self._check_proofs(head)
+
+    def _check_proofs(self, head: Checkpoint) -> None:
+        for index, leaf in enumerate(self.leaves):
+            path = inclusion_proof(index, head.size, self._node_at)
+            try:
+                verify_inclusion(leaf, index, head.size, path, head.root)
+            except BadProof as error:
+                self.report.add("proof", error, index, self.ids[index])
+
+    def _open_note(self, note: bytes) -> Checkpoint:
+        head = Checkpoint.open(note.decode(errors="replace"), self.report.account)
+        if head.origin != origin(self.swarm_id, self.report.account):
+            raise BadProof("it is of another log")
+        return head
+
+    def _check_head_file(self) -> None:
+        path = self.report.directory / HEAD_NAME
+        if not path.exists():
+            return  # nothing was appended yet, or the copy was not taken along
+        try:
+            note = path.read_bytes()
+            head = self._open_note(note)
+            if head.size > len(self.leaves) or head.root != root(head.size, self._node_at):
+                raise BadProof(f"it promises {head.size} entries that the log does not have")
+        except IntegrityError as error:
+            self.report.add(HEAD_NAME, error)
+
+    def _check_open_tabs(self) -> None:
+        rows = self._rows("open tab", "SELECT session_id, receipt FROM open_tab")
+        self.report.n_open_tabs = len(rows)
+        for session_id, data in rows:
+            name = f"open tab {session_id.hex()}"
+            try:
+                tab = open_receipt(Receipt.decode(data), self.swarm_id)
+                if tab.terms.session_id != session_id:
+                    raise BadReceipt("terms", "are of another tab")
+            except IntegrityError as error:
+                self.report.add(name, error)

@@ -1,0 +1,292 @@
+"""The log on disk: appending, proving, surviving crashes, refusing what is not its own."""
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ledger import Ledger, LedgerReader, Proof, open_receipt, verify_ledger, verify_proof
+from ledger.errors import BadReceipt, DamagedLedger, ForeignLedger, LedgerBusy
+from ledger.reader import FILE_NAME
+from ledger.store import Store
+from protocol.errors import ConfigError, IntegrityError, UsageError
+from tests.ledger.parties import (
+    CLIENT,
+    NOW_MS,
+    PROVIDER,
+    STRANGER,
+    SWARM,
+    closed_receipt,
+    open_tab,
+    ran,
+    settle,
+    state,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def receipts(n):
+    return [closed_receipt(8 + i, nonce=i.to_bytes(16, "big")) for i in range(n)]
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+        yield ledger
+
+
+def test_an_appended_receipt_is_found_again_and_proves_its_place(ledger):
+    logged = [ledger.append(receipt) for receipt in receipts(5)]
+
+    for entry, receipt in zip(logged, receipts(5), strict=True):
+        proof = ledger.prove(entry.receipt_id)
+        assert ledger.receipt(entry.receipt_id) == receipt
+        assert verify_proof(proof, CLIENT.public_key, SWARM) == open_receipt(receipt, SWARM)
+    assert list(ledger.entries()) == logged
+    assert [entry.index for entry in logged] == [0, 1, 2, 3, 4]
+
+
+def test_both_parties_log_the_same_claim(tmp_path):
+    claims = []
+    for key in (CLIENT, PROVIDER):
+        home = tmp_path / key.public_key.hex()
+        home.mkdir()
+        with Ledger.open(home, key, SWARM) as ledger:
+            ledger.append(closed_receipt())
+            claims.append([entry.claim() for entry in ledger.entries()])
+
+    assert claims[0] == claims[1]
+
+
+def test_appending_again_changes_nothing(ledger):
+    first = ledger.append(closed_receipt())
+    head = ledger.checkpoint()
+
+    assert ledger.append(closed_receipt()) == first
+    assert ledger.append_all([closed_receipt(), closed_receipt()]) == [first, first]
+    assert ledger.checkpoint() == head
+
+
+def test_one_bad_receipt_in_a_batch_logs_none(ledger):
+    good, bad = receipts(2)
+    swapped = type(bad)(offer=bad.offer, terms=bad.terms, voucher=good.voucher)
+
+    with pytest.raises(BadReceipt):
+        ledger.append_all([good, swapped])
+    assert len(ledger) == 0
+
+
+def test_a_receipt_between_others_is_not_logged(ledger):
+    with pytest.raises(UsageError):
+        ledger.append(closed_receipt(client=STRANGER))
+
+
+def test_a_proof_fails_when_any_part_of_it_is_changed(ledger):
+    entries = ledger.append_all(receipts(6))
+    good = ledger.prove(entries[2].receipt_id)
+    other = ledger.prove(entries[3].receipt_id)
+    parts = {name: getattr(good, name) for name in Proof.__slots__}
+
+    for name in Proof.__slots__:
+        with pytest.raises(IntegrityError):
+            verify_proof(
+                Proof(**parts | {name: getattr(other, name)})
+                if name != "checkpoint"
+                else Proof(**parts | {name: good.checkpoint.replace("\n6\n", "\n7\n")}),
+                CLIENT.public_key,
+                SWARM,
+            )
+    with pytest.raises(IntegrityError):
+        verify_proof(good, PROVIDER.public_key, SWARM)
+    with pytest.raises(IntegrityError):
+        verify_proof(good, CLIENT.public_key, bytes(32))
+
+
+def test_the_file_is_for_its_owner_only(ledger, tmp_path):
+    ledger.append(closed_receipt())
+
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+
+
+def test_tabs_still_open_are_closed_into_receipts_on_the_way_out(tmp_path):
+    payer, provider = open_tab()
+    settle(payer, provider, ran(9).meter(), final=False)
+
+    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+        ledger.save_tab(payer.terms.session_id, payer.receipt())
+        assert ledger.open_tabs() == [payer.receipt()]
+    with LedgerReader.read(tmp_path) as reader:
+        assert [entry.net for entry in reader.entries()] == [payer.promised]
+        assert reader.open_tabs() == []
+    assert [path.name for path in tmp_path.glob("tabs-*")] == []
+
+
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+from ledger import Ledger
+from tests.ledger.parties import *
+payer, provider = open_tab()
+ledger = Ledger.open(Path(sys.argv[1]), CLIENT, SWARM)
+for positions in (9, 14):
+    settle(payer, provider, ran(positions).meter(), final=False)
+    ledger.save_tab(payer.terms.session_id, payer.receipt())
+print(payer.promised, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def run_python(code, *args, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)], cwd=ROOT, stdout=subprocess.PIPE, **options
+    )
+
+
+def test_a_killed_process_loses_no_voucher_it_saved(tmp_path):
+    process = run_python(CRASH, tmp_path)
+    promised = int(process.communicate()[0])
+    assert process.returncode == -signal.SIGKILL
+
+    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+        assert [entry.net for entry in ledger.entries()] == [promised]
+        assert ledger.open_tabs() == []
+    assert verify_ledger(tmp_path, CLIENT.public_key).holds
+
+
+def test_a_live_process_keeps_its_open_tabs(tmp_path):
+    payer, _ = open_tab()
+    with Ledger.open(tmp_path, CLIENT, SWARM) as first:
+        first.save_tab(payer.terms.session_id, payer.receipt())
+
+        with Ledger.open(tmp_path, CLIENT, SWARM) as second:
+            assert len(second) == 0
+            assert second.open_tabs() == [payer.receipt()]
+
+
+APPEND = """
+import sys
+from pathlib import Path
+from ledger import Ledger
+from tests.ledger.parties import *
+with Ledger.open(Path(sys.argv[1]), CLIENT, SWARM) as ledger:
+    for i in range(int(sys.argv[3])):
+        ledger.append(closed_receipt(nonce=f"{sys.argv[2]}-{i}".ljust(16).encode()))
+"""
+
+
+def test_several_processes_share_one_log(tmp_path):
+    processes = [run_python(APPEND, tmp_path, name, 8) for name in "abcd"]
+
+    assert [process.wait(60) for process in processes] == [0, 0, 0, 0]
+    report = verify_ledger(tmp_path, CLIENT.public_key)
+    assert report.failures == []
+    assert (report.n_entries, report.n_checkpoints) == (32, 32)
+
+
+def test_a_database_of_another_identity_or_swarm_is_refused(tmp_path):
+    Ledger.open(tmp_path, CLIENT, SWARM).close()
+
+    with pytest.raises(ForeignLedger, match="identity") as caught:
+        Ledger.open(tmp_path, STRANGER, SWARM)
+    assert caught.value.exit_code == 3
+    assert caught.value.hint
+    with pytest.raises(ForeignLedger, match="swarm"):
+        Ledger.open(tmp_path, CLIENT, bytes(32))
+
+
+@pytest.mark.parametrize("kept", [0, 50, 4096, 5000, 20_000])
+def test_a_truncated_database_is_refused(tmp_path, kept):
+    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+        ledger.append_all(receipts(8))
+    os.truncate(tmp_path / FILE_NAME, kept)
+
+    with pytest.raises(DamagedLedger) as caught:
+        Ledger.open(tmp_path, CLIENT, SWARM)
+    assert caught.value.exit_code == 8
+    assert caught.value.hint
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / FILE_NAME).write_bytes(b"not a ledger at all" * 400)
+
+    with pytest.raises(DamagedLedger):
+        Ledger.open(tmp_path, CLIENT, SWARM)
+
+
+def test_a_database_put_back_to_an_older_state_signs_nothing(tmp_path):
+    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+        ledger.append(receipts(2)[0])
+    older = (tmp_path / FILE_NAME).read_bytes()
+    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+        ledger.append(receipts(2)[1])
+    (tmp_path / FILE_NAME).write_bytes(older)
+
+    with pytest.raises(DamagedLedger, match="promises 2 entries"):
+        Ledger.open(tmp_path, CLIENT, SWARM)
+    assert not verify_ledger(tmp_path, CLIENT.public_key).holds
+
+
+def test_a_locked_database_says_so_after_a_while(tmp_path):
+    Ledger.open(tmp_path, CLIENT, SWARM).close()
+    holder = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    store = Store.open(tmp_path / FILE_NAME, timeout_s=0.05)
+
+    with pytest.raises(LedgerBusy, match="locked") as caught, store.transaction():
+        pass
+
+    assert caught.value.exit_code == 3
+    holder.execute("ROLLBACK")
+    with store.transaction():
+        pass
+    store.close()
+    holder.close()
+
+
+def test_a_missing_ledger_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match="no ledger"):
+        LedgerReader.read(tmp_path)
+
+
+def test_a_tree_that_was_tampered_with_is_never_signed_again(tmp_path):
+    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+        ledger.append_all(receipts(3))
+        ledger._store.execute("UPDATE node SET hash = zeroblob(32) WHERE level = 1 AND idx = 0")
+
+        with pytest.raises(DamagedLedger, match="does not match"):
+            ledger.append(closed_receipt(99))
+
+
+@settings(max_examples=15, deadline=None)
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_however_receipts_are_batched_the_log_holds(tmp_path_factory, sizes):
+    home = tmp_path_factory.mktemp("home")
+    todo = receipts(sum(sizes))
+    with Ledger.open(home, PROVIDER, SWARM) as ledger:
+        for size in sizes:
+            ledger.append_all([todo.pop(0) for _ in range(size)])
+
+    report = verify_ledger(home, PROVIDER.public_key)
+    assert report.failures == []
+    assert (report.n_entries, report.n_checkpoints) == (sum(sizes), len(sizes))
+
+
+def test_a_provider_that_dies_keeps_its_last_voucher(tmp_path):
+    payer, provider = open_tab()
+    settle(payer, provider, ran(10).meter(), final=False)
+    state(provider, ran(14).meter(), now_ms=NOW_MS + 5)
+    with Ledger.open(tmp_path, PROVIDER, SWARM) as ledger:
+        ledger.save_tab(provider.terms.session_id, provider.receipt())
+
+    with LedgerReader.read(tmp_path) as reader:
+        (entry,) = reader.entries()
+        assert entry.net == payer.promised
