@@ -1,0 +1,97 @@
+"""Rendering a model's chat template: messages in, the prompt's text out.
+
+A template is a stranger's program, so it runs in jinja2's immutable sandbox and sees plain JSON
+values alone. What a template may call is what the transformers library offers: `raise_exception`,
+`strftime_now`, a `tojson` without HTML escapes, loop controls and `generation` blocks.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from protocol.errors import BadModel, UsageError
+
+
+class Refused(jinja2.TemplateError):
+    """The template itself says that these messages make no prompt."""
+
+
+class GenerationBlocks(Extension):
+    """`{% generation %}` marks what an assistant wrote; to a prompt the mark means nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2's way)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def render_chat(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    special_tokens: Mapping[str, str],
+    *,
+    add_generation_prompt: bool = True,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
+    """The prompt of a conversation, ready for the assistant's turn.
+
+    Raises:
+        UsageError: the template refuses these messages, or cannot make sense of them.
+        BadModel: the template is no template.
+    """
+    try:
+        compiled = _compile(template)
+    except jinja2.TemplateError as error:
+        raise BadModel(f"the model's chat template does not parse: {error}") from error
+    plain = json.loads(json.dumps(list(messages)))  # no methods for the template to find
+    try:
+        return compiled.render(
+            **special_tokens,
+            messages=plain,
+            tools=None if tools is None else json.loads(json.dumps(list(tools))),
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+        )
+    except Refused as error:
+        raise UsageError(f"the model's chat template refuses these messages: {error}") from error
+    except Exception as error:  # a stranger's program: it may raise anything
+        raise UsageError(
+            f"the model's chat template cannot render these messages: {error}",
+            hint='each message is {"role": …, "content": …}',
+        ) from error
+
+
+@lru_cache(maxsize=16)
+def _compile(template: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlocks, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda style: datetime.now().strftime(style)
+    return environment.from_string(template)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise Refused(message)
