@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from node.links import LinkTimes
 from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
-from protocol.announcements import Announcement, seal_announcement
+from protocol.announcements import Announcement, AnnouncementSource, seal_announcement
 from protocol.anti_entropy import Record
 from protocol.errors import ManyhandsError
 from protocol.gossip_rules import METHOD, Taken, answer, question, take_answer, tell
@@ -53,8 +53,8 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Gossip:
-    """The `AnnouncementSource` over a transport's calls. One `run` at a time."""
+class Gossip(AnnouncementSource):
+    """Records come and go over a transport's calls. One `run` at a time."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from protocol.errors import PeerMisbehaved
 from protocol.gossip_rules import METHOD, tell
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
-from protocol.transport.memory import MemoryNetwork
+from protocol.transport.memory import Faults, MemoryNetwork
 from tests.announcing import peer_of, record
 from tests.gossiping import GossipSwarm, identity_of, until
 
@@ -22,8 +22,12 @@ BRIEF = GossipTiming(interval_s=0.1, refresh_s=0.3, lifetime_s=1.0, shun_s=0.5, 
 
 
 @pytest.fixture
-async def swarm():
-    network = MemoryNetwork()
+def network():
+    return MemoryNetwork(seed=7)
+
+
+@pytest.fixture
+async def swarm(network):
     swarm = GossipSwarm(lambda n: network.transport(identity_of(n), OPEN_SWARM_ID))
     yield swarm
     await swarm.aclose()
@@ -140,6 +144,30 @@ async def test_nonsense_is_refused_counted_and_survived(swarm):
 
     await until(swarm.agree, timeout_s=5)
     assert node.gossip.table.dropped == {Dropped(peer_of(13), Merged.FORGED): 9}  # then it stopped
+
+
+async def test_a_swarm_agrees_although_a_third_of_its_calls_fail(network, swarm):
+    network.set_faults(Faults(delay_s=(0.0, 0.02), loss=0.1, breakage=0.2))
+    hasty = GossipTiming(interval_s=0.1, timeout_s=0.2, shun_s=0.2)
+    first = await swarm.start(0, timing=hasty)
+    for n in range(1, 6):
+        await swarm.start(n, first.address, timing=hasty)
+
+    await until(swarm.agree, timeout_s=10)
+
+
+async def test_a_swarm_that_was_cut_in_two_is_one_again(network, swarm):
+    brief = GossipTiming(interval_s=0.1, refresh_s=0.3, lifetime_s=1, timeout_s=0.2, shun_s=0.2)
+    first = await swarm.start(0, timing=brief)
+    for n in range(1, 4):
+        await swarm.start(n, first.address, timing=brief)
+    await until(swarm.agree, timeout_s=5)
+
+    network.partition({peer_of(0), peer_of(1)}, {peer_of(2), peer_of(3)})
+    await until(lambda: first.sees() == {peer_of(0), peer_of(1)}, timeout_s=5)
+    network.heal()
+
+    await until(swarm.agree, timeout_s=5)
 
 
 async def test_a_leave_without_peers_ends_quickly(swarm):

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import cbor2
 import pytest
@@ -23,6 +24,8 @@ from protocol.errors import BadSignature, IntegrityError, ManyhandsError, PeerMi
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID, Envelope, seal
 from tests.announcing import NOW_MS, announce, key_of, peer_of, record
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "announcement.hex"
 
 
 def table_of(*records: Record, now_ms: int = NOW_MS, **limits: int) -> AnnouncementTable:
@@ -48,6 +51,17 @@ def test_an_announcement_survives_its_bytes():
     verify_announcement(claimed, envelope, OPEN_SWARM_ID)
 
     assert claimed == announcement
+
+
+def test_the_signed_bytes_are_those_of_the_golden_file():
+    links = (Link(peer_of(2), 1500), Link(peer_of(3), 20_000))
+    announcement = announce(
+        1, (2, 6), links=links, region="eu", software="manyhands 0.1", offer=b"o"
+    )
+
+    data = seal_announcement(announcement, OPEN_SWARM_ID, key_of(1))
+
+    assert data.hex() == GOLDEN.read_text().strip()
 
 
 def test_the_largest_announcement_fits():
