@@ -48,6 +48,7 @@ from protocol.messages import (
 from protocol.sampling import SamplingParams, sample
 from protocol.signing import Envelope
 from protocol.transport import Stream
+from protocol.transport.error_codec import encode_error
 
 log = logging.getLogger(__name__)
 
@@ -283,7 +284,7 @@ class Hop:
             self._tell(Closed(receipt=receipt_id, index=index))
         except IntegrityError as error:
             log.error("a receipt could not be filed", extra={"error": str(error)})
-            self._tell(Failure(epoch=self.session.epoch, code=error.code, message=str(error)))
+            self._tell(Failure(epoch=self.session.epoch, error=encode_error(error)))
         finally:
             self.done.set()
 

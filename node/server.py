@@ -15,12 +15,12 @@ from protocol.codec import data_message, to_client_bytes, to_hop_message
 from protocol.errors import (
     IntegrityError,
     ManyhandsError,
-    PeerBusy,
     PeerMisbehaved,
     PeerUnreachable,
 )
 from protocol.messages import Ask, Failure, Frame, Reserve, Resume
 from protocol.transport import CallHandler, Service, Stream
+from protocol.transport.error_codec import encode_error
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Server:
         except ManyhandsError as error:
             log.info("session refused", extra={"client": stream.peer_id, "reason": str(error)})
             epoch = first.epoch if isinstance(first, Reserve | Resume) else 0
-            stream.send(to_client_bytes(_failure(epoch, error)))
+            stream.send(to_client_bytes(Failure(epoch=epoch, error=encode_error(error))))
             await stream.drain()
             return None
 
@@ -110,10 +110,3 @@ class Server:
         finally:
             if inbound.get(peer) is stream:
                 del inbound[peer]
-
-
-def _failure(epoch: int, error: ManyhandsError) -> Failure:
-    depth = error.queue_depth if isinstance(error, PeerBusy) else 0
-    return Failure(
-        epoch=epoch, code=error.code, message=str(error), hint=error.hint, queue_depth=depth
-    )

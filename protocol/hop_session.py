@@ -68,6 +68,7 @@ from protocol.messages import (
     Unpaid,
     require,
 )
+from protocol.transport.error_codec import encode_error
 
 RESERVE_S = 3.0
 RESUME_S = 10.0
@@ -355,7 +356,7 @@ class HopSession:
         """This hop cannot go on; the client learns why and routes around it."""
         if self.state in (State.CLOSING, State.OVER):
             return []
-        failure = Failure(epoch=self.epoch, code=error.code, message=str(error), hint=error.hint)
+        failure = Failure(epoch=self.epoch, error=encode_error(error))
         return [Tell(failure), *self.close(error.code, self._deadline)]
 
     def tick(self, now: float) -> list[Action]:

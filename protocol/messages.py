@@ -384,13 +384,10 @@ class LinkDown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A typed refusal or failure; `code` is one of `protocol.errors`."""
+    """A typed refusal or failure: an error of `protocol.errors`, as `error_codec` writes it."""
 
     epoch: int
-    code: str
-    message: str
-    hint: str = ""
-    queue_depth: int = 0
+    error: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,31 @@
-"""How a request finds a chain of peers, and its answer."""
+"""How a request finds a chain of peers, and its answer.
+
+The window: a `Client` of a swarm, what it is asked, and what it tells. No torch is ever needed.
+"""
+
+from scheduler.client import Client, Generation
+from scheduler.directory import Directory
+from scheduler.placement import choose_span
+from scheduler.request import (
+    Event,
+    Finished,
+    GenerationRequest,
+    GenerationResult,
+    Routed,
+    RouteStep,
+    Token,
+)
+
+__all__ = [
+    "Client",
+    "Directory",
+    "Event",
+    "Finished",
+    "Generation",
+    "GenerationRequest",
+    "GenerationResult",
+    "RouteStep",
+    "Routed",
+    "Token",
+    "choose_span",
+]

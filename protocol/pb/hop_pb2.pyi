@@ -706,27 +706,19 @@ class Failure(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
-    CODE_FIELD_NUMBER: _builtins.int
-    MESSAGE_FIELD_NUMBER: _builtins.int
-    HINT_FIELD_NUMBER: _builtins.int
-    QUEUE_DEPTH_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
-    code: _builtins.str
-    message: _builtins.str
-    hint: _builtins.str
-    queue_depth: _builtins.int
+    error: _builtins.bytes
+    """JSON: code, message, hint, and what some classes carry"""
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
-        code: _builtins.str = ...,
-        message: _builtins.str = ...,
-        hint: _builtins.str = ...,
-        queue_depth: _builtins.int = ...,
+        error: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "epoch", b"epoch", "hint", b"hint", "message", b"message", "queue_depth", b"queue_depth"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "error", b"error"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

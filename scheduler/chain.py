@@ -1,0 +1,141 @@
+"""Control streams to hops: dial, open, hear, and come back when a stream was lost.
+
+In: whom to talk to and what to say. Out: what the hop says, and word when it is lost for good.
+Streams are not sessions (DESIGN 5a.2): a lost one is opened again at once if the hop still lives;
+if it does not answer within RESUME_S, routing around it is quicker than waiting.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+
+from protocol.address import Address
+from protocol.codec import to_client_message, to_hop_bytes
+from protocol.errors import ManyhandsError, PeerMisbehaved, PeerUnreachable
+from protocol.messages import Closed, Reserve, Resume, ToClient, ToHop
+from protocol.transport import Connection, Stream, Transport
+
+log = logging.getLogger(__name__)
+
+DIAL_S = 3.0
+RESUME_S = 1.0
+
+
+class Connections:
+    """One connection per peer, shared by all sessions of a client."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self._open: dict[str, Connection] = {}
+
+    async def stream(
+        self, peer: str, addresses: Sequence[str], *, timeout_s: float = DIAL_S
+    ) -> Stream:
+        """A new control stream to `peer`, over the connection at hand or a new one.
+
+        Raises:
+            PeerUnreachable, VersionMismatch: why there is none.
+        """
+        if (known := self._open.get(peer)) is not None:
+            try:
+                return await known.open("control", timeout_s=timeout_s)
+            except ManyhandsError:
+                await self.forget(peer)
+        error: ManyhandsError = PeerUnreachable(peer, "no address is known")
+        for text in addresses:
+            try:
+                address = Address.parse(text)
+                connection = await self.transport.dial(address, timeout_s=timeout_s)
+                if connection.peer_id != peer:
+                    await connection.aclose()
+                    raise PeerMisbehaved(peer, f"{text} names another peer")
+            except ManyhandsError as failure:
+                error = failure
+                continue
+            self._open[peer] = connection
+            return await connection.open("control", timeout_s=timeout_s)
+        raise error
+
+    async def forget(self, peer: str) -> None:
+        if (connection := self._open.pop(peer, None)) is not None:
+            await connection.aclose()
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(self.forget(peer) for peer in list(self._open)))
+
+
+class ControlLink:
+    """The control stream to one hop of one session, across its losses.
+
+    heard: what the hop says. lost: it cannot be reached any more; called at most once.
+    resume: what to say first on a new stream, and whether it is worth one.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        peer: str,
+        addresses: Sequence[str],
+        reserve: Reserve,
+        *,
+        heard: Callable[[str, ToClient], None],
+        lost: Callable[[str, ManyhandsError], None],
+        resume: Callable[[], Resume | None],
+    ) -> None:
+        self.peer = peer
+        self.closed = asyncio.Event()  # the hop has filed its receipt, or is gone
+        self._connections, self._addresses = connections, tuple(addresses)
+        self._heard, self._lost, self._resume = heard, lost, resume
+        self._stream: Stream | None = None
+        self._unsent: list[ToHop] = [reserve]
+        self._task: asyncio.Task[None] | None = None
+
+    def send(self, message: ToHop) -> None:
+        """Say it now, or as soon as the stream stands."""
+        if self._stream is None:
+            self._unsent.append(message)
+            return
+        with contextlib.suppress(PeerUnreachable):  # the listening side will notice
+            self._stream.send(to_hop_bytes(message))
+
+    def abandon(self) -> None:
+        """Nothing more is expected of this hop: stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def run(self) -> None:
+        """Until the hop has closed the session, or is lost."""
+        self._task = asyncio.current_task()
+        timeout_s: float = DIAL_S
+        greeting: Resume | None = None
+        try:
+            while True:
+                try:
+                    return await self._listen(timeout_s, greeting)
+                except PeerUnreachable as error:
+                    log.info("control stream lost", extra={"peer": self.peer, "error": str(error)})
+                    greeting = self._resume() if self._stream is not None else None
+                    if greeting is None:
+                        raise
+                    self._stream, timeout_s = None, RESUME_S
+        except ManyhandsError as error:
+            self._lost(self.peer, error)
+        finally:
+            self._stream = None
+            self.closed.set()
+
+    async def _listen(self, timeout_s: float, greeting: Resume | None) -> None:
+        stream = await self._connections.stream(self.peer, self._addresses, timeout_s=timeout_s)
+        try:
+            unsent, self._unsent = self._unsent, []
+            for message in [greeting, *unsent] if greeting else unsent:
+                stream.send(to_hop_bytes(message))
+            self._stream = stream
+            while True:
+                answer = to_client_message(await stream.receive())
+                self._heard(self.peer, answer)
+                if isinstance(answer, Closed):
+                    return
+        finally:
+            await stream.aclose()

@@ -1,0 +1,108 @@
+"""A client of a swarm: who serves what, and answers to prompts.
+
+In: an identity of its own, a transport, addresses to begin at. Out: generations, each an iterator
+of events that can be left at any time: what ran is settled, everything is freed.
+"""
+
+import asyncio
+import random
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from ledger.writer import LedgerWriter
+from protocol.address import Address
+from protocol.announcement_table import AnnouncementTable
+from protocol.errors import PeerUnreachable
+from protocol.identity import Identity
+from protocol.messages import SessionId
+from protocol.transport import Transport
+from scheduler.chain import Connections
+from scheduler.directory import Directory, fetch_directory
+from scheduler.finder import RouteFinder
+from scheduler.request import Event, GenerationRequest
+from scheduler.session import Session
+from scheduler.settlement import Settlement
+
+
+class Generation:
+    """One answer, as it comes. Use `async with`, and iterate."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self.session.run(), name="generation")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Events until the answer is complete.
+
+        Raises:
+            ManyhandsError: why there is no complete answer; what was delivered stands.
+        """
+        while (event := await self.session.events.get()) is not None:
+            yield event
+        if self.session.error is not None:
+            raise self.session.error
+        if self._task is not None and self._task.done():
+            self._task.result()  # a mistake of ours comes out here
+
+    async def cancel(self) -> None:
+        """Stop if it still runs, and wait until every tab is settled."""
+        self.session.cancel()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+class Client:
+    """Shares connections and what it knows of the swarm among its generations."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        swarm_id: bytes,
+        transport: Transport,
+        books: LedgerWriter,
+        join: Sequence[Address],
+        *,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.identity, self.swarm_id, self.transport = identity, swarm_id, transport
+        self._books, self._join = books, tuple(join)
+        self._rng = rng or random.Random()
+        self._connections = Connections(transport)
+        self._directory = Directory(AnnouncementTable(swarm_id))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._connections.aclose()
+
+    async def directory(self) -> Directory:
+        """A fresh look at who serves what.
+
+        Raises:
+            PeerUnreachable: nobody answered within five seconds.
+        """
+        if not self._join:
+            raise PeerUnreachable("", "no peer is known", hint="name one with --join ADDRESS")
+        await fetch_directory(self.transport, self._join, self._directory)
+        return self._directory
+
+    def generate(self, request: GenerationRequest) -> Generation:
+        session = SessionId(secrets.token_bytes(16))
+        settlement = Settlement(session, self.identity, self.swarm_id, self._books)
+        finder = RouteFinder(request, self.transport, self._directory, self._join, self._rng)
+        return Generation(Session(request, finder, self._connections, self.identity, settlement))

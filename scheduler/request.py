@@ -1,0 +1,132 @@
+"""What a caller asks of a swarm, and what it is told: values between a person and a session."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from protocol.errors import ContextExceeded, UsageError
+from protocol.messages import MAX_POSITIONS, MAX_STOP_CHARS, MAX_STOPS, Span
+from protocol.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One answer to one prompt.
+
+    timeout_s: for all of it, finding peers included. wait_s: for peers and blocks to appear.
+
+    Raises:
+        UsageError: the request can never be served; the message says which part.
+    """
+
+    manifest: bytes
+    n_blocks: int
+    prompt_ids: tuple[int, ...]
+    max_tokens: int = 256
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stops: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    timeout_s: float = 600.0
+    wait_s: float = 5.0
+    profile: str | None = None
+    model: str = ""  # for messages to people
+    vocab_size: int = 0  # 0: not known here, the first hop checks
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise UsageError("the prompt has no tokens", hint="give a prompt of one token or more")
+        highest = self.vocab_size or 1 << 31
+        if outside := next((i for i in self.prompt_ids if not 0 <= i < highest), None):
+            raise UsageError(f"token id {outside} is outside the vocabulary of {highest}")
+        if min(self.prompt_ids) < 0:
+            raise UsageError("token ids are not negative")
+        if self.max_tokens <= 0:
+            raise UsageError(f"max_tokens is at least 1, got {self.max_tokens}")
+        if self.timeout_s <= 0:
+            raise UsageError(f"the timeout is positive, got {self.timeout_s}")
+        if len(self.stops) > MAX_STOPS or any(
+            not 0 < len(stop) <= MAX_STOP_CHARS for stop in self.stops
+        ):
+            raise UsageError(f"up to {MAX_STOPS} stops of 1 to {MAX_STOP_CHARS} characters each")
+        if self.capacity > MAX_POSITIONS:
+            raise ContextExceeded(f"{self.capacity} positions are more than any model has")
+
+    @property
+    def capacity(self) -> int:
+        """Positions: prompt and answer."""
+        return len(self.prompt_ids) + self.max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class RouteStep:
+    """One hop as the caller sees it. run_ms: its last step, when it has told."""
+
+    peer: str
+    span: Span
+    run_ms: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"peer": self.peer, "span": [self.span.start, self.span.stop]}
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A chain stands: at the start, and again after each re-route."""
+
+    route: tuple[RouteStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """`index` counts from 0 in the answer; `text` may be empty inside a character or a stop."""
+
+    index: int
+    token_id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationResult:
+    """The whole answer. pauses_ms: what each failover cost between two tokens."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    n_prompt: int
+    ttft_ms: float
+    tpot_ms: float
+    total_ms: float
+    route: tuple[RouteStep, ...]
+    failovers: int
+    receipts: tuple[str, ...]
+    seed: int
+    pauses_ms: tuple[float, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": "manyhands/generate/v1",
+            "text": self.text,
+            "token_ids": list(self.token_ids),
+            "finish_reason": self.finish_reason,
+            "usage": {
+                "prompt_tokens": self.n_prompt,
+                "completion_tokens": len(self.token_ids),
+            },
+            "timings": {
+                "ttft_ms": round(self.ttft_ms, 1),
+                "tpot_ms": round(self.tpot_ms, 3),
+                "total_ms": round(self.total_ms, 1),
+            },
+            "route": [step.to_json() for step in self.route],
+            "failovers": self.failovers,
+            "pauses_ms": [round(pause, 1) for pause in self.pauses_ms],
+            "receipts": list(self.receipts),
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    result: GenerationResult
+
+
+Event = Routed | Token | Finished

@@ -1,0 +1,328 @@
+"""One generation over a chain: the rules of `protocol.chain_session`, with hands.
+
+In: a request, a directory, connections. Out: events for the caller, and receipts. What a hop says
+goes straight into the rules; what the rules want is done here: streams to hops, routes for blocks
+that lost theirs, commits with their signatures, and at the end the settlement of every tab.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+
+from protocol.chain_session import (
+    ChainAction,
+    ChainSession,
+    Deliver,
+    Done,
+    FindRoute,
+    Hop,
+    Phase,
+    Release,
+    Seat,
+    SendCommit,
+    SendRaise,
+    SendReserve,
+)
+from protocol.codec import ids_to_bytes
+from protocol.errors import ManyhandsError, SessionTimeout
+from protocol.identity import Identity
+from protocol.messages import (
+    Account,
+    Close,
+    Closed,
+    Commit,
+    Committed,
+    Failure,
+    LinkDown,
+    Pay,
+    Progress,
+    Raise,
+    Raised,
+    Reserve,
+    Reserved,
+    Resume,
+    SessionId,
+    ToClient,
+    TokenEvent,
+    Unpaid,
+)
+from protocol.transport.error_codec import decode_error
+from scheduler.chain import Connections, ControlLink
+from scheduler.finder import RouteFinder
+from scheduler.request import Event, Finished, GenerationRequest, Routed, RouteStep, Token
+from scheduler.settlement import Settlement
+from scheduler.timing import Stopwatch
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+SETTLE_S = 5.0  # for hops to state, be paid and file
+
+
+class Session:
+    """Runs once. Events come out of `events`; None ends them."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        finder: RouteFinder,
+        connections: Connections,
+        identity: Identity,
+        settlement: Settlement,
+    ) -> None:
+        self.request = request
+        self.events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self.rules = ChainSession(request.prompt_ids, request.n_blocks)
+        self.error: ManyhandsError | None = None
+        self._finder, self._connections = finder, connections
+        self._identity, self._settlement = identity, settlement
+        self._links: dict[str, ControlLink] = {}
+        self._tasks: asyncio.TaskGroup
+        self._ended = asyncio.Event()
+        self._watch = Stopwatch()
+        self._deadline = time.monotonic() + request.timeout_s
+        self._finish_reason = ""
+        self._texts: list[str] = []
+
+    @property
+    def id(self) -> SessionId:
+        return self._settlement.session
+
+    async def run(self) -> None:
+        """To the end, whatever it is; `error` says which.
+
+        Cancelling this task cancels the session, and still settles it.
+        """
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                ticking = self._tasks.create_task(self._tick())
+                self._do(self.rules.begin())
+                try:
+                    await self._ended.wait()
+                except asyncio.CancelledError:
+                    self._do(self.rules.cancel())
+                    raise
+                finally:
+                    ticking.cancel()
+                    await asyncio.shield(asyncio.ensure_future(self._close()))
+        finally:
+            self.events.put_nowait(None)
+
+    def cancel(self) -> None:
+        self._do(self.rules.cancel())
+
+    # --- what the rules want ----------------------------------------------------------------------
+
+    def _do(self, actions: Sequence[ChainAction]) -> None:
+        commits = [action for action in actions if isinstance(action, SendCommit)]
+        if commits:
+            self._commit(commits)
+        for action in actions:
+            match action:
+                case SendReserve(seat, epoch):
+                    self._reserve(seat, epoch)
+                case SendRaise(peer, epoch):
+                    self._send(peer, Raise(epoch=epoch))
+                case Release(peer):
+                    self._send(peer, Close(reason="released"))
+                case FindRoute():
+                    self._tasks.create_task(self._find(action))
+                case Deliver(event):
+                    self._deliver(event)
+                case Done(finish_reason, error):
+                    self._finish_reason, self.error = finish_reason, error
+                    self._ended.set()
+                case SendCommit():
+                    pass  # sent above, all together
+
+    def _send(self, peer: str, message: Raise | Close | Commit | Pay) -> None:
+        if (link := self._links.get(peer)) is not None:
+            link.send(message)
+
+    def _reserve(self, seat: Seat, epoch: int) -> None:
+        request = self.request
+        reserve = Reserve(
+            session=self.id,
+            epoch=epoch,
+            manifest=request.manifest,
+            span=seat.span,
+            n_blocks=request.n_blocks,
+            capacity=request.capacity,
+            max_tokens=request.max_tokens,
+            budget_ms=max(1, round((self._deadline - time.monotonic()) * 1000)),
+            client_nonce=secrets.token_bytes(16),
+            salt_commit=self._settlement.salt_commit,
+            profile=self._finder.profile,
+            ignore_eos=request.ignore_eos,
+            sampling=request.sampling.message(),
+            stops=request.stops,
+        )
+        self._settlement.open(seat.peer, reserve)
+        link = ControlLink(
+            self._connections,
+            seat.peer,
+            seat.addresses,
+            reserve,
+            heard=self._hear,
+            lost=self._lost,
+            resume=self._resume,
+        )
+        self._links[seat.peer] = link
+        self._tasks.create_task(link.run(), name=f"control to {seat.peer}")
+
+    def _commit(self, commits: Sequence[SendCommit]) -> None:
+        epoch, seats = commits[0].epoch, [hop.seat for hop in self.rules.hops]
+        route = self._settlement.route(epoch, seats)
+        history = ids_to_bytes(self.rules.ids)
+        digest = self._settlement.digest(history)
+        for commit in commits:
+            try:
+                terms = self._settlement.tabs[commit.peer].accept() if commit.is_new else b""
+            except ManyhandsError as error:  # terms nobody asked for: go on without that hop
+                self._do(self.rules.lost(commit.peer, error, time.monotonic()))
+                return
+            is_end = bool(commit.ids) or commit.next.peer == seats[0].peer
+            self._send(
+                commit.peer,
+                Commit(
+                    epoch=epoch,
+                    length=commit.length,
+                    next_length=commit.next_length,
+                    n=commit.n,
+                    n_prompt=self.rules.n_prompt,
+                    previous=commit.previous,
+                    next=commit.next.peer,
+                    next_addresses=commit.next.addresses,
+                    route=route,
+                    salt=self._settlement.salt,
+                    terms=terms,
+                    ids=ids_to_bytes(commit.ids),
+                    history=ids_to_bytes(commit.history),
+                    digest=b"" if is_end else digest,
+                ),
+            )
+        self.events.put_nowait(Routed(self._route()))
+
+    async def _find(self, action: FindRoute) -> None:
+        try:
+            seats = await self._finder.find(action, tuple(self.rules.causes), self._deadline)
+        except ManyhandsError as error:
+            self._do(self.rules.no_route(action.epoch, error))
+            return
+        self._do(self.rules.routed(action.epoch, seats, time.monotonic()))
+
+    def _deliver(self, event: TokenEvent) -> None:
+        index = event.position - self.rules.n_prompt
+        self._watch.token(self.rules.failovers)
+        self._texts.append(event.text)
+        self.events.put_nowait(Token(index, event.token_id, event.text))
+
+    # --- what hops say ----------------------------------------------------------------------------
+
+    def _hear(self, peer: str, message: ToClient) -> None:
+        now = time.monotonic()
+        match message:
+            case TokenEvent():
+                self._do(self.rules.token(peer, message, now))
+            case Progress():
+                self._do(self.rules.progress(peer, message, now))
+            case Reserved():
+                self._settlement.tabs[peer].proposed(message)
+                self._do(self.rules.reserved(peer, message, now))
+            case Raised():
+                self._do(self.rules.raised(peer, message, now))
+            case Account():
+                self._account(peer, message)
+            case Unpaid():
+                self._do(self.rules.unpaid(peer, now))
+                self._pay(peer, now=True)
+            case LinkDown(epoch=epoch, peer=successor):
+                self._do(self.rules.link_down(peer, successor, epoch, now))
+            case Failure(error=error):
+                self._failure(peer, decode_error(error, peer), now)
+            case Committed() | Closed():
+                pass
+
+    def _failure(self, peer: str, error: ManyhandsError, now: float) -> None:
+        log.info("a hop refused or failed", extra={"peer": peer, "error": str(error)})
+        if isinstance(error, SessionTimeout):
+            self._do(self.rules.fail(error))
+        else:
+            self._do(self.rules.lost(peer, error, now))
+
+    def _lost(self, peer: str, error: ManyhandsError) -> None:
+        self._do(self.rules.lost(peer, error, time.monotonic()))
+
+    def _resume(self) -> Resume | None:
+        """Whether a lost control stream is worth a new one: while the session runs."""
+        if self.rules.phase is Phase.DONE:
+            return None
+        return Resume(session=self.id, epoch=self.rules.epoch, have=len(self.rules.ids))
+
+    def _account(self, peer: str, message: Account) -> None:
+        try:
+            self._settlement.tabs[peer].hear(message.statement)
+        except ManyhandsError as error:
+            self._do(self.rules.lost(peer, error, time.monotonic()))
+            return
+        self._pay(peer, final=message.final)
+
+    def _pay(self, peer: str, *, final: bool = False, now: bool = False) -> None:
+        tab, hop = self._settlement.tabs[peer], self._find_hop(peer)
+        if hop is None:
+            return
+        voucher = tab.voucher(self.rules.stretches(hop), final=final, now=now)
+        if voucher is None:
+            return
+        self._send(peer, Pay(voucher=voucher))
+        self._settlement.keep(tab)
+        self._do(self.rules.paid(peer, time.monotonic()))
+
+    def _find_hop(self, peer: str) -> Hop | None:
+        hops = (*self.rules.hops, *self.rules.lost_hops)
+        return next((hop for hop in hops if hop.peer == peer), None)
+
+    # --- time and the end -------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while not self._ended.is_set():
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            if now >= self._deadline:
+                waited = f"no complete answer within {self.request.timeout_s:g} s"
+                self._do(self.rules.fail(SessionTimeout(waited, hint="raise --timeout")))
+            else:
+                self._do(self.rules.tick(now))
+
+    async def _close(self) -> None:
+        """Close every hop, settle every tab, file every receipt, say how it went."""
+        self._watch.stop()
+        for hop in self.rules.hops:
+            self._send(hop.peer, Close(reason=self._finish_reason or "failed"))
+        waiting = [asyncio.create_task(link.closed.wait()) for link in self._links.values()]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=SETTLE_S)
+            for task in late:
+                task.cancel()
+        receipts = await self._settlement.file()
+        for link in self._links.values():
+            link.abandon()
+        if self.error is None:
+            result = self._watch.result(
+                text="".join(self._texts),
+                token_ids=tuple(self.rules.ids[self.rules.n_prompt :]),
+                finish_reason=self._finish_reason,
+                n_prompt=self.rules.n_prompt,
+                route=self._route(),
+                failovers=self.rules.failovers,
+                receipts=receipts,
+                seed=self.request.sampling.seed,
+            )
+            self.events.put_nowait(Finished(result))
+
+    def _route(self) -> tuple[RouteStep, ...]:
+        return tuple(
+            RouteStep(hop.peer, hop.seat.span, hop.run_us / 1000) for hop in self.rules.hops
+        )

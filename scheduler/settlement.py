@@ -1,0 +1,160 @@
+"""The client's tabs in one session: statements in, vouchers out, receipts kept.
+
+In: terms that hops propose, statements they sign, and the stretches of work the session's rules
+derive. Out: the client's signatures, never for more than it can derive itself, and a receipt per
+tab: also of hops that were lost.
+"""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+
+from ledger.meter import Meter, Usage
+from ledger.objects import Route as SignedRoute
+from ledger.opening import Wanted, accept_terms
+from ledger.receipts import Receipt
+from ledger.tab import PayerTab
+from ledger.writer import LedgerWriter
+from protocol.chain_session import Seat, Stretch
+from protocol.errors import ManyhandsError
+from protocol.identity import Identity, public_key_from_peer_id
+from protocol.messages import TOKEN_BYTES, Reserve, Reserved, SessionId
+from protocol.signing import Envelope
+
+log = logging.getLogger(__name__)
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class ClientTab:
+    """One hop's account, as the client keeps it."""
+
+    def __init__(self, reserve: Reserve, peer: str, identity: Identity, swarm_id: bytes) -> None:
+        self._reserve, self._peer = reserve, peer
+        self._identity, self._swarm_id = identity, swarm_id
+        self._reserved: Reserved | None = None
+        self._tab: PayerTab | None = None
+
+    def proposed(self, message: Reserved) -> None:
+        self._reserved = message
+
+    def accept(self) -> bytes:
+        """Sign the hop's terms if they are what was asked for (encoded envelope).
+
+        Raises:
+            IntegrityError: they are not.
+        """
+        assert self._reserved is not None
+        reserve, span = self._reserve, self._reserve.span
+        offer = Envelope.decode(self._reserved.offer)
+        wanted = Wanted(
+            chain_id=reserve.session,
+            payer=self._identity.public_key,
+            payee=public_key_from_peer_id(self._peer),
+            manifest=reserve.manifest,
+            layer_lo=span.start,
+            layer_hi=span.stop,
+            salt_commit=reserve.salt_commit,
+            client_nonce=reserve.client_nonce,
+        )
+        terms = accept_terms(
+            offer,
+            Envelope.decode(self._reserved.terms),
+            wanted,
+            self._identity.key,
+            self._swarm_id,
+            now_ms=now_ms(),
+        )
+        self._tab = PayerTab(offer, terms, self._identity.key, self._swarm_id)
+        return terms.encode()
+
+    def derived(self, stretches: Sequence[Stretch]) -> Meter:
+        """What the hop has done, from our prompt and the token events alone (5a.11)."""
+        assert self._reserved is not None
+        reserve = self._reserve
+        row_bytes = TOKEN_BYTES if reserve.is_first else self._reserved.row_bytes
+        usage = Usage.opened(len(reserve.span), reserve.capacity, reserve.budget_ms / 1000)
+        for stretch in stretches:
+            usage = usage.after(
+                stretch.start,
+                stretch.stop,
+                stretch.prefill_until,
+                row_bytes,
+                head_rows=stretch.heads if reserve.is_last else 0,
+            )
+        return usage.meter()
+
+    def hear(self, statement: bytes) -> None:
+        """Take a statement in.
+
+        Raises:
+            IntegrityError: it is not this hop's, or takes an earlier one back.
+        """
+        if self._tab is not None:
+            self._tab.check_statement(Envelope.decode(statement))
+
+    def voucher(
+        self, stretches: Sequence[Stretch], *, final: bool = False, now: bool = False
+    ) -> bytes | None:
+        """A voucher if one is due (or asked for `now`, or `final`)."""
+        if self._tab is None:
+            return None
+        derived = self.derived(stretches)
+        if not (final or now or self._tab.voucher_due(derived)):
+            return None
+        return self._tab.make_voucher(derived, now_ms=now_ms(), final=final).encode()
+
+    def receipt(self) -> Receipt | None:
+        return self._tab.receipt() if self._tab is not None else None
+
+
+class Settlement:
+    """All tabs of one session, and the things every tab of it shares."""
+
+    def __init__(
+        self, session: SessionId, identity: Identity, swarm_id: bytes, books: LedgerWriter
+    ) -> None:
+        self.session, self.salt = session, secrets.token_bytes(32)
+        self.salt_commit = hashlib.sha256(self.salt).digest()
+        self.tabs: dict[str, ClientTab] = {}
+        self._identity, self._swarm_id, self._books = identity, swarm_id, books
+
+    def open(self, peer: str, reserve: Reserve) -> ClientTab:
+        tab = ClientTab(reserve, peer, self._identity, self._swarm_id)
+        self.tabs[peer] = tab
+        return tab
+
+    def route(self, epoch: int, seats: Sequence[Seat]) -> bytes:
+        """The signed route of an epoch (5a.18), as every hop of it gets it."""
+        hops = tuple(
+            (public_key_from_peer_id(seat.peer), seat.span.start, seat.span.stop) for seat in seats
+        )
+        route = SignedRoute(session=self.session, epoch=epoch, hops=hops)
+        return route.seal(self._swarm_id, self._identity.key).encode()
+
+    def digest(self, ids: bytes) -> bytes:
+        """What a middle hop learns of the ids: a salted digest."""
+        return hashlib.sha256(self.salt + ids).digest()
+
+    def keep(self, tab: ClientTab) -> None:
+        """Remember an open tab, so that a crash loses nothing of it."""
+        if (receipt := tab.receipt()) is not None:
+            self._books.keep(receipt)
+
+    async def file(self) -> tuple[str, ...]:
+        """Log the receipt of every tab, lost hops' ones too; their ids, in hex."""
+        filed = []
+        for tab in self.tabs.values():
+            if (receipt := tab.receipt()) is None:
+                continue
+            try:
+                entry = await asyncio.wrap_future(self._books.file(receipt))
+                filed.append(entry.receipt_id.hex())
+            except ManyhandsError as error:
+                log.error("a receipt could not be filed", extra={"error": str(error)})
+        return tuple(filed)
