@@ -1,0 +1,94 @@
+"""The command `manyhands`: which subcommands there are, and what every one of them shares.
+
+In: a command line. Out: an exit code. Each command lives in a module of its own that is imported
+when the command is called, so that `manyhands --help` loads no torch and no gRPC. What a failure
+prints, and with which code it ends, is decided in `boundary.py`, for all commands at once.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from manyhands import __version__
+from manyhands.boundary import guarded, remember_verbosity
+
+COMMANDS = {  # name: (module, attribute, what it does)
+    "demo": ("manyhands.demo", "demo", "A tour that ends by itself: answer, kill, proof."),
+    "up": ("manyhands.up", "up", "Run a local swarm until Ctrl-C."),
+    "serve": ("manyhands.serve", "serve", "Lend this machine: serve a span of a model."),
+    "generate": ("manyhands.generate", "generate", "Ask a swarm for one completion."),
+    "chat": ("manyhands.chat", "chat", "Talk with a model."),
+    "status": ("manyhands.status", "status", "Whether a swarm is complete, and who serves."),
+    "peers": ("manyhands.status", "peers", "The peers of a swarm, one per line."),
+    "identity": ("manyhands.whoami", "identity", "The keys of a home."),
+    "ledger": ("ledger.cli", "ledger", "Who did what for whom: balance, verify, prove."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name, and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        if not any(parameter.name == "verbosity" for parameter in command.params):
+            command.params += verbosity_options()  # `manyhands serve -vv` as `manyhands -vv serve`
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, summary) for name, (_, _, summary) in COMMANDS.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def verbosity_options() -> list[click.Parameter]:
+    return [
+        click.Option(
+            ["-v", "--verbose", "verbosity"],
+            count=True,
+            expose_value=False,
+            callback=lambda ctx, _, n: remember_verbosity(n),
+            help="Say more on stderr; -vv for everything, tracebacks included.",
+        ),
+        click.Option(
+            ["-q", "--quiet", "quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=lambda ctx, _, quiet: remember_verbosity(-1 if quiet else 0),
+            help="Say nothing on stderr but errors.",
+        ),
+    ]
+
+
+@click.group(
+    cls=LazyGroup,
+    params=verbosity_options(),
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "MANYHANDS",
+        "max_content_width": 100,
+    },
+    epilog="Begin with: manyhands demo",
+)
+@click.version_option(__version__, "-V", "--version", prog_name="manyhands")
+def root() -> None:
+    """Many people's computers, one commodity inference cloud.
+
+    MODEL is `tiny` (built in), a directory, or a name on the Hugging Face hub. Data goes to
+    stdout, progress and logs to stderr.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line, and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(guarded(lambda: root.main(given, prog_name="manyhands", standalone_mode=False)))

@@ -1,0 +1,119 @@
+"""Where this machine keeps what is its own: keys and ledgers, one home, two parties.
+
+In: `--home`, `MANYHANDS_HOME`, or nothing. Out: directories with mode 0700, an identity and the
+books of each party. `node/` belongs to one `serve` at a time; `client/` is shared by all clients.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from protocol.errors import ConfigError, HomeInUse
+
+if TYPE_CHECKING:
+    from ledger.writer import LedgerWriter
+    from protocol.identity import Identity
+
+KEY_NAME, LOCK_NAME = "identity.key", "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A home that exists and can be written."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, directory: Path | None) -> "Home":
+        """The home in `directory`, made now when it is not there; None: the platform's.
+
+        Raises:
+            ConfigError: it cannot be made or written.
+        """
+        root = (directory or default_home()).expanduser().absolute()
+        _make(root)
+        return cls(root)
+
+    @property
+    def node(self) -> Path:
+        return self.root / "node"
+
+    @property
+    def client(self) -> Path:
+        return self.root / "client"
+
+    @contextmanager
+    def sole_node(self) -> Iterator[None]:
+        """Hold `node/` for this process.
+
+        Raises:
+            HomeInUse: another process holds it; the message names its pid.
+        """
+        _make(self.node)
+        path = self.node / LOCK_NAME
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                pid = os.read(file, 32).decode(errors="replace").strip() or "unknown"
+                raise HomeInUse(
+                    f"{self.root} is in use by the node with pid {pid}",
+                    hint="stop that one, or give this node a home of its own: --home DIR",
+                ) from error
+            os.truncate(file, 0)
+            os.write(file, f"{os.getpid()}\n".encode())
+            yield
+        finally:
+            os.close(file)
+
+
+def default_home() -> Path:
+    import platformdirs
+
+    return platformdirs.user_data_path("manyhands")
+
+
+def open_identity(party: Path) -> "Identity":
+    """The key in a party's directory, made at first use.
+
+    Raises:
+        InsecureHome: others can read the key.
+        ConfigError: it cannot be read or made.
+    """
+    from protocol.identity import load_or_create_identity
+
+    _make(party)
+    return load_or_create_identity(party / KEY_NAME)
+
+
+@contextmanager
+def open_books(party: Path, identity: "Identity", swarm_id: bytes) -> Iterator["LedgerWriter"]:
+    """The ledger in a party's directory; whatever was asked of it is done on the way out.
+
+    Raises:
+        DamagedLedger, ForeignLedger, LedgerBusy, ConfigError: it cannot be used as it is.
+    """
+    from ledger.log import Ledger
+    from ledger.writer import LedgerWriter
+
+    books = LedgerWriter(lambda: Ledger.open(party, identity.key, swarm_id))
+    try:
+        yield books
+    finally:
+        books.close()
+
+
+def _make(directory: Path) -> None:
+    hint = "choose a directory that you can write: --home DIR"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"the home {directory} cannot be made: {error.strerror}"
+        raise ConfigError(reason, hint=hint) from error
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError(f"the home {directory} is not writable", hint=hint)

@@ -1,0 +1,93 @@
+"""What flags mean: addresses, spans, sizes and endpoints as values, and options several share."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from protocol.address import Address
+from protocol.messages import Span
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+
+
+class AddressType(click.ParamType):
+    name = "ADDR"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Address:
+        return value if isinstance(value, Address) else Address.parse(value)
+
+
+class SpanType(click.ParamType):
+    """`A:B`, or `auto`, which is None."""
+
+    name = "A:B|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Span | None:
+        if isinstance(value, Span) or value == "auto":
+            return None if value == "auto" else value
+        matched = re.fullmatch(r"(\d{1,6}):(\d{1,6})", value)
+        if not matched or int(matched[1]) >= int(matched[2]):
+            self.fail(f"{value!r} is no span: write A:B for blocks A to B-1, A below B", param, ctx)
+        return Span(int(matched[1]), int(matched[2]))
+
+
+class SizeType(click.ParamType):
+    """Bytes: `4GiB`, `512MB`, `1g`; all units are powers of 1024."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        matched = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", value.strip().lower())
+        if not matched:
+            self.fail(f"{value!r} is no size: write 512MiB or 4GiB", param, ctx)
+        return int(float(matched[1]) * 2 ** _UNITS[matched[2]])
+
+
+class EndpointType(click.ParamType):
+    """`HOST:PORT`; an IPv6 host stands in brackets."""
+
+    name = "HOST:PORT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        host, colon, port = value.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not colon or not host or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
+            self.fail(f"{value!r} is no HOST:PORT; port 0 picks one", param, ctx)
+        return host, int(port)
+
+
+def home_option(command: Command) -> Command:
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=True),
+        envvar="MANYHANDS_HOME",
+        help="Where keys and ledgers live. Default: the platform's place for user data.",
+    )(command)
+
+
+def join_option(command: Command) -> Command:
+    return click.option(
+        "--join",
+        type=AddressType(),
+        multiple=True,
+        help="A peer of the swarm: /ip4/HOST/tcp/PORT/p2p/PEER. Repeat for more.",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)

@@ -1,0 +1,90 @@
+"""What runs on this machine: how `generate` and `status` find a swarm without `--join`.
+
+In: what a `serve` or `up` says of itself, in a small file under its home. Out: the records of
+those that still run. Each holds a lock on its file for as long as it lives, so that what a killed
+process left behind is told from the living, and removed.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from manyhands.home import Home
+from protocol.address import Address
+from protocol.errors import ManyhandsError, PeerUnreachable
+
+DIRECTORY = "running"
+NOBODY_HINT = "name a peer with --join ADDR, or start a swarm here: manyhands up"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A `serve` or `up` of this home."""
+
+    command: str
+    pid: int
+    model: str
+    addresses: tuple[str, ...]
+
+
+@contextmanager
+def recorded(home: Home, record: Running) -> Iterator[None]:
+    """Be found by others of this home while the context lasts."""
+    directory = home.root / DIRECTORY
+    directory.mkdir(mode=0o700, exist_ok=True)
+    path = directory / f"{record.command}-{record.pid}.json"
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        os.truncate(file, 0)
+        os.write(file, json.dumps(asdict(record)).encode())
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)
+
+
+def found_running(home: Home) -> list[Running]:
+    """Who runs on this home now; `up` before `serve`."""
+    records = []
+    for path in sorted((home.root / DIRECTORY).glob("*.json"), reverse=True):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            if _is_abandoned(path):
+                path.unlink()
+                continue
+            read = json.loads(path.read_text())
+            records.append(Running(**{**read, "addresses": tuple(read["addresses"])}))
+    return records
+
+
+def join_addresses(home: Home, given: Sequence[Address]) -> tuple[Address, ...]:
+    """Where to begin: what the caller named, else whoever runs on this home.
+
+    Raises:
+        PeerUnreachable: neither.
+    """
+    if given:
+        return tuple(given)
+    local = []
+    for record in found_running(home):
+        with suppress(ManyhandsError):
+            local += [Address.parse(address) for address in record.addresses]
+    if not local:
+        raise PeerUnreachable("", f"no --join, and no swarm runs on {home.root}", hint=NOBODY_HINT)
+    return tuple(dict.fromkeys(local))
+
+
+def _is_abandoned(path: Path) -> bool:
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(file)
