@@ -55,6 +55,8 @@ class GrpcListener:
         self._greeting, self._counters = greeting, counters
         self._ours = _Ours(listener=peer_id, counters=counters)
         self._streams: dict[asyncio.Task[None], WireStream] = {}  # by their handlers' tasks
+        self._is_closing = False
+        self._stopping: asyncio.Task[None] | None = None
         self._rpcs: set[asyncio.Task[object]] = set()  # gRPC's own, which also send the answers
         handlers = {HELLO: self._unary(_hello)}
         handlers |= {name: self._unary(handler) for name, handler in service.calls.items()}
@@ -67,7 +69,7 @@ class GrpcListener:
         self.addresses = tuple(addresses)
 
     async def aclose(self, grace_s: float = 0.5) -> None:
-        refusing = asyncio.create_task(self._server.stop(grace_s))  # newcomers, from now on
+        self._is_closing = True
         closing = [asyncio.create_task(stream.aclose()) for stream in self._streams.values()]
         tasks = (*closing, *self._streams)
         try:
@@ -77,8 +79,13 @@ class GrpcListener:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         finally:
-            await self._server.stop(None)
-            await refusing
+            # One stop, at the end: the core crashes when a second one meets a finished first.
+            await self._stop()
+
+    async def _stop(self) -> None:
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._server.stop(None))
+        await asyncio.shield(self._stopping)
 
     def _unary(self, handler: CallHandler) -> Any:
         async def serve(request: bytes, context: Any) -> bytes:
@@ -110,6 +117,8 @@ class GrpcListener:
 
     async def _admit(self, context: Any) -> PeerId:
         """Greet the caller, proven, of our version and swarm; or end the call."""
+        if self._is_closing:
+            await abort(context, PeerUnreachable(self._peer_id, "it is closing"))
         self._track_rpc()
         try:
             peer_id = verified_peer(context.auth_context()["x509_pem_cert"][0])
