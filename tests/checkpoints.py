@@ -7,10 +7,34 @@ that repeats one token would prove little.
 from pathlib import Path
 from typing import Any
 
+_EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": 8},
+    "mixtral": {**_EXPERTS, "num_local_experts": 4, "sliding_window": 8},
+    "qwen2": {},
     "qwen3": {"head_dim": 16},
+    "qwen3_moe": {**_EXPERTS, "num_experts": 4, "moe_intermediate_size": 32, "head_dim": 16},
+    "gemma2": {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16},
+    "gpt_oss": {**_EXPERTS, "num_local_experts": 4, "head_dim": 16, "sliding_window": 8},
+    "deepseek_v3": {
+        **_EXPERTS,
+        "num_key_value_heads": 4,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 16,
+        "v_head_dim": 16,
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 32,
+        "first_k_dense_replace": 1,
+    },
+    "phi3": {},
+    "olmo2": {},
+    "gpt2": {},
 }
 SIZES: dict[str, Any] = {
     "hidden_size": 64,

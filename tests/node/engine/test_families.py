@@ -1,0 +1,88 @@
+"""Every family runs as its own code runs, by whichever forward was proved; others are refused."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from node.engine import Lease, ShardEngine, StepItem, load_shard
+from protocol.errors import BadModel
+from protocol.messages import Span
+
+IDS = [1, 40, 77, 123, 9, 250, 33, 180, 66, 12, 5, 301, 99] * 2
+OTHER = IDS[5:15]
+
+
+@pytest.mark.parametrize(
+    ("family", "forwards"),
+    [
+        ("qwen2", "DDD"),
+        ("mixtral", "DDD"),  # experts, fused while loading
+        ("qwen3_moe", "DDD"),
+        ("gemma2", "DDF"),  # soft caps; the head caps its logits
+        ("gemma3_text", "FFF"),  # two rotary tables
+        ("gpt_oss", "DDD"),  # sinks beside the scores
+        ("deepseek_v3", "DDD"),  # latents in the cache
+        ("phi3", "DDD"),
+        ("olmo2", "DDD"),
+        ("gpt2", "FFF"),  # learned positions
+    ],
+)
+def test_a_chain_of_packed_sessions_gives_the_familys_logits(
+    checkpoint: Any, family: str, forwards: str
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    directory = checkpoint(family)
+    whole = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        expected = [whole(torch.tensor([ids])).logits[0] for ids in (IDS, OTHER)]
+    engines = [load_shard(directory, Span(*s), dtype="float32") for s in ((0, 2), (2, 3), (3, 6))]
+    leases = [[engine.open(32) for engine in engines] for _ in range(2)]
+
+    def feed(*runs: tuple[int, int, list[int]]) -> list[torch.Tensor]:
+        return step_through(engines, [(leases[s], start, ids) for s, start, ids in runs])
+
+    first = feed((0, 0, IDS[:12]))
+    feed((0, 12, OTHER[:3]))  # refused drafts
+    second = feed((0, 12, IDS[12:13]), (1, 0, OTHER[:6]))
+    third = feed((0, 13, IDS[13:]), (1, 6, OTHER[6:]))
+
+    assert "".join(engine.forward_kind[0] for engine in engines) == forwards
+    for got, whole_row in (
+        (torch.cat([first[0], second[0], third[0]]), expected[0]),
+        (torch.cat([second[1], third[1]]), expected[1]),
+    ):
+        assert (got - whole_row).abs().max() / whole_row.abs().max() <= 1e-5
+
+
+def step_through(
+    engines: list[ShardEngine], runs: list[tuple[list[Lease], int, list[int]]]
+) -> list[torch.Tensor]:
+    """All runs through the whole chain, packed; logits of all their rows."""
+    rows = [torch.tensor(ids) for _, _, ids in runs]
+    results = []
+    for number, engine in enumerate(engines):
+        items = [
+            StepItem(leases[number], start, row, len(row))
+            for (leases, start, _), row in zip(runs, rows, strict=True)
+        ]
+        results = engine.step(items)
+        rows = [result.hidden for result in results]
+    logits = [result.logits for result in results]
+    assert all(part is not None for part in logits)
+    return [part for part in logits if part is not None]
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "reason"),
+    [
+        ("falcon", {}, "cannot be batched"),
+        ("llama4_text", {"head_dim": 16, "num_local_experts": 2}, "chunked_attention"),
+    ],
+)
+def test_what_a_family_needs_and_we_lack_is_named(
+    checkpoint: Any, family: str, sizes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(BadModel, match=reason):
+        load_shard(checkpoint(family, **sizes), Span(0, 1))
