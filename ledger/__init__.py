@@ -15,9 +15,11 @@ from ledger.objects import NO_ASSET, Offer, Route, Statement, Terms, Voucher, ta
 from ledger.opening import Wanted, accept_terms, check_accepted, lend_prompt, propose_terms
 from ledger.reader import LedgerReader
 from ledger.receipts import ClosedTab, Receipt, open_receipt
+from ledger.report import Failure, Report
 from ledger.roots import FrameRoot
 from ledger.tab import PayerTab, ProviderTab
-from ledger.verify import Failure, Report, verify_ledger
+from ledger.verify import verify_ledger
+from ledger.writer import LedgerWriter
 
 __all__ = [
     "NO_ASSET",
@@ -29,6 +31,7 @@ __all__ = [
     "FrameRoot",
     "Ledger",
     "LedgerReader",
+    "LedgerWriter",
     "LogEntry",
     "Meter",
     "Offer",

@@ -22,7 +22,7 @@ from ledger.merkle import appended, leaf_hash, root
 from ledger.owners import Owner, if_gone
 from ledger.reader import FILE_NAME, HEAD_NAME, LedgerReader, read_meta
 from ledger.receipts import ClosedTab, Receipt, open_receipt, receipt_id
-from ledger.store import SCHEMA_VERSION, Store, damaged
+from ledger.store import SCHEMA_VERSION, Store, damaged, translated
 from protocol.errors import IntegrityError, UsageError
 from protocol.signing import SigningKey
 
@@ -49,6 +49,8 @@ class Ledger(LedgerReader):
             ConfigError: the directory cannot be written.
         """
         path = directory / FILE_NAME
+        with translated(path):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (directory / HEAD_NAME).exists() and not (path.exists() and path.stat().st_size):
             raise damaged(path, "it is missing or empty, but a checkpoint of it exists")
         store = Store.open(path, create=True)
@@ -73,14 +75,14 @@ class Ledger(LedgerReader):
 
     # --- writing ---------------------------------------------------------------------------------
 
-    def save_tab(self, session_id: bytes, receipt: Receipt) -> None:
+    def save_tab(self, receipt: Receipt) -> None:
         """Keep an open tab as it would close now; a crash from here on loses nothing of it."""
         self._owner.hold()
         with self._store.transaction(durable=False):
             self._store.execute(
                 "INSERT INTO open_tab VALUES (?, ?, ?) ON CONFLICT (session_id) DO UPDATE"
                 " SET owner = excluded.owner, receipt = excluded.receipt",
-                (session_id, self._owner.name, receipt.encode()),
+                (receipt.session_id, self._owner.name, receipt.encode()),
             )
 
     def append(self, receipt: Receipt) -> LogEntry:
@@ -159,7 +161,10 @@ class Ledger(LedgerReader):
         path = self.directory / HEAD_NAME
         if not path.exists():
             return
-        promised = Checkpoint.open(path.read_text(errors="replace"), self.account)
+        try:
+            promised = Checkpoint.open(path.read_text(errors="replace"), self.account)
+        except IntegrityError as error:
+            raise damaged(path, str(error)) from error
         rows = self._store.execute("SELECT note FROM checkpoint WHERE size = ?", (promised.size,))
         if not rows or rows[0][0].decode(errors="replace") != path.read_text(errors="replace"):
             raise damaged(

@@ -20,10 +20,14 @@ class Owner:
         self._file: int | None = None
 
     def hold(self) -> None:
-        if self._file is None:
-            path = _path(self._directory, self.name)
-            self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+        path = _path(self._directory, self.name)
+        while self._file is None:
+            file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(file, path):
+                self._file = file
+            else:  # somebody found it not yet locked, took us for gone, and removed it
+                os.close(file)
 
     def release(self) -> None:
         if self._file is not None:
@@ -49,6 +53,13 @@ def if_gone(directory: Path, name: str, then: Callable[[], None]) -> bool:
     finally:
         os.close(file)
     return True
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _path(directory: Path, name: str) -> Path:

@@ -81,7 +81,7 @@ class LedgerReader:
             entry, size = self._entry(id_), self._sound_size()
             salt, data = self._body(entry.index)
             return Proof(
-                entry=entry,
+                index=entry.index,
                 salt=salt,
                 receipt=data,
                 path=tuple(inclusion_proof(entry.index, size, self._node_at)),

@@ -50,6 +50,11 @@ class Receipt:
         )
         return cls(offer=offer, terms=terms, statement=statement, voucher=voucher)
 
+    @property
+    def session_id(self) -> bytes:
+        """The name of the tab, as its terms give it; unverified."""
+        return Terms.from_fields(decode(self.terms.payload)).session_id
+
     def receipt_id(self, swarm_id: bytes) -> bytes:
         return receipt_id(self.encode(), swarm_id)
 

@@ -9,7 +9,7 @@ what is broken, so that the report is complete.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,50 +17,15 @@ from typing import Any
 from ledger.checkpoint import Checkpoint, origin
 from ledger.entries import LogEntry
 from ledger.errors import BadProof, BadReceipt
-from ledger.merkle import appended, inclusion_proof, leaf_hash, root, verify_inclusion
+from ledger.merkle import NodeAt, appended, inclusion_proof, leaf_hash, root, verify_inclusion
 from ledger.reader import FILE_NAME, HEAD_NAME, read_meta
 from ledger.receipts import Receipt, open_receipt, receipt_id
+from ledger.report import Report
 from ledger.store import SCHEMA_VERSION, Store
 from protocol.errors import IntegrityError
 
+Nodes = dict[tuple[int, int], bytes]
 ENTRY_COLUMNS = ", ".join(LogEntry.__slots__).replace("index", "idx", 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One thing that does not hold, and the entry it belongs to, when it belongs to one."""
-
-    entry: int | None
-    receipt_id: str | None
-    part: str
-    reason: str
-
-    def __str__(self) -> str:
-        where = "" if self.entry is None else f"entry {self.entry}"
-        which = f"(receipt {self.receipt_id[:16]}…)" if self.receipt_id else ""
-        return ": ".join(filter(None, (f"{where} {which}".strip(), self.part, self.reason)))
-
-
-@dataclass(slots=True)
-class Report:
-    """What was looked at, and what was found."""
-
-    directory: Path
-    account: bytes
-    n_entries: int = 0
-    n_checkpoints: int = 0
-    n_open_tabs: int = 0
-    failures: list[Failure] = field(default_factory=list)
-
-    @property
-    def holds(self) -> bool:
-        return not self.failures
-
-    def add(
-        self, part: str, reason: object, entry: int | None = None, id_: bytes | None = None
-    ) -> None:
-        shown = id_.hex() if isinstance(id_, bytes) else None
-        self.failures.append(Failure(entry, shown, part, str(reason)))
 
 
 def verify_ledger(directory: Path, account: bytes | None = None) -> Report:
@@ -81,6 +46,18 @@ def verify_ledger(directory: Path, account: bytes | None = None) -> Report:
         store.close()
 
 
+def _looking_up(nodes: Nodes) -> NodeAt:
+    return lambda level, index: nodes[level, index]
+
+
+def _grow(leaves: list[bytes]) -> Nodes:
+    nodes: Nodes = {}
+    for size, leaf in enumerate(leaves):
+        for level, index, hash_ in appended(size, leaf, _looking_up(nodes)):
+            nodes[level, index] = hash_
+    return nodes
+
+
 class _Check:
     """One pass over a log. Rows are read one by one: a broken one must not hide the next."""
 
@@ -89,7 +66,7 @@ class _Check:
         self.swarm_id = meta.get("swarm", b"")
         self.leaves: list[bytes] = []
         self.ids: list[bytes | None] = []
-        self.nodes: dict[tuple[int, int], bytes] = {}
+        self.nodes: Nodes = {}
 
     def run(self) -> None:
         self._check_file()
@@ -112,6 +89,10 @@ class _Check:
         except IntegrityError as error:
             self.report.add(part, error, entry)
             return []
+
+    def _add_at(self, index: int, part: str, reason: str) -> None:
+        id_ = self.ids[index] if 0 <= index < len(self.ids) else None
+        self.report.add(part, reason, max(index, 0), id_)
 
     def _check_file(self) -> None:
         for (found,) in self._rows("database", "PRAGMA integrity_check(20)"):
@@ -181,50 +162,60 @@ class _Check:
                 self.report.add("log", f"a row of {table} lies outside the log", index)
 
     def _check_nodes(self) -> None:
-        """Grow the tree again from the leaves, and compare each node that is stored."""
+        """Compare each stored node with the tree that the leaves give."""
         stored = {(a, b): c for a, b, c in self._rows("tree", "SELECT level, idx, hash FROM node")}
-        for size, leaf in enumerate(self.leaves):
-            for level, index, hash_ in appended(size, leaf, self._node_at):
-                self.nodes[level, index] = hash_
-                if stored.pop((level, index), None) != hash_:
-                    first = index << level
-                    through = f" (with entries {first} to {size})" if level else ""
-                    reason = f"node {level}/{index} of the tree is not what the leaves give"
-                    self.report.add("leaf", reason + through, size, self.ids[size])
+        signed = self._signed_leaves(stored)
+        for index, (given, leaf) in enumerate(zip(self.leaves, signed, strict=True)):
+            if given != leaf:
+                self.report.add("leaf", "is not the one that was signed", index, self.ids[index])
+        self.nodes = _grow(signed)
+        for (level, index), hash_ in self.nodes.items():
+            if stored.pop((level, index), None) != hash_:
+                last = (index + 1 << level) - 1
+                reason = f"node {level}/{index} of the tree is not what the leaves give"
+                self.report.add("tree", reason, last, self.ids[last])
         for level, index in stored:
             self.report.add("tree", f"node {level}/{index} lies outside the tree")
 
-    def _node_at(self, level: int, index: int) -> bytes:
-        return self.nodes[level, index]
+    def _signed_leaves(self, stored: Nodes) -> list[bytes]:
+        """Our leaves, or where rows were changed, the stored ones that lead to the signed root.
+
+        So a changed row is one failure, with its entry, and not one of every checkpoint after it.
+        """
+        size = len(self.leaves)
+        kept = [stored.get((0, index), b"") for index in range(size)]
+        for (note,) in self._rows("checkpoint", "SELECT note FROM checkpoint WHERE size = ?", size):
+            with suppress(IntegrityError):
+                if self._open_note(note).root == root(size, _looking_up(_grow(kept))):
+                    return kept
+        return self.leaves
 
     def _check_checkpoints(self) -> None:
         rows = self._rows("checkpoint", "SELECT size, note FROM checkpoint ORDER BY size")
         self.report.n_checkpoints = len(rows)
-        sizes = [size for size, _ in rows]
-        if (max(sizes, default=0)) != len(self.leaves):
-            reason = f"the last checkpoint promises {max(sizes, default=0)} entries"
-            self.report.add("checkpoint", f"{reason}, the log has {len(self.leaves)}")
+        promised, held = max((size for size, _ in rows), default=0), len(self.leaves)
+        if promised != held:
+            reason = f"the last one promises {promised} entries, the log has {held}"
+            self._add_at(min(promised, held), "checkpoint", reason)
         for size, note in rows:
             self._check_checkpoint(size, note)
 
     def _check_checkpoint(self, size: int, note: bytes) -> None:
-        last = min(size, len(self.leaves)) - 1
-        id_ = self.ids[last] if 0 <= last < len(self.ids) else None
         try:
             head = self._open_note(note)
             if head.size != size or not 0 < size <= len(self.leaves):
                 raise BadProof("its size is not that of its row")
-            if head.root != root(size, self._node_at):
+            if head.root != root(size, _looking_up(self.nodes)):
                 raise BadProof(f"the first {size} entries do not give its root")
         except IntegrityError as error:
-            self.report.add(f"checkpoint {size}", error, last if id_ else None, id_)
+            self._add_at(min(size, len(self.leaves)) - 1, f"checkpoint {size}", str(error))
             return
         if size == len(self.leaves):
             self._check_proofs(head)
 
     def _check_proofs(self, head: Checkpoint) -> None:
         for index, leaf in enumerate(self.leaves):
-            path = inclusion_proof(index, head.size, self._node_at)
+            path = inclusion_proof(index, head.size, _looking_up(self.nodes))
             try:
                 verify_inclusion(leaf, index, head.size, path, head.root)
             except BadProof as error:
@@ -243,8 +234,11 @@ class _Check:
         try:
             note = path.read_bytes()
             head = self._open_note(note)
-            if head.size > len(self.leaves) or head.root != root(head.size, self._node_at):
-                raise BadProof(f"it promises {head.size} entries that the log does not have")
+            if head.size > len(self.leaves):
+                reason = f"promises {head.size} entries, the log has {len(self.leaves)}"
+                self._add_at(len(self.leaves), HEAD_NAME, reason)
+            elif head.root != root(head.size, _looking_up(self.nodes)):
+                raise BadProof(f"the first {head.size} entries do not give its root")
         except IntegrityError as error:
             self.report.add(HEAD_NAME, error)
 

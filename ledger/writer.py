@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from ledger.entries import LogEntry
 from ledger.log import Ledger
-from ledger.receipts import Receipt, open_receipt
+from ledger.receipts import Receipt
 from protocol.errors import ManyhandsError
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,7 @@ class LedgerWriter:
 
     def _keep(self, receipt: Receipt) -> None:
         try:
-            tab = open_receipt(receipt, self._ledger.swarm_id)
-            self._ledger.save_tab(tab.terms.session_id, receipt)
+            self._ledger.save_tab(receipt)
         except ManyhandsError as error:
             log.error("an open tab could not be saved", extra={"error": str(error)})
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ledger import Ledger, LedgerReader, Proof, open_receipt, verify_ledger, verify_proof
 from ledger.errors import BadReceipt, DamagedLedger, ForeignLedger, LedgerBusy
-from ledger.reader import FILE_NAME
+from ledger.reader import FILE_NAME, HEAD_NAME
 from ledger.store import Store
 from protocol.errors import ConfigError, IntegrityError, UsageError
 from tests.ledger.parties import (
@@ -122,7 +122,7 @@ def test_tabs_still_open_are_closed_into_receipts_on_the_way_out(tmp_path):
     settle(payer, provider, ran(9).meter(), final=False)
 
     with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
-        ledger.save_tab(payer.terms.session_id, payer.receipt())
+        ledger.save_tab(payer.receipt())
         assert ledger.open_tabs() == [payer.receipt()]
     with LedgerReader.read(tmp_path) as reader:
         assert [entry.net for entry in reader.entries()] == [payer.promised]
@@ -139,7 +139,7 @@ payer, provider = open_tab()
 ledger = Ledger.open(Path(sys.argv[1]), CLIENT, SWARM)
 for positions in (9, 14):
     settle(payer, provider, ran(positions).meter(), final=False)
-    ledger.save_tab(payer.terms.session_id, payer.receipt())
+    ledger.save_tab(payer.receipt())
 print(payer.promised, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -165,7 +165,7 @@ def test_a_killed_process_loses_no_voucher_it_saved(tmp_path):
 def test_a_live_process_keeps_its_open_tabs(tmp_path):
     payer, _ = open_tab()
     with Ledger.open(tmp_path, CLIENT, SWARM) as first:
-        first.save_tab(payer.terms.session_id, payer.receipt())
+        first.save_tab(payer.receipt())
 
         with Ledger.open(tmp_path, CLIENT, SWARM) as second:
             assert len(second) == 0
@@ -235,6 +235,29 @@ def test_a_database_put_back_to_an_older_state_signs_nothing(tmp_path):
     assert not verify_ledger(tmp_path, CLIENT.public_key).holds
 
 
+def test_a_checkpoint_beside_it_that_was_changed_is_refused(tmp_path):
+    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+        ledger.append(closed_receipt())
+    note = tmp_path / HEAD_NAME
+    note.write_text(note.read_text().replace("\n1\n", "\n2\n"))
+
+    with pytest.raises(DamagedLedger):
+        Ledger.open(tmp_path, CLIENT, SWARM)
+
+
+def test_a_log_that_lost_its_end_names_the_first_missing_entry(tmp_path):
+    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+        ledger.append_all(receipts(2))
+    older = (tmp_path / FILE_NAME).read_bytes()
+    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+        ledger.append_all(receipts(4)[2:])
+    (tmp_path / FILE_NAME).write_bytes(older)
+
+    (failure,) = verify_ledger(tmp_path, CLIENT.public_key).failures
+
+    assert (failure.entry, failure.part) == (2, HEAD_NAME)
+
+
 def test_a_locked_database_says_so_after_a_while(tmp_path):
     Ledger.open(tmp_path, CLIENT, SWARM).close()
     holder = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
@@ -285,7 +308,7 @@ def test_a_provider_that_dies_keeps_its_last_voucher(tmp_path):
     settle(payer, provider, ran(10).meter(), final=False)
     state(provider, ran(14).meter(), now_ms=NOW_MS + 5)
     with Ledger.open(tmp_path, PROVIDER, SWARM) as ledger:
-        ledger.save_tab(provider.terms.session_id, provider.receipt())
+        ledger.save_tab(provider.receipt())
 
     with LedgerReader.read(tmp_path) as reader:
         (entry,) = reader.entries()

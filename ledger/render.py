@@ -1,0 +1,102 @@
+"""The ledger commands' views, as tables for people."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ledger.checkpoint import Checkpoint
+from ledger.receipts import ClosedTab
+
+View = dict[str, Any]
+
+SHOWN_FAILURES = 20
+
+
+def balance(view: View) -> None:
+    out = Console()
+    for book in view["ledgers"]:
+        table = _table(f"{book['role']} · {book['peer']}", "peer")
+        for heading in ("tabs", "earned ncr", "spent ncr", "net ncr"):
+            table.add_column(heading, justify="right")
+        for row in book["balances"]:
+            amounts = (row["earned_ncr"], row["spent_ncr"], row["net_ncr"])
+            table.add_row(row["peer"], str(row["tabs"]), *map(_amount, amounts))
+        totals = (book["earned_ncr"], book["spent_ncr"], book["net_ncr"])
+        table.add_section()
+        table.add_row("in all", str(book["entries"]), *map(_amount, totals), style="bold")
+        out.print(table)
+
+
+def statement(view: View) -> None:
+    out = Console()
+    for book in view["ledgers"]:
+        table = _table(f"{book['role']} · {book['peer']}", "receipt", "closed", "with", "blocks")
+        for heading in ("prefill", "decode", "ncr"):
+            table.add_column(heading, justify="right")
+        for tab in book["tabs"]:
+            sign = "+" if tab["direction"] == "earned" else "−"
+            table.add_row(
+                tab["receipt"][:12],
+                datetime.fromtimestamp(tab["closed_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+                _short(tab["peer"]),
+                "{}:{}".format(*tab["span"]),
+                f"{tab['meter']['prefill_tl']:,}",
+                f"{tab['meter']['decode_tl']:,}",
+                f"{sign}{tab['amount_ncr']:,}" if tab["amount_ncr"] else "0",
+            )
+        out.print(table)
+        out.print("prefill and decode in token-layers; times in UTC", style="dim")
+        if book["open_tabs"]:
+            out.print(f"{book['open_tabs']} tabs are still open", style="dim")
+
+
+def report(view: View) -> None:
+    out = Console(soft_wrap=True)
+    for book in view["ledgers"]:
+        counts = f"{_many(book['entries'], 'entry', 'entries')}, "
+        counts += f"{_many(book['checkpoints'], 'checkpoint', 'checkpoints')}, "
+        counts += _many(book["open_tabs"], "open tab", "open tabs")
+        if book["ok"]:
+            out.print(f"[green]✓[/] {book['role']} · {book['peer']}: {counts}")
+            out.print("  every signature, amount, leaf, checkpoint and proof holds", style="dim")
+            continue
+        out.print(f"[red]✗[/] {book['role']} · {book['peer']}: {counts}")
+        for failure in book["failures"][:SHOWN_FAILURES]:
+            entry = "" if failure["entry"] is None else f"entry {failure['entry']} "
+            which = f"(receipt {failure['receipt'][:16]}…) " if failure["receipt"] else ""
+            text = f"  {entry}{which}{failure['part']}: {failure['reason']}"
+            out.print(text, markup=False, highlight=False)
+        if len(book["failures"]) > SHOWN_FAILURES:
+            out.print(f"  and {len(book['failures']) - SHOWN_FAILURES} more: see --json")
+
+
+def proof(view: View, head: Checkpoint, tab: ClosedTab, payer: str, payee: str) -> None:
+    out = Console(soft_wrap=True)
+    out.print(f"[green]✓[/] receipt {view['receipt']}")
+    out.print(f"  is entry {view['entry']} of {head.size} in the log of {view['peer']},")
+    out.print(f"  by {_many(len(view['path']), 'hash', 'hashes')} to the signed root", end=" ")
+    out.print(head.root.hex(), highlight=False)
+    out.print(f"  {payer} owes {payee} {tab.amount:,} ncr")
+    blocks = f"{tab.terms.layer_lo}:{tab.terms.layer_hi}"
+    out.print(f"  for blocks {blocks} of model {tab.terms.manifest.hex()[:16]}…", highlight=False)
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _amount(ncr: int) -> str:
+    return f"{ncr:,}"
+
+
+def _short(peer: str) -> str:
+    return f"…{peer[-10:]}"
+
+
+def _many(n: int, one: str, several: str) -> str:
+    return f"{n:,} {one if n == 1 else several}"

@@ -1,0 +1,150 @@
+"""What the ledger commands say, as plain values: the same for scripts (`--json`) and for people.
+
+These shapes are a contract for scripts: additions are fine, a change is a new version.
+"""
+
+from typing import Any
+
+from ledger.balances import Balance, balances
+from ledger.checkpoint import Checkpoint
+from ledger.entries import LogEntry, Proof, verify_proof
+from ledger.homes import Book
+from ledger.meter import Meter
+from ledger.reader import LedgerReader
+from ledger.receipts import ClosedTab, open_receipt, receipt_id
+from ledger.report import Report
+from protocol.errors import IntegrityError, UsageError
+from protocol.identity import peer_id_from_public_key, public_key_from_peer_id
+
+Json = dict[str, Any]
+
+PROOF_SCHEMA = "manyhands/ledger-proof/v1"
+
+
+def balance_view(book: Book) -> Json:
+    with book.reader() as reader:
+        rows = balances(reader.account, (entry.claim() for entry in reader.entries()))
+        return {
+            "role": book.role,
+            "peer": peer_name(reader.account),
+            "entries": len(reader),
+            "balances": [_balance(row) for row in rows],
+            "earned_ncr": sum(row.earned for row in rows),
+            "spent_ncr": sum(row.spent for row in rows),
+            "net_ncr": sum(row.net for row in rows),
+        }
+
+
+def _balance(row: Balance) -> Json:
+    return {
+        "peer": peer_name(row.counterparty),
+        "asset": row.asset.hex(),
+        "tabs": row.n_tabs,
+        "earned_ncr": row.earned,
+        "spent_ncr": row.spent,
+        "net_ncr": row.net,
+    }
+
+
+def statement_view(book: Book, peer: str | None) -> Json:
+    """Every tab of a ledger, or those with one counterparty, oldest first."""
+    with book.reader() as reader:
+        lines = [_line(reader, entry) for entry in reader.entries()]
+        return {
+            "role": book.role,
+            "peer": peer_name(reader.account),
+            "tabs": [line for line in lines if peer in (None, line["peer"])],
+            "open_tabs": len(reader.open_tabs()),
+        }
+
+
+def _line(reader: LedgerReader, entry: LogEntry) -> Json:
+    tab = open_receipt(reader.receipt(entry.receipt_id), reader.swarm_id)
+    earned = tab.terms.payee == reader.account
+    return {
+        "entry": entry.index,
+        "receipt": entry.receipt_id.hex(),
+        "session": tab.terms.chain_id.hex(),
+        "direction": "earned" if earned else "spent",
+        "peer": peer_name(tab.terms.payer if earned else tab.terms.payee),
+        "closed_ms": tab.closed_ms,
+        "epoch": entry.epoch,
+        "manifest": tab.terms.manifest.hex(),
+        "span": [tab.terms.layer_lo, tab.terms.layer_hi],
+        "meter": meter_view(tab.meter),
+        "amount_ncr": tab.amount,
+    }
+
+
+def meter_view(meter: Meter) -> dict[str, int]:
+    return dict(zip(Meter.__slots__, meter.to_fields(), strict=True))
+
+
+def report_view(book: Book, report: Report) -> Json:
+    return {
+        "role": book.role,
+        "peer": peer_name(report.account),
+        "ok": report.holds,
+        "entries": report.n_entries,
+        "checkpoints": report.n_checkpoints,
+        "open_tabs": report.n_open_tabs,
+        "failures": [
+            {
+                "entry": failure.entry,
+                "receipt": failure.receipt_id,
+                "part": failure.part,
+                "reason": failure.reason,
+            }
+            for failure in report.failures
+        ],
+    }
+
+
+def proof_view(account: bytes, swarm_id: bytes, proof: Proof) -> Json:
+    """A proof that travels: who holds it needs nothing but to know the owner's peer id."""
+    return {
+        "schema": PROOF_SCHEMA,
+        "peer": peer_name(account),
+        "swarm": swarm_id.hex(),
+        "entry": proof.index,
+        "receipt": receipt_id(proof.receipt, swarm_id).hex(),
+        "salt": proof.salt.hex(),
+        "body": proof.receipt.hex(),
+        "path": [hash_.hex() for hash_ in proof.path],
+        "checkpoint": proof.checkpoint,
+    }
+
+
+def check_proof_view(view: object) -> tuple[Checkpoint, ClosedTab]:
+    """Read a proof somebody handed over, and check all of it.
+
+    Raises:
+        IntegrityError: it proves nothing.
+    """
+    if not isinstance(view, dict) or view.get("schema") != PROOF_SCHEMA:
+        raise IntegrityError(f"this is no {PROOF_SCHEMA}")
+    try:
+        account = public_key_from_peer_id(view["peer"])
+        swarm_id = bytes.fromhex(view["swarm"])
+        proof = Proof(
+            index=int(view["entry"]),
+            salt=bytes.fromhex(view["salt"]),
+            receipt=bytes.fromhex(view["body"]),
+            path=tuple(map(bytes.fromhex, view["path"])),
+            checkpoint=str(view["checkpoint"]),
+        )
+        tab = verify_proof(proof, account, swarm_id)
+        named = bytes.fromhex(view["receipt"])
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise IntegrityError(f"the proof cannot be read: {error}") from error
+    if named != receipt_id(proof.receipt, swarm_id):
+        raise IntegrityError("the proof is of another receipt than it names")
+    return Checkpoint.open(proof.checkpoint, account), tab
+
+
+def peer_name(account: bytes) -> str:
+    """The peer id of an account; its hex, when it is not even a key any more."""
+    try:
+        return peer_id_from_public_key(account)
+    except UsageError:
+        return account.hex()

@@ -1,0 +1,60 @@
+"""The bytes of each signed object, pinned. A change here is a change of the protocol."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ledger import Receipt, Route, open_receipt
+from ledger.checkpoint import Checkpoint, origin
+from ledger.entries import LogEntry
+from ledger.receipts import receipt_id
+from tests.ledger.parties import CLIENT, MANIFEST, PROVIDER, STRANGER, SWARM, closed_receipt
+
+FILE = Path(__file__).parents[1] / "golden" / "ledger.json"
+
+
+def objects():
+    """Every kind of object, made from fixed keys and values (Ed25519 draws nothing)."""
+    receipt = closed_receipt(20)
+    data = receipt.encode()
+    route = Route(
+        session=b"chain-of-tokens.",
+        epoch=3,
+        hops=((PROVIDER.public_key, 0, 4), (STRANGER.public_key, 4, 9)),
+    )
+    entry = LogEntry.of(0, receipt_id(data, SWARM), open_receipt(receipt, SWARM), MANIFEST)
+    head = Checkpoint(origin(SWARM, CLIENT.public_key), 1, MANIFEST)
+    return {
+        "offer": receipt.offer.encode(),
+        "terms": receipt.terms.encode(),
+        "statement": receipt.statement.encode(),
+        "voucher": receipt.voucher.encode(),
+        "route": route.seal(SWARM, CLIENT).encode(),
+        "receipt": data,
+        "receipt_id": entry.receipt_id,
+        "leaf": entry.leaf(),
+        "checkpoint": head.sign(CLIENT).encode(),
+    }
+
+
+GOLDEN = {name: bytes.fromhex(value) for name, value in json.loads(FILE.read_text()).items()}
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN))
+def test_the_bytes_of_a_signed_object_are_pinned(name):
+    assert objects()[name] == GOLDEN[name]
+
+
+def test_every_kind_of_object_is_pinned():
+    assert objects().keys() == GOLDEN.keys()
+
+
+def test_the_pinned_receipt_still_opens():
+    tab = open_receipt(Receipt.decode(GOLDEN["receipt"]), SWARM)
+
+    assert (tab.amount, tab.meter.prefill_tl, tab.meter.decode_tl) == (184, 32, 48)
+
+
+if __name__ == "__main__":  # write the file anew: python -m tests.ledger.test_golden
+    FILE.write_text(json.dumps({n: v.hex() for n, v in objects().items()}, indent=1) + "\n")
