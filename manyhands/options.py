@@ -15,7 +15,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
-class AddressType(click.ParamType):
+class AddressType(click.ParamType[Any]):
     name = "ADDR"
 
     def convert(
@@ -24,7 +24,7 @@ class AddressType(click.ParamType):
         return value if isinstance(value, Address) else Address.parse(value)
 
 
-class SpanType(click.ParamType):
+class SpanType(click.ParamType[Any]):
     """`A:B`, or `auto`, which is None."""
 
     name = "A:B|auto"
@@ -40,7 +40,7 @@ class SpanType(click.ParamType):
         return Span(int(matched[1]), int(matched[2]))
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType[Any]):
     """Bytes: `4GiB`, `512MB`, `1g`; all units are powers of 1024."""
 
     name = "SIZE"
@@ -54,7 +54,7 @@ class SizeType(click.ParamType):
         return int(float(matched[1]) * 2 ** _UNITS[matched[2]])
 
 
-class EndpointType(click.ParamType):
+class EndpointType(click.ParamType[Any]):
     """`HOST:PORT`; an IPv6 host stands in brackets."""
 
     name = "HOST:PORT"

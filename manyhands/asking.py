@@ -1,0 +1,107 @@
+"""What `generate`, `chat`, `up` and `demo` share: a client of this home, and a well-formed request.
+
+In: flags, a model, a prompt. Out: a `Client` whose books are closed on the way out, and requests in
+which everything that was left open is decided: the model's own sampling, a drawn seed, an answer
+that fits the context. A prompt is never cut.
+"""
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from manyhands.home import Home, open_books, open_identity
+from manyhands.models import Model
+from protocol.address import Address
+from protocol.errors import ContextExceeded, UsageError
+from protocol.signing import OPEN_SWARM_ID
+
+if TYPE_CHECKING:
+    from protocol.text import Tokenizer
+    from scheduler.client import Client
+    from scheduler.request import GenerationRequest
+
+DEFAULT_MAX_TOKENS = 256
+SEED_BITS = 32  # easy to read out, and exact in every JSON reader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a caller may choose about an answer; None leaves it to the model, or to chance."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    stops: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            hint = "--max-tokens 1 or more"
+            raise UsageError(f"max_tokens is at least 1, got {self.max_tokens}", hint=hint)
+
+    def request(
+        self, model: Model, prompt_ids: Sequence[int], tokenizer: "Tokenizer | None"
+    ) -> "GenerationRequest":
+        """The request, with nothing left open.
+
+        Raises:
+            UsageError: it can never be served; ContextExceeded when it does not fit the model.
+        """
+        from protocol.sampling import SamplingParams
+        from scheduler.request import GenerationRequest
+
+        chosen = dict(tokenizer.generation_defaults) if tokenizer else {}
+        for name in ("temperature", "top_p", "top_k"):
+            if (value := getattr(self, name)) is not None:
+                chosen[name] = value
+        seed = secrets.randbits(SEED_BITS) if self.seed is None else self.seed
+        return GenerationRequest(
+            manifest=model.manifest.digest,
+            n_blocks=model.manifest.n_blocks,
+            prompt_ids=tuple(prompt_ids),
+            max_tokens=self._fitting(len(prompt_ids), model.manifest.max_positions),
+            sampling=SamplingParams(**chosen, seed=seed),
+            stops=self.stops,
+            ignore_eos=self.ignore_eos,
+            timeout_s=self.timeout_s,
+            model=model.name,
+            vocab_size=model.manifest.vocab_size,
+        )
+
+    def _fitting(self, n_prompt: int, max_positions: int) -> int:
+        """How many tokens to ask for; only the default gives way to the context."""
+        left = max_positions - n_prompt
+        if left < 1:
+            raise ContextExceeded(
+                f"this model's context is {max_positions} tokens, the prompt has {n_prompt}",
+                hint=f"shorten the prompt to {max_positions - 1} tokens or fewer",
+            )
+        if self.max_tokens is not None and self.max_tokens > left:
+            raise ContextExceeded(
+                f"this model's context is {max_positions} tokens: {n_prompt} of prompt and "
+                f"{self.max_tokens} of answer do not fit",
+                hint=f"--max-tokens {left} or fewer",
+            )
+        return min(left, self.max_tokens or DEFAULT_MAX_TOKENS)
+
+
+@asynccontextmanager
+async def open_client(home: Home, join: Sequence[Address]) -> AsyncIterator["Client"]:
+    """A client with the key and the books of this home.
+
+    Raises:
+        ConfigError, IntegrityError: the home's key or ledger cannot be used.
+    """
+    from protocol.transport.grpc import GrpcTransport
+    from scheduler.client import Client
+
+    identity = open_identity(home.client)
+    with open_books(home.client, identity, OPEN_SWARM_ID) as books:
+        transport = GrpcTransport(identity, OPEN_SWARM_ID)
+        async with Client(identity, OPEN_SWARM_ID, transport, books, join) as client:
+            yield client

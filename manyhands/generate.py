@@ -1,0 +1,207 @@
+"""`manyhands generate`: one completion, as text, as one JSON object, or as a line per event.
+
+In: a prompt as text, token ids or standard input. Out: on stdout what was asked for and nothing
+else; the seed and the speed go to stderr. The shapes are a contract: docs/cli.md.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manyhands.asking import Ask, open_client
+from manyhands.boundary import Interrupted
+from manyhands.home import Home
+from manyhands.loops import run
+from manyhands.models import Model, find_model
+from manyhands.options import home_option, join_option
+from manyhands.progress import say
+from manyhands.running import join_addresses
+from manyhands.signals import interruptible
+from protocol.address import Address
+from protocol.errors import ManyhandsError, UsageError
+
+if TYPE_CHECKING:
+    from protocol.text import Tokenizer
+    from scheduler.client import Client
+    from scheduler.request import Event, GenerationRequest, GenerationResult
+
+Show = Callable[["Event"], None]
+
+
+@click.command(short_help="Ask a swarm for one completion.")
+@click.argument("model", metavar="MODEL")
+@click.option("--prompt", metavar="TEXT", help="The prompt. Default: standard input.")
+@click.option("--prompt-ids", metavar="1,2,3", help="The prompt as token ids; none are added.")
+@join_option
+@click.option("--max-tokens", type=int, metavar="N", help="Default: 256, or what fits.")
+@click.option("--temperature", type=float, metavar="T", help="Default: the model's, else 0.")
+@click.option("--top-p", type=float, metavar="P", help="Default: the model's, else all.")
+@click.option("--top-k", type=int, metavar="K", help="Default: the model's, else all.")
+@click.option("--seed", type=int, metavar="S", help="Default: drawn, and printed.")
+@click.option("--stop", "stops", multiple=True, metavar="TEXT", help="End before this text.")
+@click.option("--ignore-eos", is_flag=True, help="Go on where the model would end.")
+@click.option("--timeout", "timeout_s", type=float, default=600.0, metavar="S", help="For all.")
+@home_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--jsonl", "as_jsonl", is_flag=True, help="Print a line of JSON per event.")
+def generate(
+    model: str,
+    prompt: str | None,
+    prompt_ids: str | None,
+    join: tuple[Address, ...],
+    home: Path | None,
+    as_json: bool,
+    as_jsonl: bool,
+    **choices: Any,
+) -> None:
+    """Complete a prompt with MODEL, on the swarm at --join or on the one that runs here."""
+    try:
+        if as_json and as_jsonl:
+            raise UsageError("--json and --jsonl exclude each other")
+        ask = Ask(**choices)
+        read = read_prompt(prompt, prompt_ids)
+        found = find_model(model)
+        tokenizer = _tokenizer(found, needed=isinstance(read, str))
+        ids = tokenizer.encode(read) if tokenizer and isinstance(read, str) else read
+        assert not isinstance(ids, str)
+        request = ask.request(found, ids, tokenizer)
+        place = Home.at(home)
+        addresses = join_addresses(place, join)
+        show = _jsonl_shower() if as_jsonl else _silent if as_json else _text_shower()
+        result = run(_generate(place, addresses, request, show))
+    except (Exception, Interrupted, KeyboardInterrupt) as error:
+        if as_jsonl and isinstance(error, Exception):
+            code = error.code if isinstance(error, ManyhandsError) else "unexpected"
+            _print_line({"event": "error", "code": code, "message": str(error)})
+        raise
+    if as_json:
+        _print_line(result.to_json())
+    elif not as_jsonl:
+        click.echo()
+        _say_summary(result)
+
+
+def read_prompt(text: str | None, ids: str | None) -> str | list[int]:
+    """The prompt, from where the caller put it.
+
+    Raises:
+        UsageError: there is none, there are two, or it is not what it should be.
+    """
+    if text is not None and ids is not None:
+        raise UsageError("--prompt and --prompt-ids exclude each other")
+    if ids is not None:
+        try:
+            return [int(id) for id in ids.split(",")]
+        except ValueError as error:
+            hint = "write them as --prompt-ids 1,2,3"
+            raise UsageError(f"not token ids: {ids[:60]!r}", hint=hint) from error
+    if text is None:
+        if sys.stdin.isatty():
+            raise UsageError("there is no prompt", hint="--prompt TEXT, or pipe one in")
+        try:
+            text = sys.stdin.buffer.read().decode()
+        except UnicodeDecodeError as error:
+            raise _not_utf8(f"byte {error.start}") from error
+    if any("\ud800" <= character <= "\udfff" for character in text):  # how argv keeps odd bytes
+        raise _not_utf8("the command line")
+    return text
+
+
+def _not_utf8(where: str) -> UsageError:
+    return UsageError(
+        f"the prompt is not UTF-8 ({where})",
+        hint="convert it first: iconv -t UTF-8, or give --prompt-ids",
+    )
+
+
+def _tokenizer(model: Model, *, needed: bool) -> "Tokenizer | None":
+    """The model's tokenizer; a prompt of ids does without, when the model has none."""
+    from protocol.text import Tokenizer
+
+    if not needed and not (model.directory / "tokenizer.json").exists():
+        return None
+    return Tokenizer.from_directory(model.directory)
+
+
+async def _generate(
+    home: Home, join: Sequence[Address], request: "GenerationRequest", show: Show
+) -> "GenerationResult":
+    async with open_client(home, join) as client:
+        return await stream(client, request, show, interrupt=True)
+
+
+async def stream(
+    client: "Client", request: "GenerationRequest", show: Show, *, interrupt: bool = False
+) -> "GenerationResult":
+    """One generation to its end. With `interrupt`, a signal cancels it, and it still settles."""
+    from scheduler.request import Finished
+
+    result: GenerationResult | None = None
+    generation = client.generate(request)
+    cancelling: list[asyncio.Task[None]] = []
+
+    def cancel() -> None:
+        cancelling.append(asyncio.create_task(generation.cancel()))
+
+    async def iterate() -> None:
+        nonlocal result
+        async with generation:
+            async for event in generation:
+                show(event)
+                if isinstance(event, Finished):
+                    result = event.result
+
+    if interrupt:
+        with interruptible(cancel):
+            await iterate()
+    else:
+        await iterate()
+    assert result is not None, "a generation ends with a result or an error"
+    return result
+
+
+def _text_shower() -> Show:
+    from scheduler.request import Token
+
+    def show(event: "Event") -> None:
+        if isinstance(event, Token) and event.text:
+            click.echo(event.text, nl=False)
+
+    return show
+
+
+def _jsonl_shower() -> Show:
+    from scheduler.request import Finished, Routed, Token
+
+    def show(event: "Event") -> None:
+        match event:
+            case Routed(route):
+                _print_line({"event": "route", "route": [step.to_json() for step in route]})
+            case Token(index, token_id, text):
+                _print_line({"event": "token", "index": index, "token_id": token_id, "text": text})
+            case Finished(result):
+                _print_line({"event": "done", **result.to_json()})
+
+    return show
+
+
+def _silent(event: "Event") -> None:
+    pass
+
+
+def _print_line(value: dict[str, Any]) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _say_summary(result: "GenerationResult") -> None:
+    speed = 1000 / result.tpot_ms if result.tpot_ms else 0.0
+    rescued = f", {result.failovers} failover(s)" if result.failovers else ""
+    say(
+        f"{len(result.token_ids)} tokens, {speed:.1f} tokens/s over {len(result.route)} hop(s)"
+        f"{rescued}, seed {result.seed}"
+    )

@@ -1,0 +1,131 @@
+"""MODEL on the command line: `tiny`, a directory, or a name on the Hugging Face hub.
+
+In: what a person wrote. Out: a directory that holds the whole model, and its manifest, whose digest
+names the model to all peers. Hashes of weights are remembered in the user's cache, so only the
+first use of a model reads all of it. Loading a span is left to `node.engine`.
+"""
+
+import os
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from protocol.errors import BadModel, ManyhandsError
+from protocol.manifest import INDEX, SINGLE, Manifest, make_manifest
+from protocol.text import TEXT_FILES
+
+TINY = "tiny"
+BUILT_IN = Path(__file__).parent / "models" / TINY
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_PROBE_S = 3.0
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that lies on this machine."""
+
+    name: str
+    directory: Path
+    manifest: Manifest
+
+    def small_files(self) -> dict[str, bytes]:
+        """What any peer serves of it by digest: all but the weights, and the manifest itself."""
+        files = {
+            file.name: (self.directory / file.name).read_bytes()
+            for file in self.manifest.small_files()
+        }
+        return files | {"manifest": self.manifest.to_json()}
+
+
+def find_model(text: str, *, progress: Progress | None = None) -> Model:
+    """The model a person means; one that is not here is downloaded.
+
+    Raises:
+        BadModel: it is missing, damaged, or cannot be fetched now.
+    """
+    directory = _locate(text)
+    name = _name(text, directory)
+    licence = "Apache-2.0" if text == TINY else ""
+
+    def hashing(file: str, fraction: float) -> None:
+        if progress and file.endswith(".safetensors"):
+            progress(f"checking {file}", fraction)
+
+    manifest = make_manifest(
+        directory, name=name, licence=licence, cache=_cache(), progress=hashing
+    )
+    return Model(name, directory, manifest)
+
+
+def _locate(text: str) -> Path:
+    if text == TINY:
+        return BUILT_IN
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise BadModel(f"{text} is a file", hint="give the directory that holds config.json")
+    if HUB_NAME.fullmatch(text) and not text.startswith("."):
+        return _download(text)
+    raise BadModel(
+        f"there is no model directory {text}",
+        hint="give `tiny`, a directory with config.json and *.safetensors, or a hub name ORG/NAME",
+    )
+
+
+def _name(text: str, directory: Path) -> str:
+    """A short, printable name for people; the manifest's digest is what counts."""
+    name = (
+        text if text == TINY or not Path(text).expanduser().is_dir() else directory.resolve().name
+    )
+    return "".join(c for c in name if c.isprintable())[:100] or "model"
+
+
+def _download(name: str) -> Path:
+    """A snapshot of the needed files, from the hub's cache or the hub."""
+    import huggingface_hub  # only who asks for a hub name pays for it
+
+    patterns = [*TEXT_FILES, "*.safetensors", INDEX, SINGLE]
+    offline = bool(os.environ.get("HF_HUB_OFFLINE"))
+    try:
+        local_only = offline or not _hub_answers(huggingface_hub.constants.ENDPOINT)
+        path = huggingface_hub.snapshot_download(
+            name, allow_patterns=patterns, local_files_only=local_only
+        )
+    except ManyhandsError:
+        raise
+    except Exception as error:  # the library raises its own, requests' and OS errors
+        if offline or local_only:
+            raise BadModel(
+                f"{name} is no directory here, and the hub cannot be reached for it",
+                hint="give a directory, or connect once: hf download " + name,
+            ) from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadModel(
+            f"{name} cannot be fetched from the hub: {reason}",
+            hint="check the name; for a gated model, log in first: hf auth login",
+        ) from error
+    return Path(path)
+
+
+def _hub_answers(endpoint: str) -> bool:
+    """Whether the hub, or the proxy in front of it, takes connections: seconds, not minutes."""
+    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+    parts = urlsplit(proxy or endpoint)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=HUB_PROBE_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def _cache() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("manyhands") / "hashes"
