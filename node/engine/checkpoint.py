@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol.errors import BadModel
-from protocol.tensor_table import read_tensor_table
+from protocol.tensor_table import TensorEntry, read_tensor_table
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 MAX_JSON_BYTES = 64 * 2**20
@@ -31,8 +31,8 @@ class Checkpoint:
         named = self.config.get("architectures") or [self.config.get("model_type", "unnamed")]
         return str(named[0] if isinstance(named, list) else named)
 
-    def check_files(self, keep: Callable[[str], bool]) -> dict[str, str]:
-        """Tensor to file for the tensors that `keep` selects, once their files proved sound.
+    def check_files(self, keep: Callable[[str], bool]) -> dict[str, tuple[str, TensorEntry]]:
+        """File and entry of each tensor that `keep` selects, once the files proved sound.
 
         Raises:
             BadModel: a file is missing, corrupt or truncated, or lacks a tensor the index names.
@@ -47,7 +47,7 @@ class Checkpoint:
                     f"weights file {file} lacks tensor {tensor}, which the index places there",
                     hint="fetch the checkpoint again: its index and files do not belong together",
                 )
-        return wanted
+        return {tensor: (file, tables[file][tensor]) for tensor, file in wanted.items()}
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:

@@ -20,6 +20,7 @@ import torch
 from node.engine.checkpoint import INDEX, Checkpoint, open_checkpoint
 from node.engine.family import check_family, span_class
 from node.engine.pruning import compact, find_blocks, spanned
+from node.engine.room import check_room
 from protocol.errors import BadModel, OutOfMemory, UsageError
 from protocol.messages import Span
 
@@ -77,7 +78,9 @@ def load_span(
         kind = _choose_dtype(dtype, config)
         _check_device(device)
         pruned = spanned(architecture, span, **ends)
-        wanted = checkpoint.check_files(_selector(architecture, pruned, config, span))
+        places = checkpoint.check_files(_selector(architecture, pruned, config, span))
+        check_room((entry for _, entry in places.values()), kind, device)
+        wanted = {tensor: file for tensor, (file, _) in places.items()}
         report("weights", 0.0)
         model = _read_weights(pruned, checkpoint, wanted, kind, device)
         compact(model, span)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from node.engine import StepItem, load_shard
-from protocol.errors import BadModel, UsageError
+from protocol.errors import BadModel, OutOfMemory, UsageError
 from protocol.messages import Span
 from protocol.tensor_table import read_tensor_table
 from tests.checkpoints import write_checkpoint
@@ -178,6 +178,20 @@ def test_spans_and_dtypes_that_do_not_exist_are_refused(checkpoint: Any) -> None
         load_shard(directory, Span(0, 1), dtype="float3")
     with pytest.raises(UsageError, match="device"):
         load_shard(directory, Span(0, 1), device="cuda:99")
+
+
+def test_weights_that_cannot_fit_are_refused_before_they_are_read(copy: Path) -> None:
+    shape = [2**20, 2**16]
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 2**38]}
+    header = json.dumps({"model.layers.1.mlp.up_proj.weight": entry}).encode()
+    with (copy / WEIGHTS).open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + 2**38)  # sparse: takes no room
+
+    with pytest.raises(OutOfMemory, match=r"take 256\.0 GiB, cpu has"):
+        load_shard(copy, Span(1, 2))
+    with pytest.raises(OutOfMemory, match=r"take 128\.0 GiB, cpu has"):
+        load_shard(copy, Span(1, 2), dtype="bfloat16")
 
 
 def test_a_checkpoints_own_dtype_is_the_default(checkpoint: Any, tmp_path: Path) -> None:
