@@ -4,6 +4,7 @@ The window shows what every transport offers; `protocol.transport.grpc` is the o
 networks and `protocol.transport.memory` its twin inside one process. Importing this opens nothing.
 """
 
+from protocol.transport.error_codec import PeerFailed, decode_error, encode_error
 from protocol.transport.interface import (
     MAX_MESSAGE_BYTES,
     MAX_QUEUED_BYTES,
@@ -26,8 +27,11 @@ __all__ = [
     "Connection",
     "Counters",
     "Listener",
+    "PeerFailed",
     "Service",
     "Stream",
     "StreamHandler",
     "Transport",
+    "decode_error",
+    "encode_error",
 ]

@@ -2,8 +2,9 @@
 
 In: a `ManyhandsError`. Out: a JSON object of its code, message, hint and the few fields some
 classes carry; and back, through a table of the classes in `protocol.errors`. A code that this
-version does not know becomes a plain `PeerError`, so that newer peers may add classes. Tracebacks
-never travel.
+version does not know becomes a plain `PeerError`, so that newer peers may add classes, and what
+the sender did not foresee is a `PeerFailed`: theirs to mend, ours to route around. Tracebacks never
+travel.
 """
 
 import json
@@ -21,11 +22,18 @@ from protocol.errors import (
 MAX_ERROR_BYTES = 8192  # what we make is smaller, and fits a call's metadata
 _MAX_MESSAGE_CHARS, _MAX_HINT_CHARS, _MAX_RUNS = 1000, 300, 64
 
+
+class PeerFailed(PeerError):
+    """Its handler met an error that it did not foresee; only its own log says more."""
+
+    code = "unexpected"
+
+
 BY_CODE: dict[str, type[ManyhandsError]] = {
     kind.code: kind
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, ManyhandsError)
-}
+} | {PeerFailed.code: PeerFailed}
 
 
 def encode_error(error: ManyhandsError) -> bytes:

@@ -5,7 +5,10 @@ expects, the listener learns the caller's; see `protocol.tls` for how. Messages 
 protobuf between the tensors and the wire. All objects of one transport belong to one event loop.
 """
 
+import asyncio
 import os
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # strangers' broken handshakes are no news
@@ -80,12 +83,14 @@ class GrpcTransport:
         *,
         version: int = PROTOCOL_VERSION,
         network: str = PUBLIC_NETWORK,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.peer_id: PeerId = identity.peer_id
         self.counters = Counters()
-        self._identity, self._network = identity, network
+        self._network = network
         self._greeting = Greeting(version, swarm_id)
-        self._client_leaf = LeafRenewal(lambda: issue_client_leaf(identity, network))
+        self._client_leaf = LeafRenewal(lambda: issue_client_leaf(identity, network), now=now)
+        self._server_leaf = LeafRenewal(lambda: issue_server_leaf(identity), now=now)
 
     async def listen(self, host: str, port: int, service: Service) -> GrpcListener:
         server = grpc.aio.server(options=_LISTENER_OPTIONS)
@@ -119,20 +124,21 @@ class GrpcTransport:
             greeting=self._greeting,
             counters=self.counters,
         )
+        deadline = asyncio.get_running_loop().time() + timeout_s
         try:
             await connection.hello(timeout_s=timeout_s)
         except PeerUnreachable as error:
             await channel.close()
-            raise await self._impostor_or(error, address, timeout_s) from error
+            remaining_s = deadline - asyncio.get_running_loop().time()
+            raise await self._impostor_or(error, address, remaining_s) from error
         except BaseException:
             await channel.close()
             raise
         return connection
 
     def _server_credentials(self) -> Any:
-        leaf = LeafRenewal(lambda: issue_server_leaf(self._identity))
         roots = anchor_of_network(self._network)
-        served = leaf.current()
+        served = self._server_leaf.current()
 
         def configuration() -> Any:
             pair = (served.key_pem, served.certificate_pem)
@@ -141,9 +147,10 @@ class GrpcTransport:
         def renewed() -> Any:
             """Asked before every handshake, in a thread of gRPC; None keeps what there is."""
             nonlocal served
-            if leaf.current() is served:
+            current = self._server_leaf.current()
+            if current is served:
                 return None
-            served = leaf.current()
+            served = current
             return configuration()
 
         return grpc.dynamic_ssl_server_credentials(
@@ -157,10 +164,10 @@ class GrpcTransport:
         )
 
     async def _impostor_or(
-        self, error: PeerUnreachable, address: Address, timeout_s: float
+        self, error: PeerUnreachable, address: Address, remaining_s: float
     ) -> ManyhandsError:
         """Tell another peer at that address from nobody: gRPC reports both as unavailable."""
-        found = await who_answers(address, timeout_s=min(timeout_s, 2.0))
+        found = await who_answers(address, timeout_s=remaining_s)
         if found is None or found == address.peer_id:
             return PeerUnreachable(
                 address.peer_id, f"nobody answers at {address.target}: {error.reason}"

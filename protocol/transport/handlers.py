@@ -8,6 +8,7 @@ import logging
 
 from protocol.errors import ManyhandsError
 from protocol.identity import PeerId
+from protocol.transport.error_codec import PeerFailed
 from protocol.transport.interface import (
     MAX_MESSAGE_BYTES,
     CallHandler,
@@ -62,4 +63,4 @@ def _unexpected(caller: PeerId, listener: PeerId, counters: Counters) -> Manyhan
     """The caller learns only that it happened."""
     counters.unexpected += 1
     log.exception("handler failed", extra={"peer": caller})
-    return ManyhandsError(f"{listener}: it failed unexpectedly; its log has the reason")
+    return PeerFailed(listener, "it failed unexpectedly; its log has the reason")

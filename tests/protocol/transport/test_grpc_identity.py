@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import ssl
+from datetime import UTC, datetime
 
 import pytest
+from cryptography import x509
 
 from protocol.address import Address
 from protocol.errors import PeerError, PeerMisbehaved, PeerRefused, PeerUnreachable, VersionMismatch
 from protocol.signing import SigningKey
+from protocol.tls import LEAF_LIFETIME
 from protocol.transport import Service, Stream
 from tests.protocol.transport.peers import (
     call_service,
@@ -91,6 +94,31 @@ async def test_a_caller_without_a_certificate_gets_no_connection():
             answer = await asyncio.wait_for(reader.read(), timeout=5)
 
             assert answer == b""
+
+
+async def test_a_listener_renews_its_certificate_while_it_serves():
+    now = datetime.now(UTC)
+    listener = new_transport(now=lambda: now)
+
+    async with listening(call_service(who_am_i), listener) as address:
+        before = [await serial_number(address) for _ in range(2)]
+        now += LEAF_LIFETIME * 0.6
+        after = [await serial_number(address) for _ in range(2)]
+        connection = await new_transport(now=lambda: now).dial(address)
+        await connection.aclose()
+
+    assert before[0] == before[1]
+    assert not {*before} & {*after}
+
+
+async def serial_number(address: Address) -> object:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+    certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.transport.abort()
+    return x509.load_der_x509_certificate(certificate).serial_number
 
 
 async def test_a_caller_of_another_network_gets_no_connection():

@@ -6,7 +6,6 @@ import os
 import pytest
 
 from protocol.errors import (
-    ManyhandsError,
     PeerBusy,
     PeerError,
     PeerMisbehaved,
@@ -16,7 +15,7 @@ from protocol.errors import (
     UsageError,
 )
 from protocol.identity import PeerId
-from protocol.transport import MAX_MESSAGE_BYTES, Service, Stream
+from protocol.transport import MAX_MESSAGE_BYTES, PeerFailed, Service, Stream
 from tests.protocol.transport.peers import (
     call_service,
     connected,
@@ -169,10 +168,10 @@ async def test_an_unexpected_failure_is_logged_here_and_tells_the_caller_nothing
     listener = new_transport()
     service = Service(calls={"Call": fail}, streams={"Stream": fail_stream})
     async with connected(service, listener=listener) as connection:
-        with pytest.raises(ManyhandsError, match="unexpectedly") as from_call:
+        with pytest.raises(PeerFailed, match="unexpectedly") as from_call:
             await connection.call("Call", b"", timeout_s=5)
         stream = await connection.open("Stream")
-        with pytest.raises(ManyhandsError, match="unexpectedly") as from_stream:
+        with pytest.raises(PeerFailed, match="unexpectedly") as from_stream:
             await stream.receive()
 
     for caught in (from_call.value, from_stream.value):
