@@ -17,7 +17,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # we start processes, we
 import grpc
 
 from protocol.address import Address
-from protocol.errors import ManyhandsError, PeerMisbehaved, PeerUnreachable
+from protocol.errors import IntegrityError, ManyhandsError, PeerMisbehaved, PeerUnreachable
 from protocol.identity import Identity, PeerId
 from protocol.tls import (
     PUBLIC_NETWORK,
@@ -167,11 +167,15 @@ class GrpcTransport:
         self, error: PeerUnreachable, address: Address, remaining_s: float
     ) -> ManyhandsError:
         """Tell another peer at that address from nobody: gRPC reports both as unavailable."""
-        found = await who_answers(address, timeout_s=remaining_s)
+        try:
+            found = await who_answers(address, timeout_s=remaining_s)
+        except IntegrityError as proof:
+            self.counters.handshakes_failed += 1
+            reason = f"whoever answers at {address.target} proves no identity: {proof}"
+            return PeerMisbehaved(address.peer_id, reason)
         if found is None or found == address.peer_id:
-            return PeerUnreachable(
-                address.peer_id, f"nobody answers at {address.target}: {error.reason}"
-            )
+            reason = f"nobody answers at {address.target}: {error.reason}"
+            return PeerUnreachable(address.peer_id, reason)
         self.counters.handshakes_failed += 1
         hint = f"use /p2p/{found} if that is the peer you meant"
         return PeerMisbehaved(address.peer_id, f"{address.target} is peer {found}", hint=hint)

@@ -14,7 +14,7 @@ import ssl
 from ipaddress import ip_address
 
 from protocol.address import Address
-from protocol.errors import ConfigError, IntegrityError
+from protocol.errors import ConfigError
 from protocol.identity import PeerId
 from protocol.tls import tls_name, verified_peer
 
@@ -57,13 +57,17 @@ def why_not_listening(host: str, port: int) -> ConfigError:
 
 
 async def who_answers(address: Address, *, timeout_s: float) -> PeerId | None:
-    """The identity behind a TLS server at `address`, whoever it is; None when none is proven."""
+    """The identity behind a TLS server at `address`, whoever it is; None when there is no server.
+
+    Raises:
+        IntegrityError: its certificate proves no identity.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # verified_peer below is the check
     context.set_alpn_protocols(["h2"])
-    with contextlib.suppress(OSError, TimeoutError, IntegrityError, asyncio.IncompleteReadError):
+    with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(timeout_s):
             _, writer = await asyncio.open_connection(
                 address.host, address.port, ssl=context, server_hostname=tls_name(address.peer_id)

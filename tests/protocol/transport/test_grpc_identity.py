@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 
 from protocol.address import Address
-from protocol.errors import PeerError, PeerMisbehaved, PeerRefused, PeerUnreachable, VersionMismatch
+from protocol.errors import PeerMisbehaved, PeerRefused, PeerUnreachable, VersionMismatch
 from protocol.signing import SigningKey
 from protocol.tls import LEAF_LIFETIME
 from protocol.transport import Service, Stream
@@ -65,7 +65,7 @@ async def test_an_impostor_with_the_right_names_and_another_key_is_refused():
     listener = await impostor.listen("127.0.0.1", 0, Service())
     address = Address("127.0.0.1", listener.addresses[0].port, victim.peer_id)
 
-    with pytest.raises(PeerError):
+    with pytest.raises(PeerMisbehaved, match="proves no identity"):
         await new_transport().dial(address)
 
     await listener.aclose()

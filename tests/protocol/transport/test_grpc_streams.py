@@ -111,6 +111,26 @@ async def test_a_full_queue_is_busy_at_once():
         release.set()
 
 
+async def test_a_slow_receiver_holds_the_sender_back_and_loses_nothing():
+    n_messages, release, received = 60, asyncio.Event(), asyncio.Event()
+
+    async def slow(stream: Stream) -> None:
+        await release.wait()
+        for number in range(n_messages):
+            assert await stream.receive() == bytes([number]) * 2**20
+        received.set()
+
+    async with connected(stream_service(slow)) as connection:
+        stream = await connection.open("Test")
+        for number in range(n_messages):
+            stream.send(bytes([number]) * 2**20)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(stream.drain(), timeout=0.3)
+        release.set()
+
+        await asyncio.wait_for(received.wait(), timeout=10)
+
+
 async def test_drain_waits_for_the_network():
     async with connected(stream_service(echo)) as connection:
         stream = await connection.open("Test")
