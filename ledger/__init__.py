@@ -16,7 +16,7 @@ from ledger.opening import Wanted, accept_terms, check_accepted, lend_prompt, pr
 from ledger.reader import LedgerReader
 from ledger.receipts import ClosedTab, Receipt, open_receipt
 from ledger.report import Failure, Report
-from ledger.roots import FrameRoot
+from ledger.roots import FrameRoot, differing_links
 from ledger.tab import PayerTab, ProviderTab
 from ledger.verify import verify_ledger
 from ledger.writer import LedgerWriter
@@ -50,6 +50,7 @@ __all__ = [
     "accept_terms",
     "balances",
     "check_accepted",
+    "differing_links",
     "head_rows",
     "lease_quanta",
     "lend_prompt",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ledger.errors import BadObject
 from ledger.meter import Meter
 from ledger.objects import Offer, Terms, tab_id
+from ledger.policy import OPEN_POLICY
 from ledger.receipts import check_bond
 from protocol.canonical import decode
 from protocol.errors import PeerRefused
@@ -86,14 +87,17 @@ def accept_terms(
     cited = Offer.open(offer, swarm_id, wanted.payee)
     proposed = Terms.open(terms, swarm_id, wanted.payee)
     check_bond(cited, offer.object_id(swarm_id), proposed)
-    if not cited.not_before_ms <= now_ms < cited.expires_ms:
-        raise BadObject("the offer is not in force now")
+    skew_ms = OPEN_POLICY.max_skew_ms
+    if not cited.not_before_ms - skew_ms <= now_ms < cited.expires_ms + skew_ms:
+        raise BadObject(
+            "the offer is not in force now", hint="compare the clocks of both machines: date -u"
+        )
     for name in Wanted.__slots__:
         if name != "max_prepaid" and getattr(proposed, name) != getattr(wanted, name):
             raise BadObject(f"the terms name another {name.replace('_', ' ')} than asked for")
     if proposed.prepaid > wanted.max_prepaid:
         raise BadObject("the terms ask for more ahead than the client allows")
-    if proposed.expires_ms <= now_ms:
+    if proposed.expires_ms + skew_ms <= now_ms:
         raise BadObject("the terms have expired")
     return add_signature(terms, swarm_id, key)
 

@@ -5,7 +5,11 @@ confirm it. Roots begin anew with each epoch (DESIGN 5a.18).
 """
 
 import hmac
+from collections.abc import Sequence
 from hashlib import sha256
+from itertools import pairwise
+
+from ledger.objects import Statement
 
 EMPTY_ROOT = bytes(32)
 
@@ -27,3 +31,17 @@ class FrameRoot:
     def restart(self) -> None:
         """Begin a new epoch."""
         self.root, self.last_step = EMPTY_ROOT, 0
+
+
+def differing_links(statements: Sequence[Statement]) -> list[int]:
+    """Which links of a chain, by the number of their sender, carried other bytes than were sent.
+
+    statements: one per hop, in the order of the chain. Two that stop at different steps or epochs
+    say nothing about the link between them. A difference accuses the two ends of a link, not one.
+    """
+    return [
+        number
+        for number, (sender, receiver) in enumerate(pairwise(statements))
+        if (sender.epoch, sender.last_step) == (receiver.epoch, receiver.last_step)
+        and sender.out_root != receiver.in_root
+    ]

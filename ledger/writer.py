@@ -1,12 +1,14 @@
 """The ledger in a thread of its own: SQLite waits for the disk, callers need not.
 
-In: receipts, from any thread. Out: futures. One thread writes, so calls keep their order; `close`
-waits for all of them.
+In: receipts, from any thread. Out: futures. One thread writes, so calls keep their order; receipts
+that wait together are appended in one transaction, because it is the disk that takes the time.
+`close` waits for all of them.
 """
 
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 
 from ledger.entries import LogEntry
 from ledger.log import Ledger
@@ -20,6 +22,8 @@ class LedgerWriter:
     """Open with a function that opens the ledger: it is called on the writing thread."""
 
     def __init__(self, opened: Callable[[], Ledger]) -> None:
+        self._waiting: list[tuple[Receipt, Future[LogEntry]]] = []
+        self._lock = Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         try:
             self._ledger = self._thread.submit(opened).result()
@@ -31,15 +35,13 @@ class LedgerWriter:
         """Remember an open tab as it would close now, so that a crash loses nothing of it."""
         self._thread.submit(self._keep, receipt)
 
-    def _keep(self, receipt: Receipt) -> None:
-        try:
-            self._ledger.save_tab(receipt)
-        except ManyhandsError as error:
-            log.error("an open tab could not be saved", extra={"error": str(error)})
-
     def file(self, receipt: Receipt) -> "Future[LogEntry]":
         """Append a closed tab to the log."""
-        return self._thread.submit(self._ledger.append, receipt)
+        future: Future[LogEntry] = Future()
+        with self._lock:
+            self._waiting.append((receipt, future))
+        self._thread.submit(self._append_waiting)
+        return future
 
     def close(self) -> None:
         """Finish what was asked for, then close the ledger."""
@@ -47,3 +49,29 @@ class LedgerWriter:
             self._thread.submit(self._ledger.close).result()
         finally:
             self._thread.shutdown()
+
+    def _keep(self, receipt: Receipt) -> None:
+        try:
+            self._ledger.save_tab(receipt)
+        except ManyhandsError as error:
+            log.error("an open tab could not be saved", extra={"error": str(error)})
+
+    def _append_waiting(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        # Who was cancelled no longer waits, but what it asked for is filed all the same.
+        waiting = [(r, f if f.set_running_or_notify_cancel() else Future()) for r, f in waiting]
+        try:
+            entries = self._ledger.append_all([receipt for receipt, _ in waiting])
+        except Exception:  # one of them: each alone then, and each future learns its own fate
+            for receipt, future in waiting:
+                self._append_alone(receipt, future)
+        else:
+            for entry, (_, future) in zip(entries, waiting, strict=True):
+                future.set_result(entry)
+
+    def _append_alone(self, receipt: Receipt, future: "Future[LogEntry]") -> None:
+        try:
+            future.set_result(self._ledger.append(receipt))
+        except Exception as error:
+            future.set_exception(error)

@@ -1,6 +1,6 @@
 """Balances are a fold over a set: order, repetition and grouping do not matter."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import Balance, Claim, balances
@@ -20,6 +20,7 @@ claims = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(claims, st.randoms())
 def test_the_order_of_claims_does_not_matter(claims, random):
     shuffled = random.sample(claims, len(claims))
@@ -27,6 +28,7 @@ def test_the_order_of_claims_does_not_matter(claims, random):
     assert balances(ACCOUNTS[0], shuffled) == balances(ACCOUNTS[0], claims)
 
 
+@settings(deadline=None)
 @given(claims, claims)
 def test_repeating_or_merging_claims_does_not_matter(some, others):
     once = balances(ACCOUNTS[0], some + others)
@@ -35,6 +37,7 @@ def test_repeating_or_merging_claims_does_not_matter(some, others):
     assert balances(ACCOUNTS[0], others + some) == once
 
 
+@settings(deadline=None)
 @given(claims)
 def test_what_one_earns_another_spends(claims):
     total = 0
@@ -51,6 +54,7 @@ def test_what_one_earns_another_spends(claims):
     assert total == 0
 
 
+@settings(deadline=None)
 @given(claims)
 def test_nothing_is_ever_negative(claims):
     assert all(min(b.earned, b.spent) >= 0 for b in balances(ACCOUNTS[0], claims))

@@ -4,7 +4,7 @@ from base64 import b64encode
 from hashlib import sha256
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.checkpoint import Checkpoint, origin
@@ -31,6 +31,7 @@ def test_a_note_is_built_as_the_standard_says():
     verify(CLIENT.public_key, text.encode(), signature)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_every_changed_byte_of_a_note_is_found(data):
     note = bytearray(NOTE.encode())

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import Meter, Rates, Usage, head_rows, lease_quanta, price
@@ -25,6 +25,7 @@ def test_a_meter_counts_what_it_says():
     )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 5000), st.integers(0, 5000), st.integers(1, 80))
 def test_context_is_the_sum_over_positions(start, length, n_blocks):
     usage = Usage(n_blocks).after(start, start + length, committed=0, row_bytes=0)
@@ -32,6 +33,7 @@ def test_context_is_the_sum_over_positions(start, length, n_blocks):
     assert usage.meter().ctx_ktl == n_blocks * sum(p // 1024 for p in range(start, start + length))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3000), st.integers(1, 4000), st.lists(st.integers(0, 4000)))
 def test_cutting_a_run_into_steps_does_not_change_its_meter(committed, stop, cuts):
     whole = Usage(7).after(0, stop, committed, row_bytes=999)
@@ -43,6 +45,7 @@ def test_cutting_a_run_into_steps_does_not_change_its_meter(committed, stop, cut
     assert pieces == whole
 
 
+@settings(deadline=None)
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 50))
 def test_the_head_runs_from_the_last_committed_position_on(start, length, committed):
     stop = start + length
@@ -61,11 +64,13 @@ def test_rows_that_run_backwards_are_refused():
         Usage(1).after(5, 4, committed=0, row_bytes=0)
 
 
+@settings(deadline=None)
 @given(rates, meters, meters)
 def test_a_price_never_falls_as_the_meter_grows(rate, meter, more):
     assert price(rate, meter) <= price(rate, meter + more)
 
 
+@settings(deadline=None)
 @given(rates, st.lists(meters, max_size=6))
 def test_how_a_tab_is_cut_into_windows_does_not_change_what_it_costs(rate, windows):
     whole = sum(windows, Meter())
@@ -76,6 +81,7 @@ def test_how_a_tab_is_cut_into_windows_does_not_change_what_it_costs(rate, windo
     assert sum(price(rate, window) for window in windows) <= price(rate, whole)
 
 
+@settings(deadline=None)
 @given(meters, meters)
 def test_meters_are_compared_counter_by_counter(a, b):
     both = [x <= y for x, y in zip(a.to_fields(), b.to_fields(), strict=True)]

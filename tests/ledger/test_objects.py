@@ -1,7 +1,7 @@
 """Signed objects: what survives, what is refused."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import Meter, Offer, Route, Statement, Terms, Voucher, tab_id
@@ -41,6 +41,7 @@ statements = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(vouchers | statements)
 def test_an_object_survives_being_signed_and_read(thing):
     envelope = thing.seal(SWARM, CLIENT)
@@ -48,6 +49,7 @@ def test_an_object_survives_being_signed_and_read(thing):
     assert type(thing).open(envelope, SWARM, CLIENT.public_key) == thing
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_every_changed_byte_of_a_signed_object_is_found(data):
     encoded = bytearray(closed_receipt().voucher.encode())

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import FrameRoot, Meter, PayerTab, ProviderTab, Rates, open_receipt
+from ledger import (
+    FrameRoot,
+    Meter,
+    PayerTab,
+    ProviderTab,
+    Rates,
+    differing_links,
+    open_receipt,
+)
 from ledger.errors import BadObject, BadReceipt
 from ledger.objects import Voucher
 from ledger.opening import accept_terms, check_accepted, lend_prompt, propose_terms
@@ -228,7 +236,7 @@ def test_the_provider_takes_back_only_its_own_proposal():
         check_accepted(proposed, proposed, SWARM)
 
 
-@pytest.mark.parametrize("when_ms", [NOW_MS - 2000, NOW_MS + 3_600_000])
+@pytest.mark.parametrize("when_ms", [NOW_MS - 122_000, NOW_MS + 3_720_000])
 def test_an_offer_is_taken_only_while_it_is_in_force(when_ms):
     offer, wanted = make_offer(), make_wanted()
     proposed = propose_terms(
@@ -361,3 +369,26 @@ def test_roots_begin_anew_with_an_epoch():
     fresh.add(0, b"rows")
 
     assert root.root == fresh.root
+
+
+@pytest.mark.parametrize("liar", [None, 0, 1, 2])
+def test_a_hop_that_alters_or_invents_rows_is_localised_to_its_links(liar):
+    """Four hops; hop `liar` sends on other rows than it says it sent."""
+    statements, arriving = [], b"ids"
+    for number in range(4):
+        incoming, outgoing = FrameRoot(b"salt"), FrameRoot(b"salt")
+        leaving = arriving + bytes([number])
+        incoming.add(0, arriving), outgoing.add(0, leaving)
+        _, provider = open_tab()
+        provider.make_statement(
+            ran(9).meter(),
+            epoch=0,
+            last_step=0,
+            in_root=incoming.root,
+            out_root=outgoing.root,
+            now_ms=NOW_MS,
+        )
+        statements.append(provider.statement)
+        arriving = leaving + b"altered" if number == liar else leaving
+
+    assert differing_links(statements) == ([] if liar is None else [liar])

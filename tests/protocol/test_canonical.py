@@ -2,7 +2,7 @@
 
 import cbor2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.canonical import MAX_BYTES, MAX_DEPTH, MAX_UINT, NotCanonical, decode, encode
@@ -24,16 +24,19 @@ def nested(depth):
 arrays = nested(MAX_DEPTH)
 
 
+@settings(deadline=None)
 @given(arrays)
 def test_fields_survive_the_encoding(fields):
     assert decode(encode(fields)) == fields
 
 
+@settings(deadline=None)
 @given(arrays)
 def test_a_field_keeps_its_type(fields):
     assert [type(item) for item in decode(encode(fields))] == [type(item) for item in fields]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64))
 def test_bytes_that_decode_are_the_only_spelling_of_their_fields(data):
     try:
@@ -44,6 +47,7 @@ def test_bytes_that_decode_are_the_only_spelling_of_their_fields(data):
     assert encode(fields) == data
 
 
+@settings(deadline=None)
 @given(arrays, st.data())
 def test_every_changed_byte_is_refused_or_means_something_else(fields, data):
     encoded = bytearray(encode(fields))

@@ -153,7 +153,7 @@ def test_a_signature_has_one_spelling_of_its_scalar(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(message=st.binary(max_size=99), index=st.integers(0, 511), kind=st.sampled_from("kms"))
 def test_any_flipped_bit_breaks_a_signature(backend, message, index, kind):
     parts = {"k": ALICE.public_key, "m": message or b"x", "s": ALICE.sign(message or b"x")}
@@ -199,6 +199,7 @@ types = st.sampled_from(["mh/a/1", "mh/a/12", "mh/ab/1", "m"])
 swarms = st.sampled_from([SWARM, bytes(32)])
 
 
+@settings(deadline=None)
 @given(types, swarms, st.binary(max_size=8), types, swarms, st.binary(max_size=8))
 def test_two_objects_never_share_their_signed_bytes(type_a, swarm_a, a, type_b, swarm_b, b):
     same = (type_a, swarm_a, a) == (type_b, swarm_b, b)
@@ -255,6 +256,7 @@ def test_a_signed_payload_that_is_not_canonical_is_refused():
         open_envelope(envelope, "mh/test/1", SWARM, [ALICE.public_key])
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_every_changed_byte_of_an_envelope_is_found(data):
     encoded = bytearray(seal("mh/test/1", SWARM, [1, b"meter", [7] * 3], ALICE, BOB).encode())
