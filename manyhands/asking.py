@@ -69,7 +69,7 @@ class Ask:
             stops=self.stops,
             ignore_eos=self.ignore_eos,
             timeout_s=self.timeout_s,
-            model=model.name,
+            model=model.asked,
             vocab_size=model.manifest.vocab_size,
         )
 

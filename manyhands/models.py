@@ -27,8 +27,9 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that lies on this machine."""
+    """A model that lies on this machine. `asked` is what the person wrote, `name` short for it."""
 
+    asked: str
     name: str
     directory: Path
     manifest: Manifest
@@ -59,7 +60,7 @@ def find_model(text: str, *, progress: Progress | None = None) -> Model:
     manifest = make_manifest(
         directory, name=name, licence=licence, cache=_cache(), progress=hashing
     )
-    return Model(name, directory, manifest)
+    return Model(text, name, directory, manifest)
 
 
 def _locate(text: str) -> Path:

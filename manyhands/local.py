@@ -1,0 +1,236 @@
+"""A swarm on this machine: `serve` processes, each with a home and a span of its own.
+
+In: a model, spans, a directory. Out: processes that are ready, can be killed one by one and started
+again, and are all gone when the context ends, however it ends: each asks the kernel to end with
+this process. They get a session of their own, so that Ctrl-C in a terminal reaches this process
+alone, which then ends them in order.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import manyhands
+from manyhands.home import Home, open_identity
+from protocol.address import Address
+from protocol.errors import ConfigError, IntegrityError, ManyhandsError, OutOfMemory, UsageError
+from protocol.messages import Span
+
+HOST = "127.0.0.1"
+READY_S = 120.0
+STOP_S = 10.0
+KV_CACHE = "256MiB"
+
+BY_EXIT_CODE: dict[int, type[ManyhandsError]] = {
+    2: UsageError,
+    3: ConfigError,
+    7: OutOfMemory,
+    8: IntegrityError,
+}
+
+
+def even_split(n_blocks: int, n_nodes: int) -> tuple[Span, ...]:
+    """Spans that cover all blocks once, whose lengths differ by one at most.
+
+    Raises:
+        UsageError: there are more nodes than blocks, or none.
+    """
+    if not 1 <= n_nodes <= n_blocks:
+        raise UsageError(
+            f"{n_blocks} blocks cannot be split over {n_nodes} nodes",
+            hint=f"--nodes 1 to {n_blocks}",
+        )
+    borders = [round(n_blocks * i / n_nodes) for i in range(n_nodes + 1)]
+    return tuple(Span(*pair) for pair in pairwise(borders))
+
+
+@dataclass(slots=True)
+class LocalNode:
+    """One `serve` process, and what is needed to start it again as the same peer."""
+
+    index: int
+    home: Home
+    address: Address
+    span: Span
+    process: asyncio.subprocess.Process | None = None
+    is_ready: bool = False
+    ready_s: float = 0.0  # how long it took
+    _began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def log_path(self) -> Path:
+        return self.home.root / "serve.log"
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.returncode is None
+
+    def signal(self, signum: int) -> None:
+        if self.process is not None and self.is_alive:
+            with suppress(ProcessLookupError):
+                self.process.send_signal(signum)
+
+    async def ended(self) -> int:
+        """Wait for the process to end; its exit status."""
+        assert self.process is not None
+        status = await self.process.wait()
+        self.is_ready = False
+        return status
+
+
+class LocalSwarm:
+    """See the module. Use `running`."""
+
+    def __init__(
+        self,
+        model: str,
+        spans: Sequence[Span],
+        directory: Path,
+        *,
+        price_per_mtl: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        self.directory = directory
+        cores = os.cpu_count() or 1
+        self._options = [
+            *("--kv-cache", KV_CACHE),
+            *("--threads", str(threads or max(1, cores // len(spans)))),
+            *("--price-per-mtl", str(price_per_mtl)),
+            *("--drain", "5"),
+            *("--parent", str(os.getpid())),
+        ]
+        self._model = model
+        self.nodes = [
+            _prepare(directory / f"node-{index + 1}", index, span, port)
+            for index, (span, port) in enumerate(zip(spans, _free_ports(len(spans)), strict=True))
+        ]
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        return tuple(node.address for node in self.nodes)
+
+    @property
+    def is_whole(self) -> bool:
+        return all(node.is_ready and node.is_alive for node in self.nodes)
+
+    def by_peer(self, peer_id: str) -> LocalNode | None:
+        return next((node for node in self.nodes if node.address.peer_id == peer_id), None)
+
+    @asynccontextmanager
+    async def running(
+        self, on_ready: Callable[[LocalNode], None] = lambda node: None
+    ) -> AsyncIterator["LocalSwarm"]:
+        """All processes, ready; none is left on the way out.
+
+        Raises:
+            ManyhandsError: one ended before it was ready; the message is its own.
+        """
+        try:
+            starting = [asyncio.create_task(self.start(node, on_ready)) for node in self.nodes]
+            try:
+                await asyncio.gather(*starting)
+            finally:
+                for task in starting:
+                    task.cancel()
+                await asyncio.gather(*starting, return_exceptions=True)
+            yield self
+        finally:
+            await self.stop()
+
+    async def start(
+        self, node: LocalNode, on_ready: Callable[[LocalNode], None] = lambda node: None
+    ) -> None:
+        """Start one process, and wait until it is ready.
+
+        Raises:
+            ManyhandsError: it ended instead.
+        """
+        began_s = time.monotonic()
+        with node.log_path.open("ab") as log:
+            node.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "manyhands", "serve", self._model),
+                *("--home", str(node.home.root), "--span", str(node.span)),
+                *("--listen", f"{HOST}:{node.address.port}"),
+                *(f"--join={address}" for address in self.addresses if address != node.address),
+                *self._options,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=_environment(),
+                start_new_session=True,
+            )
+        assert node.process.stdout is not None
+        try:
+            async with asyncio.timeout(READY_S):
+                line = await node.process.stdout.readline()
+        except TimeoutError as error:
+            raise ConfigError(
+                f"node {node.index + 1} was not ready within {READY_S:g} s",
+                hint=f"look into {node.log_path}",
+            ) from error
+        if not line:
+            raise _why_it_ended(node, await node.ended())
+        assert json.loads(line)["event"] == "ready"
+        node.is_ready, node.ready_s = True, time.monotonic() - began_s
+        on_ready(node)
+
+    def kill(self, node: LocalNode) -> None:
+        """SIGKILL: no good-bye, no drain."""
+        node.signal(signal.SIGKILL)
+        node.is_ready = False
+
+    async def stop(self) -> None:
+        """End all: politely first, then for certain."""
+        alive = [node for node in self.nodes if node.is_alive]
+        for node in alive:
+            node.signal(signal.SIGTERM)
+        waiting = [asyncio.create_task(node.ended()) for node in alive]
+        if waiting:
+            await asyncio.wait(waiting, timeout=STOP_S)
+        for node in alive:
+            node.signal(signal.SIGKILL)
+        await asyncio.gather(*waiting)
+
+
+def _prepare(directory: Path, index: int, span: Span, port: int) -> LocalNode:
+    home = Home.at(directory)
+    identity = open_identity(home.node)  # its key is known before it runs, so all can start at once
+    return LocalNode(index, home, Address(HOST, port, identity.peer_id), span)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free now; held all at once, so that they differ."""
+    held = [socket.create_server((HOST, 0)) for _ in range(count)]
+    ports = [int(holder.getsockname()[1]) for holder in held]
+    for holder in held:
+        holder.close()
+    return ports
+
+
+def _environment() -> dict[str, str]:
+    """Ours, so that the child finds this very package, wherever it was imported from."""
+    here = str(Path(manyhands.__file__).parents[1])
+    paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    without = {"OMP_NUM_THREADS", "MANYHANDS_HOME"}
+    ours = {name: value for name, value in os.environ.items() if name not in without}
+    return ours | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
+
+
+def _why_it_ended(node: LocalNode, status: int) -> ManyhandsError:
+    """The child's own error, as ours."""
+    lines = node.log_path.read_text(errors="replace").splitlines()
+    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    fixes = [line.removeprefix("fix: ") for line in lines if line.startswith("fix: ")]
+    kind = BY_EXIT_CODE.get(status, ManyhandsError)
+    what = said[-1] if said else f"it ended with status {status}"
+    hint = fixes[-1] if said and fixes else f"look into {node.log_path}"
+    return kind(f"node {node.index + 1} did not start: {what}", hint=hint)
