@@ -69,7 +69,7 @@ class ControlLink:
     """The control stream to one hop of one session, across its losses.
 
     heard: what the hop says. lost: it cannot be reached any more; called at most once.
-    resume: what to say first on a new stream, and whether it is worth one.
+    resume: what to say first on a new stream; None when it is not worth one.
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class ControlLink:
         addresses: Sequence[str],
         reserve: Reserve,
         *,
-        heard: Callable[[str, ToClient], None],
-        lost: Callable[[str, ManyhandsError], None],
-        resume: Callable[[], Resume | None],
+        heard: Callable[["ControlLink", ToClient], None],
+        lost: Callable[["ControlLink", ManyhandsError], None],
+        resume: Callable[["ControlLink"], Resume | None],
     ) -> None:
         self.peer = peer
         self.closed = asyncio.Event()  # the hop has filed its receipt, or is gone
@@ -115,12 +115,12 @@ class ControlLink:
                     return await self._listen(timeout_s, greeting)
                 except PeerUnreachable as error:
                     log.info("control stream lost", extra={"peer": self.peer, "error": str(error)})
-                    greeting = self._resume() if self._stream is not None else None
+                    greeting = self._resume(self) if self._stream is not None else None
                     if greeting is None:
                         raise
                     self._stream, timeout_s = None, RESUME_S
         except ManyhandsError as error:
-            self._lost(self.peer, error)
+            self._lost(self, error)
         finally:
             self._stream = None
             self.closed.set()
@@ -134,7 +134,7 @@ class ControlLink:
             self._stream = stream
             while True:
                 answer = to_client_message(await stream.receive())
-                self._heard(self.peer, answer)
+                self._heard(self, answer)
                 if isinstance(answer, Closed):
                     return
         finally:

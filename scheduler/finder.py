@@ -41,6 +41,7 @@ class RouteFinder:
         rng: random.Random,
     ) -> None:
         self.profile = request.profile or ""
+        self._since: float | None = None  # when the chain at hand began to be looked for
         self._request, self._transport = request, transport
         self._directory, self._join, self._rng = directory, tuple(join), rng
 
@@ -54,7 +55,8 @@ class RouteFinder:
             SwarmIncomplete: nobody serves some blocks, or all who do were lost.
             ManyhandsError: the refusal, when those who serve the blocks refused.
         """
-        until = min(deadline, time.monotonic() + self._request.wait_s)
+        self._since = self._since or time.monotonic()
+        until = min(deadline, self._since + self._request.wait_s)
         avoid = set(action.avoid)
         unreachable: ManyhandsError | None = None
         while True:
@@ -70,6 +72,10 @@ class RouteFinder:
                 await asyncio.sleep(self._rng.uniform(*AGAIN_S))
                 # Who was only busy may have room again (5a.15).
                 avoid -= {c.peer_id for c in causes if isinstance(c, PeerBusy)}
+
+    def found(self) -> None:
+        """The chain stands: the next search has time of its own."""
+        self._since = None
 
     def _look(self, action: FindRoute, avoid: set[str]) -> list[Seat] | None:
         """Seats from what is known now, or None."""

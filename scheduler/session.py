@@ -203,6 +203,7 @@ class Session:
                     digest=b"" if is_end else digest,
                 ),
             )
+        self._finder.found()
         self.events.put_nowait(Routed(self._route()))
 
     async def _find(self, action: FindRoute) -> None:
@@ -221,8 +222,10 @@ class Session:
 
     # --- what hops say ----------------------------------------------------------------------------
 
-    def _hear(self, peer: str, message: ToClient) -> None:
-        now = time.monotonic()
+    def _hear(self, link: ControlLink, message: ToClient) -> None:
+        peer, now = link.peer, time.monotonic()
+        if self._links.get(peer) is not link:
+            return  # it was refused or lost, and asked again since
         match message:
             case TokenEvent():
                 self._do(self.rules.token(peer, message, now))
@@ -252,12 +255,14 @@ class Session:
         else:
             self._do(self.rules.lost(peer, error, now))
 
-    def _lost(self, peer: str, error: ManyhandsError) -> None:
-        self._do(self.rules.lost(peer, error, time.monotonic()))
+    def _lost(self, link: ControlLink, error: ManyhandsError) -> None:
+        if self._links.get(link.peer) is link:
+            self._do(self.rules.lost(link.peer, error, time.monotonic()))
 
-    def _resume(self) -> Resume | None:
-        """Whether a lost control stream is worth a new one: while the session runs."""
-        if self.rules.phase is Phase.DONE:
+    def _resume(self, link: ControlLink) -> Resume | None:
+        """A lost control stream is worth a new one while the hop serves a running session."""
+        serves = any(hop.peer == link.peer and hop.committed for hop in self.rules.hops)
+        if self.rules.phase is Phase.DONE or not serves:
             return None
         return Resume(session=self.id, epoch=self.rules.epoch, have=len(self.rules.ids))
 

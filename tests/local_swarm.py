@@ -1,0 +1,188 @@
+"""A real swarm in one process: real nodes, a real client, real ledgers, over any transport.
+
+On the memory transport faults can be scripted; on gRPC the same code runs over real sockets. Only
+processes are missing; `tests/swarm/` has those.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from ledger.log import Ledger
+from ledger.meter import Rates
+from ledger.objects import FREE
+from ledger.writer import LedgerWriter
+from node.engine import ShardEngine, load_shard
+from node.node import Model, Node
+from node.settings import NodeSettings
+from protocol.address import Address
+from protocol.answer import Answer
+from protocol.identity import Identity
+from protocol.manifest import Manifest, make_manifest
+from protocol.messages import Span
+from protocol.signing import OPEN_SWARM_ID, SigningKey
+from protocol.text import Tokenizer
+from protocol.transport import Transport
+from scheduler import Client, Finished, Generation, GenerationRequest, GenerationResult
+
+TransportOf = Callable[[Identity], Transport]
+
+
+@dataclass
+class LocalNode:
+    """A node and the switch that ends it."""
+
+    node: Node
+    books: LedgerWriter
+    home: Path
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    task: "asyncio.Task[None] | None" = None
+
+    @property
+    def address(self) -> Address:
+        return self.node.addresses[0]
+
+
+class Swarm:
+    """Made by `swarm`; `start` nodes, then ask `client()`."""
+
+    def __init__(self, directory: Path, home: Path, transport_of: TransportOf) -> None:
+        self.directory, self.home, self.transport_of = directory, home, transport_of
+        self.manifest: Manifest = make_manifest(directory)
+        self.tokenizer = Tokenizer.from_directory(directory)
+        self.nodes: list[LocalNode] = []
+        self._stack = AsyncExitStack()
+
+    async def start(
+        self, *spans: tuple[int, int], rates: Rates = FREE, kv_cache_bytes: int = 64 << 20
+    ) -> list[LocalNode]:
+        return [await self._start(Span(*span), rates, kv_cache_bytes) for span in spans]
+
+    async def _start(self, span: Span, rates: Rates, kv_cache_bytes: int) -> LocalNode:
+        identity = Identity(SigningKey.generate())
+        engine = _engine(self.directory, span, len(self.nodes))
+        home = self.home / f"node-{len(self.nodes)}"
+        home.mkdir(parents=True)
+        books = LedgerWriter(lambda: Ledger.open(home, identity.key, OPEN_SWARM_ID))
+        join = tuple(node.address for node in self.nodes[:1])
+        settings = NodeSettings(
+            join=join,
+            rates=rates,
+            kv_cache_bytes=kv_cache_bytes,
+            credit_window_ncr=100_000,
+            drain_s=0.2,
+        )
+        model = Model(
+            name="test",
+            digest=self.manifest.digest,
+            files={},
+            ending=lambda request, ids, n_prompt: Answer(self.tokenizer, request, ids, n_prompt),
+            decode_us=1000,
+            prefill_us_per_row=100,
+        )
+        node = Node(
+            identity,
+            OPEN_SWARM_ID,
+            self.transport_of(identity),
+            engine,
+            model,
+            books,
+            settings,
+            "test",
+        )
+        local = LocalNode(node, books, home)
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def live() -> None:
+            try:
+                async with node.running():
+                    ready.set_result(None)
+                    await local.stop.wait()
+            finally:
+                books.close()
+
+        local.task = asyncio.create_task(live())
+        await asyncio.wait((ready, local.task), return_when=asyncio.FIRST_COMPLETED)
+        if local.task.done():
+            local.task.result()
+        self.nodes.append(local)
+        return local
+
+    async def stop(self, local: LocalNode) -> None:
+        """A proper leave."""
+        local.stop.set()
+        if local.task is not None:
+            await local.task
+
+    @asynccontextmanager
+    async def client(self, name: str = "client") -> AsyncIterator[Client]:
+        identity = Identity(SigningKey.generate())
+        home = self.home / name
+        home.mkdir(parents=True)
+        books = LedgerWriter(lambda: Ledger.open(home, identity.key, OPEN_SWARM_ID))
+        join = [node.address for node in self.nodes if not node.stop.is_set()]
+        transport = self.transport_of(identity)
+        try:
+            async with Client(
+                identity, OPEN_SWARM_ID, transport, books, join, rng=random.Random(1)
+            ) as client:
+                yield client
+        finally:
+            books.close()
+
+    def request(self, prompt_ids: Sequence[int], **what: object) -> GenerationRequest:
+        return GenerationRequest(
+            manifest=self.manifest.digest,
+            n_blocks=self.manifest.n_blocks,
+            prompt_ids=tuple(prompt_ids),
+            **what,  # type: ignore[arg-type]
+        )
+
+    async def aclose(self) -> None:
+        for local in self.nodes:
+            local.stop.set()
+        await asyncio.gather(*(n.task for n in self.nodes if n.task), return_exceptions=True)
+
+
+@asynccontextmanager
+async def swarm(
+    directory: Path, home: Path, transport_of: TransportOf, *spans: tuple[int, int]
+) -> AsyncIterator[Swarm]:
+    built = Swarm(directory, home, transport_of)
+    try:
+        await built.start(*spans)
+        yield built
+    finally:
+        await built.aclose()
+
+
+@lru_cache(maxsize=16)
+def _engine(directory: Path, span: Span, place: int) -> ShardEngine:
+    """Loading and proving takes seconds; each place in a swarm has an engine of its own."""
+    return load_shard(directory, span, dtype="float32")
+
+
+async def whole(generation: Generation) -> GenerationResult:
+    """The result, without looking at what comes before it."""
+    async with generation:
+        async for event in generation:
+            if isinstance(event, Finished):
+                return event.result
+    raise AssertionError("the generation ended without a result or an error")
+
+
+def add_byte_tokenizer(directory: Path) -> Path:
+    """Give a random checkpoint a tokenizer of plain bytes; ids beyond 255 have no text."""
+    from tokenizers import Tokenizer as Fast
+    from tokenizers import decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fast = Fast(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    fast.save(str(directory / "tokenizer.json"))
+    return directory

@@ -1,0 +1,236 @@
+"""Hops die, streams break, clients vanish: the text stands, the books balance, nothing leaks."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from ledger.meter import Rates
+from ledger.verify import verify_ledger
+from protocol.errors import PeerBusy, PeerRefused, SwarmIncomplete, UsageError
+from protocol.sampling import SamplingParams
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport.memory import MemoryNetwork
+from scheduler import Finished, GenerationResult, Routed, Token
+from tests.checkpoints import write_checkpoint
+from tests.local_swarm import Swarm, add_byte_tokenizer, swarm, whole
+
+SPANS = [(0, 2), (2, 5), (5, 6)]
+WANDERING = SamplingParams(temperature=1.0, seed=7)
+N = 32
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return add_byte_tokenizer(write_checkpoint(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def network() -> MemoryNetwork:
+    return MemoryNetwork(seed=3)
+
+
+@pytest.fixture
+async def pair(model: Path, tmp_path: Path, network: MemoryNetwork):
+    """Two nodes for every span."""
+
+    def over_memory(identity):
+        return network.transport(identity, OPEN_SWARM_ID)
+
+    async with swarm(model, tmp_path, over_memory, *SPANS, *SPANS) as built:
+        yield built
+
+
+def ask(swarm: Swarm, **what: object):
+    prompt = swarm.tokenizer.encode("Tell me about hands.")
+    return swarm.request(
+        prompt, **({"max_tokens": N, "sampling": WANDERING, "ignore_eos": True} | what)
+    )
+
+
+async def killed_at(swarm: Swarm, network: MemoryNetwork, hop: int, token: int) -> GenerationResult:
+    """The answer when the hop at this place in the chain dies as this token arrives."""
+    async with swarm.client(f"killer-{hop}-{token}") as client, client.generate(ask(swarm)) as run:
+        route, events = None, []
+        async for event in run:
+            events.append(event)
+            if isinstance(event, Routed):
+                route = event.route
+            if isinstance(event, Token) and event.index == token:
+                assert route is not None
+                network.kill(route[hop].peer)
+    assert isinstance(events[-1], Finished)
+    indices = [event.index for event in events if isinstance(event, Token)]
+    assert indices == list(range(N)), "no token lost, none repeated"
+    return events[-1].result
+
+
+@pytest.mark.parametrize("hop", [0, 1, 2])
+async def test_a_killed_hop_is_replaced_and_the_text_is_the_same(pair, network, hop, tmp_path):
+    async with pair.client() as client:
+        undisturbed = await whole(client.generate(ask(pair)))
+
+    disturbed = await killed_at(pair, network, hop, token=9)
+
+    assert disturbed.token_ids == undisturbed.token_ids
+    assert disturbed.text == undisturbed.text
+    assert disturbed.failovers == 1
+    assert len(disturbed.receipts) == 4, "the lost hop's tab, too"
+    assert verify_ledger(tmp_path / f"killer-{hop}-9").holds
+
+
+async def test_survivors_run_at_most_the_row_in_flight_again(pair, network):
+    before = {n.node.identity.peer_id: n.node.batcher.load.rows for n in pair.nodes}
+
+    result = await killed_at(pair, network, hop=1, token=9)
+
+    prompt = result.n_prompt
+    survivors = {result.route[0].peer, result.route[2].peer}
+    for local in pair.nodes:
+        if local.node.identity.peer_id in survivors:
+            rows = local.node.batcher.load.rows - before[local.node.identity.peer_id]
+            assert prompt + N - 1 <= rows <= prompt + N - 1 + 2
+
+
+async def test_two_adjacent_hops_lost_at_once_are_one_loss(pair, network):
+    async with pair.client() as client:
+        undisturbed = await whole(client.generate(ask(pair)))
+
+    async with pair.client("two") as client, client.generate(ask(pair)) as run:
+        events = []
+        async for event in run:
+            events.append(event)
+            if isinstance(event, Token) and event.index == 5:
+                routes = [e.route for e in events if isinstance(e, Routed)]
+                network.kill(routes[-1][0].peer)
+                network.kill(routes[-1][1].peer)
+
+    assert isinstance(events[-1], Finished)
+    assert events[-1].result.token_ids == undisturbed.token_ids
+
+
+async def test_a_broken_data_stream_is_opened_again_and_nothing_restarts(pair, network):
+    async with pair.client() as client:
+        undisturbed = await whole(client.generate(ask(pair)))
+        async with client.generate(ask(pair)) as run:
+            events = []
+            async for event in run:
+                events.append(event)
+                if isinstance(event, Token) and event.index in (4, 11):
+                    route = next(e.route for e in events if isinstance(e, Routed))
+                    network.break_streams(route[0].peer, route[1].peer)
+
+    assert isinstance(events[-1], Finished)
+    assert events[-1].result.token_ids == undisturbed.token_ids
+    assert events[-1].result.failovers == 0
+
+
+async def test_a_broken_control_stream_is_resumed(pair, network):
+    async with pair.client() as client, client.generate(ask(pair)) as run:
+        events = []
+        async for event in run:
+            events.append(event)
+            if isinstance(event, Token) and event.index == 6:
+                route = next(e.route for e in events if isinstance(e, Routed))
+                for step in route:
+                    network.break_streams(client.identity.peer_id, step.peer)
+
+    assert isinstance(events[-1], Finished)
+    assert events[-1].result.failovers == 0
+    assert [e.index for e in events if isinstance(e, Token)] == list(range(N))
+
+
+async def test_leaving_early_frees_every_hop_within_a_second(pair):
+    async with pair.client() as client:
+        async with client.generate(ask(pair, max_tokens=200)) as run:
+            async for event in run:
+                if isinstance(event, Token) and event.index == 3:
+                    break
+        await asyncio.sleep(0.5)
+        assert all(local.node.sessions.reserved_bytes == 0 for local in pair.nodes)
+
+
+async def test_a_client_that_vanishes_costs_its_room_and_no_more(pair, network):
+    from protocol import hop_session
+
+    async with pair.client() as client, client.generate(ask(pair, max_tokens=200)) as run:
+        async for event in run:
+            if isinstance(event, Token) and event.index == 3:
+                network.kill(client.identity.peer_id)
+                break
+        held = [n for n in pair.nodes if n.node.sessions.reserved_bytes]
+        assert len(held) == 3
+        await asyncio.sleep(0.2)  # the streams' ends are noticed
+        for local in held:
+            for hop in list(local.node.sessions._hops.values()):
+                hop.do(hop.session.tick(asyncio.get_running_loop().time() + 11))
+        assert hop_session.RESUME_S == 10.0
+        assert all(n.node.sessions.reserved_bytes == 0 for n in pair.nodes)
+
+
+async def test_blocks_that_nobody_serves_are_named(pair, network):
+    for local in (pair.nodes[1], pair.nodes[4]):
+        await pair.stop(local)
+
+    async with pair.client() as client:
+        with pytest.raises(SwarmIncomplete) as caught:
+            await whole(client.generate(ask(pair, wait_s=0.5)))
+
+    assert caught.value.missing == ((2, 5),)
+    assert caught.value.exit_code == 5
+
+
+async def test_a_full_node_refuses_at_once_and_serves_again_when_there_is_room(
+    model, tmp_path, network
+):
+    def over_memory(identity):
+        return network.transport(identity, OPEN_SWARM_ID)
+
+    async with swarm(model, tmp_path, over_memory) as small:
+        await small.start((0, 6), kv_cache_bytes=1 << 20)
+        async with small.client() as client:
+            first = client.generate(ask(small, max_tokens=200))
+            async with first:
+                async for event in first:
+                    if isinstance(event, Token):
+                        break
+                small.nodes[0].node.sessions.reserved_bytes += 1 << 20  # no room for a second
+                with pytest.raises(PeerBusy):
+                    await whole(client.generate(ask(small, wait_s=0.3)))
+                small.nodes[0].node.sessions.reserved_bytes -= 1 << 20
+            again = await whole(client.generate(ask(small)))
+
+    assert len(again.token_ids) == N
+
+
+async def test_a_priced_session_pays_as_it_goes_within_its_window(model, tmp_path, network):
+    def over_memory(identity):
+        return network.transport(identity, OPEN_SWARM_ID)
+
+    rates = Rates(prefill_tl=1_000_000_000, decode_tl=5_000_000_000)  # 5,000 ncr a token-block
+    async with swarm(model, tmp_path, over_memory) as priced:
+        await priced.start((0, 3), (3, 6), rates=rates)
+        async with priced.client() as client:
+            result = await whole(client.generate(ask(priced, max_tokens=100)))
+
+    assert len(result.token_ids) == 100
+    for party in ("client", "node-0", "node-1"):
+        report = verify_ledger(tmp_path / party)
+        assert report.holds, report.failures
+
+
+async def test_ids_outside_the_vocabulary_are_the_callers_fault_and_harm_nobody(pair):
+    async with pair.client() as client:
+        with pytest.raises(UsageError, match="token ids"):
+            await whole(client.generate(pair.request([5, 9999], max_tokens=4)))
+        fine = await whole(client.generate(ask(pair)))
+
+    assert len(fine.token_ids) == N
+
+
+async def test_another_model_is_refused_by_name(pair):
+    async with pair.client() as client:
+        request = ask(pair, wait_s=0.3)
+        object.__setattr__(request, "manifest", b"x" * 32)
+        with pytest.raises((SwarmIncomplete, PeerRefused)):
+            await whole(client.generate(request))
