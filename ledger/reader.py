@@ -129,4 +129,5 @@ class LedgerReader:
 
 def read_meta(store: Store) -> dict[str, bytes]:
     """What a database says of itself: its schema, account and swarm."""
-    return {row[0]: row[1] for row in store.execute("SELECT name, value FROM meta")}
+    rows = store.execute("SELECT name, value FROM meta")
+    return {str(name): value if isinstance(value, bytes) else b"" for name, value in rows}

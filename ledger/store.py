@@ -166,6 +166,8 @@ def translated(path: Path) -> Iterator[None]:
         if primary == sqlite3.SQLITE_FULL:
             raise OutOfMemory(f"no disk space left for {path}") from error
         raise damaged(path, str(error)) from error
+    except UnicodeDecodeError as error:  # text that no longer is, in a row or in the schema
+        raise damaged(path, str(error)) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be opened: {error.strerror or error}") from error
 

@@ -9,7 +9,7 @@ what is broken, so that the report is complete.
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -31,19 +31,21 @@ ENTRY_COLUMNS = ", ".join(LogEntry.__slots__).replace("index", "idx", 1)
 def verify_ledger(directory: Path, account: bytes | None = None) -> Report:
     """Check a log against itself, and against `account` when its owner is known from elsewhere.
 
+    A database that cannot be read at all is a failure in the report, like any other.
+
     Raises:
         ConfigError: there is no ledger, or it cannot be opened.
-        DamagedLedger: it cannot be read at all.
     """
-    store = Store.open(directory / FILE_NAME)
+    report = Report(directory, account or b"")
     try:
-        with store.snapshot():
+        store = Store.open(directory / FILE_NAME)
+        with closing(store), store.snapshot():
             meta = read_meta(store)
-            report = Report(directory, account or meta.get("account", b""))
+            report.account = account or meta.get("account", b"")
             _Check(store, report, meta).run()
-            return report
-    finally:
-        store.close()
+    except IntegrityError as error:
+        report.add("database", error)
+    return report
 
 
 def _looking_up(nodes: Nodes) -> NodeAt:
@@ -135,7 +137,10 @@ class _Check:
         for part, reason in self._entry_failures(row, *body[0]):
             self.report.add(part, reason, index, row.receipt_id)
 
-    def _entry_failures(self, row: LogEntry, salt: bytes, data: bytes) -> Iterator[tuple[str, str]]:
+    def _entry_failures(self, row: LogEntry, salt: Any, data: Any) -> Iterator[tuple[str, str]]:
+        if not isinstance(salt, bytes) or not isinstance(data, bytes):
+            yield "receipt", "is not made of bytes"
+            return
         if len(salt) != 32 or sha256(salt + data).digest() != row.digest:
             yield "receipt", "the receipt and its salt do not give the digest in the leaf"
         if receipt_id(data, self.swarm_id) != row.receipt_id:
@@ -163,7 +168,8 @@ class _Check:
 
     def _check_nodes(self) -> None:
         """Compare each stored node with the tree that the leaves give."""
-        stored = {(a, b): c for a, b, c in self._rows("tree", "SELECT level, idx, hash FROM node")}
+        rows = self._rows("tree", "SELECT level, idx, hash FROM node")
+        stored = {(level, index): hash_ for level, index, hash_ in rows if type(hash_) is bytes}
         signed = self._signed_leaves(stored)
         for index, (given, leaf) in enumerate(zip(self.leaves, signed, strict=True)):
             if given != leaf:
@@ -221,7 +227,9 @@ class _Check:
             except BadProof as error:
                 self.report.add("proof", error, index, self.ids[index])
 
-    def _open_note(self, note: bytes) -> Checkpoint:
+    def _open_note(self, note: Any) -> Checkpoint:
+        if not isinstance(note, bytes):
+            raise BadProof("it is not made of bytes")
         head = Checkpoint.open(note.decode(errors="replace"), self.report.account)
         if head.origin != origin(self.swarm_id, self.report.account):
             raise BadProof("it is of another log")
@@ -246,8 +254,10 @@ class _Check:
         rows = self._rows("open tab", "SELECT session_id, receipt FROM open_tab")
         self.report.n_open_tabs = len(rows)
         for session_id, data in rows:
-            name = f"open tab {session_id.hex()}"
+            name = f"open tab {session_id.hex() if isinstance(session_id, bytes) else ''}".strip()
             try:
+                if not isinstance(data, bytes):
+                    raise BadReceipt("receipt", "is not made of bytes")
                 tab = open_receipt(Receipt.decode(data), self.swarm_id)
                 if tab.terms.session_id != session_id:
                     raise BadReceipt("terms", "are of another tab")

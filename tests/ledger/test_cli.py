@@ -89,6 +89,15 @@ def test_verify_fails_with_exit_code_8_and_names_the_entry(home):
     assert {failure["entry"] for failure in view["ledgers"][1]["failures"]} == {1}
 
 
+def test_verify_goes_on_past_a_ledger_that_cannot_be_read(home):
+    (home / "node" / FILE_NAME).write_bytes(b"no database" * 100)
+
+    node, client = run_json("verify", "--home", home)["ledgers"]
+
+    assert (node["ok"], client["ok"]) == (False, True)
+    assert isinstance(run("verify", "--home", home).exception, IntegrityError)
+
+
 def test_verify_knows_the_owner_by_the_key_beside_the_ledger(home):
     (home / "client" / "identity.key").unlink()
     load_or_create_identity(home / "client" / "identity.key")
