@@ -56,6 +56,17 @@ def test_a_chain_of_packed_sessions_gives_the_familys_logits(
         assert (got - whole_row).abs().max() / whole_row.abs().max() <= 1e-5
 
 
+def test_a_model_that_only_claims_to_use_our_attention_fails_the_self_test(
+    checkpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import FalconForCausalLM
+
+    monkeypatch.setattr(FalconForCausalLM, "_supports_attention_backend", True)
+
+    with pytest.raises(BadModel, match="unsupported architecture FalconForCausalLM"):
+        load_shard(checkpoint("falcon"), Span(0, 2))
+
+
 def step_through(
     engines: list[ShardEngine], runs: list[tuple[list[Lease], int, list[int]]]
 ) -> list[torch.Tensor]:
