@@ -7,6 +7,7 @@ compiler. grpcio-tools stays below 1.82: newer ones emit code that protobuf 6 re
 
 import argparse
 import sys
+import sysconfig
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -19,12 +20,14 @@ def generate(out: Path) -> None:
     """Write one module and one stub per .proto file into `out`."""
     from grpc_tools import protoc
 
+    stubs = Path(sysconfig.get_path("scripts")) / "protoc-gen-mypy"  # found without PATH
     sources = sorted(str(path) for path in PROTO.glob("*.proto"))
     code = protoc.main(
         [
             "protoc",
             f"-I{PROTO}",
             f"-I{files('grpc_tools') / '_proto'}",
+            f"--plugin=protoc-gen-mypy={stubs}",
             f"--python_out={out}",
             f"--mypy_out=quiet:{out}",
             *sources,
