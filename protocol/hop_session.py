@@ -344,13 +344,12 @@ class HopSession:
         self.length = run.start + rows
         self.run_us = run_us
         self.tab.count(run.start, rows, self.n, 0 if token_id is None else 1)
-        actions = self._acknowledge()
-        if self.reserve.is_last:
-            if token_id is not None:
-                actions += self._emit(token_id)
-        else:
+        told: list[Action] = []
+        if not self.reserve.is_last:
             self.journal.append(output)
-        return actions + self._pump()
+        elif token_id is not None:
+            told = self._emit(token_id)
+        return [*self._pump(), *told, *self._acknowledge()]  # the next step waits for the push
 
     def failed(self, error: ManyhandsError) -> list[Action]:
         """This hop cannot go on; the client learns why and routes around it."""

@@ -148,13 +148,14 @@ class Settlement:
 
     async def file(self) -> tuple[str, ...]:
         """Log the receipt of every tab, lost hops' ones too; their ids, in hex."""
+        receipts = [tab.receipt() for tab in self.tabs.values()]
+        filing = [asyncio.wrap_future(self._books.file(receipt)) for receipt in receipts if receipt]
         filed = []
-        for tab in self.tabs.values():
-            if (receipt := tab.receipt()) is None:
-                continue
-            try:
-                entry = await asyncio.wrap_future(self._books.file(receipt))
+        for entry in await asyncio.gather(*filing, return_exceptions=True):
+            if isinstance(entry, ManyhandsError):
+                log.error("a receipt could not be filed", extra={"error": str(entry)})
+            elif isinstance(entry, BaseException):
+                raise entry
+            else:
                 filed.append(entry.receipt_id.hex())
-            except ManyhandsError as error:
-                log.error("a receipt could not be filed", extra={"error": str(error)})
         return tuple(filed)
