@@ -155,12 +155,14 @@ def missing_for_libp2p() -> str | None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return f"there is no C compiler ({install_command()})"
-    for header, named in (("Python.h", "Python's headers are"), ("gmp.h", "GMP's headers are")):
-        include = f"-I{sysconfig.get_path('include')}"
-        source = f"#include <{header}>\n"
-        probe = [*compiler.split(), "-E", include, "-x", "c", "-"]
-        if subprocess.run(probe, input=source, text=True, capture_output=True).returncode:
-            return f"{named} missing ({install_command()})"
+    for header, named in {
+        "": "the C compiler does not work",
+        "#include <Python.h>\n": "Python's headers are missing",
+        "#include <gmp.h>\n": "GMP's headers are missing",
+    }.items():
+        probe = [*compiler.split(), "-E", f"-I{sysconfig.get_path('include')}", "-x", "c", "-"]
+        if subprocess.run(probe, input=header, text=True, capture_output=True).returncode:
+            return f"{named} ({install_command()})"
     return None
 
 
