@@ -45,6 +45,7 @@ class Interrupted(BaseException):
 
 def guarded(work: Callable[[], object]) -> int:
     """Do `work`; answer the exit code, once any failure has been reported."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         if (reconfigure := getattr(stream, "reconfigure", None)) is not None:

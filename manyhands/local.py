@@ -111,7 +111,7 @@ class LocalSwarm:
         self._model = model
         self.nodes = [
             _prepare(directory / f"node-{index + 1}", index, span, port)
-            for index, (span, port) in enumerate(zip(spans, _free_ports(len(spans)), strict=True))
+            for index, (span, port) in enumerate(zip(spans, free_ports(len(spans)), strict=True))
         ]
 
     @property
@@ -207,7 +207,7 @@ def _prepare(directory: Path, index: int, span: Span, port: int) -> LocalNode:
     return LocalNode(index, home, Address(HOST, port, identity.peer_id), span)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free now; held all at once, so that they differ."""
     held = [socket.create_server((HOST, 0)) for _ in range(count)]
     ports = [int(holder.getsockname()[1]) for holder in held]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from protocol.errors import BadModel, ManyhandsError
+from protocol.errors import BadModel
 from protocol.manifest import INDEX, SINGLE, Manifest, make_manifest
 from protocol.text import TEXT_FILES
 
@@ -89,19 +89,15 @@ def _name(text: str, directory: Path) -> str:
 
 def _download(name: str) -> Path:
     """A snapshot of the needed files, from the hub's cache or the hub."""
-    import huggingface_hub  # only who asks for a hub name pays for it
+    from huggingface_hub import constants, snapshot_download  # slow; only for hub names
 
     patterns = [*TEXT_FILES, "*.safetensors", INDEX, SINGLE]
     offline = bool(os.environ.get("HF_HUB_OFFLINE"))
+    local_only = offline or not _hub_answers(constants.ENDPOINT)
     try:
-        local_only = offline or not _hub_answers(huggingface_hub.constants.ENDPOINT)
-        path = huggingface_hub.snapshot_download(
-            name, allow_patterns=patterns, local_files_only=local_only
-        )
-    except ManyhandsError:
-        raise
-    except Exception as error:  # the library raises its own, requests' and OS errors
-        if offline or local_only:
+        path = snapshot_download(name, allow_patterns=patterns, local_files_only=local_only)
+    except Exception as error:  # the library raises its own, its HTTP library's and OS errors
+        if local_only:
             raise BadModel(
                 f"{name} is no directory here, and the hub cannot be reached for it",
                 hint="give a directory, or connect once: hf download " + name,

@@ -23,12 +23,13 @@ from manyhands.models import Model, find_model
 from manyhands.options import EndpointType, SizeType, SpanType, home_option, join_option
 from manyhands.progress import say, shown
 from manyhands.running import Running, recorded
-from manyhands.signals import interruptible
+from manyhands.signals import ending_at_once, interruptible
 from protocol.address import Address
 from protocol.errors import PeerError, UsageError
 from protocol.identity import Identity
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
+from protocol.transport.reach import why_not_listening
 
 if TYPE_CHECKING:
     from ledger.meter import Rates
@@ -113,10 +114,12 @@ def serve(**given: object) -> None:
         machine.die_with(wanted.parent)
     machine.set_threads(wanted.threads)
     home = Home.at(wanted.home)
+    _check_port(wanted.listen)
     with home.sole_node():
         identity = open_identity(home.node)
         with open_books(home.node, identity, OPEN_SWARM_ID) as books:
-            model, engine = _load(wanted, identity)
+            with ending_at_once():
+                model, engine = _load(wanted, identity)
             run(_serve(wanted, home, identity, books, model, engine))
 
 
@@ -266,11 +269,26 @@ def _rates(price_per_mtl: int) -> "Rates":
     return Rates(prefill_tl=price_per_mtl, decode_tl=price_per_mtl)
 
 
+def _check_port(listen: tuple[str, int] | None) -> None:
+    """Find out now, before minutes of loading, whether the port can be had.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if listen is not None and not _is_free(*listen):
+        raise why_not_listening(*listen)
+
+
 def _usual_or_any_port() -> int:
-    with socket.socket() as trial:
+    return USUAL_PORT if _is_free("0.0.0.0", USUAL_PORT) else 0
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            trial.bind(("0.0.0.0", USUAL_PORT))
+            trial.bind((host, port))
+            trial.listen()
         except OSError:
-            return 0
-    return USUAL_PORT
+            return False
+    return True

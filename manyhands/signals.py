@@ -7,8 +7,10 @@ nothing but time.
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from manyhands.boundary import Interrupted
 
@@ -42,3 +44,21 @@ def interruptible(first: Callable[[], object] | None = None) -> Iterator[None]:
             loop.remove_signal_handler(signum)
         if received:
             raise Interrupted(received[0])
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """End at the first signal, without unwinding: for loading, where libraries take an exception
+    in the middle of an import badly, and nothing has begun that would need an end."""
+    before = {signum: signal.signal(signum, _end) for signum in SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    if sys.stderr.isatty():
+        os.write(2, b"\x1b[?25h\n")  # a progress bar may have hidden the cursor
+    os._exit(128 + signum)

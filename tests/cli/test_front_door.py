@@ -1,0 +1,119 @@
+"""What every command shares: help, versions, unknown words, tracebacks for those who ask."""
+
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+
+import click
+import pytest
+
+import manyhands as package
+from manyhands.boundary import guarded, innermost
+from manyhands.cli import COMMANDS
+from protocol.errors import ConfigError, ManyhandsError, SwarmIncomplete
+from tests.cli.command import ROOT, assert_explained, manyhands
+
+
+def test_help_names_every_command_and_loads_nothing_heavy():
+    ended = manyhands("--help")
+    loaded = manyhands("--help", PYTHONPROFILEIMPORTTIME="1").err
+
+    assert ended.code == 0
+    assert all(f"  {name} " in ended.out for name in COMMANDS)
+    assert not [
+        name for name in ("torch", "grpc", "numpy", "transformers") if f" {name}\n" in loaded
+    ]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_there_and_says_what_it_does(name):
+    module, attribute, summary = COMMANDS[name]
+    command = getattr(import_module(module), attribute)
+
+    assert isinstance(command, click.Command)
+    assert command.help
+    assert summary
+
+
+def test_the_version_is_the_distributions():
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    ended = manyhands("--version")
+
+    assert package.__version__ == stated
+    assert ended.code == 0
+    assert stated in ended.out
+
+
+def test_the_package_window_is_lazy():
+    probe = "import sys, manyhands; manyhands.__version__; print('scheduler.client' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, cwd=ROOT, text=True)
+
+    assert done.stdout.strip() == "False"
+    assert package.Client.__module__ == "scheduler.client"
+    with pytest.raises(AttributeError):
+        package.Nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fly",
+        "generate",
+        "generate tiny --no-such-flag",
+        "generate tiny --join /ip4/1.2.3.4/tcp/5",
+        "serve tiny --span 4:2",
+        "serve tiny --kv-cache much",
+        "serve tiny --listen nowhere",
+        "up --nodes 0",
+    ],
+)
+def test_words_it_does_not_know_end_with_code_2(here, line):
+    assert_explained(here(*line.split()), 2)
+
+
+def test_no_command_at_all_shows_the_help():
+    ended = manyhands()
+
+    assert ended.code == 2
+    assert "Commands:" in ended.err
+
+
+def test_a_traceback_is_for_those_who_ask(tmp_path):
+    home = tmp_path / "file"
+    home.write_text("not a directory")
+
+    plain = manyhands("generate", "tiny", "--prompt", "x", "--home", home)
+    verbose = manyhands("generate", "tiny", "--prompt", "x", "--home", home, "-vv")
+
+    assert_explained(plain, 3, str(home), "--home DIR")
+    assert verbose.code == 3
+    assert "Traceback" in verbose.err
+
+
+def test_a_mistake_of_ours_is_one_line_and_code_1(capfd):
+    code = guarded(lambda: 1 / 0)
+
+    assert code == 1
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_of_a_group_of_failures_the_one_we_can_explain_speaks():
+    group = BaseExceptionGroup("tasks", [ValueError("x"), ExceptionGroup("t", [ConfigError("y")])])
+
+    assert isinstance(innermost(group), ConfigError)
+
+
+def all_errors(kind=ManyhandsError):
+    yield kind
+    for child in kind.__subclasses__():
+        yield from all_errors(child)
+
+
+def test_every_error_ends_with_a_documented_code():
+    documented = {1, 2, 3, 4, 5, 6, 7, 8, 75}
+
+    assert {kind.exit_code for kind in all_errors()} <= documented
+    assert SwarmIncomplete.exit_code == 5
