@@ -79,7 +79,7 @@ class Swarm:
         model = Model(
             name="test",
             digest=self.manifest.digest,
-            files={},
+            files=self.small_files(),
             ending=lambda request, ids, n_prompt: Answer(self.tokenizer, request, ids, n_prompt),
             decode_us=1000,
             prefill_us_per_row=100,
@@ -111,6 +111,11 @@ class Swarm:
             local.task.result()
         self.nodes.append(local)
         return local
+
+    def small_files(self) -> dict[str, bytes]:
+        names = [entry.name for entry in self.manifest.small_files()]
+        files = {name: (self.directory / name).read_bytes() for name in names}
+        return files | {"manifest": self.manifest.to_json()}
 
     async def stop(self, local: LocalNode) -> None:
         """A proper leave."""

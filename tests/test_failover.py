@@ -219,6 +219,25 @@ async def test_a_priced_session_pays_as_it_goes_within_its_window(model, tmp_pat
         assert report.holds, report.failures
 
 
+@pytest.mark.parametrize("hop", [0, 1, 2])
+async def test_a_priced_chain_that_loses_a_hop_still_balances(model, tmp_path, network, hop):
+    def over_memory(identity):
+        return network.transport(identity, OPEN_SWARM_ID)
+
+    rates = Rates(prefill_tl=1_000_000_000, decode_tl=5_000_000_000)
+    async with swarm(model, tmp_path, over_memory) as priced:
+        await priced.start(*SPANS, *SPANS, rates=rates)
+        result = await killed_at(priced, network, hop, token=9)
+
+    for local in priced.nodes:
+        report = verify_ledger(local.home)
+        assert report.holds, report.failures
+    client = tmp_path / f"killer-{hop}-9"
+    report = verify_ledger(client)
+    assert report.holds, report.failures
+    assert len(result.receipts) == 4
+
+
 async def test_ids_outside_the_vocabulary_are_the_callers_fault_and_harm_nobody(pair):
     async with pair.client() as client:
         with pytest.raises(UsageError, match="token ids"):

@@ -1,0 +1,60 @@
+"""What a client needs of a model it does not have: manifest and tokenizer, from any peer.
+
+In: a manifest's digest and the addresses of its hosts. Out: the small files, every byte checked
+against the digest, so that it does not matter who served them (DESIGN 5a.14). Never weights.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from protocol.announcements import Announcement
+from protocol.canonical import encode
+from protocol.errors import BadModel, ManyhandsError, PeerMisbehaved
+from protocol.manifest import Manifest
+from protocol.transport import Connection, Transport
+
+METHOD, MANIFEST = "file", "manifest"
+TIMEOUT_S = 10.0
+
+
+async def fetch_small_files(
+    transport: Transport, hosts: Sequence[Announcement], digest: bytes
+) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest and the small files of a model, by name, from the first host that has them.
+
+    Raises:
+        PeerMisbehaved: what a host served does not match the digest.
+        BadModel: no host is known.
+        ManyhandsError: why the last host failed.
+    """
+    error: ManyhandsError = BadModel("nobody here serves that model")
+    for host in hosts:
+        for address in host.addresses:
+            try:
+                connection = await transport.dial(address)
+            except ManyhandsError as failure:
+                error = failure
+                continue
+            try:
+                return await _fetch(connection, digest)
+            except ManyhandsError as failure:
+                error = failure
+            finally:
+                await connection.aclose()
+    raise error
+
+
+async def _fetch(connection: Connection, digest: bytes) -> tuple[Manifest, dict[str, bytes]]:
+    async def file(name: str) -> bytes:
+        return await connection.call(METHOD, encode([digest, name]), timeout_s=TIMEOUT_S)
+
+    manifest = Manifest.from_json(await file(MANIFEST))
+    if manifest.digest != digest:
+        raise PeerMisbehaved(connection.peer_id, "it served another manifest than it announces")
+    files = {}
+    for entry in manifest.small_files():
+        content = await file(entry.name)
+        if (len(content), sha256(content).digest()) != (entry.n_bytes, entry.sha256):
+            raise PeerMisbehaved(connection.peer_id, f"it served another {entry.name}")
+        files[entry.name] = content
+    return manifest, files

@@ -1,0 +1,192 @@
+"""Whatever a stranger sends a node over real sockets, it gets a typed error and the node lives."""
+
+import secrets
+from dataclasses import replace
+
+import pytest
+
+from protocol.codec import data_bytes, to_client_message, to_hop_bytes
+from protocol.errors import (
+    ContextExceeded,
+    ManyhandsError,
+    PeerBusy,
+    PeerMisbehaved,
+    PeerRefused,
+    PeerUnreachable,
+    UsageError,
+    VersionMismatch,
+)
+from protocol.messages import (
+    Ack,
+    Extensions,
+    Failure,
+    Frame,
+    Gone,
+    Raise,
+    Reserve,
+    Reserved,
+    Resume,
+    RowGroup,
+    SessionId,
+    Span,
+)
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport import decode_error
+from protocol.transport.grpc import GrpcTransport
+from scheduler import Client
+from tests.checkpoints import write_checkpoint
+from tests.local_swarm import Swarm, add_byte_tokenizer, swarm, whole
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return add_byte_tokenizer(write_checkpoint(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+async def node(model, tmp_path):
+    async with swarm(
+        model, tmp_path, lambda identity: GrpcTransport(identity, OPEN_SWARM_ID), (0, 6)
+    ) as built:
+        yield built
+
+
+def reserve(node: Swarm, **what: object) -> Reserve:
+    request = Reserve(
+        session=SessionId(secrets.token_bytes(16)),
+        epoch=0,
+        manifest=node.manifest.digest,
+        span=Span(0, 6),
+        n_blocks=6,
+        capacity=64,
+        max_tokens=32,
+        budget_ms=10_000,
+        client_nonce=secrets.token_bytes(16),
+        salt_commit=bytes(32),
+    )
+    return replace(request, **what)  # type: ignore[arg-type]
+
+
+async def answer_to(node: Swarm, client: Client, message: bytes) -> object:
+    """What the node says first on a control stream that begins with `message`."""
+    connection = await client.transport.dial(node.nodes[0].address)
+    try:
+        stream = await connection.open("control")
+        stream.send(message)
+        return to_client_message(await stream.receive())
+    finally:
+        await connection.aclose()
+
+
+async def serves(node: Swarm, client: Client) -> bool:
+    result = await whole(client.generate(node.request([1, 2, 3], max_tokens=4, ignore_eos=True)))
+    return len(result.token_ids) == 4
+
+
+@pytest.mark.parametrize("junk", [b"", b"\x00", b"junk" * 100, secrets.token_bytes(4096)])
+async def test_junk_on_a_control_stream_ends_it_typed(node, junk):
+    async with node.client() as client:
+        with pytest.raises(ManyhandsError):
+            await answer_to(node, client, junk)
+
+        assert await serves(node, client)
+
+
+async def test_a_control_stream_cannot_begin_in_the_middle(node):
+    async with node.client() as client:
+        said = await answer_to(node, client, to_hop_bytes(Raise(epoch=3)))
+
+        assert isinstance(said, Failure)
+        assert isinstance(decode_error(said.error, ""), PeerMisbehaved)
+        assert await serves(node, client)
+
+
+async def test_somebody_elses_session_cannot_be_resumed(node):
+    async with node.client() as client:
+        resume = Resume(session=SessionId(bytes(16)), epoch=0, have=0)
+
+        said = await answer_to(node, client, to_hop_bytes(resume))
+
+        assert isinstance(said, Failure)
+        assert isinstance(decode_error(said.error, ""), PeerRefused)
+
+
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [
+        ({"manifest": b"x" * 32}, VersionMismatch),
+        ({"n_blocks": 12}, PeerRefused),
+        ({"profile": "bfloat16/none"}, PeerRefused),
+        ({"capacity": 100_000}, ContextExceeded),
+        ({"extensions": Extensions(grammar="root ::= x")}, UsageError),
+        ({"extensions": Extensions(adapter="a")}, UsageError),
+    ],
+)
+async def test_a_request_that_does_not_fit_is_refused_with_its_reason(node, what, kind):
+    async with node.client() as client:
+        said = await answer_to(node, client, to_hop_bytes(reserve(node, **what)))
+
+        assert isinstance(said, Failure)
+        assert type(decode_error(said.error, "")) is kind
+        assert node.nodes[0].node.sessions.reserved_bytes == 0
+
+
+async def test_a_node_without_room_says_how_busy_it_is(node):
+    sessions = node.nodes[0].node.sessions
+    async with node.client() as client:
+        sessions.reserved_bytes += sessions.served.budget_bytes
+        said = await answer_to(node, client, to_hop_bytes(reserve(node)))
+        sessions.reserved_bytes -= sessions.served.budget_bytes
+
+        assert isinstance(said, Failure)
+        error = decode_error(said.error, "")
+        assert isinstance(error, PeerBusy)
+        assert error.queue_depth == 0
+        assert await serves(node, client)
+
+
+async def test_a_reservation_nobody_commits_is_given_up(node):
+    async with node.client() as client:
+        said = await answer_to(node, client, to_hop_bytes(reserve(node)))
+        assert isinstance(said, Reserved)
+
+        assert await serves(node, client)  # meanwhile the stream's end freed the room
+        assert node.nodes[0].node.sessions.reserved_bytes == 0
+
+
+async def test_rows_of_an_unknown_session_are_answered_gone(node):
+    async with node.client() as client:
+        connection = await client.transport.dial(node.nodes[0].address)
+        stream = await connection.open("data")
+        group = RowGroup(SessionId(bytes(16)), 0, 0, 0, 0, 1)
+        stream.send(data_bytes(Frame((group,), 4, b"rows")))
+
+        from protocol.codec import data_message
+
+        assert data_message(await stream.receive()) == Gone(SessionId(bytes(16)))
+        await connection.aclose()
+
+
+@pytest.mark.parametrize(
+    "junk", [b"x", b"\xff" * 64, data_bytes(Ack(SessionId(bytes(16)), 0, 0)), b"\x00" * 1000]
+)
+async def test_junk_on_a_data_stream_ends_that_stream_only(node, junk):
+    async with node.client() as client:
+        connection = await client.transport.dial(node.nodes[0].address)
+        stream = await connection.open("data")
+        stream.send(junk)
+
+        with pytest.raises((PeerMisbehaved, PeerUnreachable)):
+            await stream.receive()
+        await connection.aclose()
+        assert await serves(node, client)
+
+
+async def test_calls_with_junk_are_typed_errors(node):
+    async with node.client() as client:
+        connection = await client.transport.dial(node.nodes[0].address)
+        for method in ("gossip", "file"):
+            with pytest.raises(ManyhandsError):
+                await connection.call(method, b"junk", timeout_s=2)
+        await connection.aclose()
+        assert await serves(node, client)
