@@ -205,7 +205,7 @@ class Hop:
         return sample(
             logits,
             self._sampling,
-            session.ids[:position] if self._sampling.has_penalties else (),
+            session.draws.ids[:position] if self._sampling.has_penalties else (),
             n_prompt=session.commitment.n_prompt,
             position=position,
         )

@@ -42,12 +42,12 @@ higher branch may lower `start` (5a.4): on the same branch a lower `start` is an
 """
 
 import enum
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from protocol.actions import Action, Ending, Over, Return, Run, Settle, Tab, Tell
-from protocol.codec import ids_from_bytes, ids_to_bytes
+from protocol.codec import ids_to_bytes
+from protocol.draws import Draws
 from protocol.errors import ManyhandsError, PeerMisbehaved, SessionTimeout
 from protocol.journal import Journal
 from protocol.links import Arrival, InLink, OutLink
@@ -64,10 +64,10 @@ from protocol.messages import (
     Raised,
     Reserve,
     RowGroup,
-    TokenEvent,
     Unpaid,
     require,
 )
+from protocol.runs import Runs
 from protocol.transport.error_codec import encode_error
 
 RESERVE_S = 3.0
@@ -110,25 +110,18 @@ class HopSession:
         self.row_bytes = row_bytes
         self.tab = tab
         self.dropped: Counter[str] = Counter()
-        self.ids: list[int] = []  # what the last hop knows of the history
+        self.draws = Draws(ending)  # the last hop's
         self.journal = Journal(row_bytes, 0 if reserve.is_last else reserve.capacity)
         self.length = 0  # rows run
         self.n = 0
         self.commitment: Commit | None = None
-        self.finished = False
+        self.run_us = 0
 
-        self._make_ending = ending
-        self._ending: Ending | None = None
         self._in = InLink(TOKEN_BYTES if reserve.is_first else row_bytes)
         self._out = OutLink(TOKEN_BYTES if reserve.is_last else row_bytes)
-        self._pending: deque[Run] = deque()
-        self._waiting: deque[Run] = deque()  # for a voucher
-        self._ticket = 0
+        self._runs = Runs()
         self._early: list[tuple[str, RowGroup, int, bytes | memoryview]] = []
         self._early_ask = False
-        self._events: list[TokenEvent] = []
-        self._rows_told = 0
-        self.run_us = 0
 
         self._expires_at = now + RESERVE_S
         self._deadline = now + reserve.budget_ms / 1000
@@ -155,7 +148,7 @@ class HopSession:
         self._out.reset(commit.next, commit.n if self.reserve.is_last else commit.next_length)
         actions: list[Action] = [Tell(Committed(epoch=self.epoch))]
         if self.reserve.is_last:
-            self._take_history(commit)
+            self.draws.begin_epoch(commit)
         if self.reserve.is_first:
             self._in.accepted = commit.n
             actions += self._launch(commit.length, commit.n - commit.length, commit.ids, now)
@@ -172,16 +165,8 @@ class HopSession:
         require(commit.n <= self.reserve.capacity, "committed beyond the reserved room")
         if self.reserve.is_first:
             require(bool(commit.ids), "the first hop needs the ids")
-        if self.reserve.is_last and not commit.history:
-            require(len(self.ids) >= commit.n, "the last hop needs the history")
-
-    def _take_history(self, commit: Commit) -> None:
-        known = ids_from_bytes(commit.history) if commit.history else self.ids
-        self.ids = known[: commit.n]
-        self._ending = self._make_ending(self.ids, commit.n_prompt)
-        self.finished = False
-        self._events.clear()
-        self._rows_told = commit.length
+        if self.reserve.is_last:
+            self.draws.check(commit)
 
     def raise_(self, epoch: int, now: float) -> list[Action]:
         """A higher epoch stops everything here until its commit comes."""
@@ -189,8 +174,7 @@ class HopSession:
             self.dropped["stale raise"] += 1
             return []
         self.epoch, self.state = epoch, State.RAISED
-        self._pending.clear()
-        self._waiting.clear()
+        self._runs.clear()
         self._early.clear()
         self._unpaid_since = None
         return [Tell(Raised(epoch=epoch, length=self.length))]
@@ -201,8 +185,7 @@ class HopSession:
         if self.state not in (State.RUNNING, State.RAISED):
             return []
         self.state = State.CLOSING
-        self._pending.clear()
-        self._waiting.clear()
+        self._runs.clear()
         self._expires_at = now + RESUME_S
         return [Settle()]
 
@@ -220,12 +203,11 @@ class HopSession:
 
     def paid(self, now: float) -> list[Action]:
         """A better voucher came: run what waited for it."""
-        if self.state is not State.RUNNING or not self._waiting:
+        if self.state is not State.RUNNING:
             return []
-        waiting, self._waiting = self._waiting, deque()
         self._unpaid_since = None
         actions: list[Action] = []
-        for run in waiting:
+        for run in self._runs.release():
             actions += self._queue(run, now)
         return actions
 
@@ -241,7 +223,7 @@ class HopSession:
         self._control_lost_at = None
         if self.state is State.RAISED:
             return [Tell(Raised(epoch=self.epoch, length=self.length))]
-        return [Tell(event) for event in self._events if event.position >= have]
+        return [Tell(event) for event in self.draws.since(have)]
 
     # --- what neighbours send ---------------------------------------------------------------------
 
@@ -315,7 +297,7 @@ class HopSession:
 
     def is_current(self, ticket: int) -> bool:
         """Whether a queued run is still wanted; the engine asks before it starts one."""
-        return any(run.ticket == ticket for run in self._pending)
+        return self._runs.is_current(ticket)
 
     def ran(
         self,
@@ -329,26 +311,21 @@ class HopSession:
 
         output: their hidden rows; empty at the last hop, whose product is `token_id`.
         """
-        if not self._pending or self._pending[0].ticket != ticket:
+        done = self._runs.ran(ticket, rows)
+        if done is None:
             self.dropped["stale run"] += 1
             return []
-        run = self._pending.popleft()
-        if rows < run.rows:  # a long prefill is run in chunks
-            rest = run.payload[rows * (len(run.payload) // run.rows) :]
-            start, left = run.start + rows, run.rows - rows
-            self._pending.appendleft(replace(run, start=start, rows=left, payload=rest))
-        elif rows > run.rows:  # cut back while it ran
-            rows, output = run.rows, output[: run.rows * self.row_bytes]
-        if not (run.sample and rows == run.rows):
+        run, is_whole = done
+        if not (run.sample and is_whole):
             token_id = None
-        self.length = run.start + rows
+        self.length = run.start + run.rows
         self.run_us = run_us
-        self.tab.count(run.start, rows, self.n, 0 if token_id is None else 1)
+        self.tab.count(run.start, run.rows, self.n, 0 if token_id is None else 1)
         told: list[Action] = []
         if not self.reserve.is_last:
-            self.journal.append(output)
+            self.journal.append(output[: run.rows * self.row_bytes])
         elif token_id is not None:
-            told = self._emit(token_id)
+            told = [Tell(self.draws.add(token_id, self.epoch, self.length))]
         return [*self._pump(), *told, *self._acknowledge()]  # the next step waits for the push
 
     def failed(self, error: ManyhandsError) -> list[Action]:
@@ -406,14 +383,13 @@ class HopSession:
         if rows == 0:
             return []
         sample = self.reserve.is_last and start + rows >= self.n
-        self._ticket += 1
-        return self._queue(Run(self._ticket, start, rows, payload, sample), now)
+        return self._queue(self._runs.make(start, rows, payload, sample=sample), now)
 
     def _queue(self, run: Run, now: float) -> list[Action]:
-        if not self._waiting and self.tab.may_run(run.start, run.rows, self.n):
-            self._pending.append(run)
+        if not self._runs.is_waiting and self.tab.may_run(run.start, run.rows, self.n):
+            self._runs.launch(run)
             return [run]
-        self._waiting.append(run)
+        self._runs.hold(run)
         if self._unpaid_since is not None:
             return []
         self._unpaid_since = now
@@ -424,27 +400,8 @@ class HopSession:
             return []
         return [Return(self._in.peer, Ack(self.id, self.epoch, self.length))]
 
-    def _emit(self, token_id: int) -> list[Action]:
-        assert self._ending is not None
-        text, finish_reason = self._ending.add(token_id)
-        event = TokenEvent(
-            epoch=self.epoch,
-            position=len(self.ids),
-            token_id=token_id,
-            text=text,
-            rows=self.length - self._rows_told,
-            finish_reason=finish_reason,
-        )
-        self.ids.append(token_id)
-        self.finished = bool(finish_reason)
-        self._rows_told = self.length
-        self._events.append(event)
-        return [Tell(event)]
-
     def _available(self) -> int:
-        if not self.reserve.is_last:
-            return self.journal.length
-        return len(self.ids) - 1 if self.finished else len(self.ids)
+        return self.draws.available if self.reserve.is_last else self.journal.length
 
     def _pump(self) -> list[Action]:
         """Push what the successor lacks, within its credit."""
@@ -454,32 +411,20 @@ class HopSession:
 
     def _rows(self, start: int, stop: int) -> bytes:
         if self.reserve.is_last:
-            return ids_to_bytes(self.ids[start:stop])
+            return ids_to_bytes(self.draws.ids[start:stop])
         return self.journal.rows(start, stop)
 
     def _cut(self, length: int) -> None:
         """Forget rows from `length` on: run, queued, waiting and journaled ones."""
-        self._pending = self._cut_runs(self._pending, length)
-        self._waiting = self._cut_runs(self._waiting, length)
+        self._runs.cut(length)
         self.journal.cut(length)
         self.length = min(self.length, length)
         self._in.cut(length)
         if not self.reserve.is_last:
             self._out.sent = min(self._out.sent, length)
 
-    @staticmethod
-    def _cut_runs(runs: deque[Run], length: int) -> deque[Run]:
-        kept = (run for run in runs if run.start < length)
-        return deque(
-            run
-            if run.start + run.rows <= length
-            else replace(run, rows=length - run.start, sample=False)
-            for run in kept
-        )
-
     def _over(self, reason: str) -> list[Action]:
         self.state = State.OVER
-        self._pending.clear()
-        self._waiting.clear()
+        self._runs.clear()
         self._early.clear()
         return [Over(reason)]

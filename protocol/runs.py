@@ -1,0 +1,80 @@
+"""What a hop has taken in and not run yet: with the engine, or waiting for a voucher.
+
+In: rows in order. Out: runs, in order, and which of them a finished piece of work belongs to. A
+rollback cuts both lists; a run that is cut while the engine has it keeps its ticket, and what the
+engine did beyond the cut is ignored. The rules that use this are in `hop_session.py`.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from protocol.actions import Run
+
+
+class Runs:
+    """Both lists of one session."""
+
+    __slots__ = ("_pending", "_ticket", "_waiting")
+
+    def __init__(self) -> None:
+        self._pending: deque[Run] = deque()  # the engine has them
+        self._waiting: deque[Run] = deque()  # for a voucher
+        self._ticket = 0
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._waiting)
+
+    def make(self, start: int, rows: int, payload: bytes | memoryview, *, sample: bool) -> Run:
+        self._ticket += 1
+        return Run(self._ticket, start, rows, payload, sample)
+
+    def launch(self, run: Run) -> None:
+        self._pending.append(run)
+
+    def hold(self, run: Run) -> None:
+        self._waiting.append(run)
+
+    def release(self) -> Sequence[Run]:
+        """What waited, to be tried again in its order."""
+        waiting, self._waiting = self._waiting, deque()
+        return waiting
+
+    def is_current(self, ticket: int) -> bool:
+        return any(run.ticket == ticket for run in self._pending)
+
+    def ran(self, ticket: int, rows: int) -> tuple[Run, bool] | None:
+        """(the piece that is done, whether it was the rest of its run); None: nobody wants it.
+
+        rows: how many of the oldest run's next rows the engine says it ran.
+        """
+        if not self._pending or self._pending[0].ticket != ticket:
+            return None
+        run = self._pending.popleft()
+        if rows < run.rows:  # a long prefill is run in chunks
+            width = len(run.payload) // run.rows
+            rest = replace(
+                run,
+                start=run.start + rows,
+                rows=run.rows - rows,
+                payload=run.payload[rows * width :],
+            )
+            self._pending.appendleft(rest)
+            return replace(run, rows=rows, payload=run.payload[: rows * width]), False
+        return run, True  # of a run that was cut while it ran, only what is left counts
+
+    def cut(self, length: int) -> None:
+        """Forget rows from `length` on."""
+        self._pending = deque(_cut(self._pending, length))
+        self._waiting = deque(_cut(self._waiting, length))
+
+    def clear(self) -> None:
+        self._pending.clear()
+        self._waiting.clear()
+
+
+def _cut(runs: deque[Run], length: int) -> list[Run]:
+    whole = [run for run in runs if run.start + run.rows <= length]
+    parts = [run for run in runs if run.start < length < run.start + run.rows]
+    return whole + [replace(run, rows=length - run.start, sample=False) for run in parts]
