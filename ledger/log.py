@@ -161,12 +161,13 @@ class Ledger(LedgerReader):
         path = self.directory / HEAD_NAME
         if not path.exists():
             return
+        note = path.read_text(errors="replace")  # once: another process may replace it
         try:
-            promised = Checkpoint.open(path.read_text(errors="replace"), self.account)
+            promised = Checkpoint.open(note, self.account)
         except IntegrityError as error:
             raise damaged(path, str(error)) from error
         rows = self._store.execute("SELECT note FROM checkpoint WHERE size = ?", (promised.size,))
-        if not rows or rows[0][0].decode(errors="replace") != path.read_text(errors="replace"):
+        if not rows or rows[0][0].decode(errors="replace") != note:
             raise damaged(
                 self._store.path, f"a checkpoint beside it promises {promised.size} entries"
             )

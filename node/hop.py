@@ -43,6 +43,7 @@ from protocol.messages import (
     RowGroup,
     ToClient,
     ToHop,
+    Unpaid,
     require,
 )
 from protocol.sampling import SamplingParams, sample
@@ -121,7 +122,8 @@ class Hop:
         match message:
             case Commit():
                 self._agree(message)
-                self._around.neighbours.expect(message.next, message.next_addresses)
+                if message.next != self._around.peer_id:
+                    self._around.neighbours.expect(message.next, message.next_addresses)
                 self.do(self.session.commit(message, now))
             case Raise(epoch=epoch):
                 self.generation += 1
@@ -183,7 +185,7 @@ class Hop:
             receipt = self.meter.receipt()
             if receipt is not None:
                 self._around.keep(receipt)
-        self.do(self.session.paid(now))
+            self.do(self.session.paid(now))
         tab = self.meter.tab
         if tab is not None and tab.voucher is not None and tab.voucher.final:
             self.do(self.session.settled())
@@ -237,6 +239,8 @@ class Hop:
                 case Return(peer, message):
                     self._return(peer, message)
                 case Tell(message):
+                    if isinstance(message, Unpaid) and self.meter.has_unstated():
+                        self._tell(Account(statement=self.meter.statement()))
                     self._tell(message)
                 case Settle():
                     self._settle()

@@ -116,6 +116,13 @@ class SessionMeter:
     def statement_due(self) -> bool:
         return self.tab is not None and self.tab.statement_due(self.usage.meter())
 
+    def has_unstated(self) -> bool:
+        """Whether work was done that no statement covers yet, so that nobody could pay for it."""
+        if self.tab is None:
+            return False
+        stated = self.tab.statement
+        return stated is None or stated.meter != self.usage.meter()
+
     def statement(self) -> bytes:
         """Sign what was done so far (encoded envelope)."""
         assert self.tab is not None

@@ -27,6 +27,7 @@ from protocol.errors import (
     UsageError,
     VersionMismatch,
 )
+from protocol.hop_session import State
 from protocol.identity import public_key_from_peer_id
 from protocol.messages import Ack, Ask, Frame, Gone, Reserve, Resume, SessionId
 from protocol.transport import Stream
@@ -84,6 +85,7 @@ class Sessions:
             ManyhandsError: the refusal, typed by what would have to change.
         """
         try:
+            self._supersede(reserve, client)
             self._check(reserve, client)
         except ManyhandsError:
             self.refused += 1
@@ -105,6 +107,12 @@ class Sessions:
         self.reserved_bytes += self.cost_bytes(reserve)
         self._hops[reserve.session] = hop
         return hop
+
+    def _supersede(self, reserve: Reserve, client: str) -> None:
+        """A client that gave a reservation up may ask again before its word of that arrives."""
+        held = self._hops.get(reserve.session)
+        if held and held.client == client and held.session.state is State.RESERVED:
+            held.do(held.session.close("asked again", time.monotonic()))
 
     def _check(self, reserve: Reserve, client: str) -> None:
         engine, served = self.served.engine, self.served

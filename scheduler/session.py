@@ -85,6 +85,7 @@ class Session:
         self._deadline = time.monotonic() + request.timeout_s
         self._finish_reason = ""
         self._texts: list[str] = []
+        self._owing: set[str] = set()  # hops that stand at their limit
 
     @property
     def id(self) -> SessionId:
@@ -218,6 +219,8 @@ class Session:
         index = event.position - self.rules.n_prompt
         self._watch.token(self.rules.failovers)
         self._texts.append(event.text)
+        for peer in tuple(self._owing):  # this token may be what its voucher could not cover yet
+            self._pay(peer, now=True)
         self.events.put_nowait(Token(index, event.token_id, event.text))
 
     # --- what hops say ----------------------------------------------------------------------------
@@ -240,6 +243,7 @@ class Session:
                 self._account(peer, message)
             case Unpaid():
                 self._do(self.rules.unpaid(peer, now))
+                self._owing.add(peer)
                 self._pay(peer, now=True)
             case LinkDown(epoch=epoch, peer=successor):
                 self._do(self.rules.link_down(peer, successor, epoch, now))
@@ -262,7 +266,8 @@ class Session:
     def _resume(self, link: ControlLink) -> Resume | None:
         """A lost control stream is worth a new one while the hop serves a running session."""
         serves = any(hop.peer == link.peer and hop.committed for hop in self.rules.hops)
-        if self.rules.phase is Phase.DONE or not serves:
+        is_old = self._links.get(link.peer) is not link  # given up, and reserved again since
+        if self.rules.phase is Phase.DONE or is_old or not serves:
             return None
         return Resume(session=self.id, epoch=self.rules.epoch, have=len(self.rules.ids))
 
@@ -281,6 +286,8 @@ class Session:
         voucher = tab.voucher(self.rules.stretches(hop), final=final, now=now)
         if voucher is None:
             return
+        if tab.is_even:
+            self._owing.discard(peer)
         self._send(peer, Pay(voucher=voucher))
         self._settlement.keep(tab)
         self._do(self.rules.paid(peer, time.monotonic()))

@@ -109,6 +109,14 @@ class ClientTab:
             return None
         return self._tab.make_voucher(derived, now_ms=now_ms(), final=final).encode()
 
+    @property
+    def is_even(self) -> bool:
+        """Whether the last voucher covers all that the hop has stated."""
+        tab = self._tab
+        if tab is None or tab.voucher is None or tab.statement is None:
+            return False
+        return tab.voucher.meter == tab.statement.meter
+
     def receipt(self) -> Receipt | None:
         return self._tab.receipt() if self._tab is not None else None
 

@@ -92,6 +92,16 @@ async def test_survivors_run_at_most_the_row_in_flight_again(pair, network):
             assert prompt + N - 1 <= rows <= prompt + N - 1 + 2
 
 
+async def test_the_dead_are_routed_around_while_they_are_still_announced(pair, network):
+    async with pair.client() as client:
+        undisturbed = await whole(client.generate(ask(pair)))
+
+    answers = [await killed_at(pair, network, hop, token=6 + hop) for hop in (0, 1, 2)]
+
+    assert [answer.token_ids for answer in answers] == [undisturbed.token_ids] * 3
+    assert [answer.failovers for answer in answers] == [1, 1, 1]
+
+
 async def test_two_adjacent_hops_lost_at_once_are_one_loss(pair, network):
     async with pair.client() as client:
         undisturbed = await whole(client.generate(ask(pair)))
