@@ -1,0 +1,127 @@
+"""What the books cost beside the decoding they account for: one hop and its client, per token.
+
+The whole receipt path of a priced session is run for 1,024 tokens as a hop and a client run it
+(meter, frame roots, statements, checks, vouchers), beside decode steps of a random Llama 12 x 768
+in the same process. Goal: <= 2 % of decode time at batch 1. Run: python benchmarks/ledger_cost.py
+"""
+
+import secrets
+import statistics
+import time
+from pathlib import Path
+
+import common
+
+from ledger.meter import Rates
+from ledger.objects import Offer
+from node.engine import StepItem, load_shard
+from node.metering import SessionMeter, Till, now_ms
+from protocol.chain_session import Stretch
+from protocol.identity import Identity
+from protocol.messages import Reserve, Reserved, SessionId, Span
+from protocol.signing import OPEN_SWARM_ID, Envelope, SigningKey
+from scheduler.settlement import ClientTab
+
+N_PROMPT, TOKENS, ROW_BYTES = 64, 1024, 768 * 4
+
+
+def tabs() -> tuple[SessionMeter, ClientTab]:
+    """Both ends of one middle hop's tab, agreed and open."""
+    provider, payer = Identity(SigningKey.generate()), Identity(SigningKey.generate())
+    offer = Offer(
+        provider=provider.public_key,
+        offer_no=1,
+        manifest=bytes(32),
+        layer_lo=0,
+        layer_hi=12,
+        exec_profile="float32/none",
+        rates=Rates(prefill_tl=10**6, decode_tl=5 * 10**6, ctx_ktl=10**6, act_kib=10**6),
+        credit_window=1_200,
+        max_ctx=4096,
+        not_before_ms=now_ms() - 1000,
+        expires_ms=now_ms() + 10**7,
+    ).seal(OPEN_SWARM_ID, provider.key)
+    reserve = Reserve(
+        session=SessionId(secrets.token_bytes(16)),
+        epoch=0,
+        manifest=bytes(32),
+        span=Span(3, 6),
+        n_blocks=12,
+        capacity=N_PROMPT + TOKENS,
+        max_tokens=TOKENS,
+        budget_ms=600_000,
+        client_nonce=secrets.token_bytes(16),
+        salt_commit=bytes(32),
+    )
+    till = Till(provider.key, OPEN_SWARM_ID, lambda: offer, 10**9)
+    meter = SessionMeter(till, reserve, payer.public_key, ROW_BYTES, secrets.token_bytes(16))
+    tab = ClientTab(reserve, provider.peer_id, payer, OPEN_SWARM_ID)
+    tab.proposed(
+        Reserved(
+            epoch=0,
+            terms=meter.proposed.encode(),
+            offer=offer.encode(),
+            row_bytes=ROW_BYTES,
+            profile="float32/none",
+        )
+    )
+    meter.accept(Envelope.decode(tab.accept()), N_PROMPT)
+    meter.begin_epoch(0, bytes(32))
+    meter.count(0, N_PROMPT, N_PROMPT, 0)
+    return meter, tab
+
+
+def books_us() -> tuple[float, int]:
+    """(microseconds per token on both sides together, vouchers made)."""
+    meter, tab = tabs()
+    row, vouchers = secrets.token_bytes(ROW_BYTES), 0
+    began = time.thread_time()
+    for position in range(N_PROMPT, N_PROMPT + TOKENS):
+        assert meter.may_run(position, 1, N_PROMPT)
+        meter.saw_in(position, row)
+        meter.count(position, 1, N_PROMPT, 0)
+        meter.saw_out(position, row)
+        if meter.statement_due():
+            tab.hear(meter.statement())
+            voucher = tab.voucher([Stretch(0, position + 1, N_PROMPT)])
+            if voucher is not None:
+                assert meter.pay(voucher)
+                vouchers += 1
+    return (time.thread_time() - began) / TOKENS * 1e6, vouchers
+
+
+def decode_us(directory: Path) -> float:
+    """One decode step through all 12 blocks, batch 1, one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    engine = load_shard(directory, None, dtype="float32")
+    lease = engine.open(256)
+    engine.step([StepItem(lease, 0, torch.arange(1, 65), 1)])
+    steps = []
+    for position in range(64, 128):
+        began = time.thread_time()
+        engine.step([StepItem(lease, position, torch.tensor([5]), 1)])
+        steps.append(time.thread_time() - began)
+    return statistics.median(steps) * 1e6
+
+
+def main() -> None:
+    with common.random_llama() as directory:
+        decode = decode_us(directory)
+    rounds = [books_us() for _ in range(5)]
+    books, vouchers = common.median([us for us, _ in rounds]), rounds[0][1]
+    print(f"\n{common.machine()}\n")
+    common.table(
+        ["what", "us per token"],
+        [
+            ["decode, 12 blocks", f"{decode:.0f}"],
+            [f"books of one hop, both sides, {vouchers} vouchers", f"{books:.0f}"],
+            ["one hop's books / decode", f"{books / decode:.2%}"],
+            ["four hops' books / decode", f"{4 * books / decode:.2%}"],
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
