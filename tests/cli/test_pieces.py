@@ -1,0 +1,122 @@
+"""The parts of the front door that need no process of their own."""
+
+import asyncio
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manyhands.asking import DEFAULT_MAX_TOKENS, Ask
+from manyhands.health import health_server
+from manyhands.home import Home
+from manyhands.local import even_split
+from manyhands.models import find_model
+from manyhands.options import EndpointType, SizeType
+from manyhands.running import Running, found_running, join_addresses, recorded
+from protocol.errors import ContextExceeded, HomeInUse, PeerUnreachable, UsageError
+
+ADDRESS = "/ip4/127.0.0.1/tcp/31400/p2p/12D3KooWMSrDsLWgLuz4ojGYuVMRJauJvZ2d5guKgrYedvuNdkdY"
+
+
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
+def test_an_even_split_covers_every_block_once_in_like_pieces(case):
+    n_blocks, n_nodes = case
+
+    spans = even_split(n_blocks, n_nodes)
+
+    assert [block for span in spans for block in range(span.start, span.stop)] == [*range(n_blocks)]
+    assert max(map(len, spans)) - min(map(len, spans)) <= 1
+
+
+def test_more_nodes_than_blocks_is_too_many():
+    with pytest.raises(UsageError, match="9 nodes"):
+        even_split(8, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [("4GiB", 4 << 30), ("512MB", 512 << 20), ("1g", 1 << 30), ("1.5k", 1536), ("7", 7)],
+)
+def test_sizes_are_read_as_people_write_them(text, n_bytes):
+    assert SizeType().convert(text, None, None) == n_bytes
+
+
+def test_endpoints_take_ipv6_in_brackets():
+    assert EndpointType().convert("[::1]:0", None, None) == ("::1", 0)
+
+
+def test_what_runs_here_is_found_until_it_ends(tmp_path):
+    home = Home.at(tmp_path)
+    record = Running(command="serve", pid=os.getpid(), model="tiny", addresses=(ADDRESS,))
+
+    with recorded(home, record):
+        during = found_running(home)
+        joined = join_addresses(home, ())
+
+    assert during == [record]
+    assert [str(address) for address in joined] == [ADDRESS]
+    assert found_running(home) == []
+    with pytest.raises(PeerUnreachable):
+        join_addresses(home, ())
+
+
+def test_a_record_that_a_killed_process_left_is_removed(tmp_path):
+    home = Home.at(tmp_path)
+    left = tmp_path / "running" / "serve-1.json"
+    left.parent.mkdir()
+    left.write_text(f'{{"command": "serve", "pid": 1, "model": "x", "addresses": ["{ADDRESS}"]}}')
+
+    assert found_running(home) == []
+    assert not left.exists()
+
+
+def test_a_home_has_one_node_at_a_time(tmp_path):
+    home = Home.at(tmp_path)
+
+    with home.sole_node(), pytest.raises(HomeInUse, match=str(os.getpid())), home.sole_node():
+        pass
+    with home.sole_node():
+        pass  # free again
+
+
+def test_only_the_default_length_gives_way_to_the_context():
+    model = find_model("tiny")
+    left = 10
+    prompt = [5] * (model.manifest.max_positions - left)
+
+    assert Ask().request(model, [5], None).max_tokens == DEFAULT_MAX_TOKENS
+    assert Ask().request(model, prompt, None).max_tokens == left
+    with pytest.raises(ContextExceeded, match="do not fit"):
+        Ask(max_tokens=left + 1).request(model, prompt, None)
+
+
+def test_a_seed_is_drawn_when_none_is_given_and_kept_when_one_is():
+    model = find_model("tiny")
+
+    drawn = {Ask().request(model, [5], None).sampling.seed for _ in range(4)}
+
+    assert len(drawn) > 1
+    assert Ask(seed=7).request(model, [5], None).sampling.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("request_", "first_line"),
+    [
+        (b"GET /health/live HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"GET /health/ready?x=1 HTTP/1.1\r\n\r\n", b"HTTP/1.1 503 Service Unavailable"),
+        (b"POST /health/ready HTTP/1.1\r\n\r\n", b"HTTP/1.1 405 Method Not Allowed"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 404 Not Found"),
+        (b"\xff\x00 nonsense\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
+        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
+    ],
+)
+async def test_the_health_page_answers_anything_shortly(request_, first_line):
+    async with health_server(0, lambda: "node 2 of 3 is not up") as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request_)
+
+        answer = await asyncio.wait_for(reader.read(), 5)
+
+        writer.close()
+    assert answer.split(b"\r\n")[0] == first_line
