@@ -62,6 +62,13 @@ def test_the_weights_are_small_and_the_card_says_how_they_were_made():
     assert {"seed", "steps"} <= set(card()["recipe"])
 
 
+def test_the_card_speaks_of_these_weights():
+    page = (TINY / "README.md").read_text()
+
+    assert f"{card()['held_out_loss']:.3f}" in page
+    assert f"--seed {card()['recipe']['seed']} --steps {card()['recipe']['steps']}" in page
+
+
 def test_it_is_a_llama_of_eight_blocks_that_knows_its_end():
     config = json.loads((TINY / "config.json").read_text())
     generation = json.loads((TINY / "generation_config.json").read_text())
