@@ -1,5 +1,6 @@
 """Real `serve` processes on loopback, for tests: started in any order, killed one by one."""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,10 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from manyhands.home import Home, open_identity
 from manyhands.local import free_ports
 from protocol.address import Address
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport.grpc import GrpcTransport
 from tests.cli.command import environment
 
 READY_S = 120
@@ -74,6 +78,21 @@ def swarm(directory: Path, model: str, spans: Sequence[str]) -> Iterator[list[No
             if node.process is not None and node.process.poll() is None:
                 node.process.kill()
                 node.process.wait()
+
+
+def counters(nodes: Sequence[Node], home: Path) -> dict[str, dict[str, Any]]:
+    """What each node says of itself, by peer: the call `status`."""
+
+    async def ask() -> dict[str, dict[str, Any]]:
+        transport = GrpcTransport(open_identity(Home.at(home).client), OPEN_SWARM_ID)
+        told = {}
+        for node in nodes:
+            connection = await transport.dial(node.address)
+            told[node.peer] = json.loads(await connection.call("status", b"", timeout_s=5))
+            await connection.aclose()
+        return told
+
+    return asyncio.run(ask())
 
 
 def start(*arguments: object) -> "subprocess.Popen[str]":

@@ -14,7 +14,7 @@ import pytest
 from ledger.verify import verify_ledger
 from manyhands.models import BUILT_IN
 from tests.cli.command import manyhands
-from tests.swarm.processes import events, start, swarm
+from tests.swarm.processes import counters, events, start, swarm
 
 pytestmark = pytest.mark.swarm
 
@@ -68,6 +68,25 @@ def test_it_equals_the_unsplit_model_whatever_the_order_of_the_start(nodes, clie
     assert answer["failovers"] == 0
     assert len(answer["receipts"]) == 3
     assert answer["usage"]["completion_tokens"] == N_TOKENS
+
+
+def test_every_hop_pushes_a_frame_per_step_straight_to_the_next(nodes, client_home):
+    before = counters(nodes, client_home)
+    answer = json.loads(manyhands(*asking(nodes, client_home, "--json")).out)
+    after = counters(nodes, client_home)
+
+    def grown(peer, name):
+        return after[peer][name] - before[peer][name]
+
+    *others, last = (step["peer"] for step in answer["route"])
+    n_rows = answer["usage"]["prompt_tokens"] + N_TOKENS - 1  # the last token is never run
+    for peer in others:  # the prompt is one frame, then one row each: nothing passes the client
+        assert grown(peer, "frames_pushed") == N_TOKENS
+        assert grown(peer, "rows_pushed") == n_rows
+    assert grown(last, "frames_pushed") == grown(last, "rows_pushed") == N_TOKENS - 1
+    assert [grown(peer, "rows_run") for peer in (*others, last)] == [n_rows] * 3
+    idle = [node.peer for node in nodes if node.peer not in (*others, last)]
+    assert [grown(peer, "frames_pushed") for peer in idle] == [0] * 3
 
 
 def test_the_events_of_jsonl_spell_the_answer(nodes, client_home, reference):
