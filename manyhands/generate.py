@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manyhands.asking import Ask, open_client
-from manyhands.boundary import Interrupted
+from manyhands.boundary import innermost
 from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.models import Model, find_model
@@ -72,18 +72,13 @@ def generate(
         request = ask.request(found, ids, tokenizer)
         place = Home.at(home)
         addresses = join_addresses(place, join)
-        show = _jsonl_shower() if as_jsonl else _silent if as_json else _text_shower()
-        result = run(_generate(place, addresses, request, show))
-    except (Exception, Interrupted, KeyboardInterrupt) as error:
-        if as_jsonl and isinstance(error, Exception):
-            code = error.code if isinstance(error, ManyhandsError) else "unexpected"
-            _print_line({"event": "error", "code": code, "message": str(error)})
+        run(_generate(place, addresses, request, _shower(as_json, as_jsonl)))
+    except Exception as error:
+        if as_jsonl:
+            cause = innermost(error)
+            code = cause.code if isinstance(cause, ManyhandsError) else "unexpected"
+            _print_line({"event": "error", "code": code, "message": str(cause)})
         raise
-    if as_json:
-        _print_line(result.to_json())
-    elif not as_jsonl:
-        click.echo()
-        _say_summary(result)
 
 
 def read_prompt(text: str | None, ids: str | None) -> str | list[int]:
@@ -165,33 +160,39 @@ async def stream(
     return result
 
 
-def _text_shower() -> Show:
-    from scheduler.request import Token
-
-    def show(event: "Event") -> None:
-        if isinstance(event, Token) and event.text:
-            click.echo(event.text, nl=False)
-
-    return show
+def _shower(as_json: bool, as_jsonl: bool) -> Show:
+    if as_jsonl:
+        return _show_as_jsonl
+    return _show_as_json if as_json else _show_as_text
 
 
-def _jsonl_shower() -> Show:
+def _show_as_text(event: "Event") -> None:
+    from scheduler.request import Finished, Token
+
+    if isinstance(event, Token) and event.text:
+        click.echo(event.text, nl=False)
+    elif isinstance(event, Finished):
+        click.echo()
+        _say_summary(event.result)
+
+
+def _show_as_json(event: "Event") -> None:
+    from scheduler.request import Finished
+
+    if isinstance(event, Finished):
+        _print_line(event.result.to_json())
+
+
+def _show_as_jsonl(event: "Event") -> None:
     from scheduler.request import Finished, Routed, Token
 
-    def show(event: "Event") -> None:
-        match event:
-            case Routed(route):
-                _print_line({"event": "route", "route": [step.to_json() for step in route]})
-            case Token(index, token_id, text):
-                _print_line({"event": "token", "index": index, "token_id": token_id, "text": text})
-            case Finished(result):
-                _print_line({"event": "done", **result.to_json()})
-
-    return show
-
-
-def _silent(event: "Event") -> None:
-    pass
+    match event:
+        case Routed(route):
+            _print_line({"event": "route", "route": [step.to_json() for step in route]})
+        case Token(index, token_id, text):
+            _print_line({"event": "token", "index": index, "token_id": token_id, "text": text})
+        case Finished(result):
+            _print_line({"event": "done", **result.to_json()})
 
 
 def _print_line(value: dict[str, Any]) -> None:
