@@ -48,7 +48,10 @@ class Lane(Protocol):
         """The id for `position`; called on the worker thread, a pure function of the session."""
 
     def ran(self, results: "Done") -> None:
-        """Called on the event loop."""
+        """Called on the event loop: what others wait for."""
+
+    def afterwards(self) -> None:
+        """Called on the event loop, once that is on its way: words to the client, books."""
 
     def run_failed(self, error: ManyhandsError) -> None:
         """Called on the event loop."""
@@ -251,6 +254,12 @@ class Batcher:
         for result in results:
             result.lane.ran(result)
         self._flush()
+        self._loop.call_soon(self._tidy_up, results)  # behind the writers that `flush` woke
+
+    @staticmethod
+    def _tidy_up(results: list[Done]) -> None:
+        for result in results:
+            result.lane.afterwards()
 
 
 def _ids(payload: bytes | memoryview) -> "Tensor":

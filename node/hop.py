@@ -93,6 +93,8 @@ class Hop:
         self._salt_commit = reserve.salt_commit
         self._sampling = SamplingParams.of(reserve.sampling)
         self._filing: asyncio.Task[None] | None = None
+        self._later: list[Action] = []
+        self._pushed: list[tuple[int, bytes]] = []  # to be taken into the root of what was sent
         self.session = HopSession(
             reserve,
             row_bytes=row_bytes,
@@ -194,10 +196,9 @@ class Hop:
 
     def frame(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes | memoryview) -> None:
         before = self.session.accepted
-        actions = self.session.frame(peer, group, row_bytes, rows, time.monotonic())
+        self.do(self.session.frame(peer, group, row_bytes, rows, time.monotonic()))
         if self.session.accepted != before:
-            self.meter.saw_in(group.step, rows)
-        self.do(actions)
+            self.meter.saw_in(group.step, rows)  # after the engine has its work
 
     # --- the batcher ------------------------------------------------------------------------------
 
@@ -213,14 +214,20 @@ class Hop:
         )
 
     def ran(self, results: Done) -> None:
-        session = self.session
-        self.do(
-            session.ran(
-                results.ticket, results.rows, results.output, results.token_id, results.run_us
-            )
-        )
-        if session.state is State.RUNNING and self.meter.statement_due():
-            self._tell(Account(statement=self.meter.statement()))
+        """What the next hop waits for is done now, the rest in `afterwards`."""
+        for action in self.session.ran(
+            results.ticket, results.rows, results.output, results.token_id, results.run_us
+        ):
+            if isinstance(action, Push | Run):
+                self._act(action)
+            else:
+                self._later.append(action)
+
+    def afterwards(self) -> None:
+        later, self._later = self._later, []
+        self.do(later)
+        if self.session.state is State.RUNNING and self.meter.statement_due():
+            self._tell(Account(statement=self._statement()))
 
     def run_failed(self, error: ManyhandsError) -> None:
         log.warning("a session failed here", extra={"client": self.client, "error": str(error)})
@@ -230,22 +237,35 @@ class Hop:
 
     def do(self, actions: Sequence[Action]) -> None:
         for action in actions:
-            match action:
-                case Run():
-                    self._around.batcher.submit(Work(self, action, self.generation))
-                case Push(peer, group, row_bytes, rows):
-                    self.meter.saw_out(group.step, rows)
-                    self._push(peer, group, row_bytes, rows)
-                case Return(peer, message):
-                    self._return(peer, message)
-                case Tell(message):
-                    if isinstance(message, Unpaid) and self.meter.has_unstated():
-                        self._tell(Account(statement=self.meter.statement()))
-                    self._tell(message)
-                case Settle():
-                    self._settle()
-                case Over(reason):
-                    self._over(reason)
+            self._act(action)
+        self._hash_pushed()
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Run():
+                self._around.batcher.submit(Work(self, action, self.generation))
+            case Push(peer, group, row_bytes, rows):
+                self._pushed.append((group.step, rows))
+                self._push(peer, group, row_bytes, rows)
+            case Return(peer, message):
+                self._return(peer, message)
+            case Tell(message):
+                if isinstance(message, Unpaid) and self.meter.has_unstated():
+                    self._tell(Account(statement=self._statement()))
+                self._tell(message)
+            case Settle():
+                self._settle()
+            case Over(reason):
+                self._over(reason)
+
+    def _hash_pushed(self) -> None:
+        pushed, self._pushed = self._pushed, []
+        for step, rows in pushed:
+            self.meter.saw_out(step, rows)
+
+    def _statement(self) -> bytes:
+        self._hash_pushed()
+        return self.meter.statement()
 
     def _push(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes) -> None:
         if peer == self._around.peer_id:  # a chain of one hop: the ring ends where it begins
@@ -269,7 +289,7 @@ class Hop:
         if self.meter.tab is None:
             self.do(self.session.settled())
             return
-        self._tell(Account(statement=self.meter.statement(), final=True))
+        self._tell(Account(statement=self._statement(), final=True))
 
     def _over(self, reason: str) -> None:
         """Free the room at once; the receipt is filed behind it."""
