@@ -59,6 +59,7 @@ async def main() -> int:
             ids, paused, killed = await answer(client, model, swarm, (place, at))
             equal += ids == undisturbed
             pauses[("first", "middle", "last")[place]] += paused
+            print(f"{index + 1}: {paused} ms", file=sys.stderr, flush=True)
             node = swarm.by_peer(killed)
             assert node is not None
             await node.ended()

@@ -44,6 +44,10 @@ class Lane(Protocol):
     def generation(self) -> int:
         """Goes up when queued work is void: at a raise, a close, a cancel."""
 
+    @property
+    def is_own_ring(self) -> bool:
+        """Whether this node is the whole chain, so that a result is at once the next input."""
+
     def draw(self, logits: "np.ndarray[Any, np.dtype[np.float32]]", position: int) -> int:
         """The id for `position`; called on the worker thread, a pure function of the session."""
 
@@ -69,6 +73,14 @@ class Work:
     @property
     def left(self) -> int:
         return self.run.rows - self.at
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What the loop hands the worker at once; `is_answer`: all results of a step were handled."""
+
+    works: list[Work]
+    is_answer: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +118,30 @@ class Batcher:
         """`flush` is called on the loop after all results of a step were handed out."""
         self.load = Load()
         self._engine, self._loop, self._flush = engine, loop, flush
-        self._inbox: SimpleQueue[Work | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Delivery | None] = SimpleQueue()
         self._queues: dict[Lane, deque[Work]] = {}
+        self._is_awaited = False  # results are out whose next rows come back at once
+        self._staged: list[Work] = []
+        self._is_handing_out = False
         self._thread = threading.Thread(target=self._main, name="torch", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def submit(self, work: Work) -> None:
-        self._inbox.put(work)
+        """Run this; what is submitted in one go of the loop reaches the worker together."""
+        self._staged.append(work)
+        if len(self._staged) == 1 and not self._is_handing_out:
+            self._loop.call_soon(self.deliver)
+
+    def deliver(self) -> None:
+        """What was submitted goes to the worker now, not in the loop's next breath."""
+        self._deliver(False)
+
+    def _deliver(self, is_answer: bool) -> None:
+        staged, self._staged = self._staged, []
+        if staged or is_answer:
+            self._inbox.put(Delivery(staged, is_answer))
 
     def stop(self) -> None:
         """Let the step at hand end, drop the rest."""
@@ -132,14 +159,19 @@ class Batcher:
                 self._run(batch)
 
     def _receive(self) -> bool:
-        """Everything that waits now; blocks only when there is nothing to do. False: stop."""
+        """Everything that waits now; blocks only when there is nothing to do. False: stop.
+
+        Sessions whose ring is this node alone have their next row within the loop's next breath.
+        Waiting for it keeps them in one batch: else they fall into groups that take turns.
+        """
         try:
-            work = self._inbox.get(block=not self._queues)
             while True:
-                if work is None:
+                delivery = self._inbox.get(block=self._is_awaited or not self._queues)
+                if delivery is None:
                     return False
-                self._queues.setdefault(work.lane, deque()).append(work)
-                work = self._inbox.get_nowait()
+                for work in delivery.works:
+                    self._queues.setdefault(work.lane, deque()).append(work)
+                self._is_awaited = self._is_awaited and not delivery.is_answer
         except Empty:
             return True
 
@@ -194,6 +226,7 @@ class Batcher:
         ]
         for work, rows in batch:
             self._advance(work, rows)
+        self._is_awaited = any(work.lane.is_own_ring for work, _ in batch)
         self._post(self._hand_out, results)
 
     def _step(self, batch: Sequence[tuple[Work, int]]) -> list[tuple[bytes, int | None]]:
@@ -251,8 +284,13 @@ class Batcher:
     # --- on the event loop ------------------------------------------------------------------------
 
     def _hand_out(self, results: list[Done]) -> None:
-        for result in results:
-            result.lane.ran(result)
+        self._is_handing_out = True
+        try:
+            for result in results:
+                result.lane.ran(result)
+        finally:
+            self._is_handing_out = False
+            self._deliver(True)
         self._flush()
         self._loop.call_soon(self._tidy_up, results)  # behind the writers that `flush` woke
 

@@ -202,6 +202,11 @@ class Hop:
 
     # --- the batcher ------------------------------------------------------------------------------
 
+    @property
+    def is_own_ring(self) -> bool:
+        reserve = self.session.reserve
+        return reserve.is_first and reserve.is_last
+
     def draw(self, logits: "np.ndarray[Any, np.dtype[np.float32]]", position: int) -> int:
         session = self.session
         assert session.commitment is not None

@@ -104,6 +104,7 @@ class Server:
                 if not isinstance(message, Frame | Ask):
                     raise PeerMisbehaved(peer, "a predecessor sends rows or asks")
                 sessions.received(peer, message, stream)
+                sessions.around.batcher.deliver()
                 sessions.around.neighbours.flush()
         except PeerUnreachable as error:
             log.debug("data stream ended", extra={"peer": peer, "error": str(error)})
