@@ -17,10 +17,11 @@ from manyhands.asking import Ask, open_client
 from manyhands.generate import stream
 from manyhands.home import Home
 from manyhands.loops import new_runner
-from manyhands.models import TINY, Model, find_model
+from manyhands.models import TINY, Model
 from manyhands.options import home_option, join_option
 from manyhands.progress import say
 from manyhands.running import join_addresses
+from manyhands.thin import find_client_model
 from protocol.address import Address
 from protocol.errors import ManyhandsError
 
@@ -46,9 +47,9 @@ def chat(model: str, join: tuple[Address, ...], home: Path | None, **choices: An
     from protocol.text import Tokenizer
 
     ask = Ask(**choices)
-    found = find_model(model)
-    tokenizer = Tokenizer.from_directory(found.directory)
     place = Home.at(home)
+    found = find_client_model(model, place, join)
+    tokenizer = Tokenizer.from_directory(found.directory)
     addresses = join_addresses(place, join)
     is_terminal = sys.stdin.isatty()
     if is_terminal:

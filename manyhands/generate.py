@@ -17,11 +17,12 @@ from manyhands.asking import Ask, open_client
 from manyhands.boundary import innermost
 from manyhands.home import Home
 from manyhands.loops import run
-from manyhands.models import Model, find_model
+from manyhands.models import Model
 from manyhands.options import home_option, join_option
 from manyhands.progress import say
 from manyhands.running import join_addresses
 from manyhands.signals import interruptible
+from manyhands.thin import find_client_model
 from protocol.address import Address
 from protocol.errors import ManyhandsError, UsageError
 
@@ -65,12 +66,12 @@ def generate(
             raise UsageError("--json and --jsonl exclude each other")
         ask = Ask(**choices)
         read = read_prompt(prompt, prompt_ids)
-        found = find_model(model)
+        place = Home.at(home)
+        found = find_client_model(model, place, join)
         tokenizer = _tokenizer(found, needed=isinstance(read, str))
         ids = tokenizer.encode(read) if tokenizer and isinstance(read, str) else read
         assert not isinstance(ids, str)
         request = ask.request(found, ids, tokenizer)
-        place = Home.at(home)
         addresses = join_addresses(place, join)
         run(_generate(place, addresses, request, _shower(as_json, as_jsonl)))
     except Exception as error:

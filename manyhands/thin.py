@@ -12,6 +12,7 @@ from pathlib import Path
 from manyhands.home import Home, open_identity
 from manyhands.loops import run
 from manyhands.models import TINY, Model, find_model
+from manyhands.running import join_addresses
 from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.errors import BadModel, UsageError
@@ -28,11 +29,11 @@ def find_client_model(text: str, home: Home, join: Sequence[Address]) -> Model:
     Raises:
         BadModel: it is neither here nor served by the swarm.
         UsageError: the swarm serves several by that name.
-        PeerUnreachable: nobody answers.
+        PeerUnreachable: nobody answers, or nobody is known to ask.
     """
-    if text == TINY or Path(text).expanduser().exists():
+    if text == TINY or text.startswith(("/", ".", "~")) or Path(text).exists():
         return find_model(text)
-    return run(_from_swarm(text, home, join))
+    return run(_from_swarm(text, home, join_addresses(home, join)))
 
 
 async def _from_swarm(text: str, home: Home, join: Sequence[Address]) -> Model:

@@ -1,0 +1,44 @@
+"""A client with nothing but an address and a model's name; a swarm in another process serves it."""
+
+import json
+import shutil
+
+import pytest
+
+from manyhands.models import BUILT_IN
+from tests.cli.command import assert_explained, manyhands
+from tests.swarm.processes import swarm
+
+pytestmark = pytest.mark.swarm
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    copy = tmp_path_factory.mktemp("models") / "my-own-model"
+    shutil.copytree(BUILT_IN, copy)
+    with swarm(tmp_path_factory.mktemp("swarm"), str(copy), ["0:8"]) as running:
+        yield running
+
+
+def asking(nodes, home, model):
+    join = f"--join={nodes[0].address}"
+    prompt = ("--prompt", "Once upon a time", "--max-tokens", "8", "--ignore-eos")
+    return ("generate", model, *prompt, join, "--home", home, "--json")
+
+
+def test_a_name_that_peers_announce_is_enough(nodes, tmp_path):
+    cache = tmp_path / "cache"
+
+    by_name = manyhands(
+        *asking(nodes, tmp_path / "home", "my-own-model"), XDG_CACHE_HOME=str(cache)
+    )
+
+    assert by_name.code == 0, by_name.err
+    assert len(json.loads(by_name.out)["token_ids"]) == 8
+    assert not list(cache.rglob("*.safetensors"))
+
+
+def test_a_name_that_nobody_serves_lists_what_is_served(nodes, tmp_path):
+    ended = manyhands(*asking(nodes, tmp_path / "home", "no-such-model"))
+
+    assert_explained(ended, 8, "no-such-model", "my-own-model")
