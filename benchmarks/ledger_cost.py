@@ -16,7 +16,7 @@ from ledger.meter import Rates
 from ledger.objects import Offer
 from node.engine import StepItem, load_shard
 from node.metering import SessionMeter, Till, now_ms
-from protocol.chain_session import Stretch
+from protocol.chain_actions import Stretch
 from protocol.identity import Identity
 from protocol.messages import Reserve, Reserved, SessionId, Span
 from protocol.signing import OPEN_SWARM_ID, Envelope, SigningKey

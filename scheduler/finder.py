@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from protocol.address import Address
-from protocol.chain_session import FindRoute, Seat
+from protocol.chain_actions import FindRoute, Seat
 from protocol.errors import (
     ManyhandsError,
     PeerBusy,

@@ -11,20 +11,18 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from protocol.chain_session import (
+from protocol.chain_actions import (
     ChainAction,
-    ChainSession,
     Deliver,
     Done,
     FindRoute,
-    Hop,
-    Phase,
     Release,
     Seat,
     SendCommit,
     SendRaise,
     SendReserve,
 )
+from protocol.chain_session import ChainSession, Hop, Phase
 from protocol.codec import ids_to_bytes
 from protocol.errors import ManyhandsError, SessionTimeout
 from protocol.identity import Identity

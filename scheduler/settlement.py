@@ -18,7 +18,7 @@ from ledger.opening import Wanted, accept_terms
 from ledger.receipts import Receipt
 from ledger.tab import PayerTab
 from ledger.writer import LedgerWriter
-from protocol.chain_session import Seat, Stretch
+from protocol.chain_actions import Seat, Stretch
 from protocol.errors import ManyhandsError
 from protocol.identity import Identity, public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve, Reserved, SessionId

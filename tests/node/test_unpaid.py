@@ -6,7 +6,7 @@ import secrets
 import pytest
 
 from ledger.meter import Rates
-from protocol.chain_session import Seat, Stretch
+from protocol.chain_actions import Seat, Stretch
 from protocol.codec import ids_to_bytes, to_client_message, to_hop_bytes
 from protocol.messages import (
     Account,

@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from protocol import chain_session as chain
+from protocol import chain_actions as chain
 from protocol.actions import Action, Over, Push, Return, Run, Settle, Tell
-from protocol.chain_session import ChainSession, Seat
+from protocol.chain_actions import Seat
+from protocol.chain_session import ChainSession
 from protocol.codec import ids_from_bytes, ids_to_bytes
 from protocol.errors import PeerUnreachable, SwarmIncomplete
 from protocol.hop_session import HopSession, State

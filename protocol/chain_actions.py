@@ -1,0 +1,96 @@
+"""What the client's rules ask of the shell around them, and the places and stretches they count in.
+
+Plain values: `chain_session.py` returns them, `scheduler/session.py` carries them out.
+"""
+
+from dataclasses import dataclass
+
+from protocol.errors import ManyhandsError
+from protocol.messages import Span, TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A hop's place in the route: who runs which blocks, and where it is reached."""
+
+    peer: str
+    span: Span
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Positions `[start, stop)` one hop ran in one epoch; those before `prefill_until` prefill.
+
+    The client derives every hop's meter from these and nothing else (5a.11). Rows from
+    `prefill_until - 1` on end in a draw at the last hop.
+    """
+
+    start: int
+    stop: int
+    prefill_until: int
+
+    @property
+    def heads(self) -> int:
+        return max(0, self.stop - self.prefill_until + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class SendReserve:
+    seat: Seat
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendRaise:
+    peer: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendCommit:
+    """`ids`: for the first hop. `history`: for a last hop that is new to the chain."""
+
+    peer: str
+    epoch: int
+    length: int
+    next_length: int
+    n: int
+    previous: str
+    next: Seat
+    ids: tuple[int, ...] = ()
+    history: tuple[int, ...] = ()
+    is_new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give up a hop: it never got its commit, or it is lost and may not know. Best effort."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class FindRoute:
+    """Fill these runs of blocks; answer with `routed` or `no_route`."""
+
+    epoch: int
+    missing: tuple[Span, ...]
+    survivors: tuple[Seat, ...]
+    avoid: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    event: TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Close every hop. `error` is None when the answer is complete or was cancelled."""
+
+    finish_reason: str
+    error: ManyhandsError | None = None
+
+
+ChainAction = SendReserve | SendRaise | SendCommit | Release | FindRoute | Deliver | Done
