@@ -40,7 +40,7 @@ class Node:
             *("serve", model, "--home", self.home.root, "--span", self.span),
             *("--listen", f"127.0.0.1:{self.address.port}", "--kv-cache", "64MiB"),
             *("--threads", 1, "--parent", os.getpid(), "--drain", 20),
-            *("--price-per-mtl", 10**11),
+            *("--price-per-mtl", 10**11, "--dtype", "float32"),
             *(f"--join={address}" for address in join if address != self.address),
         )
 
