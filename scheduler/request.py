@@ -36,13 +36,14 @@ class GenerationRequest:
             raise UsageError("the prompt has no tokens", hint="give a prompt of one token or more")
         highest = self.vocab_size or 1 << 31
         if outside := next((i for i in self.prompt_ids if not 0 <= i < highest), None):
-            raise UsageError(f"token id {outside} is outside the vocabulary of {highest}")
-        if min(self.prompt_ids) < 0:
-            raise UsageError("token ids are not negative")
+            raise UsageError(
+                f"token id {outside} is outside the vocabulary of {highest}",
+                hint=f"token ids go from 0 to {highest - 1}",
+            )
         if self.max_tokens <= 0:
             raise UsageError(f"max_tokens is at least 1, got {self.max_tokens}")
         if self.timeout_s <= 0:
-            raise UsageError(f"the timeout is positive, got {self.timeout_s}")
+            raise UsageError(f"a timeout of {self.timeout_s} s", hint="--timeout above 0")
         if len(self.stops) > MAX_STOPS or any(
             not 0 < len(stop) <= MAX_STOP_CHARS for stop in self.stops
         ):
