@@ -14,6 +14,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +23,7 @@ import numpy as np
 from node.engine import Lease, ShardEngine, StepItem
 from protocol.actions import Run
 from protocol.errors import ManyhandsError, OutOfMemory
+from protocol.transport import PeerFailed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -287,7 +289,7 @@ class Batcher:
         self._is_handing_out = True
         try:
             for result in results:
-                result.lane.ran(result)
+                _guarded(result.lane, partial(result.lane.ran, result))
         finally:
             self._is_handing_out = False
             self._deliver(True)
@@ -297,7 +299,18 @@ class Batcher:
     @staticmethod
     def _tidy_up(results: list[Done]) -> None:
         for result in results:
-            result.lane.afterwards()
+            _guarded(result.lane, result.lane.afterwards)
+
+
+def _guarded(lane: Lane, call: Callable[[], None]) -> None:
+    """A session that trips over itself must not take the others of its step down."""
+    try:
+        call()
+    except ManyhandsError as error:
+        lane.run_failed(error)
+    except Exception:  # a mistake of ours: the session fails, typed, and the node lives on
+        log.exception("a session failed after its step")
+        lane.run_failed(PeerFailed("", "a session failed on this node"))
 
 
 def _ids(payload: bytes | memoryview) -> "Tensor":

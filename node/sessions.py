@@ -228,7 +228,11 @@ class Sessions:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
             for hop in list(self._hops.values()):
-                hop.do(hop.session.tick(now))
+                try:
+                    hop.do(hop.session.tick(now))
+                except Exception:  # a mistake of ours in one session: it ends, the node lives on
+                    log.exception("a session failed in its tick")
+                    hop.give_up()
             self._filing = {hop for hop in self._filing if not hop.done.is_set()}
             for session, until in list(self._tombstones.items()):
                 if now >= until:
