@@ -8,7 +8,9 @@ that wait together are appended in one transaction, because it is the disk that 
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from threading import Lock
+from weakref import WeakSet
 
 from ledger.entries import LogEntry
 from ledger.log import Ledger
@@ -16,6 +18,14 @@ from ledger.receipts import Receipt
 from protocol.errors import ManyhandsError
 
 log = logging.getLogger(__name__)
+
+_open_writers: "WeakSet[LedgerWriter]" = WeakSet()
+
+
+def flush_all(timeout_s: float) -> None:
+    """Wait, at most so long each, until all that was asked of this process's writers is on disk."""
+    for writer in list(_open_writers):
+        writer.flush(timeout_s)
 
 
 class LedgerWriter:
@@ -30,6 +40,12 @@ class LedgerWriter:
         except BaseException:
             self._thread.shutdown()
             raise
+        _open_writers.add(self)
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until what was asked for so far is done, at most so long."""
+        with suppress(TimeoutError, RuntimeError):
+            self._thread.submit(lambda: None).result(timeout_s)
 
     def keep(self, receipt: Receipt) -> None:
         """Remember an open tab as it would close now, so that a crash loses nothing of it."""

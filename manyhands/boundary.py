@@ -59,7 +59,7 @@ def guarded(work: Callable[[], object]) -> int:
         return interrupted.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left
-        return UNEXPECTED
+        return 128 + signal.SIGPIPE
     except BaseException as error:
         return report(error)
     return answer if isinstance(answer, int) else 0
@@ -73,7 +73,7 @@ def report(error: BaseException) -> int:
     if _verbosity >= 2:
         traceback.print_exception(error)
     if isinstance(cause, ManyhandsError):
-        say_error(str(cause), cause.hint)
+        say_error(str(cause), cause.hint or "manyhands COMMAND --help says what is possible")
         return cause.exit_code
     if isinstance(cause, click.exceptions.NoArgsIsHelpError):
         cause.show()

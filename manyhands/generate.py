@@ -197,7 +197,8 @@ def _show_as_jsonl(event: "Event") -> None:
 
 
 def _print_line(value: dict[str, Any]) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
+    is_utf8 = "utf" in (sys.stdout.encoding or "").lower()
+    click.echo(json.dumps(value, ensure_ascii=not is_utf8))
 
 
 def _say_summary(result: "GenerationResult") -> None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 USUAL_PORT = 31400
 JOIN_WAIT_S = 5.0
+MAX_TEXT_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +111,12 @@ def serve(**given: object) -> None:
     When ready, prints one line of JSON: {"event": "ready", "peer", "addresses", "model", "span"}.
     """
     wanted = Wanted(**given)  # type: ignore[arg-type]
+    for text in (wanted.name, wanted.region):
+        if len(text) > MAX_TEXT_CHARS or not text.isprintable():
+            raise UsageError(
+                f"not a name that others can print: {text[:40]!r}",
+                hint=f"--name and --region take up to {MAX_TEXT_CHARS} printable characters",
+            )
     if wanted.parent is not None:
         machine.die_with(wanted.parent)
     machine.set_threads(wanted.threads)

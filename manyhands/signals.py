@@ -14,6 +14,7 @@ from types import FrameType
 
 from manyhands.boundary import Interrupted
 
+FLUSH_S = 1.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -31,6 +32,7 @@ def interruptible(first: Callable[[], object] | None = None) -> Iterator[None]:
 
     def handle(signum: int) -> None:
         if received:
+            _flush_books()
             os._exit(128 + signum)
         received.append(signum)
         ask()
@@ -56,6 +58,12 @@ def ending_at_once() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def _flush_books() -> None:
+    """Let the ledger's thread write what it was told: no voucher that was sent is forgotten."""
+    if (writer := sys.modules.get("ledger.writer")) is not None:  # else there are no books yet
+        writer.flush_all(FLUSH_S)
 
 
 def _end(signum: int, frame: FrameType | None) -> None:

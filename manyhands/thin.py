@@ -15,7 +15,7 @@ from manyhands.models import TINY, Model, find_model
 from manyhands.running import join_addresses
 from protocol.address import Address
 from protocol.announcements import Announcement
-from protocol.errors import BadModel, UsageError
+from protocol.errors import BadModel, ManyhandsError, UsageError
 from protocol.manifest import Manifest
 from protocol.signing import OPEN_SWARM_ID
 
@@ -47,11 +47,22 @@ async def _from_swarm(text: str, home: Home, join: Sequence[Address]) -> Model:
     await fetch_directory(transport, join, directory)
     digest = _choose(text, directory.live())
     place = _cache() / digest.hex()
-    if not (place / MANIFEST_FILE).exists():
+    manifest = _kept(place, digest)
+    if manifest is None:
         manifest, files = await fetch_small_files(transport, directory.hosts(digest), digest)
         _keep(place, manifest, files)
-    kept = Manifest.from_json((place / MANIFEST_FILE).read_bytes())
-    return Model(text, text, place, kept)
+    return Model(text, text, place, manifest)
+
+
+def _kept(place: Path, digest: bytes) -> Manifest | None:
+    """What an earlier run kept, if every byte of it still is what the digest says."""
+    try:
+        manifest = Manifest.from_json((place / MANIFEST_FILE).read_bytes())
+        for entry in manifest.small_files():
+            manifest.check_file(place, entry.name)
+    except (OSError, ManyhandsError):
+        return None
+    return manifest if manifest.digest == digest else None
 
 
 def _choose(text: str, live: Sequence[Announcement]) -> bytes:

@@ -109,10 +109,12 @@ class Sessions:
         return hop
 
     def _supersede(self, reserve: Reserve, client: str) -> None:
-        """A client that gave a reservation up may ask again before its word of that arrives."""
+        """A client that gave a hop up may ask again before its word of that arrives, if ever."""
         held = self._hops.get(reserve.session)
-        if held and held.client == client and held.session.state is State.RESERVED:
-            held.do(held.session.close("asked again", time.monotonic()))
+        if held is None or held.client != client:
+            return
+        if held.session.state is State.RESERVED or held.session.epoch < reserve.epoch:
+            held.give_up()
 
     def _check(self, reserve: Reserve, client: str) -> None:
         engine, served = self.served.engine, self.served

@@ -111,6 +111,7 @@ class ChainSession:
         if self.phase is not Phase.ROUTING or epoch != self.epoch:
             return []
         new = [Hop(seat, heard_at=now) for seat in seats]
+        self.avoid -= {hop.peer for hop in new}  # one of them may have been lost, and be back
         self.hops = sorted(self.hops + new, key=lambda hop: hop.seat.span)
         self.phase, self._agreeing_since = Phase.AGREEING, now
         actions: list[ChainAction] = [SendReserve(hop.seat, self.epoch) for hop in new]

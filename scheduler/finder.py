@@ -70,8 +70,8 @@ class RouteFinder:
                 if self._refused(action, avoid, causes):
                     raise causes[-1]
                 await asyncio.sleep(self._rng.uniform(*AGAIN_S))
-                # Who was only busy may have room again (5a.15).
-                avoid -= {c.peer_id for c in causes if isinstance(c, PeerBusy)}
+                # Who was only busy may have room again (5a.15), who was silent may be back.
+                avoid -= {c.peer_id for c in causes if isinstance(c, PeerBusy | PeerUnreachable)}
 
     def found(self) -> None:
         """The chain stands: the next search has time of its own."""

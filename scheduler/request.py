@@ -42,7 +42,7 @@ class GenerationRequest:
             )
         if self.max_tokens <= 0:
             raise UsageError(f"max_tokens is at least 1, got {self.max_tokens}")
-        if self.timeout_s <= 0:
+        if not 0 < self.timeout_s < 1e9:  # nor NaN
             raise UsageError(f"a timeout of {self.timeout_s} s", hint="--timeout above 0")
         if len(self.stops) > MAX_STOPS or any(
             not 0 < len(stop) <= MAX_STOP_CHARS for stop in self.stops

@@ -56,7 +56,7 @@ from scheduler.timing import Stopwatch
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
-SETTLE_S = 5.0  # for hops to state, be paid and file
+SETTLE_S = 2.0  # for hops to state, be paid and file
 
 
 class Session:
@@ -178,7 +178,7 @@ class Session:
         digest = self._settlement.digest(history)
         for commit in commits:
             try:
-                terms = self._settlement.tabs[commit.peer].accept() if commit.is_new else b""
+                terms = self._settlement.accept(commit.peer) if commit.is_new else b""
             except ManyhandsError as error:  # terms nobody asked for: go on without that hop
                 self._do(self.rules.lost(commit.peer, error, time.monotonic()))
                 return
@@ -286,8 +286,8 @@ class Session:
             return
         if tab.is_even:
             self._owing.discard(peer)
+        self._settlement.keep(tab)  # before it is sent: what others hold of us, we hold too
         self._send(peer, Pay(voucher=voucher))
-        self._settlement.keep(tab)
         self._do(self.rules.paid(peer, time.monotonic()))
 
     def _find_hop(self, peer: str) -> Hop | None:
@@ -311,7 +311,9 @@ class Session:
         self._watch.stop()
         for hop in self.rules.hops:
             self._send(hop.peer, Close(reason=self._finish_reason or "failed"))
-        waiting = [asyncio.create_task(link.closed.wait()) for link in self._links.values()]
+        serving = {hop.peer for hop in self.rules.hops}  # nobody waits for a hop that was lost
+        links = [link for link in self._links.values() if link.peer in serving]
+        waiting = [asyncio.create_task(link.closed.wait()) for link in links]
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=SETTLE_S)
             for task in late:

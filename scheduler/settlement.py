@@ -130,12 +130,25 @@ class Settlement:
         self.session, self.salt = session, secrets.token_bytes(32)
         self.salt_commit = hashlib.sha256(self.salt).digest()
         self.tabs: dict[str, ClientTab] = {}
+        self._earlier: list[ClientTab] = []
         self._identity, self._swarm_id, self._books = identity, swarm_id, books
 
     def open(self, peer: str, reserve: Reserve) -> ClientTab:
+        if (earlier := self.tabs.get(peer)) is not None:
+            self._earlier.append(earlier)  # a hop that was lost and came back has two tabs
         tab = ClientTab(reserve, peer, self._identity, self._swarm_id)
         self.tabs[peer] = tab
         return tab
+
+    def accept(self, peer: str) -> bytes:
+        """Sign a hop's terms, and remember the tab from now on.
+
+        Raises:
+            IntegrityError: they are not what was asked for.
+        """
+        terms = self.tabs[peer].accept()
+        self.keep(self.tabs[peer])
+        return terms
 
     def route(self, epoch: int, seats: Sequence[Seat]) -> bytes:
         """The signed route of an epoch (5a.18), as every hop of it gets it."""
@@ -156,7 +169,7 @@ class Settlement:
 
     async def file(self) -> tuple[str, ...]:
         """Log the receipt of every tab, lost hops' ones too; their ids, in hex."""
-        receipts = [tab.receipt() for tab in self.tabs.values()]
+        receipts = [tab.receipt() for tab in (*self._earlier, *self.tabs.values())]
         filing = [asyncio.wrap_future(self._books.file(receipt)) for receipt in receipts if receipt]
         filed = []
         for entry in await asyncio.gather(*filing, return_exceptions=True):

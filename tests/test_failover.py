@@ -102,6 +102,33 @@ async def test_the_dead_are_routed_around_while_they_are_still_announced(pair, n
     assert [answer.failovers for answer in answers] == [1, 1, 1]
 
 
+async def test_a_peer_that_was_away_and_is_back_serves_again(model, tmp_path, network):
+    def over_memory(identity):
+        return network.transport(identity, OPEN_SWARM_ID)
+
+    async with swarm(model, tmp_path, over_memory, (0, 3), (3, 6)) as built:
+        first, last = (local.node.identity.peer_id for local in built.nodes)
+        async with built.client() as client, client.generate(ask(built, wait_s=20.0)) as run:
+            events = []
+            async for event in run:
+                events.append(event)
+                if isinstance(event, Token) and event.index == 5:
+                    # Nobody else serves these blocks; the network heals only after a while.
+                    network.partition([first], [last, client.identity.peer_id])
+                    healing = asyncio.create_task(heal_later(network))
+        await healing
+
+    assert isinstance(events[-1], Finished)
+    assert [e.index for e in events if isinstance(e, Token)] == list(range(N))
+    assert events[-1].result.failovers >= 1
+    assert len(events[-1].result.receipts) == 3, "two tabs with the one that was away"
+
+
+async def heal_later(network: MemoryNetwork) -> None:
+    await asyncio.sleep(4.5)
+    network.heal()
+
+
 async def test_two_adjacent_hops_lost_at_once_are_one_loss(pair, network):
     async with pair.client() as client:
         undisturbed = await whole(client.generate(ask(pair)))

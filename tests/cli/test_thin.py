@@ -2,12 +2,13 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 
 from manyhands.models import BUILT_IN
 from tests.cli.command import assert_explained, manyhands
-from tests.swarm.processes import swarm
+from tests.swarm.processes import start, swarm
 
 pytestmark = pytest.mark.swarm
 
@@ -36,6 +37,37 @@ def test_a_name_that_peers_announce_is_enough(nodes, tmp_path):
     assert by_name.code == 0, by_name.err
     assert len(json.loads(by_name.out)["token_ids"]) == 8
     assert not list(cache.rglob("*.safetensors"))
+
+
+def test_a_damaged_copy_in_the_cache_is_fetched_again(nodes, tmp_path):
+    asked, env = asking(nodes, tmp_path / "home", "my-own-model"), {"XDG_CACHE_HOME": str(tmp_path)}
+    first = json.loads(manyhands(*asked, **env).out)["token_ids"]
+    kept = next(tmp_path.rglob("tokenizer.json"))
+    kept.write_bytes(kept.read_bytes().replace(b"a", b"b", 1))
+
+    again = manyhands(*asked, **env)
+
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["token_ids"] == first
+
+
+def test_two_signals_at_once_lose_no_receipt(nodes, tmp_path):
+    home = tmp_path / "home"
+    long = [str(a) for a in asking(nodes, home, "my-own-model")]
+    long[long.index("--max-tokens") + 1] = "200"
+    asked = start(*[a if a != "--json" else "--jsonl" for a in long])
+    assert asked.stdout is not None
+    for line in asked.stdout:
+        if json.loads(line)["event"] == "token":
+            asked.send_signal(signal.SIGINT)
+            asked.send_signal(signal.SIGINT)
+            break
+    asked.wait(timeout=30)
+    manyhands(*asking(nodes, home, "my-own-model"))  # closes what the first one left open
+
+    told = json.loads(manyhands("ledger", "balance", "--home", home, "--json").out)
+
+    assert [book["entries"] for book in told["ledgers"] if book["role"] == "client"] == [2]
 
 
 def test_a_name_that_nobody_serves_lists_what_is_served(nodes, tmp_path):
