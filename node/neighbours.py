@@ -46,7 +46,7 @@ class Neighbours:
         if link is None or link.is_over:
             self._links[peer] = _Link(self._transport, peer, addresses, self._told)
         else:
-            link.addresses = tuple(addresses) or link.addresses
+            link.want(addresses)
 
     def push(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes) -> None:
         """Rows for the next frame to `peer`; `flush` sends them."""
@@ -83,12 +83,18 @@ class _Link:
         self.peer, self.addresses = peer, tuple(addresses)
         self._transport, self._told = transport, told
         self._stream: Stream | None = None
-        self._early: list[bytes] = []  # sent while the first dial is under way
+        self._early: list[bytes] = []  # sent while a dial is under way
+        self._wanted = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"data to {peer}")
 
     @property
     def is_over(self) -> bool:
         return self._task.done()
+
+    def want(self, addresses: Sequence[str]) -> None:
+        """A new session will send here: if the stream is down, dial now."""
+        self.addresses = tuple(addresses) or self.addresses
+        self._wanted.set()
 
     def send(self, message: bytes) -> None:
         if self._stream is None:
@@ -108,7 +114,7 @@ class _Link:
             except ManyhandsError as error:
                 if not was_up and attempt >= 1:
                     self._told.link_failed(self.peer, str(error))
-                await asyncio.sleep(RETRY_S[attempt])
+                await self._pause(RETRY_S[attempt])
                 attempt += 1
                 continue
             try:
@@ -122,6 +128,15 @@ class _Link:
             was_up, attempt = True, 0
             self._told.link_lost(self.peer)
         self._told.link_failed(self.peer, "the stream could not be opened again")
+
+    async def _pause(self, retry_s: float) -> None:
+        """Until the next attempt is due, or a new session wants the stream."""
+        self._wanted.clear()
+        try:
+            async with asyncio.timeout(retry_s):
+                await self._wanted.wait()
+        except TimeoutError:
+            pass
 
     async def _dial(self) -> Connection:
         error: ManyhandsError = PeerUnreachable(self.peer, "no address is known")
@@ -140,11 +155,11 @@ class _Link:
         try:
             early, self._early = self._early, []
             self._stream = stream
+            # Sessions that began while it was down sent these; those it broke under wait to ask.
+            for message in early:
+                stream.send(message)
             if was_up:
                 self._told.link_back(self.peer)
-            else:
-                for message in early:
-                    stream.send(message)
             while True:
                 answer = data_message(await stream.receive())
                 if not isinstance(answer, Ack | Gone):
