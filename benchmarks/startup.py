@@ -30,7 +30,8 @@ def memory_mb(pid: int) -> tuple[float, float]:
     fields = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
     )
-    return tuple(int(fields[name].split()[0]) * 1024 / MB for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
+    resident, peak = (int(fields[name].split()[0]) * 1024 / MB for name in ("VmRSS", "VmHWM"))
+    return resident, peak
 
 
 async def started(model: str, spans: list[Span]) -> tuple[float, list[tuple[float, float]]]:
