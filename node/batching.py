@@ -250,7 +250,7 @@ class Batcher:
         samples = run.sample and work.at + rows == run.rows
         lease = work.lane.lease
         tensor = _ids(payload) if lease.entry == 0 else self._hidden(payload)
-        tensor = tensor.to(lease.layout.device)
+        tensor = tensor.to(self._engine.device)
         return StepItem(lease, run.start + work.at, tensor, int(samples))
 
     def _hidden(self, payload: bytes | memoryview) -> "Tensor":

@@ -24,7 +24,7 @@ def measure(engine: ShardEngine) -> tuple[int, int]:
         if engine.embeds:
             return torch.zeros(count, dtype=torch.int64)
         hidden = torch.zeros(count, engine.hidden_size, dtype=engine.dtype)
-        return hidden.to(lease.layout.device)
+        return hidden.to(engine.device)
 
     def step(count: int) -> float:
         began = time.perf_counter()

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from protocol.messages import Span
 
 if TYPE_CHECKING:
-    from node.engine.kv_cache import Lease
+    from node.engine.lease import KVRows, Lease
     from node.engine.shard import ShardEngine, StepItem, StepResult
 
 _HOMES = {
-    "Lease": "node.engine.kv_cache",
+    "KVRows": "node.engine.lease",
+    "Lease": "node.engine.lease",
     "ShardEngine": "node.engine.shard",
     "StepItem": "node.engine.shard",
     "StepResult": "node.engine.shard",
@@ -78,4 +79,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
-__all__ = ["Lease", "ShardEngine", "Span", "StepItem", "StepResult", "load_shard"]
+__all__ = ["KVRows", "Lease", "ShardEngine", "Span", "StepItem", "StepResult", "load_shard"]

@@ -1,19 +1,20 @@
-"""Keys and values of the sessions on this node: one slab per session, sized when it is admitted.
+"""Keys and values as a model's blocks see them during one step.
 
-`KVLayout` says what one position of one block takes. A `Lease` is a session's room for a sub-span
-`[entry, exit)` of the shard: rows below `length` are valid, and going back is forgetting: setting
-`length` costs nothing. `PackedCache` is what a model's blocks see during one step: the rows of
-many sessions side by side, written into their slabs. Who may have how much is admission's affair.
+`KVLayout` says what one position of one block takes. `PackedCache` holds the rows of many sessions
+side by side, written into their slabs (see `slabs.py`). Who may have how much is admission's
+affair.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from protocol.errors import ContextExceeded, OutOfMemory
+if TYPE_CHECKING:
+    from node.engine.slabs import SlabLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,73 +36,6 @@ class KVLayout:
         return elements * self.dtype.itemsize
 
 
-class Lease:
-    """One session's keys and values for blocks `[entry, exit)`, room for `capacity` positions."""
-
-    __slots__ = ("capacity", "entry", "exit", "keys", "layout", "length", "values")
-
-    def __init__(self, layout: KVLayout, *, entry: int, exit: int, capacity: int) -> None:
-        n_blocks = exit - entry
-        self.layout, self.entry, self.exit = layout, entry, exit
-        self.capacity, self.length = capacity, 0
-        try:
-            # Not zeroed: the system gives pages only as rows are written.
-            self.keys = torch.empty(
-                (n_blocks, 1, layout.key_heads, capacity, layout.key_dim),
-                dtype=layout.dtype,
-                device=layout.device,
-            )
-            self.values = torch.empty(
-                (n_blocks, 1, layout.value_heads, capacity, layout.value_dim),
-                dtype=layout.dtype,
-                device=layout.device,
-            )
-        except (RuntimeError, MemoryError) as error:
-            raise OutOfMemory(
-                f"no room for the KV cache of {capacity} positions in {n_blocks} blocks",
-                hint="serve with a smaller --kv-cache",
-            ) from error
-
-    @property
-    def n_bytes(self) -> int:
-        return self.capacity * (self.exit - self.entry) * self.layout.bytes_per_position
-
-    def cut(self, length: int) -> None:
-        """Forget the rows from `length` on."""
-        if not 0 <= length <= self.length:
-            raise ValueError(f"cannot cut {self.length} positions to {length}")
-        self.length = length
-
-    def export(self) -> tuple[Tensor, Tensor]:
-        """A copy of what is cached: keys and values, [blocks, heads, length, dim]."""
-        return (
-            self.keys[:, 0, :, : self.length].clone(),
-            self.values[:, 0, :, : self.length].clone(),
-        )
-
-    def load(self, keys: Tensor, values: Tensor) -> None:
-        """Take over what another lease of the same blocks exported.
-
-        Raises:
-            ContextExceeded: it holds more positions than this lease has room for.
-            ValueError: it was exported from other shapes.
-        """
-        length = keys.shape[2]
-        if length > self.capacity:
-            raise ContextExceeded(f"{length} positions do not fit a lease of {self.capacity}")
-        room = self.keys[:, 0, :, :length], self.values[:, 0, :, :length]
-        if (keys.shape, values.shape) != (room[0].shape, room[1].shape):
-            raise ValueError("these keys and values belong to other blocks")
-        room[0].copy_(keys)
-        room[1].copy_(values)
-        self.length = length
-
-    def close(self) -> None:
-        """Give the memory back now; the lease holds nothing from here on."""
-        self.capacity = self.length = 0
-        self.keys = self.values = torch.empty(0)
-
-
 class PackedCache(Cache):  # type: ignore[misc]
     """One step's rows of many sessions, as the blocks of a model see their cache.
 
@@ -111,7 +45,7 @@ class PackedCache(Cache):  # type: ignore[misc]
 
     is_compileable = False
 
-    def __init__(self, leases: Sequence[Lease], counts: Sequence[int], first: int) -> None:
+    def __init__(self, leases: "Sequence[SlabLease]", counts: Sequence[int], first: int) -> None:
         self.layers: list[
             object
         ] = []  # the base class asks for it; no layer of its own keeps anything here

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from node.engine.forward import ALL_ROWS, Forward, Wanted
-from node.engine.kv_cache import KVLayout, Lease, PackedCache
+from node.engine.kv_cache import KVLayout, PackedCache
+from node.engine.lease import Lease
 from node.engine.pruning import text_config
+from node.engine.slabs import SlabLease
 from node.engine.weights import LoadedSpan
 from protocol.errors import ContextExceeded, OutOfMemory, UsageError
 from protocol.messages import Span
@@ -69,6 +71,11 @@ class ShardEngine:
         return type(self._forward).__name__
 
     @property
+    def device(self) -> torch.device:
+        """Where rows are expected and results lie."""
+        return self._layout.device
+
+    @property
     def row_bytes(self) -> int:
         """One row of hidden states, on the wire or in a journal."""
         return self.hidden_size * self.dtype.itemsize
@@ -83,8 +90,19 @@ class ShardEngine:
         """One position's keys and values in one block."""
         return self._layout.bytes_per_position
 
-    def open(self, capacity: int, *, entry: int | None = None, exit: int | None = None) -> Lease:
+    def open(
+        self,
+        capacity: int,
+        *,
+        entry: int | None = None,
+        exit: int | None = None,
+        reuse: Lease | None = None,
+    ) -> Lease:
         """Room for `capacity` positions in blocks `[entry, exit)`, by default the whole span.
+
+        `reuse` is the lease of a session that is over, of the same blocks: the new one begins with
+        its rows, without a copy where its capacity suffices (the new one then has that), and the
+        old one is closed.
 
         Raises:
             UsageError: these blocks are not in the span.
@@ -99,7 +117,11 @@ class ShardEngine:
             raise ContextExceeded(
                 f"{capacity} positions asked of a model that takes 1 to {self.max_positions}"
             )
-        return Lease(self._layout, entry=entry, exit=exit, capacity=capacity)
+        if reuse is None:
+            return SlabLease(self._layout, entry=entry, exit=exit, capacity=capacity)
+        if (reuse.entry, reuse.exit) != (entry, exit):
+            raise ValueError(f"blocks {reuse.entry}:{reuse.exit} are not {entry}:{exit}")
+        return _slab(reuse).grown(capacity)
 
     @torch.inference_mode()
     def step(self, items: Sequence[StepItem]) -> list[StepResult]:
@@ -117,11 +139,12 @@ class ShardEngine:
             self._check(item, entry, exit)
         if len(items) > 1 and len({id(item.lease) for item in items}) != len(items):
             raise ValueError("a lease appears twice in one step")
-        for item in items:
-            item.lease.length = item.start
+        leases = [_slab(item.lease) for item in items]
+        for lease, item in zip(leases, items, strict=True):
+            lease.cut(item.start)
         counts = [item.rows.shape[0] for item in items]
         first = entry - self.span.start
-        packed = PackedCache([item.lease for item in items], counts, first)
+        packed = PackedCache(leases, counts, first)
         rows = items[0].rows if len(items) == 1 else torch.cat([item.rows for item in items])
         if entry == 0:
             self._check_ids(rows)
@@ -136,8 +159,8 @@ class ShardEngine:
             )
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise OutOfMemory("the device ran out of memory in a step") from error
-        for item, count in zip(items, counts, strict=True):
-            item.lease.length = item.start + count
+        for lease, count in zip(leases, counts, strict=True):
+            lease.length += count
         return _unpack(items, counts, hidden, logits)
 
     def _check(self, item: StepItem, entry: int, exit: int) -> None:
@@ -164,6 +187,12 @@ class ShardEngine:
         low, high = (int(bound) for bound in ids.aminmax())
         if low < 0 or high >= self.vocab_size:
             raise UsageError(f"token ids go from 0 to {self.vocab_size - 1}, got {low} to {high}")
+
+
+def _slab(lease: Lease) -> SlabLease:
+    if not isinstance(lease, SlabLease):
+        raise ValueError("that lease is another engine's")
+    return lease
 
 
 def _positions(items: Sequence[StepItem], counts: Sequence[int]) -> Sequence[int]:

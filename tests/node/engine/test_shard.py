@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from node.engine import Lease, ShardEngine, StepItem, load_shard
+from node.engine.slabs import SlabLease
 from protocol.errors import ContextExceeded, UsageError
 from protocol.messages import Span
 from tests.checkpoints import write_checkpoint
@@ -142,9 +143,46 @@ def test_an_exported_session_goes_on_elsewhere(family: Family) -> None:
     session.feed(PROMPT, 0)
 
     for source, target in zip(session.leases, other.leases, strict=True):
-        target.load(*source.export())
+        for start in range(0, len(PROMPT), 5):
+            target.load(source.export(start, min(start + 5, len(PROMPT))), start)
 
     assert torch.equal(other.feed([44], len(PROMPT)), session.feed([44], len(PROMPT)))
+
+
+@pytest.mark.parametrize("capacity", [40, 96, 200])
+def test_a_session_may_go_on_in_the_room_of_one_that_ended(family: Family, capacity: int) -> None:
+    session, other = Session(family.chain(3)), Session(family.chain(3))
+    session.feed(PROMPT, 0)
+    other.feed(PROMPT, 0)
+    taken = session.leases
+
+    session.leases = [
+        engine.open(capacity, entry=lease.entry, exit=lease.exit, reuse=lease)
+        for engine, lease in zip(session.engines, taken, strict=True)
+    ]
+
+    assert [lease.length for lease in session.leases] == [len(PROMPT)] * 2
+    assert [lease.capacity for lease in session.leases] == [max(capacity, 96)] * 2
+    assert [lease.n_bytes for lease in taken] == [0, 0]
+    assert torch.equal(other.feed([44], len(PROMPT)), session.feed([44], len(PROMPT)))
+
+
+def test_rows_go_back_only_to_where_they_came_from(shard: ShardEngine) -> None:
+    lease, other = shard.open(16), shard.open(8)
+    shard.step([StepItem(lease, 0, torch.arange(12))])
+    rows = lease.export(4, 8)
+    assert (len(rows), rows.n_bytes) == (4, 4 * shard.kv_bytes_per_position)
+
+    for wrong, at in ((rows, None), (rows, 0), (lease.export(0, 4), 4)):
+        with pytest.raises(ValueError, match="do not go on"):
+            other.load(wrong, at)
+    with pytest.raises(ValueError, match="do not go on"):
+        shard.open(16, entry=0, exit=2).load(lease.export())
+    with pytest.raises(ContextExceeded):
+        other.load(lease.export())
+    with pytest.raises(ValueError, match="are not among"):
+        lease.export(4, 13)
+    assert other.length == 0
 
 
 @given(data=st.data())
@@ -204,6 +242,7 @@ def test_an_engine_says_what_it_holds(shard: ShardEngine) -> None:
     assert shard.forward_kind == "DirectForward"
     lease = shard.open(10)
     assert lease.n_bytes == 10 * shard.kv_bytes_per_position
+    assert isinstance(lease, SlabLease)
     assert lease.n_bytes == lease.keys.nbytes + lease.values.nbytes
     assert shard.open(10, entry=1, exit=2).n_bytes == 10 * shard.kv_bytes_per_block
 
