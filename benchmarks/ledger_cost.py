@@ -34,7 +34,7 @@ def tabs() -> tuple[SessionMeter, ClientTab]:
         manifest=bytes(32),
         layer_lo=0,
         layer_hi=12,
-        exec_profile="float32/none",
+        exec_profile="float32/none/float32",
         rates=Rates(prefill_tl=10**6, decode_tl=5 * 10**6, ctx_ktl=10**6, act_kib=10**6),
         credit_window=1_200,
         max_ctx=4096,
@@ -62,7 +62,7 @@ def tabs() -> tuple[SessionMeter, ClientTab]:
             terms=meter.proposed.encode(),
             offer=offer.encode(),
             row_bytes=ROW_BYTES,
-            profile="float32/none",
+            profile="float32/none/float32",
         )
     )
     meter.accept(Envelope.decode(tab.accept()), N_PROMPT)

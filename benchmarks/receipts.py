@@ -41,7 +41,7 @@ def open_tab(nonce: bytes) -> tuple[PayerTab, ProviderTab]:
         manifest=sha256(b"model").digest(),
         layer_lo=0,
         layer_hi=12,
-        exec_profile="float32",
+        exec_profile="float32/none/float32",
         rates=Rates(1000, 2000, 500, 10, 1000, 5, 3000),
         credit_window=10**9,
         max_ctx=4096,

@@ -44,7 +44,7 @@ class Offer(SignedObject):
     manifest: Id32
     layer_lo: Uint
     layer_hi: Uint
-    exec_profile: Text  # dtype, quantization, wire codec
+    exec_profile: Text  # a `protocol.profile.Execution`: what runs, and which software runs it
     asset: Asset = NO_ASSET
     rates: PriceList = FREE
     min_charge: Uint = 0  # reserved

@@ -78,8 +78,11 @@ def accept_terms(
     swarm_id: bytes,
     *,
     now_ms: int,
+    profile: str = "",
 ) -> Envelope:
     """The terms with the client's signature added, if they are what the client wanted.
+
+    `profile` is how the work is to be run; terms cite an offer, and so the receipt says it too.
 
     Raises:
         IntegrityError: they are not, or the offer is not in force.
@@ -92,6 +95,8 @@ def accept_terms(
         raise BadObject(
             "the offer is not in force now", hint="compare the clocks of both machines: date -u"
         )
+    if profile and _computed_in(cited.exec_profile) != _computed_in(profile):
+        raise BadObject(f"the offer is to run {cited.exec_profile}, the chain runs {profile}")
     for name in Wanted.__slots__:
         if name != "max_prepaid" and getattr(proposed, name) != getattr(wanted, name):
             raise BadObject(f"the terms name another {name.replace('_', ' ')} than asked for")
@@ -100,6 +105,11 @@ def accept_terms(
     if proposed.expires_ms + skew_ms <= now_ms:
         raise BadObject("the terms have expired")
     return add_signature(terms, swarm_id, key)
+
+
+def _computed_in(execution: str) -> list[str]:
+    """Dtype and quantization; how rows travel is agreed on by itself."""
+    return execution.partition(" ")[0].split("/")[:2]
 
 
 def check_accepted(proposed: Envelope, accepted: Envelope, swarm_id: bytes) -> Terms:

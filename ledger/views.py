@@ -71,6 +71,7 @@ def _line(reader: LedgerReader, entry: LogEntry) -> Json:
         "epoch": entry.epoch,
         "manifest": tab.terms.manifest.hex(),
         "span": [tab.terms.layer_lo, tab.terms.layer_hi],
+        "execution": tab.offer.exec_profile,
         "meter": meter_view(tab.meter),
         "amount_ncr": tab.amount,
     }

@@ -38,6 +38,7 @@ class Ask:
     stops: tuple[str, ...] = ()
     ignore_eos: bool = False
     timeout_s: float = 600.0
+    profile: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -69,9 +70,16 @@ class Ask:
             stops=self.stops,
             ignore_eos=self.ignore_eos,
             timeout_s=self.timeout_s,
+            profile=self._profile(),
             model=model.asked,
             vocab_size=model.manifest.vocab_size,
         )
+
+    def _profile(self) -> str | None:
+        """What was asked for, spelled out: peers compare the text."""
+        from protocol.profile import Profile
+
+        return str(Profile.parse(self.profile)) if self.profile else None
 
     def _fitting(self, n_prompt: int, max_positions: int) -> int:
         """How many tokens to ask for; only the default gives way to the context."""

@@ -208,7 +208,7 @@ async def _serve(
         _served(wanted, model, engine),
         books,
         _settings(wanted),
-        f"manyhands/{__version__}",
+        _software(),
     )
     stop = asyncio.Event()
     with interruptible(stop.set):
@@ -228,6 +228,15 @@ async def _serve(
                 say(f"serving blocks {span} of {name}; Ctrl-C to leave")
                 await stop.wait()
             say("leaving: open sessions may finish; Ctrl-C again to end now")
+
+
+def _software() -> str:
+    """What computes here: announced, and named in every receipt."""
+    import torch
+    import transformers
+
+    versions = (__version__, torch.__version__, transformers.__version__)
+    return "manyhands/{} torch/{} transformers/{}".format(*versions)
 
 
 def _served(wanted: Wanted, model: Model, engine: "ShardEngine") -> "NodeModel":

@@ -33,6 +33,7 @@ from protocol.errors import ManyhandsError
 from protocol.gossip_rules import METHOD as GOSSIP_METHOD
 from protocol.identity import Identity, PeerId
 from protocol.messages import Reserve
+from protocol.profile import Execution
 from protocol.signing import Envelope
 from protocol.transport import Listener, Transport
 
@@ -66,7 +67,7 @@ class Node:
         software: str,
     ) -> None:
         self.identity, self.settings, self.model, self.engine = identity, settings, model, engine
-        self.profile = f"{str(engine.dtype).removeprefix('torch.')}/none"
+        self.profile = engine.profile
         self._swarm_id, self._transport, self._books = swarm_id, transport, books
         self._software = software
         self._offer: Envelope | None = None
@@ -74,7 +75,7 @@ class Node:
         self._offer_no = 0
         self._listener: Listener | None = None
         till = Till(identity.key, swarm_id, self.offer, settings.lend_limit_ncr)
-        served = Served(engine, model.digest, self.profile, settings.kv_cache_bytes)
+        served = Served(engine, model.digest, str(self.profile), settings.kv_cache_bytes)
         self.sessions = Sessions(served, till)
         self.neighbours = Neighbours(transport, self.sessions)
         self.batcher = Batcher(engine, asyncio.get_running_loop(), flush=self.neighbours.flush)
@@ -149,7 +150,7 @@ class Node:
             manifest=self.model.digest,
             n_blocks=self.engine.n_blocks,
             span=self.engine.span,
-            profile=self.profile,
+            profile=str(self.profile),
             decode_us=self.model.decode_us,
             prefill_us_per_row=self.model.prefill_us_per_row,
             kv_free_bytes=max(0, self.sessions.free_bytes),
@@ -172,7 +173,7 @@ class Node:
                 manifest=self.model.digest,
                 layer_lo=self.engine.span.start,
                 layer_hi=self.engine.span.stop,
-                exec_profile=self.profile,
+                exec_profile=str(Execution(self.profile, self._software)),
                 rates=self.settings.rates,
                 credit_window=self.settings.credit_window_ncr,
                 max_ctx=self.engine.max_positions,
@@ -192,7 +193,7 @@ class Node:
             "manifest": self.model.digest.hex(),
             "span": [span.start, span.stop],
             "n_blocks": self.engine.n_blocks,
-            "profile": self.profile,
+            "profile": str(self.profile),
             "software": self._software,
             "sessions": len(self.sessions),
             "refused": self.sessions.refused,

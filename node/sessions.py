@@ -130,7 +130,11 @@ class Sessions:
         if not engine.span.holds(reserve.span) or reserve.n_blocks != engine.n_blocks:
             raise PeerRefused("", f"blocks {reserve.span} are not in {engine.span} served here")
         if reserve.profile not in ("", served.profile):
-            raise PeerRefused("", f"this node runs {served.profile}, not {reserve.profile}")
+            raise PeerRefused(
+                "",
+                f"this node runs {served.profile}, not {reserve.profile}",
+                hint="manyhands peers shows who runs what; --profile asks for one",
+            )
         if used := reserve.extensions.used():
             raise UsageError(f"not served yet: {', '.join(used)}")
         if reserve.capacity > engine.max_positions:

@@ -50,7 +50,7 @@ class Announcement:
     manifest: bytes
     n_blocks: int  # of the whole model
     span: Span | None  # None: this peer is leaving
-    profile: str  # how the span is executed, e.g. "float32/none": dtype, quantization
+    profile: str  # how the span is executed, a `protocol.profile.Profile` as text
     decode_us: int  # one decode step through the whole span; 0 is not measured
     prefill_us_per_row: int
     kv_free_bytes: int

@@ -64,6 +64,9 @@ class Directory:
             hint = (
                 f"start a node for them: manyhands serve {model or 'MODEL'} --span {start}:{stop}"
             )
+            others = {peer.profile for peer in self.hosts(wanted.manifest)} - {wanted.profile}
+            if wanted.profile and others:
+                hint += f"; asked for {wanted.profile}, others run {', '.join(sorted(others))}"
             raise SwarmIncomplete(missing, model=model, hint=hint)
 
 

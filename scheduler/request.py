@@ -5,6 +5,7 @@ from typing import Any
 
 from protocol.errors import ContextExceeded, UsageError
 from protocol.messages import MAX_POSITIONS, MAX_STOP_CHARS, MAX_STOPS, Span
+from protocol.profile import Profile
 from protocol.sampling import SamplingParams
 
 
@@ -48,6 +49,8 @@ class GenerationRequest:
             not 0 < len(stop) <= MAX_STOP_CHARS for stop in self.stops
         ):
             raise UsageError(f"up to {MAX_STOPS} stops of 1 to {MAX_STOP_CHARS} characters each")
+        if self.profile is not None:
+            Profile.parse(self.profile)
         if self.capacity > MAX_POSITIONS:
             raise ContextExceeded(f"{self.capacity} positions are more than any model has")
 

@@ -69,6 +69,7 @@ class ClientTab:
             self._identity.key,
             self._swarm_id,
             now_ms=now_ms(),
+            profile=reserve.profile or self._reserved.profile,
         )
         self._tab = PayerTab(offer, terms, self._identity.key, self._swarm_id)
         return terms.encode()

@@ -31,7 +31,7 @@ def announce(n: int, span: tuple[int, int] | None = (0, 8), **changes: Any) -> A
         "manifest": MANIFEST,
         "n_blocks": 8,
         "span": None if span is None else Span(*span),
-        "profile": "float32/none",
+        "profile": "float32/none/float32",
         "decode_us": 0 if span is None else 1000 * (span[1] - span[0]),
         "prefill_us_per_row": 500,
         "kv_free_bytes": 2**30,

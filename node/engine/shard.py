@@ -20,6 +20,7 @@ from node.engine.slabs import SlabLease
 from node.engine.weights import LoadedSpan
 from protocol.errors import ContextExceeded, OutOfMemory, UsageError
 from protocol.messages import Span
+from protocol.profile import Profile
 
 
 @dataclass(slots=True)
@@ -57,6 +58,7 @@ class ShardEngine:
         self.embeds: bool = loaded.embeds
         self.heads: bool = loaded.heads
         self.dtype: torch.dtype = loaded.dtype
+        self.profile: Profile = loaded.profile
         self.hidden_size: int = int(text.hidden_size)
         self.vocab_size: int = int(text.vocab_size)
         self.max_positions: int = max_positions

@@ -23,6 +23,7 @@ from node.engine.pruning import compact, find_blocks, spanned
 from node.engine.room import check_room
 from protocol.errors import BadModel, OutOfMemory, UsageError
 from protocol.messages import Span
+from protocol.profile import Profile
 
 Progress = Callable[[str, float], None]
 
@@ -44,6 +45,10 @@ class LoadedSpan:
     embeds: bool
     heads: bool
     dtype: torch.dtype
+
+    @property
+    def profile(self) -> Profile:
+        return Profile.of(str(self.dtype).removeprefix("torch."))
 
 
 def load_span(

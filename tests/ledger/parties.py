@@ -14,14 +14,23 @@ RATES = Rates(1_000_000, 2_000_000, 500_000, 30_000, 7_000_000, 40_000, 9_000_00
 ROOT = sha256(b"root").digest()
 
 
-def make_offer(*, provider=PROVIDER, rates=RATES, credit_window=400, max_prepaid=1000, lo=0, hi=4):
+def make_offer(
+    *,
+    provider=PROVIDER,
+    rates=RATES,
+    credit_window=400,
+    max_prepaid=1000,
+    lo=0,
+    hi=4,
+    exec_profile="float32",
+):
     return Offer(
         provider=provider.public_key,
         offer_no=1,
         manifest=MANIFEST,
         layer_lo=lo,
         layer_hi=hi,
-        exec_profile="float32",
+        exec_profile=exec_profile,
         rates=rates,
         credit_window=credit_window,
         max_prepaid=max_prepaid,

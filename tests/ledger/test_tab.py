@@ -265,6 +265,26 @@ def test_a_client_signs_only_the_terms_it_asked_for(other):
         accept_terms(offer, proposed, make_wanted(), CLIENT, SWARM, now_ms=NOW_MS)
 
 
+def test_a_client_signs_only_under_an_offer_to_run_what_the_chain_runs():
+    offer = make_offer(exec_profile="bfloat16/nf4/bfloat16 manyhands/0.1.0")
+    proposed = propose_terms(
+        offer, make_wanted(), PROVIDER, SWARM, provider_nonce=b"p" * 16, expires_ms=NOW_MS + 1
+    )
+
+    for profile in ("bfloat16/nf4/bfloat16", "bfloat16/nf4/int8", ""):
+        accept_terms(offer, proposed, make_wanted(), CLIENT, SWARM, now_ms=NOW_MS, profile=profile)
+    with pytest.raises(IntegrityError, match=r"bfloat16/nf4.*float32/none"):
+        accept_terms(
+            offer,
+            proposed,
+            make_wanted(),
+            CLIENT,
+            SWARM,
+            now_ms=NOW_MS,
+            profile="float32/none/float32",
+        )
+
+
 def test_nobody_keeps_a_tab_of_somebody_else():
     bond = make_bond()
 

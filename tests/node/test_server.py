@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from ledger.reader import LedgerReader
+from ledger.receipts import open_receipt
 from protocol.codec import data_bytes, to_client_message, to_hop_bytes
 from protocol.errors import (
     ContextExceeded,
@@ -13,6 +15,7 @@ from protocol.errors import (
     PeerMisbehaved,
     PeerRefused,
     PeerUnreachable,
+    SwarmIncomplete,
     UsageError,
     VersionMismatch,
 )
@@ -30,6 +33,7 @@ from protocol.messages import (
     SessionId,
     Span,
 )
+from protocol.profile import Execution
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport import decode_error
 from protocol.transport.grpc import GrpcTransport
@@ -101,6 +105,28 @@ async def test_a_control_stream_cannot_begin_in_the_middle(node):
         assert await serves(node, client)
 
 
+async def test_a_client_may_require_an_execution_profile_and_its_receipt_names_it(node, tmp_path):
+    async with node.client() as client:
+        request = node.request([1, 2, 3], max_tokens=4, profile="float32/none/float32")
+        await whole(client.generate(request))
+
+        other = replace(request, profile="bfloat16/none/bfloat16", wait_s=0.1)
+        with pytest.raises(SwarmIncomplete) as caught:
+            await whole(client.generate(other))
+        said = await answer_to(
+            node, client, to_hop_bytes(reserve(node, profile="bfloat16/none/bfloat16"))
+        )
+
+    assert "asked for bfloat16/none/bfloat16, others run float32/none/float32" in caught.value.hint
+    assert isinstance(said, Failure)
+    assert "float32/none/float32, not bfloat16/none/bfloat16" in str(decode_error(said.error, ""))
+    with LedgerReader.read(tmp_path / "client") as books:
+        [entry] = books.entries()
+        tab = open_receipt(books.receipt(entry.receipt_id), OPEN_SWARM_ID)
+    execution = Execution.parse(tab.offer.exec_profile)
+    assert (str(execution.profile), execution.engine) == ("float32/none/float32", "test")
+
+
 async def test_somebody_elses_session_cannot_be_resumed(node):
     async with node.client() as client:
         resume = Resume(session=SessionId(bytes(16)), epoch=0, have=0)
@@ -116,7 +142,7 @@ async def test_somebody_elses_session_cannot_be_resumed(node):
     [
         ({"manifest": b"x" * 32}, VersionMismatch),
         ({"n_blocks": 12}, PeerRefused),
-        ({"profile": "bfloat16/none"}, PeerRefused),
+        ({"profile": "bfloat16/none/bfloat16"}, PeerRefused),
         ({"capacity": 100_000}, ContextExceeded),
         ({"extensions": Extensions(grammar="root ::= x")}, UsageError),
         ({"extensions": Extensions(adapter="a")}, UsageError),

@@ -56,7 +56,13 @@ def test_an_announcement_survives_its_bytes():
 def test_the_signed_bytes_are_those_of_the_golden_file():
     links = (Link(peer_of(2), 1500), Link(peer_of(3), 20_000))
     announcement = announce(
-        1, (2, 6), links=links, region="eu", software="manyhands 0.1", offer=b"o"
+        1,
+        (2, 6),
+        links=links,
+        profile="float32/none",
+        region="eu",
+        software="manyhands 0.1",
+        offer=b"o",
     )
 
     data = seal_announcement(announcement, OPEN_SWARM_ID, key_of(1))

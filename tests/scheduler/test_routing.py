@@ -215,7 +215,7 @@ def test_a_price_or_a_risk_moves_the_choice():
 
 
 def test_a_chain_has_one_profile_unless_the_client_allows_a_mix():
-    swarm = [announce(1, (0, 4)), announce(2, (4, 8), profile="bfloat16/none")]
+    swarm = [announce(1, (0, 4)), announce(2, (4, 8), profile="bfloat16/none/bfloat16")]
     mixed = Wanted(manifest=MANIFEST, n_blocks=N, allow_mix=True)
 
     assert find_routes(swarm, WANTED) == ()
@@ -230,14 +230,18 @@ def test_a_chain_has_one_profile_unless_the_client_allows_a_mix():
         announce(1, manifest=bytes(32)),
         announce(1, n_blocks=9),
         announce(1, max_positions=10),
-        announce(1, profile="int8/none"),
+        announce(1, profile="float32/int8/float32"),
         announce(1, None),
         announce(7),
     ],
 )
 def test_a_peer_that_does_not_fit_is_no_host(unfit):
     wanted = Wanted(
-        manifest=MANIFEST, n_blocks=N, n_positions=11, profile="float32/none", avoid=[peer_of(7)]
+        manifest=MANIFEST,
+        n_blocks=N,
+        n_positions=11,
+        profile="float32/none/float32",
+        avoid=[peer_of(7)],
     )
 
     assert find_routes([unfit], wanted) == ()

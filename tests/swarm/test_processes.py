@@ -121,7 +121,7 @@ def test_a_swarm_can_be_looked_at(nodes, client_home):
     assert model["complete"]
     assert (model["peers"], model["n_blocks"], model["least_hosts"]) == (6, 8, 2)
     assert {row["peer"] for row in json.loads(peers.out)["peers"]} == {n.peer for n in nodes}
-    assert table.out.count("float32/none") == 6
+    assert table.out.count("float32/none/float32") == 6
 
 
 def test_ctrl_c_cancels_an_answer_and_still_settles_it(nodes, client_home):
