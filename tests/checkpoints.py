@@ -35,6 +35,26 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi3": {},
     "olmo2": {},
     "gpt2": {},
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "bloom": {},
+    "llama4_text": {
+        "num_experts_per_tok": 1,
+        "num_local_experts": 4,
+        "head_dim": 16,
+        "attention_chunk_size": 8,
+        "intermediate_size_mlp": 128,
+    },
+    "qwen3_next": {
+        **_EXPERTS,
+        "num_experts": 4,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+        "head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+    },
 }
 SIZES: dict[str, Any] = {
     "hidden_size": 64,

@@ -1,16 +1,17 @@
-"""Which model families this engine can serve, judged from their configuration alone.
+"""Which model families this engine can serve, and how, judged from their configuration alone.
 
 The gate is wide where a fact can be checked later: `selftest.py` proves at load time that a span
 computes what the family's own code computes. Here we refuse what no test of a few rows would
-notice: state that is not keys and values, masks our attention function never sees, values that
-cross blocks, and rotary tables that change with a session's length.
+notice: for any engine, values that cross blocks; for packed sessions, state that is not keys and
+values and masks our attention function never sees. Rotary tables that change with a session's
+length limit the length.
 """
 
 from typing import Any
 
 from protocol.errors import BadModel
 
-KNOWN_BLOCKS = {"full_attention", "sliding_attention"}
+PACKABLE_BLOCKS = {"full_attention", "sliding_attention"}
 GROWING_ROPES = {"dynamic", "longrope"}  # frequencies depend on the longest row in the batch
 
 
@@ -24,10 +25,7 @@ def check_family(config: Any, architecture: str) -> None:
     n_blocks = getattr(text, "num_hidden_layers", None)
     if not isinstance(n_blocks, int) or n_blocks < 1:
         raise _unsupported(architecture, "its configuration names no number of blocks")
-    kinds = set(getattr(text, "layer_types", None) or ())
-    if not kinds <= KNOWN_BLOCKS:
-        raise _unsupported(architecture, f"it has {', '.join(sorted(kinds - KNOWN_BLOCKS))} blocks")
-    if getattr(text, "num_kv_shared_layers", 0):
+    if getattr(text, "num_kv_shared_layers", 0) or getattr(text, "kv_sharing_modes", None):
         raise _unsupported(architecture, "its blocks share keys and values")
     if getattr(config, "quantization_config", None) is not None:
         raise _unsupported(architecture, "its weights are quantised", what="checkpoint")
@@ -37,16 +35,24 @@ def span_class(config: Any, architecture: str) -> type[Any]:
     """The library's class for this configuration.
 
     Raises:
-        BadModel: it has none, or its attention cannot be ours.
+        BadModel: it has none.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise _unsupported(architecture, "it is no causal language model")
     found: type[Any] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    if not getattr(found, "_supports_attention_backend", False):
-        raise _unsupported(architecture, "its attention cannot be batched over sessions")
     return found
+
+
+def packing_obstacle(config: Any, architecture: type[Any]) -> str:
+    """Why its sessions cannot be packed into one forward; "" when nothing is known against it."""
+    kinds = set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
+    if kinds - PACKABLE_BLOCKS:
+        return f"it has {', '.join(sorted(kinds - PACKABLE_BLOCKS))} blocks"
+    if not getattr(architecture, "_supports_attention_backend", False):
+        return "its attention is its own"
+    return ""
 
 
 def longest_context(text: Any) -> int:
@@ -71,5 +77,5 @@ def _rope_parameters(text: Any) -> list[dict[str, Any]]:
 def _unsupported(architecture: str, reason: str, *, what: str = "architecture") -> BadModel:
     return BadModel(
         f"unsupported {what} {architecture}: {reason}",
-        hint="Llama, Mistral, Qwen2, Qwen3 and their kin are served",
+        hint="docs/models.md lists the families that are served",
     )

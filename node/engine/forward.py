@@ -1,12 +1,12 @@
-"""Two ways to run packed rows through blocks `[entry, exit)` of a loaded span.
+"""Ways to run rows through blocks `[entry, exit)` of a loaded span.
 
-`FamilyForward` calls the model's own forward, with our hidden states put in front of block
-`entry` and taken from behind block `exit - 1`: whatever the family does around its blocks, it
-does here. `DirectForward` calls the blocks alone, with a rotary table made in advance; it saves
-half a millisecond per step where a family does nothing else. `selftest.py` decides.
-
-Both number blocks from the start of the loaded span. Rows come as token ids [rows] where the
-step embeds, else as hidden states [rows, hidden_size].
+All number blocks from the start of the loaded span. Rows come as token ids [rows] where the step
+embeds, else as hidden states [rows, hidden_size]. `GatedModel` calls the model's own forward, with
+our hidden states put in front of block `entry` and taken from behind block `exit - 1`: whatever
+the family does around its blocks, it does here. Upon it, `FamilyForward` runs the packed rows of
+many sessions, and `session_forward.py` one session at a time. `DirectForward` calls the blocks
+alone, with a rotary table made in advance; it saves half a millisecond per step where a family
+does nothing else. `selftest.py` decides.
 """
 
 import inspect
@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from node.engine.attention import NAME
 from node.engine.kv_cache import PackedCache
 from node.engine.pruning import base_of, find_blocks
 
@@ -25,7 +24,9 @@ Wanted = Tensor | slice | None
 
 
 class Forward(Protocol):
-    """Rows at `positions` in, hidden states [rows, hidden_size] and the wanted rows' logits out."""
+    """Packed rows at `positions` in, hidden states [rows, hidden_size] and the wanted rows'
+    logits out.
+    """
 
     def run(
         self,
@@ -38,13 +39,16 @@ class Forward(Protocol):
     ) -> tuple[Tensor, Tensor | None]: ...
 
 
-class FamilyForward:
+class GatedModel:
     """The family's own forward, with a gate around each of its blocks."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.base = model, base_of(model)
         owner, attribute = find_blocks(model)
-        self.blocks = getattr(owner, attribute)
+        self.library_attention: str = model.config._attn_implementation
+        """What the library would run; `attend` changes it."""
+        self.blocks = list(getattr(owner, attribute))
+        self.block_forwards = [block.forward for block in self.blocks]
         accepted = inspect.signature(owner.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._entry, self._exit = 0, len(self.blocks)
@@ -52,7 +56,10 @@ class FamilyForward:
         self._hidden: Tensor | None = None  # rows in before the entry, rows out after the exit
         for index, block in enumerate(self.blocks):
             block.forward = self._gate(index, block.forward)
-        model.set_attn_implementation(NAME)
+
+    def attend(self, implementation: str) -> None:
+        """Run with this attention function of the library's registry from here on."""
+        self.model.set_attn_implementation(implementation)
 
     def _gate(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         def gated(*args: Any, **kwargs: Any) -> Any:
@@ -75,14 +82,14 @@ class FamilyForward:
     def run(
         self,
         rows: Tensor,
-        packed: PackedCache,
         positions: Sequence[int],
         entry: int,
         exit: int,
         wanted: Wanted,
+        **inputs: Any,
     ) -> tuple[Tensor, Tensor | None]:
+        """`inputs` are further arguments of the model's forward, such as its cache."""
         self._entry, self._exit = entry, exit
-        inputs: dict[str, Any] = {"past_key_values": packed, "use_cache": True, "packed": packed}
         if self._takes_positions:
             inputs["position_ids"] = torch.tensor([positions], device=rows.device)
         if rows.dim() == 1:
@@ -98,6 +105,33 @@ class FamilyForward:
         hidden, self._hidden = self._hidden, None
         assert hidden is not None
         return hidden[0], logits
+
+
+class FamilyForward:
+    """The family's own forward over packed rows, with our attention."""
+
+    def __init__(self, gated: GatedModel) -> None:
+        self._gated = gated
+
+    def run(
+        self,
+        rows: Tensor,
+        packed: PackedCache,
+        positions: Sequence[int],
+        entry: int,
+        exit: int,
+        wanted: Wanted,
+    ) -> tuple[Tensor, Tensor | None]:
+        return self._gated.run(
+            rows,
+            positions,
+            entry,
+            exit,
+            wanted,
+            past_key_values=packed,
+            use_cache=True,
+            packed=packed,
+        )
 
 
 class DirectForward:

@@ -1,27 +1,36 @@
 """Prove, before a span serves anybody, that it computes what the family's own code computes.
 
 Two sessions of unequal length live a small life on random rows: cut into chunks and single rows,
-packed together, with drafts rolled back, through the whole span and through an inner part of it.
+side by side, with drafts rolled back, through the whole span and through an inner part of it.
 
-1. Run by the family's own forward over our slabs and our attention, they must come as close to
-   each session by itself, in one piece, with the library's own attention, as the dtype allows.
+1. Packed, by the family's own forward over our slabs and our attention, they must come as close
+   to each session by itself, in one piece, with the library's own attention, as the dtype allows.
 2. Run by the blocks alone, they must then equal 1. to the last bit: what a family does beside
    its blocks may be small on random rows. If they do not, the slower forward serves.
+3. Where packing is out of the question, or failed 1., each session gets the library's own
+   attention over a cache of its own, and must pass the same test. A family that fails this too
+   is refused.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf, isfinite
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from node.engine.attention import NAME
 from node.engine.family import longest_context
-from node.engine.forward import ALL_ROWS, DirectForward, FamilyForward, Forward
+from node.engine.forward import ALL_ROWS, DirectForward, FamilyForward, GatedModel
 from node.engine.kv_cache import KVLayout, ShapeProbe
-from node.engine.pruning import find_blocks, text_config
+from node.engine.packed_engine import PackedEngine
+from node.engine.pruning import text_config
+from node.engine.session_cache import EmptyCache, SessionLayout
+from node.engine.session_engine import SessionEngine
 from node.engine.shard import ShardEngine, StepItem
 from node.engine.weights import LoadedSpan, quiet
-from protocol.errors import BadModel
+from protocol.errors import BadModel, OutOfMemory
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 1e-2}
 LENGTHS = (9, 6)  # rows of the two sessions
@@ -35,47 +44,81 @@ STEPS: tuple[tuple[tuple[int, int, int], ...], ...] = (  # (session, first row, 
 Life = list[Tensor]  # hidden states, and logits where the model ends, of each session's rows
 
 
+class _Unfit(Exception):
+    """One way to run this span is wrong; another may be right."""
+
+
 def proved_engine(loaded: LoadedSpan) -> ShardEngine:
     """The fastest engine for this span that passes the test.
 
     Raises:
         BadModel: none does.
+        OutOfMemory: not even the test's few rows fit.
     """
     with quiet(), torch.inference_mode():
-        owner, attribute = find_blocks(loaded.model)
-        blocks = [block.forward for block in getattr(owner, attribute)]
-        family = FamilyForward(loaded.model)
-        max_positions = longest_context(text_config(loaded.model))
-
-        def engine_with(forward: Forward) -> ShardEngine:
-            return ShardEngine(loaded, forward, layout, max_positions)
-
+        gated = GatedModel(loaded.model)
         try:
-            layout = _kv_layout(loaded, family)
-            sound = engine_with(family)
-            parts = _parts(loaded)
-            lives = [_life(sound, loaded, *part) for part in parts]
-            truth = [_true_life(family, loaded, *part) for part in parts]
-            error = _distance(lives, truth, loaded.dtype)
-        except Exception as failure:  # whatever an unforeseen model raises, it cannot be served
-            raise _refused(loaded, f"{type(failure).__name__}: {failure}") from failure
-        if error > TOLERANCE[loaded.dtype]:
-            raise _refused(loaded, f"packed sessions have a relative error of {error:.1e}")
+            return _proved_packed(loaded, gated)
+        except _Unfit as failure:
+            packed_failure = failure
         try:
-            quick = engine_with(DirectForward(loaded.model, blocks, max_positions))
-            if _equal([_life(quick, loaded, *part) for part in parts], lives):
-                return quick
-        except Exception:  # the attempt is the test: any failure means that it is not so simple
-            return sound
+            return _proved_per_session(loaded, gated)
+        except _Unfit as failure:
+            raise BadModel(
+                f"unsupported architecture {loaded.architecture}: {failure}; "
+                f"its sessions cannot be packed either: {packed_failure}",
+                hint="docs/models.md lists the families that are served",
+            ) from failure
+
+
+def _proved_packed(loaded: LoadedSpan, gated: GatedModel) -> ShardEngine:
+    if loaded.packing_obstacle:
+        raise _Unfit(loaded.packing_obstacle)
+    max_positions = longest_context(text_config(loaded.model))
+    with _unfit_if_it_fails():
+        truth = _true_lives(loaded, gated, attention="eager")
+        layout = _kv_layout(loaded, gated)
+        gated.attend(NAME)
+        sound = PackedEngine(loaded, FamilyForward(gated), layout, max_positions)
+        lives = _lives(sound, loaded)
+        _compare(lives, truth, loaded.dtype)
+    try:
+        direct = DirectForward(loaded.model, gated.block_forwards, max_positions)
+        quick = PackedEngine(loaded, direct, layout, max_positions)
+        return quick if _equal(_lives(quick, loaded), lives) else sound
+    except Exception:  # the attempt is the test: any failure means that it is not so simple
         return sound
 
 
-def _kv_layout(loaded: LoadedSpan, family: FamilyForward) -> KVLayout:
+def _proved_per_session(loaded: LoadedSpan, gated: GatedModel) -> ShardEngine:
+    max_positions = longest_context(text_config(loaded.model))
+    with _unfit_if_it_fails():
+        truth = _true_lives(loaded, gated, attention=gated.library_attention)
+        probe = EmptyCache(config=loaded.model.config)
+        _run_rows_once(loaded, gated, probe)
+        layout = SessionLayout.read(probe, loaded.dtype, loaded.model.device)
+        engine = SessionEngine(loaded, gated, layout, max_positions)
+        _compare(_lives(engine, loaded), truth, loaded.dtype)
+    return engine
+
+
+@contextmanager
+def _unfit_if_it_fails() -> Iterator[None]:
+    """Whatever an unforeseen model raises, it cannot be served this way."""
+    try:
+        yield
+    except (_Unfit, OutOfMemory, torch.OutOfMemoryError):
+        raise
+    except Exception as failure:
+        told = str(failure).strip().splitlines()
+        raise _Unfit(f"{type(failure).__name__}: {told[0] if told else ''}") from failure
+
+
+def _kv_layout(loaded: LoadedSpan, gated: GatedModel) -> KVLayout:
     probe = ShapeProbe()
-    rows = _random_rows(loaded, 2, seed=0, embeds=loaded.embeds)
-    _reference(family, rows, 0, len(loaded.span), heads=False, probe=probe)
+    _run_rows_once(loaded, gated, probe)
     if len(probe.shapes) != 1:
-        raise BadModel(f"its blocks cache {len(probe.shapes)} shapes of keys and values")
+        raise _Unfit(f"its blocks cache {len(probe.shapes)} shapes of keys and values")
     key_heads, key_dim, value_heads, value_dim = probe.shapes.pop()
     text = text_config(loaded.model)
     return KVLayout(
@@ -89,11 +132,21 @@ def _kv_layout(loaded: LoadedSpan, family: FamilyForward) -> KVLayout:
     )
 
 
+def _run_rows_once(loaded: LoadedSpan, gated: GatedModel, cache: Cache) -> None:
+    """Two rows through all blocks of the span, for what they leave in `cache`."""
+    rows = _random_rows(loaded, 2, seed=0, embeds=loaded.embeds)
+    gated.run(rows, range(2), 0, len(loaded.span), None, past_key_values=cache, use_cache=True)
+
+
 def _parts(loaded: LoadedSpan) -> list[tuple[int, int]]:
     """The span, and a part of it that starts behind its first block."""
     start, stop = loaded.span.start, loaded.span.stop
     inner = [(start + 1, max(stop - 1, start + 2))] if stop - start > 1 else []
     return [(start, stop), *inner]
+
+
+def _lives(engine: ShardEngine, loaded: LoadedSpan) -> list[Life]:
+    return [_life(engine, loaded, *part) for part in _parts(loaded)]
 
 
 def _life(engine: ShardEngine, loaded: LoadedSpan, entry: int, exit: int) -> Life:
@@ -116,32 +169,20 @@ def _life(engine: ShardEngine, loaded: LoadedSpan, entry: int, exit: int) -> Lif
     return [torch.stack([rows_at[p] for p in sorted(rows_at)]) for rows_at in told]
 
 
-def _true_life(family: FamilyForward, loaded: LoadedSpan, entry: int, exit: int) -> Life:
-    """The same sessions, each by itself, in one piece."""
-    heads = exit == loaded.n_blocks
-    inner = entry - loaded.span.start, exit - loaded.span.start
-    told = [_reference(family, rows, *inner, heads=heads) for rows in _sessions(loaded, entry)]
-    hidden = [hidden for hidden, _ in told]
-    return [*hidden, *(logits for _, logits in told if logits is not None)]
-
-
-def _reference(
-    family: FamilyForward,
-    rows: Tensor,
-    entry: int,
-    exit: int,
-    *,
-    heads: bool,
-    probe: ShapeProbe | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """One session with the library's plainest attention."""
-    family.model.set_attn_implementation("eager")
-    try:
-        wanted = ALL_ROWS if heads else None
-        cache = ShapeProbe() if probe is None else probe  # an empty cache is false
-        return family.run(rows, cache, range(rows.shape[0]), entry, exit, wanted)
-    finally:
-        family.model.set_attn_implementation(NAME)
+def _true_lives(loaded: LoadedSpan, gated: GatedModel, *, attention: str) -> list[Life]:
+    """The same sessions, each by itself, in one piece, with the library's `attention`."""
+    gated.attend(attention)
+    lives = []
+    for entry, exit in _parts(loaded):
+        wanted = ALL_ROWS if exit == loaded.n_blocks else None
+        inner = entry - loaded.span.start, exit - loaded.span.start
+        told = [
+            gated.run(rows, range(rows.shape[0]), *inner, wanted, use_cache=False)
+            for rows in _sessions(loaded, entry)
+        ]
+        logits = [logits for _, logits in told if logits is not None]
+        lives.append([*(hidden for hidden, _ in told), *logits])
+    return lives
 
 
 def _sessions(loaded: LoadedSpan, entry: int) -> list[Tensor]:
@@ -158,10 +199,13 @@ def _random_rows(loaded: LoadedSpan, count: int, seed: int, *, embeds: bool) -> 
     return torch.randn(count, text.hidden_size, generator=chance).to(device, loaded.dtype)
 
 
-def _distance(lives: list[Life], truth: list[Life], dtype: torch.dtype) -> float:
+def _compare(lives: list[Life], truth: list[Life], dtype: torch.dtype) -> None:
     """Relative error of the rows: of the worst in float32, of three rows in four else.
 
     In half precision a near-tie between experts may fall either way, and that row is another.
+
+    Raises:
+        _Unfit: it is too large.
     """
     errors = sorted(
         error
@@ -169,9 +213,10 @@ def _distance(lives: list[Life], truth: list[Life], dtype: torch.dtype) -> float
         for got, expected in zip(life, true_life, strict=True)
         for error in _relative(got.float(), expected.float())
     )
-    if dtype == torch.float32 or not isfinite(errors[-1]):
-        return errors[-1]
-    return errors[len(errors) * 3 // 4]
+    is_strict = dtype == torch.float32 or not isfinite(errors[-1])
+    error = errors[-1] if is_strict else errors[len(errors) * 3 // 4]
+    if error > TOLERANCE[dtype]:
+        raise _Unfit(f"sessions side by side have a relative error of {error:.1e}")
 
 
 def _relative(got: Tensor, expected: Tensor) -> list[float]:
@@ -185,11 +230,4 @@ def _equal(lives: list[Life], others: list[Life]) -> bool:
         torch.equal(one, other)
         for life, other_life in zip(lives, others, strict=True)
         for one, other in zip(life, other_life, strict=True)
-    )
-
-
-def _refused(loaded: LoadedSpan, reason: str) -> BadModel:
-    return BadModel(
-        f"unsupported architecture {loaded.architecture}: {reason}",
-        hint="Llama, Mistral, Qwen2, Qwen3 and their kin are served",
     )

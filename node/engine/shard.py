@@ -1,22 +1,22 @@
-"""The shard engine: rows of many sessions through one span, one packed forward per step.
+"""The shard engine: rows of many sessions through one span, step by step.
 
 In: `StepItem`s, each some rows of one session and where they start. Out: their hidden states
 behind the last block they ran through, and logits where the model ends. Rows that start below a
 session's length roll it back; that makes retries harmless and refused drafts cheap. One thread
-owns the engine; who runs when is the batcher's affair, sampling is `protocol.sampling`'s.
+owns the engine; who runs when is the batcher's affair, sampling is `protocol.sampling`'s. How rows
+are run is the subclasses' part: `packed_engine.py` packs all of a step into one forward,
+`session_engine.py` takes session by session.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from node.engine.forward import ALL_ROWS, Forward, Wanted
-from node.engine.kv_cache import KVLayout, PackedCache
 from node.engine.lease import Lease
 from node.engine.pruning import text_config
-from node.engine.slabs import SlabLease
 from node.engine.weights import LoadedSpan
 from protocol.errors import ContextExceeded, OutOfMemory, UsageError
 from protocol.messages import Span
@@ -45,12 +45,10 @@ class StepResult:
     logits: Tensor | None
 
 
-class ShardEngine:
+class ShardEngine(ABC):
     """A loaded span and the forward that was proved right for it."""
 
-    def __init__(
-        self, loaded: LoadedSpan, forward: Forward, layout: KVLayout, max_positions: int
-    ) -> None:
+    def __init__(self, loaded: LoadedSpan, max_positions: int) -> None:
         text = text_config(loaded.model)
         self.span: Span = loaded.span
         self.architecture: str = loaded.architecture
@@ -65,17 +63,15 @@ class ShardEngine:
         self.weights_bytes: int = sum(
             {p.data_ptr(): p.numel() * p.element_size() for p in loaded.model.parameters()}.values()
         )
-        self._forward, self._layout = forward, layout
-
-    @property
-    def forward_kind(self) -> str:
-        """Which forward runs: `DirectForward` is the quick one."""
-        return type(self._forward).__name__
-
-    @property
-    def device(self) -> torch.device:
+        self.device: torch.device = loaded.model.device
         """Where rows are expected and results lie."""
-        return self._layout.device
+
+    @property
+    @abstractmethod
+    def forward_kind(self) -> str:
+        """Which forward runs: `DirectForward` is the quick one, `FamilyForward` packs sessions as
+        well, `SessionForward` takes them one by one.
+        """
 
     @property
     def row_bytes(self) -> int:
@@ -88,9 +84,13 @@ class ShardEngine:
         return len(self.span) * self.kv_bytes_per_block
 
     @property
+    @abstractmethod
     def kv_bytes_per_block(self) -> int:
-        """One position's keys and values in one block."""
-        return self._layout.bytes_per_position
+        """One position's keys and values in one block; where blocks differ, in the largest."""
+
+    @abstractmethod
+    def lease_bytes(self, capacity: int, *, entry: int, exit: int) -> int:
+        """What a session of `capacity` positions in blocks `[entry, exit)` may come to hold."""
 
     def open(
         self,
@@ -119,15 +119,17 @@ class ShardEngine:
             raise ContextExceeded(
                 f"{capacity} positions asked of a model that takes 1 to {self.max_positions}"
             )
-        if reuse is None:
-            return SlabLease(self._layout, entry=entry, exit=exit, capacity=capacity)
-        if (reuse.entry, reuse.exit) != (entry, exit):
+        if reuse is not None and (reuse.entry, reuse.exit) != (entry, exit):
             raise ValueError(f"blocks {reuse.entry}:{reuse.exit} are not {entry}:{exit}")
-        return _slab(reuse).grown(capacity)
+        return self._lease(capacity, entry, exit, reuse)
+
+    @abstractmethod
+    def _lease(self, capacity: int, entry: int, exit: int, reuse: Lease | None) -> Lease:
+        """`open`, once its arguments proved sound."""
 
     @torch.inference_mode()
     def step(self, items: Sequence[StepItem]) -> list[StepResult]:
-        """Run all items in one forward; they share `(entry, exit)` and have a lease each.
+        """Run all items; they share `(entry, exit)` and have a lease each.
 
         Raises:
             UsageError: rows of another shape, a gap before `start`, ids outside the vocabulary.
@@ -141,29 +143,16 @@ class ShardEngine:
             self._check(item, entry, exit)
         if len(items) > 1 and len({id(item.lease) for item in items}) != len(items):
             raise ValueError("a lease appears twice in one step")
-        leases = [_slab(item.lease) for item in items]
-        for lease, item in zip(leases, items, strict=True):
-            lease.cut(item.start)
-        counts = [item.rows.shape[0] for item in items]
-        first = entry - self.span.start
-        packed = PackedCache(leases, counts, first)
-        rows = items[0].rows if len(items) == 1 else torch.cat([item.rows for item in items])
         if entry == 0:
-            self._check_ids(rows)
+            self._check_ids(torch.cat([item.rows for item in items]))
         try:
-            hidden, logits = self._forward.run(
-                rows,
-                packed,
-                _positions(items, counts),
-                first,
-                exit - self.span.start,
-                _wanted(items, counts, rows.device) if exit == self.n_blocks else None,
-            )
+            return self._run(items, entry, exit)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise OutOfMemory("the device ran out of memory in a step") from error
-        for lease, count in zip(leases, counts, strict=True):
-            lease.length += count
-        return _unpack(items, counts, hidden, logits)
+
+    @abstractmethod
+    def _run(self, items: Sequence[StepItem], entry: int, exit: int) -> list[StepResult]:
+        """Run checked items; whatever is raised leaves each lease at its item's `start`."""
 
     def _check(self, item: StepItem, entry: int, exit: int) -> None:
         lease, rows = item.lease, item.rows
@@ -189,45 +178,3 @@ class ShardEngine:
         low, high = (int(bound) for bound in ids.aminmax())
         if low < 0 or high >= self.vocab_size:
             raise UsageError(f"token ids go from 0 to {self.vocab_size - 1}, got {low} to {high}")
-
-
-def _slab(lease: Lease) -> SlabLease:
-    if not isinstance(lease, SlabLease):
-        raise ValueError("that lease is another engine's")
-    return lease
-
-
-def _positions(items: Sequence[StepItem], counts: Sequence[int]) -> Sequence[int]:
-    if len(items) == 1:
-        return range(items[0].start, items[0].start + counts[0])
-    return [
-        position
-        for item, count in zip(items, counts, strict=True)
-        for position in range(item.start, item.start + count)
-    ]
-
-
-def _wanted(items: Sequence[StepItem], counts: Sequence[int], device: torch.device) -> Wanted:
-    """Which packed rows need logits: None when none does, a slice when all do."""
-    total = sum(item.n_logits for item in items)
-    if total in (0, sum(counts)):
-        return ALL_ROWS if total else None
-    index: list[int] = []
-    stop = 0
-    for item, count in zip(items, counts, strict=True):
-        stop += count
-        index.extend(range(stop - item.n_logits, stop))
-    return torch.tensor(index, device=device)
-
-
-def _unpack(
-    items: Sequence[StepItem], counts: Sequence[int], hidden: Tensor, logits: Tensor | None
-) -> list[StepResult]:
-    hiddens = hidden.split_with_sizes(counts) if len(items) > 1 else (hidden,)
-    if logits is None:
-        return [StepResult(rows, None) for rows in hiddens]
-    parts = logits.split_with_sizes([item.n_logits for item in items])
-    return [
-        StepResult(rows, part if item.n_logits else None)
-        for item, rows, part in zip(items, hiddens, parts, strict=True)
-    ]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from node.engine.checkpoint import INDEX, Checkpoint, open_checkpoint
-from node.engine.family import check_family, span_class
+from node.engine.family import check_family, packing_obstacle, span_class
 from node.engine.pruning import compact, find_blocks, spanned
 from node.engine.room import check_room
 from protocol.errors import BadModel, OutOfMemory, UsageError
@@ -45,6 +45,8 @@ class LoadedSpan:
     embeds: bool
     heads: bool
     dtype: torch.dtype
+    packing_obstacle: str = ""
+    """Why its sessions cannot be packed, as far as its configuration tells."""
 
     @property
     def profile(self) -> Profile:
@@ -90,7 +92,16 @@ def load_span(
         model = _read_weights(pruned, checkpoint, wanted, kind, device)
         compact(model, span)
     report("weights", 1.0)
-    return LoadedSpan(model, checkpoint.architecture, span, n_blocks, **ends, dtype=kind)
+    obstacle = packing_obstacle(config, architecture)
+    return LoadedSpan(
+        model,
+        checkpoint.architecture,
+        span,
+        n_blocks,
+        **ends,
+        dtype=kind,
+        packing_obstacle=obstacle,
+    )
 
 
 @contextmanager

@@ -26,9 +26,13 @@ OTHER = IDS[5:15]
         ("phi3", "DDD"),
         ("olmo2", "DDD"),
         ("gpt2", "FFF"),  # learned positions
+        ("falcon", "SSS"),  # its own attention
+        ("bloom", "SSS"),
+        ("llama4_text", "SSS"),  # chunks, in its masks alone
+        ("qwen3_next", "SSS"),  # recurrent states
     ],
 )
-def test_a_chain_of_packed_sessions_gives_the_familys_logits(
+def test_a_chain_of_sessions_gives_the_familys_logits(
     checkpoint: Any, family: str, forwards: str
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -56,15 +60,16 @@ def test_a_chain_of_packed_sessions_gives_the_familys_logits(
         assert (got - whole_row).abs().max() / whole_row.abs().max() <= 1e-5
 
 
-def test_a_model_that_only_claims_to_use_our_attention_fails_the_self_test(
+def test_a_model_that_only_claims_to_use_our_attention_gets_its_own_per_session(
     checkpoint: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import FalconForCausalLM
 
     monkeypatch.setattr(FalconForCausalLM, "_supports_attention_backend", True)
 
-    with pytest.raises(BadModel, match="unsupported architecture FalconForCausalLM"):
-        load_shard(checkpoint("falcon"), Span(0, 2))
+    engine = load_shard(checkpoint("falcon"), Span(0, 2), dtype="float32")
+
+    assert engine.forward_kind == "SessionForward"
 
 
 def step_through(
@@ -85,15 +90,8 @@ def step_through(
     return [part for part in logits if part is not None]
 
 
-@pytest.mark.parametrize(
-    ("family", "sizes", "reason"),
-    [
-        ("falcon", {}, "cannot be batched"),
-        ("llama4_text", {"head_dim": 16, "num_local_experts": 2}, "chunked_attention"),
-    ],
-)
-def test_what_a_family_needs_and_we_lack_is_named(
-    checkpoint: Any, family: str, sizes: dict[str, Any], reason: str
+def test_a_model_whose_blocks_share_keys_and_values_is_refused_with_the_reason(
+    checkpoint: Any,
 ) -> None:
-    with pytest.raises(BadModel, match=reason):
-        load_shard(checkpoint(family, **sizes), Span(0, 1))
+    with pytest.raises(BadModel, match="share keys and values"):
+        load_shard(checkpoint("llama", num_kv_shared_layers=2), Span(0, 1))

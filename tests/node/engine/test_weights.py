@@ -146,7 +146,7 @@ def reach_outside(directory: Path) -> None:
         (configure(model_type=7), "describes no model"),
         (configure(auto_map={"AutoModelForCausalLM": "evil.Model"}, model_type="evil"), "evil"),
         (configure(model_type="bert", architectures=["BertModel"]), "BertModel"),
-        (configure(model_type="bloom", architectures=["BloomForCausalLM"]), "cannot be batched"),
+        (configure(model_type="bloom", architectures=["BloomForCausalLM"]), "lacks transformer"),
         (configure(layer_types=["linear_attention"] * 6), "linear_attention blocks"),
         (configure(num_hidden_layers=0), "names no number of blocks"),
         (configure(quantization_config={"quant_method": "gptq", "bits": 4}), "quantised"),
