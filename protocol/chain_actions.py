@@ -3,6 +3,7 @@
 Plain values: `chain_session.py` returns them, `scheduler/session.py` carries them out.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from protocol.errors import ManyhandsError
@@ -72,12 +73,15 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class FindRoute:
-    """Fill these runs of blocks; answer with `routed` or `no_route`."""
+    """Fill these runs of blocks; answer with `routed` or `no_route`.
+
+    avoid: who was lost or refused, and why; the latest comes last.
+    """
 
     epoch: int
     missing: tuple[Span, ...]
     survivors: tuple[Seat, ...]
-    avoid: frozenset[str]
+    avoid: Mapping[str, ManyhandsError]
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,7 @@ class ChainSession:
         self.phase = Phase.ROUTING
         self.hops: list[Hop] = []  # alive, in block order
         self.lost_hops: list[Hop] = []  # served once, lost since: their tabs are still owed
-        self.avoid: set[str] = set()
-        self.causes: list[ManyhandsError] = []
+        self.avoid: dict[str, ManyhandsError] = {}  # why each was lost; the latest comes last
         self.failovers = 0
         self.heals = 0
         self._healed_at = -1  # ids held when the epoch was last raised without a loss
@@ -111,7 +110,8 @@ class ChainSession:
         if self.phase is not Phase.ROUTING or epoch != self.epoch:
             return []
         new = [Hop(seat, heard_at=now) for seat in seats]
-        self.avoid -= {hop.peer for hop in new}  # one of them may have been lost, and be back
+        for hop in new:
+            self.avoid.pop(hop.peer, None)  # it may have been lost, and be back
         self.hops = sorted(self.hops + new, key=lambda hop: hop.seat.span)
         self.phase, self._agreeing_since = Phase.AGREEING, now
         actions: list[ChainAction] = [SendReserve(hop.seat, self.epoch) for hop in new]
@@ -176,8 +176,7 @@ class ChainSession:
         """A hop died, refused, or broke a rule: go on without it."""
         if self.phase is Phase.DONE or all(hop.peer != peer for hop in self.hops):
             return []
-        self.avoid.add(peer)
-        self.causes.append(error)
+        self.avoid[peer] = error
         return self._next_epoch(now)
 
     def link_down(self, peer: str, successor: str, epoch: int, now: float) -> list[ChainAction]:
@@ -257,7 +256,7 @@ class ChainSession:
             return actions
         self.phase = Phase.ROUTING
         survivors = tuple(hop.seat for hop in self.hops)
-        return [*actions, FindRoute(self.epoch, missing, survivors, frozenset(self.avoid))]
+        return [*actions, FindRoute(self.epoch, missing, survivors, dict(self.avoid))]
 
     def _missing(self) -> tuple[Span, ...]:
         """The maximal runs of blocks no survivor covers."""

@@ -41,7 +41,8 @@ class Connections:
             try:
                 return await known.open("control", timeout_s=timeout_s)
             except ManyhandsError:
-                await self.forget(peer)
+                if self._open.get(peer) is known:  # else another stream has replaced it already
+                    await self.forget(peer)
         error: ManyhandsError = PeerUnreachable(peer, "no address is known")
         for text in addresses:
             try:
@@ -53,8 +54,9 @@ class Connections:
             except ManyhandsError as failure:
                 error = failure
                 continue
-            self._open[peer] = connection
-            return await connection.open("control", timeout_s=timeout_s)
+            if (kept := self._open.setdefault(peer, connection)) is not connection:
+                await connection.aclose()  # dialled by another session meanwhile, or by this one
+            return await kept.open("control", timeout_s=timeout_s)
         raise error
 
     async def forget(self, peer: str) -> None:
@@ -85,6 +87,7 @@ class ControlLink:
     ) -> None:
         self.peer = peer
         self.closed = asyncio.Event()  # the hop has filed its receipt, or is gone
+        self.is_resumed = False  # the stream at hand continues an earlier one
         self._connections, self._addresses = connections, tuple(addresses)
         self._heard, self._lost, self._resume = heard, lost, resume
         self._stream: Stream | None = None
@@ -118,7 +121,7 @@ class ControlLink:
                     greeting = self._resume(self) if self._stream is not None else None
                     if greeting is None:
                         raise
-                    self._stream, timeout_s = None, RESUME_S
+                    self._stream, timeout_s, self.is_resumed = None, RESUME_S, True
         except ManyhandsError as error:
             self._lost(self, error)
         finally:

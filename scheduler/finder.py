@@ -8,16 +8,20 @@ asks the swarm again only when that is not enough.
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from protocol.address import Address
 from protocol.chain_actions import FindRoute, Seat
 from protocol.errors import (
     ManyhandsError,
     PeerBusy,
+    PeerError,
+    PeerMisbehaved,
+    PeerRefused,
     PeerUnreachable,
     SessionTimeout,
     SwarmIncomplete,
+    VersionMismatch,
 )
 from protocol.identity import PeerId
 from protocol.messages import Span
@@ -26,11 +30,15 @@ from scheduler.directory import Directory, fetch_directory
 from scheduler.request import GenerationRequest
 from scheduler.routing import Route, Wanted, draw_route, find_replacement
 
+FINAL = (PeerRefused, VersionMismatch, PeerMisbehaved)  # no time mends these
 AGAIN_S = (0.1, 0.25)  # between looks, drawn: clients that failed together do not return together
 
 
 class RouteFinder:
-    """For one session; keeps what it learned about the chain's profile."""
+    """For one session; keeps the chain to one profile once it stood.
+
+    profile: of the seats found last.
+    """
 
     def __init__(
         self,
@@ -40,14 +48,13 @@ class RouteFinder:
         join: Sequence[Address],
         rng: random.Random,
     ) -> None:
-        self.profile = request.profile or ""
+        self.profile = self._agreed = request.profile or ""
         self._since: float | None = None  # when the chain at hand began to be looked for
+        self._tried_again: set[str] = set()  # since then, of those who had failed
         self._request, self._transport = request, transport
         self._directory, self._join, self._rng = directory, tuple(join), rng
 
-    async def find(
-        self, action: FindRoute, causes: Sequence[ManyhandsError], deadline: float
-    ) -> list[Seat]:
+    async def find(self, action: FindRoute, deadline: float) -> list[Seat]:
         """Seats for every missing run.
 
         Raises:
@@ -57,31 +64,33 @@ class RouteFinder:
         """
         self._since = self._since or time.monotonic()
         until = min(deadline, self._since + self._request.wait_s)
-        avoid = set(action.avoid)
         unreachable: ManyhandsError | None = None
         while True:
-            seats = self._look(action, avoid)
-            if seats is not None:
-                return seats
-            if time.monotonic() >= until:
-                raise self._why(action, avoid, causes, unreachable, deadline)
-            unreachable = await self._ask(avoid)
-            if self._look(action, avoid) is None:
-                if self._refused(action, avoid, causes):
-                    raise causes[-1]
-                await asyncio.sleep(self._rng.uniform(*AGAIN_S))
-                # Who was only busy may have room again (5a.15), who was silent may be back.
-                avoid -= {c.peer_id for c in causes if isinstance(c, PeerBusy | PeerUnreachable)}
+            routes = self._look(action, action.avoid)
+            if routes is None and time.monotonic() < until:
+                unreachable = await self._ask(action.avoid)
+                routes = self._look(action, action.avoid)
+                if routes is None:
+                    self._raise_refusal(action)
+                    await asyncio.sleep(self._rng.uniform(*AGAIN_S))
+            is_late = time.monotonic() >= until
+            if routes is None:
+                routes = self._look_again(action, is_late=is_late)
+            if routes is not None:
+                return self._seats(routes)
+            if is_late:
+                raise self._why(action, unreachable, deadline)
 
     def found(self) -> None:
         """The chain stands: the next search has time of its own."""
-        self._since = None
+        self._agreed, self._since = self.profile, None
+        self._tried_again.clear()
 
-    def _look(self, action: FindRoute, avoid: set[str]) -> list[Seat] | None:
-        """Seats from what is known now, or None."""
-        seats: list[Seat] = []
+    def _look(self, action: FindRoute, avoid: Collection[str]) -> list[Route] | None:
+        """A route for every missing run from what is known now, or None."""
+        chosen: list[Route] = []
+        taken = {*avoid, *(seat.peer for seat in action.survivors)}
         for missing in action.missing:
-            taken = avoid | {seat.peer for seat in (*action.survivors, *seats)}
             routes = find_replacement(
                 self._directory.live(),
                 missing,
@@ -93,27 +102,48 @@ class RouteFinder:
             )
             if not routes:
                 return None
-            seats += self._seats(draw_route(routes, self._rng))
-        return seats
+            chosen.append(draw_route(routes, self._rng))
+            taken.update(chosen[-1].peer_ids)
+        return chosen
 
-    def _seats(self, route: Route) -> list[Seat]:
-        self.profile = self.profile or route.hops[0].announcement.profile
+    def _look_again(self, action: FindRoute, *, is_late: bool) -> list[Route] | None:
+        """Routes with as few as needed of those who failed for the moment: they may be back.
+
+        Who failed last is taken last, so that each of them has its turn, however cheap another one
+        looks. When the wait is over, it is the turn of those who never had one.
+        """
+        tired = self._tried_again if is_late else set()
+        passing = [p for p, why in action.avoid.items() if _passes(why) and p not in tired]
+        avoid = {*action.avoid}.difference(passing)
+        routes = self._look(action, avoid)
+        if routes is None:
+            return None
+        for peer in reversed(passing):
+            if (without := self._look(action, avoid | {peer})) is not None:
+                avoid.add(peer)
+                routes = without
+        self._tried_again.update({*passing} - avoid)
+        return routes
+
+    def _seats(self, routes: Sequence[Route]) -> list[Seat]:
+        self.profile = routes[0].hops[0].announcement.profile
         return [
             Seat(hop.peer_id, hop.span, tuple(str(address) for address in hop.addresses))
+            for route in routes
             for hop in route.hops
         ]
 
-    def _wanted(self, avoid: set[str]) -> Wanted:
+    def _wanted(self, avoid: Collection[str]) -> Wanted:
         request = self._request
         return Wanted(
             manifest=request.manifest,
             n_blocks=request.n_blocks,
             n_positions=request.capacity,
-            profile=self.profile or None,
+            profile=self._agreed or None,
             avoid=frozenset(map(PeerId, avoid)),
         )
 
-    async def _ask(self, avoid: set[str]) -> ManyhandsError | None:
+    async def _ask(self, avoid: Collection[str]) -> ManyhandsError | None:
         """Ask the swarm: those we were told of, and anybody we heard about since."""
         known = [
             address
@@ -129,37 +159,40 @@ class RouteFinder:
             return error
         return None
 
-    def _refused(
-        self, action: FindRoute, avoid: set[str], causes: Sequence[ManyhandsError]
-    ) -> bool:
-        """Whether peers that are there said no for good: waiting would not change their minds."""
-        if not causes or isinstance(causes[-1], PeerBusy | PeerUnreachable):
-            return False
-        return self._look(action, set()) is not None
+    def _raise_refusal(self, action: FindRoute) -> None:
+        """Waiting is vain if the blocks want peers that are there and said no for good."""
+        final = {peer: why for peer, why in action.avoid.items() if not _passes(why)}
+        if final and self._look(action, final) is None and self._look(action, ()) is not None:
+            raise list(final.values())[-1]
 
     def _why(
-        self,
-        action: FindRoute,
-        avoid: set[str],
-        causes: Sequence[ManyhandsError],
-        unreachable: ManyhandsError | None,
-        deadline: float,
+        self, action: FindRoute, unreachable: ManyhandsError | None, deadline: float
     ) -> ManyhandsError:
         if time.monotonic() >= deadline:
             return SessionTimeout("no route was found in time", hint="raise --timeout")
         if unreachable is not None and not self._directory.live():
             return unreachable
-        if causes and isinstance(causes[-1], PeerBusy):
-            return causes[-1]
+        refused = {
+            peer: why
+            for peer, why in action.avoid.items()
+            if isinstance(why, PeerBusy) or not _passes(why)
+        }
+        if refused and self._look(action, {*action.avoid}.difference(refused)) is not None:
+            return list(refused.values())[-1]
         survivors = {seat.peer for seat in action.survivors}
         try:
             self._directory.require_complete(
-                self._wanted(avoid - survivors), model=self._request.model
+                self._wanted({*action.avoid} - survivors), model=self._request.model
             )
         except (SwarmIncomplete, PeerUnreachable) as error:
             return error
         missing = [(span.start, span.stop) for span in action.missing]
         return SwarmIncomplete(missing, model=self._request.model)
+
+
+def _passes(why: ManyhandsError) -> bool:
+    """Whether a peer that failed like this may serve a moment later (5a.15)."""
+    return isinstance(why, PeerError) and not isinstance(why, FINAL)
 
 
 def _neighbour(survivors: Sequence[Seat], missing: Span, side: int) -> PeerId | None:

@@ -24,7 +24,7 @@ from protocol.chain_actions import (
 )
 from protocol.chain_session import ChainSession, Hop, Phase
 from protocol.codec import ids_to_bytes
-from protocol.errors import ManyhandsError, SessionTimeout
+from protocol.errors import ManyhandsError, PeerRefused, PeerUnreachable, SessionTimeout
 from protocol.identity import Identity
 from protocol.messages import (
     Account,
@@ -207,7 +207,7 @@ class Session:
 
     async def _find(self, action: FindRoute) -> None:
         try:
-            seats = await self._finder.find(action, tuple(self.rules.causes), self._deadline)
+            seats = await self._finder.find(action, self._deadline)
         except ManyhandsError as error:
             self._do(self.rules.no_route(action.epoch, error))
             return
@@ -246,12 +246,15 @@ class Session:
             case LinkDown(epoch=epoch, peer=successor):
                 self._do(self.rules.link_down(peer, successor, epoch, now))
             case Failure(error=error):
-                self._failure(peer, decode_error(error, peer), now)
+                self._failure(link, decode_error(error, peer), now)
             case Committed() | Closed():
                 pass
 
-    def _failure(self, peer: str, error: ManyhandsError, now: float) -> None:
+    def _failure(self, link: ControlLink, error: ManyhandsError, now: float) -> None:
+        peer = link.peer
         log.info("a hop refused or failed", extra={"peer": peer, "error": str(error)})
+        if link.is_resumed and isinstance(error, PeerRefused):
+            error = PeerUnreachable(peer, error.reason)  # the session is gone there, not the peer
         if isinstance(error, SessionTimeout):
             self._do(self.rules.fail(error))
         else:

@@ -8,7 +8,7 @@ the die decides which queue moves next, and what is lost, doubled, killed or pai
 import hashlib
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from protocol import chain_actions as chain
@@ -203,7 +203,7 @@ class World:
             salt_commit=b"s" * 32,
         )
 
-    def _route(self, epoch: int, missing: Sequence[Span], avoid: frozenset[str]) -> None:
+    def _route(self, epoch: int, missing: Sequence[Span], avoid: Collection[str]) -> None:
         seats = []
         for gap in missing:
             for span in self.spans:

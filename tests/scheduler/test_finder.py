@@ -1,0 +1,169 @@
+"""Finding seats while peers fail: who failed for the moment is asked again, in fair turns."""
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from protocol.announcement_table import AnnouncementTable
+from protocol.chain_actions import FindRoute, Seat
+from protocol.errors import (
+    ManyhandsError,
+    PeerBusy,
+    PeerError,
+    PeerMisbehaved,
+    PeerRefused,
+    PeerUnreachable,
+    SwarmIncomplete,
+    UsageError,
+    VersionMismatch,
+)
+from protocol.messages import Span
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport.memory import MemoryNetwork
+from scheduler.directory import Directory, wall_ms
+from scheduler.finder import RouteFinder
+from scheduler.request import GenerationRequest
+from tests.announcing import MANIFEST, peer_of, record
+from tests.gossiping import identity_of
+
+FIRST, LIVE, DEAD = 1, 2, 3  # LIVE and DEAD serve the same blocks, DEAD far cheaper
+OTHER = 4  # serves all blocks, in a profile of its own
+SPANS = {FIRST: (0, 4), LIVE: (4, 8), DEAD: (4, 8), OTHER: (0, 8)}
+CLIENT = 77
+
+
+def finder(*, wait_s: float = 5.0, peers: Sequence[int] = (FIRST, LIVE, DEAD)) -> RouteFinder:
+    """One that knows these peers; none of them can be asked for more."""
+    now_ms = wall_ms()
+    table = AnnouncementTable(OPEN_SWARM_ID)
+    for n in peers:
+        stamp = {"sequence": now_ms, "issued_ms": now_ms, "expires_ms": now_ms + 30_000}
+        decode_us = 400_000 if n in (LIVE, OTHER) else 1000
+        profile = "bfloat16/none" if n == OTHER else "float32/none"
+        told = record(n, SPANS[n], decode_us=decode_us, profile=profile, **stamp)
+        table.merge(told, sender="", now_ms=now_ms)
+    request = GenerationRequest(
+        manifest=MANIFEST, n_blocks=8, prompt_ids=(1,), max_tokens=4, wait_s=wait_s
+    )
+    transport = MemoryNetwork().transport(identity_of(CLIENT), OPEN_SWARM_ID)
+    return RouteFinder(request, transport, Directory(table), (), random.Random(1))
+
+
+def after(avoid: Mapping[int, ManyhandsError], survivors: Sequence[int] = (FIRST,)) -> FindRoute:
+    """Blocks 4 to 8 lost their hosts, in this order."""
+    seats = tuple(Seat(peer_of(n), Span(*SPANS[n])) for n in survivors)
+    missing = Span(4 if survivors else 0, 8)
+    return FindRoute(1, (missing,), seats, {peer_of(n): why for n, why in avoid.items()})
+
+
+def unreachable(n: int) -> PeerUnreachable:
+    return PeerUnreachable(peer_of(n), "nobody answers")
+
+
+async def found(finder: RouteFinder, action: FindRoute) -> list[str]:
+    return [seat.peer for seat in await finder.find(action, time.monotonic() + 60)]
+
+
+async def test_the_cheapest_is_taken_while_nobody_has_failed():
+    assert await found(finder(), after({})) == [peer_of(DEAD)]
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        PeerUnreachable("", "it closed the stream"),
+        PeerBusy("", "no room"),
+        PeerError("", "its predecessor cannot reach it"),
+    ],
+)
+async def test_who_failed_for_the_moment_is_asked_again_before_a_cheaper_one_that_failed_since(why):
+    action = after({LIVE: why, DEAD: unreachable(DEAD)})
+
+    assert await found(finder(), action) == [peer_of(LIVE)]
+
+
+async def test_turns_are_taken():
+    asked, search = [], finder()
+    lost = {LIVE: unreachable(LIVE), DEAD: unreachable(DEAD)}
+
+    for _ in range(4):
+        [peer] = await found(search, after(lost))
+        n = next(n for n in lost if peer_of(n) == peer)
+        asked.append(n)
+        lost[n] = lost.pop(n)  # it fails again, and is now the latest
+
+    assert asked == [LIVE, DEAD, LIVE, DEAD]
+
+
+async def test_nobody_is_taken_back_who_is_not_needed():
+    lost = {DEAD: unreachable(DEAD), FIRST: unreachable(FIRST)}
+
+    assert await found(finder(), after(lost, survivors=())) == [peer_of(FIRST), peer_of(LIVE)]
+
+
+async def test_a_peer_that_failed_as_late_as_the_wait_has_one_more_turn():
+    search = finder(wait_s=0.05, peers=(FIRST, LIVE))
+    action = after({LIVE: unreachable(LIVE)})
+    await found(search, after({}))
+    await asyncio.sleep(0.1)  # an attempt that took longer than there was to wait
+
+    assert await found(search, action) == [peer_of(LIVE)]
+    with pytest.raises(SwarmIncomplete) as caught:
+        await found(search, action)
+    assert caught.value.missing == ((4, 8),)
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        PeerRefused("", "it needs more than this node keeps"),
+        VersionMismatch("", "another model"),
+        PeerMisbehaved("", "nonsense"),
+        UsageError("token ids"),
+    ],
+)
+async def test_a_refusal_for_good_is_said_at_once(why):
+    began = time.monotonic()
+
+    with pytest.raises(type(why)):
+        await found(finder(peers=(FIRST, LIVE)), after({LIVE: why}))
+    assert time.monotonic() - began < 1.0
+
+
+async def test_who_refused_for_good_is_not_asked_again():
+    action = after({LIVE: PeerRefused(peer_of(LIVE), "no"), DEAD: unreachable(DEAD)})
+
+    assert await found(finder(), action) == [peer_of(DEAD)]
+
+
+async def test_a_refusal_says_more_than_a_silence():
+    """One host is gone for longer than we wait, the other said why it does not serve."""
+    search = finder(wait_s=0.0)
+    action = after({LIVE: PeerRefused(peer_of(LIVE), "no"), DEAD: unreachable(DEAD)})
+    await found(search, action)
+
+    with pytest.raises(PeerRefused):
+        await found(search, action)
+
+
+async def test_another_profile_may_serve_as_long_as_no_chain_stood():
+    search = finder(peers=(FIRST, DEAD, OTHER))
+    assert await found(search, after({}, survivors=())) == [peer_of(FIRST), peer_of(DEAD)]
+
+    found_next = await found(search, after({DEAD: unreachable(DEAD)}, survivors=()))
+
+    assert found_next == [peer_of(OTHER)]
+    assert search.profile == "bfloat16/none"
+
+
+async def test_a_chain_that_stood_keeps_its_profile():
+    search = finder(peers=(FIRST, DEAD, OTHER))
+    await found(search, after({}, survivors=()))
+    search.found()
+
+    found_next = await found(search, after({DEAD: unreachable(DEAD)}, survivors=()))
+
+    assert found_next == [peer_of(FIRST), peer_of(DEAD)]
