@@ -27,7 +27,6 @@ from protocol.errors import (
     UsageError,
     VersionMismatch,
 )
-from protocol.hop_session import State
 from protocol.identity import public_key_from_peer_id
 from protocol.messages import Ack, Ask, Frame, Gone, Reserve, Resume, SessionId
 from protocol.transport import Stream
@@ -109,11 +108,14 @@ class Sessions:
         return hop
 
     def _supersede(self, reserve: Reserve, client: str) -> None:
-        """A client that gave a hop up may ask again before its word of that arrives, if ever."""
+        """A client that gave a hop up may ask again before its word of that arrives, if ever.
+
+        The two come on streams of their own, in any order: the later epoch is what it wants now.
+        """
         held = self._hops.get(reserve.session)
         if held is None or held.client != client:
             return
-        if held.session.state is State.RESERVED or held.session.epoch < reserve.epoch:
+        if held.session.epoch < reserve.epoch:
             held.give_up()
 
     def _check(self, reserve: Reserve, client: str) -> None:

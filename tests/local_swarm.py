@@ -124,7 +124,7 @@ class Swarm:
             await local.task
 
     @asynccontextmanager
-    async def client(self, name: str = "client") -> AsyncIterator[Client]:
+    async def client(self, name: str = "client", *, seed: int = 1) -> AsyncIterator[Client]:
         identity = Identity(SigningKey.generate())
         home = self.home / name
         home.mkdir(parents=True)
@@ -133,7 +133,7 @@ class Swarm:
         transport = self.transport_of(identity)
         try:
             async with Client(
-                identity, OPEN_SWARM_ID, transport, books, join, rng=random.Random(1)
+                identity, OPEN_SWARM_ID, transport, books, join, rng=random.Random(seed)
             ) as client:
                 yield client
         finally:

@@ -1,16 +1,20 @@
 """Hops die, streams break, clients vanish: the text stands, the books balance, nothing leaks."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ledger.meter import Rates
 from ledger.verify import verify_ledger
+from protocol.codec import to_client_message, to_hop_bytes
 from protocol.errors import PeerBusy, PeerRefused, SwarmIncomplete, UsageError
+from protocol.hop_session import State
+from protocol.messages import Failure, Reserve, Reserved, SessionId, Span
 from protocol.sampling import SamplingParams
 from protocol.signing import OPEN_SWARM_ID
-from protocol.transport.memory import MemoryNetwork
+from protocol.transport.memory import Faults, MemoryNetwork
 from scheduler import Finished, GenerationResult, Routed, Token
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import Swarm, add_byte_tokenizer, swarm, whole
@@ -102,6 +106,57 @@ async def test_the_dead_are_routed_around_while_they_are_still_announced(pair, n
     assert [answer.failovers for answer in answers] == [1, 1, 1]
 
 
+async def test_dead_hosts_cost_an_opening_nothing_but_time(pair, network):
+    """Each new client draws some of the announced dead, and gives up the living beside them."""
+    dead, living = pair.nodes[:3], pair.nodes[3:]
+    for local in dead:
+        network.kill(local.node.identity.peer_id)
+
+    for seed in range(12):
+        async with pair.client(f"client-{seed}", seed=seed) as client:
+            for local in living:  # dials and streams overtake each other
+                ends = (client.identity.peer_id, local.node.identity.peer_id)
+                network.set_faults(Faults(delay_s=(0.0, 0.03)), *ends)
+            result = await whole(client.generate(ask(pair, max_tokens=4)))
+
+        assert {step.peer for step in result.route} == {n.node.identity.peer_id for n in living}
+        assert result.failovers == 0, "no hop that served was lost"
+
+
+async def test_a_late_reserve_of_an_older_epoch_displaces_nothing(pair, network):
+    async with pair.client() as client:
+        local = pair.nodes[0]
+        older = reserve(pair, epoch=0)
+        connection = await client.transport.dial(local.address)
+        newer_stream, older_stream = [await connection.open("control") for _ in range(2)]
+
+        newer_stream.send(to_hop_bytes(replace(older, epoch=1)))
+        reserved = to_client_message(await newer_stream.receive())
+        older_stream.send(to_hop_bytes(older))
+        refused = to_client_message(await older_stream.receive())
+
+        assert isinstance(reserved, Reserved)
+        assert isinstance(refused, Failure)
+        [hop] = local.node.sessions._hops.values()
+        assert (hop.session.epoch, hop.session.state) == (1, State.RESERVED)
+        await connection.aclose()
+
+
+def reserve(swarm: Swarm, *, epoch: int) -> Reserve:
+    return Reserve(
+        session=SessionId(bytes(16)),
+        epoch=epoch,
+        manifest=swarm.manifest.digest,
+        span=Span(*SPANS[0]),
+        n_blocks=swarm.manifest.n_blocks,
+        capacity=64,
+        max_tokens=32,
+        budget_ms=10_000,
+        client_nonce=bytes(16),
+        salt_commit=bytes(32),
+    )
+
+
 async def test_a_peer_that_was_away_and_is_back_serves_again(model, tmp_path, network):
     def over_memory(identity):
         return network.transport(identity, OPEN_SWARM_ID)
@@ -122,6 +177,29 @@ async def test_a_peer_that_was_away_and_is_back_serves_again(model, tmp_path, ne
     assert [e.index for e in events if isinstance(e, Token)] == list(range(N))
     assert events[-1].result.failovers >= 1
     assert len(events[-1].result.receipts) == 3, "two tabs with the one that was away"
+
+
+@pytest.mark.parametrize("place", [0, 1])
+async def test_a_peer_that_forgot_the_session_is_asked_to_serve_it_anew(
+    model, tmp_path, network, place
+):
+    def over_memory(identity):
+        return network.transport(identity, OPEN_SWARM_ID)
+
+    async with (
+        swarm(model, tmp_path, over_memory, (0, 3), (3, 6)) as built,
+        built.client() as client,
+        client.generate(ask(built)) as run,
+    ):
+        events = []
+        async for event in run:
+            events.append(event)
+            if isinstance(event, Token) and event.index == 5:  # as after a quick restart
+                [hop] = built.nodes[place].node.sessions._hops.values()
+                hop.give_up()
+
+    assert isinstance(events[-1], Finished)
+    assert [e.index for e in events if isinstance(e, Token)] == list(range(N))
 
 
 async def heal_later(network: MemoryNetwork) -> None:
