@@ -10,6 +10,7 @@ ManyhandsError
     IntegrityError           bytes do not match their hash, signature or rule (exit 8)
         BadSignature         a signature does not hold
         BadModel             a checkpoint that is missing, corrupt or of another kind
+        BadAdapter           the same of an adapter, or one made for another base
     PeerError                theirs: route around them, lower their score
         PeerUnreachable      no connection, or it dropped (exit 4)
         PeerBusy             an honest refusal: no room for now (exit 75)
@@ -73,6 +74,10 @@ class BadSignature(IntegrityError):
 
 class BadModel(IntegrityError):
     code = "bad_model"
+
+
+class BadAdapter(IntegrityError):
+    code = "bad_adapter"
 
 
 class PeerError(ManyhandsError):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from node.engine.adapter_rows import Adapter
+
 
 @dataclass(frozen=True, slots=True)
 class KVRows:
@@ -40,6 +42,8 @@ class KVRows:
 
 class Lease(Protocol):
     """One session's state in blocks `[entry, exit)`, room for `capacity` positions."""
+
+    adapter: "Adapter | None"  # what all its rows run with, beside the model's own weights
 
     @property
     def entry(self) -> int: ...

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from node.engine.adapter_rows import Packing
 from node.engine.forward import ALL_ROWS, Forward, Wanted
 from node.engine.kv_cache import KVLayout, PackedCache
 from node.engine.lease import Lease
@@ -46,14 +47,21 @@ class PackedEngine(ShardEngine):
         first = entry - self.span.start
         packed = PackedCache(leases, counts, first)
         rows = items[0].rows if len(items) == 1 else torch.cat([item.rows for item in items])
-        hidden, logits = self._forward.run(
-            rows,
-            packed,
-            _positions(items, counts),
-            first,
-            exit - self.span.start,
-            _wanted(items, counts, rows.device) if exit == self.n_blocks else None,
+        adapted = Packing.of(
+            [item.lease.adapter for item in items],
+            counts,
+            packed.stops,
+            [item.n_logits for item in items],
         )
+        with self.adapters.applied(adapted):
+            hidden, logits = self._forward.run(
+                rows,
+                packed,
+                _positions(items, counts),
+                first,
+                exit - self.span.start,
+                _wanted(items, counts, rows.device) if exit == self.n_blocks else None,
+            )
         for lease, count in zip(leases, counts, strict=True):
             lease.length += count
         return _unpack(items, counts, hidden, logits)

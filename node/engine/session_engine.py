@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from node.engine.adapter_rows import Adapter, Packing
 from node.engine.forward import ALL_ROWS, GatedModel, Wanted
 from node.engine.lease import KVRows, Lease
 from node.engine.session_cache import Past, SessionCache, SessionLayout
@@ -35,6 +36,7 @@ class SessionLease:
     ) -> None:
         self.entry, self.exit, self.capacity, self.n_bytes = entry, exit, capacity, n_bytes
         self.cache, self.past = cache, past
+        self.adapter: Adapter | None = None
 
     @property
     def length(self) -> int:
@@ -90,7 +92,7 @@ class SessionLease:
     def close(self) -> None:
         self.capacity = self.n_bytes = 0
         self.cache.clear()
-        self.past = None
+        self.past = self.adapter = None
 
 
 class SessionEngine(ShardEngine):
@@ -191,14 +193,16 @@ class SessionEngine(ShardEngine):
         if n_logits:
             last = torch.arange(count - n_logits, count, device=rows.device)
             wanted = ALL_ROWS if n_logits == count else last
-        hidden, logits = self._gated.run(
-            rows,
-            range(start, start + count),
-            lease.entry - self.span.start,
-            lease.exit - self.span.start,
-            wanted,
-            past_key_values=lease.cache,
-            use_cache=True,
-        )
+        adapted = Packing.of([lease.adapter], [count], [start + count], [n_logits])
+        with self.adapters.applied(adapted):
+            hidden, logits = self._gated.run(
+                rows,
+                range(start, start + count),
+                lease.entry - self.span.start,
+                lease.exit - self.span.start,
+                wanted,
+                past_key_values=lease.cache,
+                use_cache=True,
+            )
         lease.cache.set_length(start + count)
         return hidden.contiguous(), logits

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from node.engine.adapters import Adapters
 from node.engine.lease import Lease
 from node.engine.pruning import text_config
 from node.engine.weights import LoadedSpan
@@ -65,6 +66,7 @@ class ShardEngine(ABC):
         )
         self.device: torch.device = loaded.model.device
         """Where rows are expected and results lie."""
+        self.adapters = Adapters(loaded)
 
     @property
     @abstractmethod
@@ -98,16 +100,19 @@ class ShardEngine(ABC):
         *,
         entry: int | None = None,
         exit: int | None = None,
+        adapter: str = "",
         reuse: Lease | None = None,
     ) -> Lease:
         """Room for `capacity` positions in blocks `[entry, exit)`, by default the whole span.
 
-        `reuse` is the lease of a session that is over, of the same blocks: the new one begins with
-        its rows, without a copy where its capacity suffices (the new one then has that), and the
-        old one is closed.
+        All its rows run with `adapter`, a `name@digest` that is loaded here. `reuse` is the lease
+        of a session that is over, of the same blocks and adapter: the new one begins with its rows,
+        without a copy where its capacity suffices (the new one then has that), and the old one is
+        closed.
 
         Raises:
             UsageError: these blocks are not in the span.
+            PeerRefused: that adapter is not here.
             ContextExceeded: the model has fewer positions.
             OutOfMemory: the machine has no room for it.
         """
@@ -119,9 +124,14 @@ class ShardEngine(ABC):
             raise ContextExceeded(
                 f"{capacity} positions asked of a model that takes 1 to {self.max_positions}"
             )
+        chosen = self.adapters.get(adapter) if adapter else None
         if reuse is not None and (reuse.entry, reuse.exit) != (entry, exit):
             raise ValueError(f"blocks {reuse.entry}:{reuse.exit} are not {entry}:{exit}")
-        return self._lease(capacity, entry, exit, reuse)
+        if reuse is not None and reuse.adapter is not chosen:
+            raise ValueError("rows that ran with another adapter cannot be used again")
+        lease = self._lease(capacity, entry, exit, reuse)
+        lease.adapter = chosen
+        return lease
 
     @abstractmethod
     def _lease(self, capacity: int, entry: int, exit: int, reuse: Lease | None) -> Lease:

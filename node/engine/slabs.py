@@ -9,6 +9,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
+from node.engine.adapter_rows import Adapter
 from node.engine.kv_cache import KVLayout
 from node.engine.lease import KVRows
 from protocol.errors import ContextExceeded, OutOfMemory
@@ -17,11 +18,12 @@ from protocol.errors import ContextExceeded, OutOfMemory
 class SlabLease:
     """A `node.engine.lease.Lease` over two slabs, [blocks, 1, heads, capacity, dim]."""
 
-    __slots__ = ("capacity", "entry", "exit", "keys", "layout", "length", "values")
+    __slots__ = ("adapter", "capacity", "entry", "exit", "keys", "layout", "length", "values")
 
     def __init__(self, layout: KVLayout, *, entry: int, exit: int, capacity: int) -> None:
         self.layout, self.entry, self.exit = layout, entry, exit
         self.capacity, self.length = capacity, 0
+        self.adapter: Adapter | None = None
         try:
             self.keys, self.values = _slabs(layout, exit - entry, capacity)
         except (RuntimeError, MemoryError) as error:
@@ -81,12 +83,13 @@ class SlabLease:
             new = SlabLease(self.layout, entry=self.entry, exit=self.exit, capacity=capacity)
             for target, source in ((new.keys, self.keys), (new.values, self.values)):
                 target[..., : self.length, :].copy_(source[..., : self.length, :])
-            new.length = self.length
+            new.length, new.adapter = self.length, self.adapter
         self.close()
         return new
 
     def close(self) -> None:
         self.capacity = self.length = 0
+        self.adapter = None
         self.keys = self.values = torch.empty(0)
 
 

@@ -1,0 +1,59 @@
+"""Random LoRA adapters, made and run by PEFT itself: what ours are measured against."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+TARGETS = {
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "falcon": ["query_key_value", "dense_4h_to_h"],
+    "phi3": ["qkv_proj", "gate_up_proj"],
+    "deepseek_v3": ["q_a_proj", "kv_b_proj", "kv_a_proj_with_mqa", "o_proj"],
+    "mixtral": ["q_proj", "v_proj"],
+}
+USUAL = ["q_proj", "v_proj", "gate_proj", "down_proj"]
+
+
+def write_adapter(
+    directory: Path, checkpoint: Path, *, seed: int = 1, rank: int = 4, **choices: Any
+) -> Path:
+    """An adapter of `checkpoint` with both matrices random, strong enough to change the text."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    targets = choices.pop("target_modules", TARGETS.get(base.config.model_type, USUAL))
+    config = LoraConfig(r=rank, target_modules=targets, task_type="CAUSAL_LM", **choices)
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        model = get_peft_model(base, config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if ".lora_" in name:
+                    parameter.copy_(torch.randn_like(parameter) * 0.15)
+        model.save_pretrained(directory)
+    return directory
+
+
+def merged(checkpoint: Path, adapter: Path | None) -> Any:
+    """The unsplit model as PEFT runs it with `adapter`; without one, as the library runs it."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    if adapter is None:
+        return base
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(base, adapter).eval()
+
+
+def change_config(directory: Path, **changes: Any) -> Path:
+    """Alter fields of an adapter's configuration."""
+    path = directory / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return directory
