@@ -1,0 +1,120 @@
+"""Data streams break and come back: what a new session sends meanwhile arrives, and soon."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from node.neighbours import Neighbours
+from protocol.address import Address
+from protocol.codec import data_message
+from protocol.messages import Ack, Frame, Gone, RowGroup, SessionId
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport import Service, Stream
+from protocol.transport.memory import Faults, MemoryNetwork, MemoryTransport
+from tests.announcing import peer_of
+from tests.gossiping import identity_of, until
+
+US, SUCCESSOR = 1, 2
+PEER = peer_of(SUCCESSOR)
+OLD, NEW = SessionId(b"o" * 16), SessionId(b"n" * 16)
+ROW_BYTES = 4
+
+
+class Told:
+    """What the node's sessions hear of their links."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def returned(self, peer: str, message: Ack | Gone) -> None:
+        self.words.append("returned")
+
+    def link_lost(self, peer: str) -> None:
+        self.words.append("lost")
+
+    def link_back(self, peer: str) -> None:
+        self.words.append("back")
+
+    def link_failed(self, peer: str, reason: str) -> None:
+        self.words.append("failed")
+
+
+class Link:
+    """A node's link to one successor, with the switch that cuts it."""
+
+    def __init__(self, network: MemoryNetwork, address: Address, received: list[Frame]) -> None:
+        self.received, self.told, self.n_dials = received, Told(), 0
+        self._network, self._addresses = network, [str(address)]
+        self.neighbours = Neighbours(self._counting(network), self.told)
+
+    def _counting(self, network: MemoryNetwork) -> MemoryTransport:
+        link = self
+
+        class Counting(MemoryTransport):
+            async def dial(self, address, *, timeout_s=5.0):
+                link.n_dials += 1
+                return await super().dial(address, timeout_s=timeout_s)
+
+        plain = network.transport(identity_of(US), OPEN_SWARM_ID)
+        return Counting(network, plain.peer_id, plain.greeting)
+
+    def begin(self, session: SessionId) -> None:
+        """A session is committed here, and has rows to send at once."""
+        self.neighbours.expect(PEER, self._addresses)
+        self.neighbours.push(PEER, RowGroup(session, 0, 0, 0, 0, 1), ROW_BYTES, b"row.")
+        self.neighbours.flush()
+
+    def cut(self) -> None:
+        self._network.set_faults(Faults(breakage=1.0))
+        self._network.break_streams(peer_of(US), PEER)
+
+    def mend(self) -> None:
+        self._network.set_faults(Faults())
+
+    def arrived(self) -> list[SessionId]:
+        return [group.session for frame in self.received for group in frame.groups]
+
+
+@pytest.fixture
+async def link() -> AsyncIterator[Link]:
+    """A link whose stream is up, and has carried the rows of one session."""
+    received: list[Frame] = []
+
+    async def data(stream: Stream) -> None:
+        while True:
+            message = data_message(await stream.receive())
+            assert isinstance(message, Frame)
+            received.append(message)
+
+    network = MemoryNetwork()
+    successor = network.transport(identity_of(SUCCESSOR), OPEN_SWARM_ID)
+    listener = await successor.listen("127.0.0.1", 0, Service(calls={}, streams={"data": data}))
+    link = Link(network, listener.addresses[0], received)
+    try:
+        link.begin(OLD)
+        await until(lambda: link.arrived() == [OLD], timeout_s=5.0)
+        yield link
+    finally:
+        await link.neighbours.aclose()
+        await listener.aclose()
+
+
+async def test_rows_that_a_new_session_sends_while_the_stream_is_down_arrive(link):
+    link.cut()
+    await until(lambda: link.told.words == ["lost"], timeout_s=5.0)
+
+    link.begin(NEW)
+    link.mend()
+
+    await until(lambda: link.arrived() == [OLD, NEW], timeout_s=5.0)
+    assert link.told.words == ["lost", "back"], "whose stream broke asks where to go on"
+
+
+async def test_a_new_session_does_not_wait_for_the_next_attempt(link):
+    link.cut()
+    await until(lambda: link.n_dials == 5, timeout_s=5.0)  # the next one is due in a second
+    link.mend()
+
+    link.begin(NEW)
+
+    assert await until(lambda: link.arrived() == [OLD, NEW], timeout_s=5.0) < 0.5
