@@ -50,6 +50,10 @@ class Lane(Protocol):
     def is_own_ring(self) -> bool:
         """Whether this node is the whole chain, so that a result is at once the next input."""
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether the client holds the ends: hidden rows in and out, whatever the blocks."""
+
     def draw(self, logits: "np.ndarray[Any, np.dtype[np.float32]]", position: int) -> int:
         """The id for `position`; called on the worker thread, a pure function of the session."""
 
@@ -190,12 +194,11 @@ class Batcher:
         if not heads:
             return []
         heads.sort(key=lambda work: work.left > DECODE_ROWS)  # stable: fair among equals
-        blocks = (heads[0].lane.lease.entry, heads[0].lane.lease.exit)
+        blocks = _blocks(heads[0].lane)
         batch: list[tuple[Work, int]] = []
         room = PREFILL_ROWS
         for work in heads:
-            lease = work.lane.lease
-            if (lease.entry, lease.exit) != blocks or len(batch) == MAX_SESSIONS:
+            if _blocks(work.lane) != blocks or len(batch) == MAX_SESSIONS:
                 continue
             if work.left <= DECODE_ROWS:
                 room = MIXED_ROWS
@@ -233,14 +236,15 @@ class Batcher:
 
     def _step(self, batch: Sequence[tuple[Work, int]]) -> list[tuple[bytes, int | None]]:
         items = [self._item(work, rows) for work, rows in batch]
-        is_end = items[0].lease.exit == self._engine.n_blocks
+        at_end = items[0].lease.exit == self._engine.n_blocks
         out: list[tuple[bytes, int | None]] = []
         for (work, rows), result in zip(batch, self._engine.step(items), strict=True):
             token_id = None
             if result.logits is not None:
                 position = work.run.start + work.at + rows
                 token_id = work.lane.draw(result.logits[-1].cpu().numpy(), position)
-            out.append((b"" if is_end else _to_bytes(result.hidden), token_id))
+            is_drawn = at_end and not work.lane.is_bare
+            out.append((b"" if is_drawn else _to_bytes(result.hidden), token_id))
         return out
 
     def _item(self, work: Work, rows: int) -> StepItem:
@@ -249,7 +253,8 @@ class Batcher:
         payload = run.payload[work.at * width : (work.at + rows) * width]
         samples = run.sample and work.at + rows == run.rows
         lease = work.lane.lease
-        tensor = _ids(payload) if lease.entry == 0 else self._hidden(payload)
+        is_ids = lease.entry == 0 and not work.lane.is_bare
+        tensor = _ids(payload) if is_ids else self._hidden(payload)
         tensor = tensor.to(self._engine.device)
         return StepItem(lease, run.start + work.at, tensor, int(samples))
 
@@ -300,6 +305,12 @@ class Batcher:
     def _tidy_up(results: list[Done]) -> None:
         for result in results:
             _guarded(result.lane, result.lane.afterwards)
+
+
+def _blocks(lane: Lane) -> tuple[int, int, bool]:
+    """What sessions of one step share: where they enter, as what, and where they leave."""
+    lease = lane.lease
+    return lease.entry, lease.exit, lease.entry == 0 and lane.is_bare
 
 
 def _guarded(lane: Lane, call: Callable[[], None]) -> None:

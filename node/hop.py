@@ -124,7 +124,7 @@ class Hop:
         match message:
             case Commit():
                 self._agree(message)
-                if message.next != self._around.peer_id:
+                if message.next not in (self._around.peer_id, self.client):
                     self._around.neighbours.expect(message.next, message.next_addresses)
                 self.do(self.session.commit(message, now))
             case Raise(epoch=epoch):
@@ -174,7 +174,11 @@ class Hop:
         keys = [hop[0] for hop in route.hops]
         require((ours, span.start, span.stop) in route.hops, "the route does not name this hop")
         at = route.hops.index((ours, span.start, span.stop))
-        neighbours = (keys[at - 1], keys[(at + 1) % len(keys)])
+        if self.session.reserve.client_ends:
+            around = [client_key, *keys, client_key]
+            neighbours = (around[at], around[at + 2])
+        else:
+            neighbours = (keys[at - 1], keys[(at + 1) % len(keys)])
         named = tuple(map(public_key_from_peer_id, (commit.previous, commit.next)))
         require(neighbours == named, "the route names other neighbours than the commit")
         require(
@@ -206,6 +210,10 @@ class Hop:
     def is_own_ring(self) -> bool:
         reserve = self.session.reserve
         return reserve.is_first and reserve.is_last
+
+    @property
+    def is_bare(self) -> bool:
+        return self.session.reserve.client_ends
 
     def draw(self, logits: "np.ndarray[Any, np.dtype[np.float32]]", position: int) -> int:
         session = self.session

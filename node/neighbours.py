@@ -6,6 +6,7 @@ RESUME_S, and the sessions' own rules decide what is sent again.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Protocol
@@ -35,6 +36,7 @@ class Neighbours:
 
     def __init__(self, transport: Transport, told: Successors) -> None:
         self._transport, self._told = transport, told
+        self.inbound: dict[str, Stream] = {}  # that peers opened to us
         self._links: dict[str, _Link] = {}
         self._outbox: dict[tuple[str, int], tuple[list[RowGroup], list[bytes]]] = {}
         self.frames_pushed = 0
@@ -69,6 +71,11 @@ class Neighbours:
         link = self._links.get(peer)
         if link is not None:
             link.send(data_bytes(message))
+        elif (stream := self.inbound.get(peer)) is not None:
+            # A client that holds the ends is nobody we could dial: it gets its rows on the stream
+            # it opened, and asks again for what it missed when it opens another.
+            with contextlib.suppress(PeerUnreachable, PeerBusy):
+                stream.send(data_bytes(message))
 
     async def aclose(self) -> None:
         await asyncio.gather(*(link.aclose() for link in self._links.values()))

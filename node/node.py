@@ -84,7 +84,7 @@ class Node:
             swarm_id=swarm_id,
             batcher=self.batcher,
             neighbours=self.neighbours,
-            inbound={},
+            inbound=self.neighbours.inbound,
             ending=model.ending,
             freed=self.sessions.freed,
             keep=books.keep,

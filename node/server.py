@@ -94,18 +94,22 @@ class Server:
         self._sessions.around.neighbours.flush()
 
     async def data(self, stream: Stream) -> None:
-        """Everything one predecessor sends us, for all its sessions."""
+        """Everything one predecessor sends us, for all its sessions.
+
+        A client that holds the ends is a successor, too: here it acknowledges what it was sent.
+        """
         inbound, sessions = self._sessions.around.inbound, self._sessions
         peer = stream.peer_id
         inbound[peer] = stream
         try:
             while True:
                 message = data_message(await stream.receive())
-                if not isinstance(message, Frame | Ask):
-                    raise PeerMisbehaved(peer, "a predecessor sends rows or asks")
-                sessions.received(peer, message, stream)
-                sessions.around.batcher.deliver()
-                sessions.around.neighbours.flush()
+                if isinstance(message, Frame | Ask):
+                    sessions.received(peer, message, stream)
+                    sessions.around.batcher.deliver()
+                    sessions.around.neighbours.flush()
+                else:
+                    sessions.returned(peer, message)
         except PeerUnreachable as error:
             log.debug("data stream ended", extra={"peer": peer, "error": str(error)})
         finally:

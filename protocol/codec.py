@@ -165,8 +165,8 @@ def data_bytes(message: DataMessage) -> bytes:
                 row_bytes=row_bytes,
             ).SerializeToString()
             return b"".join((HEADER_LENGTH.pack(len(header)), header, body))
-        case Ack(session, epoch, length, rewind):
-            ack = pb.Ack(session=session, epoch=epoch, length=length, rewind=rewind)
+        case Ack(session, epoch, length, rewind, branch):
+            ack = pb.Ack(session=session, epoch=epoch, length=length, rewind=rewind, branch=branch)
             header = pb.DataHeader(ack=ack).SerializeToString()
         case Ask(session, epoch):
             header = pb.DataHeader(ask=pb.Ask(session=session, epoch=epoch)).SerializeToString()
@@ -195,7 +195,7 @@ def data_message(data: bytes) -> DataMessage:
         raise PeerMisbehaved("", "rows without a row group")
     if header.HasField("ack"):
         ack = header.ack
-        return Ack(SessionId(ack.session), ack.epoch, ack.length, ack.rewind)
+        return Ack(SessionId(ack.session), ack.epoch, ack.length, ack.rewind, ack.branch)
     if header.HasField("ask"):
         return Ask(SessionId(header.ask.session), header.ask.epoch)
     return Gone(SessionId(header.gone))

@@ -163,6 +163,9 @@ class HopSession:
     def _check_commit(self, commit: Commit) -> None:
         require(commit.length <= self.length, "committed to rows this hop has not run")
         require(commit.n <= self.reserve.capacity, "committed beyond the reserved room")
+        if not self.reserve.client_ends:  # the last row is run again: its token may be lost
+            require(max(commit.length, commit.next_length) < commit.n, "nothing is left to run")
+            require(commit.n_prompt > 0, "a prompt has ids")
         if self.reserve.is_first:
             require(bool(commit.ids), "the first hop needs the ids")
         if self.reserve.is_last:
@@ -241,18 +244,21 @@ class HopSession:
         arrival = link.arrival(peer, group)
         if arrival is Arrival.REPEAT:
             self.dropped["repeated step"] += 1
-            return [Return(peer, Ack(self.id, self.epoch, self.length))]
+            return [Return(peer, self._ack(self.length))]
         if arrival is Arrival.GAP:
             self.dropped["gap"] += 1
-            rewind = Ack(self.id, self.epoch, link.accepted, rewind=True)
+            rewind = self._ack(link.accepted, rewind=True)
             return [Return(peer, rewind)] if link.must_ask() else []
         if arrival is not Arrival.NEXT:
             return self._drop(arrival.name)
         require(row_bytes == link.row_bytes, f"rows of {row_bytes} bytes, not {link.row_bytes}")
         require(group.start + group.rows <= self.reserve.capacity, "rows beyond the reserved room")
         if group.start < link.accepted and group.branch > link.branch:  # drafts were refused
-            require(group.start >= self.n - 1, "a rollback below the committed length")
+            floor = 0 if self.reserve.client_ends else self.n - 1
+            require(group.start >= floor, "a rollback below the committed length")
             self._cut(group.start)
+            if not self.reserve.is_last:
+                self._out.fork(group.branch, group.start)
         known = link.take(group)  # a refill may overlap what arrived meanwhile
         return self._launch(group.start + known, group.rows - known, body[known * row_bytes :], now)
 
@@ -271,7 +277,7 @@ class HopSession:
             return []
         if peer != self._in.peer or ask.epoch != self.epoch:
             return self._drop("stray ask")
-        return [Return(peer, Ack(self.id, self.epoch, self._in.accepted, rewind=True))]
+        return [Return(peer, self._ack(self._in.accepted, rewind=True))]
 
     def gone(self, peer: str) -> list[Action]:
         return self.link_failed(peer, "the session is over there")
@@ -398,7 +404,10 @@ class HopSession:
     def _acknowledge(self) -> list[Action]:
         if self.reserve.is_first or not self._in.owes_credit(self.length):
             return []
-        return [Return(self._in.peer, Ack(self.id, self.epoch, self.length))]
+        return [Return(self._in.peer, self._ack(self.length))]
+
+    def _ack(self, length: int, *, rewind: bool = False) -> Ack:
+        return Ack(self.id, self.epoch, length, rewind, self._in.branch)
 
     def _available(self) -> int:
         return self.draws.available if self.reserve.is_last else self.journal.length

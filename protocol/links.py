@@ -23,7 +23,7 @@ def credit_rows(row_bytes: int) -> int:
 class OutLink:
     """To the successor: rows `[sent, available)` are still to be pushed."""
 
-    __slots__ = ("acked", "credit", "most", "paused", "peer", "row_bytes", "sent", "step")
+    __slots__ = ("_forks", "acked", "credit", "most", "paused", "peer", "row_bytes", "sent", "step")
 
     def __init__(self, row_bytes: int) -> None:
         self.row_bytes = row_bytes
@@ -35,12 +35,22 @@ class OutLink:
         """A new epoch: the successor holds `sent` rows."""
         self.peer, self.sent, self.acked = peer, sent, sent
         self.step, self.paused = 0, False
+        self._forks: list[tuple[int, int]] = []  # (branch, its first row), not known to be known
+
+    def fork(self, branch: int, start: int) -> None:
+        """From `branch` on, rows from `start` on are others than those sent before."""
+        # A later branch that begins lower covers the earlier ones.
+        self._forks = [fork for fork in self._forks if fork[1] < start] + [(branch, start)]
+        self.sent, self.acked = min(self.sent, start), min(self.acked, start)
 
     def acknowledged(self, ack: Ack, available: int) -> None:
+        unknown = [fork for fork in self._forks if fork[0] > ack.branch]
+        length = min([ack.length, *(start for _, start in unknown)])
         if ack.rewind:
-            require(ack.length <= available, "asked for rows never sent")
-            self.sent, self.paused = ack.length, False
-        self.acked = max(self.acked, min(ack.length, self.sent))
+            require(length <= available, "asked for rows never sent")
+            self.sent, self.paused = length, False
+        self._forks = unknown
+        self.acked = max(self.acked, min(length, self.sent))
 
     def pump(
         self,

@@ -8,6 +8,7 @@ Control stream (client dials hop):   Reserve · Raise · Commit · Pay · Close 
                                      ←  Reserved · Raised · Committed · TokenEvent · Progress
                                         · Account · Unpaid · LinkDown · Failure · Closed
 Data stream (a pair of peers):       Frame · Ask →            ← Ack · Gone
+    with a client that holds the ends, its last hop answers with Frames, too
 """
 
 from dataclasses import dataclass, field
@@ -109,17 +110,19 @@ class Frame:
 class Ack:
     """Receiver to sender: I have run all rows before `length` (credit for more).
 
-    With `rewind` it is also a request: send again from `length` on (a gap, or a new stream).
+    With `rewind` it is also a request: send again from `length` on (a gap, or a new stream);
+    `branch` is the one those rows are of, so that a rollback that was lost on the way is not.
     """
 
     session: SessionId
     epoch: int
     length: int
     rewind: bool = False
+    branch: int = 0
 
     def __post_init__(self) -> None:
         require_id(self.session, "session")
-        require(min(self.epoch, self.length) >= 0, "negative acknowledgement")
+        require(min(self.epoch, self.length, self.branch) >= 0, "negative acknowledgement")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,9 @@ class Reserve:
     stops: tuple[str, ...] = ()
     trace_id: str = ""
     extensions: Extensions = field(default_factory=Extensions)
+    client_ends: bool = (
+        False  # the client embeds and samples: every hop takes and gives hidden rows
+    )
 
     def __post_init__(self) -> None:
         require_id(self.session, "session")
@@ -218,11 +224,13 @@ class Reserve:
 
     @property
     def is_first(self) -> bool:
-        return self.span.start == 0
+        """Whether it embeds: ids come in."""
+        return self.span.start == 0 and not self.client_ends
 
     @property
     def is_last(self) -> bool:
-        return self.span.stop == self.n_blocks
+        """Whether it draws: ids go out."""
+        return self.span.stop == self.n_blocks and not self.client_ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +244,8 @@ class Raise:
 class Commit:
     """What epoch `epoch` is: neighbours, lengths, history. The hop cuts to `length` and goes on.
 
-    n: the committed length: every id the client holds. Rows from n - 1 on are sampled.
+    n: the committed length: every id the client holds. Rows from n - 1 on are sampled. Where the
+        client holds the ends: every row it has sent, and hops may keep all of them.
     next_length: what the successor has; the hop's journal fills it from there.
     ids: for the first hop, ids [length, n); for a new last hop, ids [0, n); else empty.
     digest: for middle hops, the salted digest of the ids they will never see.
@@ -260,9 +269,9 @@ class Commit:
 
     def __post_init__(self) -> None:
         require(self.epoch >= 0, "negative epoch")
-        require(0 < self.n_prompt <= self.n <= MAX_POSITIONS, "committed length out of range")
-        require(0 <= self.length < self.n, "a hop is cut below the committed length")
-        require(0 <= self.next_length < self.n, "a hop is cut below the committed length")
+        require(0 <= self.n_prompt <= self.n <= MAX_POSITIONS, "committed length out of range")
+        require(0 <= self.length <= self.n, "a hop is cut to the committed length")
+        require(0 <= self.next_length <= self.n, "a hop is cut to the committed length")
         require(bool(self.previous) and bool(self.next), "a hop needs neighbours")
         require(len(self.next_addresses) <= 8, "too many addresses")
         require_id(self.salt, "salt", 32)

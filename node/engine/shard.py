@@ -26,7 +26,9 @@ from protocol.profile import Profile
 
 @dataclass(slots=True)
 class StepItem:
-    """Rows of one session: token ids [rows] where the lease embeds, else [rows, hidden_size].
+    """Rows of one session: token ids [rows] where the step embeds, else [rows, hidden_size].
+
+    At block 0 the rows say which: hidden ones were embedded elsewhere. A step has one kind.
 
     `start` is the position of the first row; `n_logits` says how many of the last rows need
     logits, and counts only where the lease ends with the model.
@@ -149,11 +151,12 @@ class ShardEngine(ABC):
         if not items:
             return []
         entry, exit = items[0].lease.entry, items[0].lease.exit
+        embeds = entry == 0 and items[0].rows.dim() == 1
         for item in items:
-            self._check(item, entry, exit)
+            self._check(item, entry, exit, embeds=embeds)
         if len(items) > 1 and len({id(item.lease) for item in items}) != len(items):
             raise ValueError("a lease appears twice in one step")
-        if entry == 0:
+        if embeds:
             self._check_ids(torch.cat([item.rows for item in items]))
         try:
             return self._run(items, entry, exit)
@@ -164,15 +167,15 @@ class ShardEngine(ABC):
     def _run(self, items: Sequence[StepItem], entry: int, exit: int) -> list[StepResult]:
         """Run checked items; whatever is raised leaves each lease at its item's `start`."""
 
-    def _check(self, item: StepItem, entry: int, exit: int) -> None:
+    def _check(self, item: StepItem, entry: int, exit: int, *, embeds: bool) -> None:
         lease, rows = item.lease, item.rows
         if (lease.entry, lease.exit) != (entry, exit):
             raise ValueError("items of one step must share the blocks they run through")
-        shape = () if entry == 0 else (self.hidden_size,)
+        shape = () if embeds else (self.hidden_size,)
         if rows.dim() != 1 + len(shape) or rows.shape[1:] != shape or not rows.shape[0]:
-            what = "token ids [rows]" if entry == 0 else f"[rows, {self.hidden_size}]"
+            what = f"[rows, {self.hidden_size}]" if entry else "ids [rows] or hidden rows, one kind"
             raise UsageError(f"block {entry} takes {what}, got {list(rows.shape)}")
-        dtype = torch.int64 if entry == 0 else self.dtype
+        dtype = torch.int64 if embeds else self.dtype
         if rows.dtype != dtype:
             raise UsageError(f"block {entry} takes rows of {dtype}, got {rows.dtype}")
         if not 0 <= item.start <= lease.length:

@@ -96,10 +96,13 @@ class Ack(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
     REWIND_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
     session: _builtins.bytes
     epoch: _builtins.int
     length: _builtins.int
     rewind: _builtins.bool
+    branch: _builtins.int
+    """of the rows before length"""
     def __init__(
         self,
         *,
@@ -107,10 +110,11 @@ class Ack(_message.Message):
         epoch: _builtins.int = ...,
         length: _builtins.int = ...,
         rewind: _builtins.bool = ...,
+        branch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "length", b"length", "rewind", b"rewind", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "epoch", b"epoch", "length", b"length", "rewind", b"rewind", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -268,6 +272,7 @@ class Reserve(_message.Message):
     STOPS_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     EXTENSIONS_FIELD_NUMBER: _builtins.int
+    CLIENT_ENDS_FIELD_NUMBER: _builtins.int
     session: _builtins.bytes
     epoch: _builtins.int
     manifest: _builtins.bytes
@@ -280,6 +285,8 @@ class Reserve(_message.Message):
     profile: _builtins.str
     ignore_eos: _builtins.bool
     trace_id: _builtins.str
+    client_ends: _builtins.bool
+    """hidden rows in and out at every hop: the client embeds and samples"""
     @_builtins.property
     def span(self) -> Global___Span: ...
     @_builtins.property
@@ -307,10 +314,11 @@ class Reserve(_message.Message):
         stops: _abc.Iterable[_builtins.str] | None = ...,
         trace_id: _builtins.str = ...,
         extensions: Global___Extensions | None = ...,
+        client_ends: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["extensions", b"extensions", "sampling", b"sampling", "span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_nonce", b"client_nonce", "epoch", b"epoch", "extensions", b"extensions", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "n_blocks", b"n_blocks", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stops", b"stops", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_ends", b"client_ends", "client_nonce", b"client_nonce", "epoch", b"epoch", "extensions", b"extensions", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "n_blocks", b"n_blocks", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stops", b"stops", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,6 +15,7 @@ class Session:
     """A lane that decodes `n_tokens` greedily on its own ring, as a chain of one node does."""
 
     is_own_ring = True
+    is_bare = False
 
     def __init__(self, batcher: Batcher, engine, prompt: list[int], n_tokens: int) -> None:
         self.batcher, self.prompt, self.left = batcher, prompt, n_tokens

@@ -311,3 +311,17 @@ def test_a_model_with_tied_ends_splits_as_well(tmp_path: Path) -> None:
     got = Session(family.chain(2)).feed(PROMPT, 0)
 
     assert relative_error(got, family.logits(PROMPT)) <= 1e-5
+
+
+def test_rows_embedded_elsewhere_enter_block_0_and_leave_behind_the_last_one(family):
+    (engine,) = family.chain()
+    ids = torch.tensor(PROMPT)
+    with torch.inference_mode():
+        told = family.whole(ids[None], output_hidden_states=True).hidden_states
+
+    lease = engine.open(len(PROMPT))
+    (result,) = engine.step([StepItem(lease, 0, told[0][0].clone())])
+
+    by_ids = engine.step([StepItem(engine.open(len(PROMPT)), 0, ids, 1)])[0]
+    assert result.logits is None
+    assert torch.equal(result.hidden, by_ids.hidden)
