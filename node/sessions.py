@@ -203,6 +203,19 @@ class Sessions:
                 log.warning("a frame was refused", extra={"peer": peer, "error": str(error)})
                 hop.session.dropped["refused"] += 1
 
+    def client_returned(self, peer: str, message: Ack | Gone) -> None:
+        """From a client that holds the ends, and so is the last hop's successor.
+
+        Raises:
+            PeerMisbehaved: it has no such session here, and had none lately.
+        """
+        hop = self._hops.get(message.session)
+        if message.session in self._tombstones:
+            return
+        if hop is None or hop.client != peer or not hop.is_bare:
+            raise PeerMisbehaved(peer, "a predecessor sends rows or asks")
+        self.returned(peer, message)
+
     # --- node.neighbours.Successors ---------------------------------------------------------------
 
     def returned(self, peer: str, message: Ack | Gone) -> None:
