@@ -207,6 +207,8 @@ class Past:
             del self._kept[: len(self._kept) + 1 - KEPT_STATES]
             states = [read_state(layer) for layer in self._cache.recurrent]
             self._kept.append((start, states))
+        if not start and self.rows.shape[1:] != rows.shape[1:]:  # embedded elsewhere: no ids
+            self.rows = rows.new_empty(self.rows.shape[0], *rows.shape[1:])
         self.rows[start : start + rows.shape[0]] = rows
         self._at = None
 

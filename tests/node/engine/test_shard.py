@@ -271,7 +271,7 @@ def resident_bytes() -> int:
         (0, torch.tensor([], dtype=torch.int64), UsageError),
         (0, torch.tensor([[1]]), UsageError),
         (0, torch.tensor([1], dtype=torch.int32), UsageError),
-        (0, torch.zeros(1, 64), UsageError),  # hidden states where ids belong
+        (0, torch.zeros(1, 63), UsageError),  # neither ids nor hidden rows of this model
     ],
 )
 def test_rows_that_cannot_be_run_are_refused_and_the_lease_stays(
