@@ -2,7 +2,8 @@
 
 In: which blocks, who stays, whom to avoid. Out: seats, or the error that says what is missing. It
 looks in what is already known first, since a failover must not wait for a round of gossip, and
-asks the swarm again only when that is not enough.
+asks the swarm again only when that is not enough. Whom a session lost it asks again in turn, when
+nobody else is left; who refused for good it does not.
 """
 
 import asyncio
