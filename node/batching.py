@@ -1,9 +1,10 @@
 """One worker thread for torch: the runnable rows of many sessions, packed into one forward.
 
 In: `Work` from the event loop, in the order each session wants it run. Out: `Done`, handed back to
-the loop with one wake-up per step. Decode rows go first and all together; a long prefill is cut
-into chunks so that it never stalls them. A `SimpleQueue` and `call_soon_threadsafe` carry the work
-across: an executor would cost 0.2 ms more per hop.
+the loop with one wake-up per step. What goes into a step is `schedule.py`'s decision; this takes
+the rows out of the queues, runs them, and contains what goes wrong to the session that caused it. A
+`SimpleQueue` and `call_soon_threadsafe` carry the work across: an executor would cost 0.2 ms more
+per hop.
 """
 
 import asyncio
@@ -12,17 +13,18 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, TypeVar, cast
 
-import numpy as np
-
-from node.engine import Lease, ShardEngine, StepItem
-from protocol.actions import Run
-from protocol.errors import ManyhandsError, OutOfMemory
+from node.engine import ShardEngine, StepItem
+from node.rows import from_wire, ids_from_wire, joined, to_wire
+from node.schedule import LEAST_ROWS, Schedule, Step, Waiting
+from node.step_cost import StepCost
+from node.work import Done, Lane, Load, Work
+from protocol.errors import ManyhandsError, OutOfMemory, PeerBusy, SessionTimeout
 from protocol.transport import PeerFailed
 
 if TYPE_CHECKING:
@@ -30,55 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PREFILL_ROWS = 256  # a step's rows when nobody decodes: the fastest chunk measured over a chain
-MIXED_ROWS = 64  # prefill rows beside decodes: decode latency stays within about two steps
-DECODE_ROWS = 8  # a run of at most these is a decode or a verify window
-MAX_SESSIONS = 128  # of one step
-
-
-class Lane(Protocol):
-    """A session, as the batcher sees it."""
-
-    @property
-    def lease(self) -> Lease: ...
-
-    @property
-    def generation(self) -> int:
-        """Goes up when queued work is void: at a raise, a close, a cancel."""
-
-    @property
-    def is_own_ring(self) -> bool:
-        """Whether this node is the whole chain, so that a result is at once the next input."""
-
-    @property
-    def is_bare(self) -> bool:
-        """Whether the client holds the ends: hidden rows in and out, whatever the blocks."""
-
-    def draw(self, logits: "np.ndarray[Any, np.dtype[np.float32]]", position: int) -> int:
-        """The id for `position`; called on the worker thread, a pure function of the session."""
-
-    def ran(self, results: "Done") -> None:
-        """Called on the event loop: what others wait for."""
-
-    def afterwards(self) -> None:
-        """Called on the event loop, once that is on its way: words to the client, books."""
-
-    def run_failed(self, error: ManyhandsError) -> None:
-        """Called on the event loop."""
-
-
-@dataclass(slots=True)
-class Work:
-    """A run of one session; `at` rows of it are done."""
-
-    lane: Lane
-    run: Run
-    generation: int
-    at: int = 0
-
-    @property
-    def left(self) -> int:
-        return self.run.rows - self.at
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,29 +40,29 @@ class Delivery:
     """What the loop hands the worker at once; `is_answer`: all results of a step were handled."""
 
     works: list[Work]
-    is_answer: bool
+    is_answer: bool = False
+    call: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """Rows of one session that were run. `output` is empty where the model ends."""
+class Piece:
+    """Rows of one session in one step: of its oldest work, and of what follows on directly."""
 
     lane: Lane
-    ticket: int
-    rows: int
-    output: bytes
-    token_id: int | None
-    run_us: int
+    parts: tuple[tuple[Work, int], ...]
 
+    @property
+    def start(self) -> int:
+        return self.parts[0][0].start
 
-@dataclass(slots=True)
-class Load:
-    """What the worker has done, for announcements and status."""
+    @property
+    def rows(self) -> int:
+        return sum(rows for _, rows in self.parts)
 
-    steps: int = 0
-    rows: int = 0
-    busy_s: float = 0.0
-    batch_rows: deque[int] = field(default_factory=lambda: deque(maxlen=256))
+    @property
+    def samples(self) -> bool:
+        work, rows = self.parts[-1]
+        return work.run.sample and rows == work.left
 
 
 class Batcher:
@@ -120,12 +74,14 @@ class Batcher:
         loop: asyncio.AbstractEventLoop,
         *,
         flush: Callable[[], None] = lambda: None,
+        cost: StepCost | None = None,
     ) -> None:
         """`flush` is called on the loop after all results of a step were handed out."""
         self.load = Load()
         self._engine, self._loop, self._flush = engine, loop, flush
+        self._schedule = Schedule(cost)
         self._inbox: SimpleQueue[Delivery | None] = SimpleQueue()
-        self._queues: dict[Lane, deque[Work]] = {}
+        self._queues: dict[Lane, deque[Work]] = {}  # the longest unserved session first
         self._is_awaited = False  # results are out whose next rows come back at once
         self._staged: list[Work] = []
         self._is_handing_out = False
@@ -149,6 +105,42 @@ class Batcher:
         if staged or is_answer:
             self._inbox.put(Delivery(staged, is_answer))
 
+    async def between_steps(self, call: Callable[[], T]) -> T:
+        """`call` on the worker thread, which alone may touch the engine and its caches."""
+        done: asyncio.Future[T] = self._loop.create_future()
+
+        def told(result: T | None, error: BaseException | None) -> None:
+            if done.done():
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(result)  # type: ignore[arg-type]
+
+        def run() -> None:
+            try:
+                self._post(told, call(), None)
+            except Exception as error:  # it is the caller's, who awaits it
+                self._post(told, None, error)
+
+        self.deliver()  # what was submitted before it comes before it
+        self._inbox.put(Delivery([], call=run))
+        return await done
+
+    def check_wait(self, budget_s: float) -> None:
+        """Whether a session with so much time left is worth admitting.
+
+        Raises:
+            PeerBusy: the prompts before it would take all of it.
+        """
+        if self.load.backlog_s >= budget_s:
+            raise PeerBusy(
+                "",
+                f"{self.load.backlog_s:.1f} s of prompts wait here, the request has {budget_s:.1f}",
+                queue_depth=self.load.waiting,
+                hint="try again shortly",
+            )
+
     def stop(self) -> None:
         """Let the step at hand end, drop the rest."""
         self._inbox.put(None)
@@ -160,9 +152,9 @@ class Batcher:
     def _main(self) -> None:
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         while self._receive():
-            batch = self._take()
-            if batch:
-                self._run(batch)
+            step, pieces = self._take()
+            if pieces:
+                self._run(pieces, step)
 
     def _receive(self) -> bool:
         """Everything that waits now; blocks only when there is nothing to do. False: stop.
@@ -177,110 +169,118 @@ class Batcher:
                     return False
                 for work in delivery.works:
                     self._queues.setdefault(work.lane, deque()).append(work)
+                if delivery.call is not None:
+                    delivery.call()
                 self._is_awaited = self._is_awaited and not delivery.is_answer
         except Empty:
             return True
 
-    def _take(self) -> list[tuple[Work, int]]:
-        """The next step: one piece of every session that fits, decodes first."""
-        heads: list[Work] = []
+    def _take(self) -> tuple[Step, list[Piece]]:
+        """The next step, and the rows that are in it."""
+        waiting: list[Waiting] = []
         for lane, queue in list(self._queues.items()):
             while queue and queue[0].generation != lane.generation:
                 queue.popleft()
             if queue:
-                heads.append(queue[0])
+                rows = sum(rows for _, rows in _in_one_piece(queue))
+                waiting.append(Waiting(lane, _blocks(lane), queue[0].start, rows, lane.deadline))
             else:
                 del self._queues[lane]
-        if not heads:
-            return []
-        heads.sort(key=lambda work: work.left > DECODE_ROWS)  # stable: fair among equals
-        blocks = _blocks(heads[0].lane)
-        batch: list[tuple[Work, int]] = []
-        room = PREFILL_ROWS
-        for work in heads:
-            if _blocks(work.lane) != blocks or len(batch) == MAX_SESSIONS:
-                continue
-            if work.left <= DECODE_ROWS:
-                room = MIXED_ROWS
-                batch.append((work, work.left))
-            elif room > 0:
-                rows = min(work.left, room)
-                room -= rows
-                batch.append((work, rows))
-        return batch
+        step = self._schedule.next_step(waiting, time.monotonic())
+        for late in step.late:
+            self._drop(cast("Lane", late.session), SessionTimeout("the deadline passed"))
+        pieces = [self._piece(cast("Lane", work.session), rows) for work, rows in step.pieces]
+        self.load.waiting = len(waiting)
+        self.load.backlog_s = self._schedule.backlog_s(waiting)
+        return step, pieces
 
-    def _run(self, batch: list[tuple[Work, int]]) -> None:
+    def _piece(self, lane: Lane, rows: int) -> Piece:
+        """The next `rows` rows of a session that has them in one piece."""
+        parts: list[tuple[Work, int]] = []
+        for work, left in _in_one_piece(self._queues[lane]):
+            parts.append((work, min(left, rows)))
+            rows -= left
+            if rows <= 0:
+                break
+        return Piece(lane, tuple(parts))
+
+    def _run(self, pieces: Sequence[Piece], step: Step | None = None) -> None:
+        """Run them in one forward; `step` is given where they are all of one."""
         began = time.perf_counter()
         try:
-            done = self._step(batch)
+            done = self._step(pieces)
         except ManyhandsError as error:
-            self._blame(batch, error)
+            self._divide(pieces, error)
             return
-        except Exception:  # a bug of ours must not silence the node: the sessions fail, typed
+        except Exception:  # a bug of ours must not silence the node: a session fails, typed
             log.exception("a step failed")
-            self._blame(batch, OutOfMemory("the engine failed in a step"))
+            self._divide(pieces, PeerFailed("", "the engine failed in a step"))
             return
-        spent = time.perf_counter() - began
+        spent_s = time.perf_counter() - began
+        if step is not None:
+            self._schedule.ran(step, spent_s)
         self.load.steps += 1
-        self.load.rows += sum(rows for _, rows in batch)
-        self.load.busy_s += spent
-        self.load.batch_rows.append(len(batch))
+        self.load.rows += sum(piece.rows for piece in pieces)
+        self.load.busy_s += spent_s
+        self.load.batch_rows.append(len(pieces))
         results = [
-            Done(work.lane, work.run.ticket, rows, output, token_id, int(spent * 1e6))
-            for (work, rows), (output, token_id) in zip(batch, done, strict=True)
+            result
+            for piece, (output, token_id) in zip(pieces, done, strict=True)
+            for result in _results(piece, output, token_id, int(spent_s * 1e6))
         ]
-        for work, rows in batch:
-            self._advance(work, rows)
-        self._is_awaited = any(work.lane.is_own_ring for work, _ in batch)
+        for piece in pieces:
+            self._advance(piece)
+        self._is_awaited = self._is_awaited or any(piece.lane.is_own_ring for piece in pieces)
         self._post(self._hand_out, results)
 
-    def _step(self, batch: Sequence[tuple[Work, int]]) -> list[tuple[bytes, int | None]]:
-        items = [self._item(work, rows) for work, rows in batch]
+    def _step(self, pieces: Sequence[Piece]) -> list[tuple[bytes | memoryview, int | None]]:
+        items = [self._item(piece) for piece in pieces]
         at_end = items[0].lease.exit == self._engine.n_blocks
-        out: list[tuple[bytes, int | None]] = []
-        for (work, rows), result in zip(batch, self._engine.step(items), strict=True):
+        done: list[tuple[bytes | memoryview, int | None]] = []
+        for piece, result in zip(pieces, self._engine.step(items), strict=True):
             token_id = None
             if result.logits is not None:
-                position = work.run.start + work.at + rows
-                token_id = work.lane.draw(result.logits[-1].cpu().numpy(), position)
-            is_drawn = at_end and not work.lane.is_bare
-            out.append((b"" if is_drawn else _to_bytes(result.hidden), token_id))
-        return out
+                logits = result.logits[-1].cpu().numpy()
+                token_id = piece.lane.draw(logits, piece.start + piece.rows)
+            is_drawn = at_end and not piece.lane.is_bare
+            output = b"" if is_drawn else to_wire(piece.lane.wire, result.hidden)
+            done.append((output, token_id))
+        return done
 
-    def _item(self, work: Work, rows: int) -> StepItem:
-        run = work.run
-        width = len(run.payload) // run.rows
-        payload = run.payload[work.at * width : (work.at + rows) * width]
-        samples = run.sample and work.at + rows == run.rows
-        lease = work.lane.lease
-        is_ids = lease.entry == 0 and not work.lane.is_bare
-        tensor = _ids(payload) if is_ids else self._hidden(payload)
-        tensor = tensor.to(self._engine.device)
-        return StepItem(lease, run.start + work.at, tensor, int(samples))
+    def _item(self, piece: Piece) -> StepItem:
+        lease = piece.lane.lease
+        parts = [self._tensor(piece.lane, work.payload(rows)) for work, rows in piece.parts]
+        return StepItem(lease, piece.start, joined(parts), int(piece.samples))
 
-    def _hidden(self, payload: bytes | memoryview) -> "Tensor":
-        import torch
+    def _tensor(self, lane: Lane, payload: bytes | memoryview) -> "Tensor":
+        engine = self._engine
+        if lane.lease.entry == 0 and not lane.is_bare:
+            return ids_from_wire(payload, engine.device)
+        return from_wire(lane.wire, payload, engine.hidden_size, engine.dtype, engine.device)
 
-        rows = torch.frombuffer(payload, dtype=self._engine.dtype)
-        return rows.view(-1, self._engine.hidden_size)
-
-    def _advance(self, work: Work, rows: int) -> None:
-        queue = self._queues.pop(work.lane)
-        work.at += rows
-        if not work.left:
-            queue.popleft()
+    def _advance(self, piece: Piece) -> None:
+        queue = self._queues.pop(piece.lane)
+        for work, rows in piece.parts:
+            work.at += rows
+            if not work.left:
+                queue.popleft()
         if queue:
-            self._queues[work.lane] = queue  # to the end of the line
+            self._queues[piece.lane] = queue  # to the end of the line
 
-    def _blame(self, batch: list[tuple[Work, int]], error: ManyhandsError) -> None:
-        """One bad session must not take the others of its step down: run them one by one."""
-        if len(batch) > 1:
-            for piece in batch:
-                self._run([piece])
-            return
-        work = batch[0][0]
-        self._queues.pop(work.lane, None)
-        self._post(work.lane.run_failed, error)
+    def _divide(self, pieces: Sequence[Piece], error: ManyhandsError) -> None:
+        """One bad session must not take the others of its step down: it is found by halving."""
+        if len(pieces) > 1:
+            middle = len(pieces) // 2
+            self._run(pieces[:middle])
+            self._run(pieces[middle:])
+        elif isinstance(error, OutOfMemory) and pieces[0].rows > LEAST_ROWS:
+            self._run([self._piece(pieces[0].lane, pieces[0].rows // 2)])  # the rest comes later
+        else:
+            self._drop(pieces[0].lane, error)
+
+    def _drop(self, lane: Lane, error: ManyhandsError) -> None:
+        del self._queues[lane]
+        self._post(lane.run_failed, error)
 
     def _post(self, call: Callable[..., None], *args: object) -> None:
         try:
@@ -303,14 +303,39 @@ class Batcher:
 
     @staticmethod
     def _tidy_up(results: list[Done]) -> None:
-        for result in results:
-            _guarded(result.lane, result.lane.afterwards)
+        for lane in dict.fromkeys(result.lane for result in results):
+            _guarded(lane, lane.afterwards)
 
 
 def _blocks(lane: Lane) -> tuple[int, int, bool]:
     """What sessions of one step share: where they enter, as what, and where they leave."""
     lease = lane.lease
     return lease.entry, lease.exit, lease.entry == 0 and lane.is_bare
+
+
+def _in_one_piece(queue: deque[Work]) -> Iterator[tuple[Work, int]]:
+    """The oldest work and what continues it row by row, up to where a token is drawn."""
+    stop: int | None = None
+    for work in queue:
+        if stop not in (None, work.start) or work.generation != queue[0].generation:
+            return
+        yield work, work.left
+        if work.run.sample:
+            return
+        stop = work.start + work.left
+
+
+def _results(
+    piece: Piece, output: bytes | memoryview, token_id: int | None, run_us: int
+) -> Iterator[Done]:
+    """What each work of a piece is told; the token belongs to the last."""
+    width = len(output) // piece.rows
+    at = 0
+    for work, rows in piece.parts:
+        part = output[at * width : (at + rows) * width]
+        at += rows
+        is_last = at == piece.rows
+        yield Done(piece.lane, work.run.ticket, rows, part, token_id if is_last else None, run_us)
 
 
 def _guarded(lane: Lane, call: Callable[[], None]) -> None:
@@ -322,16 +347,3 @@ def _guarded(lane: Lane, call: Callable[[], None]) -> None:
     except Exception:  # a mistake of ours: the session fails, typed, and the node lives on
         log.exception("a session failed after its step")
         lane.run_failed(PeerFailed("", "a session failed on this node"))
-
-
-def _ids(payload: bytes | memoryview) -> "Tensor":
-    import torch
-
-    return torch.from_numpy(np.frombuffer(payload, dtype="<u4").astype(np.int64))
-
-
-def _to_bytes(hidden: "Tensor") -> bytes:
-    import torch
-
-    data: bytes = hidden.contiguous().view(torch.uint8).cpu().numpy().tobytes()
-    return data

@@ -17,10 +17,11 @@ import numpy as np
 
 from ledger.objects import Route
 from ledger.receipts import Receipt
-from node.batching import Batcher, Done, Work
+from node.batching import Batcher
 from node.engine import Lease
 from node.metering import SessionMeter
 from node.neighbours import Neighbours
+from node.work import Done, Work
 from protocol.actions import Action, Ending, Over, Push, Return, Run, Settle, Tell
 from protocol.codec import data_bytes, to_client_bytes
 from protocol.errors import IntegrityError, ManyhandsError, PeerMisbehaved
@@ -46,10 +47,12 @@ from protocol.messages import (
     Unpaid,
     require,
 )
+from protocol.profile import Profile
 from protocol.sampling import SamplingParams, sample
 from protocol.signing import Envelope
 from protocol.transport import Stream
 from protocol.transport.error_codec import encode_error
+from protocol.wire import WireFormat, wire_format
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +84,11 @@ class Hop:
         lease: Lease,
         meter: SessionMeter,
         row_bytes: int,
-        profile: str,
+        profile: Profile,
     ) -> None:
         self.client = client
         self.lease = lease
+        self.wire: WireFormat = wire_format(profile.wire)
         self.generation = 0
         self.meter = meter
         self.done = asyncio.Event()
@@ -108,7 +112,7 @@ class Hop:
                 terms=meter.proposed.encode(),
                 offer=meter.offer.encode(),
                 row_bytes=row_bytes,
-                profile=profile,
+                profile=str(profile),
             )
         )
 
@@ -207,6 +211,10 @@ class Hop:
     # --- the batcher ------------------------------------------------------------------------------
 
     @property
+    def deadline(self) -> float:
+        return self.session.deadline
+
+    @property
     def is_own_ring(self) -> bool:
         reserve = self.session.reserve
         return reserve.is_first and reserve.is_last
@@ -299,6 +307,7 @@ class Hop:
             _send(self._stream, to_client_bytes(message))
 
     def _settle(self) -> None:
+        self.generation += 1  # whatever is queued: it ends here
         if self.meter.tab is None:
             self.do(self.session.settled())
             return

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ledger.objects import Offer
 from ledger.receipts import Receipt
@@ -25,6 +25,7 @@ from node.neighbours import Neighbours
 from node.server import Server
 from node.sessions import Served, Sessions
 from node.settings import NodeSettings
+from node.step_cost import StepCost
 from protocol.actions import Ending
 from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
@@ -67,7 +68,7 @@ class Node:
         software: str,
     ) -> None:
         self.identity, self.settings, self.model, self.engine = identity, settings, model, engine
-        self.profile = engine.profile
+        self.profile = replace(engine.profile, wire=settings.wire or engine.profile.wire)
         self._swarm_id, self._transport, self._books = swarm_id, transport, books
         self._software = software
         self._offer: Envelope | None = None
@@ -75,10 +76,15 @@ class Node:
         self._offer_no = 0
         self._listener: Listener | None = None
         till = Till(identity.key, swarm_id, self.offer, settings.lend_limit_ncr)
-        served = Served(engine, model.digest, str(self.profile), settings.kv_cache_bytes)
+        served = Served(engine, model.digest, self.profile, settings.kv_cache_bytes)
         self.sessions = Sessions(served, till)
         self.neighbours = Neighbours(transport, self.sessions)
-        self.batcher = Batcher(engine, asyncio.get_running_loop(), flush=self.neighbours.flush)
+        self.batcher = Batcher(
+            engine,
+            asyncio.get_running_loop(),
+            flush=self.neighbours.flush,
+            cost=StepCost(model.decode_us, model.prefill_us_per_row),
+        )
         self.sessions.around = Surroundings(
             peer_id=identity.peer_id,
             swarm_id=swarm_id,

@@ -29,7 +29,9 @@ from protocol.errors import (
 )
 from protocol.identity import public_key_from_peer_id
 from protocol.messages import Ack, Ask, Frame, Gone, Reserve, Resume, SessionId
+from protocol.profile import Profile
 from protocol.transport import Stream
+from protocol.wire import wire_format
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,13 @@ class Served:
 
     engine: ShardEngine
     manifest: bytes
-    profile: str
+    profile: Profile
     budget_bytes: int  # for KV caches and journals together
+
+    @property
+    def row_bytes(self) -> int:
+        """One row of hidden states, on the wire or in a journal."""
+        return wire_format(self.profile.wire).row_bytes(self.engine.hidden_size)
 
 
 class Sessions:
@@ -74,7 +81,7 @@ class Sessions:
     def cost_bytes(self, reserve: Reserve) -> int:
         """What a session keeps here: keys, values and journal, for its whole capacity."""
         engine = self.served.engine
-        journal = 0 if reserve.is_last else engine.row_bytes
+        journal = 0 if reserve.is_last else self.served.row_bytes
         return reserve.capacity * (len(reserve.span) * engine.kv_bytes_per_block + journal)
 
     def admit(self, reserve: Reserve, client: str, stream: Stream) -> Hop:
@@ -91,8 +98,8 @@ class Sessions:
             raise
         engine, span = self.served.engine, reserve.span
         lease = engine.open(reserve.capacity, entry=span.start, exit=span.stop)
-        payer = public_key_from_peer_id(client)
-        meter = SessionMeter(self.till, reserve, payer, engine.row_bytes, secrets.token_bytes(16))
+        payer, row_bytes = public_key_from_peer_id(client), self.served.row_bytes
+        meter = SessionMeter(self.till, reserve, payer, row_bytes, secrets.token_bytes(16))
         hop = Hop(
             self.around,
             reserve,
@@ -100,7 +107,7 @@ class Sessions:
             stream,
             lease,
             meter,
-            engine.row_bytes,
+            row_bytes,
             self.served.profile,
         )
         self.reserved_bytes += self.cost_bytes(reserve)
@@ -131,7 +138,7 @@ class Sessions:
             )
         if not engine.span.holds(reserve.span) or reserve.n_blocks != engine.n_blocks:
             raise PeerRefused("", f"blocks {reserve.span} are not in {engine.span} served here")
-        if reserve.profile not in ("", served.profile):
+        if reserve.profile not in ("", str(served.profile)):
             raise PeerRefused(
                 "",
                 f"this node runs {served.profile}, not {reserve.profile}",
@@ -154,6 +161,7 @@ class Sessions:
             )
         if cost > room or len(self._hops) >= MAX_SESSIONS:
             raise self._busy(f"the session needs {cost} bytes of KV room, {room} are free")
+        self.around.batcher.check_wait(reserve.budget_ms / 1000)
 
     def _busy(self, reason: str) -> PeerBusy:
         return PeerBusy("", reason, queue_depth=len(self._hops), hint="try again shortly")

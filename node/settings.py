@@ -22,6 +22,9 @@ class NodeSettings:
     """How long SIGTERM lets open sessions go on."""
 
     region: str = ""
+    wire: str = ""
+    """What hidden rows travel as; empty: the dtype they are computed in, without loss."""
+
     rates: Rates = FREE
     credit_window_ncr: int = 10_000_000
     """What may be run unpaid on one tab, once a price is set."""

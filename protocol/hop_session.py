@@ -200,6 +200,11 @@ class HopSession:
         return [] if self.state is State.OVER else self._over("abandoned")
 
     @property
+    def deadline(self) -> float:
+        """The client's, on the clock of `now`."""
+        return self._deadline
+
+    @property
     def accepted(self) -> int:
         """Rows taken in: run, queued or unpaid."""
         return self._in.accepted

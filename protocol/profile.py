@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from protocol.errors import UsageError
+from protocol.wire import FORMATS
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of the dtypes a model may run in
-WIRES = (*ITEM_BYTES, "int8")
+WIRES = tuple(FORMATS)
 PLAIN = "none"  # weights as they are computed with
 _METHOD = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")  # of quantization: engines learn new ones
 _HINT = "write DTYPE/QUANTIZATION or DTYPE/QUANTIZATION/WIRE, such as bfloat16/nf4/bfloat16"

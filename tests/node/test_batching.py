@@ -1,21 +1,24 @@
 """The worker packs what is runnable, cuts long prompts so that nobody stalls, contains faults."""
 
 import asyncio
+from math import inf
 
 import numpy as np
 import pytest
 
-from node.batching import MIXED_ROWS, PREFILL_ROWS, Batcher, Done, Work
+from node.batching import Batcher
 from node.engine import load_shard
+from node.schedule import PREFILL_ROWS, UNKNOWN_ROWS
+from node.work import Done, Work
 from protocol.actions import Run
 from protocol.errors import ManyhandsError, UsageError
+from protocol.wire import FLOAT32
 
 
 class Session:
     """A lane that decodes `n_tokens` greedily on its own ring, as a chain of one node does."""
 
-    is_own_ring = True
-    is_bare = False
+    is_own_ring, is_bare, wire, deadline = True, False, FLOAT32, inf
 
     def __init__(self, batcher: Batcher, engine, prompt: list[int], n_tokens: int) -> None:
         self.batcher, self.prompt, self.left = batcher, prompt, n_tokens
@@ -110,7 +113,7 @@ async def test_a_long_prompt_is_cut_smaller_while_others_decode(batcher, engine)
     await ended(short, long)
 
     assert sum(long.chunks) == 600
-    assert long.chunks[0] <= MIXED_ROWS
+    assert long.chunks[0] <= UNKNOWN_ROWS
     assert max(long.chunks) <= PREFILL_ROWS
     assert len(short.ids) == 43, "and the short one was never starved"
 

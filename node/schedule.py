@@ -1,0 +1,153 @@
+"""What goes into the next step: the policy, without threads, tensors or a clock of its own.
+
+In: the oldest work of each session, longest unserved first, and what steps took so far. Out: which
+sessions run how many rows now, and which are too late. Decodes and verify windows go first and all
+together. Prompts fill the step up to `SLOWDOWN` times what the decodes take alone, judged by
+`step_cost.py`; where nobody decodes they get whole chunks. Of a step's prompt rows a quarter go to
+the session that waited longest, so that nobody starves, the rest to the shortest prompt, so that a
+short one does not wait behind a long one. Sessions that cannot share a forward take turns.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from node.step_cost import Shape, StepCost
+
+DECODE_ROWS = 8  # work of at most these is a decode or a verify window
+MAX_SESSIONS = 128  # of one step
+PREFILL_ROWS = 256  # a step's prompt rows at most: the fastest chunk measured over a chain
+LEAST_ROWS = 16  # prompts get at least these in each step, whatever it does to the decodes
+UNKNOWN_ROWS = 64  # beside decodes, as long as no step was measured
+SLOWDOWN = 1.75  # of a step with decodes, by prompts in it: p95 stays below two
+MAX_STEP_US = 2e6  # cancels and deadlines are heeded between steps
+DECODING_S = 1.0  # a session that decoded this lately will do so again, and should not wait long
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The oldest work of one session: rows that may run in one piece."""
+
+    session: Hashable
+    group: Hashable  # those of one group may share a step
+    start: int  # position of the first row
+    rows: int
+    deadline: float  # on the clock that `next_step` is told
+
+    @property
+    def decodes(self) -> bool:
+        return self.rows <= DECODE_ROWS
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Sessions and how many of their rows run now. Those of `late` never will."""
+
+    pieces: tuple[tuple[Waiting, int], ...] = ()
+    late: tuple[Waiting, ...] = ()
+
+    @property
+    def shape(self) -> Shape:
+        return sum((Shape.of(work.start, rows) for work, rows in self.pieces), Shape())
+
+    @property
+    def kind(self) -> str:
+        kinds = {work.decodes for work, _ in self.pieces}
+        return "mixed" if len(kinds) == 2 else "decode" if True in kinds else "prefill"
+
+
+class Schedule:
+    """Remembers whose turn it is and who decodes; everything else is in its arguments."""
+
+    def __init__(self, cost: StepCost | None = None) -> None:
+        self.cost = cost or StepCost()
+        self._turn = 0
+        self._turns: dict[Hashable, int] = {}  # of each group that waits: when it last ran
+        self._decoders: dict[Hashable, tuple[float, Shape]] = {}  # until when, and what they run
+
+    def next_step(self, waiting: Sequence[Waiting], now: float) -> Step:
+        """`waiting`: at most one entry per session, the longest unserved first."""
+        late = tuple(work for work in waiting if work.deadline <= now)
+        ready = [work for work in waiting if work.deadline > now] if late else waiting
+        if not ready:
+            return Step((), late)
+        group = self._next_group(ready)
+        mine = [work for work in ready if work.group == group]
+        decodes = [work for work in mine if work.decodes][:MAX_SESSIONS]
+        prompts = [work for work in mine if not work.decodes][: MAX_SESSIONS - len(decodes)]
+        self._note_decoders(decodes, now)
+        pieces = [(work, work.rows) for work in decodes]
+        if prompts:
+            pieces += self._shares(prompts, Step(tuple(pieces)).shape)
+        return Step(tuple(pieces), late)
+
+    def ran(self, step: Step, spent_s: float) -> None:
+        """That step took so long."""
+        self.cost.saw(step.kind, step.shape, spent_s * 1e6)
+
+    def backlog_s(self, waiting: Sequence[Waiting]) -> float:
+        """How long a prompt that comes now could wait for those before it."""
+        if not self.cost.is_known:
+            return 0.0
+        prompts_us = sum(
+            work.rows * self.cost.row_us(work.start + work.rows // 2)
+            for work in waiting
+            if not work.decodes
+        )
+        is_shared = bool(self._decoders)  # then prompts get the rest of each step
+        return prompts_us / 1e6 * (SLOWDOWN / (SLOWDOWN - 1) if is_shared else 1.0)
+
+    def _next_group(self, ready: Sequence[Waiting]) -> Hashable:
+        groups = dict.fromkeys(work.group for work in ready)
+        self._turns = {group: self._turns.get(group, -1) for group in groups}
+        chosen = min(groups, key=lambda group: self._turns[group])  # of equals the first
+        self._turn += 1
+        self._turns[chosen] = self._turn
+        return chosen
+
+    def _note_decoders(self, decodes: Sequence[Waiting], now: float) -> None:
+        """Those of the last second count: on a longer ring their next rows are under way."""
+        for work in decodes:
+            shape = Shape.of(work.start, work.rows)
+            self._decoders[work.session] = (now + DECODING_S, shape)
+        if any(until <= now for until, _ in self._decoders.values()):
+            self._decoders = {
+                session: known for session, known in self._decoders.items() if known[0] > now
+            }
+
+    def _shares(self, prompts: Sequence[Waiting], decodes: Shape) -> list[tuple[Waiting, int]]:
+        """Rows for each prompt that gets any in this step."""
+        spare_us = self._spare_us(decodes)
+        longest_unserved = prompts[0]
+        shares: dict[Waiting, int] = {}
+        room = PREFILL_ROWS
+
+        def give(work: Waiting, us: float, most: int) -> float:
+            nonlocal room
+            given = shares.get(work, 0)
+            row_us = self.cost.row_us(work.start + given)
+            rows = min(work.rows - given, int(us / row_us + 1e-6), most, room)
+            if rows <= 0:
+                return 0.0
+            shares[work] = given + rows
+            room -= rows
+            return rows * row_us
+
+        shortest_first = sorted(prompts, key=lambda work: work.rows)
+        least_us = LEAST_ROWS * self.cost.row_us(shortest_first[0].start)
+        spare_us = max(spare_us, least_us)
+        if len(prompts) > 1:
+            fair = max(spare_us / 4, self.cost.row_us(longest_unserved.start) * LEAST_ROWS / 4)
+            spare_us -= give(longest_unserved, fair, PREFILL_ROWS // 4)
+        for work in shortest_first:
+            spare_us -= give(work, spare_us, PREFILL_ROWS)
+        return list(shares.items())
+
+    def _spare_us(self, decodes: Shape) -> float:
+        """How much prompts may add to a step that runs `decodes`."""
+        alone = sum((shape for _, shape in self._decoders.values()), Shape())
+        if not self.cost.is_known:
+            return UNKNOWN_ROWS * self.cost.row_us(0) if alone.rows else MAX_STEP_US
+        ours_us = self.cost.step_us(decodes)
+        if not alone.rows:
+            return MAX_STEP_US - ours_us
+        return min(MAX_STEP_US, SLOWDOWN * self.cost.step_us(alone)) - ours_us

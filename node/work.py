@@ -1,0 +1,102 @@
+"""What the batcher and the sessions of a node hand each other: runs one way, results the other."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from node.engine import Lease
+from protocol.actions import Run
+from protocol.errors import ManyhandsError
+from protocol.wire import WireFormat
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Lane(Protocol):
+    """A session, as the batcher sees it."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def lease(self) -> Lease: ...
+
+    @property
+    def wire(self) -> WireFormat:
+        """What hidden rows come and leave as."""
+
+    @property
+    def deadline(self) -> float:
+        """On the monotonic clock; later than that nothing of it is run."""
+
+    @property
+    def generation(self) -> int:
+        """Goes up when queued work is void: at a raise, a close, a cancel."""
+
+    @property
+    def is_own_ring(self) -> bool:
+        """Whether this node is the whole chain, so that a result is at once the next input."""
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the client holds the ends: hidden rows in and out, whatever the blocks."""
+
+    def draw(self, logits: "np.ndarray[Any, np.dtype[np.float32]]", position: int) -> int:
+        """The id for `position`; called on the worker thread, a pure function of the session."""
+
+    def ran(self, results: "Done") -> None:
+        """Called on the event loop: what others wait for."""
+
+    def afterwards(self) -> None:
+        """Called on the event loop, once that is on its way: words to the client, books."""
+
+    def run_failed(self, error: ManyhandsError) -> None:
+        """Called on the event loop."""
+
+
+@dataclass(slots=True)
+class Work:
+    """A run of one session; `at` rows of it are done."""
+
+    lane: Lane
+    run: Run
+    generation: int
+    at: int = 0
+
+    @property
+    def left(self) -> int:
+        return self.run.rows - self.at
+
+    @property
+    def start(self) -> int:
+        """The position of the next row."""
+        return self.run.start + self.at
+
+    def payload(self, rows: int) -> bytes | memoryview:
+        """The next `rows` rows, as they came; a view where they came as one."""
+        width = len(self.run.payload) // self.run.rows
+        return self.run.payload[self.at * width : (self.at + rows) * width]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Rows of one session that were run. `output` is empty where the model ends."""
+
+    lane: Lane
+    ticket: int
+    rows: int
+    output: bytes | memoryview
+    token_id: int | None
+    run_us: int
+
+
+@dataclass(slots=True)
+class Load:
+    """What the worker has done and what waits, for admission, announcements and status."""
+
+    steps: int = 0
+    rows: int = 0
+    busy_s: float = 0.0
+    batch_rows: deque[int] = field(default_factory=lambda: deque(maxlen=256))
+    waiting: int = 0  # sessions with rows that are not run yet
+    backlog_s: float = 0.0  # what their prompts will take, by the measured step times
