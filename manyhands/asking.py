@@ -73,6 +73,7 @@ class Ask:
             profile=self._profile(),
             model=model.asked,
             vocab_size=model.manifest.vocab_size,
+            adapter=model.adapter,
         )
 
     def _profile(self) -> str | None:

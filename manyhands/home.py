@@ -43,6 +43,11 @@ class Home:
         return self.root / "node"
 
     @property
+    def adapters(self) -> Path:
+        """What the node serves besides its span, by name; need not exist."""
+        return self.node / "adapters"
+
+    @property
     def client(self) -> Path:
         return self.root / "client"
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from protocol.adapter_names import is_adapter
 from protocol.errors import BadModel
 from protocol.manifest import INDEX, SINGLE, Manifest, make_manifest
 from protocol.text import TEXT_FILES
@@ -33,6 +34,7 @@ class Model:
     name: str
     directory: Path
     manifest: Manifest
+    adapter: str = ""  # that answers shall be made with
 
     def small_files(self) -> dict[str, bytes]:
         """What any peer serves of it by digest: all but the weights, and the manifest itself."""
@@ -41,6 +43,14 @@ class Model:
             for file in self.manifest.small_files()
         }
         return files | {"manifest": self.manifest.to_json()}
+
+
+def split_adapter(text: str) -> tuple[str, str]:
+    """`MODEL:ADAPTER` in two; a path that exists is a model, whatever is in its name."""
+    model, colon, adapter = text.rpartition(":")
+    if not colon or not is_adapter(adapter) or Path(text).expanduser().exists():
+        return text, ""
+    return model, adapter
 
 
 def find_model(text: str, *, progress: Progress | None = None) -> Model:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from protocol.adapter_names import is_name
 from protocol.address import Address
 from protocol.messages import Span
 
@@ -69,6 +70,24 @@ class EndpointType(click.ParamType[Any]):
         if not colon or not host or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
             self.fail(f"{value!r} is no HOST:PORT; port 0 picks one", param, ctx)
         return host, int(port)
+
+
+class AdapterType(click.ParamType[Any]):
+    """`NAME=DIR`: an adapter's directory, and what to call it."""
+
+    name = "NAME=DIR"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Path]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, directory = value.partition("=")
+        if not equals or not is_name(name) or not directory:
+            self.fail(
+                f"{value!r} is no NAME=DIR; a name has 1 to 64 letters, digits and ._-", param, ctx
+            )
+        return name, Path(directory).expanduser()
 
 
 def home_option(command: Command) -> Command:

@@ -20,7 +20,14 @@ from manyhands import __version__, machine
 from manyhands.home import Home, open_books, open_identity
 from manyhands.loops import run
 from manyhands.models import Model, find_model
-from manyhands.options import EndpointType, SizeType, SpanType, home_option, join_option
+from manyhands.options import (
+    AdapterType,
+    EndpointType,
+    SizeType,
+    SpanType,
+    home_option,
+    join_option,
+)
 from manyhands.progress import say, shown
 from manyhands.running import Running, recorded
 from manyhands.signals import ending_at_once, interruptible
@@ -56,6 +63,7 @@ class Wanted:
     dtype: str
     device: str
     kv_cache: int
+    adapters: tuple[tuple[str, Path], ...]
     threads: int | None
     name: str
     region: str
@@ -86,6 +94,13 @@ class Wanted:
     type=SizeType(),
     default="1GiB",
     help="Memory for the caches of all sessions. Default: 1GiB.",
+)
+@click.option(
+    "--adapter",
+    "adapters",
+    type=AdapterType(),
+    multiple=True,
+    help="Also serve this LoRA adapter of the model, as MODEL:NAME. Repeat for more.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Default: half the cores.")
 @click.option("--name", default="", help="What to call the model in front of people.")
@@ -143,6 +158,8 @@ def _load(wanted: Wanted, identity: Identity) -> tuple[Model, "ShardEngine"]:
         engine = load_shard(
             model.directory, span, dtype=wanted.dtype, device=device, progress=progress
         )
+    for name, directory in wanted.adapters:
+        say(f"adapter {engine.adapters.load(directory, name)}")
     return model, engine
 
 
@@ -207,7 +224,7 @@ async def _serve(
         engine,
         _served(wanted, model, engine),
         books,
-        _settings(wanted),
+        _settings(wanted, home),
         _software(),
     )
     stop = asyncio.Event()
@@ -223,6 +240,7 @@ async def _serve(
                     "addresses": addresses,
                     "model": name,
                     "span": [span.start, span.stop],
+                    "adapters": engine.adapters.names,
                 }
                 click.echo(json.dumps(ready))
                 say(f"serving blocks {span} of {name}; Ctrl-C to leave")
@@ -264,7 +282,7 @@ def _served(wanted: Wanted, model: Model, engine: "ShardEngine") -> "NodeModel":
     )
 
 
-def _settings(wanted: Wanted) -> "NodeSettings":
+def _settings(wanted: Wanted, home: Home) -> "NodeSettings":
     from node.settings import NodeSettings
 
     host, port = wanted.listen or ("0.0.0.0", _usual_or_any_port())
@@ -274,6 +292,7 @@ def _settings(wanted: Wanted) -> "NodeSettings":
         join=wanted.join,
         kv_cache_bytes=wanted.kv_cache,
         drain_s=wanted.drain,
+        adapters=home.adapters,
         region=wanted.region,
         rates=_rates(wanted.price_per_mtl),
     )

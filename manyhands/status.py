@@ -124,6 +124,7 @@ def _peer_view(peer: "Announcement", rtt_ms: float | None) -> dict[str, Any]:
         "decode_us": peer.decode_us,
         "kv_free_bytes": peer.kv_free_bytes,
         "sessions": peer.n_sessions,
+        "adapters": list(peer.adapters),
         "region": peer.region,
         "software": peer.software,
         "rtt_ms": None if rtt_ms is None else round(rtt_ms, 2),

@@ -7,11 +7,12 @@ peers announce, and its small files come from them, checked against the digest, 
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from manyhands.home import Home, open_identity
 from manyhands.loops import run
-from manyhands.models import TINY, Model, find_model
+from manyhands.models import TINY, Model, find_model, split_adapter
 from manyhands.running import join_addresses
 from protocol.address import Address
 from protocol.announcements import Announcement
@@ -24,13 +25,18 @@ DIGEST_CHARS = 8  # at least so many of a digest name a model
 
 
 def find_client_model(text: str, home: Home, join: Sequence[Address]) -> Model:
-    """The model a person means, without its weights.
+    """The model a person means, without its weights; `MODEL:ADAPTER` names an adapter, too.
 
     Raises:
         BadModel: it is neither here nor served by the swarm.
         UsageError: the swarm serves several by that name.
         PeerUnreachable: nobody answers, or nobody is known to ask.
     """
+    model, adapter = split_adapter(text)
+    return replace(_find(model, home, join), adapter=adapter)
+
+
+def _find(text: str, home: Home, join: Sequence[Address]) -> Model:
     if text == TINY or text.startswith(("/", ".", "~")) or Path(text).exists():
         return find_model(text)
     return run(_from_swarm(text, home, join_addresses(home, join)))

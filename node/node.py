@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from ledger.objects import Offer
 from ledger.receipts import Receipt
 from ledger.writer import LedgerWriter
+from node.adapter_shelf import AdapterShelf
 from node.batching import Batcher
 from node.engine import ShardEngine
 from node.files import METHOD as FILE_METHOD
@@ -78,6 +79,7 @@ class Node:
         till = Till(identity.key, swarm_id, self.offer, settings.lend_limit_ncr)
         served = Served(engine, model.digest, self.profile, settings.kv_cache_bytes)
         self.sessions = Sessions(served, till)
+        self.shelf = AdapterShelf(settings.adapters, engine.adapters)
         self.neighbours = Neighbours(transport, self.sessions)
         self.batcher = Batcher(
             engine,
@@ -111,6 +113,7 @@ class Node:
             "status": self._status_call,
             "ping": _ping,
         }
+        await asyncio.to_thread(self.shelf.look)
         service = Server(self.sessions).service(calls)
         self._listener = await self._transport.listen(
             self.settings.host, self.settings.port, service
@@ -120,6 +123,7 @@ class Node:
             background = [
                 tasks.create_task(self.sessions.run(), name="sessions"),
                 tasks.create_task(self.gossip.run(), name="gossip"),
+                tasks.create_task(self.shelf.run(self.gossip.announce), name="adapters"),
             ]
             try:
                 yield self
@@ -128,8 +132,9 @@ class Node:
 
     async def _leave(self, background: list["asyncio.Task[None]"]) -> None:
         self.sessions.draining = True
-        background[1].cancel()
-        await asyncio.gather(background[1], return_exceptions=True)
+        for task in background[1:]:
+            task.cancel()
+        await asyncio.gather(*background[1:], return_exceptions=True)
         try:
             await self.gossip.leave()
         except ManyhandsError as error:
@@ -165,6 +170,7 @@ class Node:
             region=self.settings.region,
             software=self._software,
             offer=self.offer().encode(),
+            adapters=self.engine.adapters.names,
         )
 
     def offer(self) -> Envelope:
@@ -211,6 +217,9 @@ class Node:
             "frames_pushed": self.neighbours.frames_pushed,
             "rows_pushed": self.neighbours.rows_pushed,
             "decode_us": self.model.decode_us,
+            "adapters": list(self.engine.adapters.names),
+            "adapters_refused": dict(self.shelf.refused),
+            "adapter_bytes": self.engine.adapters.n_bytes,
             "draining": self.sessions.draining,
         }
 

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 TOMBSTONE_S = 60.0
 TICK_S = 0.1
 MAX_SESSIONS = 1024
+SERVED = ("adapter",)  # of the extensions
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,12 @@ class Sessions:
             self.refused += 1
             raise
         engine, span = self.served.engine, reserve.span
-        lease = engine.open(reserve.capacity, entry=span.start, exit=span.stop)
+        lease = engine.open(
+            reserve.capacity,
+            entry=span.start,
+            exit=span.stop,
+            adapter=reserve.extensions.adapter,
+        )
         payer, row_bytes = public_key_from_peer_id(client), self.served.row_bytes
         meter = SessionMeter(self.till, reserve, payer, row_bytes, secrets.token_bytes(16))
         hop = Hop(
@@ -144,8 +150,10 @@ class Sessions:
                 f"this node runs {served.profile}, not {reserve.profile}",
                 hint="manyhands peers shows who runs what; --profile asks for one",
             )
-        if used := reserve.extensions.used():
-            raise UsageError(f"not served yet: {', '.join(used)}")
+        if unserved := [name for name in reserve.extensions.used() if name not in SERVED]:
+            raise UsageError(f"not served yet: {', '.join(unserved)}")
+        if reserve.extensions.adapter:
+            engine.adapters.get(reserve.extensions.adapter)
         if reserve.capacity > engine.max_positions:
             raise ContextExceeded(
                 f"{reserve.capacity} positions do not fit the model's {engine.max_positions}"

@@ -1,6 +1,7 @@
 """Every knob of a node, read once at the front door and handed down."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ledger.meter import Rates
 from ledger.objects import FREE
@@ -20,6 +21,9 @@ class NodeSettings:
 
     drain_s: float = 30.0
     """How long SIGTERM lets open sessions go on."""
+
+    adapters: Path | None = None
+    """A directory of adapters, NAME/ each, which are served while they lie there."""
 
     region: str = ""
     wire: str = ""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
+from protocol.adapter_names import MAX_ADAPTERS, is_pinned
 from protocol.address import Address
 from protocol.canonical import Field, NotCanonical, decode
 from protocol.errors import BadSignature, UsageError
@@ -22,7 +23,7 @@ TYPE = "mh/announcement/1"
 VERSION = 1
 MAX_RECORD_BYTES = 8 * 1024
 MAX_LIFETIME_MS = 600_000
-MAX_ADDRESSES, MAX_LINKS = 8, 16
+MAX_ADDRESSES, MAX_LINKS, MAX_EXTRAS = 8, 16, 16
 MAX_TEXT_CHARS = 128
 MAX_OFFER_BYTES = 4 * 1024
 MAX_BLOCKS = 1 << 16
@@ -60,6 +61,7 @@ class Announcement:
     software: str = ""
     offer: bytes = b""  # an encoded envelope of the ledger, or empty: free
     links: tuple[Link, ...] = ()
+    adapters: tuple[str, ...] = ()  # name@digest of those that sessions may ask for
     sequence: int = 0
     issued_ms: int = 0
     expires_ms: int = 0
@@ -78,6 +80,9 @@ class Announcement:
         require(len(self.offer) <= MAX_OFFER_BYTES, "the offer is too large")
         require(len(self.links) <= MAX_LINKS, f"more than {MAX_LINKS} links")
         require(len({link.peer_id for link in self.links}) == len(self.links), "a link twice")
+        require(len(self.adapters) <= MAX_ADAPTERS, f"more than {MAX_ADAPTERS} adapters")
+        require(all(map(is_pinned, self.adapters)), "an adapter is a name and a digest")
+        require(len(set(self.adapters)) == len(self.adapters), "an adapter twice")
         for count in (self.decode_us, self.prefill_us_per_row, self.kv_free_bytes):
             require(count >= 0, "a measurement cannot be negative")
         require(self.max_positions >= 0 and self.n_sessions >= 0, "a count cannot be negative")
@@ -116,7 +121,9 @@ class Announcement:
 
     def tombstone(self) -> Self:
         """This draft as a proper leave."""
-        return replace(self, span=None, addresses=(), offer=b"", links=(), n_sessions=0)
+        return replace(
+            self, span=None, addresses=(), offer=b"", links=(), adapters=(), n_sessions=0
+        )
 
 
 class AnnouncementSource(Protocol):
@@ -189,7 +196,14 @@ def _to_fields(announcement: Announcement) -> tuple[Field, ...]:
         announcement.software,
         announcement.offer,
         tuple((public_key_from_peer_id(link.peer_id), link.rtt_us) for link in announcement.links),
+        *_extras(announcement),
     )
+
+
+def _extras(announcement: Announcement) -> tuple[Field, ...]:
+    """What was added to version 1: named, and left out where there is nothing to say."""
+    named = [("adapters", announcement.adapters)] if announcement.adapters else []
+    return (tuple(named),) if named else ()
 
 
 def _from_fields(fields: list[Any]) -> Announcement:
@@ -200,7 +214,8 @@ def _from_fields(fields: list[Any]) -> Announcement:
             int() as n_blocks, [*span], str() as profile, int() as decode_us,
             int() as prefill_us_per_row, int() as kv_free_bytes, int() as max_positions,
             int() as n_sessions, str() as region, str() as software, bytes() as offer, [*links],
-        ]:  # fmt: skip
+            *extras,
+        ] if len(extras) <= 1:  # fmt: skip
             require(version == VERSION, f"an announcement of version {version}")
             require(not any(type(field) is bool for field in fields), "a flag for a number")
         case _:
@@ -223,6 +238,7 @@ def _from_fields(fields: list[Any]) -> Announcement:
             software=software,
             offer=offer,
             links=tuple(_read_link(link) for link in links),
+            adapters=_read_adapters(_read_extras(extras)),
             sequence=sequence,
             issued_ms=issued_ms,
             expires_ms=expires_ms,
@@ -235,6 +251,28 @@ def _text(value: object) -> str:
     if type(value) is not str:
         raise NotCanonical("an address is text")
     return value
+
+
+def _read_extras(extras: list[Any]) -> dict[str, Any]:
+    """By name; those that a later version added stay unread."""
+    named: dict[str, Any] = {}
+    for pairs in extras:
+        require(isinstance(pairs, list) and len(pairs) <= MAX_EXTRAS, "extras are a few pairs")
+        for pair in pairs:
+            match pair:
+                case [str() as name, value] if name not in named:
+                    named[name] = value
+                case _:
+                    raise NotCanonical("an extra is a name, once, and a value")
+    return named
+
+
+def _read_adapters(extras: dict[str, Any]) -> tuple[str, ...]:
+    match extras.get("adapters", []):
+        case [*names] if all(type(name) is str for name in names):
+            return tuple(names)
+        case _:
+            raise NotCanonical("adapters are named in text")
 
 
 def _read_span(span: list[Any]) -> Span | None:

@@ -133,12 +133,16 @@ class SwarmIncomplete(ManyhandsError):
     exit_code, code = 5, "swarm_incomplete"
 
     def __init__(
-        self, missing: Sequence[tuple[int, int]], *, model: str = "", hint: str = ""
+        self,
+        missing: Sequence[tuple[int, int]],
+        *,
+        model: str = "",
+        adapter: str = "",
+        hint: str = "",
     ) -> None:
         runs = ", ".join(f"{start}:{stop}" for start, stop in missing)
-        super().__init__(
-            f"nobody serves blocks {runs}" + (f" of {model}" if model else ""), hint=hint
-        )
+        of, under = f" of {model}" if model else "", f" with adapter {adapter}" if adapter else ""
+        super().__init__(f"nobody serves blocks {runs}{of}{under}", hint=hint)
         self.missing = tuple(missing)
 
 

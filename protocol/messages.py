@@ -14,6 +14,7 @@ Data stream (a pair of peers):       Frame · Ask →            ← Ack · Gone
 from dataclasses import dataclass, field
 from typing import NewType, Self
 
+from protocol.adapter_names import is_adapter
 from protocol.errors import PeerMisbehaved
 
 SessionId = NewType("SessionId", bytes)
@@ -167,9 +168,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extensions:
-    """Fields every `Reserve` has from the start and no hop serves yet (DESIGN 5a.13).
+    """Fields every `Reserve` has from the start, served by some hops or by none (DESIGN 5a.13).
 
-    A hop refuses a non-empty one by name, so that nobody believes it was honoured.
+    A hop refuses what it does not serve by name, so that nobody believes it was honoured.
+    adapter: `name@digest` of one that the hop announces.
     """
 
     grammar: str = ""
@@ -179,6 +181,9 @@ class Extensions:
     drafter: str = ""
     pooling: str = ""
     prefix_salt: bytes = b""
+
+    def __post_init__(self) -> None:
+        require(not self.adapter or is_adapter(self.adapter), "that is no name of an adapter")
 
     def used(self) -> tuple[str, ...]:
         return tuple(name for name in self.__slots__ if getattr(self, name))

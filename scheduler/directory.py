@@ -10,10 +10,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from protocol.adapter_names import bare, is_pinned
 from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
 from protocol.announcements import Announcement
-from protocol.errors import ManyhandsError, PeerError, PeerUnreachable, SwarmIncomplete
+from protocol.errors import (
+    ManyhandsError,
+    PeerError,
+    PeerUnreachable,
+    SwarmIncomplete,
+    UsageError,
+)
 from protocol.gossip_rules import METHOD, question, take_answer
 from protocol.identity import PeerId
 from protocol.transport import Connection, Transport
@@ -67,7 +74,29 @@ class Directory:
             others = {peer.profile for peer in self.hosts(wanted.manifest)} - {wanted.profile}
             if wanted.profile and others:
                 hint += f"; asked for {wanted.profile}, others run {', '.join(sorted(others))}"
-            raise SwarmIncomplete(missing, model=model, hint=hint)
+            if wanted.adapter:
+                here = {name for peer in self.hosts(wanted.manifest) for name in peer.adapters}
+                hint = (
+                    "load it on every node: manyhands adapters load NAME=DIR; "
+                    f"adapters served now: {', '.join(sorted(here))[:200] or 'none'}"
+                )
+            raise SwarmIncomplete(missing, model=model, adapter=wanted.adapter, hint=hint)
+
+    def pin_adapter(self, manifest: bytes, name: str) -> str:
+        """The one `name@digest` that hosts of this model announce; `name` itself if none does.
+
+        Raises:
+            UsageError: there are several, and nobody here knows which is meant.
+        """
+        if not name or is_pinned(name):
+            return name
+        found = {a for peer in self.hosts(manifest) for a in peer.adapters if bare(a) == name}
+        if len(found) > 1:
+            names = ", ".join(sorted(found)[:5])
+            raise UsageError(
+                f"peers serve {len(found)} adapters called {name}", hint=f"ask for one: {names}"
+            )
+        return found.pop() if found else name
 
 
 async def fetch_directory(

@@ -38,7 +38,7 @@ AGAIN_S = (0.1, 0.25)  # between looks, drawn: clients that failed together do n
 class RouteFinder:
     """For one session; keeps the chain to one profile once it stood.
 
-    profile: of the seats found last.
+    profile: of the seats found last. adapter: of all seats, `name@digest` once some were found.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class RouteFinder:
         rng: random.Random,
     ) -> None:
         self.profile = self._agreed = request.profile or ""
+        self.adapter = request.adapter
         self._since: float | None = None  # when the chain at hand began to be looked for
         self._tried_again: set[str] = set()  # since then, of those who had failed
         self._request, self._transport = request, transport
@@ -128,6 +129,7 @@ class RouteFinder:
 
     def _seats(self, routes: Sequence[Route]) -> list[Seat]:
         self.profile = routes[0].hops[0].announcement.profile
+        self.adapter = self._pinned()
         return [
             Seat(hop.peer_id, hop.span, tuple(str(address) for address in hop.addresses))
             for route in routes
@@ -141,8 +143,13 @@ class RouteFinder:
             n_blocks=request.n_blocks,
             n_positions=request.capacity,
             profile=self._agreed or None,
+            adapter=self._pinned(),
             avoid=frozenset(map(PeerId, avoid)),
         )
+
+    def _pinned(self) -> str:
+        """Hops of one chain never mix two versions of an adapter."""
+        return self._directory.pin_adapter(self._request.manifest, self.adapter)
 
     async def _ask(self, avoid: Collection[str]) -> ManyhandsError | None:
         """Ask the swarm: those we were told of, and anybody we heard about since."""
@@ -188,7 +195,7 @@ class RouteFinder:
         except (SwarmIncomplete, PeerUnreachable) as error:
             return error
         missing = [(span.start, span.stop) for span in action.missing]
-        return SwarmIncomplete(missing, model=self._request.model)
+        return SwarmIncomplete(missing, model=self._request.model, adapter=self.adapter)
 
 
 def _passes(why: ManyhandsError) -> bool:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from protocol.adapter_names import is_adapter
 from protocol.errors import ContextExceeded, UsageError
 from protocol.messages import MAX_POSITIONS, MAX_STOP_CHARS, MAX_STOPS, Span
 from protocol.profile import Profile
@@ -29,6 +30,7 @@ class GenerationRequest:
     timeout_s: float = 600.0
     wait_s: float = 5.0
     profile: str | None = None
+    adapter: str = ""  # a name, or a name@digest
     model: str = ""  # for messages to people
     vocab_size: int = 0  # 0: not known here, the first hop checks
 
@@ -51,6 +53,10 @@ class GenerationRequest:
             raise UsageError(f"up to {MAX_STOPS} stops of 1 to {MAX_STOP_CHARS} characters each")
         if self.profile is not None:
             Profile.parse(self.profile)
+        if self.adapter and not is_adapter(self.adapter):
+            raise UsageError(
+                f"no adapter is called {self.adapter[:80]!r}", hint="name, or name@digest"
+            )
         if self.capacity > MAX_POSITIONS:
             raise ContextExceeded(f"{self.capacity} positions are more than any model has")
 

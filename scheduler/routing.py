@@ -76,6 +76,7 @@ class Wanted:
     n_blocks: int
     n_positions: int = 0  # prompt and answer
     profile: str | None = None
+    adapter: str = ""  # name@digest
     allow_mix: bool = False  # the client takes hops of different profiles
     avoid: Collection[PeerId] = ()
 
@@ -94,6 +95,7 @@ class Wanted:
             and announcement.n_blocks == self.n_blocks
             and announcement.max_positions >= self.n_positions
             and announcement.peer_id not in self.avoid
+            and (not self.adapter or self.adapter in announcement.adapters)
             and (self.profile is None or self.allow_mix or announcement.profile == self.profile)
         )
 

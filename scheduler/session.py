@@ -32,6 +32,7 @@ from protocol.messages import (
     Closed,
     Commit,
     Committed,
+    Extensions,
     Failure,
     LinkDown,
     Pay,
@@ -157,6 +158,7 @@ class Session:
             ignore_eos=request.ignore_eos,
             sampling=request.sampling.message(),
             stops=request.stops,
+            extensions=Extensions(adapter=self._finder.adapter),
         )
         self._settlement.open(seat.peer, reserve)
         link = ControlLink(

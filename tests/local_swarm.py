@@ -75,6 +75,7 @@ class Swarm:
             kv_cache_bytes=kv_cache_bytes,
             credit_window_ncr=100_000,
             drain_s=0.2,
+            adapters=home / "adapters",
         )
         model = Model(
             name="test",
@@ -151,6 +152,9 @@ class Swarm:
         for local in self.nodes:
             local.stop.set()
         await asyncio.gather(*(n.task for n in self.nodes if n.task), return_exceptions=True)
+        for local in self.nodes:  # engines live on, for the next swarm
+            for adapter in local.node.engine.adapters.names:
+                local.node.engine.adapters.unload(adapter)
 
 
 @asynccontextmanager

@@ -145,7 +145,7 @@ async def test_somebody_elses_session_cannot_be_resumed(node):
         ({"profile": "bfloat16/none/bfloat16"}, PeerRefused),
         ({"capacity": 100_000}, ContextExceeded),
         ({"extensions": Extensions(grammar="root ::= x")}, UsageError),
-        ({"extensions": Extensions(adapter="a")}, UsageError),
+        ({"extensions": Extensions(adapter="a@0123456789ab")}, PeerRefused),
     ],
 )
 async def test_a_request_that_does_not_fit_is_refused_with_its_reason(node, what, kind):

@@ -6,7 +6,7 @@ import pytest
 
 from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
-from protocol.errors import PeerMisbehaved, PeerUnreachable, SwarmIncomplete
+from protocol.errors import PeerMisbehaved, PeerUnreachable, SwarmIncomplete, UsageError
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
 from scheduler.directory import Directory, fetch_directory, wall_ms
@@ -32,17 +32,47 @@ def directory() -> Directory:
     return Directory(AnnouncementTable(OPEN_SWARM_ID))
 
 
-def table_with(*peers: int, span: tuple[int, int] = (0, 8), **limits: int) -> AnnouncementTable:
+def table_with(
+    *peers: int, span: tuple[int, int] = (0, 8), adapters: tuple[str, ...] = (), **limits: int
+) -> AnnouncementTable:
     now_ms = wall_ms()
     stamp = {"sequence": now_ms, "issued_ms": now_ms, "expires_ms": now_ms + 30_000}
     table = AnnouncementTable(OPEN_SWARM_ID, **limits)
     for n in peers:
-        table.merge(record(n, span, **stamp), sender="", now_ms=now_ms)
+        table.merge(record(n, span, adapters=adapters, **stamp), sender="", now_ms=now_ms)
     return table
 
 
 def nobody_at(n: int) -> Address:
     return Address("127.0.0.1", 9, peer_of(n))
+
+
+def test_an_adapter_nobody_serves_is_named_and_those_that_are_served_are_told():
+    plain, adapted = "pirate@0123456789ab", "poet@0123456789ab"
+    found = Directory(table_with(1, 2, adapters=(adapted,)))
+    wanted = Wanted(manifest=MANIFEST, n_blocks=8, adapter=plain)
+
+    with pytest.raises(SwarmIncomplete) as caught:
+        found.require_complete(wanted, model="tiny")
+
+    assert f"blocks 0:8 of tiny with adapter {plain}" in str(caught.value)
+    assert caught.value.hint.endswith(f"served now: {adapted}")
+    found.require_complete(Wanted(manifest=MANIFEST, n_blocks=8, adapter=adapted))
+
+
+def test_a_bare_name_means_the_one_version_that_is_served():
+    old, new = "pirate@000000000000", "pirate@ffffffffffff"
+    one = Directory(table_with(1, 2, adapters=(old, "poet@0123456789ab")))
+    two = Directory(table_with(1, 2, adapters=(old, new)))
+
+    assert one.pin_adapter(MANIFEST, "pirate") == old
+    assert one.pin_adapter(MANIFEST, "nobody") == "nobody"
+    assert one.pin_adapter(bytes(32), "pirate") == "pirate"
+    assert two.pin_adapter(MANIFEST, new) == new
+    with pytest.raises(UsageError, match="2 adapters called pirate") as caught:
+        two.pin_adapter(MANIFEST, "pirate")
+    assert old in caught.value.hint
+    assert new in caught.value.hint
 
 
 async def test_any_member_tells_of_all(network, client):

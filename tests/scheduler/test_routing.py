@@ -307,6 +307,22 @@ def test_clients_spread_over_the_near_best_only():
     assert drawn == {(peer_of(1),), (peer_of(2),)}
 
 
+def test_only_peers_with_the_adapter_are_chosen():
+    adapter = "pirate@0123456789ab"
+    swarm = [
+        announce(1, (0, 4), adapters=(adapter,)),
+        announce(2, (0, 8)),
+        announce(3, (4, 8), adapters=("pirate@ffffffffffff", adapter)),
+        announce(4, (4, 8), adapters=("pirate@ffffffffffff",)),
+    ]
+    wanted = Wanted(manifest=MANIFEST, n_blocks=N, adapter=adapter)
+
+    found = find_routes(swarm, wanted)
+
+    assert [route.peer_ids for route in found] == [(peer_of(1), peer_of(3))]
+    assert missing_blocks(swarm[1:], wanted) == ((0, 4),)
+
+
 def test_a_large_swarm_is_routed_in_a_moment():
     rng = random.Random(3)
     swarm = []
