@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from node.engine.kv_cache import PackedCache
+from node.engine.kv_cache import LayoutProbe, PackedCache
 
-NAME = "manyhands"
+NAME, PROBE = "manyhands", "manyhands-probe"
 
 
 def packed_attention(
@@ -41,16 +41,16 @@ def packed_attention(
         return _one_row(query, keys, values, scaling, sliding_window).unsqueeze(1), None
     outputs = []
     offset = history = 0
-    for session, (count, stop) in enumerate(zip(packed.counts, packed.stops, strict=True)):
+    for session, count in enumerate(packed.counts):
         rows = query.narrow(2, offset, count)
+        keys, values = packed.keys[session][block], packed.values[session][block]
+        held = keys.shape[2]
         if packed.latent:
-            keys, values = key.narrow(2, history, stop), value.narrow(2, history, stop)
-        else:
-            keys, values = packed.keys[session][block], packed.values[session][block]
+            keys, values = key.narrow(2, history, held), value.narrow(2, history, held)
         if plain and count == 1:
             outputs.append(_one_row(rows, keys, values, scaling, sliding_window))
         else:
-            mask = _mask(packed, count, stop, sliding_window)
+            mask = _mask(packed, count, held, sliding_window, rows.device)
             many = (
                 F.scaled_dot_product_attention(
                     rows,
@@ -65,7 +65,7 @@ def packed_attention(
                 else _spelled_out(rows, keys, values, mask, scaling, softcap, s_aux)
             )
             outputs.append(many[0].transpose(0, 1))  # [rows, heads, value_dim]
-        offset, history = offset + count, history + stop
+        offset, history = offset + count, history + held
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
 
 
@@ -84,17 +84,20 @@ def _one_row(
     return output.reshape(1, heads, values.shape[3])
 
 
-def _mask(packed: PackedCache, count: int, stop: int, window: int | None) -> Tensor | None:
-    """Which of `stop` positions the last `count` rows see; None where plain causality says it."""
-    if window is not None and window >= stop:
+def _mask(
+    packed: PackedCache, count: int, held: int, window: int | None, device: torch.device
+) -> Tensor | None:
+    """Which of the `held` last positions the last `count` rows see; None where plain causality
+    says it.
+    """
+    if window is not None and window >= held:
         window = None
-    if window is None and count in (1, stop):
+    if window is None and count in (1, held):
         return None
-    known = (count, stop, window)
+    known = (count, held, window, device)
     if known not in packed.masks:
-        device = packed.keys[0][0].device
-        row = torch.arange(stop - count, stop, device=device)[:, None]
-        column = torch.arange(stop, device=device)[None]
+        row = torch.arange(held - count, held, device=device)[:, None]
+        column = torch.arange(held, device=device)[None]
         mask = column <= row
         packed.masks[known] = mask if window is None else mask & (column > row - window)
     return packed.masks[known]
@@ -127,5 +130,14 @@ def _spelled_out(
     return (weights[..., :stop] if sinks is not None else weights) @ values
 
 
-# No mask function is registered beside it: the library then builds no masks for us.
+def probing_attention(
+    module: Any, *args: Any, packed: LayoutProbe, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """The same, noting which blocks have a window."""
+    packed.windows[module.layer_idx] = kwargs.get("sliding_window")
+    return packed_attention(module, *args, packed=packed, **kwargs)
+
+
+# No mask function is registered beside them: the library then builds no masks for us.
 AttentionInterface.register(NAME, packed_attention)
+AttentionInterface.register(PROBE, probing_attention)

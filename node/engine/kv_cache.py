@@ -1,39 +1,17 @@
 """Keys and values as a model's blocks see them during one step.
 
-`KVLayout` says what one position of one block takes. `PackedCache` holds the rows of many sessions
-side by side, written into their slabs (see `slabs.py`). Who may have how much is admission's
-affair.
+`PackedCache` holds the rows of many sessions side by side, written into their slabs (see
+`slabs.py`). `LayoutProbe` stands in its place once, to learn what the blocks cache.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-if TYPE_CHECKING:
-    from node.engine.slabs import SlabLease
-
-
-@dataclass(frozen=True, slots=True)
-class KVLayout:
-    """Shapes that every block of the shard shares; latent-attention families cache one latent."""
-
-    key_heads: int
-    key_dim: int
-    value_heads: int
-    value_dim: int
-    dtype: torch.dtype
-    device: torch.device
-    latent: bool
-
-    @property
-    def bytes_per_position(self) -> int:
-        """Of one block."""
-        elements = self.key_heads * self.key_dim + self.value_heads * self.value_dim
-        return elements * self.dtype.itemsize
+from node.engine.kv_layout import BlockLayout, KVLayout
+from node.engine.slabs import SlabLease
 
 
 class PackedCache(Cache):  # type: ignore[misc]
@@ -45,22 +23,26 @@ class PackedCache(Cache):  # type: ignore[misc]
 
     is_compileable = False
 
-    def __init__(self, leases: "Sequence[SlabLease]", counts: Sequence[int], first: int) -> None:
+    def __init__(self, leases: Sequence[SlabLease], counts: Sequence[int], first: int) -> None:
         self.layers: list[
             object
         ] = []  # the base class asks for it; no layer of its own keeps anything here
         self.counts = counts
-        self.stops = [lease.length + count for lease, count in zip(leases, counts, strict=True)]
+        self.stops = [lease.length + count for lease, count in zip(leases, counts, strict=False)]
         self.first = first  # where the step enters the shard; the blocks number from its start
         self.latent = leases[0].layout.latent if leases else False
         self.is_one_row = len(counts) == 1 and counts[0] == 1 and not self.latent
-        self.keys, self.values, self.new_keys, self.new_values = [], [], [], []
-        for lease, count, stop in zip(leases, counts, self.stops, strict=True):
-            self.keys.append(lease.keys.narrow(3, 0, stop).unbind())
-            self.values.append(lease.values.narrow(3, 0, stop).unbind())
-            self.new_keys.append(lease.keys.narrow(3, lease.length, count).unbind())
-            self.new_values.append(lease.values.narrow(3, lease.length, count).unbind())
-        self.masks: dict[tuple[int, int, int | None], Tensor] = {}
+        self.keys: list[list[Tensor]] = []
+        self.values: list[list[Tensor]] = []
+        self.new_keys: list[list[Tensor]] = []
+        self.new_values: list[list[Tensor]] = []
+        for lease, count in zip(leases, counts, strict=False):
+            keys, values, new_keys, new_values = lease.views(count)
+            self.keys.append(keys)
+            self.values.append(values)
+            self.new_keys.append(new_keys)
+            self.new_values.append(new_values)
+        self.masks: dict[tuple[int, int, int | None, torch.device], Tensor] = {}
 
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object
@@ -100,15 +82,36 @@ class PackedCache(Cache):  # type: ignore[misc]
         return 0
 
 
-class ShapeProbe(PackedCache):
-    """Caches nothing and notes what a block would have cached."""
+class LayoutProbe(PackedCache):
+    """Takes one session's first rows through all blocks and notes what each of them caches."""
 
-    def __init__(self) -> None:
-        super().__init__((), (), 0)
-        self.shapes: set[tuple[int, int, int, int]] = set()
+    def __init__(self, n_blocks: int, n_rows: int) -> None:
+        super().__init__((), (n_rows,), 0)
+        self.is_one_row = False
+        empty = torch.empty(0)
+        self.keys, self.values = [[empty] * n_blocks], [[empty] * n_blocks]
+        self.windows: dict[int, int | None] = {}  # as the attention function was told
 
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
-        self.shapes.add((keys.shape[1], keys.shape[3], values.shape[1], values.shape[3]))
+        self.keys[0][layer_idx], self.values[0][layer_idx] = keys, values
         return keys, values
+
+    def layout(self, dtype: torch.dtype, *, latent: bool) -> KVLayout:
+        """What the blocks cache.
+
+        Raises:
+            ValueError: a block cached nothing.
+        """
+        blocks = []
+        for index, (keys, values) in enumerate(zip(self.keys[0], self.values[0], strict=True)):
+            if not keys.numel():
+                raise ValueError(f"block {index} caches no keys and values")
+            _, key_heads, _, key_dim = keys.shape
+            _, value_heads, _, value_dim = values.shape
+            window = self.windows.get(index)
+            blocks.append(
+                BlockLayout(key_heads, key_dim, value_heads, value_dim, window, keys.device)
+            )
+        return KVLayout(tuple(blocks), dtype, latent)

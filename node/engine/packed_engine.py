@@ -1,13 +1,14 @@
 """The packed engine: the rows of all sessions of a step in one forward, over our own slabs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from node.engine.adapter_rows import Packing
 from node.engine.forward import ALL_ROWS, Forward, Wanted
-from node.engine.kv_cache import KVLayout, PackedCache
+from node.engine.kv_cache import PackedCache
+from node.engine.kv_layout import KVLayout
 from node.engine.lease import Lease
 from node.engine.shard import ShardEngine, StepItem, StepResult
 from node.engine.slabs import SlabLease
@@ -28,21 +29,43 @@ class PackedEngine(ShardEngine):
         return type(self._forward).__name__
 
     @property
+    def kv_bytes_per_position(self) -> int:
+        return sum(self._layout.bytes_per_position)
+
+    @property
     def kv_bytes_per_block(self) -> int:
-        return self._layout.bytes_per_position
+        return max(self._layout.bytes_per_position)
 
     def lease_bytes(self, capacity: int, *, entry: int, exit: int) -> int:
-        return capacity * (exit - entry) * self.kv_bytes_per_block
+        return self._part(entry, exit).n_bytes(capacity)
 
     def _lease(self, capacity: int, entry: int, exit: int, reuse: Lease | None) -> Lease:
         if reuse is not None:
             return _slab(reuse).grown(capacity)
-        return SlabLease(self._layout, entry=entry, exit=exit, capacity=capacity)
+        return SlabLease(self._part(entry, exit), entry=entry, exit=exit, capacity=capacity)
+
+    def _part(self, entry: int, exit: int) -> KVLayout:
+        return self._layout.part(entry - self.span.start, exit - self.span.start)
 
     def _run(self, items: Sequence[StepItem], entry: int, exit: int) -> list[StepResult]:
+        for item in items:
+            item.lease.cut(item.start)
+        if all(item.rows.shape[0] <= _slab(item.lease).step_rows for item in items):
+            return self._run_at_once(items, entry, exit)
+        results: list[list[StepResult]] = [[] for _ in items]
+        try:
+            for pieces in _in_pieces(items):
+                ran = self._run_at_once([piece for _, piece in pieces], entry, exit)
+                for (index, _), result in zip(pieces, ran, strict=True):
+                    results[index].append(result)
+        except BaseException:
+            for item in items:  # what the first pieces made it forget does not come back
+                item.lease.cut(item.start if item.start >= item.lease.floor else 0)
+            raise
+        return [_joined(parts) for parts in results]
+
+    def _run_at_once(self, items: Sequence[StepItem], entry: int, exit: int) -> list[StepResult]:
         leases = [_slab(item.lease) for item in items]
-        for lease, item in zip(leases, items, strict=True):
-            lease.cut(item.start)
         counts = [item.rows.shape[0] for item in items]
         first = entry - self.span.start
         packed = PackedCache(leases, counts, first)
@@ -71,6 +94,33 @@ def _slab(lease: Lease) -> SlabLease:
     if not isinstance(lease, SlabLease):
         raise ValueError("that lease is another engine's")
     return lease
+
+
+def _in_pieces(items: Sequence[StepItem]) -> Iterator[list[tuple[int, StepItem]]]:
+    """The items step by step, (index, piece), no piece larger than its lease takes at once."""
+    at = 0
+    while True:
+        pieces = []
+        for index, item in enumerate(items):
+            start, count = at * _slab(item.lease).step_rows, item.rows.shape[0]
+            if start >= count:
+                continue
+            rows = item.rows[start : start + _slab(item.lease).step_rows]
+            stop = start + rows.shape[0]
+            n_logits = max(0, stop - max(start, count - item.n_logits))
+            pieces.append((index, StepItem(item.lease, item.start + start, rows, n_logits)))
+        if not pieces:
+            return
+        yield pieces
+        at += 1
+
+
+def _joined(parts: Sequence[StepResult]) -> StepResult:
+    if len(parts) == 1:
+        return parts[0]
+    logits = [part.logits for part in parts if part.logits is not None]
+    hidden = torch.cat([part.hidden for part in parts])
+    return StepResult(hidden, torch.cat(logits) if logits else None)
 
 
 def _positions(items: Sequence[StepItem], counts: Sequence[int]) -> Sequence[int]:

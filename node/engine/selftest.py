@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from node.engine.attention import NAME
+from node.engine.attention import NAME, PROBE
 from node.engine.family import longest_context
 from node.engine.forward import ALL_ROWS, DirectForward, FamilyForward, GatedModel
-from node.engine.kv_cache import KVLayout, ShapeProbe
+from node.engine.kv_cache import LayoutProbe
+from node.engine.kv_layout import KVLayout
 from node.engine.packed_engine import PackedEngine
 from node.engine.pruning import text_config
 from node.engine.session_cache import EmptyCache, SessionLayout
@@ -33,6 +34,7 @@ from node.engine.weights import LoadedSpan, quiet
 from protocol.errors import BadModel, OutOfMemory
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 1e-2}
+PROBE_ROWS = 2
 LENGTHS = (9, 6)  # rows of the two sessions
 STEPS: tuple[tuple[tuple[int, int, int], ...], ...] = (  # (session, first row, row to stop before)
     ((0, 0, 8),),
@@ -115,27 +117,26 @@ def _unfit_if_it_fails() -> Iterator[None]:
 
 
 def _kv_layout(loaded: LoadedSpan, gated: GatedModel) -> KVLayout:
-    probe = ShapeProbe()
-    _run_rows_once(loaded, gated, probe)
-    if len(probe.shapes) != 1:
-        raise _Unfit(f"its blocks cache {len(probe.shapes)} shapes of keys and values")
-    key_heads, key_dim, value_heads, value_dim = probe.shapes.pop()
-    text = text_config(loaded.model)
-    return KVLayout(
-        key_heads,
-        key_dim,
-        value_heads,
-        value_dim,
-        dtype=loaded.dtype,
-        device=loaded.model.device,
-        latent=getattr(text, "kv_lora_rank", None) is not None,
+    probe = LayoutProbe(len(loaded.span), PROBE_ROWS)
+    gated.attend(PROBE)
+    _run_rows_once(loaded, gated, probe, packed=probe)
+    latent = getattr(text_config(loaded.model), "kv_lora_rank", None) is not None
+    return probe.layout(loaded.dtype, latent=latent)
+
+
+def _run_rows_once(loaded: LoadedSpan, gated: GatedModel, cache: Cache, **kwargs: Cache) -> None:
+    """A few rows through all blocks of the span, for what they leave in `cache`."""
+    rows = _random_rows(loaded, PROBE_ROWS, seed=0, embeds=loaded.embeds)
+    gated.run(
+        rows,
+        range(PROBE_ROWS),
+        0,
+        len(loaded.span),
+        None,
+        past_key_values=cache,
+        use_cache=True,
+        **kwargs,
     )
-
-
-def _run_rows_once(loaded: LoadedSpan, gated: GatedModel, cache: Cache) -> None:
-    """Two rows through all blocks of the span, for what they leave in `cache`."""
-    rows = _random_rows(loaded, 2, seed=0, embeds=loaded.embeds)
-    gated.run(rows, range(2), 0, len(loaded.span), None, past_key_values=cache, use_cache=True)
 
 
 def _parts(loaded: LoadedSpan) -> list[tuple[int, int]]:

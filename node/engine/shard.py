@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from node.engine.adapters import Adapters
+from node.engine.kv_layout import MAX_ROLLBACK
 from node.engine.lease import Lease
 from node.engine.pruning import text_config
 from node.engine.weights import LoadedSpan
@@ -180,6 +181,12 @@ class ShardEngine(ABC):
             raise UsageError(f"block {entry} takes rows of {dtype}, got {rows.dtype}")
         if not 0 <= item.start <= lease.length:
             raise UsageError(f"rows start at {item.start}, {lease.length} positions are known")
+        if 0 < item.start < lease.floor:
+            raise UsageError(
+                f"rows start at {item.start}, what they would need is forgotten below "
+                f"{lease.floor}",
+                hint=f"a session goes back {MAX_ROLLBACK} positions at most, or to 0",
+            )
         if item.start + rows.shape[0] > lease.capacity:
             raise ContextExceeded(
                 f"{rows.shape[0]} rows from {item.start} on do not fit {lease.capacity} positions"

@@ -1,31 +1,107 @@
-"""Keys and values in slabs: one piece of memory per session, sized when it is admitted.
+"""Keys and values in slabs: contiguous memory per session, sized when it is admitted.
 
 A slab is contiguous, so that attention reads it without gathering: on a CPU the copy a block table
-needs costs half as much as the step itself. Pages that were never written take no memory.
+needs costs half as much as the step itself. Pages that were never written take no memory. Blocks
+that cache alike share a slab. One of blocks with a sliding window holds positions from `base` on:
+when it is full, what may still be needed moves to its front.
 """
 
+from collections.abc import Sequence
 from copy import copy
 
 import torch
 from torch import Tensor
 
 from node.engine.adapter_rows import Adapter
-from node.engine.kv_cache import KVLayout
+from node.engine.kv_layout import STEP_ROWS, BlockLayout, KVLayout
 from node.engine.lease import KVRows
-from protocol.errors import ContextExceeded, OutOfMemory
+from protocol.errors import ContextExceeded, OutOfMemory, UsageError
+
+
+class Slab:
+    """Keys and values of the blocks of one kind, [blocks, 1, heads, room, dim] each."""
+
+    __slots__ = ("base", "keys", "members", "n_kept", "room", "values", "window")
+
+    def __init__(
+        self, kind: BlockLayout, members: Sequence[int], capacity: int, dtype: torch.dtype
+    ) -> None:
+        self.members, self.window = members, kind.window or 1
+        self.room = kind.room(capacity)
+        self.n_kept = self.room if kind.n_kept is None else kind.n_kept
+        self.base = 0  # the position of the first one held
+        # Not zeroed: the system gives pages only as rows are written.
+        self.keys, self.values = (
+            torch.empty((len(members), 1, heads, self.room, dim), dtype=dtype, device=kind.device)
+            for heads, dim in (
+                (kind.key_heads, kind.key_dim),
+                (kind.value_heads, kind.value_dim),
+            )
+        )
+
+    @property
+    def n_bytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    @property
+    def floor(self) -> int:
+        """The first position, besides 0, whose row finds all that it sees."""
+        return self.base + self.window - 1 if self.base else 0
+
+    def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Views of positions `[start, stop)`, [blocks, heads, rows, dim]."""
+        at, count = start - self.base, stop - start
+        return self.keys[:, 0].narrow(2, at, count), self.values[:, 0].narrow(2, at, count)
+
+    def held(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Those of positions `[start, stop)` that are still here: the last ones."""
+        return self.rows(min(max(start, self.base), stop), stop)
+
+    def make_room(self, length: int, stop: int) -> None:
+        """Before rows `[length, stop)` are written: forget what is in their way."""
+        if stop - self.base > self.room:
+            self._forget(length - self.n_kept, length)
+
+    def put(self, keys: Tensor, values: Tensor, length: int, stop: int) -> None:
+        """Behind the first `length` positions, rows that end at `stop`."""
+        start = stop - keys.shape[2]
+        if start > length:  # what lies before a gap is of no use
+            self.base = length = start
+        oldest = stop - self.n_kept
+        if stop - self.base > self.room:
+            if oldest < length:
+                self._forget(oldest, length)
+            else:
+                self.base = length = oldest
+        for room, new in zip(self.rows(length, stop), (keys, values), strict=True):
+            room.copy_(new.narrow(2, length - start, stop - length))
+
+    def _forget(self, base: int, length: int) -> None:
+        """Hold `[base, length)` alone."""
+        kept = length - base
+        for slab in (self.keys, self.values):
+            for block in slab:  # one by one: what is copied in between stays small
+                block.narrow(2, 0, kept).copy_(block.narrow(2, base - self.base, kept).clone())
+        self.base = base
 
 
 class SlabLease:
-    """A `node.engine.lease.Lease` over two slabs, [blocks, 1, heads, capacity, dim]."""
+    """A `node.engine.lease.Lease` over slabs."""
 
-    __slots__ = ("adapter", "capacity", "entry", "exit", "keys", "layout", "length", "values")
+    __slots__ = ("adapter", "capacity", "entry", "exit", "layout", "length", "slabs")
 
     def __init__(self, layout: KVLayout, *, entry: int, exit: int, capacity: int) -> None:
+        """`layout` is that of blocks `[entry, exit)` alone."""
         self.layout, self.entry, self.exit = layout, entry, exit
         self.capacity, self.length = capacity, 0
         self.adapter: Adapter | None = None
+        members: dict[BlockLayout, list[int]] = {}
+        for index, kind in enumerate(layout.blocks):
+            members.setdefault(kind, []).append(index)
         try:
-            self.keys, self.values = _slabs(layout, exit - entry, capacity)
+            self.slabs = [
+                Slab(kind, which, capacity, layout.dtype) for kind, which in members.items()
+            ]
         except (RuntimeError, MemoryError) as error:
             raise OutOfMemory(
                 f"no room for the KV cache of {capacity} positions in {exit - entry} blocks",
@@ -34,24 +110,69 @@ class SlabLease:
 
     @property
     def floor(self) -> int:
-        return 0
+        return max((slab.floor for slab in self.slabs), default=0)
 
     @property
     def n_bytes(self) -> int:
-        return self.capacity * (self.exit - self.entry) * self.layout.bytes_per_position
+        return sum(slab.n_bytes for slab in self.slabs)
+
+    @property
+    def step_rows(self) -> int:
+        """How many rows may be written at once."""
+        forgets = any(slab.room < self.capacity for slab in self.slabs)
+        return STEP_ROWS if forgets else self.capacity
 
     def cut(self, length: int) -> None:
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot cut {self.length} positions to {length}")
+        if length and length < self.floor:
+            raise UsageError(
+                f"cannot go back from {self.length} positions to {length}: "
+                f"blocks with a sliding window forgot what lies below {self.floor}",
+                hint="begin again from position 0",
+            )
         self.length = length
+        if not length:
+            for slab in self.slabs:
+                slab.base = 0
+
+    def views(self, count: int) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """By block, [1, heads, rows, dim]: keys and values of all positions held once `count`
+        rows are written, and of those rows alone.
+        """
+        length, stop = self.length, self.length + count
+        every: tuple[list[Tensor], ...] = tuple([] for _ in range(4))
+        for slab in self.slabs:
+            slab.make_room(length, stop)
+            n_held = stop - slab.base
+            parts = [
+                part
+                for start, n_rows in ((0, n_held), (n_held - count, count))
+                for part in (
+                    slab.keys.narrow(3, start, n_rows),
+                    slab.values.narrow(3, start, n_rows),
+                )
+            ]
+            for views, part in zip(every, parts, strict=True):
+                views.extend(part.unbind())
+        if len(self.slabs) > 1:
+            order = [index for slab in self.slabs for index in slab.members]
+            every = tuple(_in_order(views, order) for views in every)
+        keys, values, new_keys, new_values = every
+        return keys, values, new_keys, new_values
 
     def export(self, start: int = 0, stop: int | None = None) -> KVRows:
         stop = self.length if stop is None else stop
         if not 0 <= start <= stop <= self.length:
             raise ValueError(f"positions {start}:{stop} are not among the {self.length} known")
+        if stop < self.floor:
+            raise UsageError(
+                f"what a session needs to go on at {stop} is forgotten below {self.floor}"
+            )
         tensors = tuple(
-            slab[:, 0, :, start:stop].clone(memory_format=torch.contiguous_format)
-            for slab in (self.keys, self.values)
+            part.clone(memory_format=torch.contiguous_format)
+            for slab in self.slabs
+            for part in slab.held(start, stop)
         )
         return KVRows(self.entry, self.exit, start, stop, tensors)
 
@@ -64,11 +185,12 @@ class SlabLease:
             )
         if rows.stop > self.capacity:
             raise ContextExceeded(f"{rows.stop} positions do not fit a lease of {self.capacity}")
-        room = [slab[:, 0, :, at : rows.stop] for slab in (self.keys, self.values)]
-        if [tensor.shape for tensor in rows.tensors] != [part.shape for part in room]:
+        shapes = [part.shape[:2] + part.shape[3:] for s in self.slabs for part in s.rows(0, 0)]
+        if [tensor.shape[:2] + tensor.shape[3:] for tensor in rows.tensors] != shapes:
             raise ValueError("these keys and values have other shapes")
-        for part, tensor in zip(room, rows.tensors, strict=True):
-            part.copy_(tensor)
+        self.cut(at)
+        for index, slab in enumerate(self.slabs):
+            slab.put(rows.tensors[2 * index], rows.tensors[2 * index + 1], at, rows.stop)
         self.length = rows.stop
 
     def grown(self, capacity: int) -> "SlabLease":
@@ -81,25 +203,18 @@ class SlabLease:
             new = copy(self)
         else:
             new = SlabLease(self.layout, entry=self.entry, exit=self.exit, capacity=capacity)
-            for target, source in ((new.keys, self.keys), (new.values, self.values)):
-                target[..., : self.length, :].copy_(source[..., : self.length, :])
-            new.length, new.adapter = self.length, self.adapter
+            held = tuple(part for slab in self.slabs for part in slab.held(0, self.length))
+            new.load(KVRows(self.entry, self.exit, 0, self.length, held))
+            new.adapter = self.adapter
         self.close()
         return new
 
     def close(self) -> None:
         self.capacity = self.length = 0
         self.adapter = None
-        self.keys = self.values = torch.empty(0)
+        self.slabs = []
 
 
-def _slabs(layout: KVLayout, n_blocks: int, capacity: int) -> tuple[Tensor, Tensor]:
-    """Not zeroed: the system gives pages only as rows are written."""
-    keys, values = (
-        torch.empty((n_blocks, 1, heads, capacity, dim), dtype=layout.dtype, device=layout.device)
-        for heads, dim in (
-            (layout.key_heads, layout.key_dim),
-            (layout.value_heads, layout.value_dim),
-        )
-    )
-    return keys, values
+def _in_order(views: list[Tensor], order: Sequence[int]) -> list[Tensor]:
+    placed = sorted(zip(order, views, strict=True), key=lambda pair: pair[0])
+    return [view for _, view in placed]
