@@ -31,7 +31,7 @@ class PackedCache(Cache):  # type: ignore[misc]
         self.stops = [lease.length + count for lease, count in zip(leases, counts, strict=False)]
         self.first = first  # where the step enters the shard; the blocks number from its start
         self.latent = leases[0].layout.latent if leases else False
-        self.is_one_row = len(counts) == 1 and counts[0] == 1 and not self.latent
+        self.is_one_row = len(leases) == len(counts) == 1 and counts[0] == 1 and not self.latent
         self.keys: list[list[Tensor]] = []
         self.values: list[list[Tensor]] = []
         self.new_keys: list[list[Tensor]] = []
@@ -87,7 +87,7 @@ class LayoutProbe(PackedCache):
 
     def __init__(self, n_blocks: int, n_rows: int) -> None:
         super().__init__((), (n_rows,), 0)
-        self.is_one_row = False
+        self.latent = True  # attention is to take what the block hands it: that is all there is
         empty = torch.empty(0)
         self.keys, self.values = [[empty] * n_blocks], [[empty] * n_blocks]
         self.windows: dict[int, int | None] = {}  # as the attention function was told
