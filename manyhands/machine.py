@@ -12,13 +12,10 @@ import time
 from pathlib import Path
 
 from protocol.errors import OutOfMemory, UsageError
-from protocol.manifest import Manifest
 
 PROCESS_BYTES = 500 * 2**20  # of a node before any weights
 HEADROOM = 0.9
 PR_SET_PDEATHSIG = 1  # prctl(2)
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-STORED_BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8}
 
 
 def set_threads(n_threads: int | None) -> int:
@@ -62,45 +59,35 @@ def _check_device(asked: str) -> None:
     )
 
 
-def capacity_blocks(manifest: Manifest, *, dtype: str, device: str, kv_cache_bytes: int) -> int:
-    """How many blocks fit beside the KV cache.
+def capacity_blocks(
+    directory: Path, *, dtype: str, device: str, quantize: str, kv_cache_bytes: int
+) -> int:
+    """How many blocks fit beside the KV cache, this process and some air.
 
     Raises:
         OutOfMemory: not one.
+        BadModel, UsageError, ConfigError: the model cannot be served that way at all.
     """
-    block_bytes = max(1, _weights_bytes(manifest, dtype) // manifest.n_blocks)
-    free = int(_available_bytes(device) * HEADROOM) - kv_cache_bytes
-    fitting = (free - (PROCESS_BYTES if device == "cpu" else 0)) // block_bytes
-    if fitting < 1:
+    from node.engine import plan_shard
+
+    process_bytes = PROCESS_BYTES if device == "cpu" else 0
+    plan = plan_shard(
+        directory,
+        None,
+        dtype=dtype,
+        device=device,
+        quantize=quantize,
+        kv_cache_bytes=kv_cache_bytes + process_bytes,
+        headroom=HEADROOM,
+    )
+    if plan.n_blocks_that_fit < 1:
         raise OutOfMemory(
-            f"a block takes {block_bytes >> 20} MiB, and beside a KV cache of "
-            f"{kv_cache_bytes >> 20} MiB there is no room for one",
-            hint="make the cache smaller with --kv-cache, or say --span A:B to try anyway",
+            f"a block takes {plan.weights_bytes // len(plan.span) >> 20} MiB, and beside a KV "
+            f"cache of {kv_cache_bytes >> 20} MiB there is no room for one",
+            hint="make the cache smaller with --kv-cache, the weights with --quantize 4bit, or say "
+            "--span A:B to try anyway",
         )
-    return min(fitting, manifest.n_blocks)
-
-
-def _weights_bytes(manifest: Manifest, dtype: str) -> int:
-    total = 0
-    for place in manifest.tensors.values():
-        stored = place.entry.stop - place.entry.start
-        itemsize = STORED_BYTES.get(place.entry.dtype)
-        scale = ITEM_BYTES[dtype] / itemsize if itemsize and dtype in ITEM_BYTES else 1
-        total += int(stored * scale)
-    return total
-
-
-def _available_bytes(device: str) -> int:
-    if device.startswith("cuda"):
-        import torch
-
-        return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return plan.n_blocks_that_fit
 
 
 def die_with(parent: int) -> None:

@@ -61,6 +61,7 @@ class Wanted:
     listen: tuple[str, int] | None
     home: Path | None
     dtype: str
+    quantize: str
     device: str
     kv_cache: int
     adapters: tuple[tuple[str, Path], ...]
@@ -86,7 +87,13 @@ class Wanted:
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
-    help="What to compute in. Default: as stored.",
+    help="What to compute in. Default: as stored, float16 as bfloat16.",
+)
+@click.option(
+    "--quantize",
+    type=click.Choice(["none", "int8", "4bit"]),
+    default="none",
+    help="Make the blocks' weights small: a half or a quarter. Default: none.",
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
@@ -156,11 +163,26 @@ def _load(wanted: Wanted, identity: Identity) -> tuple[Model, "ShardEngine"]:
     span = wanted.span or _choose_span(wanted, model, identity, device)
     with shown(f"{model.name} {span}") as progress:
         engine = load_shard(
-            model.directory, span, dtype=wanted.dtype, device=device, progress=progress
+            model.directory,
+            span,
+            dtype=wanted.dtype,
+            device=device,
+            quantize=wanted.quantize,
+            cache=_span_cache(),
+            kv_cache_bytes=wanted.kv_cache,
+            progress=progress,
         )
+    say(f"{engine.weights_bytes / 2**20:,.0f} MiB of weights, run as {engine.profile}")
     for name, directory in wanted.adapters:
         say(f"adapter {engine.adapters.load(directory, name)}")
     return model, engine
+
+
+def _span_cache() -> Path:
+    """Where quantized spans are kept: they can be made again, so it is a cache."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("manyhands") / "spans"
 
 
 def _check_span(span: Span | None, model: Model) -> None:
@@ -178,7 +200,11 @@ def _choose_span(wanted: Wanted, model: Model, identity: Identity, device: str) 
 
     manifest = model.manifest
     capacity = machine.capacity_blocks(
-        manifest, dtype=wanted.dtype, device=device, kv_cache_bytes=wanted.kv_cache
+        model.directory,
+        dtype=wanted.dtype,
+        device=device,
+        quantize=wanted.quantize,
+        kv_cache_bytes=wanted.kv_cache,
     )
     announcements = run(_announcements(identity, wanted.join)) if wanted.join else ()
     return choose_span(

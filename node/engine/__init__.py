@@ -14,11 +14,13 @@ from protocol.messages import Span
 
 if TYPE_CHECKING:
     from node.engine.lease import KVRows, Lease
+    from node.engine.room import Plan
     from node.engine.shard import ShardEngine, StepItem, StepResult
 
 _HOMES = {
     "KVRows": "node.engine.lease",
     "Lease": "node.engine.lease",
+    "Plan": "node.engine.room",
     "ShardEngine": "node.engine.shard",
     "StepItem": "node.engine.shard",
     "StepResult": "node.engine.shard",
@@ -31,29 +33,72 @@ def load_shard(
     *,
     dtype: str = "auto",
     device: str = "cpu",
+    quantize: str = "none",
+    cache: Path | None = None,
+    kv_cache_bytes: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> "ShardEngine":
     """Load `span` of the checkpoint in `directory` (all of it when None) and prove it right.
 
     The ends come with it: the embedding when it starts the model, norm and head when it ends it.
-    `progress` is called with a phase (configuration, weights, self-test) and a fraction of it.
+    Args:
+        dtype: what to compute in; `auto` is as stored, or the half this device is good at.
+        quantize: `none`, `int8` or `4bit`, for the linear maps of the blocks.
+        cache: a directory where quantized spans are kept for the next time.
+        kv_cache_bytes: what must stay free beside the weights, for sessions.
+        progress: called with a phase (configuration, weights, self-test) and a fraction of it.
 
     Raises:
         BadModel: the checkpoint is missing, damaged, incomplete, or of a kind we cannot serve.
         UsageError: the span lies outside the model; the dtype or device does not exist.
-        OutOfMemory: the weights do not fit this machine or device.
+        ConfigError: the extra that quantizes is not installed.
+        OutOfMemory: the span does not fit this machine or device.
     """
     with _no_garbage_collection():
         from node.engine.selftest import proved_engine
-        from node.engine.weights import load_span
+        from node.engine.weights import Wanted, load_span
 
-        loaded = load_span(directory, span, dtype=dtype, device=device, progress=progress)
+        wanted = Wanted(
+            dtype=dtype,
+            device=device,
+            quantize=quantize,
+            cache=cache,
+            kv_cache_bytes=kv_cache_bytes,
+        )
+        loaded = load_span(directory, span, wanted, progress=progress)
         if progress:
             progress("self-test", 0.0)
         engine = proved_engine(loaded)
         if progress:
             progress("self-test", 1.0)
     return engine
+
+
+def plan_shard(
+    directory: Path,
+    span: Span | None,
+    *,
+    dtype: str = "auto",
+    device: str = "cpu",
+    quantize: str = "none",
+    kv_cache_bytes: int = 0,
+    headroom: float = 1.0,
+) -> "Plan":
+    """What `load_shard` would take, and whether it fits; needs config.json and no weights.
+
+    `headroom` is the part of the free memory to count on.
+
+    Raises:
+        BadModel: the configuration is missing, or of a kind we cannot serve.
+        UsageError, ConfigError: as for `load_shard`.
+    """
+    with _no_garbage_collection():
+        from node.engine.weights import Wanted, plan_span
+
+        wanted = Wanted(
+            dtype=dtype, device=device, quantize=quantize, kv_cache_bytes=kv_cache_bytes
+        )
+        return plan_span(directory, span, wanted, headroom)
 
 
 @contextmanager
@@ -79,4 +124,14 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
-__all__ = ["KVRows", "Lease", "ShardEngine", "Span", "StepItem", "StepResult", "load_shard"]
+__all__ = [
+    "KVRows",
+    "Lease",
+    "Plan",
+    "ShardEngine",
+    "Span",
+    "StepItem",
+    "StepResult",
+    "load_shard",
+    "plan_shard",
+]

@@ -1,16 +1,18 @@
 """A checkpoint directory as the publisher left it: configuration and where each tensor lies.
 
 In: a directory in the Hugging Face layout, whole or holding only some weights files. Out: a
-`Checkpoint`, or a typed error that says what is wrong with the directory. No tensor is read here
-and no code of the checkpoint is ever run; see `weights.py` for loading.
+`Checkpoint`, or a typed error that says what is wrong with the directory. Tensors are handed out
+unread, and no code of the checkpoint is ever run; see `weights.py` for loading.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from node.engine.stored import StoredTensor, opened
 from protocol.errors import BadModel
 from protocol.tensor_table import TensorEntry, read_tensor_table
 
@@ -49,9 +51,24 @@ class Checkpoint:
                 )
         return {tensor: (file, tables[file][tensor]) for tensor, file in wanted.items()}
 
+    @contextmanager
+    def tensors(
+        self, places: Mapping[str, tuple[str, TensorEntry]]
+    ) -> Iterator[dict[str, StoredTensor]]:
+        """The tensors that `check_files` found, each read when the library asks for it."""
+        with ExitStack() as stack:
+            files = {
+                file: stack.enter_context(opened(self.directory / file))
+                for file in sorted({file for file, _ in places.values()})
+            }
+            yield {
+                tensor: StoredTensor(files[file], entry, tensor)
+                for tensor, (file, entry) in places.items()
+            }
 
-def open_checkpoint(directory: Path) -> Checkpoint:
-    """Read configuration and index.
+
+def open_checkpoint(directory: Path, *, weights: bool = True) -> Checkpoint:
+    """Read configuration and index; without `weights`, only the configuration need be there.
 
     Raises:
         BadModel: no such directory, no readable config.json, or no safetensors weights.
@@ -62,7 +79,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
             hint="give a directory with config.json and *.safetensors, or a model's name",
         )
     config = read_json(directory / "config.json")
-    return Checkpoint(directory, config, _weight_map(directory))
+    return Checkpoint(directory, config, _weight_map(directory) if weights else {})
 
 
 def read_json(path: Path) -> dict[str, Any]:

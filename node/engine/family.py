@@ -27,8 +27,6 @@ def check_family(config: Any, architecture: str) -> None:
         raise _unsupported(architecture, "its configuration names no number of blocks")
     if getattr(text, "num_kv_shared_layers", 0) or getattr(text, "kv_sharing_modes", None):
         raise _unsupported(architecture, "its blocks share keys and values")
-    if getattr(config, "quantization_config", None) is not None:
-        raise _unsupported(architecture, "its weights are quantised", what="checkpoint")
 
 
 def span_class(config: Any, architecture: str) -> type[Any]:
@@ -74,8 +72,8 @@ def _rope_parameters(text: Any) -> list[dict[str, Any]]:
     return per_kind or [named]
 
 
-def _unsupported(architecture: str, reason: str, *, what: str = "architecture") -> BadModel:
+def _unsupported(architecture: str, reason: str) -> BadModel:
     return BadModel(
-        f"unsupported {what} {architecture}: {reason}",
+        f"unsupported architecture {architecture}: {reason}",
         hint="docs/models.md lists the families that are served",
     )

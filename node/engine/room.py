@@ -1,34 +1,139 @@
-"""Whether a span's weights fit this machine, asked before they are read.
+"""Whether a span fits this machine, asked before its weights are read, or are even here.
 
-A system that runs out of memory kills a process without a word; a refusal can say what to do.
+In: an `Outline`, and how the weights will be kept. Out: a `Plan`: what the span takes, whether it
+fits beside what is set aside for sessions, and how much of it would. A system that runs out of
+memory kills a process without a word; a plan can say what to do.
 """
 
-from collections.abc import Iterable
-from math import prod
+import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
+from node.engine.outline import Outline
+from node.engine.quantization import Quantization, is_quantizable, small_bytes
 from protocol.errors import OutOfMemory
-from protocol.tensor_table import TensorEntry
+from protocol.messages import Span
+from protocol.profile import PLAIN
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
-def check_room(tensors: Iterable[TensorEntry], dtype: torch.dtype, device: str) -> None:
-    """Refuse weights that cannot fit, as far as the system tells what is free.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a span takes, in bytes. `room_bytes` None: the system does not say what is free.
 
-    Raises:
-        OutOfMemory: with both figures.
+    A session takes `kv_bytes_per_position` and, unless the span ends the model,
+    `journal_bytes_per_position`, out of what is set aside for sessions.
     """
-    needed = sum(prod(entry.shape) for entry in tensors) * dtype.itemsize
-    free = free_bytes(device)
-    if free is not None and needed > free:
-        raise OutOfMemory(
-            f"the span's weights take {needed / 2**30:.1f} GiB, "
-            f"{device} has {free / 2**30:.1f} GiB free",
-            hint="serve a shorter --span, or a smaller --dtype",
+
+    span: Span
+    weights_bytes: int
+    loading_bytes: int  # at the worst moment of loading
+    kv_bytes_per_position: int
+    journal_bytes_per_position: int
+    kv_cache_bytes: int
+    room_bytes: int | None
+    n_blocks_that_fit: int  # from the span's start on
+    small_share: float  # of the blocks' parameters that are kept small
+
+    @property
+    def fits(self) -> bool:
+        return self.n_blocks_that_fit >= len(self.span)
+
+    def require(self, device: str) -> None:
+        """Return if the span fits.
+
+        Raises:
+            OutOfMemory: with both figures, and what would fit.
+        """
+        if self.fits or self.room_bytes is None:
+            return
+        start, n_fit = self.span.start, self.n_blocks_that_fit
+        beside = f" beside {_size(self.kv_cache_bytes)} for sessions" if self.kv_cache_bytes else ""
+        would = (
+            f"blocks {start}:{start + n_fit} would fit: --span {start}:{start + n_fit}"
+            if n_fit
+            else "not one block would fit"
         )
+        raise OutOfMemory(
+            f"loading blocks {self.span} takes {_size(self.loading_bytes)}, {device} has "
+            f"{_size(max(0, self.room_bytes))} free{beside}",
+            hint=f"{would}; --quantize 4bit"
+            + (" and a smaller --kv-cache need less" if self.kv_cache_bytes else " needs less"),
+        )
+
+
+def plan(
+    outline: Outline,
+    quantization: Quantization,
+    dtype: torch.dtype,
+    *,
+    free_bytes: int | None,
+    kv_cache_bytes: int = 0,
+) -> Plan:
+    """What the outlined span takes, and whether it fits into `free_bytes`."""
+    span = outline.span
+    blocks = dict.fromkeys((-1, *range(span.start, span.stop), outline.n_blocks), 0)
+    largest = n_small = n_all = 0
+    for block, module, parameter in outline.parameters():
+        # While a tensor is made small or expanded, both of its forms exist.
+        largest = max(largest, parameter.numel() * dtype.itemsize)
+        in_block = block in range(outline.n_blocks)
+        n_all += parameter.numel() * in_block
+        if in_block and quantization.is_kept and _becomes_small(module, parameter):
+            n_small += parameter.numel()
+            blocks[block] += small_bytes(quantization.name, tuple(parameter.shape))
+        else:
+            blocks[block] += parameter.numel() * dtype.itemsize
+    passing = largest if quantization.made != PLAIN or quantization.brought else 0
+    room = None if free_bytes is None else free_bytes - kv_cache_bytes
+    weights = sum(blocks.values())
+    front, back = blocks.pop(-1), blocks.pop(outline.n_blocks)
+    sizes = list(blocks.values())
+    sizes[-1] += back  # the head is needed with the last block only
+    text = outline.config.get_text_config(decoder=True)
+    return Plan(
+        span=span,
+        weights_bytes=weights,
+        loading_bytes=weights + passing,
+        kv_bytes_per_position=len(span) * kv_bytes_per_block(text, dtype),
+        journal_bytes_per_position=0 if outline.heads else int(text.hidden_size) * dtype.itemsize,
+        kv_cache_bytes=kv_cache_bytes,
+        room_bytes=room,
+        n_blocks_that_fit=_fitting(sizes, front + passing, room),
+        small_share=n_small / max(1, n_all),
+    )
+
+
+def _becomes_small(module: nn.Module, parameter: nn.Parameter) -> bool:
+    is_weight = isinstance(module, nn.Linear | Conv1D) and parameter is module.weight
+    return is_weight and is_quantizable(module)
+
+
+def _fitting(blocks: list[int], beside: int, room: int | None) -> int:
+    if room is None:
+        return len(blocks)
+    left = room - beside
+    for count, n_bytes in enumerate(blocks):
+        left -= n_bytes
+        if left < 0:
+            return count
+    return len(blocks)
+
+
+def kv_bytes_per_block(text: Any, dtype: torch.dtype) -> int:
+    """One position's keys and values in one block, as far as a configuration tells."""
+    if latent := getattr(text, "kv_lora_rank", None):
+        return int(latent + (getattr(text, "qk_rope_head_dim", 0) or 0)) * dtype.itemsize
+    heads = getattr(text, "num_attention_heads", None) or 1
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return int(2 * key_heads * head_dim) * dtype.itemsize
 
 
 def free_bytes(device: str) -> int | None:
@@ -46,7 +151,10 @@ def _system() -> int | None:
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         pass
-    return None
+    try:  # elsewhere only what there is in all is known: count on half of it
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _container() -> int | None:
@@ -57,3 +165,7 @@ def _container() -> int | None:
         return max(0, limit - used + int(kinds.get("file", 0)))  # cached files give way
     except (OSError, ValueError):
         return None
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"

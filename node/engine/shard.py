@@ -19,6 +19,7 @@ from node.engine.adapters import Adapters
 from node.engine.kv_layout import MAX_ROLLBACK
 from node.engine.lease import Lease
 from node.engine.pruning import text_config
+from node.engine.quantization import held_bytes
 from node.engine.weights import LoadedSpan
 from protocol.errors import ContextExceeded, OutOfMemory, UsageError
 from protocol.messages import Span
@@ -64,9 +65,7 @@ class ShardEngine(ABC):
         self.hidden_size: int = int(text.hidden_size)
         self.vocab_size: int = int(text.vocab_size)
         self.max_positions: int = max_positions
-        self.weights_bytes: int = sum(
-            {p.data_ptr(): p.numel() * p.element_size() for p in loaded.model.parameters()}.values()
-        )
+        self.weights_bytes: int = held_bytes(loaded.model)
         self.device: torch.device = loaded.model.device
         """Where rows are expected and results lie."""
         self.adapters = Adapters(loaded)

@@ -1,31 +1,36 @@
 """Loading one span of a checkpoint: its tensors, and no others, into the family's own modules.
 
-In: a directory that holds at least the weights files of the span. Out: a `LoadedSpan`, or a typed
-error that names the cause. Modelling code is the transformers library's; code in a checkpoint is
-never run, the network never asked. What the span computes is proved in `selftest.py`.
+In: a directory that holds at least the weights files of the span, and the form its weights are to
+be kept in. Out: a `LoadedSpan`, or a typed error that names the cause. Modelling code is the
+transformers library's; code in a checkpoint is never run, the network never asked. Tensors are
+read one by one into memory of their own, never mapped: a file that changes later changes nothing.
+What the span computes is proved in `selftest.py`.
 """
 
-import os
-import re
-import tempfile
+import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from node.engine.checkpoint import INDEX, Checkpoint, open_checkpoint
+from node.engine import room
+from node.engine.checkpoint import Checkpoint, open_checkpoint
 from node.engine.family import check_family, packing_obstacle, span_class
-from node.engine.pruning import compact, find_blocks, spanned
-from node.engine.room import check_room
+from node.engine.outline import Outline
+from node.engine.pruning import compact
+from node.engine.quantization import Quantization, choose
+from node.engine.reading import Progress, Reader, first_line
 from protocol.errors import BadModel, OutOfMemory, UsageError
 from protocol.messages import Span
-from protocol.profile import Profile
+from protocol.profile import PLAIN, Profile
+from protocol.tensor_table import TensorEntry
 
-Progress = Callable[[str, float], None]
+log = logging.getLogger(__name__)
 
 DTYPES = {
     "float32": torch.float32,
@@ -45,63 +50,89 @@ class LoadedSpan:
     embeds: bool
     heads: bool
     dtype: torch.dtype
+    quantization: str = PLAIN
     packing_obstacle: str = ""
     """Why its sessions cannot be packed, as far as its configuration tells."""
 
     @property
     def profile(self) -> Profile:
-        return Profile.of(str(self.dtype).removeprefix("torch."))
+        return Profile.of(str(self.dtype).removeprefix("torch."), self.quantization)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """How a span is to be loaded. `cache`: where small weights are kept, None for nowhere;
+    `kv_cache_bytes`: what must stay free beside it, for sessions.
+    """
+
+    dtype: str = "auto"
+    device: str = "cpu"
+    quantize: str = "none"
+    cache: Path | None = None
+    kv_cache_bytes: int = 0
 
 
 def load_span(
-    directory: Path,
-    span: Span | None,
-    *,
-    dtype: str = "auto",
-    device: str = "cpu",
-    progress: Progress | None = None,
+    directory: Path, span: Span | None, wanted: Wanted, *, progress: Progress | None = None
 ) -> LoadedSpan:
     """Read `span` (the whole model when None), with the ends it touches.
 
     Raises:
         BadModel: the checkpoint is missing, damaged, incomplete, or of a kind we cannot serve.
         UsageError: the span lies outside the model; the dtype or device does not exist.
-        OutOfMemory: the weights do not fit this machine or device.
+        ConfigError: the extra that makes weights small is not installed.
+        OutOfMemory: the span does not fit this machine or device; says what would.
     """
     report = progress or (lambda phase, fraction: None)
     report("configuration", 0.0)
-    checkpoint = open_checkpoint(directory)
     with quiet():
-        config = _read_config(checkpoint)
-        architecture = span_class(config, checkpoint.architecture)
-        n_blocks = int(config.get_text_config(decoder=True).num_hidden_layers)
-        span = span or Span(0, n_blocks)
-        if span.stop > n_blocks:
-            raise UsageError(
-                f"span {span} lies outside the model, which has blocks 0:{n_blocks}",
-                hint=f"choose a span within 0:{n_blocks}",
-            )
-        ends = {"embeds": span.start == 0, "heads": span.stop == n_blocks}
-        kind = _choose_dtype(dtype, config)
-        _check_device(device)
-        pruned = spanned(architecture, span, **ends)
-        places = checkpoint.check_files(_selector(architecture, pruned, config, span))
-        check_room((entry for _, entry in places.values()), kind, device)
-        wanted = {tensor: file for tensor, (file, _) in places.items()}
+        checkpoint = open_checkpoint(directory)
+        outline, quantization, dtype = _outlined(checkpoint, span, wanted)
+        _check_device(wanted.device)
+        places = checkpoint.check_files(outline.needs)
+        _check_room((entry for _, entry in places.values()), outline, quantization, dtype, wanted)
         report("weights", 0.0)
-        model = _read_weights(pruned, checkpoint, wanted, kind, device)
-        compact(model, span)
+        reader = Reader(checkpoint, outline, quantization, dtype, wanted.device)
+        model = reader.read(places, wanted.cache, report)
+        compact(model, outline.span)
     report("weights", 1.0)
-    obstacle = packing_obstacle(config, architecture)
     return LoadedSpan(
         model,
         checkpoint.architecture,
-        span,
-        n_blocks,
-        **ends,
-        dtype=kind,
-        packing_obstacle=obstacle,
+        outline.span,
+        outline.n_blocks,
+        embeds=outline.embeds,
+        heads=outline.heads,
+        dtype=dtype,
+        quantization=quantization.name,
+        packing_obstacle=packing_obstacle(outline.config, type(outline.whole)),
     )
+
+
+def plan_span(
+    directory: Path, span: Span | None, wanted: Wanted, headroom: float = 1.0
+) -> room.Plan:
+    """What a span would take here, from config.json alone: no weights need to have been fetched.
+
+    `headroom` is the part of the free memory to count on.
+
+    Raises:
+        BadModel, UsageError, ConfigError: as for loading it.
+    """
+    with quiet():
+        checkpoint = open_checkpoint(directory, weights=False)
+        outline, quantization, dtype = _outlined(checkpoint, span, wanted)
+        return _plan(outline, quantization, dtype, wanted, headroom)
+
+
+def _outlined(
+    checkpoint: Checkpoint, span: Span | None, wanted: Wanted
+) -> tuple[Outline, Quantization, torch.dtype]:
+    config = _read_config(checkpoint)
+    quantization = choose(config, checkpoint.architecture, wanted.quantize)
+    architecture = span_class(config, checkpoint.architecture)
+    dtype = _choose_dtype(wanted, config, quantization)
+    return Outline.of(config, architecture, span), quantization, dtype
 
 
 @contextmanager
@@ -132,22 +163,35 @@ def _read_config(checkpoint: Checkpoint) -> Any:
     except Exception as error:  # the library raises whatever its many config classes raise
         raise BadModel(
             f"config.json describes no model we can serve ({checkpoint.architecture}): "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             hint="only architectures of the transformers library are served, never remote code",
         ) from error
     check_family(config, checkpoint.architecture)
     return config
 
 
-def _choose_dtype(dtype: str, config: Any) -> torch.dtype:
-    if dtype == "auto":
-        kind = config.get_text_config(decoder=True).dtype or config.dtype or torch.float32
-        dtype = str(kind).removeprefix("torch.")
-    if dtype not in DTYPES:
-        raise UsageError(
-            f"no dtype {dtype!r} to serve in", hint=f"one of auto, {', '.join(DTYPES)}"
-        )
-    return DTYPES[dtype]
+def _choose_dtype(wanted: Wanted, config: Any, quantization: Quantization) -> torch.dtype:
+    """As stored, unless a half is wanted and the stored one is not the one this device is good at.
+
+    What is made small computes in a half: nobody who asks for 4 bits wants rows of 32.
+    """
+    if wanted.dtype != "auto":
+        if wanted.dtype not in DTYPES:
+            raise UsageError(
+                f"no dtype {wanted.dtype!r} to serve in", hint=f"one of auto, {', '.join(DTYPES)}"
+            )
+        return DTYPES[wanted.dtype]
+    stored = config.get_text_config(decoder=True).dtype or config.dtype or torch.float32
+    stored = DTYPES.get(str(stored).removeprefix("torch."), torch.bfloat16)
+    if stored == torch.float32 and quantization == Quantization():
+        return stored
+    return _half(wanted.device)
+
+
+def _half(device: str) -> torch.dtype:
+    """bfloat16, but on graphics cards that are older than it."""
+    is_old = device.startswith("cuda") and not torch.cuda.is_bf16_supported(False)
+    return torch.float16 if is_old else torch.bfloat16
 
 
 def _check_device(device: str) -> None:
@@ -155,108 +199,66 @@ def _check_device(device: str) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"device {device!r} cannot be used: {_first_line(error)}", hint="try --device cpu"
+            f"device {device!r} cannot be used: {first_line(error)}", hint="try --device cpu"
         ) from error
 
 
-def _selector(
-    architecture: type[Any], pruned: type[Any], config: Any, span: Span
-) -> Callable[[str], bool]:
-    """Which tensors of the checkpoint this span needs, by name.
-
-    A block's tensors are told by its number. Of the others, those that the whole model has and
-    the pruned one has not are left out; a name that neither knows stays, for the library to say.
-    """
-    with torch.device("meta"):
-        whole, part = architecture(config), pruned(config)
-    attribute = find_blocks(whole)[1]
-    block = re.compile(rf"(?:^|\.){attribute}\.(\d+)\.")
-    prefix = f"{whole.base_model_prefix}."
-    left_out = {
-        name.removeprefix(prefix) for name in whole.state_dict().keys() - part.state_dict().keys()
-    }
-
-    def keep(tensor: str) -> bool:
-        numbered = block.search(tensor)
-        if numbered:
-            return span.start <= int(numbered[1]) < span.stop
-        return tensor.removeprefix(prefix) not in left_out
-
-    return keep
-
-
-def _read_weights(
-    pruned: type[Any],
-    checkpoint: Checkpoint,
-    wanted: dict[str, str],
+def _plan(
+    outline: Outline,
+    quantization: Quantization,
     dtype: torch.dtype,
-    device: str,
-) -> Any:
-    with _view(checkpoint, wanted) as directory, _translated(checkpoint, device):
-        model, info = pruned.from_pretrained(
-            directory,
-            output_loading_info=True,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
+    wanted: Wanted,
+    headroom: float = 1.0,
+) -> room.Plan:
+    free = room.free_bytes(wanted.device)
+    return room.plan(
+        outline,
+        quantization,
+        dtype,
+        free_bytes=None if free is None else int(free * headroom),
+        kv_cache_bytes=wanted.kv_cache_bytes,
+    )
+
+
+def _check_room(
+    entries: Iterable[TensorEntry],
+    outline: Outline,
+    quantization: Quantization,
+    dtype: torch.dtype,
+    wanted: Wanted,
+) -> None:
+    """Refuse a span that does not fit, by its configuration or by what its files really hold.
+
+    Raises:
+        OutOfMemory: with both figures.
+    """
+    planned = _plan(outline, quantization, dtype, wanted)
+    if quantization.made != PLAIN:
+        _tell_share(planned.small_share, quantization.made)
+    planned.require(wanted.device)
+    sizes = [prod(entry.shape) * dtype.itemsize for entry in entries]
+    held = max(sizes, default=0) if quantization.made != PLAIN else sum(sizes)
+    if planned.room_bytes is not None and held > planned.room_bytes:
+        raise OutOfMemory(
+            f"the span's weights take {held / 2**30:.1f} GiB, "
+            f"{wanted.device} has {planned.room_bytes / 2**30:.1f} GiB free",
+            hint="serve a shorter --span, or a smaller --dtype",
         )
-        # Names the library would fill with noise: to it a fresh start, to us a broken checkpoint.
-        missing = sorted(info["missing_keys"])
-        if missing:
-            raise BadModel(
-                f"the checkpoint of {checkpoint.architecture} lacks {missing[0]}"
-                + (f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""),
-                hint="fetch the checkpoint again, or choose a span whose files are here",
-            )
-        return model.eval().requires_grad_(False).to(device)
 
 
-@contextmanager
-def _view(checkpoint: Checkpoint, wanted: dict[str, str]) -> Iterator[Path]:
-    """The directory as it would look if it held the span's files alone: links and a short index."""
-    import json
+def _tell_share(share: float, made: str) -> None:
+    """Experts that the library keeps in one tensor, and odd sizes, stay as they are: say so.
 
-    with tempfile.TemporaryDirectory(prefix="manyhands-span-") as name:
-        view, source = Path(name), checkpoint.directory.resolve()
-        for file in {"config.json", "generation_config.json", *wanted.values()}:
-            if (source / file).exists():
-                os.symlink(source / file, view / file)
-        (view / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": wanted}))
-        yield view
-
-
-@contextmanager
-def _translated(checkpoint: Checkpoint, device: str) -> Iterator[None]:
-    """The library's errors while reading weights, as ours."""
-    try:
-        yield
-    except BadModel:
-        raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(device, error) from error
-    except RuntimeError as error:
-        if "allocate" in str(error) or "out of memory" in str(error):
-            raise _out_of_memory(device, error) from error
-        raise _unreadable(checkpoint, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, AssertionError) as error:
-        raise _unreadable(checkpoint, error) from error
-
-
-def _out_of_memory(device: str, error: BaseException) -> OutOfMemory:
-    return OutOfMemory(
-        f"the span's weights do not fit on {device}: {_first_line(error)}",
-        hint="serve a shorter --span, or a smaller --dtype",
-    )
-
-
-def _unreadable(checkpoint: Checkpoint, error: BaseException) -> BadModel:
-    return BadModel(
-        f"the weights in {checkpoint.directory} do not fit {checkpoint.architecture}: "
-        f"{_first_line(error)}",
-        hint="config.json and the weights must come from the same checkpoint",
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    Raises:
+        UsageError: nothing at all would become small.
+    """
+    if not share:
+        raise UsageError(
+            f"none of this model's weights can be made {made}: no linear map in its blocks fits",
+            hint="serve it with --quantize none",
+        )
+    if share < 0.5:
+        log.warning(
+            "most weights stay as they are: only plain linear maps are quantised, not experts",
+            extra={"quantised": f"{share:.0%}", "form": made},
+        )

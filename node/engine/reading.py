@@ -1,0 +1,148 @@
+"""Reading an outlined span: each tensor once, when its turn comes, into the form it is kept in.
+
+In: an `Outline`, and where its tensors lie. Out: transformers' own model with these tensors, or a
+typed error for whatever the library made of them. What is made small is kept by `span_cache.py`;
+whether it fits was asked before.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from node.engine.checkpoint import Checkpoint
+from node.engine.outline import Outline
+from node.engine.quantization import Quantization
+from node.engine.span_cache import SpanCache
+from node.engine.stored import StoredTensor
+from protocol.errors import BadModel, OutOfMemory
+from protocol.profile import PLAIN
+from protocol.tensor_table import TensorEntry
+
+Progress = Callable[[str, float], None]
+Places = Mapping[str, tuple[str, TensorEntry]]
+FAILURES = (ValueError, KeyError, TypeError, AttributeError, OSError, AssertionError, ImportError)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads an outlined span: from the cache where it was made small before, else its files."""
+
+    checkpoint: Checkpoint
+    outline: Outline
+    quantization: Quantization
+    dtype: torch.dtype
+    device: str
+
+    def read(self, places: Places, cache: Path | None, report: Progress) -> Any:
+        """The span's model, from the tensors it needs."""
+        made = self.quantization.made
+        if made == PLAIN:
+            with (
+                _translated(self.checkpoint, self.device),
+                self.checkpoint.tensors(places) as found,
+            ):
+                return self._model(found, self._expanding(), placed=self.quantization.is_kept)
+        from node.engine.quantizing import library_config, stored_config
+
+        settings = (made, self.outline.part, self.outline.block_prefix, self.dtype)
+        names = {file for file, _ in places.values()}
+        kept = SpanCache.of(cache, self.checkpoint, self.outline.span, made, self.dtype, names)
+        stored = copy.deepcopy(self.outline.config)
+        stored.quantization_config = stored_config(*settings).to_dict()
+        model = kept.read(lambda tensors: self._model(tensors, stored, placed=True))
+        if model is not None:
+            return model
+        report("making weights small", 0.0)
+        with self._opened(places) as found:
+            how = library_config(*settings)
+            model = self._model(found, self.outline.config, placed=True, quantization_config=how)
+        kept.write(model.state_dict)
+        return model
+
+    @contextmanager
+    def _opened(self, places: Places) -> Iterator[dict[str, StoredTensor]]:
+        with _translated(self.checkpoint, self.device), self.checkpoint.tensors(places) as found:
+            yield found
+
+    def _expanding(self) -> Any:
+        """The configuration, with word that weights of a form we do not keep are to be expanded."""
+        brought = self.quantization.brought
+        if brought is None or brought.kept:
+            return self.outline.config
+        config = copy.deepcopy(self.outline.config)
+        for owner in (config, config.get_text_config(decoder=True)):
+            if stated := getattr(owner, "quantization_config", None):
+                fields = stated if isinstance(stated, dict) else stated.to_dict()
+                owner.quantization_config = {**fields, "dequantize": True}
+        return config
+
+    def _model(
+        self, tensors: Mapping[str, Any], config: Any, *, placed: bool, **settings: Any
+    ) -> Any:
+        """The pruned model with its tensors, each read when its turn comes.
+
+        `placed`: small weights are made, and stay, where they are first put.
+        """
+        if placed:
+            settings["device_map"] = {"": self.device}
+        model, info = self.outline.pruned.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(tensors),
+            output_loading_info=True,
+            dtype=self.dtype,
+            **settings,
+        )
+        # Names the library would fill with noise: to it a fresh start, to us a broken checkpoint.
+        missing = sorted(info["missing_keys"])
+        if missing:
+            raise BadModel(
+                f"the checkpoint of {self.checkpoint.architecture} lacks {missing[0]}"
+                + (f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""),
+                hint="fetch the checkpoint again, or choose a span whose files are here",
+            )
+        model.eval().requires_grad_(False)
+        return model if placed else model.to(self.device)
+
+
+@contextmanager
+def _translated(checkpoint: Checkpoint, device: str) -> Iterator[None]:
+    """The library's errors while reading weights, as ours."""
+    try:
+        yield
+    except BadModel:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _out_of_memory(device, error) from error
+    except RuntimeError as error:
+        if "allocate" in str(error) or "out of memory" in str(error):
+            raise _out_of_memory(device, error) from error
+        raise _unreadable(checkpoint, error) from error
+    except (SafetensorError, *FAILURES) as error:
+        raise _unreadable(checkpoint, error) from error
+
+
+def _out_of_memory(device: str, error: BaseException) -> OutOfMemory:
+    return OutOfMemory(
+        f"the span's weights do not fit on {device}: {first_line(error)}",
+        hint="serve a shorter --span, or a smaller --dtype",
+    )
+
+
+def _unreadable(checkpoint: Checkpoint, error: BaseException) -> BadModel:
+    return BadModel(
+        f"the weights in {checkpoint.directory} do not fit {checkpoint.architecture}: "
+        f"{first_line(error)}",
+        hint="config.json and the weights must come from the same checkpoint",
+    )
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
