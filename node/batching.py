@@ -105,8 +105,11 @@ class Batcher:
         if staged or is_answer:
             self._inbox.put(Delivery(staged, is_answer))
 
-    async def between_steps(self, call: Callable[[], T]) -> T:
-        """`call` on the worker thread, which alone may touch the engine and its caches."""
+    def between_steps(self, call: Callable[[], T]) -> "asyncio.Future[T]":
+        """`call` on the worker thread, which alone may touch the engine and its caches.
+
+        It is in line behind what was submitted before, and before what will be.
+        """
         done: asyncio.Future[T] = self._loop.create_future()
 
         def told(result: T | None, error: BaseException | None) -> None:
@@ -125,7 +128,7 @@ class Batcher:
 
         self.deliver()  # what was submitted before it comes before it
         self._inbox.put(Delivery([], call=run))
-        return await done
+        return done
 
     def check_wait(self, budget_s: float) -> None:
         """Whether a session with so much time left is worth admitting.

@@ -21,6 +21,7 @@ from node.batching import Batcher
 from node.engine import Lease
 from node.metering import SessionMeter
 from node.neighbours import Neighbours
+from node.prefixes import Found, Prefixes, Rows, copy_rows
 from node.work import Done, Work
 from protocol.actions import Action, Ending, Over, Push, Return, Run, Settle, Tell
 from protocol.codec import data_bytes, to_client_bytes
@@ -36,7 +37,9 @@ from protocol.messages import (
     Commit,
     Failure,
     Gone,
+    Keep,
     Pay,
+    PrefixNames,
     Raise,
     Reserve,
     Reserved,
@@ -65,6 +68,7 @@ class Surroundings:
     swarm_id: bytes
     batcher: Batcher
     neighbours: Neighbours
+    prefixes: Prefixes
     inbound: dict[str, Stream]  # data streams that predecessors opened to us
     ending: Callable[[Reserve, Sequence[int], int], Ending]
     freed: Callable[["Hop"], None]
@@ -85,6 +89,7 @@ class Hop:
         meter: SessionMeter,
         row_bytes: int,
         profile: Profile,
+        found: Found | None = None,
     ) -> None:
         self.client = client
         self.lease = lease
@@ -106,15 +111,46 @@ class Hop:
             ending=lambda ids, n_prompt: around.ending(reserve, ids, n_prompt),
             now=time.monotonic(),
         )
-        self._tell(
-            Reserved(
-                epoch=reserve.epoch,
-                terms=meter.proposed.encode(),
-                offer=meter.offer.encode(),
-                row_bytes=row_bytes,
-                profile=str(profile),
-            )
+        self.rows = Rows(client, reserve, lease, self.session.journal, self.session)
+        self.keeps_rows = False  # the client asked for it, for whoever continues this session
+        self._profile = profile
+        around.prefixes.name(self.rows, reserve.prefixes)
+        if found is None:
+            self._reserved()
+        else:
+            self._begin_with(found)
+
+    def _begin_with(self, found: Found) -> None:
+        """Copy what another session has run, then say how much that is."""
+        session = self.session
+
+        def copy() -> None:
+            copy_rows(found, self.lease, session.journal, is_last=session.reserve.is_last)
+
+        def copied(done: "asyncio.Future[None]") -> None:
+            if done.cancelled():
+                return
+            if (error := done.exception()) is None:
+                self._reserved(found.length)
+            else:  # forgotten meanwhile, or not to be cut there: they are run again
+                log.info("no prefix after all", extra={"error": str(error)})
+                session.journal.cut(0)
+                self._reserved()
+
+        self._around.batcher.between_steps(copy).add_done_callback(copied)
+
+    def _reserved(self, length: int = 0) -> None:
+        if not self.session.begin_at(length, time.monotonic()):
+            return
+        message = Reserved(
+            epoch=self.session.epoch,
+            terms=self.meter.proposed.encode(),
+            offer=self.meter.offer.encode(),
+            row_bytes=self.session.row_bytes,
+            profile=str(self._profile),
+            prefix_length=length,
         )
+        self._tell(message)
 
     # --- the client -------------------------------------------------------------------------------
 
@@ -131,11 +167,15 @@ class Hop:
                 if message.next not in (self._around.peer_id, self.client):
                     self._around.neighbours.expect(message.next, message.next_addresses)
                 self.do(self.session.commit(message, now))
+                if self.is_bare:
+                    self._around.prefixes.cut(self.rows)
             case Raise(epoch=epoch):
                 self.generation += 1
                 self.do(self.session.raise_(epoch, now))
             case Pay(voucher=voucher):
                 self._pay(voucher, now)
+            case Keep(prefixes=names):
+                self._keep(names)
             case Close(reason=reason):
                 self.generation += 1
                 self.do(self.session.close(reason, now))
@@ -165,10 +205,18 @@ class Hop:
         self._check_route(commit)
         if self.meter.tab is None:
             require(bool(commit.terms), "the first commit carries the terms")
-            self.meter.accept(Envelope.decode(commit.terms), commit.n)
+            self.meter.accept(Envelope.decode(commit.terms), commit.length, commit.n)
+            if commit.length:
+                self._around.prefixes.used(commit.length)
         self.meter.begin_epoch(commit.epoch, commit.salt)
         if commit.ids:
             self.meter.saw_in(0, commit.ids)
+
+    def _keep(self, names: PrefixNames) -> None:
+        require(names.end <= self.session.reserve.capacity, "a prefix beyond the reserved room")
+        if self.session.state in (State.RUNNING, State.RAISED):
+            self._around.prefixes.name(self.rows, names)
+            self.keeps_rows = True
 
     def _check_route(self, commit: Commit) -> None:
         """Rule 18: the client-signed route names us, our span and our neighbours."""
@@ -203,8 +251,10 @@ class Hop:
     # --- neighbours -------------------------------------------------------------------------------
 
     def frame(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes | memoryview) -> None:
-        before = self.session.accepted
+        before, length = self.session.accepted, self.session.length
         self.do(self.session.frame(peer, group, row_bytes, rows, time.monotonic()))
+        if self.is_bare and self.session.length < length:
+            self._around.prefixes.cut(self.rows)
         if self.session.accepted != before:
             self.meter.saw_in(group.step, rows)  # after the engine has its work
 
@@ -316,6 +366,7 @@ class Hop:
     def _over(self, reason: str) -> None:
         """Free the room at once; the receipt is filed behind it."""
         self.generation += 1
+        self.keeps_rows = self.keeps_rows and reason == "settled"
         self._around.freed(self)
         receipt = self.meter.receipt()
         log.info("session over", extra={"client": self.client, "reason": reason})

@@ -66,8 +66,8 @@ class SessionMeter:
         self._out: FrameRoot | None = None
         self._epoch = 0
 
-    def accept(self, terms: Envelope, n: int) -> None:
-        """The client signed our terms; `n` ids are admitted on credit.
+    def accept(self, terms: Envelope, cached: int, n: int) -> None:
+        """The client signed our terms; of `n` ids, all but the `cached` are admitted on credit.
 
         Raises:
             IntegrityError: these are not the terms we proposed, or not signed by both.
@@ -76,7 +76,8 @@ class SessionMeter:
         check_accepted(self.proposed, terms, self._till.swarm_id)
         offer = Offer.open(self.offer, self._till.swarm_id, self._till.key.public_key)
         heads = 1 if self._is_last else 0
-        prompt = self.usage.after(0, n, n, self._row_bytes, head_rows=heads).meter()
+        self.usage = self.usage.after_cached(cached)
+        prompt = self.usage.after(cached, n, n, self._row_bytes, head_rows=heads).meter()
         lent = lend_prompt(offer, prompt, self._till.lend_limit_ncr)
         self.tab = ProviderTab(
             self.offer, terms, self._till.key, self._till.swarm_id, lent_ncr=lent

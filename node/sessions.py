@@ -13,14 +13,17 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from node.engine import ShardEngine
+from node.engine import Lease, ShardEngine
 from node.hop import Hop, Surroundings
 from node.metering import SessionMeter, Till
+from node.prefixes import Prefixes, Rows, shrink
 from protocol.codec import data_bytes
 from protocol.errors import (
     ContextExceeded,
     ManyhandsError,
+    OutOfMemory,
     PeerBusy,
     PeerMisbehaved,
     PeerRefused,
@@ -28,6 +31,7 @@ from protocol.errors import (
     VersionMismatch,
 )
 from protocol.identity import public_key_from_peer_id
+from protocol.journal import Journal
 from protocol.messages import Ack, Ask, Frame, Gone, Reserve, Resume, SessionId
 from protocol.profile import Profile
 from protocol.transport import Stream
@@ -39,6 +43,7 @@ TOMBSTONE_S = 60.0
 TICK_S = 0.1
 MAX_SESSIONS = 1024
 SERVED = ("adapter",)  # of the extensions
+WASTEFUL = 2  # a session that ends with this many times the room it used leaves a copy instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ class Sessions:
     def __init__(self, served: Served, till: Till) -> None:
         self.served, self.till = served, till
         self.around: Surroundings  # set by the node, which it belongs to
+        self.prefixes = Prefixes()
         self.draining = False
         self.reserved_bytes = 0
         self.refused = 0
@@ -97,14 +103,11 @@ class Sessions:
         except ManyhandsError:
             self.refused += 1
             raise
-        engine, span = self.served.engine, reserve.span
-        lease = engine.open(
-            reserve.capacity,
-            entry=span.start,
-            exit=span.stop,
-            adapter=reserve.extensions.adapter,
-        )
-        payer, row_bytes = public_key_from_peer_id(client), self.served.row_bytes
+        row_bytes, cost = self.served.row_bytes, self.cost_bytes(reserve)
+        found = self.prefixes.find(reserve, client, row_bytes)
+        self.prefixes.give_way(cost, self.free_bytes)
+        lease = self._open(reserve)
+        payer = public_key_from_peer_id(client)
         meter = SessionMeter(self.till, reserve, payer, row_bytes, secrets.token_bytes(16))
         hop = Hop(
             self.around,
@@ -115,10 +118,28 @@ class Sessions:
             meter,
             row_bytes,
             self.served.profile,
+            found,
         )
-        self.reserved_bytes += self.cost_bytes(reserve)
+        self.reserved_bytes += cost
         self._hops[reserve.session] = hop
         return hop
+
+    def _open(self, reserve: Reserve) -> Lease:
+        span, adapter = reserve.span, reserve.extensions.adapter
+        open_lease = partial(
+            self.served.engine.open,
+            reserve.capacity,
+            entry=span.start,
+            exit=span.stop,
+            adapter=adapter,
+        )
+        try:
+            return open_lease()
+        except OutOfMemory:
+            if not self.prefixes.n_retained:
+                raise
+            self.prefixes.clear()  # what is only kept never costs a live session its room
+            return open_lease()
 
     def _supersede(self, reserve: Reserve, client: str) -> None:
         """A client that gave a hop up may ask again before its word of that arrives, if ever.
@@ -188,10 +209,31 @@ class Sessions:
         if self._hops.pop(session, None) is None:
             return
         self.reserved_bytes -= self.cost_bytes(hop.session.reserve)
+        self._leave(hop)
         self._tombstones[session] = time.monotonic() + TOMBSTONE_S
         self._filing.add(hop)
         if not self._hops:
             self._emptied.set()
+
+    def _leave(self, hop: Hop) -> None:
+        """What the session has run is kept in free room for another to go on from, or dropped."""
+        rows = hop.rows
+        if not hop.keeps_rows or self.draining:
+            self.prefixes.drop(rows)
+            return
+        n_bytes = self.cost_bytes(rows.reserve)
+        if not self.prefixes.retain(rows, n_bytes, self.free_bytes):
+            return
+        if rows.lease.capacity >= WASTEFUL * rows.length:
+            self._shrink(rows, n_bytes * rows.length // rows.reserve.capacity)
+
+    def _shrink(self, rows: Rows, n_bytes: int) -> None:
+        def shrunk(done: "asyncio.Future[tuple[Lease, Journal]]") -> None:
+            if not done.cancelled() and done.exception() is None:  # some leases stay as they are
+                self.prefixes.shrunk(rows, *done.result(), n_bytes)
+
+        engine = self.served.engine
+        self.around.batcher.between_steps(lambda: shrink(engine, rows)).add_done_callback(shrunk)
 
     # --- the data streams -------------------------------------------------------------------------
 
@@ -270,6 +312,7 @@ class Sessions:
                 except Exception:  # a mistake of ours in one session: it ends, the node lives on
                     log.exception("a session failed in its tick")
                     hop.give_up()
+            self.prefixes.expire()
             self._filing = {hop for hop in self._filing if not hop.done.is_set()}
             for session, until in list(self._tombstones.items()):
                 if now >= until:
@@ -278,6 +321,7 @@ class Sessions:
     async def drain(self, timeout_s: float) -> None:
         """Take nobody new, let the others end; then settle what is left, and file every receipt."""
         self.draining = True
+        self.prefixes.clear()
         await self._until_empty(timeout_s)
         leaving = PeerBusy("", "this node is leaving")
         self._each(lambda hop: hop.refuse(leaving))

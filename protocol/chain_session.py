@@ -70,6 +70,7 @@ class Hop:
     length: int = 0
     journal_from: int = 0
     base: int = 0  # rows it had when the epoch was committed
+    cached: int = 0  # rows it had before this session: nobody runs them, so nobody is owed them
     stretches: list[Stretch] = field(default_factory=list)
     rows_in: int = 0
     rows_out: int = 0
@@ -93,6 +94,7 @@ class ChainSession:
         self.hops: list[Hop] = []  # alive, in block order
         self.lost_hops: list[Hop] = []  # served once, lost since: their tabs are still owed
         self.avoid: dict[str, ManyhandsError] = {}  # why each was lost; the latest comes last
+        self.cached: int | None = None  # rows that no hop had to run; known at the first commit
         self.failovers = 0
         self.heals = 0
         self._healed_at = -1  # ids held when the epoch was last raised without a loss
@@ -128,6 +130,7 @@ class ChainSession:
         hop = self._hop(peer, now)
         if hop is None or message.epoch != self.epoch or hop.committed:
             return []
+        hop.length = message.prefix_length  # to the rules a survivor like any other (5a.8)
         hop.agreed_epoch = self.epoch
         return self._agree(now)
 
@@ -302,7 +305,10 @@ class ChainSession:
                 is_new=is_new,
             )
             actions.append(commit)
+        if self.cached is None:
+            self.cached = min(lengths)
         for hop, length in zip(self.hops, lengths, strict=True):
+            hop.cached = hop.cached if hop.committed else length
             hop.committed = hop.running = True
             hop.epoch = self.epoch
             hop.base, hop.length, hop.heard_at = length, length, now

@@ -11,7 +11,7 @@ fields carry our field names, so one pair of converters serves them all.
 import struct
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
@@ -30,8 +30,10 @@ from protocol.messages import (
     Failure,
     Frame,
     Gone,
+    Keep,
     LinkDown,
     Pay,
+    PrefixNames,
     Progress,
     Raise,
     Raised,
@@ -61,6 +63,7 @@ _TO_HOP: dict[str, type] = {
     "pay": Pay,
     "close": Close,
     "resume": Resume,
+    "keep": Keep,
 }
 _TO_CLIENT: dict[str, type] = {
     "reserved": Reserved,
@@ -78,6 +81,7 @@ _NESTED: dict[type, type[Message]] = {
     Span: pb.Span,
     Sampling: pb.Sampling,
     Extensions: pb.Extensions,
+    PrefixNames: pb.PrefixNames,
 }
 _FIELDS = {
     kind: tuple((field.name, field.type) for field in fields(kind))
@@ -103,7 +107,7 @@ def _decode_fields(kind: Callable[..., T], wire: Any) -> T:
         value = getattr(wire, name)
         if declared in _NESTED:
             value = _decode_fields(declared, value)
-        elif isinstance(declared, str) or declared == tuple[str, ...]:
+        elif isinstance(declared, str) or get_origin(declared) is tuple:
             value = tuple(value)
         values[name] = value
     return kind(**values)

@@ -131,6 +131,17 @@ class HopSession:
 
     # --- what the client says ---------------------------------------------------------------------
 
+    def begin_at(self, length: int, now: float) -> bool:
+        """The first rows are here already, in KV and journal: another session ran them (5a.8).
+
+        False when the client has left meanwhile.
+        """
+        if self.state is not State.RESERVED:
+            return False
+        assert self.reserve.is_last or self.journal.length == length
+        self.length, self._expires_at = length, now + RESERVE_S
+        return True
+
     def commit(self, commit: Commit, now: float) -> list[Action]:
         """Agree on an epoch: cut, take the history, start pushing what the successor lacks.
 

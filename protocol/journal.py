@@ -5,6 +5,10 @@ Room for the whole session is set aside when it is admitted; untouched memory co
 Cutting back is O(1), as in the KV cache beside it.
 """
 
+from typing import Self
+
+import numpy as np
+
 
 class Journal:
     """At most `capacity` rows of `row_bytes` bytes each."""
@@ -23,6 +27,21 @@ class Journal:
 
     def cut(self, length: int) -> None:
         self.length = min(self.length, length)
+
+    def begin_with(self, other: Self, length: int) -> None:
+        """Take over the first rows of another session's journal; the lock is free meanwhile."""
+        if self.row_bytes != other.row_bytes or length > other.length:
+            raise ValueError(f"no {length} rows of {self.row_bytes} bytes in that journal")
+        n_bytes = length * self.row_bytes
+        rows = np.frombuffer(other._room, np.uint8, n_bytes)
+        np.copyto(np.frombuffer(self._room, np.uint8, n_bytes), rows)
+        self.length = length
+
+    def trimmed(self) -> Self:
+        """A copy that has room for what is here, and no more."""
+        copy = type(self)(self.row_bytes, self.length)
+        copy.begin_with(self, self.length)
+        return copy
 
     def rows(self, start: int, stop: int) -> bytes:
         """Rows `[start, stop)`; a copy, since a later cut may overwrite them."""

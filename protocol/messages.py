@@ -4,7 +4,7 @@ A value that exists is a value that is valid: every message checks itself in `__
 code that holds one never asks again. `codec.py` turns these into protobuf and back; the rules of
 the conversation live in `hop_session.py` and `chain_session.py`. DESIGN 5a names the rules.
 
-Control stream (client dials hop):   Reserve · Raise · Commit · Pay · Close · Resume  →
+Control stream (client dials hop):   Reserve · Raise · Commit · Pay · Keep · Close · Resume  →
                                      ←  Reserved · Raised · Committed · TokenEvent · Progress
                                         · Account · Unpaid · LinkDown · Failure · Closed
 Data stream (a pair of peers):       Frame · Ask →            ← Ack · Gone
@@ -12,6 +12,7 @@ Data stream (a pair of peers):       Frame · Ask →            ← Ack · Gone
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NewType, Self
 
 from protocol.adapter_names import is_adapter
@@ -23,6 +24,8 @@ MAX_POSITIONS = 1 << 24
 MAX_GROUPS = 4096
 MAX_STOPS, MAX_STOP_CHARS = 16, 256
 MAX_HOPS = 512
+MAX_PREFIXES = 64  # named in one message
+PREFIX_BYTES = 16  # of one name
 TOKEN_BYTES = 4  # a token id on the wire: unsigned, little-endian
 
 
@@ -180,13 +183,45 @@ class Extensions:
     adapter: str = ""
     drafter: str = ""
     pooling: str = ""
-    prefix_salt: bytes = b""
 
     def __post_init__(self) -> None:
         require(not self.adapter or is_adapter(self.adapter), "that is no name of an adapter")
 
     def used(self) -> tuple[str, ...]:
         return tuple(name for name in self.__slots__ if getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixNames:
+    """What a client calls the first rows of a session at one hop (DESIGN 5a.8).
+
+    The name of rows `[0, position)` is a digest under the client's salt of the ids before
+    `position` and of the hops they came through: a hop learns nothing from it, and nobody else
+    can guess it. With `shared`, other clients who know the name may begin there, too.
+    """
+
+    positions: tuple[int, ...] = ()
+    digests: bytes = b""
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        ascending = all(one < other for one, other in pairwise((0, *self.positions)))
+        require(len(self.positions) <= MAX_PREFIXES, f"more than {MAX_PREFIXES} prefixes")
+        require(ascending, "prefixes are not in ascending order")
+        require(self.end <= MAX_POSITIONS, "a prefix out of range")
+        expected = len(self.positions) * PREFIX_BYTES
+        require(len(self.digests) == expected, "prefixes and their digests do not match")
+
+    @property
+    def end(self) -> int:
+        """The longest prefix; 0 when there is none."""
+        return self.positions[-1] if self.positions else 0
+
+    def items(self) -> list[tuple[int, bytes]]:
+        """(position, digest), in ascending order."""
+        size = PREFIX_BYTES
+        digests = [self.digests[i * size : (i + 1) * size] for i in range(len(self.positions))]
+        return list(zip(self.positions, digests, strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +244,7 @@ class Reserve:
     stops: tuple[str, ...] = ()
     trace_id: str = ""
     extensions: Extensions = field(default_factory=Extensions)
+    prefixes: PrefixNames = field(default_factory=PrefixNames)  # this hop may have them already
     client_ends: bool = (
         False  # the client embeds and samples: every hop takes and gives hidden rows
     )
@@ -216,6 +252,7 @@ class Reserve:
     def __post_init__(self) -> None:
         require_id(self.session, "session")
         require_id(self.manifest, "manifest", 32)
+        require(self.prefixes.end <= self.capacity, "a prefix beyond the room asked for")
         require_id(self.client_nonce, "client nonce")
         require_id(self.salt_commit, "salt commitment", 32)
         require(self.epoch >= 0, "negative epoch")
@@ -292,6 +329,16 @@ class Pay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """From now on the session's rows have these names; keep them when the client closes it.
+
+    Whoever knows a name can begin another session there, also while this one goes on.
+    """
+
+    prefixes: PrefixNames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Close:
     """The session is over for the client; settle and free. `reason` is for the hop's log."""
 
@@ -310,7 +357,7 @@ class Resume:
         require_id(self.session, "session")
 
 
-ToHop = Reserve | Raise | Commit | Pay | Close | Resume
+ToHop = Reserve | Raise | Commit | Pay | Keep | Close | Resume
 
 
 # --- the control stream: hop to client -----------------------------------------------------------
@@ -318,13 +365,20 @@ ToHop = Reserve | Raise | Commit | Pay | Close | Resume
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reserved:
-    """Room is kept. terms: signed by the hop; offer: what they cite (encoded envelopes)."""
+    """Room is kept. terms: signed by the hop; offer: what they cite (encoded envelopes).
+
+    prefix_length: how many rows are here already; one of the prefixes asked about, or 0.
+    """
 
     epoch: int
     terms: bytes
     offer: bytes
     row_bytes: int
     profile: str
+    prefix_length: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.prefix_length <= MAX_POSITIONS, "a prefix out of range")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from protocol.transport import Transport
 from scheduler.chain import Connections
 from scheduler.directory import Directory, fetch_directory
 from scheduler.finder import RouteFinder
+from scheduler.prefixes import Prefixes
 from scheduler.request import Event, GenerationRequest
 from scheduler.session import Session
 from scheduler.settlement import Settlement
@@ -83,6 +84,7 @@ class Client:
         self._rng = rng or random.Random()
         self._connections = Connections(transport)
         self._directory = Directory(AnnouncementTable(swarm_id))
+        self._prefixes = Prefixes(identity)
 
     async def __aenter__(self) -> Self:
         return self
@@ -104,5 +106,9 @@ class Client:
     def generate(self, request: GenerationRequest) -> Generation:
         session = SessionId(secrets.token_bytes(16))
         settlement = Settlement(session, self.identity, self.swarm_id, self._books)
-        finder = RouteFinder(request, self.transport, self._directory, self._join, self._rng)
-        return Generation(Session(request, finder, self._connections, self.identity, settlement))
+        prefixes = self._prefixes.session(session, request)
+        finder = RouteFinder(
+            request, self.transport, self._directory, self._join, self._rng, prefixes.familiar
+        )
+        connections, identity = self._connections, self.identity
+        return Generation(Session(request, finder, connections, identity, settlement, prefixes))

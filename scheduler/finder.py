@@ -28,10 +28,19 @@ from protocol.identity import PeerId
 from protocol.messages import Span
 from protocol.transport import Transport
 from scheduler.directory import Directory, fetch_directory
+from scheduler.prefixes import Familiar
 from scheduler.request import GenerationRequest
-from scheduler.routing import Route, Wanted, draw_route, find_replacement
+from scheduler.routing import (
+    Route,
+    Wanted,
+    draw_route,
+    find_replacement,
+    find_routes,
+    prefill_ms,
+)
 
 FINAL = (PeerRefused, VersionMismatch, PeerMisbehaved)  # no time mends these
+DETOUR = 0.25  # what a chain that knows the prompt may cost more per token, whatever it saves
 AGAIN_S = (0.1, 0.25)  # between looks, drawn: clients that failed together do not return together
 
 
@@ -48,6 +57,7 @@ class RouteFinder:
         directory: Directory,
         join: Sequence[Address],
         rng: random.Random,
+        familiar: Familiar | None = None,
     ) -> None:
         self.profile = self._agreed = request.profile or ""
         self.adapter = request.adapter
@@ -55,6 +65,7 @@ class RouteFinder:
         self._tried_again: set[str] = set()  # since then, of those who had failed
         self._request, self._transport = request, transport
         self._directory, self._join, self._rng = directory, tuple(join), rng
+        self._familiar = familiar
 
     async def find(self, action: FindRoute, deadline: float) -> list[Seat]:
         """Seats for every missing run.
@@ -104,7 +115,8 @@ class RouteFinder:
             )
             if not routes:
                 return None
-            chosen.append(draw_route(routes, self._rng))
+            familiar = self._familiar_route(routes, taken)
+            chosen.append(familiar or draw_route(routes, self._rng))
             taken.update(chosen[-1].peer_ids)
         return chosen
 
@@ -126,6 +138,26 @@ class RouteFinder:
                 routes = without
         self._tried_again.update({*passing} - avoid)
         return routes
+
+    def _familiar_route(self, routes: Sequence[Route], avoid: Collection[str]) -> Route | None:
+        """The chain that has run the beginning of this prompt, while waiting for it pays."""
+        familiar = self._familiar
+        if familiar is None or routes[0].span != Span(0, self._request.n_blocks):
+            return None
+        wanted = [(seat.peer, seat.span) for seat in familiar.seats]
+        peers = {peer for peer, _ in wanted}
+        known = find_routes(
+            [peer for peer in self._directory.live() if peer.peer_id in peers],
+            self._wanted(avoid),
+            rtt_ms=self._directory.rtt_ms,
+        )
+        for route in known:
+            if [(hop.peer_id, hop.span) for hop in route.hops] == wanted:
+                dearer_ms = (route.cost_ms - routes[0].cost_ms) * self._request.max_tokens
+                saved_ms = prefill_ms(route) * familiar.length
+                is_near = route.cost_ms <= routes[0].cost_ms * (1 + DETOUR)
+                return route if is_near or dearer_ms <= saved_ms else None
+        return None
 
     def _seats(self, routes: Sequence[Route]) -> list[Seat]:
         self.profile = routes[0].hops[0].announcement.profile

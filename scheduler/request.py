@@ -9,12 +9,16 @@ from protocol.messages import MAX_POSITIONS, MAX_STOP_CHARS, MAX_STOPS, Span
 from protocol.profile import Profile
 from protocol.sampling import SamplingParams
 
+MAX_SECRET_CHARS = 256
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One answer to one prompt.
 
     timeout_s: for all of it, finding peers included. wait_s: for peers and blocks to appear.
+    reuse_prefix: begin where an earlier session ended, and leave the hops something to begin with.
+    prefix_group: a secret; clients who give the same one begin where any of them ended.
 
     Raises:
         UsageError: the request can never be served; the message says which part.
@@ -31,6 +35,8 @@ class GenerationRequest:
     wait_s: float = 5.0
     profile: str | None = None
     adapter: str = ""  # a name, or a name@digest
+    reuse_prefix: bool = True
+    prefix_group: str = field(default="", repr=False)
     model: str = ""  # for messages to people
     vocab_size: int = 0  # 0: not known here, the first hop checks
 
@@ -51,6 +57,8 @@ class GenerationRequest:
             not 0 < len(stop) <= MAX_STOP_CHARS for stop in self.stops
         ):
             raise UsageError(f"up to {MAX_STOPS} stops of 1 to {MAX_STOP_CHARS} characters each")
+        if len(self.prefix_group) > MAX_SECRET_CHARS:
+            raise UsageError(f"a prefix group has at most {MAX_SECRET_CHARS} characters")
         if self.profile is not None:
             Profile.parse(self.profile)
         if self.adapter and not is_adapter(self.adapter):
@@ -96,7 +104,10 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationResult:
-    """The whole answer. pauses_ms: what each failover cost between two tokens."""
+    """The whole answer. pauses_ms: what each failover cost between two tokens.
+
+    n_cached: ids at its beginning that no hop had to run, since an earlier session had.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -110,6 +121,7 @@ class GenerationResult:
     receipts: tuple[str, ...]
     seed: int
     pauses_ms: tuple[float, ...] = ()
+    n_cached: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -120,6 +132,7 @@ class GenerationResult:
             "usage": {
                 "prompt_tokens": self.n_prompt,
                 "completion_tokens": len(self.token_ids),
+                "cached_tokens": self.n_cached,
             },
             "timings": {
                 "ttft_ms": round(self.ttft_ms, 1),

@@ -182,6 +182,15 @@ def draw_route(routes: Sequence[Route], rng: random.Random) -> Route:
     return rng.choices(near, weights)[0]
 
 
+def prefill_ms(route: Route) -> float:
+    """What one prompt position takes in the slowest hop, as they announce it."""
+    return max(
+        hop.announcement.prefill_us_per_row * len(hop.span) / len(hop.announcement.span) / 1000
+        for hop in route.hops
+        if hop.announcement.span is not None
+    )
+
+
 def spares(
     route: Route, announcements: Sequence[Announcement], wanted: Wanted
 ) -> tuple[tuple[Announcement, ...], ...]:

@@ -24,7 +24,14 @@ from protocol.chain_actions import (
 )
 from protocol.chain_session import ChainSession, Hop, Phase
 from protocol.codec import ids_to_bytes
-from protocol.errors import ManyhandsError, PeerRefused, PeerUnreachable, SessionTimeout
+from protocol.errors import (
+    IntegrityError,
+    ManyhandsError,
+    PeerMisbehaved,
+    PeerRefused,
+    PeerUnreachable,
+    SessionTimeout,
+)
 from protocol.identity import Identity
 from protocol.messages import (
     Account,
@@ -34,8 +41,10 @@ from protocol.messages import (
     Committed,
     Extensions,
     Failure,
+    Keep,
     LinkDown,
     Pay,
+    PrefixNames,
     Progress,
     Raise,
     Raised,
@@ -50,6 +59,7 @@ from protocol.messages import (
 from protocol.transport.error_codec import decode_error
 from scheduler.chain import Connections, ControlLink
 from scheduler.finder import RouteFinder
+from scheduler.prefixes import SessionPrefixes
 from scheduler.request import Event, Finished, GenerationRequest, Routed, RouteStep, Token
 from scheduler.settlement import Settlement
 from scheduler.timing import Stopwatch
@@ -58,6 +68,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 SETTLE_S = 2.0  # for hops to state, be paid and file
+CHEATED = PeerMisbehaved, IntegrityError
 
 
 class Session:
@@ -70,6 +81,7 @@ class Session:
         connections: Connections,
         identity: Identity,
         settlement: Settlement,
+        prefixes: SessionPrefixes,
     ) -> None:
         self.request = request
         self.events: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -77,6 +89,8 @@ class Session:
         self.error: ManyhandsError | None = None
         self._finder, self._connections = finder, connections
         self._identity, self._settlement = identity, settlement
+        self._prefixes = prefixes
+        self._asked: dict[str, PrefixNames] = {}  # by hop: the prefixes it may have
         self._links: dict[str, ControlLink] = {}
         self._tasks: asyncio.TaskGroup
         self._ended = asyncio.Event()
@@ -137,12 +151,13 @@ class Session:
                 case SendCommit():
                     pass  # sent above, all together
 
-    def _send(self, peer: str, message: Raise | Close | Commit | Pay) -> None:
+    def _send(self, peer: str, message: Raise | Close | Commit | Pay | Keep) -> None:
         if (link := self._links.get(peer)) is not None:
             link.send(message)
 
     def _reserve(self, seat: Seat, epoch: int) -> None:
         request = self.request
+        self._asked[seat.peer] = self._names(seat)
         reserve = Reserve(
             session=self.id,
             epoch=epoch,
@@ -159,6 +174,7 @@ class Session:
             sampling=request.sampling.message(),
             stops=request.stops,
             extensions=Extensions(adapter=self._finder.adapter),
+            prefixes=self._asked[seat.peer],
         )
         self._settlement.open(seat.peer, reserve)
         link = ControlLink(
@@ -172,6 +188,10 @@ class Session:
         )
         self._links[seat.peer] = link
         self._tasks.create_task(link.run(), name=f"control to {seat.peer}")
+
+    def _names(self, seat: Seat) -> PrefixNames:
+        seats = [hop.seat for hop in self.rules.hops]
+        return self._prefixes.names(self.rules.ids, seats[: seats.index(seat) + 1])
 
     def _commit(self, commits: Sequence[SendCommit]) -> None:
         epoch, seats = commits[0].epoch, [hop.seat for hop in self.rules.hops]
@@ -205,6 +225,7 @@ class Session:
                 ),
             )
         self._finder.found()
+        self._prefixes.remember(self.rules.ids, seats)
         self.events.put_nowait(Routed(self._route()))
 
     async def _find(self, action: FindRoute) -> None:
@@ -235,8 +256,7 @@ class Session:
             case Progress():
                 self._do(self.rules.progress(peer, message, now))
             case Reserved():
-                self._settlement.tabs[peer].proposed(message)
-                self._do(self.rules.reserved(peer, message, now))
+                self._reserved(peer, message, now)
             case Raised():
                 self._do(self.rules.raised(peer, message, now))
             case Account():
@@ -251,6 +271,14 @@ class Session:
                 self._failure(link, decode_error(error, peer), now)
             case Committed() | Closed():
                 pass
+
+    def _reserved(self, peer: str, message: Reserved, now: float) -> None:
+        if message.prefix_length not in (0, *self._asked[peer].positions):
+            error = PeerMisbehaved(peer, "it offers a prefix that nobody asked for")
+            self._do(self.rules.lost(peer, error, now))
+            return
+        self._settlement.tabs[peer].proposed(message)
+        self._do(self.rules.reserved(peer, message, now))
 
     def _failure(self, link: ControlLink, error: ManyhandsError, now: float) -> None:
         peer = link.peer
@@ -286,7 +314,7 @@ class Session:
         tab, hop = self._settlement.tabs[peer], self._find_hop(peer)
         if hop is None:
             return
-        voucher = tab.voucher(self.rules.stretches(hop), final=final, now=now)
+        voucher = tab.voucher(self.rules.stretches(hop), cached=hop.cached, final=final, now=now)
         if voucher is None:
             return
         if tab.is_even:
@@ -314,6 +342,7 @@ class Session:
     async def _close(self) -> None:
         """Close every hop, settle every tab, file every receipt, say how it went."""
         self._watch.stop()
+        self._keep()
         for hop in self.rules.hops:
             self._send(hop.peer, Close(reason=self._finish_reason or "failed"))
         serving = {hop.peer for hop in self.rules.hops}  # nobody waits for a hop that was lost
@@ -336,8 +365,20 @@ class Session:
                 failovers=self.rules.failovers,
                 receipts=receipts,
                 seed=self.request.sampling.seed,
+                n_cached=self.rules.cached or 0,
             )
             self.events.put_nowait(Finished(result))
+
+    def _keep(self) -> None:
+        """Ask the hops to keep what they have run, unless one of the chain cannot be trusted."""
+        hops = self.rules.hops
+        is_whole = sum(len(hop.seat.span) for hop in hops) == self.request.n_blocks
+        if not is_whole or any(isinstance(c, CHEATED) for c in self.rules.avoid.values()):
+            return
+        for hop in hops:
+            if (names := self._names(hop.seat)).positions:
+                self._send(hop.peer, Keep(prefixes=names))
+        self._prefixes.remember(self.rules.ids, [hop.seat for hop in hops])
 
     def _route(self) -> tuple[RouteStep, ...]:
         return tuple(

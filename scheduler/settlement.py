@@ -74,12 +74,16 @@ class ClientTab:
         self._tab = PayerTab(offer, terms, self._identity.key, self._swarm_id)
         return terms.encode()
 
-    def derived(self, stretches: Sequence[Stretch]) -> Meter:
-        """What the hop has done, from our prompt and the token events alone (5a.11)."""
+    def derived(self, stretches: Sequence[Stretch], cached: int) -> Meter:
+        """What the hop has done, from our prompt and the token events alone (5a.11).
+
+        cached: rows it had before the session began.
+        """
         assert self._reserved is not None
         reserve = self._reserve
         row_bytes = TOKEN_BYTES if reserve.is_first else self._reserved.row_bytes
         usage = Usage.opened(len(reserve.span), reserve.capacity, reserve.budget_ms / 1000)
+        usage = usage.after_cached(cached)
         for stretch in stretches:
             usage = usage.after(
                 stretch.start,
@@ -100,12 +104,17 @@ class ClientTab:
             self._tab.check_statement(Envelope.decode(statement))
 
     def voucher(
-        self, stretches: Sequence[Stretch], *, final: bool = False, now: bool = False
+        self,
+        stretches: Sequence[Stretch],
+        *,
+        cached: int = 0,
+        final: bool = False,
+        now: bool = False,
     ) -> bytes | None:
         """A voucher if one is due (or asked for `now`, or `final`)."""
         if self._tab is None:
             return None
-        derived = self.derived(stretches)
+        derived = self.derived(stretches, cached)
         if not (final or now or self._tab.voucher_due(derived)):
             return None
         return self._tab.make_voucher(derived, now_ms=now_ms(), final=final).encode()

@@ -225,14 +225,12 @@ class Extensions(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     DRAFTER_FIELD_NUMBER: _builtins.int
     POOLING_FIELD_NUMBER: _builtins.int
-    PREFIX_SALT_FIELD_NUMBER: _builtins.int
     grammar: _builtins.str
     logprobs: _builtins.int
     logit_bias: _builtins.bytes
     adapter: _builtins.str
     drafter: _builtins.str
     pooling: _builtins.str
-    prefix_salt: _builtins.bytes
     def __init__(
         self,
         *,
@@ -242,15 +240,43 @@ class Extensions(_message.Message):
         adapter: _builtins.str = ...,
         drafter: _builtins.str = ...,
         pooling: _builtins.str = ...,
-        prefix_salt: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "drafter", b"drafter", "grammar", b"grammar", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "pooling", b"pooling", "prefix_salt", b"prefix_salt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "drafter", b"drafter", "grammar", b"grammar", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "pooling", b"pooling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Extensions: _TypeAlias = Extensions  # noqa: Y015
+
+@_typing.final
+class PrefixNames(_message.Message):
+    """Names of a session's first rows (DESIGN 5a.8): digests[16 i, 16 i + 16) names rows [0, positions[i])."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    digests: _builtins.bytes
+    shared: _builtins.bool
+    """also for other clients that know the name"""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
+        digests: _builtins.bytes = ...,
+        shared: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "positions", b"positions", "shared", b"shared"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixNames: _TypeAlias = PrefixNames  # noqa: Y015
 
 @_typing.final
 class Reserve(_message.Message):
@@ -272,6 +298,7 @@ class Reserve(_message.Message):
     STOPS_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     EXTENSIONS_FIELD_NUMBER: _builtins.int
+    PREFIXES_FIELD_NUMBER: _builtins.int
     CLIENT_ENDS_FIELD_NUMBER: _builtins.int
     session: _builtins.bytes
     epoch: _builtins.int
@@ -295,6 +322,8 @@ class Reserve(_message.Message):
     def stops(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def extensions(self) -> Global___Extensions: ...
+    @_builtins.property
+    def prefixes(self) -> Global___PrefixNames: ...
     def __init__(
         self,
         *,
@@ -314,11 +343,12 @@ class Reserve(_message.Message):
         stops: _abc.Iterable[_builtins.str] | None = ...,
         trace_id: _builtins.str = ...,
         extensions: Global___Extensions | None = ...,
+        prefixes: Global___PrefixNames | None = ...,
         client_ends: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["extensions", b"extensions", "sampling", b"sampling", "span", b"span"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["extensions", b"extensions", "prefixes", b"prefixes", "sampling", b"sampling", "span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_ends", b"client_ends", "client_nonce", b"client_nonce", "epoch", b"epoch", "extensions", b"extensions", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "n_blocks", b"n_blocks", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stops", b"stops", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_ends", b"client_ends", "client_nonce", b"client_nonce", "epoch", b"epoch", "extensions", b"extensions", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "n_blocks", b"n_blocks", "prefixes", b"prefixes", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stops", b"stops", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,6 +496,26 @@ class Resume(_message.Message):
 Global___Resume: _TypeAlias = Resume  # noqa: Y015
 
 @_typing.final
+class Keep(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFIXES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prefixes(self) -> Global___PrefixNames: ...
+    def __init__(
+        self,
+        *,
+        prefixes: Global___PrefixNames | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Keep: _TypeAlias = Keep  # noqa: Y015
+
+@_typing.final
 class ToHop(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -475,6 +525,7 @@ class ToHop(_message.Message):
     PAY_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reserve(self) -> Global___Reserve: ...
     @_builtins.property
@@ -485,6 +536,8 @@ class ToHop(_message.Message):
     def close(self) -> Global___Close: ...
     @_builtins.property
     def resume(self) -> Global___Resume: ...
+    @_builtins.property
+    def keep(self) -> Global___Keep: ...
     def __init__(
         self,
         *,
@@ -493,12 +546,13 @@ class ToHop(_message.Message):
         pay: Global___Pay | None = ...,
         close: Global___Close | None = ...,
         resume: Global___Resume | None = ...,
+        keep: Global___Keep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "commit", b"commit", "message", b"message", "pay", b"pay", "raise", b"raise", "reserve", b"reserve", "resume", b"resume"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "commit", b"commit", "keep", b"keep", "message", b"message", "pay", b"pay", "raise", b"raise", "reserve", b"reserve", "resume", b"resume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "commit", b"commit", "message", b"message", "pay", b"pay", "raise", b"raise", "reserve", b"reserve", "resume", b"resume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "commit", b"commit", "keep", b"keep", "message", b"message", "pay", b"pay", "raise", b"raise", "reserve", b"reserve", "resume", b"resume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["reserve", "raise", "commit", "pay", "close", "resume"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["reserve", "raise", "commit", "pay", "close", "resume", "keep"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -515,11 +569,13 @@ class Reserved(_message.Message):
     OFFER_FIELD_NUMBER: _builtins.int
     ROW_BYTES_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    PREFIX_LENGTH_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     terms: _builtins.bytes
     offer: _builtins.bytes
     row_bytes: _builtins.int
     profile: _builtins.str
+    prefix_length: _builtins.int
     def __init__(
         self,
         *,
@@ -528,10 +584,11 @@ class Reserved(_message.Message):
         offer: _builtins.bytes = ...,
         row_bytes: _builtins.int = ...,
         profile: _builtins.str = ...,
+        prefix_length: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "offer", b"offer", "profile", b"profile", "row_bytes", b"row_bytes", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "offer", b"offer", "prefix_length", b"prefix_length", "profile", b"profile", "row_bytes", b"row_bytes", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

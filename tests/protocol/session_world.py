@@ -117,6 +117,7 @@ class Node:
     session: HopSession | None = None
     model: HashSpan | None = None
     tab: LimitedTab | None = None
+    begins_at: int = 0  # rows it had before the session
     queue: deque[Run] = field(default_factory=deque)
     over: str = ""
 
@@ -137,7 +138,9 @@ class World:
         kills: int = 0,
         window: int = 10_000,
         cancel_at: int | None = None,
+        prefixes: Sequence[int] = (),
     ) -> None:
+        """`prefixes`: of each new hop the die picks one as the rows it has already."""
         self.die, self.loss, self.duplication = die, loss, duplication
         self.kills_left, self.window, self.cancel_at = kills, window, cancel_at
         self.n_blocks, self.max_tokens = spans[-1].stop, max_tokens
@@ -154,6 +157,7 @@ class World:
         self.control: dict[tuple[str, str], deque[object]] = {}
         self.data: dict[tuple[str, str], deque[object]] = {}
         self.vouchers: list[str] = []
+        self.prefixes = prefixes or (0,)
 
     # --- the client's shell -----------------------------------------------------------------------
 
@@ -262,8 +266,14 @@ class World:
                 ending=lambda ids, n_prompt: CountedEnding(self.max_tokens + n_prompt - len(ids)),
                 now=self.now,
             )
+            node.begins_at = self._begin_at(node, node.session, node.model)
             reserved = Reserved(
-                epoch=message.epoch, terms=b"", offer=b"", row_bytes=ROW_BYTES, profile=""
+                epoch=message.epoch,
+                terms=b"",
+                offer=b"",
+                row_bytes=ROW_BYTES,
+                profile="",
+                prefix_length=node.begins_at,
             )
             return self._do_hop(node, [Tell(reserved)])
         if node.session is None:
@@ -280,6 +290,19 @@ class World:
                 node.tab.limit = node.tab.rows + self.window
                 return self._do_hop(node, node.session.paid(self.now))
         return None
+
+    def _begin_at(self, node: Node, session: HopSession, model: HashSpan) -> int:
+        """What an earlier session with this prompt has left at the node."""
+        length = self.die.choice(self.prefixes)
+        rows = [ids_to_bytes([i]) for i in self.client.ids[:length]]
+        for span in self.spans:
+            if span.stop <= node.span.start:
+                rows = HashSpan(span).run(0, rows)
+        for row in model.run(0, rows):
+            if not session.reserve.is_last:
+                session.journal.append(row)
+        assert session.begin_at(length, self.now)
+        return length
 
     def _handle_data(self, node: Node, sender: str, message: object) -> None:
         if node.session is None:

@@ -31,8 +31,10 @@ from protocol.messages import (
     Failure,
     Frame,
     Gone,
+    Keep,
     LinkDown,
     Pay,
+    PrefixNames,
     Progress,
     Raise,
     Raised,
@@ -67,6 +69,7 @@ RESERVE = Reserve(
     stops=("\n", "é"),
     trace_id="t-1",
     extensions=Extensions(grammar="root ::= x"),
+    prefixes=PrefixNames(positions=(64, 128), digests=bytes(range(32)), shared=True),
 )
 COMMIT = Commit(
     epoch=1,
@@ -91,9 +94,12 @@ TO_HOP = [
     Pay(voucher=b"v"),
     Close(reason="done"),
     Resume(session=SESSION, epoch=1, have=17),
+    Keep(prefixes=PrefixNames(positions=(17,), digests=b"d" * 16)),
 ]
 TO_CLIENT = [
-    Reserved(epoch=1, terms=b"t", offer=b"o", row_bytes=512, profile="float32/none"),
+    Reserved(
+        epoch=1, terms=b"t", offer=b"o", row_bytes=512, profile="float32/none", prefix_length=64
+    ),
     Raised(epoch=2, length=17, journal_from=3),
     Committed(epoch=2),
     TokenEvent(epoch=2, position=17, token_id=99, text="né", rows=3, finish_reason="stop"),
@@ -192,6 +198,27 @@ def test_tree_drafts_are_refused_until_they_are_negotiated():
 def test_an_unknown_control_message_is_refused():
     with pytest.raises(PeerMisbehaved):
         to_hop_message(b"\x9a\x06\x00")  # field 99, which is nobody's
+
+
+@pytest.mark.parametrize(
+    ("what", "complaint"),
+    [
+        ({"positions": (128, 64), "digests": bytes(32)}, "ascending"),
+        ({"positions": (64, 64), "digests": bytes(32)}, "ascending"),
+        ({"positions": (0,), "digests": bytes(16)}, "ascending"),
+        ({"positions": (64,), "digests": bytes(15)}, "do not match"),
+        ({"positions": (64,), "digests": bytes(32)}, "do not match"),
+        ({"positions": tuple(range(1, 66)), "digests": bytes(16 * 65)}, "more than 64"),
+        ({"positions": (1 << 25,), "digests": bytes(16)}, "out of range"),
+        ({"positions": (301,), "digests": bytes(16)}, "beyond the room"),
+    ],
+)
+def test_prefixes_that_are_out_of_order_range_or_number_are_refused(what, complaint):
+    wire = hop_pb2.ToHop.FromString(to_hop_bytes(RESERVE))
+    wire.reserve.prefixes.CopyFrom(hop_pb2.PrefixNames(**what))
+
+    with pytest.raises(PeerMisbehaved, match=complaint):
+        to_hop_message(wire.SerializeToString())
 
 
 def test_ids_travel_as_unsigned_little_endian_words():

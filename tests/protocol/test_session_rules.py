@@ -66,6 +66,62 @@ def test_no_accident_changes_loses_or_repeats_a_token(die, spans, loss, duplicat
     check_agreement(world)
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    die=st.integers(0, 2**32).map(random.Random),
+    spans=st.sampled_from([THREE_HOPS, [Span(0, 6)], [Span(0, 1), Span(1, 6)]]),
+    loss=st.sampled_from([0.0, 0.0, 0.03]),
+    kills=st.integers(0, 3),
+    window=st.sampled_from([2, 10_000]),
+    prefixes=st.lists(st.integers(0, len(PROMPT)), min_size=1, max_size=3),
+)
+def test_whatever_prefix_each_hop_begins_with_the_answer_is_the_same(
+    die, spans, loss, kills, window, prefixes
+):
+    world = World(
+        die,
+        spans,
+        prompt=PROMPT,
+        max_tokens=12,
+        spares=9,
+        loss=loss,
+        kills=kills,
+        window=window,
+        prefixes=prefixes,
+    )
+
+    world.run()
+
+    assert world.ended is not None
+    assert world.ended.error is None
+    assert world.client.ids == undisturbed(PROMPT, spans, 12)
+    check_agreement(world)
+
+
+def test_rows_that_a_hop_has_already_are_neither_run_nor_owed():
+    world = World(random.Random(3), THREE_HOPS, prompt=PROMPT, max_tokens=12, prefixes=[3])
+
+    world.run()
+
+    assert world.client.ids == undisturbed(PROMPT, THREE_HOPS, 12)
+    assert world.client.cached == 3
+    for hop in world.client.hops:
+        tab = world.nodes[hop.peer].tab
+        assert tab is not None
+        assert hop.cached == 3
+        assert tab.rows == len(PROMPT) + 11 - 3
+        assert [(s.start, s.stop) for s in hop.stretches] == [(3, len(PROMPT) + 11)]
+
+
+def test_of_a_whole_prompt_that_is_known_the_last_row_is_run_again():
+    world = World(random.Random(4), THREE_HOPS, prompt=PROMPT, max_tokens=12, prefixes=[5])
+
+    world.run()
+
+    assert world.client.ids == undisturbed(PROMPT, THREE_HOPS, 12)
+    assert world.client.cached == len(PROMPT) - 1
+
+
 @settings(max_examples=40, deadline=None)
 @given(die=st.integers(0, 2**32).map(random.Random), cancel_at=st.integers(1, 10))
 def test_a_cancel_frees_every_hop_and_what_was_delivered_stands(die, cancel_at):

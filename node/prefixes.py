@@ -1,0 +1,212 @@
+"""Rows that several sessions share: system prompts, the turns of a chat (DESIGN 5a.8).
+
+In: sessions with names for their first rows, those that begin, and the need for room. Out: rows to
+begin with, a copy of those of another session, live or over. Names are the client's: digests that
+bind the ids and the hops before this one under a salt that no hop knows. Model and profile are this
+node's; span, adapter, wire form and, unless a client shares, its peer id are added here, so that
+nobody finds out from a hit what others asked.
+
+Rows of sessions that are over are only ever kept in room that nobody needs: the longest unused go
+first, before any live session is refused. Copying is done by whoever owns the engine.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from node.engine import Lease, ShardEngine
+from protocol.hop_session import HopSession
+from protocol.journal import Journal
+from protocol.messages import PrefixNames, Reserve
+
+IDLE_S = 600.0
+MAX_RETAINED = 256
+
+
+class Name(NamedTuple):
+    """What must be equal for one session's rows to be another's. `owner` is "" when shared."""
+
+    owner: str
+    entry: int
+    exit: int
+    adapter: str
+    row_bytes: int
+    client_ends: bool
+    digest: bytes
+
+
+@dataclass(eq=False, slots=True)
+class Rows:
+    """What one session has run here, and with `ended_at` what is left of it."""
+
+    client: str
+    reserve: Reserve
+    lease: Lease
+    journal: Journal  # where the model ends there are no rows in it
+    session: HopSession | None  # while it lives
+    names: dict[int, Name] = field(default_factory=dict)
+    left: int = 0
+    n_bytes: int = 0
+    ended_at: float | None = None
+
+    @property
+    def length(self) -> int:
+        return self.left if self.session is None else self.session.length
+
+    @property
+    def longest(self) -> int:
+        """The longest prefix that has a name; 0 if none has."""
+        return max((position for position in self.names if position <= self.length), default=0)
+
+    def has(self, position: int) -> bool:
+        return self.lease.floor <= position <= self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The first `length` rows of `rows` are what a new session asks for."""
+
+    rows: Rows
+    length: int
+
+
+class Prefixes:
+    """All rows of a node that have a name."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.hits = 0  # sessions that began with rows of another
+        self.positions = 0  # rows they did not have to run
+        self.retained_bytes = 0
+        self._clock = clock
+        self._named: dict[Name, dict[Rows, None]] = {}  # newest last
+        self._retained: dict[Rows, None] = {}  # longest unused first
+
+    @property
+    def n_retained(self) -> int:
+        return len(self._retained)
+
+    # --- sessions that live -----------------------------------------------------------------------
+
+    def name(self, rows: Rows, names: PrefixNames) -> None:
+        """From now on these rows have these names and no others."""
+        self._unname(rows)
+        for position, name in _names(names, rows.client, rows.reserve, rows.journal.row_bytes):
+            rows.names[position] = name
+            self._named.setdefault(name, {})[rows] = None
+
+    def cut(self, rows: Rows) -> None:
+        """A client that holds the ends went back: what follows may be other rows than it named."""
+        self._unname(rows, beyond=rows.length)
+
+    def find(self, reserve: Reserve, client: str, row_bytes: int) -> Found | None:
+        """The longest prefix of a session that begins that another one has run."""
+        for position, name in reversed(_names(reserve.prefixes, client, reserve, row_bytes)):
+            for rows in reversed(self._named.get(name, {})):
+                if rows.names.get(position) == name and rows.has(position):
+                    self._touch(rows)
+                    return Found(rows, position)
+        return None
+
+    def used(self, length: int) -> None:
+        """A session was committed to begin with this many rows of another."""
+        self.hits += 1
+        self.positions += length
+
+    def drop(self, rows: Rows) -> None:
+        """Forget rows: their session is over, or their room is needed."""
+        self._unname(rows)
+        if rows in self._retained:
+            del self._retained[rows]
+            self.retained_bytes -= rows.n_bytes
+
+    # --- sessions that are over -------------------------------------------------------------------
+
+    def retain(self, rows: Rows, n_bytes: int, room_bytes: int) -> bool:
+        """Keep what a session leaves, if it has a name and all that is kept stays within the room.
+
+        Earlier turns of the same chat, which it continues, are given up.
+        """
+        longest = rows.longest
+        if not longest or n_bytes > room_bytes:
+            self.drop(rows)
+            return False
+        for position, name in rows.names.items():
+            for other in list(self._named[name]):
+                if other is not rows and other in self._retained and other.longest == position:
+                    self.drop(other)
+        self.give_way(n_bytes, room_bytes)
+        while len(self._retained) >= MAX_RETAINED:
+            self.drop(next(iter(self._retained)))
+        rows.left, rows.session = rows.length, None  # with its texts and tokens
+        rows.n_bytes, rows.ended_at = n_bytes, self._clock()
+        self._retained[rows] = None
+        self.retained_bytes += n_bytes
+        return True
+
+    def give_way(self, n_bytes: int, room_bytes: int) -> None:
+        """Let go of the longest unused rows until `n_bytes` more fit into the room."""
+        while self._retained and self.retained_bytes + n_bytes > room_bytes:
+            self.drop(next(iter(self._retained)))
+
+    def shrunk(self, rows: Rows, lease: Lease, journal: Journal, n_bytes: int) -> None:
+        """What is kept was copied to where it needs less room."""
+        if rows in self._retained:
+            self.retained_bytes += n_bytes - rows.n_bytes
+            rows.lease, rows.journal, rows.n_bytes = lease, journal, n_bytes
+
+    def expire(self) -> None:
+        """Let go of what nobody asked for in IDLE_S."""
+        now = self._clock()
+        for rows in list(self._retained):
+            if rows.ended_at is not None and now - rows.ended_at >= IDLE_S:
+                self.drop(rows)
+
+    def clear(self) -> None:
+        for rows in list(self._retained):
+            self.drop(rows)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _touch(self, rows: Rows) -> None:
+        if rows in self._retained:
+            rows.ended_at = self._clock()
+            self._retained[rows] = self._retained.pop(rows)
+
+    def _unname(self, rows: Rows, beyond: int = 0) -> None:
+        kept = {at: name for at, name in rows.names.items() if at <= beyond}
+        for name in set(rows.names.values()).difference(kept.values()):
+            holders = self._named[name]
+            del holders[rows]
+            if not holders:
+                del self._named[name]
+        rows.names = kept
+
+
+def _names(
+    names: PrefixNames, client: str, reserve: Reserve, row_bytes: int
+) -> list[tuple[int, Name]]:
+    """The client's names, made this node's; in ascending order."""
+    owner = "" if names.shared else client
+    span, adapter = reserve.span, reserve.extensions.adapter
+    of_chain = (span.start, span.stop, adapter, row_bytes, reserve.client_ends)
+    return [(position, Name(owner, *of_chain, digest)) for position, digest in names.items()]
+
+
+def copy_rows(found: Found, lease: Lease, journal: Journal, *, is_last: bool) -> None:
+    """Fill an empty lease and journal; on the engine's thread, where nobody writes rows meanwhile.
+
+    Raises:
+        ManyhandsError, ValueError: the rows are gone; the lease and the journal may not be used.
+    """
+    lease.load(found.rows.lease.export(0, found.length))
+    if not is_last:
+        journal.begin_with(found.rows.journal, found.length)
+
+
+def shrink(engine: ShardEngine, rows: Rows) -> tuple[Lease, Journal]:
+    """A copy of what a session left, in no more room than it needs; on the engine's thread."""
+    length, lease = rows.length, rows.lease
+    small = engine.open(length, entry=lease.entry, exit=lease.exit)
+    small.load(lease.export(0, length))
+    return small, rows.journal.trimmed()
