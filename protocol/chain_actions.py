@@ -6,6 +6,7 @@ Plain values: `chain_session.py` returns them, `scheduler/session.py` carries th
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from protocol.actions import Push, Return
 from protocol.errors import ManyhandsError
 from protocol.messages import Span, TokenEvent
 
@@ -97,4 +98,25 @@ class Done:
     error: ManyhandsError | None = None
 
 
-ChainAction = SendReserve | SendRaise | SendCommit | Release | FindRoute | Deliver | Done
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Rows that came back to a client that holds the ends, from position `start` on."""
+
+    start: int
+    rows: int
+    body: bytes | memoryview
+
+
+ChainAction = (
+    SendReserve
+    | SendRaise
+    | SendCommit
+    | Release
+    | FindRoute
+    | Deliver
+    | Done
+    # Where the client holds the ends, it is a neighbour of hops, with the actions of one:
+    | Push
+    | Return
+    | Take
+)

@@ -229,6 +229,14 @@ class ChainSession:
                 return hop
         return None
 
+    def _held(self) -> int:
+        """The history's length."""
+        return len(self.ids)
+
+    def _known(self) -> int:
+        """Up to where a row that a hop reports is one of the history."""
+        return self._held()
+
     def _reached(self) -> int:
         """Rows every hop has surely run: an id at position p took rows up to p - 1."""
         return len(self.ids) - 1 if len(self.ids) > self._n else 0
@@ -281,13 +289,28 @@ class ChainSession:
         return self._commit(now)
 
     def _commit(self, now: float) -> list[ChainAction]:
-        n = len(self.ids)
+        n = self._held()
         for hop in self.hops:
             # Rows beyond the history were run for tokens that died with the last hop: nobody
             # can derive them, so they are cut and stay unpaid (5a.11).
-            hop.length = min(hop.length, n)
+            hop.length = min(hop.length, self._known())
             self._close_stretch(hop, max(hop.length, self._reached()))
         self._n, lengths = n, self._lengths(n)
+        actions = self._commits(n, lengths)
+        if self.cached is None:
+            self.cached = min(lengths)
+        for hop, length in zip(self.hops, lengths, strict=True):
+            hop.cached = hop.cached if hop.committed else length
+            hop.committed = hop.running = True
+            hop.epoch = self.epoch
+            hop.base, hop.length, hop.heard_at = length, length, now
+            hop.rows_in = hop.rows_out = length
+        self.phase, self._moved_at = Phase.RUNNING, now
+        self._unpaid.clear()
+        return actions
+
+    def _commits(self, n: int, lengths: Sequence[int]) -> list[ChainAction]:
+        """To every hop its own: the ring, and to its ends what they embed and draw from."""
         actions: list[ChainAction] = []
         for index, (hop, length) in enumerate(zip(self.hops, lengths, strict=True)):
             successor = (index + 1) % len(self.hops)
@@ -305,16 +328,6 @@ class ChainSession:
                 is_new=is_new,
             )
             actions.append(commit)
-        if self.cached is None:
-            self.cached = min(lengths)
-        for hop, length in zip(self.hops, lengths, strict=True):
-            hop.cached = hop.cached if hop.committed else length
-            hop.committed = hop.running = True
-            hop.epoch = self.epoch
-            hop.base, hop.length, hop.heard_at = length, length, now
-            hop.rows_in = hop.rows_out = length
-        self.phase, self._moved_at = Phase.RUNNING, now
-        self._unpaid.clear()
         return actions
 
     def _lengths(self, n: int) -> list[int]:
@@ -337,9 +350,9 @@ class ChainSession:
         return self.hops[-1].peer
 
     def _heal_or_lose(self, peer: str, reason: str, now: float) -> list[ChainAction]:
-        if self._healed_at == len(self.ids):
+        if self._healed_at == self._held():
             return self.lost(peer, PeerError(peer, reason), now)
-        self._healed_at = len(self.ids)
+        self._healed_at = self._held()
         self.heals += 1
         actions = self._next_epoch(now)
         self.failovers -= 1  # nobody was lost
@@ -348,7 +361,7 @@ class ChainSession:
     def _done(self, finish_reason: str, error: ManyhandsError | None = None) -> list[ChainAction]:
         releases = [Release(hop.peer) for hop in self.hops if not hop.committed]
         # An answer that ended by itself left no row in flight; one that was cut off may have.
-        stop = self._reached() if finish_reason in ("stop", "length") else len(self.ids)
+        stop = self._reached() if finish_reason in ("stop", "length") else self._held()
         for hop in self.hops:
             self._close_stretch(hop, stop)
         self.hops = [hop for hop in self.hops if hop.committed]

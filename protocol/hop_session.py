@@ -408,14 +408,31 @@ class HopSession:
         return self._queue(self._runs.make(start, rows, payload, sample=sample), now)
 
     def _queue(self, run: Run, now: float) -> list[Action]:
-        if not self._runs.is_waiting and self.tab.may_run(run.start, run.rows, self.n):
-            self._runs.launch(run)
-            return [run]
+        launched: list[Action] = []
+        if not self._runs.is_waiting and (rows := self._affordable(run)):
+            head, rest = self._runs.split(run, rows)
+            self._runs.launch(head)
+            launched = [head]
+            if rest is None:
+                return launched
+            run = rest
         self._runs.hold(run)
         if self._unpaid_since is not None:
-            return []
+            return launched
         self._unpaid_since = now
-        return [Tell(Unpaid(epoch=self.epoch))]
+        return [*launched, Tell(Unpaid(epoch=self.epoch))]
+
+    def _affordable(self, run: Run) -> int:
+        """How many of a run's first rows stay within the client's credit."""
+        low, high = 0, run.rows
+        rows = high  # all of them, most of the time
+        while low < high:  # the more rows, the dearer
+            if self.tab.may_run(run.start, rows, self.n):
+                low = rows
+            else:
+                high = rows - 1
+            rows = (low + high + 1) // 2
+        return low
 
     def _acknowledge(self) -> list[Action]:
         if self.reserve.is_first or not self._in.owes_credit(self.length):
@@ -432,7 +449,8 @@ class HopSession:
         """Push what the successor lacks, within its credit."""
         if self.state is not State.RUNNING:
             return []
-        return self._out.pump(self.id, self.epoch, self._in.branch, self._available(), self._rows)
+        branch, available = self._in.branch, self._available()
+        return [*self._out.pump(self.id, self.epoch, branch, available, self._rows)]
 
     def _rows(self, start: int, stop: int) -> bytes:
         if self.reserve.is_last:

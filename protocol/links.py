@@ -8,7 +8,7 @@ use them are in `hop_session.py`.
 import enum
 from collections.abc import Callable
 
-from protocol.actions import Action, Push
+from protocol.actions import Push
 from protocol.messages import Ack, RowGroup, SessionId, require
 
 CREDIT_BYTES = 8 << 20  # rows in flight per session and link
@@ -47,7 +47,8 @@ class OutLink:
         unknown = [fork for fork in self._forks if fork[0] > ack.branch]
         length = min([ack.length, *(start for _, start in unknown)])
         if ack.rewind:
-            require(length <= available, "asked for rows never sent")
+            # A successor may be ahead of a sender that is being filled: `sent` says so.
+            require(length <= max(available, self.sent), "asked for rows never sent")
             self.sent, self.paused = length, False
         self._forks = unknown
         self.acked = max(self.acked, min(length, self.sent))
@@ -59,9 +60,9 @@ class OutLink:
         branch: int,
         available: int,
         rows: Callable[[int, int], bytes],
-    ) -> list[Action]:
+    ) -> list[Push]:
         """Everything that may be pushed now; `rows(start, stop)` reads the journal."""
-        pushes: list[Action] = []
+        pushes: list[Push] = []
         while not self.paused and self.sent < available:
             room = min(self.most, self.acked + self.credit - self.sent)
             if room <= 0:

@@ -30,6 +30,15 @@ class Runs:
         self._ticket += 1
         return Run(self._ticket, start, rows, payload, sample)
 
+    def split(self, run: Run, rows: int) -> tuple[Run, Run | None]:
+        """Its first rows, and the rest as a run of its own."""
+        if rows == run.rows:
+            return run, None
+        width = len(run.payload) // run.rows
+        head = replace(run, rows=rows, payload=run.payload[: rows * width], sample=False)
+        start, payload = run.start + rows, run.payload[rows * width :]
+        return head, self.make(start, run.rows - rows, payload, sample=run.sample)
+
     def launch(self, run: Run) -> None:
         self._pending.append(run)
 

@@ -384,10 +384,7 @@ class World:
             self._deliver_control(*what)
         elif kind == "data":
             assert isinstance(what, tuple)
-            message = self.data[what].popleft() if self.data[what] else None
-            receiver = self.nodes[what[1]]
-            if message is not None and receiver.alive:
-                self._handle_data(receiver, what[0], message)
+            self._deliver_data(*what)
         elif kind == "compute":
             assert isinstance(what, Node)
             if what.alive and what.queue:
@@ -398,6 +395,12 @@ class World:
             self._do_client(self.client.paid(what, self.now))
             self._to_hop(what, "voucher")
         return True
+
+    def _deliver_data(self, sender: str, receiver: str) -> None:
+        queue = self.data[sender, receiver]
+        message = queue.popleft() if queue else None
+        if message is not None and self.nodes[receiver].alive:
+            self._handle_data(self.nodes[receiver], sender, message)
 
     def _deliver_control(self, sender: str, receiver: str) -> None:
         if not (queue := self.control.get((sender, receiver))):
