@@ -38,7 +38,7 @@ class EndsSession(ChainSession):
         self.inputs = Journal(row_bytes, capacity)
         self._to, self._from = OutLink(row_bytes), InLink(row_bytes)
         self._branch = 0
-        self._top = 0  # rows that some hop had when the epoch was committed
+        self._top = 0  # rows that a hop or we had when the epoch was committed
         self._forked_at: int | None = None  # where rows of this branch begin, while none is back
 
     @property
@@ -172,7 +172,7 @@ class EndsSession(ChainSession):
         return self._held() if self._forked_at is None else self._forked_at
 
     def _reached(self) -> int:
-        # A row that no hop had at the commit has passed through all of them since.
+        # A row that nobody had at the commit has passed through all hops since.
         return self.received if self.received > self._top else 0
 
     def _lengths(self, n: int) -> list[int]:
@@ -198,7 +198,7 @@ class EndsSession(ChainSession):
                 is_new=not hop.committed,
             )
             actions.append(commit)
-        self._branch, self._forked_at, self._top = 0, None, max(lengths)
+        self._branch, self._forked_at, self._top = 0, None, max(*lengths, self.received)
         self._to.reset(self.hops[0].peer, lengths[0])
         self._from.reset(self.hops[-1].peer, self.received)
         return actions

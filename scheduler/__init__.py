@@ -5,6 +5,7 @@ The window: a `Client` of a swarm, what it is asked, and what it tells. No torch
 
 from scheduler.client import Client, Generation
 from scheduler.directory import Directory
+from scheduler.hidden_session import HiddenRequest, HiddenSession
 from scheduler.placement import choose_span
 from scheduler.request import (
     Event,
@@ -24,6 +25,8 @@ __all__ = [
     "Generation",
     "GenerationRequest",
     "GenerationResult",
+    "HiddenRequest",
+    "HiddenSession",
     "RouteStep",
     "Routed",
     "Token",

@@ -30,16 +30,21 @@ class Connections:
         self._open: dict[str, Connection] = {}
 
     async def stream(
-        self, peer: str, addresses: Sequence[str], *, timeout_s: float = DIAL_S
+        self,
+        peer: str,
+        addresses: Sequence[str],
+        *,
+        method: str = "control",
+        timeout_s: float = DIAL_S,
     ) -> Stream:
-        """A new control stream to `peer`, over the connection at hand or a new one.
+        """A new stream to `peer`, over the connection at hand or a new one.
 
         Raises:
             PeerUnreachable, VersionMismatch: why there is none.
         """
         if (known := self._open.get(peer)) is not None:
             try:
-                return await known.open("control", timeout_s=timeout_s)
+                return await known.open(method, timeout_s=timeout_s)
             except ManyhandsError:
                 if self._open.get(peer) is known:  # else another stream has replaced it already
                     await self.forget(peer)
@@ -56,7 +61,7 @@ class Connections:
                 continue
             if (kept := self._open.setdefault(peer, connection)) is not connection:
                 await connection.aclose()  # dialled by another session meanwhile, or by this one
-            return await kept.open("control", timeout_s=timeout_s)
+            return await kept.open(method, timeout_s=timeout_s)
         raise error
 
     async def forget(self, peer: str) -> None:

@@ -19,8 +19,10 @@ from protocol.identity import Identity
 from protocol.messages import SessionId
 from protocol.transport import Transport
 from scheduler.chain import Connections
+from scheduler.data_links import DataLinks
 from scheduler.directory import Directory, fetch_directory
 from scheduler.finder import RouteFinder
+from scheduler.hidden_session import HiddenRequest, HiddenSession
 from scheduler.prefixes import Prefixes
 from scheduler.request import Event, GenerationRequest
 from scheduler.session import Session
@@ -83,6 +85,7 @@ class Client:
         self._books, self._join = books, tuple(join)
         self._rng = rng or random.Random()
         self._connections = Connections(transport)
+        self._data = DataLinks(self._connections)
         self._directory = Directory(AnnouncementTable(swarm_id))
         self._prefixes = Prefixes(identity)
 
@@ -90,6 +93,7 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._data.aclose()
         await self._connections.aclose()
 
     async def directory(self) -> Directory:
@@ -112,3 +116,18 @@ class Client:
         )
         connections, identity = self._connections, self.identity
         return Generation(Session(request, finder, connections, identity, settlement, prefixes))
+
+    def hidden(self, request: HiddenRequest) -> HiddenSession:
+        """A session of hidden rows: the caller embeds, norms and draws (`ends="client"`)."""
+        session, identity = SessionId(secrets.token_bytes(16)), self.identity
+        asked = request.as_generation()
+        known = (self.transport, self._directory, self._join, self._rng)
+        return HiddenSession(
+            request,
+            RouteFinder(asked, *known, ends=identity.peer_id),
+            self._connections,
+            self._data,
+            identity,
+            Settlement(session, identity, self.swarm_id, self._books),
+            self._prefixes.session(session, asked),
+        )

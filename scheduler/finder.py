@@ -58,7 +58,11 @@ class RouteFinder:
         join: Sequence[Address],
         rng: random.Random,
         familiar: Familiar | None = None,
+        *,
+        ends: PeerId | None = None,
     ) -> None:
+        """ends: whoever sits before the first hop and behind the last one; None closes a ring."""
+        self._ends = ends
         self.profile = self._agreed = request.profile or ""
         self.adapter = request.adapter
         self._since: float | None = None  # when the chain at hand began to be looked for
@@ -108,8 +112,8 @@ class RouteFinder:
                 self._directory.live(),
                 missing,
                 self._wanted(taken),
-                before=_neighbour(action.survivors, missing, -1),
-                after=_neighbour(action.survivors, missing, +1),
+                before=_neighbour(action.survivors, missing, -1, self._ends),
+                after=_neighbour(action.survivors, missing, +1, self._ends),
                 rtt_ms=self._directory.rtt_ms,
                 seed=self._rng.getrandbits(32),
             )
@@ -235,13 +239,16 @@ def _passes(why: ManyhandsError) -> bool:
     return isinstance(why, PeerError) and not isinstance(why, FINAL)
 
 
-def _neighbour(survivors: Sequence[Seat], missing: Span, side: int) -> PeerId | None:
-    """The surviving hop before (-1) or after (+1) a run, around the ring."""
-    if not survivors:
-        return None
+def _neighbour(
+    survivors: Sequence[Seat], missing: Span, side: int, ends: PeerId | None
+) -> PeerId | None:
+    """The surviving hop before (-1) or after (+1) a run; beyond the ends, or around the ring."""
     ordered = sorted(survivors, key=lambda seat: seat.span)
     if side < 0:
-        before = [seat for seat in ordered if seat.span.stop <= missing.start]
-        return PeerId((before or ordered)[-1].peer)
-    after = [seat for seat in ordered if seat.span.start >= missing.stop]
-    return PeerId((after or ordered)[0].peer)
+        beside = [seat for seat in ordered if seat.span.stop <= missing.start]
+    else:
+        beside = [seat for seat in reversed(ordered) if seat.span.start >= missing.stop]
+    if not beside and ends is not None:
+        return ends
+    around = beside or (ordered if side < 0 else ordered[::-1])
+    return PeerId(around[-1].peer) if around else None

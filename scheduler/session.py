@@ -82,10 +82,11 @@ class Session:
         identity: Identity,
         settlement: Settlement,
         prefixes: SessionPrefixes,
+        rules: ChainSession | None = None,
     ) -> None:
         self.request = request
         self.events: asyncio.Queue[Event | None] = asyncio.Queue()
-        self.rules = ChainSession(request.prompt_ids, request.n_blocks)
+        self.rules = rules or ChainSession(request.prompt_ids, request.n_blocks)
         self.error: ManyhandsError | None = None
         self._finder, self._connections = finder, connections
         self._identity, self._settlement = identity, settlement
@@ -155,10 +156,10 @@ class Session:
         if (link := self._links.get(peer)) is not None:
             link.send(message)
 
-    def _reserve(self, seat: Seat, epoch: int) -> None:
+    def _reservation(self, seat: Seat, epoch: int) -> Reserve:
         request = self.request
         self._asked[seat.peer] = self._names(seat)
-        reserve = Reserve(
+        return Reserve(
             session=self.id,
             epoch=epoch,
             manifest=request.manifest,
@@ -176,6 +177,9 @@ class Session:
             extensions=Extensions(adapter=self._finder.adapter),
             prefixes=self._asked[seat.peer],
         )
+
+    def _reserve(self, seat: Seat, epoch: int) -> None:
+        reserve = self._reservation(seat, epoch)
         self._settlement.open(seat.peer, reserve)
         link = ControlLink(
             self._connections,
@@ -356,18 +360,21 @@ class Session:
         for link in self._links.values():
             link.abandon()
         if self.error is None:
-            result = self._watch.result(
-                text="".join(self._texts),
-                token_ids=tuple(self.rules.ids[self.rules.n_prompt :]),
-                finish_reason=self._finish_reason,
-                n_prompt=self.rules.n_prompt,
-                route=self._route(),
-                failovers=self.rules.failovers,
-                receipts=receipts,
-                seed=self.request.sampling.seed,
-                n_cached=self.rules.cached or 0,
-            )
-            self.events.put_nowait(Finished(result))
+            self._finish(receipts)
+
+    def _finish(self, receipts: tuple[str, ...]) -> None:
+        result = self._watch.result(
+            text="".join(self._texts),
+            token_ids=tuple(self.rules.ids[self.rules.n_prompt :]),
+            finish_reason=self._finish_reason,
+            n_prompt=self.rules.n_prompt,
+            route=self._route(),
+            failovers=self.rules.failovers,
+            receipts=receipts,
+            seed=self.request.sampling.seed,
+            n_cached=self.rules.cached or 0,
+        )
+        self.events.put_nowait(Finished(result))
 
     def _keep(self) -> None:
         """Ask the hops to keep what they have run, unless one of the chain cannot be trusted."""
