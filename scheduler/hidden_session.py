@@ -16,10 +16,11 @@ from protocol.chain_actions import ChainAction, Done, Seat, Take
 from protocol.ends_session import EndsSession
 from protocol.errors import ManyhandsError, SessionTimeout, UsageError
 from protocol.identity import Identity
-from protocol.messages import MAX_POSITIONS, Ack, Reserve, RowGroup, Span
+from protocol.messages import MAX_POSITIONS, Ack, PrefixNames, Reserve, RowGroup, Span
 from scheduler.chain import Connections
 from scheduler.data_links import DataLinks
 from scheduler.finder import RouteFinder
+from scheduler.prefixes import SessionPrefixes
 from scheduler.request import GenerationRequest
 from scheduler.session import Session
 from scheduler.settlement import Settlement
@@ -62,6 +63,7 @@ class HiddenRequest:
             wait_s=self.wait_s,
             profile=self.profile,
             model=self.model,
+            reuse_prefix=False,
         )
 
 
@@ -76,6 +78,7 @@ class HiddenSession(Session):
         data: DataLinks,
         identity: Identity,
         settlement: Settlement,
+        prefixes: SessionPrefixes,
     ) -> None:
         self._ends = EndsSession(
             settlement.session,
@@ -85,7 +88,13 @@ class HiddenSession(Session):
             capacity=request.capacity,
         )
         super().__init__(
-            request.as_generation(), finder, connections, identity, settlement, self._ends
+            request.as_generation(),
+            finder,
+            connections,
+            identity,
+            settlement,
+            prefixes,
+            self._ends,
         )
         self.hidden = request
         self.receipts: tuple[str, ...] = ()
@@ -171,6 +180,7 @@ class HiddenSession(Session):
     def _reservation(self, seat: Seat, epoch: int) -> Reserve:
         if seat.span.start == 0 or seat.span.stop == self.hidden.stop:
             self._data.expect(seat.peer, seat.addresses)
+        self._asked[seat.peer] = PrefixNames()  # prefixes are named by ids, and hops see none
         return Reserve(
             session=self.id,
             epoch=epoch,
