@@ -25,7 +25,7 @@ from node.prefixes import Found, Prefixes, Rows, copy_rows
 from node.work import Done, Work
 from protocol.actions import Action, Ending, Over, Push, Return, Run, Settle, Tell
 from protocol.codec import data_bytes, to_client_bytes
-from protocol.errors import IntegrityError, ManyhandsError, PeerMisbehaved
+from protocol.errors import BadRows, IntegrityError, ManyhandsError, PeerMisbehaved
 from protocol.hop_session import HopSession, State
 from protocol.identity import public_key_from_peer_id
 from protocol.messages import (
@@ -301,8 +301,17 @@ class Hop:
             self._tell(Account(statement=self._statement()))
 
     def run_failed(self, error: ManyhandsError) -> None:
+        if isinstance(error, BadRows):
+            error = self._blamed(error)
         log.warning("a session failed here", extra={"client": self.client, "error": str(error)})
         self.refuse(error)
+
+    def _blamed(self, error: BadRows) -> ManyhandsError:
+        """Rows come from the predecessor; the client's own stay the caller's fault."""
+        commitment = self.session.commitment
+        if commitment is None or commitment.previous == self.client:
+            return error
+        return PeerMisbehaved(commitment.previous, f"it sent rows that cannot be run: {error}")
 
     # --- the rules' wishes ------------------------------------------------------------------------
 

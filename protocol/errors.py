@@ -6,11 +6,13 @@ ManyhandsError
         HomeInUse            another process holds this home
     UsageError               the caller asked for something that cannot be (exit 2)
         ContextExceeded      prompt and answer do not fit the model's context
+        BadRows              rows that hold NaN or infinity: whoever sent them is to blame
     OutOfMemory              this machine lacks memory or disk for what was asked (exit 7)
     IntegrityError           bytes do not match their hash, signature or rule (exit 8)
         BadSignature         a signature does not hold
         BadModel             a checkpoint that is missing, corrupt or of another kind
         BadAdapter           the same of an adapter, or one made for another base
+        BadResult            sound rows became NaN or infinity in the blocks of whoever says so
     PeerError                theirs: route around them, lower their score
         PeerUnreachable      no connection, or it dropped (exit 4)
         PeerBusy             an honest refusal: no room for now (exit 75)
@@ -60,6 +62,10 @@ class ContextExceeded(UsageError):
     code = "context_length_exceeded"
 
 
+class BadRows(UsageError):
+    code = "bad_rows"
+
+
 class OutOfMemory(ManyhandsError):
     exit_code, code = 7, "out_of_memory"
 
@@ -78,6 +84,10 @@ class BadModel(IntegrityError):
 
 class BadAdapter(IntegrityError):
     code = "bad_adapter"
+
+
+class BadResult(IntegrityError):
+    code = "bad_result"
 
 
 class PeerError(ManyhandsError):

@@ -27,6 +27,7 @@ from protocol.codec import ids_to_bytes
 from protocol.errors import (
     IntegrityError,
     ManyhandsError,
+    PeerError,
     PeerMisbehaved,
     PeerRefused,
     PeerUnreachable,
@@ -289,6 +290,11 @@ class Session:
         log.info("a hop refused or failed", extra={"peer": peer, "error": str(error)})
         if link.is_resumed and isinstance(error, PeerRefused):
             error = PeerUnreachable(peer, error.reason)  # the session is gone there, not the peer
+        accused = error.peer_id if isinstance(error, PeerMisbehaved) else peer
+        if accused != peer and any(hop.peer == accused for hop in self.rules.hops):
+            # One of the two lies; neither's word is worth a second try in this session.
+            self._do(self.rules.lost(accused, error, now))
+            error = PeerError(peer, f"it could not go on: {error}")
         if isinstance(error, SessionTimeout):
             self._do(self.rules.fail(error))
         else:
