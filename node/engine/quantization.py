@@ -21,7 +21,7 @@ from protocol.profile import PLAIN
 # and once that a kernel from a hub is missing, which we would not run.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-INT8, NF4 = "int8", "nf4"
+INT8, NF4, FP4 = "int8", "nf4", "fp4"
 CHOICES = {"none": PLAIN, "int8": INT8, "4bit": NF4, "nf4": NF4}  # as people spell them
 EXTRA = "pip install 'manyhands[quant]'"
 BLOCK_ELEMENTS = 64  # of one row share a scale in nf4
@@ -67,17 +67,18 @@ kernels fetched from a hub is expanded instead: only code that was installed is 
 class Quantization:
     """The form of one span's weights.
 
-    `made` is ours, while loading; `brought` the checkpoint's own.
+    `made` is ours, while loading; `brought` the checkpoint's own, `brought_form` in our words.
     """
 
     made: str = PLAIN
     brought: Method | None = None
+    brought_form: str = PLAIN
 
     @property
     def name(self) -> str:
         """As the execution profile says it: what is expanded computes like any other."""
         if self.brought is not None and self.brought.kept:
-            return self.brought.name
+            return self.brought_form
         return self.made
 
     @property
@@ -106,7 +107,7 @@ def choose(config: Any, architecture: str, choice: str) -> Quantization:
         ConfigError: the extra that makes small weights is not installed.
     """
     made = read_choice(choice)
-    brought = _brought(config, architecture)
+    brought, form = _brought(config, architecture)
     if brought is not None and made != PLAIN:
         raise UsageError(
             f"this checkpoint is quantised already ({brought.name}), it cannot be made {made}",
@@ -114,15 +115,15 @@ def choose(config: Any, architecture: str, choice: str) -> Quantization:
         )
     if made != PLAIN:
         _require_extra()
-    return Quantization(made, brought)
+    return Quantization(made, brought, form)
 
 
-def _brought(config: Any, architecture: str) -> Method | None:
+def _brought(config: Any, architecture: str) -> tuple[Method | None, str]:
     text = config.get_text_config(decoder=True)
     stated = getattr(config, "quantization_config", None)
     stated = stated or getattr(text, "quantization_config", None)
     if stated is None:
-        return None
+        return None, PLAIN
     fields = stated if isinstance(stated, dict) else stated.to_dict()
     name = str(fields.get("quant_method") or "bitsandbytes")
     method = METHODS.get(name)
@@ -136,7 +137,26 @@ def _brought(config: Any, architecture: str) -> Method | None:
             f"weights quantised as {name} need {' and '.join(missing)}, which is not installed",
             hint=f"pip install {' '.join(missing)}",
         )
-    return method
+    if name == "bitsandbytes":
+        return method, INT8 if fields.get("load_in_8bit") else _four_bits(fields)
+    return method, name
+
+
+def _four_bits(fields: Any) -> str:
+    return FP4 if fields.get("bnb_4bit_quant_type") == FP4 else NF4
+
+
+def methods_here() -> list[tuple[str, str]]:
+    """Every form of weights and what becomes of it on this machine, for people to read."""
+    quant = METHODS["bitsandbytes"].missing()
+    make = f"needs {EXTRA}" if quant else "made while loading, kept on disk"
+    rows = [(f"--quantize {choice}", make) for choice in ("int8", "4bit")]
+    for method in METHODS.values():
+        fate = "kept as stored" if method.kept else "expanded while loading"
+        fate += "" if method.proven else ", not proven by our tests"
+        missing = method.missing()
+        rows.append((method.name, f"needs {' and '.join(missing)}" if missing else fate))
+    return rows
 
 
 def _require_extra() -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from node.engine.checkpoint import Checkpoint
 from node.engine.outline import Outline
@@ -43,10 +42,7 @@ class Reader:
         """The span's model, from the tensors it needs."""
         made = self.quantization.made
         if made == PLAIN:
-            with (
-                _translated(self.checkpoint, self.device),
-                self.checkpoint.tensors(places) as found,
-            ):
+            with self._opened(places) as found:
                 return self._model(found, self._expanding(), placed=self.quantization.is_kept)
         from node.engine.quantizing import library_config, stored_config
 
@@ -67,7 +63,7 @@ class Reader:
 
     @contextmanager
     def _opened(self, places: Places) -> Iterator[dict[str, StoredTensor]]:
-        with _translated(self.checkpoint, self.device), self.checkpoint.tensors(places) as found:
+        with self._translated(), self.checkpoint.tensors(places) as found:
             yield found
 
     def _expanding(self) -> Any:
@@ -110,37 +106,37 @@ class Reader:
         model.eval().requires_grad_(False)
         return model if placed else model.to(self.device)
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """The library's errors while reading weights, as ours."""
+        try:
+            yield
+        except BadModel:
+            raise
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise self._out_of_memory(error) from error
+        except RuntimeError as error:
+            if "allocate" in str(error) or "out of memory" in str(error):
+                raise self._out_of_memory(error) from error
+            raise self._unreadable(error) from error
+        except FAILURES as error:
+            raise self._unreadable(error) from error
 
-@contextmanager
-def _translated(checkpoint: Checkpoint, device: str) -> Iterator[None]:
-    """The library's errors while reading weights, as ours."""
-    try:
-        yield
-    except BadModel:
-        raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(device, error) from error
-    except RuntimeError as error:
-        if "allocate" in str(error) or "out of memory" in str(error):
-            raise _out_of_memory(device, error) from error
-        raise _unreadable(checkpoint, error) from error
-    except (SafetensorError, *FAILURES) as error:
-        raise _unreadable(checkpoint, error) from error
+    def _out_of_memory(self, error: BaseException) -> OutOfMemory:
+        return OutOfMemory(
+            f"the span's weights do not fit on {self.device}: {first_line(error)}",
+            hint="serve a shorter --span, or with --quantize 4bit",
+        )
 
-
-def _out_of_memory(device: str, error: BaseException) -> OutOfMemory:
-    return OutOfMemory(
-        f"the span's weights do not fit on {device}: {first_line(error)}",
-        hint="serve a shorter --span, or a smaller --dtype",
-    )
-
-
-def _unreadable(checkpoint: Checkpoint, error: BaseException) -> BadModel:
-    return BadModel(
-        f"the weights in {checkpoint.directory} do not fit {checkpoint.architecture}: "
-        f"{first_line(error)}",
-        hint="config.json and the weights must come from the same checkpoint",
-    )
+    def _unreadable(self, error: BaseException) -> BadModel:
+        hint = "config.json and the weights must come from the same checkpoint"
+        if brought := self.quantization.brought:
+            hint += f"; not every {brought.name} checkpoint can be read by this transformers"
+        return BadModel(
+            f"the weights in {self.checkpoint.directory} do not fit "
+            f"{self.checkpoint.architecture}: {first_line(error)}",
+            hint=hint,
+        )
 
 
 def first_line(error: BaseException) -> str:
