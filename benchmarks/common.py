@@ -37,11 +37,11 @@ LLAMA_12_768 = {
 
 
 @contextmanager
-def random_llama() -> Iterator[Path]:
+def random_llama(**sizes: int) -> Iterator[Path]:
     """A random Llama of 12 blocks x 768, 16 k vocabulary, fp32, in a directory of its own."""
     with tempfile.TemporaryDirectory(prefix="manyhands-bench-") as scratch:
         directory = Path(scratch) / "llama-12x768"
-        yield add_byte_tokenizer(write_checkpoint(directory, **LLAMA_12_768))
+        yield add_byte_tokenizer(write_checkpoint(directory, **(LLAMA_12_768 | sizes)))
 
 
 @asynccontextmanager

@@ -11,8 +11,8 @@ from node.engine import load_shard
 from node.schedule import PREFILL_ROWS, UNKNOWN_ROWS
 from node.work import Done, Work
 from protocol.actions import Run
-from protocol.errors import ManyhandsError, UsageError
-from protocol.wire import FLOAT32
+from protocol.errors import ManyhandsError, OutOfMemory, PeerBusy, SessionTimeout, UsageError
+from protocol.wire import BFLOAT16, FLOAT32, INT8_64, decode, encode
 
 
 class Session:
@@ -156,3 +156,163 @@ async def test_a_session_that_trips_over_its_own_result_fails_alone(batcher, eng
     assert clumsy.error is not None
     assert "mistake" not in str(clumsy.error), "our internals are nobody's business"
     assert len(good.ids) == 10
+
+
+async def test_a_session_whose_draw_fails_ends_alone_and_its_batch_goes_on(batcher, engine):
+    class Unlucky(Session):
+        def draw(self, logits, position: int) -> int:
+            raise ValueError("a mistake of ours")
+
+    good = [Session(batcher, engine, [i + 3, 4], 8) for i in range(5)]
+    unlucky = Unlucky(batcher, engine, [9, 9], 8)
+    for session in (*good[:2], unlucky, *good[2:]):
+        session.start()
+    await ended(unlucky, *good)
+
+    assert unlucky.error is not None
+    assert "mistake" not in str(unlucky.error)
+    assert [len(session.ids) for session in good] == [10] * 5
+
+
+async def test_work_that_comes_too_late_ends_its_session_with_a_timeout(batcher, engine):
+    late, good = Session(batcher, engine, [3, 4], 4), Session(batcher, engine, [5, 6], 4)
+    late.deadline = asyncio.get_running_loop().time() - 1
+    late.start()
+    good.start()
+    await ended(late, good)
+
+    assert isinstance(late.error, SessionTimeout)
+    assert late.chunks == []
+    assert len(good.ids) == 6
+
+
+class TightDevice:
+    """The engine, on a device that has room for `most` rows in a step."""
+
+    def __init__(self, engine, most: int) -> None:
+        self._engine, self._most = engine, most
+
+    def __getattr__(self, name: str):
+        return getattr(self._engine, name)
+
+    def step(self, items):
+        if sum(len(item.rows) for item in items) > self._most:
+            raise OutOfMemory("the device ran out of memory in a step")
+        return self._engine.step(items)
+
+
+@pytest.mark.parametrize(("most", "fits"), [(100, True), (20, True), (5, False)])
+async def test_out_of_memory_ends_only_the_session_that_cannot_be_run_in_parts(engine, most, fits):
+    batcher = Batcher(TightDevice(engine, most), asyncio.get_running_loop())
+    batcher.start()
+    try:
+        short = [Session(batcher, engine, [i + 3, 4, 5], 8) for i in range(4)]
+        long = Session(batcher, engine, [5 + i % 200 for i in range(300)], 4)
+        for session in (*short[:2], long, *short[2:]):
+            session.start()
+        await ended(long, *short)
+    finally:
+        await asyncio.to_thread(batcher.stop)
+
+    assert [len(session.ids) for session in short] == [11] * 4
+    if fits:
+        assert len(long.ids) == 304
+        assert max(long.chunks) <= most
+    else:
+        assert isinstance(long.error, OutOfMemory)
+
+
+class Middle(Session):
+    """A hop inside a chain: hidden rows in and out, some per frame."""
+
+    is_own_ring = False
+
+    def __init__(self, batcher: Batcher, engine, frames, wire=FLOAT32) -> None:
+        super().__init__(batcher, engine, [0] * 64, 64)
+        self.lease = engine.open(128, entry=2, exit=5)
+        self.wire, self.frames = wire, frames
+        self.told: list[tuple[int, int]] = []
+        self.outputs: list[bytes] = []
+        self.missing = sum(len(frame) for frame in frames)
+
+    def start(self) -> None:
+        at = 0
+        for ticket, frame in enumerate(self.frames):
+            payload = memoryview(encode(self.wire, frame))
+            run = Run(ticket, at, len(frame), payload, sample=False)
+            self.batcher.submit(Work(self, run, self.generation))
+            at += len(frame)
+
+    def ran(self, results: Done) -> None:
+        self.told.append((results.ticket, results.rows))
+        self.outputs.append(bytes(results.output))
+        self.missing -= results.rows
+        if not self.missing:
+            self.ended.set()
+
+    @property
+    def rows(self):
+        return decode(self.wire, b"".join(self.outputs), 64)
+
+
+def hidden_rows(seed: int, *counts: int):
+    random = np.random.default_rng(seed)
+    return [random.standard_normal((count, 64), dtype=np.float32) for count in counts]
+
+
+async def test_rows_of_several_frames_are_run_in_one_step_and_told_apart(batcher, engine):
+    frames = hidden_rows(1, 20, 30, 14)
+    together, alone = Middle(batcher, engine, frames), Middle(batcher, engine, frames)
+    steps = batcher.load.steps
+    together.start()
+    await ended(together)
+
+    assert batcher.load.steps == steps + 1
+    assert together.told == [(0, 20), (1, 30), (2, 14)]
+    for frame in frames:
+        alone.frames, alone.missing = [frame], len(frame)
+        alone.ended.clear()
+        at = sum(rows for _, rows in alone.told)
+        run = Run(len(alone.told), at, len(frame), encode(FLOAT32, frame), sample=False)
+        batcher.submit(Work(alone, run, 0))
+        await ended(alone)
+    assert np.allclose(together.rows, alone.rows, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("wire", "error"), [(BFLOAT16, 2e-2), (INT8_64, 5e-2)], ids=str)
+async def test_an_engine_in_float32_may_speak_another_format(batcher, engine, wire, error):
+    frames = hidden_rows(4, 12)
+    exact, rounded = Middle(batcher, engine, frames), Middle(batcher, engine, frames, wire)
+    exact.start()
+    rounded.start()
+    await ended(exact, rounded)
+
+    assert len(b"".join(rounded.outputs)) == 12 * wire.row_bytes(64)
+    assert np.linalg.norm(rounded.rows - exact.rows) <= error * np.linalg.norm(exact.rows)
+
+
+async def test_what_else_needs_the_engine_is_done_between_steps(batcher, engine):
+    session = Session(batcher, engine, [3, 4], 30)
+    session.start()
+    await session.decoding.wait()
+
+    assert await batcher.between_steps(lambda: engine.hidden_size) == 64
+    with pytest.raises(UsageError, match="no such blocks"):
+        await batcher.between_steps(fail)
+    await ended(session)
+    assert len(session.ids) == 32
+
+
+def fail() -> None:
+    raise UsageError("no such blocks")
+
+
+async def test_a_session_whose_time_would_pass_waiting_is_told_that_we_are_busy(batcher, engine):
+    batcher.check_wait(1e-6)  # nobody waits: however short its time, it may try
+    batcher.load.backlog_s, batcher.load.waiting = 12.0, 3
+
+    batcher.check_wait(13.0)
+    with pytest.raises(PeerBusy, match=r"12\.0 s") as refused:
+        batcher.check_wait(11.0)
+
+    assert refused.value.queue_depth == 3
