@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 3.0)  # about the 10 s that a stream may be gone
 
 
+# Who gets large frames packed: whoever is dialled across the internet, everybody, nobody.
+PACK = AUTO, ALWAYS, NEVER = "auto", "always", "never"
+
+
 class Successors(Protocol):
     """Who is told about links: the node's sessions."""
 
@@ -34,8 +38,12 @@ class Successors(Protocol):
 class Neighbours:
     """All outbound data streams of a node."""
 
-    def __init__(self, transport: Transport, told: Successors) -> None:
+    def __init__(
+        self, transport: Transport, told: Successors, *, pack: str = AUTO, pack_width: int = 0
+    ) -> None:
+        """Large frames of values of `pack_width` bytes are packed to peers that `pack` says."""
         self._transport, self._told = transport, told
+        self._pack, self._pack_width = pack, pack_width
         self.inbound: dict[str, Stream] = {}  # that peers opened to us
         self._links: dict[str, _Link] = {}
         self._outbox: dict[tuple[str, int], tuple[list[RowGroup], list[bytes]]] = {}
@@ -69,13 +77,17 @@ class Neighbours:
 
     def send(self, peer: str, message: DataMessage) -> None:
         link = self._links.get(peer)
+        is_packed = self._pack == ALWAYS or (
+            self._pack == AUTO and link is not None and link.is_far
+        )
+        data = data_bytes(message, pack_width=self._pack_width if is_packed else 0)
         if link is not None:
-            link.send(data_bytes(message))
+            link.send(data)
         elif (stream := self.inbound.get(peer)) is not None:
             # A client that holds the ends is nobody we could dial: it gets its rows on the stream
             # it opened, and asks again for what it missed when it opens another.
             with contextlib.suppress(PeerUnreachable, PeerBusy):
-                stream.send(data_bytes(message))
+                stream.send(data)
 
     async def aclose(self) -> None:
         await asyncio.gather(*(link.aclose() for link in self._links.values()))
@@ -88,6 +100,7 @@ class _Link:
         self, transport: Transport, peer: str, addresses: Sequence[str], told: Successors
     ) -> None:
         self.peer, self.addresses = peer, tuple(addresses)
+        self.is_far = False  # where it was dialled last
         self._transport, self._told = transport, told
         self._stream: Stream | None = None
         self._early: list[bytes] = []  # sent while a dial is under way
@@ -152,7 +165,9 @@ class _Link:
                 address = Address.parse(text)
                 if address.peer_id != self.peer:
                     raise PeerMisbehaved(self.peer, f"{text} names another peer")
-                return await self._transport.dial(address, timeout_s=3.0)
+                connection = await self._transport.dial(address, timeout_s=3.0)
+                self.is_far = address.is_far
+                return connection
             except ManyhandsError as failure:
                 error = failure
         raise error

@@ -38,6 +38,7 @@ from protocol.messages import Reserve
 from protocol.profile import Execution
 from protocol.signing import Envelope
 from protocol.transport import Listener, Transport
+from protocol.wire import wire_format
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,12 @@ class Node:
         served = Served(engine, model.digest, self.profile, settings.kv_cache_bytes)
         self.sessions = Sessions(served, till)
         self.shelf = AdapterShelf(settings.adapters, engine.adapters)
-        self.neighbours = Neighbours(transport, self.sessions)
+        self.neighbours = Neighbours(
+            transport,
+            self.sessions,
+            pack=settings.pack,
+            pack_width=wire_format(self.profile.wire).pack_width,
+        )
         self.batcher = Batcher(
             engine,
             asyncio.get_running_loop(),

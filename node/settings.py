@@ -25,6 +25,9 @@ class NodeSettings:
     adapters: Path | None = None
     """A directory of adapters, NAME/ each, which are served while they lie there."""
 
+    pack: str = "auto"
+    """Who gets large frames packed: those across the internet (auto), always or never."""
+
     region: str = ""
     wire: str = ""
     """What hidden rows travel as; empty: the dtype they are computed in, without loss."""

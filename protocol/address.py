@@ -39,6 +39,12 @@ class Address:
         return f"/{self.family}/{self.host}/tcp/{self.port}/p2p/{self.peer_id}"
 
     @property
+    def is_far(self) -> bool:
+        """Whether it lies across the internet, as far as an address can tell."""
+        ip = _ip(self.host)
+        return ip.is_global if ip is not None else self.host != "localhost"
+
+    @property
     def family(self) -> Family:
         match _ip(self.host):
             case IPv4Address():

@@ -49,6 +49,7 @@ from protocol.messages import (
     TokenEvent,
     Unpaid,
 )
+from protocol.packing import pack, unpack
 from protocol.pb import hop_pb2 as pb
 
 HEADER_LENGTH = struct.Struct("<I")
@@ -150,10 +151,14 @@ def to_client_message(data: bytes) -> ToClient:
     return message
 
 
-def data_bytes(message: DataMessage) -> bytes:
-    """One data message; the rows are copied once, into the result."""
+def data_bytes(message: DataMessage, *, pack_width: int = 0) -> bytes:
+    """One data message; the rows are copied once, into the result.
+
+    pack_width: bytes of a value, to have a large frame packed; 0 leaves it as it is.
+    """
     match message:
         case Frame(groups, row_bytes, body):
+            packed = pack(body, pack_width)
             header = pb.DataHeader(
                 groups=[
                     pb.RowGroup(
@@ -167,8 +172,9 @@ def data_bytes(message: DataMessage) -> bytes:
                     for group in groups
                 ],
                 row_bytes=row_bytes,
+                packed=pack_width if packed else 0,
             ).SerializeToString()
-            return b"".join((HEADER_LENGTH.pack(len(header)), header, body))
+            return b"".join((HEADER_LENGTH.pack(len(header)), header, packed or body))
         case Ack(session, epoch, length, rewind, branch):
             ack = pb.Ack(session=session, epoch=epoch, length=length, rewind=rewind, branch=branch)
             header = pb.DataHeader(ack=ack).SerializeToString()
@@ -180,7 +186,7 @@ def data_bytes(message: DataMessage) -> bytes:
 
 
 def data_message(data: bytes) -> DataMessage:
-    """The message in `data`; a frame's body is a view of it, not a copy.
+    """The message in `data`; a frame's body is a view of it, not a copy, unless it was packed.
 
     Raises:
         PeerMisbehaved: not a data message; the stream it came on should end.
@@ -194,7 +200,11 @@ def data_message(data: bytes) -> DataMessage:
     except (struct.error, DecodeError) as error:
         raise PeerMisbehaved("", f"malformed data message: {error}") from error
     if header.groups:
-        return Frame(_row_groups(header.groups), header.row_bytes, memoryview(data)[body_at:])
+        groups, body = _row_groups(header.groups), memoryview(data)[body_at:]
+        if header.packed:
+            n_bytes = sum(group.rows for group in groups) * header.row_bytes
+            body = unpack(body, header.packed, n_bytes)
+        return Frame(groups, header.row_bytes, body)
     if body_at != len(data):
         raise PeerMisbehaved("", "rows without a row group")
     if header.HasField("ack"):

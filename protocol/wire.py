@@ -37,6 +37,11 @@ class WireFormat:
         scales = 2 * -(-hidden_size // BLOCK) if self.is_blockwise else 0
         return hidden_size * self.bytes_per_value + scales
 
+    @property
+    def pack_width(self) -> int:
+        """For `protocol.packing`; 0 where there is nothing to gain."""
+        return 0 if self.is_blockwise else self.bytes_per_value
+
     def __str__(self) -> str:
         return self.name
 

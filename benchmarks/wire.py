@@ -1,0 +1,207 @@
+"""What rows cost on the wire: bytes, time and rounding of each format, and whether packing pays.
+
+Hidden states as a prompt's chunk of 256 tokens leaves the middle of a model: of the built-in one,
+which is trained, and of a random Llama 12 x 768. Formats: microseconds per row to write and to
+read, and how far a chain of three spans with that wire is from one that computes in float32 and
+rounds nothing: relative error of logits, and greedy tokens equal. Packing: the ratio, MB/s, and
+the link below which it pays (both ends' time against the bytes saved), for our codec and for what
+else is installed (zstandard, lz4). Seconds are of this thread.
+Run: python benchmarks/wire.py [--quick]
+"""
+
+import argparse
+import time
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import common
+import torch
+
+from manyhands.models import BUILT_IN
+from node.rows import from_wire, to_wire
+from protocol.packing import pack, unpack
+from protocol.wire import FORMATS, WireFormat
+
+CPU = torch.device("cpu")
+N_ROWS = 256
+Bytes = bytes | memoryview
+
+
+def timed(call: Callable[[], Any], rounds: int) -> tuple[Any, float]:
+    """What it gives, and the least seconds it took."""
+    best = float("inf")
+    for _ in range(rounds):
+        began = time.thread_time()
+        result = call()
+        best = min(best, time.thread_time() - began)
+    return result, best
+
+
+def load(directory: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def prompt_of(model: Any, directory: Path) -> torch.Tensor:
+    """English for the model that was trained on it, anything for the other."""
+    if directory != BUILT_IN:
+        return torch.randint(3, 16_000, (1, N_ROWS), generator=torch.Generator().manual_seed(1))
+    from tokenizers import Tokenizer
+
+    text = (Path(__file__).parents[1] / "ARCHITECTURE.md").read_text()
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    return torch.tensor([tokenizer.encode(text).ids[:N_ROWS]])
+
+
+class RoundedAtBorders:
+    """The model as a chain of three spans computes it, its rows rounded by a wire format."""
+
+    def __init__(self, model: Any, wire: WireFormat) -> None:
+        blocks = model.model.layers
+        borders = (len(blocks) // 3 - 1, 2 * len(blocks) // 3 - 1)
+        self._hooks = [
+            blocks[at].register_forward_hook(lambda _m, _a, out: self._round(wire, out))
+            for at in borders
+        ]
+
+    @staticmethod
+    def _round(wire: WireFormat, out: Any) -> Any:
+        hidden = out[0] if isinstance(out, tuple) else out
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        back = from_wire(wire, to_wire(wire, flat), flat.shape[1], hidden.dtype, CPU)
+        back = back.view_as(hidden)
+        return (back, *out[1:]) if isinstance(out, tuple) else back
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+@torch.inference_mode()
+def formats(name: str, model: Any, ids: torch.Tensor, n_tokens: int, rounds: int) -> None:
+    """Bytes, time and agreement of each."""
+
+    def greedy() -> list[int]:
+        out = model.generate(
+            ids[:, :32], max_new_tokens=n_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        tokens: list[int] = out[0, 32:].tolist()
+        return tokens
+
+    hidden = model(ids, output_hidden_states=True).hidden_states[len(model.model.layers) // 2][0]
+    exact, expected = model(ids).logits[0], greedy()
+    width = hidden.shape[1]
+    rows = []
+    for wire in FORMATS.values():
+        sent, write_s = timed(lambda wire=wire: bytes(to_wire(wire, hidden)), rounds)
+        _, read_s = timed(lambda w=wire, s=sent: from_wire(w, s, width, hidden.dtype, CPU), rounds)
+        with RoundedAtBorders(model, wire):
+            logits, tokens = model(ids).logits[0], greedy()
+        error = float((logits - exact).norm() / exact.norm())
+        top = float((logits.argmax(-1) == exact.argmax(-1)).float().mean())
+        pairs = enumerate(zip(tokens, expected, strict=True))
+        first = next((i for i, (ours, theirs) in pairs if ours != theirs), n_tokens)
+        rows.append(
+            [
+                str(wire),
+                str(wire.row_bytes(width)),
+                f"{write_s / len(hidden) * 1e6:.2f}",
+                f"{read_s / len(hidden) * 1e6:.2f}",
+                f"{error:.1e}",
+                f"{top:.3f}",
+                f"{first} of {n_tokens}",
+            ]
+        )
+    print(f"\n{name}: {hidden.shape[1]} wide, {len(set(expected))} distinct greedy tokens\n")
+    heading = ["format", "bytes/row", "write us/row", "read us/row", "rel. error of logits"]
+    common.table([*heading, "top-1 equal", "greedy equal up to"], rows)
+
+
+Codec = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]
+
+
+def deflate(level: int, strategy: int) -> Codec:
+    def shrink(data: bytes) -> bytes:
+        codec = zlib.compressobj(level, zlib.DEFLATED, -15, 9, strategy)
+        return codec.compress(data) + codec.flush()
+
+    return shrink, lambda data: zlib.decompress(data, -15)
+
+
+def codecs() -> dict[str, Codec]:
+    """For the high bytes alone. Only our own is a dependency."""
+    known = {
+        "zlib, Huffman only": deflate(1, zlib.Z_HUFFMAN_ONLY),
+        "zlib, level 1": deflate(1, zlib.Z_DEFAULT_STRATEGY),
+    }
+    try:
+        import zstandard
+
+        for level in (1, -5):
+            pair = zstandard.ZstdCompressor(level).compress, zstandard.ZstdDecompressor().decompress
+            known[f"zstandard, level {level}"] = pair
+    except ImportError:
+        pass
+    try:
+        import lz4.frame
+
+        known["lz4"] = lz4.frame.compress, lz4.frame.decompress
+    except ImportError:
+        pass
+    return known
+
+
+@torch.inference_mode()
+def packing(name: str, model: Any, ids: torch.Tensor, rounds: int) -> None:
+    """Ours whole, as frames are packed; the others on the high bytes alone."""
+    hidden = model(ids, output_hidden_states=True).hidden_states[len(model.model.layers) // 2][0]
+    rows = []
+    for wire in (FORMATS["bfloat16"], FORMATS["float32"]):
+        body, width = bytes(to_wire(wire, hidden)), wire.pack_width
+        packed, pack_s = timed(lambda b=body, w=width: pack(b, w), rounds)
+        assert packed is not None
+        view, size = memoryview(packed), len(body)
+        back, unpack_s = timed(lambda v=view, w=width, n=size: unpack(v, w, n), rounds)
+        assert bytes(back) == body
+        rows.append(_packed(f"{wire}: ours", size, len(packed), pack_s, unpack_s))
+        high = body[width - 1 :: width]
+        for label, (shrink, grow) in codecs().items():
+            small, shrink_s = timed(lambda s=shrink, h=high: s(h), rounds)
+            _, grow_s = timed(lambda g=grow, s=small: g(s), rounds)
+            total = size - len(high) + len(small)
+            rows.append(_packed(f"{wire}: {label}, high bytes", size, total, shrink_s, grow_s))
+    print(f"\n{name}\n")
+    common.table(["packing", "ratio", "pack MB/s", "unpack MB/s", "pays below Mbit/s"], rows)
+
+
+def _packed(label: str, size: int, packed: int, pack_s: float, unpack_s: float) -> list[str]:
+    pays_mbit = (size - packed) * 8 / (pack_s + unpack_s) / 1e6
+    speeds = [f"{size / seconds / 1e6:.0f}" for seconds in (pack_s, unpack_s)]
+    return [label, f"{packed / size:.3f}", *speeds, f"{pays_mbit:.0f}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and tokens")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="The given buffer is not writable")
+    rounds, n_tokens = (3, 48) if options.quick else (20, 200)
+    print(common.machine())
+    with common.random_llama() as random_directory:
+        for name, directory in (("built-in", BUILT_IN), ("random 12 x 768", random_directory)):
+            model = load(directory)
+            ids = prompt_of(model, directory)
+            formats(name, model, ids, n_tokens, rounds)
+            packing(name, model, ids, rounds)
+
+
+if __name__ == "__main__":
+    main()
