@@ -316,3 +316,22 @@ async def test_a_session_whose_time_would_pass_waiting_is_told_that_we_are_busy(
         batcher.check_wait(11.0)
 
     assert refused.value.queue_depth == 3
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+async def test_rows_that_are_no_numbers_end_their_own_session_alone(batcher, engine, bad):
+    alone = Middle(batcher, engine, hidden_rows(2, 5))
+    alone.start()
+    await ended(alone)
+    poisoned = hidden_rows(3, 6)
+    poisoned[0][4, 7] = bad
+    guilty = Middle(batcher, engine, poisoned)
+    good = [Middle(batcher, engine, hidden_rows(2, 5)) for _ in range(4)]
+    for session in (*good[:1], guilty, *good[1:]):
+        session.start()
+    await ended(guilty, *good)
+
+    assert isinstance(guilty.error, ManyhandsError)
+    assert guilty.outputs == []
+    for session in good:
+        assert np.allclose(session.rows, alone.rows, rtol=1e-4, atol=1e-5)
