@@ -89,7 +89,8 @@ class Sessions:
         """What a session keeps here: keys, values and journal, for its whole capacity."""
         engine = self.served.engine
         journal = 0 if reserve.is_last else self.served.row_bytes
-        return reserve.capacity * (len(reserve.span) * engine.kv_bytes_per_block + journal)
+        span, capacity = reserve.span, reserve.capacity
+        return capacity * journal + engine.lease_bytes(capacity, entry=span.start, exit=span.stop)
 
     def admit(self, reserve: Reserve, client: str, stream: Stream) -> Hop:
         """Room for a session.

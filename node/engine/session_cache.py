@@ -184,14 +184,14 @@ class Past:
     def __init__(self, cache: SessionCache, rows: Tensor) -> None:
         self._cache, self.rows = cache, rows
         """Input rows of every position, [capacity, ...]."""
-        self._kept: list[tuple[int, list[BlockState]]] = []
+        self.kept: list[tuple[int, list[BlockState]]] = []
         self._at: int | None = 0  # how many rows the live state has seen; None: nobody knows
 
     def rewind(self, start: int) -> int:
         """Go to the newest state at or before `start`; rows from its position on run again."""
-        while self._kept and self._kept[-1][0] > start:
-            self._kept.pop()
-        position, states = self._kept[-1] if self._kept else (0, None)
+        while self.kept and self.kept[-1][0] > start:
+            self.kept.pop()
+        position, states = self.kept[-1] if self.kept else (0, None)
         if self._at is None or not position <= self._at <= start:
             for number, layer in enumerate(self._cache.recurrent):
                 write_state(layer, states[number] if states else None)
@@ -200,13 +200,13 @@ class Past:
 
     def begin(self, start: int, rows: Tensor) -> None:
         """`rows` come next, from `start` on, where the live state is."""
-        positions = [position for position, _ in self._kept]
+        positions = [position for position, _ in self.kept]
         if start and start not in positions:
             if len(positions) > 1 and positions[-1] - positions[-2] < STATE_ROWS:
-                self._kept.pop()  # the newest gives way, unless it is far from the one before it
-            del self._kept[: len(self._kept) + 1 - KEPT_STATES]
+                self.kept.pop()  # the newest gives way, unless it is far from the one before it
+            del self.kept[: len(self.kept) + 1 - KEPT_STATES]
             states = [read_state(layer) for layer in self._cache.recurrent]
-            self._kept.append((start, states))
+            self.kept.append((start, states))
         if not start and self.rows.shape[1:] != rows.shape[1:]:  # embedded elsewhere: no ids
             self.rows = rows.new_empty(self.rows.shape[0], *rows.shape[1:])
         self.rows[start : start + rows.shape[0]] = rows

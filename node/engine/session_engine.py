@@ -102,7 +102,7 @@ class SessionEngine(ShardEngine):
         self, loaded: LoadedSpan, gated: GatedModel, layout: SessionLayout, max_positions: int
     ) -> None:
         super().__init__(loaded, max_positions)
-        self._gated, self._layout = gated, layout
+        self.gated, self._layout = gated, layout
         self._config: Any = loaded.model.config
 
     @property
@@ -121,8 +121,8 @@ class SessionEngine(ShardEngine):
     def lease_bytes(self, capacity: int, *, entry: int, exit: int) -> int:
         layout, inner = self._layout, (entry - self.span.start, exit - self.span.start)
         kept = layout.fixed_bytes(*inner)
-        if kept:  # and the rows that lead from one kept state to the next
-            kept += capacity * (torch.int64.itemsize if entry == 0 else self.row_bytes)
+        if kept:  # and the rows that lead from one kept state to the next; ids take less
+            kept += capacity * self.row_bytes
         return kept + capacity * layout.position_bytes(*inner)
 
     def _lease(self, capacity: int, entry: int, exit: int, reuse: Lease | None) -> Lease:
@@ -195,7 +195,7 @@ class SessionEngine(ShardEngine):
             wanted = ALL_ROWS if n_logits == count else last
         adapted = Packing.of([lease.adapter], [count], [start + count], [n_logits])
         with self.adapters.applied(adapted):
-            hidden, logits = self._gated.run(
+            hidden, logits = self.gated.run(
                 rows,
                 range(start, start + count),
                 lease.entry - self.span.start,
