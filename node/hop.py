@@ -21,7 +21,7 @@ from node.batching import Batcher
 from node.engine import Lease
 from node.metering import SessionMeter
 from node.neighbours import Neighbours
-from node.prefixes import Found, Prefixes, Rows, copy_rows
+from node.prefixes import Found, Prefixes, Rows
 from node.work import Done, Work
 from protocol.actions import Action, Ending, Over, Push, Return, Run, Settle, Tell
 from protocol.codec import data_bytes, to_client_bytes
@@ -118,28 +118,10 @@ class Hop:
         if found is None:
             self._reserved()
         else:
-            self._begin_with(found)
-
-    def _begin_with(self, found: Found) -> None:
-        """Copy what another session has run, then say how much that is."""
-        session = self.session
-
-        def copy() -> None:
-            copy_rows(found, self.lease, session.journal, is_last=session.reserve.is_last)
-
-        def copied(done: "asyncio.Future[None]") -> None:
-            if done.cancelled():
-                return
-            if (error := done.exception()) is None:
-                self._reserved(found.length)
-            else:  # forgotten meanwhile, or not to be cut there: they are run again
-                log.info("no prefix after all", extra={"error": str(error)})
-                session.journal.cut(0)
-                self._reserved()
-
-        self._around.batcher.between_steps(copy).add_done_callback(copied)
+            found.begin(self.rows, around.batcher, self._reserved)
 
     def _reserved(self, length: int = 0) -> None:
+        """Say so, and how many rows are here already."""
         if not self.session.begin_at(length, time.monotonic()):
             return
         message = Reserved(

@@ -1,24 +1,29 @@
 """Rows that several sessions share: system prompts, the turns of a chat (DESIGN 5a.8).
 
 In: sessions with names for their first rows, those that begin, and the need for room. Out: rows to
-begin with, a copy of those of another session, live or over. Names are the client's: digests that
+begin with, copied from another session, live or over. Names are the client's: digests that
 bind the ids and the hops before this one under a salt that no hop knows. Model and profile are this
 node's; span, adapter, wire form and, unless a client shares, its peer id are added here, so that
 nobody finds out from a hit what others asked.
 
 Rows of sessions that are over are only ever kept in room that nobody needs: the longest unused go
-first, before any live session is refused. Copying is done by whoever owns the engine.
+first, before any live session is refused.
 """
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from node.batching import Batcher
 from node.engine import Lease, ShardEngine
 from protocol.hop_session import HopSession
 from protocol.journal import Journal
 from protocol.messages import PrefixNames, Reserve
+
+log = logging.getLogger(__name__)
 
 IDLE_S = 600.0
 MAX_RETAINED = 256
@@ -65,10 +70,33 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The first `length` rows of `rows` are what a new session asks for."""
+    """The first `length` rows of `source` are what a new session asks for."""
 
-    rows: Rows
+    source: Rows
     length: int
+
+    def begin(self, new: Rows, batcher: Batcher, then: Callable[[int], None]) -> None:
+        """Copy them into an empty lease and journal, then say how many they are.
+
+        None when they are forgotten meanwhile, or of a kind that cannot be cut there.
+        """
+
+        def copy() -> None:  # where the engine is, so that nobody writes rows meanwhile
+            new.lease.load(self.source.lease.export(0, self.length))
+            if not new.reserve.is_last:
+                new.journal.begin_with(self.source.journal, self.length)
+
+        def copied(done: "asyncio.Future[None]") -> None:
+            if done.cancelled():
+                return
+            if (error := done.exception()) is None:
+                then(self.length)
+            else:
+                log.warning("a prefix could not be copied", extra={"error": str(error)})
+                new.journal.cut(0)
+                then(0)
+
+        batcher.between_steps(copy).add_done_callback(copied)
 
 
 class Prefixes:
@@ -191,17 +219,6 @@ def _names(
     span, adapter = reserve.span, reserve.extensions.adapter
     of_chain = (span.start, span.stop, adapter, row_bytes, reserve.client_ends)
     return [(position, Name(owner, *of_chain, digest)) for position, digest in names.items()]
-
-
-def copy_rows(found: Found, lease: Lease, journal: Journal, *, is_last: bool) -> None:
-    """Fill an empty lease and journal; on the engine's thread, where nobody writes rows meanwhile.
-
-    Raises:
-        ManyhandsError, ValueError: the rows are gone; the lease and the journal may not be used.
-    """
-    lease.load(found.rows.lease.export(0, found.length))
-    if not is_last:
-        journal.begin_with(found.rows.journal, found.length)
 
 
 def shrink(engine: ShardEngine, rows: Rows) -> tuple[Lease, Journal]:

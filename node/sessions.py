@@ -85,12 +85,12 @@ class Sessions:
 
     # --- admission --------------------------------------------------------------------------------
 
-    def cost_bytes(self, reserve: Reserve) -> int:
-        """What a session keeps here: keys, values and journal, for its whole capacity."""
-        engine = self.served.engine
+    def cost_bytes(self, reserve: Reserve, capacity: int | None = None) -> int:
+        """What a session keeps here: its lease and journal, by default for all it may need."""
+        positions, span = capacity or reserve.capacity, reserve.span
         journal = 0 if reserve.is_last else self.served.row_bytes
-        span, capacity = reserve.span, reserve.capacity
-        return capacity * journal + engine.lease_bytes(capacity, entry=span.start, exit=span.stop)
+        lease = self.served.engine.lease_bytes(positions, entry=span.start, exit=span.stop)
+        return lease + positions * journal
 
     def admit(self, reserve: Reserve, client: str, stream: Stream) -> Hop:
         """Room for a session.
@@ -222,13 +222,14 @@ class Sessions:
         if not hop.keeps_rows or self.draining:
             self.prefixes.drop(rows)
             return
-        n_bytes = self.cost_bytes(rows.reserve)
-        if not self.prefixes.retain(rows, n_bytes, self.free_bytes):
+        if not self.prefixes.retain(rows, self.cost_bytes(rows.reserve), self.free_bytes):
             return
         if rows.lease.capacity >= WASTEFUL * rows.length:
-            self._shrink(rows, n_bytes * rows.length // rows.reserve.capacity)
+            self._shrink(rows)
 
-    def _shrink(self, rows: Rows, n_bytes: int) -> None:
+    def _shrink(self, rows: Rows) -> None:
+        n_bytes = self.cost_bytes(rows.reserve, rows.length)
+
         def shrunk(done: "asyncio.Future[tuple[Lease, Journal]]") -> None:
             if not done.cancelled() and done.exception() is None:  # some leases stay as they are
                 self.prefixes.shrunk(rows, *done.result(), n_bytes)

@@ -16,7 +16,7 @@ from protocol.chain_actions import ChainAction, Done, Seat, Take
 from protocol.ends_session import EndsSession
 from protocol.errors import ManyhandsError, SessionTimeout, UsageError
 from protocol.identity import Identity
-from protocol.messages import MAX_POSITIONS, Ack, PrefixNames, Reserve, RowGroup, Span
+from protocol.messages import MAX_POSITIONS, Ack, Reserve, RowGroup, Span
 from scheduler.chain import Connections
 from scheduler.data_links import DataLinks
 from scheduler.finder import RouteFinder
@@ -180,7 +180,7 @@ class HiddenSession(Session):
     def _reservation(self, seat: Seat, epoch: int) -> Reserve:
         if seat.span.start == 0 or seat.span.stop == self.hidden.stop:
             self._data.expect(seat.peer, seat.addresses)
-        self._asked[seat.peer] = PrefixNames()  # prefixes are named by ids, and hops see none
+        # No prefixes: they are named by ids, and hops see none.
         return Reserve(
             session=self.id,
             epoch=epoch,

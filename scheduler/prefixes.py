@@ -16,6 +16,7 @@ import numpy as np
 
 from protocol.chain_actions import Seat
 from protocol.codec import ids_to_bytes
+from protocol.errors import PeerMisbehaved
 from protocol.identity import Identity
 from protocol.messages import MAX_PREFIXES, PREFIX_BYTES, TOKEN_BYTES, PrefixNames, SessionId
 from scheduler.request import GenerationRequest
@@ -107,14 +108,33 @@ class SessionPrefixes:
         self.familiar = familiar if self.is_on else None
         self._client, self._session, self._request = client, session, request
         self._salt, self._ends = salt, ends
+        self._asked: dict[str, tuple[int, ...]] = {}  # by hop
+
+    def ask(self, ids: Sequence[int], path: Sequence[Seat]) -> PrefixNames:
+        """What to ask the last hop of `path` for."""
+        names = self.names(ids, path)
+        self._asked[path[-1].peer] = names.positions
+        return names
+
+    def check(self, peer: str, length: int) -> None:
+        """Return if the hop may say that it has so many rows.
+
+        Raises:
+            PeerMisbehaved: nobody asked for them.
+        """
+        if length not in (0, *self._asked.get(peer, ())):
+            raise PeerMisbehaved(peer, f"it offers {length} rows that nobody asked for")
 
     def names(self, ids: Sequence[int], path: Sequence[Seat]) -> PrefixNames:
-        """For the last hop of `path`, which are all hops up to it."""
+        """For the last hop of `path`, which are all hops up to it.
+
+        Never of the last id: the row that draws the next token is always run.
+        """
         if not self.is_on:
             return PrefixNames()
         n_prompt = len(self._request.prompt_ids)
         ends = self._ends | {n_prompt - 1, n_prompt, len(ids) - 1}
-        positions = name_positions(len(ids), ends)
+        positions = name_positions(len(ids) - 1, ends)
         digests = prefix_digests(self._salt, path, ids, positions)
         return PrefixNames(
             positions=positions, digests=digests, shared=bool(self._request.prefix_group)

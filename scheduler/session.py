@@ -45,7 +45,6 @@ from protocol.messages import (
     Keep,
     LinkDown,
     Pay,
-    PrefixNames,
     Progress,
     Raise,
     Raised,
@@ -92,7 +91,6 @@ class Session:
         self._finder, self._connections = finder, connections
         self._identity, self._settlement = identity, settlement
         self._prefixes = prefixes
-        self._asked: dict[str, PrefixNames] = {}  # by hop: the prefixes it may have
         self._links: dict[str, ControlLink] = {}
         self._tasks: asyncio.TaskGroup
         self._ended = asyncio.Event()
@@ -159,7 +157,6 @@ class Session:
 
     def _reservation(self, seat: Seat, epoch: int) -> Reserve:
         request = self.request
-        self._asked[seat.peer] = self._names(seat)
         return Reserve(
             session=self.id,
             epoch=epoch,
@@ -176,7 +173,7 @@ class Session:
             sampling=request.sampling.message(),
             stops=request.stops,
             extensions=Extensions(adapter=self._finder.adapter),
-            prefixes=self._asked[seat.peer],
+            prefixes=self._prefixes.ask(self.rules.ids, self._path_to(seat)),
         )
 
     def _reserve(self, seat: Seat, epoch: int) -> None:
@@ -194,9 +191,9 @@ class Session:
         self._links[seat.peer] = link
         self._tasks.create_task(link.run(), name=f"control to {seat.peer}")
 
-    def _names(self, seat: Seat) -> PrefixNames:
+    def _path_to(self, seat: Seat) -> list[Seat]:
         seats = [hop.seat for hop in self.rules.hops]
-        return self._prefixes.names(self.rules.ids, seats[: seats.index(seat) + 1])
+        return seats[: seats.index(seat) + 1]
 
     def _commit(self, commits: Sequence[SendCommit]) -> None:
         epoch, seats = commits[0].epoch, [hop.seat for hop in self.rules.hops]
@@ -278,8 +275,9 @@ class Session:
                 pass
 
     def _reserved(self, peer: str, message: Reserved, now: float) -> None:
-        if message.prefix_length not in (0, *self._asked[peer].positions):
-            error = PeerMisbehaved(peer, "it offers a prefix that nobody asked for")
+        try:
+            self._prefixes.check(peer, message.prefix_length)
+        except PeerMisbehaved as error:
             self._do(self.rules.lost(peer, error, now))
             return
         self._settlement.tabs[peer].proposed(message)
@@ -389,7 +387,7 @@ class Session:
         if not is_whole or any(isinstance(c, CHEATED) for c in self.rules.avoid.values()):
             return
         for hop in hops:
-            if (names := self._names(hop.seat)).positions:
+            if (names := self._prefixes.names(self.rules.ids, self._path_to(hop.seat))).positions:
                 self._send(hop.peer, Keep(prefixes=names))
         self._prefixes.remember(self.rules.ids, [hop.seat for hop in hops])
 

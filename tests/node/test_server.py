@@ -25,6 +25,8 @@ from protocol.messages import (
     Failure,
     Frame,
     Gone,
+    Keep,
+    PrefixNames,
     Raise,
     Reserve,
     Reserved,
@@ -33,6 +35,7 @@ from protocol.messages import (
     SessionId,
     Span,
 )
+from protocol.pb import hop_pb2
 from protocol.profile import Execution
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport import decode_error
@@ -155,6 +158,42 @@ async def test_a_request_that_does_not_fit_is_refused_with_its_reason(node, what
         assert isinstance(said, Failure)
         assert type(decode_error(said.error, "")) is kind
         assert node.nodes[0].node.sessions.reserved_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        hop_pb2.PrefixNames(positions=[64, 32], digests=bytes(32)),
+        hop_pb2.PrefixNames(positions=[32], digests=bytes(17)),
+        hop_pb2.PrefixNames(positions=[65], digests=bytes(16)),
+        hop_pb2.PrefixNames(positions=range(1, 66), digests=bytes(16 * 65)),
+    ],
+)
+async def test_prefixes_that_cannot_be_are_misbehaviour(node, names):
+    message = hop_pb2.ToHop.FromString(to_hop_bytes(reserve(node)))
+    message.reserve.prefixes.CopyFrom(names)
+    async with node.client() as client:
+        with pytest.raises(PeerMisbehaved):
+            await answer_to(node, client, message.SerializeToString())
+
+        assert await serves(node, client)
+
+
+async def test_names_beyond_the_room_are_misbehaviour_and_leave_nothing(node):
+    local = node.nodes[0]
+    async with node.client() as client:
+        connection = await client.transport.dial(local.address)
+        stream = await connection.open("control")
+        stream.send(to_hop_bytes(reserve(node)))
+        assert isinstance(to_client_message(await stream.receive()), Reserved)
+        stream.send(to_hop_bytes(Keep(prefixes=PrefixNames(positions=(65,), digests=bytes(16)))))
+        said = to_client_message(await stream.receive())
+        await connection.aclose()
+
+        assert isinstance(said, Failure)
+        assert isinstance(decode_error(said.error, ""), PeerMisbehaved)
+        assert local.node.sessions.prefixes.n_retained == 0
+        assert await serves(node, client)
 
 
 async def test_a_node_without_room_says_how_busy_it_is(node):
