@@ -1,4 +1,4 @@
-"""What this machine can give: threads, memory, a device. And whose child this process is.
+"""What this machine can give: threads and memory. And whose child this process is.
 
 The environment that torch reads must stand before torch is imported, so `set_threads` comes first.
 """
@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from protocol.errors import OutOfMemory, UsageError
+from protocol.errors import OutOfMemory
 
 PROCESS_BYTES = 500 * 2**20  # of a node before any weights
 HEADROOM = 0.9
@@ -30,33 +30,6 @@ def set_threads(n_threads: int | None) -> int:
 def _from_environment() -> int | None:
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) else None
-
-
-def choose_device(asked: str) -> str:
-    if asked == "cpu":
-        return asked
-    import torch
-
-    if asked != "auto":
-        _check_device(asked)
-        return asked
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _check_device(asked: str) -> None:
-    """Raises UsageError when this machine, or this torch, has no such device."""
-    import torch
-
-    kind, _, index = asked.partition(":")
-    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if kind in count and (not index or index.isdecimal()) and int(index or 0) < count[kind]:
-        return
-    raise UsageError(
-        f"there is no device {asked} here (torch {torch.__version__})",
-        hint="--device auto takes what there is",
-    )
 
 
 def capacity_blocks(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from manyhands import __version__, machine
+from manyhands.devices import choose_device, look
 from manyhands.home import Home, open_books, open_identity
 from manyhands.loops import run
 from manyhands.models import Model, find_model
@@ -63,6 +64,7 @@ class Wanted:
     dtype: str
     quantize: str
     device: str
+    require_gpu: bool
     kv_cache: int
     adapters: tuple[tuple[str, Path], ...]
     threads: int | None
@@ -95,7 +97,12 @@ class Wanted:
     default="none",
     help="Make the blocks' weights small: a half or a quarter. Default: none.",
 )
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--device",
+    default="auto",
+    help="auto, cpu, mps, cuda, cuda:N, or several GPUs: cuda:0,cuda:1.",
+)
+@click.option("--require-gpu", is_flag=True, help="Rather fail than compute on the CPU.")
 @click.option(
     "--kv-cache",
     type=SizeType(),
@@ -159,7 +166,7 @@ def _load(wanted: Wanted, identity: Identity) -> tuple[Model, "ShardEngine"]:
     say(f"starting torch, {os.environ['OMP_NUM_THREADS']} thread(s)")
     from node.engine import load_shard
 
-    device = machine.choose_device(wanted.device)
+    device = _choose_device(wanted)
     span = wanted.span or _choose_span(wanted, model, identity, device)
     with shown(f"{model.name} {span}") as progress:
         engine = load_shard(
@@ -176,6 +183,13 @@ def _load(wanted: Wanted, identity: Identity) -> tuple[Model, "ShardEngine"]:
     for name, directory in wanted.adapters:
         say(f"adapter {engine.adapters.load(directory, name)}")
     return model, engine
+
+
+def _choose_device(wanted: Wanted) -> str:
+    choice = choose_device(wanted.device, look(), require_gpu=wanted.require_gpu)
+    for line in choice.told:
+        say(line)
+    return choice.device
 
 
 def _span_cache() -> Path:

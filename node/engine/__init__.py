@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from protocol.errors import UsageError
 from protocol.messages import Span
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def load_shard(
     The ends come with it: the embedding when it starts the model, norm and head when it ends it.
     Args:
         dtype: what to compute in; `auto` is as stored, or the half this device is good at.
+        device: what torch calls it; several with commas, then the blocks are laid out over them.
         quantize: `none`, `int8` or `4bit`, for the linear maps of the blocks.
         cache: a directory where quantized spans are kept for the next time.
         kv_cache_bytes: what must stay free beside the weights, for sessions.
@@ -55,17 +57,25 @@ def load_shard(
         OutOfMemory: the span does not fit this machine or device.
     """
     with _no_garbage_collection():
+        from node.engine.devices import spread
         from node.engine.selftest import proved_engine
         from node.engine.weights import Wanted, load_span
 
+        devices = device.split(",")
+        if len(devices) > 1 and quantize != "none":
+            raise UsageError(
+                "small weights are served on one device", hint="--device cuda:N names it"
+            )
         wanted = Wanted(
             dtype=dtype,
-            device=device,
+            device=device if len(devices) == 1 else "cpu",  # whence they are laid out
             quantize=quantize,
             cache=cache,
             kv_cache_bytes=kv_cache_bytes,
         )
         loaded = load_span(directory, span, wanted, progress=progress)
+        if len(devices) > 1:
+            spread(loaded.model, devices)
         if progress:
             progress("self-test", 0.0)
         engine = proved_engine(loaded)

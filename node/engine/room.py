@@ -137,9 +137,11 @@ def kv_bytes_per_block(text: Any, dtype: torch.dtype) -> int:
 
 
 def free_bytes(device: str) -> int | None:
-    """What new allocations on `device` may take; None where the system does not say."""
+    """What new allocations on `device` (or on several, with commas) may take; None where the system
+    does not say.
+    """
     if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
+        return sum(int(torch.cuda.mem_get_info(each)[0]) for each in device.split(","))
     limits = [limit for limit in (_system(), _container()) if limit is not None]
     return min(limits, default=None)
 

@@ -196,7 +196,8 @@ def _half(device: str) -> torch.dtype:
 
 def _check_device(device: str) -> None:
     try:
-        torch.empty(1, device=device)
+        for each in device.split(","):
+            torch.empty(1, device=each)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
             f"device {device!r} cannot be used: {first_line(error)}", hint="try --device cpu"

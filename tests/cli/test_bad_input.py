@@ -218,3 +218,12 @@ def test_homes_are_private_and_identity_shows_who_they_are(tmp_path):
     home = tmp_path / "home"
     assert [home.stat().st_mode & 0o777, (home / "client").stat().st_mode & 0o777] == [0o700] * 2
     assert (home / "client" / "identity.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_gpu_that_is_required_and_not_here_ends_before_anything_is_loaded(tmp_path):
+    ended = manyhands(
+        "serve", "tiny", "--home", tmp_path / "home", "--require-gpu", "--device", "cpu"
+    )
+
+    assert ended.code == 3
+    assert "there is no GPU here that torch can use" in ended.err or "CPUs only" in ended.err
