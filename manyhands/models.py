@@ -14,8 +14,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from protocol.adapter_names import is_adapter
+from protocol.describing import make_manifest
 from protocol.errors import BadModel
-from protocol.manifest import INDEX, SINGLE, Manifest, make_manifest
+from protocol.manifest import INDEX, SINGLE, Manifest
 from protocol.text import TEXT_FILES
 
 TINY = "tiny"
@@ -61,15 +62,12 @@ def find_model(text: str, *, progress: Progress | None = None) -> Model:
     """
     directory = _locate(text)
     name = _name(text, directory)
-    licence = "Apache-2.0" if text == TINY else ""
 
     def hashing(file: str, fraction: float) -> None:
         if progress and file.endswith(".safetensors"):
             progress(f"checking {file}", fraction)
 
-    manifest = make_manifest(
-        directory, name=name, licence=licence, cache=_cache(), progress=hashing
-    )
+    manifest = make_manifest(directory, name=name, cache=_cache(), progress=hashing)
     return Model(text, name, directory, manifest)
 
 

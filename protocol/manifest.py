@@ -1,17 +1,21 @@
-"""Manifest v1: what a model is, so that two strangers can tell they mean the same one.
+"""A manifest: what a model is, so that two strangers can tell they mean the same one.
 
-In: a full checkpoint directory, or a manifest that travelled. Out: a `Manifest`: the files with
-their hashes, where each tensor lies, the shape of the model. Its `digest` is the model's
-fingerprint: SHA-256 over canonical bytes of everything but `name` and `licence`, which are for
-people; equal files have equal digests, whatever a directory is called. The tensor table enters as
+In: what `describing.py` found in a directory or was told by a hub, or a manifest that travelled.
+Out: a `Manifest`: the files with their hashes, where each tensor lies and what it hashes to, the
+shape of the model. Its `digest` is the model's fingerprint: SHA-256 over canonical bytes of the
+files and of where tensors lie, so that equal files have equal digests. The tensor table enters as
 the hash of its own canonical rows, for it may be large.
+
+Outside the digest are `name`, `licence` and `revision`, which are for people, and the hashes of
+single tensors: files have hashes that a hub publishes, tensors only once somebody has read them.
+Whoever holds whole files can derive them; what a stranger says of them is its word.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -19,10 +23,11 @@ from typing import Any, Self
 from protocol.canonical import Field, encode
 from protocol.errors import BadModel, IntegrityError
 from protocol.file_hashes import hash_file
-from protocol.tensor_table import TensorEntry, read_tensor_table
-from protocol.text import TEXT_FILES
+from protocol.tensor_table import TensorEntry
 
-SCHEMA = "manyhands/manifest/v1"
+SCHEMA = "manyhands/manifest/v2"
+OLDER = "manyhands/manifest/v1"  # the same without hashes of tensors
+DOMAIN = "manyhands/manifest/v1"  # of the digest, which covers what it always did
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_SMALL_BYTES = 32 * 2**20  # what any peer serves to a client that has nothing (DESIGN 5a.14)
 MAX_MANIFEST_BYTES = 64 * 2**20
@@ -67,10 +72,18 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class TensorPlace:
-    """Where a tensor's bytes lie: a file of the model, and the entry of its header."""
+    """Where a tensor's bytes lie: a file of the model, and the entry of its header.
+
+    `sha256` is of these bytes, as far as whoever made the manifest has read or been told it.
+    """
 
     file: str
     entry: TensorEntry
+    sha256: bytes = b""
+
+    def __post_init__(self) -> None:
+        if len(self.sha256) not in (0, 32):
+            raise BadModel("a manifest gives a tensor a hash that is no SHA-256")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +99,7 @@ class Manifest:
     max_positions: int
     files: tuple[FileEntry, ...]
     tensors: Mapping[str, TensorPlace] = field(hash=False)
+    revision: str = ""  # of the publisher: a commit on a hub
 
     def __post_init__(self) -> None:
         sizes = {file.name: file.n_bytes for file in self.files}
@@ -115,7 +129,7 @@ class Manifest:
             table.update(encode([*row, entry.start, entry.stop]))
         files: list[Field] = [[file.name, file.n_bytes, file.sha256] for file in self.files]
         shape = [self.n_blocks, self.hidden_size, self.vocab_size, self.max_positions]
-        return encode([SCHEMA, self.architecture, *shape, files, table.digest()])
+        return encode([DOMAIN, self.architecture, *shape, files, table.digest()])
 
     def small_files(self) -> tuple[FileEntry, ...]:
         """What a client with nothing may ask of any peer: all but weights and their index."""
@@ -140,6 +154,14 @@ class Manifest:
         """
         self.file(name).check(directory / name, cache=cache)
 
+    def with_hashes(self, hashes: Mapping[str, bytes]) -> Self:
+        """The same model, with the hashes of these tensors said as well."""
+        tensors = {
+            name: replace(place, sha256=hashes.get(name, place.sha256))
+            for name, place in self.tensors.items()
+        }
+        return replace(self, tensors=tensors)
+
     def to_json(self) -> bytes:
         """The manifest as it travels and lies beside the files it describes."""
         tensors = {
@@ -149,6 +171,7 @@ class Manifest:
                 place.entry.shape,
                 place.entry.start,
                 place.entry.stop,
+                *([place.sha256.hex()] if place.sha256 else []),
             ]
             for name, place in sorted(self.tensors.items())
         }
@@ -161,6 +184,7 @@ class Manifest:
             "digest": self.digest.hex(),
             "name": self.name,
             "licence": self.licence,
+            "revision": self.revision,
             "architecture": self.architecture,
             "n_blocks": self.n_blocks,
             "hidden_size": self.hidden_size,
@@ -169,7 +193,7 @@ class Manifest:
             "files": files,
             "tensors": tensors,
         }
-        return json.dumps(fields, indent=1, ensure_ascii=False).encode()
+        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -182,7 +206,7 @@ class Manifest:
             if len(data) > MAX_MANIFEST_BYTES:
                 raise ValueError(f"longer than {MAX_MANIFEST_BYTES} bytes")
             fields = json.loads(data)
-            if fields["schema"] != SCHEMA:
+            if fields["schema"] not in (SCHEMA, OLDER):
                 raise ValueError(f"its schema is {fields['schema']!r}, not {SCHEMA!r}")
             manifest = cls(
                 name=str(fields["name"]),
@@ -196,13 +220,8 @@ class Manifest:
                     FileEntry(str(f["name"]), int(f["n_bytes"]), bytes.fromhex(f["sha256"]))
                     for f in fields["files"]
                 ),
-                tensors={
-                    str(name): TensorPlace(
-                        str(file),
-                        TensorEntry(str(dtype), tuple(map(int, shape)), int(start), int(stop)),
-                    )
-                    for name, (file, dtype, shape, start, stop) in fields["tensors"].items()
-                },
+                tensors={str(name): _place(row) for name, row in fields["tensors"].items()},
+                revision=str(fields.get("revision", "")),
             )
             stated = fields.get("digest")
         except BadModel:
@@ -214,88 +233,9 @@ class Manifest:
         return manifest
 
 
-def make_manifest(
-    directory: Path,
-    *,
-    name: str = "",
-    licence: str = "",
-    cache: Path | None = None,
-    progress: Callable[[str, float], None] | None = None,
-) -> Manifest:
-    """Describe a full checkpoint directory; every file is hashed, unless `cache` knows it.
-
-    Raises:
-        BadModel: a file is missing or damaged, or config.json does not give the model's shape.
-    """
-    if not directory.is_dir():
-        raise BadModel(f"no model directory at {directory}")
-    config = _read_config(directory)
-    weights = _weights_files(directory)
-    listed = [*(n for n in (*TEXT_FILES, INDEX) if (directory / n).is_file()), *weights]
-    tensors = {
-        tensor: TensorPlace(file, entry)
-        for file in weights
-        for tensor, entry in read_tensor_table(directory / file).items()
-    }
-    entries = []
-    for file in sorted(listed):
-        report = (lambda fraction, file=file: progress(file, fraction)) if progress else None
-        try:
-            n_bytes = (directory / file).stat().st_size
-            entries.append(
-                FileEntry(file, n_bytes, hash_file(directory / file, cache=cache, progress=report))
-            )
-        except OSError as error:
-            raise BadModel(f"{file} cannot be read: {error.strerror}") from error
-    architectures = config.get("architectures") or [config.get("model_type", "")]
-    return Manifest(
-        name=name or directory.resolve().name,
-        licence=licence,
-        architecture=str(architectures[0]),
-        **_shape(config),
-        files=tuple(entries),
-        tensors=tensors,
-    )
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((directory / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadModel(f"{directory} has no readable config.json: {error}") from error
-    if not isinstance(config, dict):
-        raise BadModel(f"config.json in {directory} does not hold a JSON object")
-    return config
-
-
-def _weights_files(directory: Path) -> list[str]:
-    if not (directory / INDEX).is_file():
-        return [SINGLE]
-    try:
-        weight_map = json.loads((directory / INDEX).read_bytes())["weight_map"]
-        files = sorted({str(file) for file in weight_map.values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadModel(f"{INDEX} in {directory} is no index: {error}") from error
-    for file in files:
-        if not NAME.fullmatch(file) or not file.endswith(".safetensors"):
-            raise BadModel(f"{INDEX} names a weights file {file!r}, which is no plain name")
-    return files or [SINGLE]
-
-
-def _shape(config: Mapping[str, Any]) -> dict[str, int]:
-    """The model's measures, by the names that families give them."""
-    spellings = {
-        "n_blocks": ("num_hidden_layers", "n_layer", "num_layers"),
-        "hidden_size": ("hidden_size", "n_embd", "d_model"),
-        "vocab_size": ("vocab_size",),
-        "max_positions": ("max_position_embeddings", "n_positions", "seq_length"),
-    }
-    text = config.get("text_config")
-    sources = [text, config] if isinstance(text, dict) else [config]
-    shape = {}
-    for field_name, names in spellings.items():
-        stated = [s[n] for s in sources for n in names if isinstance(s.get(n), int)]
-        if not stated and field_name != "max_positions":
-            raise BadModel(f"config.json gives no {names[0]}")
-        shape[field_name] = stated[0] if stated else 2**20
-    return shape
+def _place(row: Any) -> TensorPlace:
+    file, dtype, shape, start, stop, *sha256 = row
+    entry = TensorEntry(str(dtype), tuple(map(int, shape)), int(start), int(stop))
+    if len(sha256) > 1:
+        raise ValueError("a tensor has one hash")
+    return TensorPlace(str(file), entry, *map(bytes.fromhex, sha256))

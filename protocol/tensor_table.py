@@ -1,9 +1,9 @@
 """What a safetensors file holds, read from its header alone.
 
-In: a path. Out: a `TensorEntry` per tensor: dtype, shape and where its bytes lie in the file. No
-tensor is read. The layout is that of the safetensors format: eight bytes of header length, a
-JSON header, the tensors without gaps. Whatever does not fit that layout is refused here, before
-any library maps the file.
+In: a path, or the first bytes of a file that lies elsewhere. Out: a `TensorEntry` per tensor:
+dtype, shape and where its bytes lie in the file. No tensor is read. The layout is that of the
+safetensors format: eight bytes of header length, a JSON header, the tensors without gaps. Whatever
+does not fit that layout is refused here, before any library maps the file.
 """
 
 import json
@@ -57,42 +57,61 @@ def read_tensor_table(path: Path) -> dict[str, TensorEntry]:
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
-            header_bytes = int.from_bytes(file.read(8), "little")
-            if size < 8 or header_bytes > min(size - 8, MAX_HEADER_BYTES):
-                raise _corrupt(path, f"its header should take {header_bytes} of {size} bytes")
-            header = file.read(header_bytes)
+            n_bytes = header_bytes(path.name, size, file.read(8))
+            header = file.read(n_bytes)
     except OSError as error:
         raise BadModel(
             f"weights file {path.name} cannot be read: {error.strerror or error}",
             hint="fetch the checkpoint again, or choose a span whose files are here",
         ) from error
-    table = _parse_header(path, header, base=8 + header_bytes)
-    end = max((entry.stop for entry in table.values()), default=8 + header_bytes)
+    return parse_table(path.name, size, header)
+
+
+def header_bytes(name: str, size: int, first: bytes) -> int:
+    """How many bytes of header follow the `first` eight of the file `name`, of `size` bytes.
+
+    Raises:
+        BadModel: no header can be that long.
+    """
+    n_bytes = int.from_bytes(first, "little")
+    if len(first) < 8 or n_bytes > min(size - 8, MAX_HEADER_BYTES):
+        raise _corrupt(name, f"its header should take {n_bytes} of {size} bytes")
+    return n_bytes
+
+
+def parse_table(name: str, size: int, header: bytes) -> dict[str, TensorEntry]:
+    """The tensors that the JSON `header` of the file `name`, of `size` bytes, tells of.
+
+    Raises:
+        BadModel: it is no header, or not that of a file of this size.
+    """
+    table = _parse_header(name, header, base=8 + len(header))
+    end = max((entry.stop for entry in table.values()), default=8 + len(header))
     if end != size:
         what = "truncated" if size < end else "followed by bytes that belong to no tensor"
-        raise _corrupt(path, f"it is {what}: {size} bytes where its header names {end}")
+        raise _corrupt(name, f"it is {what}: {size} bytes where its header names {end}")
     return table
 
 
-def _parse_header(path: Path, header: bytes, *, base: int) -> dict[str, TensorEntry]:
+def _parse_header(name: str, header: bytes, *, base: int) -> dict[str, TensorEntry]:
     try:
         fields = cast("dict[str, Any]", json.loads(header))
         fields.pop("__metadata__", None)
         return {
-            str(name): TensorEntry(
+            str(tensor): TensorEntry(
                 dtype=str(field["dtype"]),
                 shape=tuple(int(size) for size in field["shape"]),
                 start=base + int(field["data_offsets"][0]),
                 stop=base + int(field["data_offsets"][1]),
             )
-            for name, field in fields.items()
+            for tensor, field in fields.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise _corrupt(path, f"its header is not a table of tensors ({error})") from error
+        raise _corrupt(name, f"its header is not a table of tensors ({error})") from error
 
 
-def _corrupt(path: Path, reason: str) -> BadModel:
+def _corrupt(name: str, reason: str) -> BadModel:
     return BadModel(
-        f"weights file {path.name} is corrupt: {reason}",
+        f"weights file {name} is corrupt: {reason}",
         hint="fetch the file again and compare its sha256 with the publisher's",
     )

@@ -21,8 +21,9 @@ from node.node import Model, Node
 from node.settings import NodeSettings
 from protocol.address import Address
 from protocol.answer import Answer
+from protocol.describing import make_manifest
 from protocol.identity import Identity
-from protocol.manifest import Manifest, make_manifest
+from protocol.manifest import Manifest
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.text import Tokenizer

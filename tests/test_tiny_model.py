@@ -13,6 +13,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from protocol.describing import make_manifest
+from protocol.manifest import Manifest
 from scripts.tiny import chat, corpus, heldout, judging, stories
 from scripts.tiny.export import export
 from scripts.tiny.training import Recipe, build_model, held_out_loss, train, train_tokenizer
@@ -51,8 +53,18 @@ def test_every_file_is_the_one_the_card_names():
     for name, digest in card()["sha256"].items():
         assert sha256((TINY / name).read_bytes()).hexdigest() == digest, name
     assert set(card()["sha256"]) == {
-        path.name for path in TINY.iterdir() if path.name not in ("MODEL.json", "README.md")
+        path.name
+        for path in TINY.iterdir()
+        if path.name not in ("MODEL.json", "README.md", "manifest.json")
     }
+
+
+def test_its_manifest_says_what_lies_beside_it():
+    stated = Manifest.from_json((TINY / "manifest.json").read_bytes())
+
+    assert stated == make_manifest(TINY, name="tiny")
+    assert (stated.name, stated.licence) == ("tiny", "Apache-2.0")
+    assert all(place.sha256 for place in stated.tensors.values())
 
 
 def test_the_weights_are_small_and_the_card_says_how_they_were_made():

@@ -28,7 +28,9 @@ def serve(tmp_path, model="tiny", *arguments):
 
 @pytest.fixture
 def model(tmp_path):
-    return shutil.copytree(BUILT_IN, tmp_path / "model")
+    return shutil.copytree(
+        BUILT_IN, tmp_path / "model", ignore=shutil.ignore_patterns("manifest.json")
+    )
 
 
 # Prompts and what is asked for.
@@ -120,6 +122,15 @@ def test_no_join_and_no_swarm_here_ends_with_code_4(tmp_path):
 
 def test_a_model_that_is_not_there_ends_with_code_8(tmp_path):
     assert_explained(serve(tmp_path, tmp_path / "nothing"), 8, "no model directory")
+
+
+def test_a_damaged_tensor_is_named_where_a_manifest_tells(tmp_path, model):
+    shutil.copy(BUILT_IN / "manifest.json", model)
+    data = bytearray((model / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (model / "model.safetensors").write_bytes(data)
+
+    assert_explained(serve(tmp_path, model), 8, "tensor model.norm.weight", "manifest.json")
 
 
 def test_a_hub_name_that_cannot_be_fetched_says_how_to_fetch_it(tmp_path):

@@ -2,14 +2,22 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from protocol.describing import make_manifest
 from protocol.errors import BadModel, IntegrityError
-from protocol.manifest import FileEntry, Manifest, make_manifest
+from protocol.file_hashes import hash_tensors
+from protocol.manifest import FileEntry, Manifest
+from protocol.tensor_table import TensorEntry
 from tests.checkpoints import write_checkpoint
 
 INDEX = "model.safetensors.index.json"
@@ -107,6 +115,98 @@ def test_files_are_hashed_once_until_they_change(copy: Path, tmp_path: Path) -> 
     assert make_manifest(copy, cache=cache).file("tokenizer.json").n_bytes == 3
 
 
+def test_tensors_are_hashed_with_the_files_and_stay_outside_the_fingerprint(
+    model: Path, tmp_path: Path
+) -> None:
+    manifest = make_manifest(model, cache=tmp_path)
+
+    for place in manifest.tensors.values():
+        data = (model / place.file).read_bytes()[place.entry.start : place.entry.stop]
+        assert place.sha256 == sha256(data).digest()
+    bare = replace(
+        manifest,
+        tensors={n: replace(p, sha256=b"") for n, p in manifest.tensors.items()},
+        licence="MIT",
+        revision="main",
+    )
+    assert bare.digest == manifest.digest
+    known = {name: place.sha256 for name, place in manifest.tensors.items()}
+    assert Manifest.from_json(bare.to_json()).with_hashes(known).tensors == manifest.tensors
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_tensors_hash_alike_however_the_reading_is_cut(data: st.DataObject) -> None:
+    content = data.draw(st.binary(min_size=1, max_size=200))
+    bounds = st.integers(0, len(content))
+    spans = data.draw(st.lists(st.tuples(bounds, bounds).map(sorted), max_size=6))
+    table = {str(i): TensorEntry("U8", (b - a,), a, b) for i, (a, b) in enumerate(spans)}
+    chunk = data.draw(st.integers(1, 64))
+
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "file"
+        path.write_bytes(content)
+        found = hash_tensors(path, table, chunk_bytes=chunk)
+
+    assert found.sha256 == sha256(content).digest()
+    for name, entry in table.items():
+        assert found.tensors[name] == sha256(content[entry.start : entry.stop]).digest()
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_directory_that_says_what_it_holds_must_hold_it(copy: Path) -> None:
+    stated = make_manifest(copy, licence="MIT", revision="abc")
+    (copy / "manifest.json").write_bytes(stated.to_json())
+    assert make_manifest(copy) == replace(stated, name=copy.name)
+
+    name, place = next((n, p) for n, p in stated.tensors.items() if "layers.3" in n)
+    flip(copy / place.file, place.entry.start)
+    with pytest.raises(BadModel, match=f"tensor {name} in {place.file} is damaged"):
+        make_manifest(copy)
+    flip(copy / place.file, place.entry.start)
+    (copy / "generation_config.json").unlink()
+    with pytest.raises(BadModel, match=r"generation_config.json is missing"):
+        make_manifest(copy)
+
+
+def test_a_manifest_that_gives_a_sound_tensor_another_hash_is_found_out(copy: Path) -> None:
+    stated = make_manifest(copy)
+    name = next(iter(stated.tensors))
+    (copy / "manifest.json").write_bytes(stated.with_hashes({name: bytes(32)}).to_json())
+
+    with pytest.raises(BadModel, match=f"gives tensor {name} a hash it has not"):
+        make_manifest(copy)
+
+    (copy / "manifest.json").write_text('{"some": "web app"}')
+    assert make_manifest(copy).digest == stated.digest
+
+
+def test_a_file_of_the_hubs_cache_is_what_it_is_called(copy: Path, tmp_path: Path) -> None:
+    digest = sha256((copy / "tokenizer.json").read_bytes()).hexdigest()
+    (copy / "tokenizer.json").rename(tmp_path / digest)
+    (copy / "tokenizer.json").symlink_to(tmp_path / digest)
+    make_manifest(copy)
+
+    (tmp_path / digest).write_text("[]")
+    with pytest.raises(BadModel, match=r"tokenizer.json is damaged"):
+        make_manifest(copy)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pkl"])
+def test_pickled_weights_are_refused_by_name(copy: Path, name: str) -> None:
+    for path in (*copy.glob("*.safetensors"), copy / INDEX):
+        path.unlink()
+    (copy / name).write_bytes(b"whatever its author wrote")
+
+    with pytest.raises(BadModel, match="pickle"):
+        make_manifest(copy)
+
+
 def test_a_file_is_checked_against_its_entry(copy: Path) -> None:
     manifest = make_manifest(copy)
     manifest.check_file(copy, "config.json")
@@ -138,7 +238,7 @@ def change(**fields: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     "damage",
     [
-        change(schema="manyhands/manifest/v2"),
+        change(schema="manyhands/manifest/v3"),
         change(n_blocks=7),
         change(n_blocks=0, digest=None),
         change(n_blocks="many"),
@@ -147,6 +247,8 @@ def change(**fields: Any) -> Callable[[dict[str, Any]], object]:
         change(tensors={"a": ["config.json", "F32", [2], 0, 9]}),
         change(tensors={"a": ["config.json", "F32", [10**9], 0, 4 * 10**9]}),
         change(tensors={"a": ["elsewhere", "F32", [1], 0, 4]}),
+        lambda manifest: next(iter(manifest["tensors"].values())).__setitem__(5, "00"),
+        lambda manifest: next(iter(manifest["tensors"].values())).append("00" * 32),
         change(tensors=3),
         lambda manifest: manifest.pop("files"),
         lambda manifest: manifest["files"].reverse(),
