@@ -99,6 +99,7 @@ class Hop:
         self.done = asyncio.Event()
         self._around = around
         self._stream: Stream | None = stream
+        self._data: Stream | None = None  # of a client that holds the ends
         self._salt_commit = reserve.salt_commit
         self._sampling = SamplingParams.of(reserve.sampling)
         self._filing: asyncio.Task[None] | None = None
@@ -232,6 +233,13 @@ class Hop:
 
     # --- neighbours -------------------------------------------------------------------------------
 
+    def heard_on(self, peer: str, stream: Stream) -> None:
+        """A client that holds the ends has this session on that data stream, and is nobody we
+        could dial. Processes that share its key have streams of their own.
+        """
+        if self.is_bare and peer == self.client:
+            self._data = stream
+
     def frame(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes | memoryview) -> None:
         before, length = self.session.accepted, self.session.length
         self.do(self.session.frame(peer, group, row_bytes, rows, time.monotonic()))
@@ -332,16 +340,23 @@ class Hop:
     def _push(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes) -> None:
         if peer == self._around.peer_id:  # a chain of one hop: the ring ends where it begins
             self.frame(peer, group, row_bytes, rows)
-        else:
+        elif peer != self.client:
             self._around.neighbours.push(peer, group, row_bytes, rows)
+        elif self._data is not None:
+            self._around.neighbours.push(peer, group, row_bytes, rows, self._data)
 
     def _return(self, peer: str, message: Ack | Ask | Gone) -> None:
         if isinstance(message, Ask):
             self._around.neighbours.send(peer, message)
         elif peer == self._around.peer_id:
             return
-        elif (stream := self._around.inbound.get(peer)) is not None:
+        elif (stream := self._inbound(peer)) is not None:
             _send(stream, data_bytes(message))
+
+    def _inbound(self, peer: str) -> Stream | None:
+        """The stream that a predecessor opened."""
+        is_ours = peer == self.client and self.is_bare
+        return self._data if is_ours else self._around.inbound.get(peer)
 
     def _tell(self, message: ToClient) -> None:
         if self._stream is not None:

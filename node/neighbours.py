@@ -44,9 +44,8 @@ class Neighbours:
         """Large frames of values of `pack_width` bytes are packed to peers that `pack` says."""
         self._transport, self._told = transport, told
         self._pack, self._pack_width = pack, pack_width
-        self.inbound: dict[str, Stream] = {}  # that peers opened to us
         self._links: dict[str, _Link] = {}
-        self._outbox: dict[tuple[str, int], tuple[list[RowGroup], list[bytes]]] = {}
+        self._outbox: dict[tuple[str, Stream | None, int], tuple[list[RowGroup], list[bytes]]] = {}
         self.frames_pushed = 0
         self.rows_pushed = 0
 
@@ -58,9 +57,19 @@ class Neighbours:
         else:
             link.want(addresses)
 
-    def push(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes) -> None:
-        """Rows for the next frame to `peer`; `flush` sends them."""
-        groups, bodies = self._outbox.setdefault((peer, row_bytes), ([], []))
+    def push(
+        self,
+        peer: str,
+        group: RowGroup,
+        row_bytes: int,
+        rows: bytes,
+        back: Stream | None = None,
+    ) -> None:
+        """Rows for the next frame to `peer`; `flush` sends them.
+
+        back: the stream that `peer` opened, where it is a client that nobody dials.
+        """
+        groups, bodies = self._outbox.setdefault((peer, back, row_bytes), ([], []))
         groups.append(group)
         bodies.append(rows)
 
@@ -69,11 +78,17 @@ class Neighbours:
         if not self._outbox:
             return
         outbox, self._outbox = self._outbox, {}
-        for (peer, row_bytes), (groups, bodies) in outbox.items():
+        for (peer, back, row_bytes), (groups, bodies) in outbox.items():
             body = bodies[0] if len(bodies) == 1 else b"".join(bodies)
             self.frames_pushed += 1
             self.rows_pushed += sum(group.rows for group in groups)
-            self.send(peer, Frame(tuple(groups), row_bytes, body))
+            frame = Frame(tuple(groups), row_bytes, body)
+            if back is None:
+                self.send(peer, frame)
+                continue
+            with contextlib.suppress(PeerUnreachable, PeerBusy):  # it asks again on the next one
+                is_packed = self._pack == ALWAYS  # how far a client is, nobody here has measured
+                back.send(data_bytes(frame, pack_width=self._pack_width if is_packed else 0))
 
     def send(self, peer: str, message: DataMessage) -> None:
         link = self._links.get(peer)
@@ -83,11 +98,6 @@ class Neighbours:
         data = data_bytes(message, pack_width=self._pack_width if is_packed else 0)
         if link is not None:
             link.send(data)
-        elif (stream := self.inbound.get(peer)) is not None:
-            # A client that holds the ends is nobody we could dial: it gets its rows on the stream
-            # it opened, and asks again for what it missed when it opens another.
-            with contextlib.suppress(PeerUnreachable, PeerBusy):
-                stream.send(data)
 
     async def aclose(self) -> None:
         await asyncio.gather(*(link.aclose() for link in self._links.values()))

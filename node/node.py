@@ -99,7 +99,7 @@ class Node:
             batcher=self.batcher,
             neighbours=self.neighbours,
             prefixes=self.sessions.prefixes,
-            inbound=self.neighbours.inbound,
+            inbound={},
             ending=model.ending,
             freed=self.sessions.freed,
             keep=books.keep,

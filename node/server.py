@@ -109,7 +109,7 @@ class Server:
                     sessions.around.batcher.deliver()
                     sessions.around.neighbours.flush()
                 else:
-                    sessions.client_returned(peer, message)
+                    sessions.client_returned(peer, message, stream)
         except PeerUnreachable as error:
             log.debug("data stream ended", extra={"peer": peer, "error": str(error)})
         finally:

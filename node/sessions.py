@@ -246,6 +246,7 @@ class Sessions:
             if hop is None:
                 stream.send(data_bytes(Gone(message.session)))
             else:
+                hop.heard_on(peer, stream)
                 hop.do(hop.session.ask(peer, message))
             return
         at = 0
@@ -256,6 +257,7 @@ class Sessions:
             if hop is None:
                 stream.send(data_bytes(Gone(group.session)))
                 continue
+            hop.heard_on(peer, stream)
             try:
                 hop.frame(peer, group, message.row_bytes, rows)
             except PeerMisbehaved as error:
@@ -263,7 +265,7 @@ class Sessions:
                 log.warning("a frame was refused", extra={"peer": peer, "error": str(error)})
                 hop.session.dropped["refused"] += 1
 
-    def client_returned(self, peer: str, message: Ack | Gone) -> None:
+    def client_returned(self, peer: str, message: Ack | Gone, stream: Stream) -> None:
         """From a client that holds the ends, and so is the last hop's successor.
 
         Raises:
@@ -274,6 +276,7 @@ class Sessions:
             return
         if hop is None or hop.client != peer or not hop.is_bare:
             raise PeerMisbehaved(peer, "a predecessor sends rows or asks")
+        hop.heard_on(peer, stream)
         self.returned(peer, message)
 
     # --- node.neighbours.Successors ---------------------------------------------------------------

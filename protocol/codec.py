@@ -168,6 +168,7 @@ def data_bytes(message: DataMessage, *, pack_width: int = 0) -> bytes:
                         step=group.step,
                         start=group.start,
                         rows=group.rows,
+                        fork=group.fork,
                     )
                     for group in groups
                 ],
@@ -219,7 +220,8 @@ def _row_groups(groups: Any) -> tuple[RowGroup, ...]:
     if any(group.parents for group in groups):
         raise PeerMisbehaved("", "tree drafts were not negotiated")
     return tuple(
-        RowGroup(SessionId(g.session), g.epoch, g.branch, g.step, g.start, g.rows) for g in groups
+        RowGroup(SessionId(g.session), g.epoch, g.branch, g.step, g.start, g.rows, g.fork)
+        for g in groups
     )
 
 

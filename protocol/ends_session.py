@@ -179,7 +179,9 @@ class EndsSession(ChainSession):
         return [hop.length for hop in self.hops]  # journals are whole, and no row must run twice
 
     def _commit(self, now: float) -> list[ChainAction]:
-        return [*super()._commit(now), *self._pump()]
+        actions = super()._commit(now)
+        # So the last hop learns on which stream we take our rows.
+        return [*actions, Return(self.last, self._ack(rewind=True)), *self._pump()]
 
     def _commits(self, n: int, lengths: Sequence[int]) -> list[ChainAction]:
         self.n_prompt = n

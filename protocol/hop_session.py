@@ -258,6 +258,9 @@ class HopSession:
             return self._drop("other epoch")
         link = self._in
         arrival = link.arrival(peer, group)
+        if arrival in (Arrival.NEXT, Arrival.GAP) and group.branch > link.branch:
+            self._begin_branch(group)
+            arrival = link.arrival(peer, group)
         if arrival is Arrival.REPEAT:
             self.dropped["repeated step"] += 1
             return [Return(peer, self._ack(self.length))]
@@ -269,14 +272,18 @@ class HopSession:
             return self._drop(arrival.name)
         require(row_bytes == link.row_bytes, f"rows of {row_bytes} bytes, not {link.row_bytes}")
         require(group.start + group.rows <= self.reserve.capacity, "rows beyond the reserved room")
-        if group.start < link.accepted and group.branch > link.branch:  # drafts were refused
-            floor = 0 if self.reserve.client_ends else self.n - 1
-            require(group.start >= floor, "a rollback below the committed length")
-            self._cut(group.start)
-            if not self.reserve.is_last:
-                self._out.fork(group.branch, group.start)
         known = link.take(group)  # a refill may overlap what arrived meanwhile
         return self._launch(group.start + known, group.rows - known, body[known * row_bytes :], now)
+
+    def _begin_branch(self, group: RowGroup) -> None:
+        """Drafts were refused, or the client came back to an earlier row. The successor may have
+        rows of the old line that this hop has not, so it is told in any case.
+        """
+        floor = 0 if self.reserve.client_ends else self.n - 1
+        require(group.fork >= floor, "a rollback below the committed length")
+        self._cut(group.fork)
+        if not self.reserve.is_last:
+            self._out.fork(group.branch, group.fork)
 
     def ack(self, peer: str, ack: Ack) -> list[Action]:
         if self.state is not State.RUNNING or peer != self._out.peer or ack.epoch != self.epoch:

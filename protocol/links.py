@@ -23,7 +23,10 @@ def credit_rows(row_bytes: int) -> int:
 class OutLink:
     """To the successor: rows `[sent, available)` are still to be pushed."""
 
-    __slots__ = ("_forks", "acked", "credit", "most", "paused", "peer", "row_bytes", "sent", "step")
+    __slots__ = (
+        *("_fork", "_forks", "_told", "acked", "credit", "most", "paused", "peer"),
+        *("row_bytes", "sent", "step"),
+    )
 
     def __init__(self, row_bytes: int) -> None:
         self.row_bytes = row_bytes
@@ -36,6 +39,7 @@ class OutLink:
         self.peer, self.sent, self.acked = peer, sent, sent
         self.step, self.paused = 0, False
         self._forks: list[tuple[int, int]] = []  # (branch, its first row), not known to be known
+        self._told = self._fork = 0  # the branch sent last, and where it began
 
     def fork(self, branch: int, start: int) -> None:
         """From `branch` on, rows from `start` on are others than those sent before."""
@@ -49,7 +53,7 @@ class OutLink:
         if ack.rewind:
             # A successor may be ahead of a sender that is being filled: `sent` says so.
             require(length <= max(available, self.sent), "asked for rows never sent")
-            self.sent, self.paused = length, False
+            self.sent, self.paused, self._told = length, False, ack.branch
         self._forks = unknown
         self.acked = max(self.acked, min(length, self.sent))
 
@@ -63,12 +67,15 @@ class OutLink:
     ) -> list[Push]:
         """Everything that may be pushed now; `rows(start, stop)` reads the journal."""
         pushes: list[Push] = []
+        if branch > self._told and self.sent < available and not self.paused:
+            unknown = [start for forked, start in self._forks if forked > self._told]
+            self._told, self._fork = branch, min(unknown, default=self.sent)
         while not self.paused and self.sent < available:
             room = min(self.most, self.acked + self.credit - self.sent)
             if room <= 0:
                 break
             start, stop = self.sent, min(available, self.sent + room)
-            group = RowGroup(session, epoch, branch, self.step, start, stop - start)
+            group = RowGroup(session, epoch, branch, self.step, start, stop - start, self._fork)
             pushes.append(Push(self.peer, group, self.row_bytes, rows(start, stop)))
             self.step, self.sent = self.step + 1, stop
         return pushes

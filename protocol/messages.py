@@ -73,7 +73,9 @@ class RowGroup:
     """Consecutive rows of one session inside a frame.
 
     `step` numbers the groups of a session on one link, from 0 in every epoch. `start` is the
-    position of the first row; below the receiver's length it is a rollback, above it a gap.
+    position of the first row; above the receiver's length it is a gap. `fork` counts for whoever
+    does not know `branch` yet: rows from there on are others than those of earlier branches, a
+    rollback where the receiver has them, even when `start` lies below, in a refill.
     """
 
     session: SessionId
@@ -82,10 +84,12 @@ class RowGroup:
     step: int
     start: int
     rows: int
+    fork: int = 0
 
     def __post_init__(self) -> None:
         require_id(self.session, "session")
-        require(min(self.epoch, self.branch, self.step, self.start) >= 0, "negative row group")
+        lowest = min(self.epoch, self.branch, self.step, self.start, self.fork)
+        require(lowest >= 0, "negative row group")
         require(self.rows > 0 and self.start + self.rows <= MAX_POSITIONS, "rows out of range")
 
 

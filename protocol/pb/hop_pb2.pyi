@@ -58,6 +58,7 @@ class RowGroup(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    FORK_FIELD_NUMBER: _builtins.int
     PARENTS_FIELD_NUMBER: _builtins.int
     session: _builtins.bytes
     epoch: _builtins.int
@@ -65,6 +66,8 @@ class RowGroup(_message.Message):
     step: _builtins.int
     start: _builtins.int
     rows: _builtins.int
+    fork: _builtins.int
+    """the first row that the branch changed"""
     @_builtins.property
     def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """tree drafts: reserved, refused until negotiated (DESIGN 5a.4)"""
@@ -78,11 +81,12 @@ class RowGroup(_message.Message):
         step: _builtins.int = ...,
         start: _builtins.int = ...,
         rows: _builtins.int = ...,
+        fork: _builtins.int = ...,
         parents: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "epoch", b"epoch", "parents", b"parents", "rows", b"rows", "session", b"session", "start", b"start", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "epoch", b"epoch", "fork", b"fork", "parents", b"parents", "rows", b"rows", "session", b"session", "start", b"start", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
