@@ -63,6 +63,8 @@ class Wanted:
     home: Path | None
     dtype: str
     quantize: str
+    wire: str
+    pack: str
     device: str
     require_gpu: bool
     kv_cache: int
@@ -96,6 +98,18 @@ class Wanted:
     type=click.Choice(["none", "int8", "4bit"]),
     default="none",
     help="Make the blocks' weights small: a half or a quarter. Default: none.",
+)
+@click.option(
+    "--wire",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8-64"]),
+    default="auto",
+    help="What hidden states travel as. Default: what they are computed in, which rounds nothing.",
+)
+@click.option(
+    "--pack",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    help="Pack large frames without loss. Default: for peers across the internet.",
 )
 @click.option(
     "--device",
@@ -332,6 +346,8 @@ def _settings(wanted: Wanted, home: Home) -> "NodeSettings":
         join=wanted.join,
         kv_cache_bytes=wanted.kv_cache,
         drain_s=wanted.drain,
+        wire="" if wanted.wire == "auto" else wanted.wire,
+        pack=wanted.pack,
         adapters=home.adapters,
         region=wanted.region,
         rates=_rates(wanted.price_per_mtl),

@@ -48,6 +48,7 @@ class Neighbours:
         self._outbox: dict[tuple[str, Stream | None, int], tuple[list[RowGroup], list[bytes]]] = {}
         self.frames_pushed = 0
         self.rows_pushed = 0
+        self.bytes_saved = 0  # by packing
 
     def expect(self, peer: str, addresses: Sequence[str]) -> None:
         """A session will send there: open the stream now, so that the first rows find it up."""
@@ -96,6 +97,8 @@ class Neighbours:
             self._pack == AUTO and link is not None and link.is_far
         )
         data = data_bytes(message, pack_width=self._pack_width if is_packed else 0)
+        if isinstance(message, Frame):
+            self.bytes_saved += max(0, len(message.body) - len(data))
         if link is not None:
             link.send(data)
 

@@ -226,6 +226,7 @@ class Node:
             "busy_s": round(load.busy_s, 3),
             "frames_pushed": self.neighbours.frames_pushed,
             "rows_pushed": self.neighbours.rows_pushed,
+            "bytes_saved": self.neighbours.bytes_saved,
             "decode_us": self.model.decode_us,
             "adapters": list(self.engine.adapters.names),
             "adapters_refused": dict(self.shelf.refused),

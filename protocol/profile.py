@@ -9,6 +9,7 @@ An `Execution` adds the engine's version: offers name it, and so a receipt says 
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from protocol.errors import UsageError
@@ -62,8 +63,22 @@ class Profile:
             case _:
                 raise UsageError(f"{text[:80]!r} is no execution profile", hint=_HINT)
 
+    @property
+    def rounds_rows(self) -> bool:
+        """Whether rows lose something on the wire; whoever names no profile gets none that do."""
+        return self.wire not in (self.dtype, "float32")
+
     def __str__(self) -> str:
         return f"{self.dtype}/{self.quantization}/{self.wire}"
+
+
+@lru_cache(maxsize=64)
+def rounds_rows(profile: str) -> bool:
+    """Of a profile as a peer announced it; one that we cannot read promises nothing of the kind."""
+    try:
+        return Profile.parse(profile).rounds_rows
+    except UsageError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from protocol.errors import (
 )
 from protocol.gossip_rules import METHOD, question, take_answer
 from protocol.identity import PeerId
+from protocol.profile import rounds_rows
 from protocol.transport import Connection, Transport
 from scheduler.latency import Pair
 from scheduler.routing import Wanted, missing_blocks
@@ -74,6 +75,8 @@ class Directory:
             others = {peer.profile for peer in self.hosts(wanted.manifest)} - {wanted.profile}
             if wanted.profile and others:
                 hint += f"; asked for {wanted.profile}, others run {', '.join(sorted(others))}"
+            elif rounding := sorted(filter(rounds_rows, others - {None})):
+                hint = f"who rounds rows on the wire is asked by name: --profile {rounding[0]}"
             if wanted.adapter:
                 here = {name for peer in self.hosts(wanted.manifest) for name in peer.adapters}
                 hint = (

@@ -18,6 +18,7 @@ from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.identity import PeerId
 from protocol.messages import Span
+from protocol.profile import rounds_rows
 from scheduler.latency import Latencies, Pair
 from scheduler.route_search import Host, cheapest_covers
 
@@ -70,7 +71,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a session asks of its hosts. `profile` None: any, but one for the whole chain."""
+    """What a session asks of its hosts.
+
+    `profile` None: any that rounds nothing on the wire, but one for the whole chain.
+    """
 
     manifest: bytes
     n_blocks: int
@@ -96,8 +100,13 @@ class Wanted:
             and announcement.max_positions >= self.n_positions
             and announcement.peer_id not in self.avoid
             and (not self.adapter or self.adapter in announcement.adapters)
-            and (self.profile is None or self.allow_mix or announcement.profile == self.profile)
+            and self._runs_as_wanted(announcement.profile)
         )
+
+    def _runs_as_wanted(self, profile: str) -> bool:
+        if self.profile is None:
+            return not rounds_rows(profile)
+        return self.allow_mix or profile == self.profile
 
 
 def find_routes(

@@ -6,7 +6,7 @@ processes are missing; `tests/swarm/` has those.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -59,11 +59,17 @@ class Swarm:
         self._stack = AsyncExitStack()
 
     async def start(
-        self, *spans: tuple[int, int], rates: Rates = FREE, kv_cache_bytes: int = 64 << 20
+        self,
+        *spans: tuple[int, int],
+        rates: Rates = FREE,
+        kv_cache_bytes: int = 64 << 20,
+        **more: str,
     ) -> list[LocalNode]:
-        return [await self._start(Span(*span), rates, kv_cache_bytes) for span in spans]
+        return [await self._start(Span(*span), rates, kv_cache_bytes, more) for span in spans]
 
-    async def _start(self, span: Span, rates: Rates, kv_cache_bytes: int) -> LocalNode:
+    async def _start(
+        self, span: Span, rates: Rates, kv_cache_bytes: int, more: Mapping[str, str]
+    ) -> LocalNode:
         identity = Identity(SigningKey.generate())
         engine = _engine(self.directory, span, len(self.nodes))
         home = self.home / f"node-{len(self.nodes)}"
@@ -77,6 +83,7 @@ class Swarm:
             credit_window_ncr=100_000,
             drain_s=0.2,
             adapters=home / "adapters",
+            **more,
         )
         model = Model(
             name="test",
