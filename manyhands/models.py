@@ -1,4 +1,4 @@
-"""MODEL on the command line: `tiny`, a directory, or a name on the Hugging Face hub.
+"""MODEL on the command line: `tiny`, a directory, a GGUF file, or a name on the Hugging Face hub.
 
 In: what a person wrote. Out: a directory that holds the whole model, and its manifest, whose digest
 names the model to all peers. Hashes of weights are remembered in the user's cache, so only the
@@ -64,10 +64,10 @@ def find_model(text: str, *, progress: Progress | None = None) -> Model:
     name = _name(text, directory)
 
     def hashing(file: str, fraction: float) -> None:
-        if progress and file.endswith(".safetensors"):
+        if progress and file.endswith((".safetensors", ".gguf")):
             progress(f"checking {file}", fraction)
 
-    manifest = make_manifest(directory, name=name, cache=_cache(), progress=hashing)
+    manifest = make_manifest(directory, name=name, cache=_cache("hashes"), progress=hashing)
     return Model(text, name, directory, manifest)
 
 
@@ -75,6 +75,10 @@ def _locate(text: str) -> Path:
     if text == TINY:
         return BUILT_IN
     path = Path(text).expanduser()
+    if packed := _packed(path):
+        from node.engine.gguf import unpack  # loads torch
+
+        return unpack(packed, _cache("gguf"))
     if path.is_dir():
         return path
     if path.exists():
@@ -83,15 +87,25 @@ def _locate(text: str) -> Path:
         return _download(text)
     raise BadModel(
         f"there is no model directory {text}",
-        hint="give `tiny`, a directory with config.json and *.safetensors, or a hub name ORG/NAME",
+        hint="give `tiny`, a directory of config.json and *.safetensors, a GGUF file, or ORG/NAME",
     )
+
+
+def _packed(path: Path) -> Path | None:
+    """The GGUF file that is meant: itself, or the only one in a directory without config.json."""
+    if path.suffix == ".gguf" and path.is_file():
+        return path
+    found = list(path.glob("*.gguf")) if path.is_dir() else []
+    return found[0] if len(found) == 1 and not (path / "config.json").exists() else None
 
 
 def _name(text: str, directory: Path) -> str:
     """A short, printable name for people; the manifest's digest is what counts."""
-    name = (
-        text if text == TINY or not Path(text).expanduser().is_dir() else directory.resolve().name
-    )
+    path = Path(text).expanduser()
+    if packed := _packed(path):
+        name = packed.stem
+    else:
+        name = directory.resolve().name if path.is_dir() and text != TINY else text
     return "".join(c for c in name if c.isprintable())[:100] or "model"
 
 
@@ -130,7 +144,7 @@ def _hub_answers(endpoint: str) -> bool:
     return True
 
 
-def _cache() -> Path:
+def _cache(name: str) -> Path:
     import platformdirs
 
-    return platformdirs.user_cache_path("manyhands") / "hashes"
+    return platformdirs.user_cache_path("manyhands") / name

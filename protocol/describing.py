@@ -15,6 +15,7 @@ from typing import Any
 
 from protocol.errors import BadModel, ManyhandsError
 from protocol.file_hashes import hash_tensors
+from protocol.gguf_table import read_gguf_table
 from protocol.manifest import INDEX, NAME, SINGLE, FileEntry, Manifest, TensorPlace
 from protocol.tensor_table import TensorEntry, read_tensor_table
 from protocol.text import TEXT_FILES
@@ -45,7 +46,7 @@ def make_manifest(
     config = parse_config(_read(directory / "config.json"), str(directory))
     index = _read(directory / INDEX) if (directory / INDEX).is_file() else None
     weights = weights_files(index, [path.name for path in directory.iterdir()], str(directory))
-    tables = {file: read_tensor_table(directory / file) for file in weights}
+    tables = {file: _tensor_table(directory / file) for file in weights}
     listed = [*(n for n in (*TEXT_FILES, INDEX) if (directory / n).is_file()), *weights]
     entries: list[FileEntry] = []
     hashes: dict[str, bytes] = {}
@@ -139,6 +140,9 @@ def weights_files(index: bytes | None, there: list[str], where: str) -> list[str
         BadModel: the index is none or leads elsewhere, or there are pickled weights only.
     """
     if index is None:
+        packed = [name for name in there if name.endswith(".gguf")]
+        if SINGLE not in there and len(packed) == 1:
+            return packed
         if SINGLE not in there and any(name.endswith(PICKLES) for name in there):
             raise BadModel(
                 f"{where} holds pickled weights only, and loading a pickle runs what its author "
@@ -154,6 +158,10 @@ def weights_files(index: bytes | None, there: list[str], where: str) -> list[str
         if not NAME.fullmatch(file) or not file.endswith(".safetensors"):
             raise BadModel(f"{INDEX} names a weights file {file!r}, which is no plain name")
     return files or [SINGLE]
+
+
+def _tensor_table(path: Path) -> Mapping[str, TensorEntry]:
+    return read_gguf_table(path).tensors if path.suffix == ".gguf" else read_tensor_table(path)
 
 
 def _read(path: Path) -> bytes:

@@ -50,7 +50,7 @@ class FileEntry:
 
     @property
     def is_weights(self) -> bool:
-        return self.name.endswith(".safetensors")
+        return self.name.endswith((".safetensors", ".gguf"))
 
     def check(self, path: Path, *, cache: Path | None = None) -> None:
         """Whether `path` holds this file.

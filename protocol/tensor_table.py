@@ -17,13 +17,26 @@ from protocol.errors import BadModel
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 
-BITS: Mapping[str, int] = {
+BITS: Mapping[str, float] = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64,
     "F32": 32, "I32": 32, "U32": 32,
     "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
     "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8,
     "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+    # Of GGUF: blocks of elements with their scales, so many bits per element.
+    "Q4_0": 4.5, "Q4_1": 5, "Q5_0": 5.5, "Q5_1": 6, "Q8_0": 8.5,
+    "Q2_K": 2.625, "Q3_K": 3.4375, "Q4_K": 4.5, "Q5_K": 5.5, "Q6_K": 6.5625,
+    "IQ2_XXS": 2.0625, "IQ2_XS": 2.3125, "IQ3_XXS": 3.0625, "IQ1_S": 1.5625, "IQ4_NL": 4.5,
+    "IQ3_S": 3.4375, "IQ2_S": 2.5625, "IQ4_XS": 4.25, "IQ1_M": 1.75, "MXFP4": 4.25,
 }  # fmt: skip
+
+GGUF_DTYPES: Mapping[int, str] = {
+    0: "F32", 1: "F16", 30: "BF16", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
+    2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K",
+    13: "Q5_K", 14: "Q6_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
+    20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 39: "MXFP4",
+}  # fmt: skip
+"""By the number that stands in a file: `ggml_type` of llama.cpp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,18 @@ class TensorEntry:
             raise ValueError("sizes and offsets are never negative")
         if self.n_bytes * 8 != prod(self.shape) * BITS[self.dtype]:
             raise ValueError(f"{self.dtype} {list(self.shape)} does not take {self.n_bytes} bytes")
+
+    @staticmethod
+    def bytes_of(dtype: str, n_elements: int) -> int:
+        """What so many elements take.
+
+        Raises:
+            ValueError: they fill no whole number of bytes.
+        """
+        n_bytes = n_elements * BITS[dtype] / 8
+        if n_elements >= 2**48 or n_bytes != int(n_bytes):
+            raise ValueError(f"{n_elements} elements of {dtype}")
+        return int(n_bytes)
 
     @property
     def n_bytes(self) -> int:

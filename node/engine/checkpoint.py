@@ -6,12 +6,13 @@ unread, and no code of the checkpoint is ever run; see `weights.py` for loading.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from node.engine.outline import Outline
 from node.engine.stored import StoredTensor, opened
 from protocol.errors import BadModel
 from protocol.tensor_table import TensorEntry, read_tensor_table
@@ -33,13 +34,13 @@ class Checkpoint:
         named = self.config.get("architectures") or [self.config.get("model_type", "unnamed")]
         return str(named[0] if isinstance(named, list) else named)
 
-    def check_files(self, keep: Callable[[str], bool]) -> dict[str, tuple[str, TensorEntry]]:
-        """File and entry of each tensor that `keep` selects, once the files proved sound.
+    def select(self, outline: Outline) -> "Selection":
+        """The tensors that a span needs, once their files proved sound.
 
         Raises:
             BadModel: a file is missing, corrupt or truncated, or lacks a tensor the index names.
         """
-        wanted = {tensor: file for tensor, file in self.files.items() if keep(tensor)}
+        wanted = {tensor: file for tensor, file in self.files.items() if outline.needs(tensor)}
         tables = {
             file: read_tensor_table(self.directory / file) for file in sorted(set(wanted.values()))
         }
@@ -49,21 +50,49 @@ class Checkpoint:
                     f"weights file {file} lacks tensor {tensor}, which the index places there",
                     hint="fetch the checkpoint again: its index and files do not belong together",
                 )
-        return {tensor: (file, tables[file][tensor]) for tensor, file in wanted.items()}
+        places = {tensor: (file, tables[file][tensor]) for tensor, file in wanted.items()}
+        return _Selected(self.directory, places)
+
+
+class Selection(Protocol):
+    """The tensors of one span, not read yet."""
+
+    @property
+    def files(self) -> Collection[str]:
+        """The weights files they lie in."""
+
+    @property
+    def entries(self) -> Collection[TensorEntry]:
+        """What each of them is, on disk."""
+
+    def tensors(self) -> AbstractContextManager[Mapping[str, Any]]:
+        """By the names the library looks for; each is read when it asks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Selected:
+    """In safetensors files: a file and an entry for each tensor."""
+
+    directory: Path
+    places: Mapping[str, tuple[str, TensorEntry]]
+
+    @property
+    def files(self) -> Collection[str]:
+        return {file for file, _ in self.places.values()}
+
+    @property
+    def entries(self) -> Collection[TensorEntry]:
+        return [entry for _, entry in self.places.values()]
 
     @contextmanager
-    def tensors(
-        self, places: Mapping[str, tuple[str, TensorEntry]]
-    ) -> Iterator[dict[str, StoredTensor]]:
-        """The tensors that `check_files` found, each read when the library asks for it."""
+    def tensors(self) -> Iterator[Mapping[str, StoredTensor]]:
         with ExitStack() as stack:
             files = {
-                file: stack.enter_context(opened(self.directory / file))
-                for file in sorted({file for file, _ in places.values()})
+                file: stack.enter_context(opened(self.directory / file)) for file in self.files
             }
             yield {
                 tensor: StoredTensor(files[file], entry, tensor)
-                for tensor, (file, entry) in places.items()
+                for tensor, (file, entry) in self.places.items()
             }
 
 
@@ -79,6 +108,10 @@ def open_checkpoint(directory: Path, *, weights: bool = True) -> Checkpoint:
             hint="give a directory with config.json and *.safetensors, or a model's name",
         )
     config = read_json(directory / "config.json")
+    if packed := _packed_file(directory):
+        from node.engine.gguf import GgufCheckpoint
+
+        return GgufCheckpoint(directory, config, {}, packed)
     return Checkpoint(directory, config, _weight_map(directory) if weights else {})
 
 
@@ -115,8 +148,15 @@ def _weight_map(directory: Path) -> Mapping[str, str]:
         return dict.fromkeys(read_tensor_table(directory / SINGLE), SINGLE)
     raise BadModel(
         f"{directory} holds no safetensors weights",
-        hint=f"expected {SINGLE} or {INDEX}; pickled checkpoints are never loaded",
+        hint=f"expected {SINGLE}, {INDEX} or one GGUF file; pickled checkpoints are never loaded",
     )
+
+
+def _packed_file(directory: Path) -> str | None:
+    """The one GGUF file of a directory that has no other weights."""
+    found = [path.name for path in directory.glob("*.gguf")]
+    plain = any((directory / name).exists() for name in (INDEX, SINGLE))
+    return found[0] if len(found) == 1 and not plain else None
 
 
 def _check_names(files: Iterable[object]) -> None:

@@ -14,17 +14,14 @@ from typing import Any
 
 import torch
 
-from node.engine.checkpoint import Checkpoint
+from node.engine.checkpoint import Checkpoint, Selection
 from node.engine.outline import Outline
 from node.engine.quantization import Quantization
 from node.engine.span_cache import SpanCache
-from node.engine.stored import StoredTensor
 from protocol.errors import BadModel, OutOfMemory
 from protocol.profile import PLAIN
-from protocol.tensor_table import TensorEntry
 
 Progress = Callable[[str, float], None]
-Places = Mapping[str, tuple[str, TensorEntry]]
 FAILURES = (ValueError, KeyError, TypeError, AttributeError, OSError, AssertionError, ImportError)
 
 
@@ -38,32 +35,32 @@ class Reader:
     dtype: torch.dtype
     device: str
 
-    def read(self, places: Places, cache: Path | None, report: Progress) -> Any:
+    def read(self, selection: Selection, cache: Path | None, report: Progress) -> Any:
         """The span's model, from the tensors it needs."""
         made = self.quantization.made
         if made == PLAIN:
-            with self._opened(places) as found:
+            with self._opened(selection) as found:
                 return self._model(found, self._expanding(), placed=self.quantization.is_kept)
         from node.engine.quantizing import library_config, stored_config
 
         settings = (made, self.outline.part, self.outline.block_prefix, self.dtype)
-        names = {file for file, _ in places.values()}
-        kept = SpanCache.of(cache, self.checkpoint, self.outline.span, made, self.dtype, names)
+        span, files = self.outline.span, selection.files
+        kept = SpanCache.of(cache, self.checkpoint, span, made, self.dtype, files)
         stored = copy.deepcopy(self.outline.config)
         stored.quantization_config = stored_config(*settings).to_dict()
         model = kept.read(lambda tensors: self._model(tensors, stored, placed=True))
         if model is not None:
             return model
         report("making weights small", 0.0)
-        with self._opened(places) as found:
+        with self._opened(selection) as found:
             how = library_config(*settings)
             model = self._model(found, self.outline.config, placed=True, quantization_config=how)
         kept.write(model.state_dict)
         return model
 
     @contextmanager
-    def _opened(self, places: Places) -> Iterator[dict[str, StoredTensor]]:
-        with self._translated(), self.checkpoint.tensors(places) as found:
+    def _opened(self, selection: Selection) -> Iterator[Mapping[str, Any]]:
+        with self._translated(), selection.tensors() as found:
             yield found
 
     def _expanding(self) -> Any:
