@@ -37,6 +37,7 @@ class Ask:
     seed: int | None = None
     stops: tuple[str, ...] = ()
     ignore_eos: bool = False
+    forget: bool = False
     timeout_s: float = 600.0
     profile: str | None = None
 
@@ -69,6 +70,7 @@ class Ask:
             sampling=SamplingParams(**chosen, seed=seed),
             stops=self.stops,
             ignore_eos=self.ignore_eos,
+            reuse_prefix=not self.forget,
             timeout_s=self.timeout_s,
             profile=self._profile(),
             model=model.asked,

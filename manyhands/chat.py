@@ -41,6 +41,7 @@ PRIVACY = "Peers that serve the first and last blocks can read what you write."
 @click.option("--max-tokens", type=int, metavar="N", help="Of each answer. Default: 256.")
 @click.option("--temperature", type=float, metavar="T", help="Default: the model's, else 0.")
 @click.option("--seed", type=int, metavar="S", help="Default: drawn anew for each answer.")
+@click.option("--forget", is_flag=True, help="Peers keep nothing; each turn runs all of it again.")
 @home_option
 def chat(model: str, join: tuple[Address, ...], home: Path | None, **choices: Any) -> None:
     """Talk with MODEL. Ctrl-C stops an answer; /quit or Ctrl-D ends."""

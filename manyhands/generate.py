@@ -47,6 +47,7 @@ Show = Callable[["Event"], None]
 @click.option("--stop", "stops", multiple=True, metavar="TEXT", help="End before this text.")
 @click.option("--ignore-eos", is_flag=True, help="Go on where the model would end.")
 @click.option("--profile", metavar="P", help="Ask for one execution profile. Default: any.")
+@click.option("--forget", is_flag=True, help="Peers keep nothing to begin later prompts with.")
 @click.option("--timeout", "timeout_s", type=float, default=600.0, metavar="S", help="For all.")
 @home_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

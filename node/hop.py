@@ -178,6 +178,7 @@ class Hop:
     def refuse(self, error: ManyhandsError) -> None:
         """A rule was broken by the client: say so and settle."""
         self.generation += 1
+        self.keeps_rows = False
         self.do(self.session.failed(error))
 
     def _agree(self, commit: Commit) -> None:

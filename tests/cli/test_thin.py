@@ -51,6 +51,19 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(nodes, tmp_path):
     assert json.loads(again.out)["token_ids"] == first
 
 
+def test_what_the_same_home_asked_before_is_not_run_again_unless_it_was_to_be_forgotten(
+    nodes, tmp_path
+):
+    ids = ",".join(str(3 + i) for i in range(60))
+    asked = ("generate", "my-own-model", "--prompt-ids", ids, "--max-tokens", 4, "--ignore-eos")
+    where = (f"--join={nodes[0].address}", "--home", tmp_path / "home", "--json")
+
+    answers = [json.loads(manyhands(*asked, *where, *more).out) for more in (["--forget"], [], [])]
+
+    assert [answer["usage"]["cached_tokens"] for answer in answers] == [0, 0, 59]
+    assert len({str(answer["token_ids"]) for answer in answers}) == 1
+
+
 def test_two_signals_at_once_lose_no_receipt(nodes, tmp_path):
     home = tmp_path / "home"
     long = [str(a) for a in asking(nodes, home, "my-own-model")]

@@ -89,6 +89,21 @@ def test_every_hop_pushes_a_frame_per_step_straight_to_the_next(nodes, client_ho
     assert [grown(peer, "frames_pushed") for peer in idle] == [0] * 3
 
 
+def test_the_second_turn_of_a_chat_goes_back_to_the_chain_that_ran_the_first(nodes, client_home):
+    before = counters(nodes, client_home)
+    said = b"Once upon a time there was a girl named Lily who had a big red ball.\nTell me more.\n"
+    join = f"--join={nodes[0].address}"
+    ended = manyhands(
+        *("chat", "tiny", "--max-tokens", 24, "--temperature", 0, "--home", client_home, join),
+        stdin=said,
+    )
+    after = counters(nodes, client_home)
+
+    assert ended.code == 0, ended.err
+    hits = [after[node.peer]["prefix_hits"] - before[node.peer]["prefix_hits"] for node in nodes]
+    assert sorted(hits) == [0, 0, 0, 1, 1, 1]
+
+
 def test_the_events_of_jsonl_spell_the_answer(nodes, client_home, reference):
     ended = manyhands(*asking(nodes, client_home, "--jsonl"))
 
