@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ledger.objects import Offer
 from ledger.receipts import Receipt
@@ -18,7 +18,7 @@ from node.adapter_shelf import AdapterShelf
 from node.batching import Batcher
 from node.engine import ShardEngine
 from node.files import METHOD as FILE_METHOD
-from node.files import SmallFiles
+from node.files import SharedFile, SharedWeights, SmallFiles
 from node.gossip import Gossip
 from node.hop import Surroundings
 from node.metering import Till, now_ms
@@ -35,6 +35,7 @@ from protocol.errors import ManyhandsError
 from protocol.gossip_rules import METHOD as GOSSIP_METHOD
 from protocol.identity import Identity, PeerId
 from protocol.messages import Reserve
+from protocol.pieces import METHOD as WEIGHTS_METHOD
 from protocol.profile import Execution
 from protocol.signing import Envelope
 from protocol.transport import Listener, Transport
@@ -53,6 +54,7 @@ class Model:
     ending: Callable[[Reserve, Sequence[int], int], Ending]
     decode_us: int
     prefill_us_per_row: int
+    weights: Mapping[str, SharedFile] = field(default_factory=dict)  # for other nodes to fetch
 
 
 class Node:
@@ -80,6 +82,7 @@ class Node:
         till = Till(identity.key, swarm_id, self.offer, settings.lend_limit_ncr)
         served = Served(engine, model.digest, self.profile, settings.kv_cache_bytes)
         self.sessions = Sessions(served, till)
+        self.shared = SharedWeights(model.digest, model.weights, lambda: len(self.sessions) > 0)
         self.shelf = AdapterShelf(settings.adapters, engine.adapters)
         self.neighbours = Neighbours(
             transport,
@@ -117,6 +120,7 @@ class Node:
         calls = {
             GOSSIP_METHOD: self.gossip.handle,
             FILE_METHOD: SmallFiles(self.model.digest, self.model.files).handle,
+            WEIGHTS_METHOD: self.shared.handle,
             "status": self._status_call,
             "ping": _ping,
         }
@@ -231,6 +235,7 @@ class Node:
             "adapters": list(self.engine.adapters.names),
             "adapters_refused": dict(self.shelf.refused),
             "adapter_bytes": self.engine.adapters.n_bytes,
+            "weights_shared_bytes": self.shared.bytes_shared,
             "draining": self.sessions.draining,
         }
 

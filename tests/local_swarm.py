@@ -17,6 +17,7 @@ from ledger.meter import Rates
 from ledger.objects import FREE
 from ledger.writer import LedgerWriter
 from node.engine import ShardEngine, load_shard
+from node.files import SharedFile
 from node.node import Model, Node
 from node.settings import NodeSettings
 from protocol.address import Address
@@ -92,6 +93,11 @@ class Swarm:
             ending=lambda request, ids, n_prompt: Answer(self.tokenizer, request, ids, n_prompt),
             decode_us=1000,
             prefill_us_per_row=100,
+            weights={
+                file.name: SharedFile(self.directory / file.name, ((0, file.n_bytes),))
+                for file in self.manifest.files
+                if file.is_weights
+            },
         )
         node = Node(
             identity,
