@@ -24,6 +24,9 @@ MANIFEST_FILE = "manifest.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 BLOB = re.compile(r"[0-9a-f]{64}")  # what the hub's cache calls a file: its SHA-256
 REFETCH = "fetch it again; who changed it on purpose removes manifest.json"
+_TEXT = r"(?:(?:model|language_model|transformer|gpt_neox)\.)*"  # around the blocks of text
+BLOCK = re.compile(_TEXT + r"(?:layers|h|blocks)\.(\d+)\.")
+EMBEDDING = re.compile(_TEXT + r"(?:embed_tokens|word_embeddings|embed_in|wte)\.weight$")
 UNKNOWN_POSITIONS = 2**20
 
 
@@ -93,7 +96,9 @@ def describe(
         licence=licence,
         revision=revision,
         architecture=str(architectures[0]),
-        **_shape(config),
+        **_shape(
+            config, {name: entry for table in tables.values() for name, entry in table.items()}
+        ),
         files=tuple(sorted(files, key=lambda file: file.name)),
         tensors={
             tensor: TensorPlace(file, entry)
@@ -226,20 +231,37 @@ def _differing(stated: Manifest, found: Manifest) -> list[str]:
     ]
 
 
-def _shape(config: Mapping[str, Any]) -> dict[str, int]:
-    """The model's measures, by the names that families give them."""
+def _shape(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> dict[str, int]:
+    """The model's measures, by the names that families give them.
+
+    What a configuration leaves to its class, the tensors tell; a context of unknown length is
+    taken to be long, and nodes refuse what is too long.
+    """
     spellings = {
-        "n_blocks": ("num_hidden_layers", "n_layer", "num_layers"),
-        "hidden_size": ("hidden_size", "n_embd", "d_model"),
+        "n_blocks": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+        "hidden_size": ("hidden_size", "n_embd", "d_model", "n_embed"),
         "vocab_size": ("vocab_size",),
-        "max_positions": ("max_position_embeddings", "n_positions", "seq_length"),
+        "max_positions": ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"),
     }
     text = config.get("text_config")
     sources = [text, config] if isinstance(text, dict) else [config]
+    measured = _measured(tensors) | {"max_positions": UNKNOWN_POSITIONS}
     shape = {}
     for field_name, names in spellings.items():
-        stated = [s[n] for s in sources for n in names if isinstance(s.get(n), int)]
-        if not stated and field_name != "max_positions":
+        stated = [s[n] for s in sources for n in names if type(s.get(n)) is int]
+        if not stated and field_name not in measured:
             raise BadModel(f"config.json gives no {names[0]}")
-        shape[field_name] = stated[0] if stated else UNKNOWN_POSITIONS
+        shape[field_name] = stated[0] if stated else measured[field_name]
     return shape
+
+
+def _measured(tensors: Mapping[str, TensorEntry]) -> dict[str, int]:
+    """What the embedding and the blocks' numbers say."""
+    found = {}
+    numbers = [int(block[1]) for name in tensors if (block := BLOCK.match(name))]
+    if numbers:
+        found["n_blocks"] = max(numbers) + 1
+    for name, entry in tensors.items():
+        if EMBEDDING.match(name) and len(entry.shape) == 2:
+            found["vocab_size"], found["hidden_size"] = entry.shape
+    return found

@@ -88,6 +88,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "shared_expert_intermediate_size": 32,
     },
 }
+SEEING: dict[str, tuple[str, dict[str, Any]]] = {  # text part, and what is special in the other
+    "gemma3": ("gemma3_text", {}),
+    "llama4": ("llama4_text", {"vision_output_dim": 64, "intermediate_size": 128}),
+    "mistral3": ("mistral", {}),
+}
 SIZES: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -119,6 +124,22 @@ def write_checkpoint(
         directory, max_shard_size=max_shard_size
     )
     return directory
+
+
+def seeing_model(family: str) -> Any:
+    """A random model of a family that takes images beside text."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    text_family, vision = SEEING[family]
+    text = {**SIZES, **FAMILIES[text_family]}
+    text.setdefault("model_type", text_family)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**sizes, "image_size": 28, "patch_size": 14, **vision}
+    config = AutoConfig.for_model(family, text_config=text, vision_config=vision)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return AutoModelForImageTextToText.from_config(config).eval()
 
 
 def random_model(family: str, *, seed: int | None = None, **sizes: Any) -> Any:

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 
 from node.engine.outline import Outline
 from node.engine.stored import StoredTensor, opened
+from node.engine.text_part import text_names
 from protocol.errors import BadModel
 from protocol.tensor_table import TensorEntry, read_tensor_table
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 MAX_JSON_BYTES = 64 * 2**20
 
 
@@ -40,17 +42,18 @@ class Checkpoint:
         Raises:
             BadModel: a file is missing, corrupt or truncated, or lacks a tensor the index names.
         """
-        wanted = {tensor: file for tensor, file in self.files.items() if outline.needs(tensor)}
-        tables = {
-            file: read_tensor_table(self.directory / file) for file in sorted(set(wanted.values()))
-        }
-        for tensor, file in wanted.items():
-            if tensor not in tables[file]:
+        stored = {name: at for name, at in text_names(self.files).items() if outline.needs(name)}
+        files = sorted({self.files[at] for at in stored.values()})
+        tables = {file: read_tensor_table(self.directory / file) for file in files}
+        places = {}
+        for tensor, at in stored.items():
+            file = self.files[at]
+            if at not in tables[file]:
                 raise BadModel(
-                    f"weights file {file} lacks tensor {tensor}, which the index places there",
+                    f"weights file {file} lacks tensor {at}, which the index places there",
                     hint="fetch the checkpoint again: its index and files do not belong together",
                 )
-        places = {tensor: (file, tables[file][tensor]) for tensor, file in wanted.items()}
+            places[tensor] = file, tables[file][at]
         return _Selected(self.directory, places)
 
 
@@ -146,6 +149,12 @@ def _weight_map(directory: Path) -> Mapping[str, str]:
         return {str(tensor): str(file) for tensor, file in named.items()}
     if (directory / SINGLE).exists():
         return dict.fromkeys(read_tensor_table(directory / SINGLE), SINGLE)
+    if any(path.suffix in PICKLES for path in directory.iterdir()):
+        raise BadModel(
+            f"{directory} holds pickled weights only, and loading a pickle runs what its author "
+            "wrote",
+            hint="choose a model with *.safetensors files; most are published with them",
+        )
     raise BadModel(
         f"{directory} holds no safetensors weights",
         hint=f"expected {SINGLE}, {INDEX} or one GGUF file; pickled checkpoints are never loaded",

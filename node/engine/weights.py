@@ -25,6 +25,7 @@ from node.engine.outline import Outline
 from node.engine.pruning import compact
 from node.engine.quantization import Quantization, choose
 from node.engine.reading import Progress, Reader, first_line
+from node.engine.text_part import text_config, text_names
 from protocol.errors import BadModel, OutOfMemory, UsageError
 from protocol.messages import Span
 from protocol.profile import PLAIN, Profile
@@ -166,6 +167,7 @@ def _read_config(checkpoint: Checkpoint) -> Any:
             f"{first_line(error)}",
             hint="only architectures of the transformers library are served, never remote code",
         ) from error
+    config = text_config(config, text_names(checkpoint.files))
     check_family(config, checkpoint.architecture)
     return config
 

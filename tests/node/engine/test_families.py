@@ -1,5 +1,6 @@
 """Every family runs as its own code runs, by whichever engine was proved; others are refused."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from node.engine import load_shard
 from protocol.errors import BadModel
 from protocol.messages import Span
-from tests.checkpoints import FAMILIES
+from tests.checkpoints import FAMILIES, seeing_model
 from tests.family_check import check_family
 
 IN_EVERY_RUN = {
@@ -36,6 +37,18 @@ def test_a_chain_of_three_spans_is_the_unsplit_model(checkpoint: Any, family: st
     assert report.n_distinct >= 30, "a text that repeats itself proves little"
     kinds = "".join(kind[0] for kind in report.forwards)
     assert kinds == IN_EVERY_RUN.get(family, kinds)
+
+
+@pytest.mark.parametrize(
+    "family", ["gemma3", *(pytest.param(f, marks=pytest.mark.slow) for f in ("llama4", "mistral3"))]
+)
+def test_of_a_model_that_sees_the_text_part_is_served(tmp_path: Path, family: str) -> None:
+    whole = seeing_model(family)
+    whole.save_pretrained(tmp_path)
+
+    report = check_family(tmp_path, whole)
+
+    assert report.is_exact, report
 
 
 def test_a_model_that_only_claims_to_use_our_attention_gets_its_own_per_session(
