@@ -15,19 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from ledger.objects import Route
 from ledger.receipts import Receipt
 from node.batching import Batcher
 from node.engine import Lease
 from node.metering import SessionMeter
 from node.neighbours import Neighbours
 from node.prefixes import Found, Prefixes, Rows
+from node.route_check import check_route
 from node.work import Done, Work
 from protocol.actions import Action, Ending, Over, Push, Return, Run, Settle, Tell
 from protocol.codec import data_bytes, to_client_bytes
 from protocol.errors import BadRows, IntegrityError, ManyhandsError, PeerMisbehaved
 from protocol.hop_session import HopSession, State
-from protocol.identity import public_key_from_peer_id
 from protocol.messages import (
     Account,
     Ack,
@@ -103,6 +102,7 @@ class Hop:
         self._salt_commit = reserve.salt_commit
         self._sampling = SamplingParams.of(reserve.sampling)
         self._filing: asyncio.Task[None] | None = None
+        self._beginning: asyncio.Task[None] | None = None
         self._later: list[Action] = []
         self._pushed: list[tuple[int, bytes]] = []  # to be taken into the root of what was sent
         self.session = HopSession(
@@ -119,7 +119,11 @@ class Hop:
         if found is None:
             self._reserved()
         else:
-            found.begin(self.rows, around.batcher, self._reserved)
+            self._beginning = asyncio.create_task(self._begin_with(found))
+
+    async def _begin_with(self, found: Found) -> None:
+        journal, batcher = self.session.journal, self._around.batcher
+        self._reserved(await found.copied_to(self.lease, journal, batcher))
 
     def _reserved(self, length: int = 0) -> None:
         """Say so, and how many rows are here already."""
@@ -186,7 +190,8 @@ class Hop:
         if self.session.state not in (State.RESERVED, State.RAISED):
             return
         require(hashlib.sha256(commit.salt).digest() == self._salt_commit, "another salt")
-        self._check_route(commit)
+        around, reserve = self._around, self.session.reserve
+        check_route(commit, reserve, self.client, around.peer_id, around.swarm_id)
         if self.meter.tab is None:
             require(bool(commit.terms), "the first commit carries the terms")
             self.meter.accept(Envelope.decode(commit.terms), commit.length, commit.n)
@@ -201,26 +206,6 @@ class Hop:
         if self.session.state in (State.RUNNING, State.RAISED):
             self._around.prefixes.name(self.rows, names)
             self.keeps_rows = True
-
-    def _check_route(self, commit: Commit) -> None:
-        """Rule 18: the client-signed route names us, our span and our neighbours."""
-        client_key = public_key_from_peer_id(self.client)
-        route = Route.open(Envelope.decode(commit.route), self._around.swarm_id, client_key)
-        span, ours = self.session.reserve.span, public_key_from_peer_id(self._around.peer_id)
-        keys = [hop[0] for hop in route.hops]
-        require((ours, span.start, span.stop) in route.hops, "the route does not name this hop")
-        at = route.hops.index((ours, span.start, span.stop))
-        if self.session.reserve.client_ends:
-            around = [client_key, *keys, client_key]
-            neighbours = (around[at], around[at + 2])
-        else:
-            neighbours = (keys[at - 1], keys[(at + 1) % len(keys)])
-        named = tuple(map(public_key_from_peer_id, (commit.previous, commit.next)))
-        require(neighbours == named, "the route names other neighbours than the commit")
-        require(
-            (route.session, route.epoch) == (self.session.id, commit.epoch),
-            "the route is of another session or epoch",
-        )
 
     def _pay(self, voucher: bytes, now: float) -> None:
         if self.meter.pay(voucher):
@@ -373,6 +358,8 @@ class Hop:
     def _over(self, reason: str) -> None:
         """Free the room at once; the receipt is filed behind it."""
         self.generation += 1
+        if self._beginning is not None:
+            self._beginning.cancel()
         self.keeps_rows = self.keeps_rows and reason == "settled"
         self._around.freed(self)
         receipt = self.meter.receipt()

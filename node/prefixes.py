@@ -10,7 +10,6 @@ Rows of sessions that are over are only ever kept in room that nobody needs: the
 first, before any live session is refused.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -18,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from node.batching import Batcher
-from node.engine import Lease, ShardEngine
+from node.engine import Lease
+from protocol.errors import ManyhandsError
 from protocol.hop_session import HopSession
 from protocol.journal import Journal
 from protocol.messages import PrefixNames, Reserve
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 600.0
 MAX_RETAINED = 256
+PIECE_BYTES = 16 << 20  # of a copy between two steps: who decodes waits some milliseconds
+MIN_PIECE = 64  # rows
 
 
 class Name(NamedTuple):
@@ -75,28 +77,18 @@ class Found:
     source: Rows
     length: int
 
-    def begin(self, new: Rows, batcher: Batcher, then: Callable[[int], None]) -> None:
-        """Copy them into an empty lease and journal, then say how many they are.
+    async def copied_to(self, lease: Lease, journal: Journal, batcher: Batcher) -> int:
+        """Begin an empty lease and journal with these rows; how many they are now.
 
-        None when they are forgotten meanwhile, or of a kind that cannot be cut there.
+        None when they are replaced meanwhile, or of a kind that cannot be cut there.
         """
-
-        def copy() -> None:  # where the engine is, so that nobody writes rows meanwhile
-            new.lease.load(self.source.lease.export(0, self.length))
-            if not new.reserve.is_last:
-                new.journal.begin_with(self.source.journal, self.length)
-
-        def copied(done: "asyncio.Future[None]") -> None:
-            if done.cancelled():
-                return
-            if (error := done.exception()) is None:
-                then(self.length)
-            else:
-                log.warning("a prefix could not be copied", extra={"error": str(error)})
-                new.journal.cut(0)
-                then(0)
-
-        batcher.between_steps(copy).add_done_callback(copied)
+        try:
+            await copy_rows(self.source, self.length, lease, journal, batcher)
+        except (ManyhandsError, ValueError, RuntimeError) as error:  # torch's own, the last one
+            log.warning("a prefix could not be copied", extra={"error": str(error)})
+            journal.cut(0)
+            return 0
+        return self.length
 
 
 class Prefixes:
@@ -221,9 +213,33 @@ def _names(
     return [(position, Name(owner, *of_chain, digest)) for position, digest in names.items()]
 
 
-def shrink(engine: ShardEngine, rows: Rows) -> tuple[Lease, Journal]:
-    """A copy of what a session left, in no more room than it needs; on the engine's thread."""
-    length, lease = rows.length, rows.lease
-    small = engine.open(length, entry=lease.entry, exit=lease.exit)
-    small.load(lease.export(0, length))
-    return small, rows.journal.trimmed()
+async def copy_rows(
+    source: Rows,
+    length: int,
+    lease: Lease,
+    journal: Journal,
+    batcher: Batcher,
+    *,
+    piece_bytes: int = PIECE_BYTES,
+) -> None:
+    """The first rows into an empty lease and journal: where the engine is, piece by piece.
+
+    Raises:
+        ManyhandsError, ValueError: they were not, and what was copied is of no use.
+        RuntimeError: there is no memory for them.
+    """
+    name, held = source.names.get(length), source.lease
+    n_rows = max(MIN_PIECE, piece_bytes * held.capacity // max(1, held.n_bytes))
+    if held.floor:  # what is left of the beginning belongs together
+        n_rows = length
+    for start in range(0, length, n_rows):
+        if source.session is not None and source.names.get(length) != name:
+            raise ValueError("its session went back and has other rows now")
+        stop = min(start + n_rows, length)
+
+        def copy_piece(start: int = start, stop: int = stop) -> None:
+            lease.load(held.export(start, stop))
+            if not source.reserve.is_last:
+                journal.extend_from(source.journal, stop)
+
+        await batcher.between_steps(copy_piece)

@@ -18,7 +18,7 @@ from functools import partial
 from node.engine import Lease, ShardEngine
 from node.hop import Hop, Surroundings
 from node.metering import SessionMeter, Till
-from node.prefixes import Prefixes, Rows, shrink
+from node.prefixes import Prefixes, Rows, copy_rows
 from protocol.codec import data_bytes
 from protocol.errors import (
     ContextExceeded,
@@ -74,6 +74,7 @@ class Sessions:
         self._hops: dict[SessionId, Hop] = {}
         self._tombstones: dict[SessionId, float] = {}
         self._filing: set[Hop] = set()
+        self._shrinking: set[asyncio.Task[None]] = set()
         self._emptied = asyncio.Event()
 
     def __len__(self) -> int:
@@ -225,17 +226,21 @@ class Sessions:
         if not self.prefixes.retain(rows, self.cost_bytes(rows.reserve), self.free_bytes):
             return
         if rows.lease.capacity >= WASTEFUL * rows.length:
-            self._shrink(rows)
+            task = asyncio.create_task(self._shrink(rows))
+            self._shrinking.add(task)
+            task.add_done_callback(self._shrinking.discard)
 
-    def _shrink(self, rows: Rows) -> None:
-        n_bytes = self.cost_bytes(rows.reserve, rows.length)
-
-        def shrunk(done: "asyncio.Future[tuple[Lease, Journal]]") -> None:
-            if not done.cancelled() and done.exception() is None:  # some leases stay as they are
-                self.prefixes.shrunk(rows, *done.result(), n_bytes)
-
-        engine = self.served.engine
-        self.around.batcher.between_steps(lambda: shrink(engine, rows)).add_done_callback(shrunk)
+    async def _shrink(self, rows: Rows) -> None:
+        """Copy what is kept to where it takes no more room than it needs."""
+        span, length, row_bytes = rows.reserve.span, rows.length, rows.journal.row_bytes
+        journal = Journal(row_bytes, 0 if rows.reserve.is_last else length)
+        try:
+            lease = self.served.engine.open(length, entry=span.start, exit=span.stop)
+            await copy_rows(rows, length, lease, journal, self.around.batcher)
+        except (ManyhandsError, ValueError, RuntimeError) as error:  # then they stay as they are
+            log.debug("rows were not copied", extra={"error": str(error)})
+            return
+        self.prefixes.shrunk(rows, lease, journal, self.cost_bytes(rows.reserve, length))
 
     # --- the data streams -------------------------------------------------------------------------
 
@@ -327,6 +332,8 @@ class Sessions:
         """Take nobody new, let the others end; then settle what is left, and file every receipt."""
         self.draining = True
         self.prefixes.clear()
+        for task in self._shrinking:
+            task.cancel()
         await self._until_empty(timeout_s)
         leaving = PeerBusy("", "this node is leaving")
         self._each(lambda hop: hop.refuse(leaving))

@@ -28,20 +28,14 @@ class Journal:
     def cut(self, length: int) -> None:
         self.length = min(self.length, length)
 
-    def begin_with(self, other: Self, length: int) -> None:
-        """Take over the first rows of another session's journal; the lock is free meanwhile."""
-        if self.row_bytes != other.row_bytes or length > other.length:
-            raise ValueError(f"no {length} rows of {self.row_bytes} bytes in that journal")
-        n_bytes = length * self.row_bytes
-        rows = np.frombuffer(other._room, np.uint8, n_bytes)
-        np.copyto(np.frombuffer(self._room, np.uint8, n_bytes), rows)
-        self.length = length
-
-    def trimmed(self) -> Self:
-        """A copy that has room for what is here, and no more."""
-        copy = type(self)(self.row_bytes, self.length)
-        copy.begin_with(self, self.length)
-        return copy
+    def extend_from(self, other: Self, stop: int) -> None:
+        """Take over another session's rows, from where this one ends; without the lock."""
+        if self.row_bytes != other.row_bytes or not self.length <= stop <= other.length:
+            raise ValueError(f"no rows {self.length}:{stop} of {self.row_bytes} bytes there")
+        at, n_bytes = self.length * self.row_bytes, (stop - self.length) * self.row_bytes
+        rows = np.frombuffer(other._room, np.uint8, n_bytes, at)
+        np.copyto(np.frombuffer(self._room, np.uint8, n_bytes, at), rows)
+        self.length = stop
 
     def rows(self, start: int, stop: int) -> bytes:
         """Rows `[start, stop)`; a copy, since a later cut may overwrite them."""

@@ -1,5 +1,6 @@
 """What one session has run, the next one of the same client never runs again."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ from ledger.meter import Rates
 from ledger.reader import LedgerReader
 from ledger.receipts import open_receipt
 from ledger.verify import verify_ledger
+from node.prefixes import Rows
 from protocol.sampling import SamplingParams
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
 from scheduler import Finished, GenerationResult, Routed, Token
 from tests.checkpoints import write_checkpoint
-from tests.local_swarm import Swarm, add_byte_tokenizer, swarm, whole
+from tests.local_swarm import LocalNode, Swarm, add_byte_tokenizer, swarm, whole
 
 SPANS = [(0, 2), (2, 5), (5, 6)]
 WANDERING = SamplingParams(temperature=1.0, seed=7)
@@ -57,6 +59,10 @@ def ask(swarm: Swarm, prompt: list[int], **what: object):
 
 def rows_run(swarm: Swarm) -> list[int]:
     return [local.node.batcher.load.rows for local in swarm.nodes]
+
+
+def retained(local: LocalNode) -> list[Rows]:
+    return list(local.node.sessions.prefixes._retained)
 
 
 async def cold(swarm: Swarm, prompt: list[int], name: str = "stranger") -> GenerationResult:
@@ -129,6 +135,45 @@ async def test_after_a_cancel_what_was_run_is_still_there(chain):
 
     assert again.n_cached == len(TURN_1) - 1
     assert again.token_ids == (await cold(chain, TURN_1)).token_ids
+
+
+async def test_a_session_that_ends_early_leaves_no_more_room_taken_than_it_used(chain):
+    async with chain.client() as client:
+        async with client.generate(ask(chain, TURN_1, max_tokens=150)) as first:
+            async for event in first:
+                if isinstance(event, Token) and event.index == 3:
+                    break
+        await asyncio.sleep(0.1)
+        for local in chain.nodes:
+            sessions = local.node.sessions
+            [rows] = retained(local)
+            assert rows.lease.capacity == rows.length < 110
+            assert sessions.prefixes.retained_bytes == sessions.cost_bytes(
+                rows.reserve, rows.length
+            )
+        again = await whole(client.generate(ask(chain, TURN_1)))
+
+    assert again.n_cached == len(TURN_1) - 1
+    assert again.token_ids == (await cold(chain, TURN_1)).token_ids
+
+
+@pytest.mark.parametrize("family", ["gemma2", "qwen3_next"])
+async def test_any_family_goes_on_where_it_was(family, tmp_path_factory, tmp_path, network):
+    """Sliding windows that forgot the beginning, and recurrent states, which cannot go back."""
+    directory = tmp_path_factory.mktemp(family)
+    write_checkpoint(directory, family, max_position_embeddings=1024)
+    async with swarm(add_byte_tokenizer(directory), tmp_path, over(network)) as built:
+        await built.start((0, 3), (3, 6))
+        async with built.client() as client:
+            first = await whole(client.generate(ask(built, TURN_1 * 6)))
+            floors = [rows.lease.floor for n in built.nodes for rows in retained(n)]
+            prompt = [*TURN_1 * 6, *first.token_ids, *MORE]
+            second = await whole(client.generate(ask(built, prompt)))
+        reference = await cold(built, prompt)
+
+    assert (max(floors) > 0) == (family == "gemma2")
+    assert second.n_cached == len(TURN_1) * 6 + N - 1
+    assert second.token_ids == reference.token_ids
 
 
 async def test_nobody_learns_from_a_hit_what_others_asked(chain):

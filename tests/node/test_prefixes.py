@@ -2,14 +2,20 @@
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.batching import Batcher
 from node.engine import Lease
-from node.prefixes import IDLE_S, MAX_RETAINED, Prefixes, Rows
+from node.engine.kv_layout import BlockLayout, KVLayout
+from node.engine.slabs import SlabLease
+from node.prefixes import IDLE_S, MAX_RETAINED, Found, Prefixes, Rows, copy_rows
 from protocol.hop_session import HopSession
 from protocol.journal import Journal
 from protocol.messages import Extensions, PrefixNames, Reserve, SessionId, Span
@@ -189,6 +195,77 @@ def test_one_digest_for_two_positions_confuses_nobody():
     assert hit is not None
     assert hit.length == 6
     assert not prefixes._named
+
+
+class Direct:
+    """A batcher with nothing else to do; before each call, `first` happens."""
+
+    def __init__(self, first: Callable[[int], None] = lambda call: None) -> None:
+        self.first, self.calls = first, 0
+
+    async def between_steps(self, call: Callable[[], None]) -> None:
+        self.calls += 1
+        self.first(self.calls)
+        call()
+
+
+def filled(capacity: int, length: int) -> tuple[Rows, Prefixes]:
+    """A live session's rows, of two blocks, and who knows their names."""
+    prefixes, session = Prefixes(), cast("HopSession", FakeSession(length))
+    lease = slabs(capacity)
+    for slab in lease.slabs:
+        slab.keys.normal_()
+        slab.values.normal_()
+    lease.length = length
+    journal = Journal(ROW_BYTES, capacity)
+    journal.append(secrets.token_bytes(ROW_BYTES * length))
+    rows = Rows("alice", RESERVE, lease, journal, session)
+    prefixes.name(rows, names("a" * length, 100, length))
+    return rows, prefixes
+
+
+def slabs(capacity: int) -> SlabLease:
+    block = BlockLayout(2, 4, 2, 4, None, torch.device("cpu"))
+    layout = KVLayout((block, block), torch.float32, latent=False)
+    return SlabLease(layout, entry=0, exit=2, capacity=capacity)
+
+
+async def test_rows_are_copied_piece_by_piece_between_steps():
+    source, _ = filled(300, 250)
+    lease, journal, batcher = slabs(210), Journal(ROW_BYTES, 210), Direct()
+
+    await copy_rows(source, 200, lease, journal, cast("Batcher", batcher), piece_bytes=1)
+
+    assert batcher.calls == 4
+    assert lease.length == journal.length == 200
+    assert journal.rows(0, 200) == source.journal.rows(0, 200)
+    for copied, kept in zip(
+        lease.export().tensors, source.lease.export(0, 200).tensors, strict=True
+    ):
+        assert torch.equal(copied, kept)
+
+
+async def test_a_copy_of_rows_that_are_replaced_meanwhile_is_given_up():
+    source, prefixes = filled(300, 250)
+
+    def go_back(call: int) -> None:
+        cast("FakeSession", source.session).length = 50
+        prefixes.cut(source)
+
+    lease, journal = slabs(210), Journal(ROW_BYTES, 210)
+    batcher = cast("Batcher", Direct(go_back))
+
+    with pytest.raises(ValueError, match="went back"):
+        await copy_rows(source, 100, lease, journal, batcher, piece_bytes=1)
+
+
+async def test_what_cannot_be_copied_is_run_instead():
+    source, _ = filled(300, 250)
+    too_small, journal = slabs(20), Journal(ROW_BYTES, 210)
+
+    began = await Found(source, 250).copied_to(too_small, journal, cast("Batcher", Direct()))
+
+    assert began == journal.length == 0
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,19 +1,32 @@
 """What a client calls the beginnings of its sessions, and which chain it goes back to."""
 
 import random
+import time
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.chain_actions import Seat
-from protocol.errors import PeerMisbehaved
+from protocol.announcement_table import AnnouncementTable
+from protocol.chain_actions import FindRoute, Seat
+from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved
 from protocol.identity import Identity
 from protocol.messages import MAX_PREFIXES, PREFIX_BYTES, SessionId, Span
-from protocol.signing import SigningKey
+from protocol.signing import OPEN_SWARM_ID, SigningKey
+from protocol.transport.memory import MemoryNetwork
 from scheduler import GenerationRequest
-from scheduler.prefixes import MIN_PREFIX, STRIDE, Prefixes, name_positions, prefix_digests
+from scheduler.directory import Directory, wall_ms
+from scheduler.finder import RouteFinder
+from scheduler.prefixes import (
+    MIN_PREFIX,
+    STRIDE,
+    Familiar,
+    Prefixes,
+    name_positions,
+    prefix_digests,
+)
+from tests.announcing import MANIFEST, peer_of, record
 
 CHAIN = (Seat("A", Span(0, 3)), Seat("B", Span(3, 6)))
 PROMPT = [(7 * i) % 250 for i in range(200)]
@@ -130,3 +143,42 @@ def test_what_is_remembered_has_a_limit():
 
     assert len(client._past) == 64
     assert client.session(FIRST, request(ids)).familiar is not None
+
+
+def looking(familiar: Familiar, *, max_tokens: int = 32, **announced: object) -> RouteFinder:
+    """Peers 1 and 2 serve all blocks; the first is familiar, and announces this of itself."""
+    now_ms = wall_ms()
+    table = AnnouncementTable(OPEN_SWARM_ID)
+    stamp = {"sequence": now_ms, "issued_ms": now_ms, "expires_ms": now_ms + 30_000}
+    for told in (record(1, **stamp, **announced), record(2, **stamp)):
+        table.merge(told, sender="", now_ms=now_ms)
+    asked = request([1], manifest=MANIFEST, n_blocks=8, max_tokens=max_tokens)
+    transport = MemoryNetwork().transport(identity(), OPEN_SWARM_ID)
+    return RouteFinder(asked, transport, Directory(table), (), random.Random(1), familiar)
+
+
+async def chosen(finder: RouteFinder, avoid: dict[str, ManyhandsError] | None = None) -> str:
+    [seat] = await finder.find(FindRoute(0, (Span(0, 8),), (), avoid or {}), time.monotonic() + 60)
+    return seat.peer
+
+
+KNOWS = Familiar((Seat(peer_of(1), Span(0, 8)),), length=1000)
+
+
+async def test_the_familiar_chain_is_taken_though_another_is_a_little_quicker():
+    assert await chosen(looking(KNOWS, decode_us=9600)) == peer_of(1)
+
+
+async def test_a_far_slower_one_is_taken_only_while_it_saves_more_than_it_costs():
+    saves_500_ms = {"decode_us": 16_000, "prefill_us_per_row": 500}
+
+    assert await chosen(looking(KNOWS, max_tokens=32, **saves_500_ms)) == peer_of(1)
+    assert await chosen(looking(KNOWS, max_tokens=320, **saves_500_ms)) == peer_of(2)
+
+
+async def test_a_familiar_chain_that_failed_or_serves_other_blocks_now_is_not_taken():
+    lost: dict[str, ManyhandsError] = {peer_of(1): PeerBusy(peer_of(1), "full")}
+    other_span = Familiar((Seat(peer_of(1), Span(0, 4)), Seat(peer_of(2), Span(4, 8))), 1000)
+
+    assert await chosen(looking(KNOWS), lost) == peer_of(2)
+    assert await chosen(looking(other_span, decode_us=80_000)) == peer_of(2)
