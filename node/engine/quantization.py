@@ -192,7 +192,7 @@ def held_bytes(model: Any) -> int:
     for module in model.modules():
         weight = getattr(module, "weight", None)
         state = getattr(weight, "quant_state", None)
-        scales = getattr(weight, "SCB", None) if state is None else state.absmax
+        scales = getattr(module, "scales", None) if state is None else state.absmax
         if scales is not None:
             held[scales.data_ptr()] = scales.numel() * scales.element_size()
     return sum(held.values())

@@ -23,6 +23,7 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 from node.engine.quantization import BLOCK_ELEMENTS, INT8, is_quantizable
 
 CHUNK_ELEMENTS = 2**20
+FEW_ROWS = 8  # from where on widening the weights is cheaper than reading them small
 
 
 def library_config(made: str, model: Any, block_prefix: str, dtype: torch.dtype) -> Any:
@@ -134,3 +135,36 @@ def _chunks(weight: Tensor) -> Iterator[Tensor]:
     n_rows = max(1, CHUNK_ELEMENTS // weight.shape[1])
     for start in range(0, weight.shape[0], n_rows):
         yield weight[start : start + n_rows]
+
+
+class Int8Linear(nn.Linear):
+    """Rows times weights of 8 bits, each output scaled: rows are never rounded.
+
+    The library would round rows too, all but the columns in which some row of the batch stands out:
+    then one session's rows change another's. A few rows go through torch's kernel for such weights
+    where it has one; many pay for the weights being widened once.
+    """
+
+    def __init__(self, small: Any, dtype: torch.dtype) -> None:
+        super().__init__(small.in_features, small.out_features, bias=False, device="meta")
+        scales = small.weight.SCB if small.state.SCB is None else small.state.SCB
+        self.weight = nn.Parameter(small.weight.data, requires_grad=False)
+        self.bias = small.bias
+        self.scales = (scales / 127).to(dtype)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        flat = rows.reshape(-1, self.in_features)
+        if flat.shape[0] <= FEW_ROWS and flat.is_cpu and flat.dtype == torch.bfloat16:
+            product = torch._weight_int8pack_mm(flat, self.weight, self.scales)
+        else:
+            product = nn.functional.linear(flat, self.weight.to(flat.dtype)) * self.scales
+        product = product if self.bias is None else product + self.bias
+        return product.reshape(*rows.shape[:-1], self.out_features)
+
+
+def with_whole_rows(model: Any, dtype: torch.dtype) -> Any:
+    """`model`, its 8-bit maps replaced by our own; 4-bit ones take rows as they are."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, bitsandbytes.nn.Linear8bitLt):
+            model.set_submodule(name, Int8Linear(module, dtype))
+    return model

@@ -16,7 +16,7 @@ import torch
 
 from node.engine.checkpoint import Checkpoint, Selection
 from node.engine.outline import Outline
-from node.engine.quantization import Quantization
+from node.engine.quantization import INT8, Quantization
 from node.engine.span_cache import SpanCache
 from protocol.errors import BadModel, OutOfMemory
 from protocol.profile import PLAIN
@@ -37,12 +37,22 @@ class Reader:
 
     def read(self, selection: Selection, cache: Path | None, report: Progress) -> Any:
         """The span's model, from the tensors it needs."""
-        made = self.quantization.made
-        if made == PLAIN:
+        if self.quantization.made != PLAIN:
+            model = self._small(selection, cache, report)
+        else:
             with self._opened(selection) as found:
-                return self._model(found, self._expanding(), placed=self.quantization.is_kept)
+                model = self._model(found, self._expanding(), placed=self.quantization.is_kept)
+        if self.quantization.name == INT8:
+            from node.engine.quantizing import with_whole_rows
+
+            return with_whole_rows(model, self.dtype)
+        return model
+
+    def _small(self, selection: Selection, cache: Path | None, report: Progress) -> Any:
+        """Made small now, or before."""
         from node.engine.quantizing import library_config, stored_config
 
+        made = self.quantization.made
         settings = (made, self.outline.part, self.outline.block_prefix, self.dtype)
         span, files = self.outline.span, selection.files
         kept = SpanCache.of(cache, self.checkpoint, span, made, self.dtype, files)

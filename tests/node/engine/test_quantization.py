@@ -75,9 +75,12 @@ def test_families_of_every_shape_can_be_made_small(checkpoint: Any, family: str)
     assert load_shard(directory, Span(1, 3), quantize="4bit").profile.quantization == "nf4"
 
 
-def test_rows_of_others_change_nothing_in_4_bits(checkpoint: Any) -> None:
-    engine = load_shard(checkpoint("llama"), Span(1, 3), quantize="4bit")
+@pytest.mark.parametrize("quantize", ["int8", "4bit"])
+def test_rows_of_others_change_nothing(checkpoint: Any, quantize: str) -> None:
+    """Not even those that stand out, to which the library's own int8 would bow."""
+    engine = load_shard(checkpoint("llama"), Span(1, 3), quantize=quantize)
     rows = [torch.randn(count, 64).bfloat16() for count in (1, 3, 7)]
+    rows[1][:, ::5] *= 100
     together = engine.step([StepItem(engine.open(8), 0, part) for part in rows])
 
     for part, result in zip(rows, together, strict=True):
