@@ -18,7 +18,7 @@ MAX_SESSIONS = 128  # of one step
 PREFILL_ROWS = 256  # a step's prompt rows at most: the fastest chunk measured over a chain
 LEAST_ROWS = 16  # prompts get at least these in each step, whatever it does to the decodes
 UNKNOWN_ROWS = 64  # beside decodes, as long as no step was measured
-SLOWDOWN = 1.75  # of a step with decodes, by prompts in it: p95 stays below two
+SLOWDOWN = 1.8  # of a step with decodes, by prompts in it: p95 stays below two
 MAX_STEP_US = 2e6  # cancels and deadlines are heeded between steps
 DECODING_S = 1.0  # a session that decoded this lately will do so again, and should not wait long
 
