@@ -1,20 +1,27 @@
 """The front door: the command line, the Python API, the local swarm, the built-in model.
 
-`from manyhands import Client` is the Python API; importing this package alone loads nothing else.
+`from manyhands import AutoDistributedModelForCausalLM, Client` is the Python API; importing this
+package alone loads nothing else.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from manyhands.distributed import AutoDistributedModelForCausalLM
     from scheduler.client import Client
 
 __version__ = "0.1.0"
-__all__ = ["Client", "__version__"]
+__all__ = ["AutoDistributedModelForCausalLM", "Client", "__version__"]
+
+_HOMES = {
+    "AutoDistributedModelForCausalLM": "manyhands.distributed",
+    "Client": "scheduler.client",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name != "Client":
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from scheduler.client import Client
+    from importlib import import_module
 
-    return Client
+    return getattr(import_module(_HOMES[name]), name)

@@ -277,7 +277,7 @@ class Sessions:
             PeerMisbehaved: it has no such session here, and had none lately.
         """
         hop = self._hops.get(message.session)
-        if message.session in self._tombstones:
+        if hop is None and message.session in self._tombstones:
             return
         if hop is None or hop.client != peer or not hop.is_bare:
             raise PeerMisbehaved(peer, "a predecessor sends rows or asks")

@@ -29,6 +29,7 @@ class Ends(Protocol):
     def link_lost(self, peer: str) -> None: ...
     def link_back(self, peer: str) -> None: ...
     def link_failed(self, peer: str, error: ManyhandsError) -> None: ...
+    async def aclose(self) -> None: ...
 
 
 class DataLinks:
@@ -93,6 +94,9 @@ class DataLinks:
                 raise PeerMisbehaved(peer, "a hop does not ask its client")
 
     async def aclose(self) -> None:
+        """Settle the sessions that are still open, then leave."""
+        open_now = list(self._sessions.values())
+        await asyncio.gather(*(ends.aclose() for ends in open_now), return_exceptions=True)
         await asyncio.gather(*(link.aclose() for link in self._links.values()))
 
 

@@ -53,8 +53,8 @@ def find_blocks(model: Any) -> tuple[Any, str]:
     raise BadModel(f"{type(model).__name__} has no plain list of {n_blocks} blocks")
 
 
-def spanned(architecture: type[Any], span: Span, *, embeds: bool, heads: bool) -> type[Any]:
-    """`architecture`, holding only `span` and the ends asked for.
+def spanned(architecture: type[Any], span: Span | None, *, embeds: bool, heads: bool) -> type[Any]:
+    """`architecture`, holding only `span` (no block when None) and the ends asked for.
 
     Name and module stay: the library keys its checkpoint conversions by them.
     """
@@ -70,11 +70,11 @@ def spanned(architecture: type[Any], span: Span, *, embeds: bool, heads: bool) -
     return Spanned
 
 
-def _prune(model: Any, span: Span, *, embeds: bool, heads: bool) -> None:
+def _prune(model: Any, span: Span | None, *, embeds: bool, heads: bool) -> None:
     owner, attribute = find_blocks(model)
     blocks = getattr(owner, attribute)
     for index in range(len(blocks)):
-        if not span.start <= index < span.stop:
+        if span is None or not span.start <= index < span.stop:
             blocks[index] = Hole()
     tied = bool(getattr(text_config(model), "tie_word_embeddings", False))
     tokens = model.get_input_embeddings()

@@ -129,7 +129,7 @@ def plan_span(
 def _outlined(
     checkpoint: Checkpoint, span: Span | None, wanted: Wanted
 ) -> tuple[Outline, Quantization, torch.dtype]:
-    config = _read_config(checkpoint)
+    config = read_config(checkpoint)
     quantization = choose(config, checkpoint.architecture, wanted.quantize)
     architecture = span_class(config, checkpoint.architecture)
     dtype = _choose_dtype(wanted, config, quantization)
@@ -154,7 +154,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _read_config(checkpoint: Checkpoint) -> Any:
+def read_config(checkpoint: Checkpoint) -> Any:
     from transformers import AutoConfig
 
     try:

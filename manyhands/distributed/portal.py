@@ -1,0 +1,83 @@
+"""From code that waits to code that awaits: an event loop on a thread, and calls into it.
+
+In: coroutines. Out: their results, to a thread that may be interrupted while it waits. Nothing here
+waits inside a finalizer: what a garbage collector ends is handed to the loop and left there.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
+from typing import Any, TypeVar
+
+from protocol.errors import UsageError
+
+T = TypeVar("T")
+
+
+class Portal:
+    """Runs until `close`. With `loop` it uses one that somebody else runs, and leaves it alone."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._is_ours = loop is None
+        self._loop = loop or asyncio.new_event_loop()
+        self._stack = AsyncExitStack()
+        self._thread = threading.Thread(target=self._main, name="manyhands", daemon=True)
+        self._is_closed = False
+        if self._is_ours:
+            self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Its result, or its error. Ctrl-C while waiting cancels it.
+
+        Raises:
+            UsageError: called on the loop's own thread, which would wait for itself, or closed.
+        """
+        if self._is_closed:
+            work.close()
+            raise UsageError("this model is closed", hint="load it again: from_pretrained")
+        with suppress(RuntimeError):  # no loop runs on this thread
+            if asyncio.get_running_loop() is self._loop:
+                work.close()
+                raise UsageError("a model cannot be called on its own event loop")
+        waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return waiting.result()
+        except BaseException:
+            waiting.cancel()
+            raise
+
+    def later(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Let it run; nobody waits."""
+        try:
+            if self._is_closed:
+                raise RuntimeError("closed")
+            asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # the loop is over, and with it what was to be ended
+            work.close()
+
+    async def enter(self, context: Any) -> Any:
+        """Keep an asynchronous context open until `close`."""
+        return await self._stack.enter_async_context(context)
+
+    def close(self) -> None:
+        """Leave what was entered; then no call is taken any more."""
+        if self._is_closed:
+            return
+        self.call(self._stack.aclose())
+        self._is_closed = True
+        if self._is_ours:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=10)
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
+                task.cancel()
+            if left:
+                self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self._loop.close()
