@@ -1,94 +1,122 @@
 """Decode speed of the shard engine beside `transformers` generate, in one process and one run.
 
-A random Llama of 12 blocks x 768 (16 k vocabulary, fp32), batch 1, greedy, one torch thread. Both
-sides take turns, round by round, and are timed in seconds of their own thread, so that a busy
-machine slows both alike; the ratio of the medians is what counts. Run: python benchmarks/engine.py
+A random Llama of 12 blocks x 768 (16 k vocabulary), greedy, one torch thread. All take turns,
+round by round; the ratios of each round, and the median of them, are what counts. With `--cpu-time`
+each side is timed in seconds of its own thread, so that others on the machine count for less.
+Goals: one session >= 1.0 of generate; 16 sessions >= 5.5 x one in float32, >= 7.5 x in bfloat16.
+Run: python benchmarks/engine.py [--dtype bfloat16] [--cpu-time]
 """
 
-import statistics
-import sys
-import tempfile
+import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import common
+import torch
 
-LLAMA = {
-    "hidden_size": 768,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 4,
-    "vocab_size": 16384,
-    "max_position_embeddings": 2048,
-}
-PROMPT, TOKENS, ROUNDS = 64, 64, 5
+from node.engine import ShardEngine, StepItem, load_shard
+
+PROMPT, TOKENS = 64, 64
 
 
-def main() -> None:
-    import torch
+class Engine:
+    """Some equal sessions, all decoding in step."""
 
-    from node.engine import ShardEngine, StepItem, load_shard
-    from tests.checkpoints import write_checkpoint
+    def __init__(self, engine: ShardEngine, prompt: torch.Tensor, clock: Callable[[], float]):
+        self.engine, self.prompt, self.clock = engine, prompt, clock
 
-    torch.set_num_threads(1)
-
-    def decode(engine: ShardEngine, n_sessions: int) -> tuple[list[int], float]:
-        """Greedy tokens of the first of `n_sessions` equal sessions; tokens/s of all of them."""
+    def decode(self, n_sessions: int) -> tuple[list[int], float]:
+        """Greedy ids of the first session; tokens/s of all of them after the first token."""
+        engine = self.engine
         leases = [engine.open(PROMPT + TOKENS) for _ in range(n_sessions)]
         for lease in leases:
-            result = engine.step([StepItem(lease, 0, prompt, 1)])[0]
-        assert result.logits is not None
-        token = result.logits[0].argmax().view(1)
-        ids = [int(token)]
-        began = time.thread_time()
+            result = engine.step([StepItem(lease, 0, self.prompt, 1)])[0]
+        ids = [_greedy(result.logits)]
+        began = self.clock()
         for position in range(PROMPT, PROMPT + TOKENS - 1):
-            items = [StepItem(lease, position, token, 1) for lease in leases]
-            result = engine.step(items)[0]
-            assert result.logits is not None
-            token = result.logits[0].argmax().view(1)
-            ids.append(int(token))
-        elapsed_s = time.thread_time() - began
-        return ids, n_sessions * (TOKENS - 1) / elapsed_s
+            row = torch.tensor(ids[-1:])
+            result = engine.step([StepItem(lease, position, row, 1) for lease in leases])[0]
+            ids.append(_greedy(result.logits))
+        return ids, n_sessions * (TOKENS - 1) / (self.clock() - began)
 
-    def generate(n_tokens: int) -> tuple[list[int], float]:
-        began = time.thread_time()
-        ids = whole.generate(
-            prompt[None],
+
+class Whole:
+    """The unsplit model."""
+
+    def __init__(self, directory: Path, dtype: str, prompt: torch.Tensor, clock: Any) -> None:
+        from transformers import AutoModelForCausalLM
+
+        kind = getattr(torch, dtype)
+        self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=kind).eval()
+        self.prompt, self.clock = prompt, clock
+
+    def decode(self) -> tuple[list[int], float]:
+        _, first_s = self._generate(1)
+        ids, all_s = self._generate(TOKENS)
+        return ids, (TOKENS - 1) / (all_s - first_s)
+
+    def _generate(self, n_tokens: int) -> tuple[list[int], float]:
+        began = self.clock()
+        ids = self.model.generate(
+            self.prompt[None],
             max_new_tokens=n_tokens,
             do_sample=False,
             eos_token_id=None,
             pad_token_id=0,
         )
-        return ids[0, PROMPT:].tolist(), time.thread_time() - began
+        return ids[0, PROMPT:].tolist(), self.clock() - began
 
-    with tempfile.TemporaryDirectory() as name:
-        directory = write_checkpoint(Path(name), "llama", **LLAMA)
-        from transformers import AutoModelForCausalLM
 
-        whole = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-        engine = load_shard(directory, None, dtype="float32")
+def _greedy(logits: torch.Tensor | None) -> int:
+    assert logits is not None
+    return int(logits[0].argmax())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--sessions", type=int, nargs="*", default=[8, 16])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cpu-time", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    clock = time.thread_time if options.cpu_time else time.perf_counter
     prompt = torch.randint(3, 16384, (PROMPT,), generator=torch.Generator().manual_seed(1))
-    theirs: list[float] = []
-    ours: dict[int, list[float]] = {1: [], 8: [], 16: []}
-    for _ in range(ROUNDS):
-        _, first_s = generate(1)
-        expected, all_s = generate(TOKENS)
-        theirs.append((TOKENS - 1) / (all_s - first_s))
-        for n_sessions, rates in ours.items():
-            ids, rate = decode(engine, n_sessions)
-            rates.append(rate)
-            if n_sessions == 1:
-                assert ids == expected, "the engine's tokens differ from generate's"
-    base = statistics.median(theirs)
-    one = statistics.median(ours[1])
-    print(f"llama 12 x 768, fp32, one thread, {ROUNDS} rounds, forward: {engine.forward_kind}")
-    print(f"{'':24}{'tokens/s':>10}{'vs generate':>14}{'vs 1 session':>14}")
-    print(f"{'transformers generate':24}{base:10.1f}{1:14.2f}")
-    for n_sessions, rates in ours.items():
-        rate = statistics.median(rates)
-        label = f"engine, {n_sessions} session{'s' if n_sessions > 1 else ''}"
-        print(f"{label:24}{rate:10.1f}{rate / base:14.2f}{rate / one:14.2f}")
+    with common.random_llama() as directory:
+        whole = Whole(directory, options.dtype, prompt, clock)
+        loaded = load_shard(directory, None, dtype=options.dtype)
+    engine = Engine(loaded, prompt, clock)
+    counts = [1, *options.sessions]
+    rates: dict[int, list[float]] = {count: [] for count in (0, *counts)}  # 0: generate
+    equal = True
+    for _ in range(options.rounds):
+        expected, rate = whole.decode()
+        rates[0].append(rate)
+        for count in counts:
+            ids, rate = engine.decode(count)
+            rates[count].append(rate)
+            equal = equal and ids == expected
+    print(f"\n{common.machine()}; {options.dtype}, {loaded.forward_kind}, ", end="")
+    print(f"{'CPU' if options.cpu_time else 'wall'} time; tokens equal: {equal}\n")
+    common.table(
+        ["", "tokens/s", "vs generate", "vs 1 session"],
+        [
+            [
+                f"engine, {count} session{'s' * (count > 1)}" if count else "transformers generate",
+                f"{common.median(values):.1f}",
+                f"{_ratio(values, rates[0]):.2f}",
+                f"{_ratio(values, rates[1]):.2f}" if count else "",
+            ]
+            for count, values in rates.items()
+        ],
+    )
+
+
+def _ratio(values: list[float], base: list[float]) -> float:
+    """The median of the rounds' ratios."""
+    return common.median([one / other for one, other in zip(values, base, strict=True)])
 
 
 if __name__ == "__main__":
