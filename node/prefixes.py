@@ -29,6 +29,7 @@ IDLE_S = 600.0
 MAX_RETAINED = 256
 PIECE_BYTES = 16 << 20  # of a copy between two steps: who decodes waits some milliseconds
 MIN_PIECE = 64  # rows
+PATIENCE_S = 1.0  # then the rest is copied at once: a client waits for this
 
 
 class Name(NamedTuple):
@@ -221,6 +222,7 @@ async def copy_rows(
     batcher: Batcher,
     *,
     piece_bytes: int = PIECE_BYTES,
+    patience_s: float = PATIENCE_S,
 ) -> None:
     """The first rows into an empty lease and journal: where the engine is, piece by piece.
 
@@ -228,14 +230,15 @@ async def copy_rows(
         ManyhandsError, ValueError: they were not, and what was copied is of no use.
         RuntimeError: there is no memory for them.
     """
-    name, held = source.names.get(length), source.lease
+    name, held, began_s = source.names.get(length), source.lease, time.monotonic()
     n_rows = max(MIN_PIECE, piece_bytes * held.capacity // max(1, held.n_bytes))
-    if held.floor:  # what is left of the beginning belongs together
-        n_rows = length
-    for start in range(0, length, n_rows):
+    start = 0
+    while start < length:
         if source.session is not None and source.names.get(length) != name:
             raise ValueError("its session went back and has other rows now")
-        stop = min(start + n_rows, length)
+        # What is left of a beginning belongs together; and steps may be long here.
+        at_once = held.floor > 0 or time.monotonic() - began_s >= patience_s
+        stop = length if at_once else min(start + n_rows, length)
 
         def copy_piece(start: int = start, stop: int = stop) -> None:
             lease.load(held.export(start, stop))
@@ -243,3 +246,4 @@ async def copy_rows(
                 journal.extend_from(source.journal, stop)
 
         await batcher.between_steps(copy_piece)
+        start = stop

@@ -245,6 +245,18 @@ async def test_rows_are_copied_piece_by_piece_between_steps():
         assert torch.equal(copied, kept)
 
 
+async def test_where_steps_take_long_the_rest_is_copied_at_once():
+    source, _ = filled(300, 250)
+    lease, journal, batcher = slabs(210), Journal(ROW_BYTES, 210), Direct()
+
+    await copy_rows(
+        source, 200, lease, journal, cast("Batcher", batcher), piece_bytes=1, patience_s=0.0
+    )
+
+    assert batcher.calls == 1
+    assert lease.length == journal.length == 200
+
+
 async def test_a_copy_of_rows_that_are_replaced_meanwhile_is_given_up():
     source, prefixes = filled(300, 250)
 
