@@ -152,8 +152,8 @@ class HiddenSession(Session):
         if self._task is None:
             self._ended.set()
             return
-        if self._answer is not None:
-            self.cancel()
+        if self._ends.received < self.length:
+            self.cancel()  # rows are on their way: they are owed, too
         self._do(self._ends.finish())
         await asyncio.gather(self._task, return_exceptions=True)
 

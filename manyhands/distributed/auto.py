@@ -96,6 +96,7 @@ def assemble(
     from manyhands.distributed.blocks import RemoteBlocks, Swarm
     from manyhands.distributed.model import distributed
     from node.engine.ends import load_ends
+    from node.engine.kv_layout import MAX_ROLLBACK
     from node.engine.pruning import text_config
 
     manifest = model.manifest
@@ -110,6 +111,7 @@ def assemble(
         n_blocks=ends.n_blocks,
         hidden_size=int(text.hidden_size),
         max_positions=ends.max_positions,
+        max_back=MAX_ROLLBACK if ends.forgets else None,
         profile=profile,
         timeout_s=timeout_s,
         wait_s=wait_s,

@@ -38,6 +38,7 @@ class Swarm:
     n_blocks: int
     hidden_size: int
     max_positions: int
+    max_back: int | None
     profile: Profile
     timeout_s: float
     wait_s: float
@@ -60,7 +61,8 @@ class Swarm:
             )
             return self.client.hidden(request)
 
-        return RemoteCache(self.portal, Lanes(open_session, capacity, self.max_positions), wire)
+        lanes = Lanes(open_session, capacity, self.max_positions, max_back=self.max_back)
+        return RemoteCache(self.portal, lanes, wire)
 
 
 @dataclass(slots=True)

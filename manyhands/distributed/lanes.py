@@ -19,9 +19,10 @@ OpenSession = Callable[[int], HiddenSession]
 class Lane:
     """`rows`: the history, a piece of bytes each; `known` of them are what the session has."""
 
-    def __init__(self, session: HiddenSession) -> None:
+    def __init__(self, session: HiddenSession, max_back: int | None) -> None:
         self.session, self.known = session, 0
         self.rows: list[bytes] = []
+        self._max_back, self._top = max_back, 0
 
     def crop(self, length: int) -> None:
         del self.rows[length:]
@@ -35,6 +36,9 @@ class Lane:
     async def run(self, new: Sequence[bytes]) -> bytes:
         """Add rows to the history; what comes back for these."""
         self.rows += new
+        if self._max_back is not None and self.known < self._top - self._max_back:
+            self.known = 0  # its hops have forgotten what lies there
+        self._top = max(self._top if self.known else 0, len(self.rows))
         missing = self.rows[self.known :]
         answer = await self.session.forward(self.known, b"".join(missing))
         self.known = len(self.rows)
@@ -43,10 +47,21 @@ class Lane:
 
 
 class Lanes:
-    """All lanes of a batch. `capacity`: positions to begin with; it grows when they are used up."""
+    """All lanes of a batch.
 
-    def __init__(self, open_session: OpenSession, capacity: int, max_positions: int) -> None:
-        self._open, self._max_positions = open_session, max_positions
+    capacity: positions to begin with; it grows when they are used up.
+    max_back: how far a session can go back, where its blocks forget; further is from the start.
+    """
+
+    def __init__(
+        self,
+        open_session: OpenSession,
+        capacity: int,
+        max_positions: int,
+        *,
+        max_back: int | None = None,
+    ) -> None:
+        self._open, self._max_positions, self._max_back = open_session, max_positions, max_back
         self._capacity = min(capacity, max_positions)
         self._lanes: list[Lane] = []
 
@@ -69,7 +84,7 @@ class Lanes:
             ManyhandsError: why a session could not go on.
         """
         if not self._lanes:
-            self._lanes = [Lane(self._open(self._capacity)) for _ in batch]
+            self._lanes = [self._lane() for _ in batch]
         longest = max(
             len(lane.rows) + len(new) for lane, new in zip(self._lanes, batch, strict=True)
         )
@@ -82,6 +97,9 @@ class Lanes:
                 raise answer
         ran = iter(answers)
         return [next(ran) if len(new) else b"" for new in batch]  # type: ignore[misc]
+
+    def _lane(self) -> Lane:
+        return Lane(self._open(self._capacity), self._max_back)
 
     async def _grow(self, longest: int) -> None:
         """Sessions have their room from the beginning: longer lanes get new ones."""
@@ -107,7 +125,7 @@ class Lanes:
         chosen = [free.pop(index, None) for index in indices]  # the first to ask keeps the session
         for place, index in enumerate(indices):
             if chosen[place] is None:
-                lane = _nearest(free, histories[index]) or Lane(self._open(self._capacity))
+                lane = _nearest(free, histories[index]) or self._lane()
                 lane.become(histories[index])
                 chosen[place] = lane
         self._lanes = [lane for lane in chosen if lane is not None]

@@ -32,6 +32,7 @@ class LoadedEnds:
     attribute: str
     n_blocks: int
     max_positions: int
+    forgets: bool  # some blocks keep a window only, so that sessions cannot go back far
 
     def put(self, block: nn.Module) -> None:
         setattr(self.owner, self.attribute, nn.ModuleList([block]))
@@ -67,7 +68,8 @@ def load_ends(
     with quiet():
         checkpoint = open_checkpoint(directory)
         config = read_config(checkpoint)
-        max_positions = longest_context(config.get_text_config(decoder=True))
+        text = config.get_text_config(decoder=True)
+        max_positions, forgets = longest_context(text), bool(getattr(text, "sliding_window", None))
         outline = _EndsOutline.of_ends(
             config, subclass(span_class(config, checkpoint.architecture))
         )
@@ -78,4 +80,4 @@ def load_ends(
         compact(model, Span(0, 1))  # one block is left: it stands for all
         model.set_attn_implementation(NAME)  # nobody here looks at a mask, so none is made
     assert text_config(model).num_hidden_layers == 1
-    return LoadedEnds(model, owner, attribute, outline.n_blocks, max_positions)
+    return LoadedEnds(model, owner, attribute, outline.n_blocks, max_positions, forgets)

@@ -13,14 +13,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, LogitsProcessor, LogitsProcessorList
 
-from ledger.verify import verify_ledger
-from manyhands import AutoDistributedModelForCausalLM
 from manyhands.distributed.auto import assemble
 from manyhands.distributed.portal import Portal
-from manyhands.models import BUILT_IN, Model
+from manyhands.models import Model
 from protocol.errors import ContextExceeded, PeerUnreachable, SwarmIncomplete, UsageError
 from protocol.signing import OPEN_SWARM_ID
-from protocol.transport.grpc import GrpcTransport
 from protocol.transport.memory import MemoryNetwork
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import Swarm, add_byte_tokenizer, swarm
@@ -180,6 +177,22 @@ async def test_a_hop_killed_during_generate_changes_nothing(written, tmp_path, v
         assert killed.at < 0
 
 
+async def test_an_error_in_the_middle_of_generate_leaves_no_session_open(llama):
+    class Broken:
+        def put(self, value: torch.Tensor) -> None:
+            if value.dim() == 1:
+                raise ZeroDivisionError
+
+        def end(self) -> None: ...
+
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.to_thread(
+            llama.generate, llama.remote, torch.tensor([PROMPT]), streamer=Broken()
+        )
+
+    assert llama.is_settled
+
+
 async def test_logits_and_caches_go_on_over_several_calls(llama):
     first, second = torch.tensor([PROMPT[:6]]), torch.tensor([PROMPT[6:]])
 
@@ -287,28 +300,6 @@ async def test_a_cache_that_is_forgotten_is_settled_behind_us(llama):
         if llama.is_settled:
             break
     assert llama.is_settled
-
-
-async def test_from_pretrained_takes_a_name_and_an_address(tmp_path):
-    over_sockets = lambda identity: GrpcTransport(identity, OPEN_SWARM_ID)  # noqa: E731
-    prompt = "Q: What is two plus two?\nA:"
-    async with swarm(BUILT_IN, tmp_path, over_sockets, (0, 4), (4, 8)) as built:
-        address = str(built.nodes[1].address)
-        ids = torch.tensor([built.tokenizer.encode(prompt)])
-
-        def use() -> tuple[list[int], str]:
-            with AutoDistributedModelForCausalLM.from_pretrained(
-                "tiny", join=[address], home=tmp_path / "home"
-            ) as model:
-                out = model.generate(ids, max_new_tokens=12, do_sample=False)
-                return out[0].tolist(), type(model).__name__
-
-        tokens, name = await asyncio.to_thread(use)
-
-    local = AutoModelForCausalLM.from_pretrained(BUILT_IN, dtype=torch.float32)
-    assert tokens == local.generate(ids, max_new_tokens=12, do_sample=False)[0].tolist()
-    assert name == type(local).__name__
-    assert verify_ledger(tmp_path / "home" / "client").holds
 
 
 def test_importing_the_front_door_loads_no_torch():
