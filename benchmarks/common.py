@@ -56,14 +56,17 @@ async def local_swarm(
             yield swarm, client, find_model(model)
 
 
-def request(model: Model, prompt: Sequence[int], n_tokens: int) -> GenerationRequest:
-    """Greedy, exactly `n_tokens` long."""
+def request(
+    model: Model, prompt: Sequence[int], n_tokens: int, *, reuse_prefix: bool = False
+) -> GenerationRequest:
+    """Greedy, exactly `n_tokens` long; unless said otherwise, all of it is run."""
     return GenerationRequest(
         manifest=model.manifest.digest,
         n_blocks=model.manifest.n_blocks,
         prompt_ids=tuple(prompt),
         max_tokens=n_tokens,
         ignore_eos=True,
+        reuse_prefix=reuse_prefix,
     )
 
 

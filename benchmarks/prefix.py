@@ -24,7 +24,8 @@ CASES = ("cold", "cached", "both cold", "turn 2")
 
 
 async def answer(client: Client, model: Model, prompt: Sequence[int]) -> GenerationResult:
-    async with client.generate(common.request(model, prompt, ANSWER)) as generation:
+    request = common.request(model, prompt, ANSWER, reuse_prefix=True)
+    async with client.generate(request) as generation:
         async for event in generation:
             if isinstance(event, Finished):
                 return event.result

@@ -194,7 +194,7 @@ class Hop:
         check_route(commit, reserve, self.client, around.peer_id, around.swarm_id)
         if self.meter.tab is None:
             require(bool(commit.terms), "the first commit carries the terms")
-            self.meter.accept(Envelope.decode(commit.terms), commit.length, commit.n)
+            self.meter.accept(Envelope.decode(commit.terms), commit.n, cached=commit.length)
             if commit.length:
                 self._around.prefixes.used(commit.length)
         self.meter.begin_epoch(commit.epoch, commit.salt)

@@ -66,7 +66,7 @@ class SessionMeter:
         self._out: FrameRoot | None = None
         self._epoch = 0
 
-    def accept(self, terms: Envelope, cached: int, n: int) -> None:
+    def accept(self, terms: Envelope, n: int, *, cached: int = 0) -> None:
         """The client signed our terms; of `n` ids, all but the `cached` are admitted on credit.
 
         Raises:
