@@ -5,14 +5,22 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-TARGETS = {
+USUAL = ["q_proj", "v_proj", "gate_proj", "down_proj"]
+BESIDE_EXPERTS = [
+    *("q_proj", "k_proj", "v_proj", "o_proj"),
+    *("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"),  # latent attention
+    *("in_proj_qkvz", "in_proj_ba", "out_proj"),  # recurrent blocks
+]
+TARGETS: dict[str, list[str] | str] = {
     "gpt2": ["c_attn", "c_proj", "c_fc"],
     "falcon": ["query_key_value", "dense_4h_to_h"],
-    "phi3": ["qkv_proj", "gate_up_proj"],
-    "deepseek_v3": ["q_a_proj", "kv_b_proj", "kv_a_proj_with_mqa", "o_proj"],
-    "mixtral": ["q_proj", "v_proj"],
+    **dict.fromkeys(
+        ("deepseek_v2", "deepseek_v3", "gpt_oss", "llama4_text", "mixtral", "qwen3_moe"),
+        BESIDE_EXPERTS,
+    ),
+    "qwen3_next": BESIDE_EXPERTS,
+    **dict.fromkeys(("llama", "gemma2"), USUAL),
 }
-USUAL = ["q_proj", "v_proj", "gate_proj", "down_proj"]
 
 
 def write_adapter(
@@ -24,7 +32,7 @@ def write_adapter(
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    targets = choices.pop("target_modules", TARGETS.get(base.config.model_type, USUAL))
+    targets = choices.pop("target_modules", TARGETS.get(base.config.model_type, "all-linear"))
     config = LoraConfig(r=rank, target_modules=targets, task_type="CAUSAL_LM", **choices)
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -38,13 +46,13 @@ def write_adapter(
     return directory
 
 
-def merged(checkpoint: Path, adapter: Path | None) -> Any:
+def merged(checkpoint: Path, adapter: Path | None, **loading: Any) -> Any:
     """The unsplit model as PEFT runs it with `adapter`; without one, as the library runs it."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, **loading).eval()
     if adapter is None:
         return base
     with warnings.catch_warnings():

@@ -141,6 +141,18 @@ def _sizes(module: Any) -> tuple[int, int] | None:
     if isinstance(module, Conv1D):
         return int(module.nx), int(module.nf)
     match getattr(module, "in_features", None), getattr(module, "out_features", None):
-        case int() as n_in, int() as n_out:
+        case int() as n_in, int() as n_out if _gives_rows(module, n_in, n_out):
             return n_in, n_out
     return None
+
+
+@torch.inference_mode()
+def _gives_rows(module: Any, n_in: int, n_out: int) -> bool:
+    """Whether a family's own kind of linear module is one: a router gives scores beside rows."""
+    if not type(module).__module__.startswith("transformers.models."):
+        return True
+    weight: Tensor = module.weight
+    output = type(module).forward(
+        module, torch.zeros(1, n_in, dtype=weight.dtype).to(weight.device)
+    )
+    return isinstance(output, Tensor) and output.shape == (1, n_out)

@@ -160,6 +160,19 @@ def test_fused_experts_are_refused_by_name(checkpoint: Any, tmp_path: Path) -> N
         engine.adapters.load(adapter, "experts")
 
 
+def test_a_router_is_refused_by_name(checkpoint: Any, adapter: Path) -> None:
+    path = "model.layers.0.feed_forward.router"
+    pair = {
+        f"base_model.model.{path}.lora_A.weight": torch.zeros(4, 64),
+        f"base_model.model.{path}.lora_B.weight": torch.zeros(4, 4),
+    }
+    save_file(pair, adapter / "adapter_model.safetensors")
+    engine = load_shard(checkpoint("llama4_text"), Span(0, 1), dtype="float32")
+
+    with pytest.raises(BadAdapter, match=f"an adapter of {path}, a Llama4Router"):
+        engine.adapters.load(adapter, "router")
+
+
 def test_damaged_missing_and_pickled_files_are_refused(adapter: Path, tmp_path: Path) -> None:
     weights, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
 
