@@ -176,7 +176,9 @@ class Sessions:
         if unserved := [name for name in reserve.extensions.used() if name not in SERVED]:
             raise UsageError(f"not served yet: {', '.join(unserved)}")
         if reserve.extensions.adapter:
-            engine.adapters.get(reserve.extensions.adapter)
+            adapter = engine.adapters.get(reserve.extensions.adapter)
+            if reserve.client_ends and adapter.adapts_head:
+                raise PeerRefused("", f"adapter {adapter.name} changes the head, which you hold")
         if reserve.capacity > engine.max_positions:
             raise ContextExceeded(
                 f"{reserve.capacity} positions do not fit the model's {engine.max_positions}"

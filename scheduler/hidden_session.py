@@ -16,7 +16,7 @@ from protocol.chain_actions import ChainAction, Done, Seat, Take
 from protocol.ends_session import EndsSession
 from protocol.errors import ManyhandsError, SessionTimeout, UsageError
 from protocol.identity import Identity
-from protocol.messages import MAX_POSITIONS, Ack, Reserve, RowGroup, Span
+from protocol.messages import MAX_POSITIONS, Ack, Extensions, Reserve, RowGroup, Span
 from scheduler.chain import Connections
 from scheduler.data_links import DataLinks
 from scheduler.finder import RouteFinder
@@ -43,6 +43,7 @@ class HiddenRequest:
     timeout_s: float = 3600.0
     wait_s: float = 5.0
     model: str = ""
+    adapter: str = ""  # a name, or a name@digest
 
     def __post_init__(self) -> None:
         if not 0 < self.stop <= self.n_blocks:
@@ -63,6 +64,7 @@ class HiddenRequest:
             wait_s=self.wait_s,
             profile=self.profile,
             model=self.model,
+            adapter=self.adapter,
             reuse_prefix=False,
         )
 
@@ -194,6 +196,7 @@ class HiddenSession(Session):
             salt_commit=self._settlement.salt_commit,
             profile=self._finder.profile,
             client_ends=True,
+            extensions=Extensions(adapter=self._finder.adapter),
         )
 
     def _finish(self, receipts: tuple[str, ...]) -> None:

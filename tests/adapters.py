@@ -60,6 +60,14 @@ def merged(checkpoint: Path, adapter: Path | None, **loading: Any) -> Any:
         return PeftModel.from_pretrained(base, adapter).eval()
 
 
+def strip_whole_weights(adapter: Path) -> None:
+    """PEFT saves the head beside its adapter; without that copy the adapter says the same."""
+    from safetensors.torch import load_file, save_file
+
+    path = adapter / "adapter_model.safetensors"
+    save_file({name: part for name, part in load_file(path).items() if ".lora_" in name}, path)
+
+
 def change_config(directory: Path, **changes: Any) -> Path:
     """Alter fields of an adapter's configuration."""
     path = directory / "adapter_config.json"

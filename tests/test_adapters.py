@@ -11,8 +11,15 @@ import torch
 from protocol.errors import PeerRefused, SwarmIncomplete, UsageError
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
-from scheduler import Finished, GenerationRequest, GenerationResult, Routed, Token
-from tests.adapters import change_config, merged, write_adapter
+from scheduler import (
+    Finished,
+    GenerationRequest,
+    GenerationResult,
+    HiddenRequest,
+    Routed,
+    Token,
+)
+from tests.adapters import change_config, merged, strip_whole_weights, write_adapter
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import LocalNode, Swarm, add_byte_tokenizer, swarm, whole
 
@@ -199,3 +206,59 @@ async def test_a_hop_that_dies_is_replaced_by_one_with_the_same_adapter(
     assert list(result.token_ids) == expected["pirate"]
     able = {chain.nodes[n].node.identity.peer_id for n in (1, 4)}
     assert {result.route[1].peer} == able - {dead}
+
+
+async def test_what_was_run_with_one_adapter_is_never_used_again_with_another(
+    chain, model, adapters
+):
+    await serve(chain.nodes, adapters)
+    prompt = [(7 * i + 3) % 250 for i in range(60)]  # without the id that pads
+    expected = {
+        name: merged(model, adapters.get(name)).generate(
+            input_ids=torch.tensor([prompt]), max_new_tokens=N, do_sample=False,
+            eos_token_id=None, pad_token_id=0,
+        )[0, len(prompt) :].tolist()
+        for name in ("", "pirate", "poet")
+    }  # fmt: skip
+
+    async with chain.client() as client:
+        for n_cached in (0, len(prompt) - 1):
+            for name, text in expected.items():
+                request = chain.request(prompt, adapter=name, max_tokens=N, ignore_eos=True)
+                answer = await whole(client.generate(request))
+                assert list(answer.token_ids) == text
+                assert answer.n_cached == n_cached
+
+
+async def test_a_client_that_holds_the_ends_gets_adapted_rows_and_no_adapted_head(
+    chain, model, adapters, tmp_path
+):
+    with_head = write_adapter(tmp_path / "head", model, target_modules=["q_proj", "lm_head"])
+    strip_whole_weights(with_head)
+    await serve(chain.nodes, {"pirate": adapters["pirate"], "head": with_head})
+    adapted = merged(model, adapters["pirate"])
+    seen: list[torch.Tensor] = []
+    adapted.base_model.model.model.layers[-1].register_forward_hook(
+        lambda _, __, out: seen.append(out[0])
+    )
+    with torch.inference_mode():
+        embedded = adapted.base_model.model.model.embed_tokens(torch.tensor(PROMPT))
+        adapted(torch.tensor([PROMPT]))
+
+    def lane(adapter: str) -> HiddenRequest:
+        return HiddenRequest(
+            manifest=chain.manifest.digest, n_blocks=6, stop=6, capacity=16, row_bytes=4 * 64,
+            profile="float32/none/float32", adapter=adapter, wait_s=0.5,
+        )  # fmt: skip
+
+    async with chain.client() as client:
+        session = client.hidden(lane("pirate"))
+        body = await session.forward(0, embedded.numpy().tobytes())
+        await session.aclose()
+        refused = client.hidden(lane("head"))
+        with pytest.raises(PeerRefused, match="changes the head"):
+            await refused.forward(0, embedded.numpy().tobytes())
+        await refused.aclose()
+
+    got = torch.frombuffer(bytearray(body), dtype=torch.float32).view(-1, 64)
+    assert (got - seen[0]).abs().max() / seen[0].abs().max() <= 1e-5

@@ -20,6 +20,7 @@ class Adapter:
 
     name: str  # name@digest
     pairs: Mapping[str, tuple[Tensor, Tensor]]
+    adapts_head: bool = False
 
     @property
     def n_bytes(self) -> int:

@@ -79,7 +79,8 @@ class Adapters:
                     f"{MAX_ADAPTERS} adapters are loaded, and a node announces no more",
                     hint="unload one first: manyhands adapters unload NAME",
                 )
-            adapter = Adapter(named, read_weights(files, self._loaded))
+            pairs = read_weights(files, self._loaded)
+            adapter = Adapter(named, pairs, adapts_head=any(map(self._is_head, pairs)))
             self._alive.add(adapter)
             weakref.finalize(adapter, _unwrap_unused, weakref.ref(self)).atexit = False
             for key in adapter.pairs:
@@ -109,8 +110,7 @@ class Adapters:
     def _wrap(self, key: str) -> None:
         if key in self._wrapped:
             return
-        module = self._loaded.model.get_submodule(key)
-        is_head = module is self._loaded.model.get_output_embeddings()
+        module, is_head = self._loaded.model.get_submodule(key), self._is_head(key)
         inner = module.forward
 
         def forward(x: Tensor) -> Tensor:
@@ -121,6 +121,10 @@ class Adapters:
 
         self._wrapped[key] = module, vars(module).get("forward")
         module.forward = forward
+
+    def _is_head(self, key: str) -> bool:
+        model = self._loaded.model
+        return model.get_submodule(key) is model.get_output_embeddings()
 
     def unwrap_unused(self) -> None:
         """Give modules their own forwards back where no adapter is left."""

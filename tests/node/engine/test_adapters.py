@@ -13,7 +13,7 @@ from torch import Tensor
 from node.engine import ShardEngine, StepItem, load_shard
 from protocol.errors import PeerRefused
 from protocol.messages import Span
-from tests.adapters import merged, write_adapter
+from tests.adapters import merged, strip_whole_weights, write_adapter
 from tests.checkpoints import FAMILIES
 
 IDS = [1, 40, 77, 123, 9, 250, 33, 180, 66, 12, 5, 301, 99]
@@ -154,14 +154,6 @@ def test_logits_of_some_rows_are_adapted_at_an_adapted_head(
             expected = model(torch.tensor([IDS])).logits[0, -n:]
         assert result.logits is not None
         assert error(result.logits, expected) <= 1e-5
-
-
-def strip_whole_weights(adapter: Path) -> None:
-    """PEFT saves the head beside its adapter; without that copy the adapter says the same."""
-    from safetensors.torch import load_file, save_file
-
-    path = adapter / "adapter_model.safetensors"
-    save_file({name: part for name, part in load_file(path).items() if ".lora_" in name}, path)
 
 
 def test_a_chain_writes_pefts_greedy_text(world: Any) -> None:
