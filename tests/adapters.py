@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,23 @@ def write_adapter(
     return directory
 
 
-def merged(checkpoint: Path, adapter: Path | None, **loading: Any) -> Any:
-    """The unsplit model as PEFT runs it with `adapter`; without one, as the library runs it."""
+def merged(
+    checkpoint: Path,
+    adapter: Path | None,
+    weights: Mapping[str, Any] | None = None,
+    **loading: Any,
+) -> Any:
+    """The unsplit model as PEFT runs it with `adapter`; without one, as the library runs it.
+
+    `weights` take the place of some of the base's own.
+    """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, **loading).eval()
+    if weights:
+        base.load_state_dict(dict(weights), strict=False)
     if adapter is None:
         return base
     with warnings.catch_warnings():

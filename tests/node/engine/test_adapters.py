@@ -178,30 +178,44 @@ def test_a_chain_writes_pefts_greedy_text(world: Any) -> None:
 @pytest.mark.parametrize("quantize", ["4bit", "int8"])
 def test_adapters_of_small_weights_are_qlora(world: Any, quantize: str) -> None:
     pytest.importorskip("bitsandbytes")
-    from transformers import BitsAndBytesConfig
-
     it = world("llama", CHOICES)
-    small = BitsAndBytesConfig(
-        load_in_4bit=quantize == "4bit",
-        load_in_8bit=quantize == "int8",
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.float32,
-    )
     engine = load_shard(it.checkpoint, None, dtype="float32", quantize=quantize)
+    small: dict[str, Any] = (
+        {"quantization_config": in_4_bits()}
+        if quantize == "4bit"
+        else {"weights": in_8_bits(engine)}
+    )
     name = engine.adapters.load(it.adapters[0], "a")
     plain, adapted = engine.open(32), engine.open(32, adapter=name)
     rows = torch.tensor(IDS)
 
-    items = [StepItem(lease, 0, rows, len(IDS)) for lease in (plain, adapted)]
-    # int8 finds its outliers over all rows of a step: there the library itself is not exact packed.
-    results = engine.step(items) if quantize == "4bit" else [engine.step([i])[0] for i in items]
+    results = engine.step([StepItem(lease, 0, rows, len(IDS)) for lease in (plain, adapted)])
 
     for result, adapter in zip(results, (None, it.adapters[0]), strict=True):
-        whole = merged(it.checkpoint, adapter, quantization_config=small)
+        whole = merged(it.checkpoint, adapter, **small)
         with torch.inference_mode():
             expected = whole(rows[None]).logits[0].float()
         assert result.logits is not None
         assert error(result.logits, expected) <= 1e-4
+
+
+@torch.inference_mode()
+def in_8_bits(engine: ShardEngine) -> dict[str, Tensor]:
+    """What the small weights of a whole model stand for: what they make of the unit vectors."""
+    return {
+        f"{path}.weight": module(torch.eye(module.in_features)).T.contiguous()
+        for path, module in engine.adapters._loaded.model.named_modules()
+        if ".layers." in path and isinstance(getattr(module, "in_features", None), int)
+    }
+
+
+def in_4_bits() -> Any:
+    """The library's own quantization."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    )
 
 
 def test_an_unloaded_adapter_serves_its_sessions_to_the_end_and_then_leaves_no_trace(
