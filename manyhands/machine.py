@@ -11,8 +11,6 @@ import threading
 import time
 from pathlib import Path
 
-from protocol.errors import OutOfMemory
-
 PROCESS_BYTES = 500 * 2**20  # of a node before any weights
 HEADROOM = 0.9
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -38,7 +36,7 @@ def capacity_blocks(
     """How many blocks fit beside the KV cache, this process and some air.
 
     Raises:
-        OutOfMemory: not one.
+        OutOfMemory: not one; says what would help.
         BadModel, UsageError, ConfigError: the model cannot be served that way at all.
     """
     from node.engine import plan_shard
@@ -54,12 +52,7 @@ def capacity_blocks(
         headroom=HEADROOM,
     )
     if plan.n_blocks_that_fit < 1:
-        raise OutOfMemory(
-            f"a block takes {plan.weights_bytes // len(plan.span) >> 20} MiB, and beside a KV "
-            f"cache of {kv_cache_bytes >> 20} MiB there is no room for one",
-            hint="make the cache smaller with --kv-cache, the weights with --quantize 4bit, or say "
-            "--span A:B to try anyway",
-        )
+        plan.require(device)
     return plan.n_blocks_that_fit
 
 

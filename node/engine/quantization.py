@@ -9,8 +9,10 @@ Only linear maps inside blocks are made small. Embedding and head stay as they a
 small part of a large model, and the ends decide which token is drawn.
 """
 
+import importlib
 import importlib.util
 import logging
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,7 @@ from protocol.profile import PLAIN
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 INT8, NF4, FP4 = "int8", "nf4", "fp4"
+MADE_FORMS = (INT8, NF4, FP4)  # the library's
 CHOICES = {"none": PLAIN, "int8": INT8, "4bit": NF4, "nf4": NF4}  # as people spell them
 EXTRA = "pip install 'manyhands[quant]'"
 BLOCK_ELEMENTS = 64  # of one row share a scale in nf4
@@ -85,6 +88,20 @@ class Quantization:
     def is_kept(self) -> bool:
         """Whether small weights stay small in memory."""
         return self.name != PLAIN
+
+
+def load_library() -> None:
+    """Import bitsandbytes, which would fetch a kernel from a hub where the `kernels` package is
+    installed: what nobody installed is not run.
+    """
+    held = sys.modules.get("kernels")
+    sys.modules["kernels"] = None  # type: ignore[assignment]  # so that importing it fails
+    try:
+        importlib.import_module("bitsandbytes")
+    finally:
+        del sys.modules["kernels"]
+        if held is not None:
+            sys.modules["kernels"] = held
 
 
 def read_choice(text: str) -> str:

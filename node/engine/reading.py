@@ -16,7 +16,7 @@ import torch
 
 from node.engine.checkpoint import Checkpoint, Selection
 from node.engine.outline import Outline
-from node.engine.quantization import INT8, Quantization
+from node.engine.quantization import INT8, MADE_FORMS, Quantization, load_library
 from node.engine.span_cache import SpanCache
 from protocol.errors import BadModel, OutOfMemory
 from protocol.profile import PLAIN
@@ -37,6 +37,8 @@ class Reader:
 
     def read(self, selection: Selection, cache: Path | None, report: Progress) -> Any:
         """The span's model, from the tensors it needs."""
+        if self.quantization.name in MADE_FORMS:
+            load_library()
         if self.quantization.made != PLAIN:
             model = self._small(selection, cache, report)
         else:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import resource
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from node.engine.room import plan
 from node.engine.span_cache import NOTE, WEIGHTS
 from protocol.errors import OutOfMemory, UsageError
 from protocol.messages import Span
+from tests.adapters import write_adapter
 
 pytest.importorskip("bitsandbytes")
 CHAIN = (Span(0, 2), Span(2, 3), Span(3, 6))
@@ -86,6 +88,50 @@ def test_rows_of_others_change_nothing(checkpoint: Any, quantize: str) -> None:
     for part, result in zip(rows, together, strict=True):
         alone = engine.step([StepItem(engine.open(8), 0, part)])[0]
         assert float((alone.hidden - result.hidden).norm() / alone.hidden.norm()) < 2e-2
+
+
+def test_adapters_run_on_small_weights(checkpoint: Any, tmp_path: Path) -> None:
+    directory = checkpoint("llama")
+    adapter = write_adapter(tmp_path / "adapter", directory)
+    rows = torch.arange(5 * 64).reshape(5, 64).sin().bfloat16()
+
+    def hidden(quantize: str) -> tuple[torch.Tensor, torch.Tensor]:
+        engine = load_shard(directory, Span(1, 2), dtype="bfloat16", quantize=quantize)
+        leases = [engine.open(8), engine.open(8, adapter=engine.adapters.load(adapter, "a"))]
+        plain, adapted = engine.step([StepItem(lease, 0, rows) for lease in leases])
+        return plain.hidden.float(), adapted.hidden.float()
+
+    expected = hidden("none")
+    change = float((expected[1] - expected[0]).norm())
+    for quantize in ("int8", "4bit"):
+        got = hidden(quantize)
+        assert not torch.equal(*got)
+        assert float((got[1] - expected[1]).norm()) < 0.5 * change
+
+
+FETCHED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from node.engine import load_shard
+from protocol.messages import Span
+load_shard(Path(sys.argv[1]), Span(0, 1), quantize="4bit")
+"""
+
+
+@pytest.mark.slow
+def test_no_kernel_is_fetched_from_a_hub(checkpoint: Any, tmp_path: Path) -> None:
+    fetcher = "def get_kernel(*_, **__):\n    open('was-here', 'w').close()\n    raise OSError\n"
+    (tmp_path / "kernels.py").write_text(fetcher)
+
+    subprocess.run(
+        [sys.executable, "-c", FETCHED, str(checkpoint("llama")), str(tmp_path)],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+
+    assert not (tmp_path / "was-here").exists()
 
 
 # Kept on disk
