@@ -87,6 +87,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 32,
         "shared_expert_intermediate_size": 32,
     },
+    "qwen3_5_text": {**_GATED_DELTA},
+    "olmo3": {"sliding_window": 8},
+    "olmoe": {**_EXPERTS, "num_experts": 4},
+    "ministral3": {"head_dim": 16},
+    "stablelm": {},
+    "lfm2": {"layer_types": ["conv", "conv", "full_attention"] * 2},
+    "opt": {"word_embed_proj_dim": 32, "ffn_dim": 128},
 }
 SEEING: dict[str, tuple[str, dict[str, Any]]] = {  # text part, and what is special in the other
     "gemma3": ("gemma3_text", {}),

@@ -25,7 +25,9 @@ def check_family(config: Any, architecture: str) -> None:
     n_blocks = getattr(text, "num_hidden_layers", None)
     if not isinstance(n_blocks, int) or n_blocks < 1:
         raise _unsupported(architecture, "its configuration names no number of blocks")
-    if getattr(text, "num_kv_shared_layers", 0) or getattr(text, "kv_sharing_modes", None):
+    modes: list[str] = getattr(text, "kv_sharing_modes", None) or []
+    shared = getattr(text, "num_kv_shared_layers", None)
+    if shared or "reuse" in modes:
         raise _unsupported(architecture, "its blocks share keys and values")
 
 

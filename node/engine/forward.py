@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from node.engine.kv_cache import PackedCache
-from node.engine.pruning import base_of, find_blocks
+from node.engine.pruning import base_of, find_blocks, text_config
 
 ALL_ROWS = slice(None)
 Wanted = Tensor | slice | None
@@ -49,6 +49,9 @@ class GatedModel:
         """What the library would run; `attend` changes it."""
         self.blocks = list(getattr(owner, attribute))
         self.block_forwards = [block.forward for block in self.blocks]
+        hidden_size = int(text_config(model).hidden_size)
+        embedding = model.get_input_embeddings()
+        self._embedding_size = int(getattr(embedding, "embedding_dim", hidden_size))
         accepted = inspect.signature(owner.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._entry, self._exit = 0, len(self.blocks)
@@ -96,6 +99,8 @@ class GatedModel:
             self._hidden, inputs["input_ids"] = None, rows[None]
         else:
             self._hidden = inputs["inputs_embeds"] = rows[None]
+            if self._embedding_size != rows.shape[1]:  # embeddings that a projection would widen
+                inputs["inputs_embeds"] = rows.new_zeros(1, rows.shape[0], self._embedding_size)
         logits = None
         if wanted is None:
             self.base(**inputs)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from node.engine.parts import find_parts
 from protocol.errors import BadModel
 from protocol.messages import Span
 
@@ -78,18 +79,15 @@ def _prune(model: Any, span: Span | None, *, embeds: bool, heads: bool) -> None:
             blocks[index] = Hole()
     tied = bool(getattr(text_config(model), "tie_word_embeddings", False))
     tokens = model.get_input_embeddings()
-    names = [name for name, _ in owner.named_children()]
-    at = names.index(attribute)  # children before the blocks embed, those after them normalise
-    for name in names[:at]:
-        part = getattr(owner, name)
-        needed = embeds or (heads and tied and part is tokens)
+    parts = find_parts(model, owner, attribute)
+    for name, part in list(owner.named_children()):
+        needed = part is blocks or not (name in parts.before or name in parts.after)
+        needed |= heads and (name in parts.after or (tied and part is tokens))
+        needed |= embeds and name in parts.before
         if not needed and _has_parameters(part):
             learned = isinstance(part, nn.Embedding) and part is not tokens
             setattr(owner, name, NoPositions() if learned else Hole())
     if not heads:
-        for name in names[at + 1 :]:
-            if _has_parameters(getattr(owner, name)):
-                setattr(owner, name, Hole())
         for name, part in list(model.named_children()):
             if part is not owner and name != model.base_model_prefix:
                 setattr(model, name, Hole())

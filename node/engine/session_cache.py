@@ -28,12 +28,13 @@ BlockState = list[Tensor]  # convolution and recurrent states by turns; empty: i
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """One position's keys and values in one block."""
+    """One position's keys and values in one block, which lie where the block does."""
 
     key_heads: int
     key_dim: int
     value_heads: int
     value_dim: int
+    device: torch.device
 
     @property
     def n_elements(self) -> int:
@@ -82,7 +83,7 @@ def _kv_shape(layer: DynamicLayer) -> KVShape | None:
     if not layer.is_initialized:  # a block without attention
         return None
     keys, values = layer.keys, layer.values
-    return KVShape(keys.shape[1], keys.shape[3], values.shape[1], values.shape[3])
+    return KVShape(keys.shape[1], keys.shape[3], values.shape[1], values.shape[3], keys.device)
 
 
 class SlabLayer(DynamicLayer):  # type: ignore[misc]
@@ -98,7 +99,7 @@ class SlabLayer(DynamicLayer):  # type: ignore[misc]
         self.is_initialized, self.length = True, 0
         # Not zeroed: the system gives pages only as rows are written.
         self.key_slab, self.value_slab = (
-            torch.empty((1, heads, capacity, dim), dtype=layout.dtype, device=layout.device)
+            torch.empty((1, heads, capacity, dim), dtype=layout.dtype, device=shape.device)
             for heads, dim in (
                 (shape.key_heads, shape.key_dim),
                 (shape.value_heads, shape.value_dim),

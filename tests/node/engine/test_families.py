@@ -19,6 +19,7 @@ IN_EVERY_RUN = {
     "gpt_oss": "DDD",  # sinks beside the scores
     "deepseek_v3": "DDD",  # latents in the cache
     "gpt2": "FFF",  # learned positions
+    "opt": "FFF",  # lists its last norm before its blocks
     "falcon_alibi": "SSS",  # its own attention, biased by distance
     "llama4_text": "SSS",  # chunks, in its masks alone
     "qwen3_next": "SSS",  # recurrent states
@@ -68,6 +69,13 @@ def test_a_model_whose_blocks_share_keys_and_values_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(BadModel, match="share keys and values"):
         load_shard(checkpoint("llama", num_kv_shared_layers=2), Span(0, 1))
+
+
+def test_a_model_whose_blocks_need_more_than_hidden_states_is_refused(checkpoint: Any) -> None:
+    sizes = {"num_kv_shared_layers": 0, "head_dim": 16, "hidden_size_per_layer_input": 16}
+
+    with pytest.raises(BadModel, match="beside hidden states its blocks get"):
+        load_shard(checkpoint("gemma4_text", **sizes), Span(1, 2))
 
 
 def test_a_model_that_looks_ahead_is_refused_with_the_reason(checkpoint: Any) -> None:
