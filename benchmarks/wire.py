@@ -5,11 +5,14 @@ which is trained, and of a random Llama 12 x 768. Formats: microseconds per row 
 read, and how far a chain of three spans with that wire is from one that computes in float32 and
 rounds nothing: relative error of logits, and greedy tokens equal. Packing: the ratio, MB/s, and
 the link below which it pays (both ends' time against the bytes saved), for our codec and for what
-else is installed (zstandard, lz4). Seconds are of this thread.
-Run: python benchmarks/wire.py [--quick]
+else is installed (zstandard, lz4). Seconds are of this thread. `--model DIR` looks at one
+checkpoint alone, `--families` at a small random one of each family, whose logits are flat and
+whose tokens therefore change sooner than a trained model's.
+Run: python benchmarks/wire.py [--quick] [--model DIR | --families]
 """
 
 import argparse
+import tempfile
 import time
 import warnings
 import zlib
@@ -47,9 +50,10 @@ def load(directory: Path) -> Any:
 
 
 def prompt_of(model: Any, directory: Path) -> torch.Tensor:
-    """English for the model that was trained on it, anything for the other."""
-    if directory != BUILT_IN:
-        return torch.randint(3, 16_000, (1, N_ROWS), generator=torch.Generator().manual_seed(1))
+    """English where there is a tokenizer for it, anything for a random model."""
+    if not (directory / "tokenizer_config.json").exists():
+        n_ids = min(16_000, model.config.get_text_config().vocab_size)
+        return torch.randint(3, n_ids, (1, N_ROWS), generator=torch.Generator().manual_seed(1))
     from tokenizers import Tokenizer
 
     text = (Path(__file__).parents[1] / "ARCHITECTURE.md").read_text()
@@ -57,11 +61,18 @@ def prompt_of(model: Any, directory: Path) -> torch.Tensor:
     return torch.tensor([tokenizer.encode(text).ids[:N_ROWS]])
 
 
+def blocks_of(model: Any) -> Any:
+    from node.engine.pruning import find_blocks
+
+    owner, attribute = find_blocks(model)
+    return getattr(owner, attribute)
+
+
 class RoundedAtBorders:
     """The model as a chain of three spans computes it, its rows rounded by a wire format."""
 
     def __init__(self, model: Any, wire: WireFormat) -> None:
-        blocks = model.model.layers
+        blocks = blocks_of(model)
         borders = (len(blocks) // 3 - 1, 2 * len(blocks) // 3 - 1)
         self._hooks = [
             blocks[at].register_forward_hook(lambda _m, _a, out: self._round(wire, out))
@@ -84,42 +95,74 @@ class RoundedAtBorders:
             hook.remove()
 
 
-@torch.inference_mode()
-def formats(name: str, model: Any, ids: torch.Tensor, n_tokens: int, rounds: int) -> None:
-    """Bytes, time and agreement of each."""
+class Agreement:
+    """How far a chain with some wire is from one that rounds nothing."""
 
-    def greedy() -> list[int]:
-        out = model.generate(
-            ids[:, :32], max_new_tokens=n_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
+    def __init__(self, model: Any, ids: torch.Tensor, n_tokens: int) -> None:
+        self._model, self._ids, self._n_tokens = model, ids, n_tokens
+        self._exact, self.tokens = model(ids).logits[0], self._greedy()
+
+    def _greedy(self) -> list[int]:
+        out = self._model.generate(
+            self._ids[:, :32],
+            max_new_tokens=self._n_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
         )
         tokens: list[int] = out[0, 32:].tolist()
         return tokens
 
-    hidden = model(ids, output_hidden_states=True).hidden_states[len(model.model.layers) // 2][0]
-    exact, expected = model(ids).logits[0], greedy()
+    def cells(self, wire: WireFormat) -> list[str]:
+        """Relative error of logits, equal top-1, greedy tokens up to the first that differs."""
+        with RoundedAtBorders(self._model, wire):
+            logits, tokens = self._model(self._ids).logits[0], self._greedy()
+        error = float((logits - self._exact).norm() / self._exact.norm())
+        top = float((logits.argmax(-1) == self._exact.argmax(-1)).float().mean())
+        pairs = enumerate(zip(tokens, self.tokens, strict=True))
+        first = next((i for i, (ours, theirs) in pairs if ours != theirs), self._n_tokens)
+        return [f"{error:.1e}", f"{top:.3f}", f"{first} of {self._n_tokens}"]
+
+
+@torch.inference_mode()
+def families(n_tokens: int) -> None:
+    """Of each family in its tests' size."""
+    from tests.checkpoints import FAMILIES, write_checkpoint
+
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="manyhands-bench-") as scratch:
+        for family in FAMILIES:
+            model = load(write_checkpoint(Path(scratch) / family, family))
+            agreement = Agreement(model, prompt_of(model, Path(scratch)), n_tokens)
+            for wire in (FORMATS["bfloat16"], FORMATS["int8-64"]):
+                distinct = str(len(set(agreement.tokens)))
+                rows.append([family, distinct, str(wire), *agreement.cells(wire)])
+    heading = ["family", "distinct greedy tokens", "format", "rel. error of logits"]
+    common.table([*heading, "top-1 equal", "greedy equal up to"], rows)
+
+
+@torch.inference_mode()
+def formats(name: str, model: Any, ids: torch.Tensor, n_tokens: int, rounds: int) -> None:
+    """Bytes, time and agreement of each."""
+    hidden = model(ids, output_hidden_states=True).hidden_states[len(blocks_of(model)) // 2][0]
+    agreement = Agreement(model, ids, n_tokens)
     width = hidden.shape[1]
     rows = []
     for wire in FORMATS.values():
         sent, write_s = timed(lambda wire=wire: bytes(to_wire(wire, hidden)), rounds)
         _, read_s = timed(lambda w=wire, s=sent: from_wire(w, s, width, hidden.dtype, CPU), rounds)
-        with RoundedAtBorders(model, wire):
-            logits, tokens = model(ids).logits[0], greedy()
-        error = float((logits - exact).norm() / exact.norm())
-        top = float((logits.argmax(-1) == exact.argmax(-1)).float().mean())
-        pairs = enumerate(zip(tokens, expected, strict=True))
-        first = next((i for i, (ours, theirs) in pairs if ours != theirs), n_tokens)
         rows.append(
             [
                 str(wire),
                 str(wire.row_bytes(width)),
                 f"{write_s / len(hidden) * 1e6:.2f}",
                 f"{read_s / len(hidden) * 1e6:.2f}",
-                f"{error:.1e}",
-                f"{top:.3f}",
-                f"{first} of {n_tokens}",
+                *agreement.cells(wire),
             ]
         )
-    print(f"\n{name}: {hidden.shape[1]} wide, {len(set(expected))} distinct greedy tokens\n")
+    print(
+        f"\n{name}: {hidden.shape[1]} wide, {len(set(agreement.tokens))} distinct greedy tokens\n"
+    )
     heading = ["format", "bytes/row", "write us/row", "read us/row", "rel. error of logits"]
     common.table([*heading, "top-1 equal", "greedy equal up to"], rows)
 
@@ -161,7 +204,7 @@ def codecs() -> dict[str, Codec]:
 @torch.inference_mode()
 def packing(name: str, model: Any, ids: torch.Tensor, rounds: int) -> None:
     """Ours whole, as frames are packed; the others on the high bytes alone."""
-    hidden = model(ids, output_hidden_states=True).hidden_states[len(model.model.layers) // 2][0]
+    hidden = model(ids, output_hidden_states=True).hidden_states[len(blocks_of(model)) // 2][0]
     rows = []
     for wire in (FORMATS["bfloat16"], FORMATS["float32"]):
         body, width = bytes(to_wire(wire, hidden)), wire.pack_width
@@ -190,13 +233,21 @@ def _packed(label: str, size: int, packed: int, pack_s: float, unpack_s: float) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and tokens")
+    parser.add_argument("--model", type=Path, help="a checkpoint directory of your own")
+    parser.add_argument("--families", action="store_true", help="agreement, family by family")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="The given buffer is not writable")
     rounds, n_tokens = (3, 48) if options.quick else (20, 200)
     print(common.machine())
+    if options.families:
+        families(n_tokens)
+        return
     with common.random_llama() as random_directory:
-        for name, directory in (("built-in", BUILT_IN), ("random 12 x 768", random_directory)):
+        models = {"built-in": BUILT_IN, "random 12 x 768": random_directory}
+        if options.model:
+            models = {options.model.name: options.model}
+        for name, directory in models.items():
             model = load(directory)
             ids = prompt_of(model, directory)
             formats(name, model, ids, n_tokens, rounds)

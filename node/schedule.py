@@ -47,7 +47,7 @@ class Step:
 
     @property
     def shape(self) -> Shape:
-        return sum((Shape.of(work.start, rows) for work, rows in self.pieces), Shape())
+        return Shape.of(*((work.start, rows) for work, rows in self.pieces))
 
     @property
     def kind(self) -> str:
@@ -62,7 +62,7 @@ class Schedule:
         self.cost = cost or StepCost()
         self._turn = 0
         self._turns: dict[Hashable, int] = {}  # of each group that waits: when it last ran
-        self._decoders: dict[Hashable, tuple[float, Shape]] = {}  # until when, and what they run
+        self._decoders: dict[Hashable, tuple[float, tuple[int, int]]] = {}  # until, (start, rows)
 
     def next_step(self, waiting: Sequence[Waiting], now: float) -> Step:
         """`waiting`: at most one entry per session, the longest unserved first."""
@@ -107,8 +107,7 @@ class Schedule:
     def _note_decoders(self, decodes: Sequence[Waiting], now: float) -> None:
         """Those of the last second count: on a longer ring their next rows are under way."""
         for work in decodes:
-            shape = Shape.of(work.start, work.rows)
-            self._decoders[work.session] = (now + DECODING_S, shape)
+            self._decoders[work.session] = (now + DECODING_S, (work.start, work.rows))
         if any(until <= now for until, _ in self._decoders.values()):
             self._decoders = {
                 session: known for session, known in self._decoders.items() if known[0] > now
@@ -144,7 +143,7 @@ class Schedule:
 
     def _spare_us(self, decodes: Shape) -> float:
         """How much prompts may add to a step that runs `decodes`."""
-        alone = sum((shape for _, shape in self._decoders.values()), Shape())
+        alone = Shape.of(*(run for _, run in self._decoders.values()))
         if not self.cost.is_known:
             return UNKNOWN_ROWS * self.cost.row_us(0) if alone.rows else MAX_STEP_US
         ours_us = self.cost.step_us(decodes)

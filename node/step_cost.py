@@ -27,13 +27,11 @@ class Shape:
     rows: int = 0
     pairs: int = 0
 
-    def __add__(self, other: "Shape") -> "Shape":
-        return Shape(self.rows + other.rows, self.pairs + other.pairs)
-
     @classmethod
-    def of(cls, start: int, rows: int) -> "Shape":
-        """`rows` rows of one session from position `start` on."""
-        return cls(rows, rows * start + rows * (rows - 1) // 2)
+    def of(cls, *runs: tuple[int, int]) -> "Shape":
+        """Of (position of the first row, rows) of each session."""
+        pairs = sum(rows * start + rows * (rows - 1) // 2 for start, rows in runs)
+        return cls(sum(rows for _, rows in runs), pairs)
 
     @property
     def features(self) -> tuple[float, float, float]:

@@ -1,10 +1,16 @@
 """Tensors and wire bytes: what the reference in numpy says, and no copy where none is due."""
 
+from unittest.mock import sentinel
+
 import numpy as np
 import pytest
 import torch
 
 from node.rows import from_wire, ids_from_wire, joined, to_wire
+from node.work import Work
+from protocol.actions import Run
+from protocol.codec import data_bytes, data_message
+from protocol.messages import Frame, RowGroup, SessionId
 from protocol.wire import BFLOAT16, FLOAT16, FLOAT32, FORMATS, INT8_64, decode, encode
 
 pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable")
@@ -56,6 +62,22 @@ def test_nothing_is_copied_or_rounded_where_the_wire_is_the_engines_dtype(wire, 
 
     assert torch.equal(received, rows[1:3])
     assert received.data_ptr() == rows[1:3].data_ptr()
+
+
+def test_nothing_is_copied_from_a_received_frame_to_the_tensor():
+    rows = some_rows(64)
+    group = RowGroup(SessionId(bytes(16)), 0, 0, 0, 0, len(rows))
+    received = data_bytes(Frame((group,), 256, bytes(to_wire(FLOAT32, rows))))
+
+    arrived = data_message(received)
+    assert isinstance(arrived, Frame)
+    run = Run(1, 0, len(rows), arrived.body, sample=False)
+    payload = Work(sentinel.lane, run, 0, at=2).payload(2)  # the second chunk of it
+    tensor = from_wire(FLOAT32, payload, 64, torch.float32, CPU)
+
+    assert torch.equal(tensor, rows[2:4])
+    began = np.frombuffer(received, np.uint8).ctypes.data
+    assert tensor.data_ptr() == began + len(received) - 3 * 256
 
 
 def test_rows_may_begin_anywhere_in_a_frame():

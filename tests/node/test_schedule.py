@@ -237,7 +237,7 @@ def test_a_mixed_step_takes_what_was_promised_once_steps_were_measured(
 
 def test_an_hour_of_decoding_does_not_make_it_forget_what_a_prompt_costs():
     cost = StepCost()
-    cost.saw("prefill", Shape.of(0, 256), 25_000 + 256 * 2_000)
+    cost.saw("prefill", Shape.of((0, 256)), 25_000 + 256 * 2_000)
     for _ in range(10_000):
         cost.saw("decode", Shape(4, 400), 33_000)
 

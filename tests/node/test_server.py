@@ -255,3 +255,17 @@ async def test_calls_with_junk_are_typed_errors(node):
                 await connection.call(method, b"junk", timeout_s=2)
         await connection.aclose()
         assert await serves(node, client)
+
+
+async def test_a_node_whose_queue_outlasts_the_request_says_so_at_once(node):
+    load = node.nodes[0].node.batcher.load
+    load.backlog_s, load.waiting = 60.0, 7
+    async with node.client() as client:
+        hurried = await answer_to(node, client, to_hop_bytes(reserve(node, budget_ms=30_000)))
+        patient = await answer_to(node, client, to_hop_bytes(reserve(node, budget_ms=90_000)))
+
+    assert isinstance(hurried, Failure)
+    refused = decode_error(hurried.error, "")
+    assert isinstance(refused, PeerBusy)
+    assert refused.queue_depth == 7
+    assert isinstance(patient, Reserved)
