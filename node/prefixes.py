@@ -10,6 +10,7 @@ Rows of sessions that are over are only ever kept in room that nobody needs: the
 first, before any live session is refused.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ MAX_RETAINED = 256
 PIECE_BYTES = 16 << 20  # of a copy between two steps: who decodes waits some milliseconds
 MIN_PIECE = 64  # rows
 PATIENCE_S = 1.0  # then the rest is copied at once: a client waits for this
+WAIT_S = 1.0  # for a step to end; who cannot have that runs the rows again
 
 
 class Name(NamedTuple):
@@ -240,10 +242,34 @@ async def copy_rows(
         at_once = held.floor > 0 or time.monotonic() - began_s >= patience_s
         stop = length if at_once else min(start + n_rows, length)
 
-        def copy_piece(start: int = start, stop: int = stop) -> None:
-            lease.load(held.export(start, stop))
-            if not source.reserve.is_last:
-                journal.extend_from(source.journal, stop)
-
-        await batcher.between_steps(copy_piece)
+        piece = _Piece(source, lease, journal, start, stop)
+        done = batcher.between_steps(piece.copy)
+        await asyncio.wait((done,), timeout=WAIT_S)
+        if not done.done():
+            piece.is_wanted = False
+            if piece.has_begun:
+                await done
+            raise ValueError("steps take too long here to wait for one")
+        done.result()
         start = stop
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Positions `[start, stop)` of a copy, which may be given up until it has begun."""
+
+    source: Rows
+    lease: Lease
+    journal: Journal
+    start: int
+    stop: int
+    is_wanted: bool = True
+    has_begun: bool = False
+
+    def copy(self) -> None:
+        self.has_begun = True  # set before the look: who gives up sets the other first
+        if not self.is_wanted:
+            return
+        self.lease.load(self.source.lease.export(self.start, self.stop))
+        if not self.source.reserve.is_last:
+            self.journal.extend_from(self.source.journal, self.stop)

@@ -1,5 +1,6 @@
 """Rows with names: found by who knows the name, kept while nobody needs the room."""
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -203,10 +204,26 @@ class Direct:
     def __init__(self, first: Callable[[int], None] = lambda call: None) -> None:
         self.first, self.calls = first, 0
 
-    async def between_steps(self, call: Callable[[], None]) -> None:
+    def between_steps(self, call: Callable[[], None]) -> "asyncio.Future[None]":
         self.calls += 1
         self.first(self.calls)
-        call()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            done.set_result(call())
+        except ValueError as error:
+            done.set_exception(error)
+        return done
+
+
+class Stuck:
+    """A batcher whose step does not end."""
+
+    def __init__(self) -> None:
+        self.later: list[Callable[[], None]] = []
+
+    def between_steps(self, call: Callable[[], None]) -> "asyncio.Future[None]":
+        self.later.append(call)
+        return asyncio.get_running_loop().create_future()
 
 
 def filled(capacity: int, length: int) -> tuple[Rows, Prefixes]:
@@ -278,6 +295,16 @@ async def test_what_cannot_be_copied_is_run_instead():
     began = await Found(source, 250).copied_to(too_small, journal, cast("Batcher", Direct()))
 
     assert began == journal.length == 0
+
+
+async def test_nobody_waits_long_for_a_copy_and_one_that_comes_late_touches_nothing():
+    source, _ = filled(300, 250)
+    lease, journal, stuck = slabs(210), Journal(ROW_BYTES, 210), Stuck()
+
+    began = await Found(source, 200).copied_to(lease, journal, cast("Batcher", stuck))
+    stuck.later[0]()
+
+    assert began == lease.length == journal.length == 0
 
 
 @settings(max_examples=60, deadline=None)
