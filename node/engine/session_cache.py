@@ -20,6 +20,8 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
+from node.engine.pages import pages
+
 KEPT_STATES = 3  # beside the live one
 STATE_ROWS = 64  # at least so many rows lie between two kept states but the newest
 
@@ -97,9 +99,8 @@ class SlabLayer(DynamicLayer):  # type: ignore[misc]
         super().__init__()
         self.is_sliding = is_sliding  # the library builds its masks by it
         self.is_initialized, self.length = True, 0
-        # Not zeroed: the system gives pages only as rows are written.
         self.key_slab, self.value_slab = (
-            torch.empty((1, heads, capacity, dim), dtype=layout.dtype, device=shape.device)
+            pages((1, heads, capacity, dim), layout.dtype, shape.device)
             for heads, dim in (
                 (shape.key_heads, shape.key_dim),
                 (shape.value_heads, shape.value_dim),

@@ -6,10 +6,8 @@ that cache alike share a slab. One of blocks with a sliding window holds positio
 when it is full, what may still be needed moves to its front.
 """
 
-import mmap
 from collections.abc import Sequence
 from copy import copy
-from math import prod
 
 import torch
 from torch import Tensor
@@ -17,6 +15,7 @@ from torch import Tensor
 from node.engine.adapter_rows import Adapter
 from node.engine.kv_layout import STEP_ROWS, BlockLayout, KVLayout
 from node.engine.lease import KVRows
+from node.engine.pages import pages
 from protocol.errors import ContextExceeded, OutOfMemory, UsageError
 
 
@@ -33,7 +32,7 @@ class Slab:
         self.n_kept = self.room if kind.n_kept is None else kind.n_kept
         self.base = 0  # the position of the first one held
         self.keys, self.values = (
-            _pages((len(members), 1, heads, self.room, dim), dtype, kind.device)
+            pages((len(members), 1, heads, self.room, dim), dtype, kind.device)
             for heads, dim in (
                 (kind.key_heads, kind.key_dim),
                 (kind.value_heads, kind.value_dim),
@@ -103,7 +102,7 @@ class SlabLease:
             self.slabs = [
                 Slab(kind, which, capacity, layout.dtype) for kind, which in members.items()
             ]
-        except (RuntimeError, MemoryError, OSError, OverflowError) as error:
+        except (RuntimeError, MemoryError) as error:
             raise OutOfMemory(
                 f"no room for the KV cache of {capacity} positions in {exit - entry} blocks",
                 hint="serve with a smaller --kv-cache",
@@ -219,16 +218,3 @@ class SlabLease:
 def _in_order(views: list[Tensor], order: Sequence[int]) -> list[Tensor]:
     placed = sorted(zip(order, views, strict=True), key=lambda pair: pair[0])
     return [view for _, view in placed]
-
-
-def _pages(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory that the system gives page by page as rows are written, and has back at once.
-
-    An allocator keeps what was freed between pieces in use: of sixty slabs of 1 to 15 MB that came
-    and went, glibc's kept 65 MB when all were closed.
-    """
-    if device.type != "cpu" or not hasattr(mmap, "MAP_ANONYMOUS"):
-        return torch.empty(*shape, dtype=dtype, device=device)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    memory = mmap.mmap(-1, prod(shape) * dtype.itemsize, flags=flags)
-    return torch.frombuffer(memory, dtype=dtype).view(*shape)
