@@ -155,9 +155,13 @@ class Batcher:
     def _main(self) -> None:
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         while self._receive():
-            step, pieces = self._take()
-            if pieces:
-                self._run(pieces, step)
+            self._run_next()
+
+    def _run_next(self) -> None:
+        """In a frame of its own, which is gone while the worker waits."""
+        step, pieces = self._take()
+        if pieces:
+            self._run(pieces, step)
 
     def _receive(self) -> bool:
         """Everything that waits now; blocks only when there is nothing to do. False: stop.
@@ -170,13 +174,17 @@ class Batcher:
                 delivery = self._inbox.get(block=self._is_awaited or not self._queues)
                 if delivery is None:
                     return False
-                for work in delivery.works:
-                    self._queues.setdefault(work.lane, deque()).append(work)
-                if delivery.call is not None:
-                    delivery.call()
-                self._is_awaited = self._is_awaited and not delivery.is_answer
+                self._take_in(delivery)
+                del delivery  # while this waits for more, it holds on to no session
         except Empty:
             return True
+
+    def _take_in(self, delivery: Delivery) -> None:
+        for work in delivery.works:
+            self._queues.setdefault(work.lane, deque()).append(work)
+        if delivery.call is not None:
+            delivery.call()
+        self._is_awaited = self._is_awaited and not delivery.is_answer
 
     def _take(self) -> tuple[Step, list[Piece]]:
         """The next step, and the rows that are in it."""

@@ -62,7 +62,7 @@ class Schedule:
         self.cost = cost or StepCost()
         self._turn = 0
         self._turns: dict[Hashable, int] = {}  # of each group that waits: when it last ran
-        self._decoders: dict[Hashable, tuple[float, tuple[int, int]]] = {}  # until, (start, rows)
+        self._decoders: dict[int, tuple[float, tuple[int, int]]] = {}  # until, (start, rows)
 
     def next_step(self, waiting: Sequence[Waiting], now: float) -> Step:
         """`waiting`: at most one entry per session, the longest unserved first."""
@@ -107,7 +107,8 @@ class Schedule:
     def _note_decoders(self, decodes: Sequence[Waiting], now: float) -> None:
         """Those of the last second count: on a longer ring their next rows are under way."""
         for work in decodes:
-            self._decoders[work.session] = (now + DECODING_S, (work.start, work.rows))
+            # By its hash: an idle node keeps no session alive, nor its memory.
+            self._decoders[hash(work.session)] = (now + DECODING_S, (work.start, work.rows))
         if any(until <= now for until, _ in self._decoders.values()):
             self._decoders = {
                 session: known for session, known in self._decoders.items() if known[0] > now

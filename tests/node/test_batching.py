@@ -1,6 +1,8 @@
 """The worker packs what is runnable, cuts long prompts so that nobody stalls, contains faults."""
 
 import asyncio
+import gc
+import weakref
 from math import inf
 
 import numpy as np
@@ -335,3 +337,17 @@ async def test_rows_that_are_no_numbers_end_their_own_session_alone(batcher, eng
     assert guilty.outputs == []
     for session in good:
         assert np.allclose(session.rows, alone.rows, rtol=1e-4, atol=1e-5)
+
+
+async def test_an_idle_worker_keeps_no_session_alive(batcher, engine):
+    sessions = [Session(batcher, engine, [i + 3, 4], 5) for i in range(3)]
+    for session in sessions:
+        session.start()
+    await ended(*sessions)
+    gone = [weakref.ref(session) for session in sessions]
+    del session, sessions
+    await batcher.between_steps(lambda: None)
+    await asyncio.sleep(0)  # the loop lets go of what it was handed
+    gc.collect()
+
+    assert [session() for session in gone] == [None] * 3
