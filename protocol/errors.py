@@ -13,6 +13,8 @@ ManyhandsError
         BadModel             a checkpoint that is missing, corrupt or of another kind
         BadAdapter           the same of an adapter, or one made for another base
         BadResult            sound rows became NaN or infinity in the blocks of whoever says so
+    HubUnreachable           no answer from a hub, or it keeps stalling or cutting (exit 4)
+    HubRefused               a hub denies what was asked: log in, or accept its terms (exit 6)
     PeerError                theirs: route around them, lower their score
         PeerUnreachable      no connection, or it dropped (exit 4)
         PeerBusy             an honest refusal: no room for now (exit 75)
@@ -88,6 +90,14 @@ class BadAdapter(IntegrityError):
 
 class BadResult(IntegrityError):
     code = "bad_result"
+
+
+class HubUnreachable(ManyhandsError):
+    exit_code, code = 4, "hub_unreachable"
+
+
+class HubRefused(ManyhandsError):
+    exit_code, code = 6, "hub_refused"
 
 
 class PeerError(ManyhandsError):

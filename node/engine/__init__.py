@@ -111,6 +111,18 @@ def plan_shard(
         return plan_span(directory, span, wanted, headroom)
 
 
+def span_needs(directory: Path, span: Span) -> Callable[[str], bool]:
+    """Which tensors of a checkpoint `span` needs, by name; needs config.json and no weights.
+
+    Raises:
+        BadModel, UsageError: as for `load_shard`.
+    """
+    with _no_garbage_collection():
+        from node.engine import weights
+
+        return weights.span_needs(directory, span)
+
+
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """Importing torch and transformers makes a million objects that stay: collecting among them
@@ -144,4 +156,5 @@ __all__ = [
     "StepResult",
     "load_shard",
     "plan_shard",
+    "span_needs",
 ]

@@ -9,7 +9,7 @@ What the span computes is proved in `selftest.py`.
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -124,6 +124,18 @@ def plan_span(
         checkpoint = open_checkpoint(directory, weights=False)
         outline, quantization, dtype = _outlined(checkpoint, span, wanted)
         return _plan(outline, quantization, dtype, wanted, headroom)
+
+
+def span_needs(directory: Path, span: Span) -> Callable[[str], bool]:
+    """Which tensors of the checkpoint a span needs, by name; from config.json alone.
+
+    Raises:
+        BadModel, UsageError: as for loading it.
+    """
+    with quiet():
+        checkpoint = open_checkpoint(directory, weights=False)
+        config = _read_config(checkpoint)
+        return Outline.of(config, span_class(config, checkpoint.architecture), span).needs
 
 
 def _outlined(
