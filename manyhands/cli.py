@@ -19,6 +19,7 @@ COMMANDS = {  # name: (module, attribute, what it does)
     "demo": ("manyhands.demo", "demo", "A tour that ends by itself: answer, kill, proof."),
     "up": ("manyhands.up", "up", "Run a local swarm until Ctrl-C."),
     "serve": ("manyhands.serve", "serve", "Lend this machine: serve a span of a model."),
+    "plan": ("manyhands.plan", "plan", "What a span would take of this machine."),
     "generate": ("manyhands.generate", "generate", "Ask a swarm for one completion."),
     "chat": ("manyhands.chat", "chat", "Talk with a model."),
     "status": ("manyhands.status", "status", "Whether a swarm is complete, and who serves."),

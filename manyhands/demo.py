@@ -16,10 +16,13 @@ from typing import Any
 
 import click
 
-from manyhands.home import Home
+from manyhands.fetching import bring_weights
+from manyhands.home import Home, open_identity
+from manyhands.licences import require_accepted
 from manyhands.local import LocalSwarm, even_split
 from manyhands.loops import run
 from manyhands.models import TINY, find_model
+from manyhands.options import accept_licence_option
 from manyhands.telling import Teller
 from manyhands.tour import Tour
 
@@ -37,9 +40,16 @@ PRICE_PER_MTL = 100_000_000_000  # dear enough that an answer takes several vouc
     type=click.Path(path_type=Path),
     help="Keep keys, ledgers and logs here. Default: a temporary place.",
 )
+@accept_licence_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; tell on stderr.")
 def demo(
-    nodes: int, seed: int | None, prompt: str, model: str, home: Path | None, as_json: bool
+    nodes: int,
+    seed: int | None,
+    prompt: str,
+    model: str,
+    home: Path | None,
+    accept_licence: bool,
+    as_json: bool,
 ) -> None:
     """See a swarm start, answer, lose a node, and prove who did what, in about a minute."""
     began_s = time.monotonic()
@@ -48,6 +58,8 @@ def demo(
     teller = Teller(to_stderr=as_json)
     tour = Tour(teller, secrets.randbits(16) if seed is None else seed)
     with _place(home) as place:
+        require_accepted(place, found.manifest, accepts=accept_licence)
+        bring_weights(found, found.manifest.tensors, identity=open_identity(place.client))
         swarm = LocalSwarm(
             model, spans * 2, place.root / "swarm", price_per_mtl=PRICE_PER_MTL, threads=1
         )

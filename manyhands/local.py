@@ -106,6 +106,7 @@ class LocalSwarm:
             *("--threads", str(threads or max(1, cores // len(spans)))),
             *("--price-per-mtl", str(price_per_mtl)),
             *("--drain", "5"),
+            "--accept-licence",  # whoever starts a swarm has asked already
             *("--parent", str(os.getpid())),
         ]
         self._model = model

@@ -1,28 +1,31 @@
 """MODEL on the command line: `tiny`, a directory, a GGUF file, or a name on the Hugging Face hub.
 
-In: what a person wrote. Out: a directory that holds the whole model, and its manifest, whose digest
-names the model to all peers. Hashes of weights are remembered in the user's cache, so only the
-first use of a model reads all of it. Loading a span is left to `node.engine`.
+In: what a person wrote. Out: a directory and its manifest, whose digest names the model to all
+peers. A model that a person put here is there as a whole; one that came by name may lack weights,
+then `store` says what is here and `hub` has the rest. Hashes of weights are remembered in the
+user's cache, so only the first use of a model reads all of it. Fetching is left to `fetching.py`.
 """
 
-import os
 import re
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
+from manyhands.licences import read_licence
 from protocol.adapter_names import is_adapter
 from protocol.describing import make_manifest
 from protocol.errors import BadModel
-from protocol.manifest import INDEX, SINGLE, Manifest
-from protocol.text import TEXT_FILES
+from protocol.manifest import Manifest
+
+if TYPE_CHECKING:
+    from manyhands.weights.hub import Hub
+    from manyhands.weights.store import Store
 
 TINY = "tiny"
 BUILT_IN = Path(__file__).parent / "models" / TINY
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-HUB_PROBE_S = 3.0
+HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+RECORD = "fetched.json"  # in a directory that holds what was fetched of a model
 
 Progress = Callable[[str, float], None]
 
@@ -36,14 +39,18 @@ class Model:
     directory: Path
     manifest: Manifest
     adapter: str = ""  # that answers shall be made with
+    store: "Store | None" = None  # where weights may be missing
+    hub: "Hub | None" = None  # that has them
 
     def small_files(self) -> dict[str, bytes]:
         """What any peer serves of it by digest: all but the weights, and the manifest itself."""
         files = {
             file.name: (self.directory / file.name).read_bytes()
-            for file in self.manifest.small_files()
+            for file in self.manifest.files
+            if not file.is_weights
         }
-        return files | {"manifest": self.manifest.to_json()}
+        manifest = self.manifest if self.store is None else self.store.known
+        return files | {"manifest": manifest.to_json()}
 
 
 def split_adapter(text: str) -> tuple[str, str]:
@@ -54,21 +61,68 @@ def split_adapter(text: str) -> tuple[str, str]:
     return model, adapter
 
 
+class NotHere(BadModel):
+    """A name that means no directory here, and that no hub can be asked for now."""
+
+
 def find_model(text: str, *, progress: Progress | None = None) -> Model:
-    """The model a person means; one that is not here is downloaded.
+    """The model a person means; of one that is only on the hub, all but the weights.
 
     Raises:
         BadModel: it is missing, damaged, or cannot be fetched now.
+        HubRefused, HubUnreachable: the hub does not give it.
     """
+    named = HUB_NAME.fullmatch(text)
+    if named and not text.startswith((".", "/")) and not Path(text).expanduser().exists():
+        return _from_hub(named[1], named[2] or "main", progress)
     directory = _locate(text)
-    name = _name(text, directory)
+    if (directory / RECORD).exists():
+        return _from_store(text, directory)
+    return _described(text, _name(text, directory), directory, "", progress)
 
+
+def _described(
+    text: str, name: str, directory: Path, revision: str, progress: Progress | None
+) -> Model:
     def hashing(file: str, fraction: float) -> None:
         if progress and file.endswith((".safetensors", ".gguf")):
             progress(f"checking {file}", fraction)
 
-    manifest = make_manifest(directory, name=name, cache=_cache("hashes"), progress=hashing)
+    manifest = make_manifest(
+        directory,
+        name=name,
+        licence=read_licence(directory),
+        revision=revision,
+        cache=_cache("hashes"),
+        progress=hashing,
+    )
     return Model(text, name, directory, manifest)
+
+
+def _from_hub(name: str, revision: str, progress: Progress | None) -> Model:
+    from manyhands.weights.named import find_named  # loads the hub's library
+
+    if progress:
+        progress("asking the hub", 0.0)
+    found = find_named(name, revision)
+    if found is None:
+        raise NotHere(
+            f"{name} is no directory here, and the hub cannot be reached for it",
+            hint="give a directory, join peers that have it, or connect once: hf download " + name,
+        )
+    if found.store is None:
+        return _described(name, name, found.directory, found.revision, progress)
+    manifest = found.store.manifest
+    return Model(name, name, found.directory, manifest, store=found.store, hub=found.hub)
+
+
+def _from_store(text: str, directory: Path) -> Model:
+    from manyhands.weights.named import open_store
+
+    store = open_store(directory)
+    if store is None:
+        raise BadModel(f"the small files in {directory} are damaged", hint="remove it")
+    return Model(text, store.manifest.name, directory, store.manifest, store=store)
 
 
 def _locate(text: str) -> Path:
@@ -83,9 +137,7 @@ def _locate(text: str) -> Path:
         return path
     if path.exists():
         raise BadModel(f"{text} is a file", hint="give the directory that holds config.json")
-    if HUB_NAME.fullmatch(text) and not text.startswith("."):
-        return _download(text)
-    raise BadModel(
+    raise NotHere(
         f"there is no model directory {text}",
         hint="give `tiny`, a directory of config.json and *.safetensors, a GGUF file, or ORG/NAME",
     )
@@ -107,41 +159,6 @@ def _name(text: str, directory: Path) -> str:
     else:
         name = directory.resolve().name if path.is_dir() and text != TINY else text
     return "".join(c for c in name if c.isprintable())[:100] or "model"
-
-
-def _download(name: str) -> Path:
-    """A snapshot of the needed files, from the hub's cache or the hub."""
-    from huggingface_hub import constants, snapshot_download  # slow; only for hub names
-
-    patterns = [*TEXT_FILES, "*.safetensors", INDEX, SINGLE]
-    offline = bool(os.environ.get("HF_HUB_OFFLINE"))
-    local_only = offline or not _hub_answers(constants.ENDPOINT)
-    try:
-        path = snapshot_download(name, allow_patterns=patterns, local_files_only=local_only)
-    except Exception as error:  # the library raises its own, its HTTP library's and OS errors
-        if local_only:
-            raise BadModel(
-                f"{name} is no directory here, and the hub cannot be reached for it",
-                hint="give a directory, or connect once: hf download " + name,
-            ) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadModel(
-            f"{name} cannot be fetched from the hub: {reason}",
-            hint="check the name; for a gated model, log in first: hf auth login",
-        ) from error
-    return Path(path)
-
-
-def _hub_answers(endpoint: str) -> bool:
-    """Whether the hub, or the proxy in front of it, takes connections: seconds, not minutes."""
-    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
-    parts = urlsplit(proxy or endpoint)
-    port = parts.port or (80 if parts.scheme == "http" else 443)
-    try:
-        socket.create_connection((parts.hostname or "", port), timeout=HUB_PROBE_S).close()
-    except OSError:
-        return False
-    return True
 
 
 def _cache(name: str) -> Path:

@@ -108,5 +108,13 @@ def join_option(command: Command) -> Command:
     )(command)
 
 
+def accept_licence_option(command: Command) -> Command:
+    return click.option(
+        "--accept-licence",
+        is_flag=True,
+        help="You have read the model's licence and accept it. Remembered in the home.",
+    )(command)
+
+
 def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)

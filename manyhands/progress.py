@@ -34,6 +34,67 @@ def shown(title: str) -> Iterator[Progress]:
         yield _lines(title)
 
 
+@contextmanager
+def transferring(title: str, n_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Show how much of so many bytes has come, how fast, and how long the rest will take.
+
+    The context's value is called with every run of bytes.
+    """
+    if verbosity() < 0 or not sys.stderr.isatty():
+        yield Transfer(title, n_bytes)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    texts = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    columns = (*texts, TransferSpeedColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(title, total=n_bytes)
+        yield lambda more: bars.advance(task, more)
+
+
+class Transfer:
+    """The same in plain lines, every `PLAIN_EVERY_S`."""
+
+    def __init__(
+        self,
+        title: str,
+        n_bytes: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[str], object] = say,
+    ) -> None:
+        self._title, self._n_bytes, self._clock, self._tell = title, n_bytes, clock, tell
+        self._done, self._began_s, self._told_s = 0, clock(), clock()
+
+    def __call__(self, more: int) -> None:
+        self._done += more
+        if self._clock() - self._told_s >= PLAIN_EVERY_S or self._done == self._n_bytes:
+            self._told_s = self._clock()
+            self._tell(f"{self._title}: {self._line()}")
+
+    def _line(self) -> str:
+        rate = self._done / max(self._clock() - self._began_s, 1e-6)
+        left_s = max(0, self._n_bytes - self._done) / max(rate, 1)
+        left = f", {left_s:.0f} s left" if self._done < self._n_bytes else ""
+        done, whole = size(self._done), size(self._n_bytes)
+        return f"{done} of {whole}, {size(int(rate))}/s{left}"
+
+
+def size(n_bytes: int) -> str:
+    """For people: `1.5 GiB`, `12 MiB`, `3 KiB`."""
+    if n_bytes >= 2**30:
+        return f"{n_bytes / 2**30:,.1f} GiB"
+    return f"{n_bytes / 2**20:.0f} MiB" if n_bytes >= 2**20 else f"{n_bytes / 2**10:.0f} KiB"
+
+
 def _lines(title: str) -> Progress:
     last_phase, last_s = "", 0.0
 

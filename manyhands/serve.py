@@ -10,71 +10,45 @@ import json
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from manyhands import __version__, machine
-from manyhands.devices import choose_device, look
+from manyhands.fetching import bring_weights
 from manyhands.home import Home, open_books, open_identity
 from manyhands.loops import run
-from manyhands.models import Model, find_model
+from manyhands.models import Model
 from manyhands.options import (
     AdapterType,
     EndpointType,
     SizeType,
     SpanType,
+    accept_licence_option,
     home_option,
     join_option,
 )
+from manyhands.preparing import Wanted, prepare
 from manyhands.progress import say, shown
 from manyhands.running import Running, recorded
 from manyhands.signals import ending_at_once, interruptible
-from protocol.address import Address
-from protocol.errors import PeerError, UsageError
+from protocol.errors import UsageError
 from protocol.identity import Identity
-from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.reach import why_not_listening
 
 if TYPE_CHECKING:
     from ledger.meter import Rates
     from ledger.writer import LedgerWriter
+    from manyhands.planning import Forecast
     from node.engine import ShardEngine
+    from node.files import SharedFile
     from node.node import Model as NodeModel
     from node.settings import NodeSettings
-    from protocol.announcements import Announcement
 
 USUAL_PORT = 31400
-JOIN_WAIT_S = 5.0
 MAX_TEXT_CHARS = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """The command line, read."""
-
-    model: str
-    span: Span | None  # None: what the swarm misses most
-    join: tuple[Address, ...]
-    listen: tuple[str, int] | None
-    home: Path | None
-    dtype: str
-    quantize: str
-    wire: str
-    pack: str
-    device: str
-    require_gpu: bool
-    kv_cache: int
-    adapters: tuple[tuple[str, Path], ...]
-    threads: int | None
-    name: str
-    region: str
-    price_per_mtl: int
-    drain: float
-    parent: int | None
 
 
 @click.command(short_help="Lend this machine: serve a span of a model.")
@@ -147,6 +121,12 @@ class Wanted:
     metavar="S",
     help="How long SIGTERM lets open sessions go on. Default: 30.",
 )
+@accept_licence_option
+@click.option(
+    "--share-weights/--no-share-weights",
+    default=True,
+    help="Whether other nodes may fetch this span's weights from here. Default: they may.",
+)
 @click.option("--parent", type=int, hidden=True)  # of a local swarm: end when it ends
 def serve(**given: object) -> None:
     """Serve a span of MODEL to a swarm until Ctrl-C.
@@ -169,25 +149,23 @@ def serve(**given: object) -> None:
         identity = open_identity(home.node)
         with open_books(home.node, identity, OPEN_SWARM_ID) as books:
             with ending_at_once():
-                model, engine = _load(wanted, identity)
+                model, told, tensors = prepare(wanted, home, identity)
+            bring_weights(model, tensors, identity=identity, join=wanted.join)
+            with ending_at_once():
+                engine = _load(wanted, model, told)
             run(_serve(wanted, home, identity, books, model, engine))
 
 
-def _load(wanted: Wanted, identity: Identity) -> tuple[Model, "ShardEngine"]:
-    with shown(wanted.model) as progress:
-        model = find_model(wanted.model, progress=progress)
-    _check_span(wanted.span, model)
-    say(f"starting torch, {os.environ['OMP_NUM_THREADS']} thread(s)")
+def _load(wanted: Wanted, model: Model, told: "Forecast") -> "ShardEngine":
     from node.engine import load_shard
 
-    device = _choose_device(wanted)
-    span = wanted.span or _choose_span(wanted, model, identity, device)
+    span = told.plan.span
     with shown(f"{model.name} {span}") as progress:
         engine = load_shard(
             model.directory,
             span,
             dtype=wanted.dtype,
-            device=device,
+            device=told.device,
             quantize=wanted.quantize,
             cache=_span_cache(),
             kv_cache_bytes=wanted.kv_cache,
@@ -196,14 +174,7 @@ def _load(wanted: Wanted, identity: Identity) -> tuple[Model, "ShardEngine"]:
     say(f"{engine.weights_bytes / 2**20:,.0f} MiB of weights, run as {engine.profile}")
     for name, directory in wanted.adapters:
         say(f"adapter {engine.adapters.load(directory, name)}")
-    return model, engine
-
-
-def _choose_device(wanted: Wanted) -> str:
-    choice = choose_device(wanted.device, look(), require_gpu=wanted.require_gpu)
-    for line in choice.told:
-        say(line)
-    return choice.device
+    return engine
 
 
 def _span_cache() -> Path:
@@ -211,53 +182,6 @@ def _span_cache() -> Path:
     import platformdirs
 
     return platformdirs.user_cache_path("manyhands") / "spans"
-
-
-def _check_span(span: Span | None, model: Model) -> None:
-    n_blocks = model.manifest.n_blocks
-    if span is not None and span.stop > n_blocks:
-        raise UsageError(
-            f"span {span} lies outside {model.name}, which has blocks 0:{n_blocks}",
-            hint=f"choose a span within 0:{n_blocks}, or --span auto",
-        )
-
-
-def _choose_span(wanted: Wanted, model: Model, identity: Identity, device: str) -> Span:
-    """What the swarm misses most, as far as it can be asked, and as much as memory allows."""
-    from scheduler.placement import choose_span
-
-    manifest = model.manifest
-    capacity = machine.capacity_blocks(
-        model.directory,
-        dtype=wanted.dtype,
-        device=device,
-        quantize=wanted.quantize,
-        kv_cache_bytes=wanted.kv_cache,
-    )
-    announcements = run(_announcements(identity, wanted.join)) if wanted.join else ()
-    return choose_span(
-        announcements,
-        manifest=manifest.digest,
-        n_blocks=manifest.n_blocks,
-        capacity_blocks=capacity,
-        peer_id=identity.peer_id,
-    )
-
-
-async def _announcements(identity: Identity, join: Sequence[Address]) -> "tuple[Announcement, ...]":
-    from protocol.announcement_table import AnnouncementTable
-    from protocol.transport.grpc import GrpcTransport
-    from scheduler.directory import Directory, fetch_directory
-
-    directory = Directory(AnnouncementTable(OPEN_SWARM_ID))
-    with interruptible():
-        try:
-            await fetch_directory(
-                GrpcTransport(identity, OPEN_SWARM_ID), join, directory, timeout_s=JOIN_WAIT_S
-            )
-        except PeerError as error:
-            say(f"warning: choosing a span without knowing the swarm: {error}")
-    return directory.live()
 
 
 async def _serve(
@@ -333,7 +257,21 @@ def _served(wanted: Wanted, model: Model, engine: "ShardEngine") -> "NodeModel":
         ending=ending,
         decode_us=decode_us,
         prefill_us_per_row=prefill_us_per_row,
+        weights=_shared(model) if wanted.share_weights else {},
     )
+
+
+def _shared(model: Model) -> "dict[str, SharedFile]":
+    """What other nodes may fetch from here: what lies here whole, or was checked when it came."""
+    from node.files import SharedFile
+
+    if model.store is not None:
+        return {file: SharedFile(*found) for file, found in model.store.shared().items()}
+    return {
+        file.name: SharedFile(model.directory / file.name, ((0, file.n_bytes),))
+        for file in model.manifest.files
+        if file.name.endswith(".safetensors")
+    }
 
 
 def _settings(wanted: Wanted, home: Home) -> "NodeSettings":

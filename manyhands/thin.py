@@ -5,8 +5,7 @@ manifest and the small files. `tiny` and directories are read where they lie; an
 peers announce, and its small files come from them, checked against the digest, kept in the cache.
 """
 
-import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +15,11 @@ from manyhands.models import TINY, Model, find_model, split_adapter
 from manyhands.running import join_addresses
 from protocol.address import Address
 from protocol.announcements import Announcement
-from protocol.errors import BadModel, ManyhandsError, UsageError
+from protocol.errors import BadModel, UsageError
+from protocol.identity import Identity
 from protocol.manifest import Manifest
 from protocol.signing import OPEN_SWARM_ID
 
-MANIFEST_FILE = "manifest.json"
 DIGEST_CHARS = 8  # at least so many of a digest name a model
 
 
@@ -39,36 +38,41 @@ def find_client_model(text: str, home: Home, join: Sequence[Address]) -> Model:
 def _find(text: str, home: Home, join: Sequence[Address]) -> Model:
     if text == TINY or text.startswith(("/", ".", "~")) or Path(text).exists():
         return find_model(text)
-    return run(_from_swarm(text, home, join_addresses(home, join)))
+    addresses = join_addresses(home, join)
+    return run(from_swarm(text, open_identity(home.client), addresses))[0]
 
 
-async def _from_swarm(text: str, home: Home, join: Sequence[Address]) -> Model:
+async def from_swarm(
+    text: str, identity: Identity, join: Sequence[Address], *, also: Collection[str] = ()
+) -> tuple[Model, tuple[Announcement, ...]]:
+    """The model that peers serve under this name or digest, and the peers; small files only.
+
+    `also`: files besides that a node needs.
+    """
+    from manyhands.weights.named import open_store
+    from manyhands.weights.store import Store, cache_root
     from protocol.announcement_table import AnnouncementTable
     from protocol.transport.grpc import GrpcTransport
     from scheduler.directory import Directory, fetch_directory
     from scheduler.thin import fetch_small_files
 
-    transport = GrpcTransport(open_identity(home.client), OPEN_SWARM_ID)
+    transport = GrpcTransport(identity, OPEN_SWARM_ID)
     directory = Directory(AnnouncementTable(OPEN_SWARM_ID))
     await fetch_directory(transport, join, directory)
     digest = _choose(text, directory.live())
-    place = _cache() / digest.hex()
-    manifest = _kept(place, digest)
-    if manifest is None:
-        manifest, files = await fetch_small_files(transport, directory.hosts(digest), digest)
-        _keep(place, manifest, files)
-    return Model(text, text, place, manifest)
+    hosts = directory.hosts(digest)
+    place = cache_root() / digest.hex()
+    store = open_store(place)
+    if store is None or not all((place / n).exists() for n in _named(store.manifest, also)):
+        manifest, files = await fetch_small_files(transport, hosts, digest, also=also)
+        store = Store.at(place, manifest)
+        with store.held():
+            store.keep_small(files)
+    return Model(text, text, place, store.manifest, store=store), hosts
 
 
-def _kept(place: Path, digest: bytes) -> Manifest | None:
-    """What an earlier run kept, if every byte of it still is what the digest says."""
-    try:
-        manifest = Manifest.from_json((place / MANIFEST_FILE).read_bytes())
-        for entry in manifest.small_files():
-            manifest.check_file(place, entry.name)
-    except (OSError, ManyhandsError):
-        return None
-    return manifest if manifest.digest == digest else None
+def _named(manifest: Manifest, names: Collection[str]) -> list[str]:
+    return [file.name for file in manifest.files if file.name in names]
 
 
 def _choose(text: str, live: Sequence[Announcement]) -> bytes:
@@ -90,18 +94,3 @@ def _choose(text: str, live: Sequence[Announcement]) -> bytes:
         f"{text} is no directory here, and no peer serves a model of that name",
         hint=f"models served now: {others}",
     )
-
-
-def _keep(place: Path, manifest: Manifest, files: dict[str, bytes]) -> None:
-    """Whole or not at all: the manifest comes last."""
-    place.mkdir(parents=True, exist_ok=True)
-    for name, content in {**files, MANIFEST_FILE: manifest.to_json()}.items():
-        scratch = place / f".{name}.{os.getpid()}"
-        scratch.write_bytes(content)
-        scratch.replace(place / name)
-
-
-def _cache() -> Path:
-    import platformdirs
-
-    return platformdirs.user_cache_path("manyhands") / "models"

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 import click
 
 from manyhands.asking import Ask, open_client
+from manyhands.fetching import bring_weights
 from manyhands.generate import stream
 from manyhands.health import HOST, health_server
-from manyhands.home import Home
+from manyhands.home import Home, open_identity
+from manyhands.licences import require_accepted
 from manyhands.local import LocalNode, LocalSwarm, even_split
 from manyhands.loops import run
 from manyhands.models import TINY, Model, find_model
-from manyhands.options import home_option
+from manyhands.options import accept_licence_option, home_option
 from manyhands.progress import say, shown
 from manyhands.running import Running, recorded
 from manyhands.signals import interruptible
@@ -43,8 +45,9 @@ BACKOFF_S = (0.5, 15.0)  # between starts of a node that keeps ending
     default=DEFAULT_PORT,
     help=f"Of the health page, on loopback. Default: {DEFAULT_PORT}.",
 )
+@accept_licence_option
 @home_option
-def up(nodes: int, model: str, port: int, home: Path | None) -> None:
+def up(nodes: int, model: str, port: int, accept_licence: bool, home: Path | None) -> None:
     """Run a swarm of local processes until Ctrl-C.
 
     Prints one line of JSON when the swarm can answer: {"event": "ready", "url", "addresses",
@@ -53,6 +56,8 @@ def up(nodes: int, model: str, port: int, home: Path | None) -> None:
     place = Home.at(home)
     with shown(model) as progress:
         found = find_model(model, progress=progress)
+    require_accepted(place, found.manifest, accepts=accept_licence)
+    bring_weights(found, found.manifest.tensors, identity=open_identity(place.client))
     spans = even_split(found.manifest.n_blocks, nodes)
     swarm = LocalSwarm(model, spans, place.root / "swarm")
     run(_up(place, found, swarm, port))

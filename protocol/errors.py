@@ -4,6 +4,7 @@ ManyhandsError
     ConfigError              ours: the operator must act (exit 3)
         InsecureHome         a key or home that others can read
         HomeInUse            another process holds this home
+        LicenceNotAccepted   a model's licence asks for a person's yes
     UsageError               the caller asked for something that cannot be (exit 2)
         ContextExceeded      prompt and answer do not fit the model's context
         BadRows              rows that hold NaN or infinity: whoever sent them is to blame
@@ -54,6 +55,10 @@ class InsecureHome(ConfigError):
 
 class HomeInUse(ConfigError):
     code = "home_in_use"
+
+
+class LicenceNotAccepted(ConfigError):
+    code = "licence"
 
 
 class UsageError(ManyhandsError):

@@ -4,7 +4,7 @@ In: a manifest's digest and the addresses of its hosts. Out: the small files, ev
 against the digest, so that it does not matter who served them (DESIGN 5a.14). Never weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import sha256
 
 from protocol.announcements import Announcement
@@ -18,9 +18,15 @@ TIMEOUT_S = 10.0
 
 
 async def fetch_small_files(
-    transport: Transport, hosts: Sequence[Announcement], digest: bytes
+    transport: Transport,
+    hosts: Sequence[Announcement],
+    digest: bytes,
+    *,
+    also: Collection[str] = (),
 ) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest and the small files of a model, by name, from the first host that has them.
+
+    `also`: files to fetch besides, where the model has them: a node needs the index of weights.
 
     Raises:
         PeerMisbehaved: what a host served does not match the digest.
@@ -36,7 +42,7 @@ async def fetch_small_files(
                 error = failure
                 continue
             try:
-                return await _fetch(connection, digest)
+                return await _fetch(connection, digest, also)
             except ManyhandsError as failure:
                 error = failure
             finally:
@@ -44,7 +50,9 @@ async def fetch_small_files(
     raise error
 
 
-async def _fetch(connection: Connection, digest: bytes) -> tuple[Manifest, dict[str, bytes]]:
+async def _fetch(
+    connection: Connection, digest: bytes, also: Collection[str]
+) -> tuple[Manifest, dict[str, bytes]]:
     async def file(name: str) -> bytes:
         return await connection.call(METHOD, encode([digest, name]), timeout_s=TIMEOUT_S)
 
@@ -52,7 +60,8 @@ async def _fetch(connection: Connection, digest: bytes) -> tuple[Manifest, dict[
     if manifest.digest != digest:
         raise PeerMisbehaved(connection.peer_id, "it served another manifest than it announces")
     files = {}
-    for entry in manifest.small_files():
+    more = [entry for entry in manifest.files if entry.name in also]
+    for entry in (*manifest.small_files(), *more):
         content = await file(entry.name)
         if (len(content), sha256(content).digest()) != (entry.n_bytes, entry.sha256):
             raise PeerMisbehaved(connection.peer_id, f"it served another {entry.name}")

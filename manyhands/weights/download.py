@@ -42,16 +42,12 @@ class Download:
             IntegrityError: what came, twice, is not what is published.
             HubUnreachable: the hub keeps cutting or stalling. OutOfMemory: the disk is full.
         """
-        needs = needed_ranges(self.store, self.wanted)
-        missing = {
-            file: [gap for run in runs for gap in gaps(self.store.ranges.get(file, ()), run)]
-            for file, runs in needs.items()
-        }
+        missing = missing_ranges(self.store, self.wanted)
         require_disk(
             self.store.place, sum(stop - start for runs in missing.values() for start, stop in runs)
         )
         with self.store.writing() as writer:
-            for file, runs in needs.items():
+            for file, runs in needed_ranges(self.store, self.wanted).items():
                 self._file(writer, file, runs)
 
     def _file(self, writer: Writer, file: str, runs: Ranges) -> None:
@@ -151,3 +147,11 @@ def needed_ranges(store: Store, wanted: Collection[str]) -> dict[str, Ranges]:
         share = sum(stop - start for start, stop in some) / n_bytes
         result[file] = ((0, n_bytes),) if share >= MOST else some
     return result
+
+
+def missing_ranges(store: Store, wanted: Collection[str]) -> dict[str, Ranges]:
+    """What of these has to be fetched."""
+    return {
+        file: merged(gap for run in runs for gap in gaps(store.ranges.get(file, ()), run))
+        for file, runs in needed_ranges(store, wanted).items()
+    }

@@ -70,7 +70,7 @@ class Hub:
     name: str
     revision: str = "main"
     stall_s: float = STALL_S
-    endpoint: str = constants.ENDPOINT
+    endpoint: str = field(default_factory=lambda: constants.ENDPOINT)
     _etags: dict[str, str] = field(default_factory=dict)
 
     def look(self) -> Published:

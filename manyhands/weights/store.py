@@ -205,8 +205,9 @@ class Store:
 
     @property
     def known(self) -> Manifest:
-        """The manifest, with the hashes of what is here."""
-        return self.manifest.with_hashes(self.hashes)
+        """The manifest with the hashes of what is here, and of nothing that others only said."""
+        nothing = dict.fromkeys(self.manifest.tensors, b"")
+        return self.manifest.with_hashes(nothing | self.hashes)
 
 
 class Writer:

@@ -5,7 +5,7 @@
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,8 +111,8 @@ def plan_shard(
         return plan_span(directory, span, wanted, headroom)
 
 
-def span_needs(directory: Path, span: Span) -> Callable[[str], bool]:
-    """Which tensors of a checkpoint `span` needs, by name; needs config.json and no weights.
+def span_tensors(directory: Path, span: Span, stored: Iterable[str]) -> frozenset[str]:
+    """Which of a checkpoint's `stored` tensors `span` needs; needs config.json and no weights.
 
     Raises:
         BadModel, UsageError: as for `load_shard`.
@@ -120,7 +120,7 @@ def span_needs(directory: Path, span: Span) -> Callable[[str], bool]:
     with _no_garbage_collection():
         from node.engine import weights
 
-        return weights.span_needs(directory, span)
+        return weights.span_tensors(directory, span, stored)
 
 
 @contextmanager
@@ -156,5 +156,5 @@ __all__ = [
     "StepResult",
     "load_shard",
     "plan_shard",
-    "span_needs",
+    "span_tensors",
 ]

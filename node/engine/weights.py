@@ -9,9 +9,9 @@ What the span computes is proved in `selftest.py`.
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -126,16 +126,19 @@ def plan_span(
         return _plan(outline, quantization, dtype, wanted, headroom)
 
 
-def span_needs(directory: Path, span: Span) -> Callable[[str], bool]:
-    """Which tensors of the checkpoint a span needs, by name; from config.json alone.
+def span_tensors(directory: Path, span: Span, stored: Iterable[str]) -> frozenset[str]:
+    """Which of a checkpoint's tensors a span needs, by the names they are stored under.
 
     Raises:
         BadModel, UsageError: as for loading it.
     """
     with quiet():
-        checkpoint = open_checkpoint(directory, weights=False)
+        bare = open_checkpoint(directory, weights=False)
+        checkpoint = replace(bare, files=dict.fromkeys(stored, ""))
         config = _read_config(checkpoint)
-        return Outline.of(config, span_class(config, checkpoint.architecture), span).needs
+        outline = Outline.of(config, span_class(config, checkpoint.architecture), span)
+        names = text_names(checkpoint.files)
+        return frozenset(at for name, at in names.items() if outline.needs(name))
 
 
 def _outlined(

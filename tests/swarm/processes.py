@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def counters(nodes: Sequence[Node], home: Path) -> dict[str, dict[str, Any]]:
     return asyncio.run(ask())
 
 
-def start(*arguments: object) -> "subprocess.Popen[str]":
+def start(*arguments: object, environ: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
     """A `manyhands` process whose output is read as it comes."""
     return subprocess.Popen(
         [sys.executable, "-m", "manyhands", *map(str, arguments)],
@@ -103,7 +103,7 @@ def start(*arguments: object) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(OMP_WAIT_POLICY="passive"),
+        env=environment(OMP_WAIT_POLICY="passive", **(environ or {})),
     )
 
 

@@ -1,0 +1,150 @@
+"""Before a node serves: which model, which blocks of it, whether they may be served, and fit.
+
+In: the command line of `serve`, read. Out: a model of which weights may still be missing, and a
+forecast of what its span takes. Nothing large was fetched or loaded by then.
+"""
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from manyhands import machine
+from manyhands.devices import choose_device, look
+from manyhands.home import Home
+from manyhands.licences import require_accepted
+from manyhands.loops import run
+from manyhands.models import Model, NotHere, find_model
+from manyhands.progress import Progress, say, shown
+from manyhands.signals import interruptible
+from manyhands.thin import from_swarm
+from protocol.address import Address
+from protocol.errors import PeerError, UsageError
+from protocol.identity import Identity
+from protocol.manifest import INDEX
+from protocol.messages import Span
+from protocol.signing import OPEN_SWARM_ID
+
+if TYPE_CHECKING:
+    from manyhands.planning import Forecast
+    from protocol.announcements import Announcement
+
+JOIN_WAIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The command line, read."""
+
+    model: str
+    span: Span | None  # None: what the swarm misses most
+    join: tuple[Address, ...]
+    listen: tuple[str, int] | None
+    home: Path | None
+    dtype: str
+    quantize: str
+    wire: str
+    pack: str
+    device: str
+    require_gpu: bool
+    kv_cache: int
+    adapters: tuple[tuple[str, Path], ...]
+    threads: int | None
+    name: str
+    region: str
+    price_per_mtl: int
+    drain: float
+    accept_licence: bool
+    share_weights: bool
+    parent: int | None
+
+
+def prepare(
+    wanted: Wanted, home: Home, identity: Identity
+) -> "tuple[Model, Forecast, Collection[str]]":
+    """What will be served, once it is known that it may be, and that it fits."""
+    with shown(wanted.model) as progress:
+        model = _find(wanted, identity, progress)
+    require_accepted(home, model.manifest, accepts=wanted.accept_licence)
+    _check_span(wanted.span, model)
+    say(f"starting torch, {os.environ['OMP_NUM_THREADS']} thread(s)")
+    from manyhands.planning import forecast
+
+    device = _choose_device(wanted)
+    told, tensors = forecast(
+        model,
+        wanted.span or _choose_span(wanted, model, identity, device),
+        dtype=wanted.dtype,
+        device=device,
+        quantize=wanted.quantize,
+        kv_cache_bytes=wanted.kv_cache,
+    )
+    for line in told.lines():
+        say(line)
+    told.require()
+    return model, told, tensors
+
+
+def _find(wanted: Wanted, identity: Identity, progress: Progress) -> Model:
+    """What a person put here or the hub has; else what peers serve under that name."""
+    try:
+        return find_model(wanted.model, progress=progress)
+    except NotHere:
+        if not wanted.join:
+            raise
+    return run(from_swarm(wanted.model, identity, wanted.join, also=(INDEX,)))[0]
+
+
+def _choose_device(wanted: Wanted) -> str:
+    choice = choose_device(wanted.device, look(), require_gpu=wanted.require_gpu)
+    for line in choice.told:
+        say(line)
+    return choice.device
+
+
+def _check_span(span: Span | None, model: Model) -> None:
+    n_blocks = model.manifest.n_blocks
+    if span is not None and span.stop > n_blocks:
+        raise UsageError(
+            f"span {span} lies outside {model.name}, which has blocks 0:{n_blocks}",
+            hint=f"choose a span within 0:{n_blocks}, or --span auto",
+        )
+
+
+def _choose_span(wanted: Wanted, model: Model, identity: Identity, device: str) -> Span:
+    """What the swarm misses most, as far as it can be asked, and as much as memory allows."""
+    from scheduler.placement import choose_span
+
+    manifest = model.manifest
+    capacity = machine.capacity_blocks(
+        model.directory,
+        dtype=wanted.dtype,
+        device=device,
+        quantize=wanted.quantize,
+        kv_cache_bytes=wanted.kv_cache,
+    )
+    announcements = run(_announcements(identity, wanted.join)) if wanted.join else ()
+    return choose_span(
+        announcements,
+        manifest=manifest.digest,
+        n_blocks=manifest.n_blocks,
+        capacity_blocks=capacity,
+        peer_id=identity.peer_id,
+    )
+
+
+async def _announcements(identity: Identity, join: Sequence[Address]) -> "tuple[Announcement, ...]":
+    from protocol.announcement_table import AnnouncementTable
+    from protocol.transport.grpc import GrpcTransport
+    from scheduler.directory import Directory, fetch_directory
+
+    directory = Directory(AnnouncementTable(OPEN_SWARM_ID))
+    with interruptible():
+        try:
+            await fetch_directory(
+                GrpcTransport(identity, OPEN_SWARM_ID), join, directory, timeout_s=JOIN_WAIT_S
+            )
+        except PeerError as error:
+            say(f"warning: choosing a span without knowing the swarm: {error}")
+    return directory.live()
