@@ -9,6 +9,7 @@ it fails. A copy that a person put here is used as it lies there.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from manyhands.boundary import Interrupted
 from manyhands.loops import run
 from manyhands.models import Model
 from manyhands.progress import say, size, transferring
@@ -61,7 +62,7 @@ def bring_weights(
         try:
             with transferring(f"{model.name}: fetching", missing_bytes(model, tensors)) as advance:
                 _fetch(model, store, tensors, identity, join, advance)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Interrupted):
             say("what was fetched is kept; the same command goes on there")
             raise
         store.require(pieces)

@@ -135,7 +135,7 @@ def span_tensors(directory: Path, span: Span, stored: Iterable[str]) -> frozense
     with quiet():
         bare = open_checkpoint(directory, weights=False)
         checkpoint = replace(bare, files=dict.fromkeys(stored, ""))
-        config = _read_config(checkpoint)
+        config = read_config(checkpoint)
         outline = Outline.of(config, span_class(config, checkpoint.architecture), span)
         names = text_names(checkpoint.files)
         return frozenset(at for name, at in names.items() if outline.needs(name))

@@ -3,6 +3,7 @@
 import errno
 import json
 import multiprocessing
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -168,8 +169,8 @@ def test_two_processes_that_fetch_at_once_lose_nothing(
 
     store.reload()
     store.require(blocks(manifest, 0, 1, 2, 3))
-    assert store.known.tensors == {
-        name: place if name in store.hashes else store.manifest.tensors[name]
+    assert store.known.tensors == {  # what others said of the rest is not repeated
+        name: place if name in store.hashes else replace(place, sha256=b"")
         for name, place in manifest.tensors.items()
     }
 
