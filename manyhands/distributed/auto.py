@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from manyhands.distributed.portal import Portal
+    from manyhands.home import Home
     from manyhands.models import Model
     from protocol.profile import Profile
     from scheduler.client import Client
@@ -66,6 +67,7 @@ class AutoDistributedModelForCausalLM:
 
         found = find_model(str(model))
         place = Home.at(Path(home) if home is not None else None)
+        _bring_ends(found, place)
         addresses = join_addresses(place, [Address.parse(text) for text in join])
         portal = Portal()
         try:
@@ -121,6 +123,18 @@ def assemble(
     ends.put(blocks)
     ends.model.begin(swarm, blocks, ends.owner)
     return ends.model
+
+
+def _bring_ends(model: "Model", home: "Home") -> None:
+    """Fetch embedding, norm and head of a model that came by name."""
+    if model.store is None:
+        return
+    from manyhands.fetching import bring_weights
+    from manyhands.home import open_identity
+    from node.engine.ends import ends_tensors
+
+    tensors = ends_tensors(model.directory, model.manifest.tensors)
+    bring_weights(model, tensors, identity=open_identity(home.client))
 
 
 @asynccontextmanager

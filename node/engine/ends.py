@@ -4,8 +4,8 @@ In: a directory that holds at least the files of these tensors. Out: the family'
 hole where its blocks belong; what goes there is the caller's. Nothing of a block is read.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from node.engine.outline import Outline
 from node.engine.pruning import compact, find_blocks, spanned, text_config
 from node.engine.quantization import choose
 from node.engine.reading import Reader
+from node.engine.text_part import text_names
 from node.engine.weights import DTYPES, quiet, read_config
 from protocol.messages import Span
 
@@ -55,6 +56,18 @@ class _EndsOutline(Outline):
         prefix = f"{self.whole.base_model_prefix}."
         in_block = tensor.removeprefix(prefix).startswith(self.block_prefix.removeprefix(prefix))
         return not in_block and super().needs(tensor)
+
+
+def ends_tensors(directory: Path, stored: Iterable[str]) -> frozenset[str]:
+    """Which of a checkpoint's `stored` tensors the ends need; from config.json alone."""
+    with quiet():
+        checkpoint = replace(
+            open_checkpoint(directory, weights=False), files=dict.fromkeys(stored, "")
+        )
+        config = read_config(checkpoint)
+        outline = _EndsOutline.of_ends(config, span_class(config, checkpoint.architecture))
+        names = text_names(checkpoint.files)
+        return frozenset(at for name, at in names.items() if outline.needs(name))
 
 
 def load_ends(

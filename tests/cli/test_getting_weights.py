@@ -18,6 +18,7 @@ from manyhands.models import BUILT_IN, Model, find_model
 from manyhands.progress import Transfer
 from manyhands.weights.store import Store
 from node.engine import span_tensors
+from node.engine.ends import ends_tensors, load_ends
 from protocol.describing import make_manifest
 from protocol.errors import HubUnreachable, LicenceNotAccepted
 from protocol.identity import Identity
@@ -185,6 +186,17 @@ def test_ctrl_c_while_fetching_keeps_what_came(env, plan, hub):
     assert "goes on there" in err
     told = plan(NAME)
     assert told["fetch_bytes"] < 4_500_000
+
+
+def test_who_holds_the_ends_fetches_the_ends_alone(inside, hub, model):
+    found = find_model(NAME)
+
+    tensors = ends_tensors(found.directory, found.manifest.tensors)
+    bring_weights(found, tensors, identity=Identity(SigningKey.generate()))
+
+    assert tensors == {"model.embed_tokens.weight", "model.norm.weight"}
+    assert hub.sent["model.safetensors"] < 2**17 + 900_000
+    assert load_ends(found.directory, "float32").n_blocks == 8
 
 
 # From peers.
