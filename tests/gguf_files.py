@@ -22,6 +22,8 @@ def write_gguf(place: Path, family: str, kind: str, **sizes: Any) -> tuple[Path,
 
     sizes = {"intermediate_size": 256, "tie_word_embeddings": "gemma" in family, **sizes}
     sizes |= {"norm_topk_prob": True} if "moe" in family else {}
+    if family == "gemma3_text":  # the file does not say it: every sixth block sees everything
+        sizes |= {"layer_types": ["sliding_attention"] * 5 + ["full_attention"]}
     plain = write_checkpoint(place / "plain", family, **sizes)
     config = AutoConfig.from_pretrained(plain)
     architecture = NAMES.get(family, family)
