@@ -58,7 +58,8 @@ class Generation:
             yield event
         if self.session.error is not None:
             raise self.session.error
-        if self._task is not None and self._task.done():
+        if self._task is not None:
+            await asyncio.wait([self._task])
             self._task.result()  # a mistake of ours comes out here
 
     async def cancel(self) -> None:

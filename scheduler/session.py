@@ -9,7 +9,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from protocol.chain_actions import (
     ChainAction,
@@ -94,6 +95,7 @@ class Session:
         self._links: dict[str, ControlLink] = {}
         self._tasks: asyncio.TaskGroup
         self._ended = asyncio.Event()
+        self._mistake: Exception | None = None
         self._watch = Stopwatch()
         self._deadline = time.monotonic() + request.timeout_s
         self._finish_reason = ""
@@ -111,7 +113,7 @@ class Session:
         """
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                ticking = self._tasks.create_task(self._tick())
+                ticking = self._start(self._tick())
                 self._do(self.rules.begin())
                 try:
                     await self._ended.wait()
@@ -123,9 +125,25 @@ class Session:
                     await asyncio.shield(asyncio.ensure_future(self._close()))
         finally:
             self.events.put_nowait(None)
+        if self._mistake is not None:
+            raise self._mistake
 
     def cancel(self) -> None:
         self._do(self.rules.cancel())
+
+    def _start(
+        self, work: Coroutine[Any, Any, None], name: str | None = None
+    ) -> asyncio.Task[None]:
+        return self._tasks.create_task(self._guarded(work), name=name)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """A mistake of ours ends the session like any error: settled, and told to the caller."""
+        try:
+            await work
+        except Exception as mistake:
+            log.exception("a session failed")
+            self._mistake = self._mistake or mistake
+            self._ended.set()
 
     # --- what the rules want ----------------------------------------------------------------------
 
@@ -142,7 +160,7 @@ class Session:
                 case Release(peer):
                     self._send(peer, Close(reason="released"))
                 case FindRoute():
-                    self._tasks.create_task(self._find(action))
+                    self._start(self._find(action))
                 case Deliver(event):
                     self._deliver(event)
                 case Done(finish_reason, error):
@@ -189,7 +207,7 @@ class Session:
             resume=self._resume,
         )
         self._links[seat.peer] = link
-        self._tasks.create_task(link.run(), name=f"control to {seat.peer}")
+        self._start(link.run(), name=f"control to {seat.peer}")
 
     def _path_to(self, seat: Seat) -> list[Seat]:
         seats = [hop.seat for hop in self.rules.hops]
@@ -363,7 +381,7 @@ class Session:
         receipts = await self._settlement.file()
         for link in self._links.values():
             link.abandon()
-        if self.error is None:
+        if self.error is None and self._mistake is None:
             self._finish(receipts)
 
     def _finish(self, receipts: tuple[str, ...]) -> None:

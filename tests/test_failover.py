@@ -283,6 +283,24 @@ async def test_a_client_that_vanishes_costs_its_room_and_no_more(pair, network):
         assert all(n.node.sessions.reserved_bytes == 0 for n in pair.nodes)
 
 
+class WithAMistake:
+    """A transport whose code is wrong: what it raises is none of the typed errors."""
+
+    peer_id = ""
+
+    async def dial(self, *_: object, **__: object) -> None:
+        raise ZeroDivisionError("a mistake")
+
+
+async def test_a_mistake_of_ours_is_told_not_passed_off_as_a_cancelled_answer(pair):
+    async with pair.client() as client:
+        client.transport = WithAMistake()
+
+        with pytest.raises(ZeroDivisionError):
+            async with asyncio.timeout(10):
+                await whole(client.generate(ask(pair)))
+
+
 async def test_blocks_that_nobody_serves_are_named(pair, network):
     for local in (pair.nodes[1], pair.nodes[4]):
         await pair.stop(local)
