@@ -121,6 +121,7 @@ def assemble(
     kinds = getattr(text, "layer_types", None) or ["full_attention"]
     blocks = RemoteBlocks(swarm, ends.owner, kinds[0])
     ends.put(blocks)
+    blocks.learn(ends.owner)
     ends.model.begin(swarm, blocks, ends.owner)
     return ends.model
 

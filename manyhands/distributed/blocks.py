@@ -85,7 +85,7 @@ class RemoteBlocks(nn.Module):
         self._signature = inspect.signature(type(owner).forward)
         self._call: _Call | None = None
         self._seen: list[tuple[Tensor, Tensor]] | None = None
-        self._is_dry = False
+        self._is_dry = self._returns_tuple = False
         owner.register_forward_pre_hook(self._before, with_kwargs=True)
         owner.register_forward_hook(self._after, always_call=True)
 
@@ -122,7 +122,7 @@ class RemoteBlocks(nn.Module):
         elif call.is_ours and not call.has_run:  # it failed, and nobody else knows of it
             call.cache.close()
 
-    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor | tuple[Tensor]:
         call = self._call
         assert call is not None
         mask, rows = call.mask, hidden_states.shape[1]
@@ -131,7 +131,13 @@ class RemoteBlocks(nn.Module):
         call.has_run = True
         if self._seen is not None:
             self._seen.append((hidden_states, out))
-        return out
+        return (out,) if self._returns_tuple else out
+
+    def learn(self, owner: Any) -> None:
+        """Some families take a block's first output, others its only one: see which."""
+        with self.dry(), torch.no_grad():
+            told = owner(input_ids=torch.zeros(1, 2, dtype=torch.long), use_cache=False)
+        self._returns_tuple = told.last_hidden_state.dim() == 2  # it took the batch's first row
 
     @contextmanager
     def watched(self) -> Iterator[list[tuple[Tensor, Tensor]]]:

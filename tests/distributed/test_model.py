@@ -22,7 +22,7 @@ from protocol.transport.memory import MemoryNetwork
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import Swarm, add_byte_tokenizer, swarm
 
-SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("gemma2", "qwen3")]
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("gemma2", "qwen3", "bloom")]
 FAMILIES = ["llama", "gpt2", *SLOW]
 HALVES = [(0, 3), (3, 6)]
 PROMPT = [1, 40, 77, 123, 9, 250, 33, 180, 66, 12]
