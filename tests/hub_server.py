@@ -36,7 +36,7 @@ class HubServer:
 
     directory: Path
     name: str = "org/model"
-    licence: str | None = "apache-2.0"
+    card: dict[str, str] = field(default_factory=lambda: {"license": "apache-2.0"})
     commit: str = "c" * 40
     token: str = ""  # needed, if given
     gated: bool = False
@@ -59,13 +59,12 @@ class HubServer:
         return sha256((self.directory / file).read_bytes()).hexdigest()
 
     def info(self) -> dict[str, Any]:
-        card = {} if self.licence is None else {"license": self.licence}
         files = [path.name for path in sorted(self.directory.iterdir()) if path.is_file()]
         return {
             "id": self.name,
             "sha": self.commit,
             "gated": "manual" if self.gated else False,
-            "cardData": card,
+            "cardData": self.card,
             "siblings": [self._sibling(file) for file in files]
             + [{"rfilename": name, "size": 1} for name in self.siblings],
         }

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from manyhands.weights.hub import Hub, Interrupted
+from manyhands.weights.hub import Hub, Stumbled
 from manyhands.weights.ranges import Ranges, gaps, merged
 from manyhands.weights.store import Store, Writer, require_disk
 from protocol.errors import BadModel, HubUnreachable, IntegrityError
@@ -82,7 +82,7 @@ class Download:
                     at += len(data)
                     self.advance(len(data))
                     failed, wait_s = 0, self.backoff_s[0]
-            except Interrupted as error:
+            except Stumbled as error:
                 failed += 1
                 if failed >= self.tries:
                     raise HubUnreachable(

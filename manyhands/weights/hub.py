@@ -3,7 +3,7 @@
 In: a name and a revision. Out: metadata, small files, and runs of bytes of large ones, or typed
 errors that say what a person can do. Names, tokens, proxies, HF_ENDPOINT and HF_HUB_OFFLINE are
 the huggingface_hub library's; a range is one request of ours on its session. Trying again is
-left to `download.py`: whatever passes raises `Interrupted`.
+left to `download.py`: whatever passes raises `Stumbled`.
 """
 
 import re
@@ -38,7 +38,7 @@ PASSING = (408, 425, 429, 500, 502, 503, 504)  # worth another try
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
-class Interrupted(Exception):
+class Stumbled(Exception):
     """A transfer that may go on where it stopped; `wait_s` is what the hub asked for."""
 
     def __init__(self, why: str, wait_s: float = 0.0) -> None:
@@ -85,7 +85,7 @@ class Hub:
                 info = HfApi(self.endpoint).model_info(
                     self.name, revision=self.revision, files_metadata=True, timeout=self.stall_s
                 )
-        except Interrupted as error:
+        except Stumbled as error:
             raise self._unreachable(str(error)) from error
         self.revision = str(info.sha or self.revision)
         card: Any = info.card_data or {}
@@ -107,7 +107,7 @@ class Hub:
         for left in reversed(range(METADATA_TRIES)):
             try:
                 return b"".join(self.stream(file, start, stop, n_bytes))
-            except Interrupted as error:
+            except Stumbled as error:
                 if not left:
                     raise self._unreachable(str(error)) from error
         raise AssertionError("unreachable")
@@ -128,7 +128,7 @@ class Hub:
         """Bytes `[start, stop)` of a file of `n_bytes`, as they come.
 
         Raises:
-            Interrupted: it was cut, or no byte came for `stall_s`.
+            Stumbled: it was cut, or no byte came for `stall_s`.
             ManyhandsError: another try would end alike.
         """
         if start >= stop:
@@ -163,7 +163,7 @@ class Hub:
                 left -= len(data[:left])
             if not left:
                 return
-        raise Interrupted("the connection was cut")
+        raise Stumbled("the connection was cut")
 
     def _begins_at(self, answer: httpx2.Response, file: str, start: int, n_bytes: int) -> int:
         """How many bytes come before the first one that was asked for."""
@@ -198,9 +198,9 @@ class Hub:
         except HFValidationError as error:
             raise BadModel(f"{self.name} is no name of a model", hint="ORG/NAME") from error
         except httpx2.TimeoutException as error:
-            raise Interrupted(f"no byte for {self.stall_s:g} s") from error
+            raise Stumbled(f"no byte for {self.stall_s:g} s") from error
         except httpx2.HTTPError as error:
-            raise Interrupted(str(error) or type(error).__name__) from error
+            raise Stumbled(str(error) or type(error).__name__) from error
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(
                 f"what the hub says of {self.name} makes no sense: {error}",
@@ -212,7 +212,7 @@ class Hub:
         status = error.response.status_code
         if status in PASSING:
             said = error.response.headers.get("retry-after", "")
-            return Interrupted(f"the hub answered {status}", float(said) if said.isdigit() else 0.0)
+            return Stumbled(f"the hub answered {status}", float(said) if said.isdigit() else 0.0)
         if isinstance(error, GatedRepoError) or status == 403:
             return HubRefused(
                 f"the publisher of {self.name} lets in who accepted its terms",

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from manyhands.weights.ranges import Range, Ranges, gaps, merged, without
 from protocol.describing import MANIFEST_FILE
-from protocol.errors import BadModel, IntegrityError, OutOfMemory
+from protocol.errors import BadModel, ConfigError, IntegrityError, OutOfMemory
 from protocol.manifest import Manifest
 from protocol.pieces import Piece, PieceHasher, header_stop
 
@@ -97,8 +97,9 @@ class Store:
         Raises:
             IntegrityError: what is here was damaged since; see `check_touched`.
         """
-        self.place.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.place / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with room_for(self.place, 0):
+            self.place.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.place / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -261,14 +262,20 @@ class Writer:
 
 @contextmanager
 def room_for(place: Path, n_bytes: int) -> Iterator[None]:
-    """A full disk while writing, as ours.
+    """What goes wrong while writing, as ours.
 
     Raises:
-        OutOfMemory: saying how much is free.
+        OutOfMemory: the disk is full; says how much is free.
+        ConfigError: nothing may be written there.
     """
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ConfigError(
+                f"the cache {place} cannot be written: {error.strerror}",
+                hint="put it where you may write: XDG_CACHE_HOME=DIR",
+            ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise OutOfMemory(

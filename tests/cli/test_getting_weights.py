@@ -204,7 +204,7 @@ def test_who_holds_the_ends_fetches_the_ends_alone(inside, hub, model):
 
 @pytest.mark.swarm
 def test_a_third_node_that_has_nothing_gets_its_span_from_peers_and_serves(
-    tmp_path_factory, model, env
+    tmp_path_factory, model, env, inside, hub
 ):
     home = tmp_path_factory.mktemp("swarm")
     own = env | {"HF_HUB_OFFLINE": "1"}
@@ -221,13 +221,19 @@ def test_a_third_node_that_has_nothing_gets_its_span_from_peers_and_serves(
             )
             assert asked.code == 5, asked.err  # blocks 6 and 7 are gone, and only these
             assert "6:8" in asked.err
+        sent = hub.sent["model.safetensors"]
+        found = find_model(NAME)
+        second = [name for name in found.manifest.tensors if "layers.1." in name]
+        me = Identity(SigningKey.generate())
+        bring_weights(found, second, identity=me, join=[nodes[0].address])
+        assert hub.sent["model.safetensors"] > sent  # from the hub, and a peer vouches
 
     manifest = make_manifest(model)
     cache = Path(env["XDG_CACHE_HOME"]) / "manyhands" / "models"
     store = Store.at(cache / manifest.digest.hex(), manifest)
     assert set(store.sources.values()) == {"peers"}
     assert set(store.hashes) == {
-        n for n in manifest.tensors if any(f"layers.{i}." in n for i in (3, 4, 5))
+        n for n in manifest.tensors if any(f"layers.{i}." in n for i in (1, 3, 4, 5))
     }
 
 

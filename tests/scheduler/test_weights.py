@@ -1,12 +1,14 @@
 """Weights come from peers that have them; a peer that lies about one is found out and named."""
 
+import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
+from node.files import SharedFile, SharedWeights
 from protocol.canonical import encode
-from protocol.errors import IntegrityError, PeerMisbehaved, PeerRefused
+from protocol.errors import IntegrityError, PeerBusy, PeerMisbehaved, PeerRefused
 from protocol.pieces import METHOD, cut_pieces, header_stop
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
@@ -184,3 +186,28 @@ async def test_a_node_shares_no_byte_that_it_does_not_vouch_for(served):
             with pytest.raises(PeerMisbehaved):
                 await ask(*nonsense)
         await connection.aclose()
+
+
+async def test_who_asks_when_many_ask_already_is_told_to_wait(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(100))
+    shared = SharedWeights(
+        bytes(32), {"f": SharedFile(tmp_path / "file", ((0, 100),))}, lambda: True
+    )
+    asked = encode([bytes(32), "f", 0, 100])
+
+    answers = await asyncio.gather(
+        *(shared.handle("peer", asked) for _ in range(20)), return_exceptions=True
+    )
+
+    assert [type(answer) for answer in answers] == [bytes] * 16 + [PeerBusy] * 4
+    assert shared.bytes_shared == 1600
+
+
+async def test_a_file_that_shrank_or_went_away_is_refused_and_nothing_breaks(tmp_path):
+    (tmp_path / "short").write_bytes(b"x")
+    files = {name: SharedFile(tmp_path / name, ((0, 100),)) for name in ("short", "gone")}
+    shared = SharedWeights(bytes(32), files, lambda: False)
+
+    for name in files:
+        with pytest.raises(PeerRefused):
+            await shared.handle("peer", encode([bytes(32), name, 0, 100]))

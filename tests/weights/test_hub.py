@@ -98,6 +98,21 @@ def test_the_digest_follows_from_what_the_hub_says_without_any_weights(hub, serv
             assert server.sent[file.name] <= 2**17
 
 
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ({"license": "llama3.3"}, "llama3.3"),
+        ({"license": "other", "license_name": "deepseek"}, "deepseek"),
+        ({"license": "other"}, "other"),
+        ({}, ""),
+    ],
+)
+def test_the_hub_says_the_licence(hub, server, card, licence):
+    server.card = card
+
+    assert hub.look().licence == licence
+
+
 def test_weights_that_the_hub_states_no_hash_for_are_read_to_hash_them(hub, server, manifest):
     server.plain = {file.name for file in manifest.files if file.is_weights}
 

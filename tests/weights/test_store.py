@@ -15,7 +15,7 @@ from manyhands.weights.ranges import gaps, merged, without
 from manyhands.weights.store import Store, require_disk, room_for
 from node.engine import load_shard
 from protocol.describing import make_manifest
-from protocol.errors import IntegrityError, OutOfMemory
+from protocol.errors import ConfigError, IntegrityError, OutOfMemory
 from protocol.manifest import Manifest
 from protocol.messages import Span
 from protocol.pieces import Piece, cut_pieces
@@ -184,8 +184,10 @@ def test_a_full_disk_says_what_is_needed_and_what_is_free(tmp_path: Path) -> Non
         open("/dev/full", "wb", buffering=0) as disk,
     ):
         disk.write(b"x")
-    with pytest.raises(OSError, match="denied"), room_for(tmp_path, 1):
-        raise OSError(errno.EACCES, "denied")
+    with pytest.raises(ConfigError, match="cannot be written"), room_for(tmp_path, 1):
+        raise OSError(errno.EROFS, "read-only")
+    with pytest.raises(OSError, match="broken"), room_for(tmp_path, 1):
+        raise OSError(errno.EIO, "broken")
 
 
 def test_the_record_holds_nothing_but_what_its_manifest_names(store: Store) -> None:
