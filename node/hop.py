@@ -26,16 +26,14 @@ from node.work import Done, Work
 from protocol.actions import Action, Ending, Over, Push, Return, Run, Settle, Tell
 from protocol.codec import data_bytes, to_client_bytes
 from protocol.errors import BadRows, IntegrityError, ManyhandsError, PeerMisbehaved
+from protocol.frames import Ack, Ask, Gone, RowGroup
 from protocol.hop_session import HopSession, State
 from protocol.messages import (
     Account,
-    Ack,
-    Ask,
     Close,
     Closed,
     Commit,
     Failure,
-    Gone,
     Keep,
     Pay,
     PrefixNames,
@@ -43,7 +41,6 @@ from protocol.messages import (
     Reserve,
     Reserved,
     Resume,
-    RowGroup,
     ToClient,
     ToHop,
     Unpaid,

@@ -14,7 +14,7 @@ from typing import Protocol
 from protocol.address import Address
 from protocol.codec import data_bytes, data_message
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerUnreachable
-from protocol.messages import Ack, DataMessage, Frame, Gone, RowGroup
+from protocol.frames import Ack, DataMessage, Frame, Gone, RowGroup
 from protocol.transport import Connection, Stream, Transport
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from protocol.errors import (
     PeerMisbehaved,
     PeerUnreachable,
 )
-from protocol.messages import Ask, Failure, Frame, Reserve, Resume
+from protocol.frames import Ask, Frame
+from protocol.messages import Failure, Reserve, Resume
 from protocol.transport import CallHandler, Service, Stream
 from protocol.transport.error_codec import encode_error
 

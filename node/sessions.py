@@ -30,9 +30,10 @@ from protocol.errors import (
     UsageError,
     VersionMismatch,
 )
+from protocol.frames import Ack, Ask, Frame, Gone
 from protocol.identity import public_key_from_peer_id
 from protocol.journal import Journal
-from protocol.messages import Ack, Ask, Frame, Gone, Reserve, Resume, SessionId
+from protocol.messages import Reserve, Resume, SessionId
 from protocol.profile import Profile
 from protocol.transport import Stream
 from protocol.wire import wire_format

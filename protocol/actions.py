@@ -7,7 +7,8 @@ that says what may run, and the text state of the last hop.
 from dataclasses import dataclass
 from typing import Protocol
 
-from protocol.messages import Ack, Ask, Gone, RowGroup, ToClient
+from protocol.frames import Ack, Ask, Gone, RowGroup
+from protocol.messages import ToClient
 
 
 class Tab(Protocol):

@@ -17,19 +17,15 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from protocol.errors import PeerMisbehaved
+from protocol.frames import Ack, Ask, DataMessage, Frame, Gone, RowGroup
 from protocol.messages import (
     Account,
-    Ack,
-    Ask,
     Close,
     Closed,
     Commit,
     Committed,
-    DataMessage,
     Extensions,
     Failure,
-    Frame,
-    Gone,
     Keep,
     LinkDown,
     Pay,
@@ -40,7 +36,6 @@ from protocol.messages import (
     Reserve,
     Reserved,
     Resume,
-    RowGroup,
     Sampling,
     SessionId,
     Span,

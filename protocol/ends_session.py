@@ -17,9 +17,10 @@ from protocol.actions import Return
 from protocol.chain_actions import ChainAction, Seat, SendCommit, Take
 from protocol.chain_session import ChainSession, Phase
 from protocol.errors import ContextExceeded, PeerMisbehaved, PeerUnreachable, UsageError
+from protocol.frames import Ack, Ask, RowGroup
 from protocol.journal import Journal
 from protocol.links import Arrival, InLink, OutLink
-from protocol.messages import Ack, Ask, RowGroup, SessionId, TokenEvent, require
+from protocol.messages import SessionId, TokenEvent, require
 
 
 class EndsSession(ChainSession):

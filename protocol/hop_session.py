@@ -49,21 +49,18 @@ from protocol.actions import Action, Ending, Over, Return, Run, Settle, Tab, Tel
 from protocol.codec import ids_to_bytes
 from protocol.draws import Draws
 from protocol.errors import ManyhandsError, PeerMisbehaved, SessionTimeout
+from protocol.frames import Ack, Ask, Gone, RowGroup
 from protocol.journal import Journal
 from protocol.links import Arrival, InLink, OutLink
 from protocol.messages import (
     TOKEN_BYTES,
-    Ack,
-    Ask,
     Commit,
     Committed,
     Failure,
-    Gone,
     LinkDown,
     Progress,
     Raised,
     Reserve,
-    RowGroup,
     Unpaid,
     require,
 )

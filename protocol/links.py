@@ -9,7 +9,8 @@ import enum
 from collections.abc import Callable
 
 from protocol.actions import Push
-from protocol.messages import Ack, RowGroup, SessionId, require
+from protocol.frames import Ack, RowGroup
+from protocol.messages import SessionId, require
 
 CREDIT_BYTES = 8 << 20  # rows in flight per session and link
 PUSH_BYTES = 1 << 20  # rows in one group: best throughput, little head-of-line blocking

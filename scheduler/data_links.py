@@ -11,7 +11,8 @@ from typing import Protocol
 
 from protocol.codec import data_bytes, data_message
 from protocol.errors import ManyhandsError, PeerMisbehaved
-from protocol.messages import Ack, Ask, DataMessage, Frame, Gone, RowGroup, SessionId
+from protocol.frames import Ack, Ask, DataMessage, Frame, Gone, RowGroup
+from protocol.messages import SessionId
 from protocol.transport import Stream
 from scheduler.chain import Connections
 

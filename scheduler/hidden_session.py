@@ -15,8 +15,9 @@ from protocol.actions import Push, Return
 from protocol.chain_actions import ChainAction, Done, Seat, Take
 from protocol.ends_session import EndsSession
 from protocol.errors import ManyhandsError, SessionTimeout, UsageError
+from protocol.frames import Ack, RowGroup
 from protocol.identity import Identity
-from protocol.messages import MAX_POSITIONS, Ack, Extensions, Reserve, RowGroup, Span
+from protocol.messages import MAX_POSITIONS, Extensions, Reserve, Span
 from scheduler.chain import Connections
 from scheduler.data_links import DataLinks
 from scheduler.finder import RouteFinder

@@ -9,7 +9,7 @@ import pytest
 
 from protocol.codec import data_bytes, data_message
 from protocol.errors import ManyhandsError
-from protocol.messages import Frame
+from protocol.frames import Frame
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
 from tests.checkpoints import write_checkpoint

@@ -7,7 +7,8 @@ import pytest
 from node.neighbours import Neighbours
 from protocol.address import Address
 from protocol.codec import data_message
-from protocol.messages import Ack, Frame, Gone, RowGroup, SessionId
+from protocol.frames import Ack, Frame, Gone, RowGroup
+from protocol.messages import SessionId
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport import Service, Stream
 from protocol.transport.memory import Faults, MemoryNetwork, MemoryTransport

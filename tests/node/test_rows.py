@@ -10,7 +10,8 @@ from node.rows import from_wire, ids_from_wire, joined, to_wire
 from node.work import Work
 from protocol.actions import Run
 from protocol.codec import data_bytes, data_message
-from protocol.messages import Frame, RowGroup, SessionId
+from protocol.frames import Frame, RowGroup
+from protocol.messages import SessionId
 from protocol.wire import BFLOAT16, FLOAT16, FLOAT32, FORMATS, INT8_64, decode, encode
 
 pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable")

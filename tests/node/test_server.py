@@ -19,19 +19,16 @@ from protocol.errors import (
     UsageError,
     VersionMismatch,
 )
+from protocol.frames import Ack, Frame, Gone, RowGroup
 from protocol.messages import (
-    Ack,
     Extensions,
     Failure,
-    Frame,
-    Gone,
     Keep,
     PrefixNames,
     Raise,
     Reserve,
     Reserved,
     Resume,
-    RowGroup,
     SessionId,
     Span,
 )

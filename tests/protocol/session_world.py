@@ -17,13 +17,10 @@ from protocol.chain_actions import Seat
 from protocol.chain_session import ChainSession
 from protocol.codec import ids_from_bytes, ids_to_bytes
 from protocol.errors import PeerUnreachable, SwarmIncomplete
+from protocol.frames import Ack, Ask, Frame, Gone
 from protocol.hop_session import HopSession, State
 from protocol.messages import (
-    Ack,
-    Ask,
     Commit,
-    Frame,
-    Gone,
     LinkDown,
     Progress,
     Raised,

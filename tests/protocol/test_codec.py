@@ -19,18 +19,15 @@ from protocol.codec import (
     to_hop_message,
 )
 from protocol.errors import PeerMisbehaved
+from protocol.frames import Ack, Ask, Frame, Gone, RowGroup
 from protocol.messages import (
     Account,
-    Ack,
-    Ask,
     Close,
     Closed,
     Commit,
     Committed,
     Extensions,
     Failure,
-    Frame,
-    Gone,
     Keep,
     LinkDown,
     Pay,
@@ -41,7 +38,6 @@ from protocol.messages import (
     Reserve,
     Reserved,
     Resume,
-    RowGroup,
     Sampling,
     SessionId,
     Span,

@@ -1,7 +1,8 @@
 """A link's pointers: what a sender sends again after a rollback that was lost on the way."""
 
+from protocol.frames import Ack
 from protocol.links import OutLink
-from protocol.messages import Ack, SessionId
+from protocol.messages import SessionId
 
 SESSION = SessionId(b"session-of-tests")
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from protocol.codec import HEADER_LENGTH, data_bytes, data_message
 from protocol.errors import PeerMisbehaved
-from protocol.messages import Frame, RowGroup, SessionId
+from protocol.frames import Frame, RowGroup
+from protocol.messages import SessionId
 from protocol.packing import LEAST_BYTES, WIDTHS, pack, unpack
 from protocol.pb import hop_pb2 as pb
 from protocol.wire import BFLOAT16, FLOAT32, encode
