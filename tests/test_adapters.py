@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from manyhands.distributed.auto import assemble
+from manyhands.distributed.portal import Portal
+from manyhands.models import Model
 from protocol.errors import PeerRefused, SwarmIncomplete, UsageError
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
@@ -262,3 +265,22 @@ async def test_a_client_that_holds_the_ends_gets_adapted_rows_and_no_adapted_hea
 
     got = torch.frombuffer(bytearray(body), dtype=torch.float32).view(-1, 64)
     assert (got - seen[0]).abs().max() / seen[0].abs().max() <= 1e-5
+
+
+async def test_generate_of_the_distributed_model_runs_with_its_adapter(
+    model, chain, adapters, expected
+):
+    await serve(chain.nodes, adapters)
+    portal = Portal(asyncio.get_running_loop())
+    client = await portal.enter(chain.client())
+    found = Model("test", "test", model, chain.manifest)
+
+    def generate() -> list[int]:
+        with assemble(found, portal, client, adapter="poet") as remote:
+            out = remote.generate(
+                torch.tensor([PROMPT]), max_new_tokens=N, do_sample=False, eos_token_id=None,
+                pad_token_id=0,
+            )  # fmt: skip
+        return out[0, len(PROMPT) :].tolist()
+
+    assert await asyncio.to_thread(generate) == expected["poet"]

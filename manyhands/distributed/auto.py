@@ -49,6 +49,7 @@ class AutoDistributedModelForCausalLM:
 
         Args:
             model: `tiny`, a directory, or a name on the hub: the ends are read from there.
+                MODEL:ADAPTER runs with an adapter that peers have loaded.
             join: addresses of the swarm; none: whoever serves on this home.
             home: where this client's key and ledger are.
             dtype: what peers must compute in, and the ends, too; None takes what is served.
@@ -61,11 +62,12 @@ class AutoDistributedModelForCausalLM:
         """
         from manyhands.distributed.portal import Portal
         from manyhands.home import Home
-        from manyhands.models import find_model
+        from manyhands.models import find_model, split_adapter
         from manyhands.running import join_addresses
         from protocol.address import Address
 
-        found = find_model(str(model))
+        name, adapter = split_adapter(str(model))
+        found = find_model(name)
         place = Home.at(Path(home) if home is not None else None)
         _bring_ends(found, place)
         addresses = join_addresses(place, [Address.parse(text) for text in join])
@@ -77,6 +79,7 @@ class AutoDistributedModelForCausalLM:
                 portal,
                 client,
                 wanted=profile or _named(dtype),
+                adapter=adapter,
                 timeout_s=timeout_s,
                 wait_s=wait_s,
             )
@@ -91,6 +94,7 @@ def assemble(
     client: "Client",
     *,
     wanted: str = "",
+    adapter: str = "",
     timeout_s: float = 3600.0,
     wait_s: float = 10.0,
 ) -> Any:
@@ -102,7 +106,7 @@ def assemble(
     from node.engine.pruning import text_config
 
     manifest = model.manifest
-    profile = portal.call(_profile(client, model, wanted, wait_s))
+    profile = portal.call(_profile(client, model, wanted, adapter, wait_s))
     ends = load_ends(model.directory, profile.dtype, subclass=distributed)
     text = text_config(ends.model)
     swarm = Swarm(
@@ -115,6 +119,7 @@ def assemble(
         max_positions=ends.max_positions,
         max_back=MAX_ROLLBACK if ends.forgets else None,
         profile=profile,
+        adapter=adapter,
         timeout_s=timeout_s,
         wait_s=wait_s,
     )
@@ -146,7 +151,9 @@ async def _client(home: Any, join: Any) -> Any:
         yield client
 
 
-async def _profile(client: "Client", model: "Model", wanted: str, wait_s: float) -> "Profile":
+async def _profile(
+    client: "Client", model: "Model", wanted: str, adapter: str, wait_s: float
+) -> "Profile":
     """How a chain through all blocks would run now: the cheapest that is wanted.
 
     Raises:
@@ -159,6 +166,9 @@ async def _profile(client: "Client", model: "Model", wanted: str, wait_s: float)
     until = time.monotonic() + wait_s
     while True:
         directory = await client.directory()
+        if adapter:
+            pinned = directory.pin_adapter(model.manifest.digest, adapter)
+            anybody = replace(anybody, adapter=pinned)
         served = {peer.profile for peer in directory.hosts(model.manifest.digest)}
         fitting = [text for text in served if _fits(text, wanted)]
         routes = [

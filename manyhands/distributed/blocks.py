@@ -40,6 +40,7 @@ class Swarm:
     max_positions: int
     max_back: int | None
     profile: Profile
+    adapter: str  # a name, or a name@digest, or empty
     timeout_s: float
     wait_s: float
 
@@ -58,6 +59,7 @@ class Swarm:
                 timeout_s=self.timeout_s,
                 wait_s=self.wait_s,
                 model=self.model,
+                adapter=self.adapter,
             )
             return self.client.hidden(request)
 
