@@ -16,7 +16,7 @@ TARGETS: dict[str, list[str] | str] = {
     "gpt2": ["c_attn", "c_proj", "c_fc"],
     "falcon": ["query_key_value", "dense_4h_to_h"],
     **dict.fromkeys(
-        ("deepseek_v2", "deepseek_v3", "gpt_oss", "llama4_text", "mixtral", "qwen3_moe"),
+        ("deepseek_v2", "deepseek_v3", "gpt_oss", "llama4_text", "mixtral", "olmoe", "qwen3_moe"),
         BESIDE_EXPERTS,
     ),
     "qwen3_next": BESIDE_EXPERTS,
