@@ -170,6 +170,7 @@ def test_another_revision_is_another_model(plan, hub, here, env):
     assert_explained(ended, 8, "has no revision v2")
 
 
+@pytest.mark.slow
 @pytest.mark.swarm
 def test_ctrl_c_while_fetching_keeps_what_came(env, plan, hub):
     hub.faults["model.safetensors"] = deque([Fault(), Fault(stall=3_000_000)])
