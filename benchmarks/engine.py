@@ -88,7 +88,7 @@ def main() -> None:
         whole = Whole(directory, options.dtype, prompt, clock)
         loaded = load_shard(directory, None, dtype=options.dtype)
     engine = Engine(loaded, prompt, clock)
-    counts = [1, *options.sessions]
+    counts = sorted({1, *options.sessions})
     rates: dict[int, list[float]] = {count: [] for count in (0, *counts)}  # 0: generate
     equal = True
     for _ in range(options.rounds):
