@@ -27,7 +27,8 @@ from protocol.actions import Action, Ending, Over, Push, Return, Run, Settle, Te
 from protocol.codec import data_bytes, to_client_bytes
 from protocol.errors import BadRows, IntegrityError, ManyhandsError, PeerMisbehaved
 from protocol.frames import Ack, Ask, Gone, RowGroup
-from protocol.hop_session import HopSession, State
+from protocol.hop_session import HopSession
+from protocol.hop_state import State
 from protocol.messages import (
     Account,
     Close,

@@ -8,7 +8,7 @@ rebuilds it from the ids the client sends (DESIGN 5a.5).
 from collections.abc import Callable, Sequence
 
 from protocol.actions import Ending
-from protocol.codec import ids_from_bytes
+from protocol.codec import ids_from_bytes, ids_to_bytes
 from protocol.messages import Commit, TokenEvent, require
 
 
@@ -29,6 +29,10 @@ class Draws:
     def available(self) -> int:
         """How many ids the first hop may have; it never needs the one that ends the answer."""
         return len(self.ids) - 1 if self.finished else len(self.ids)
+
+    def rows(self, start: int, stop: int) -> bytes:
+        """Ids `[start, stop)`, as the first hop gets them."""
+        return ids_to_bytes(self.ids[start:stop])
 
     def check(self, commit: Commit) -> None:
         if not commit.history:

@@ -9,47 +9,21 @@ What makes it small: **a link is a pointer into the journal**. A hop pushes the 
 bounds it; a re-opened stream, a gap or a replacement only sets it back. There is no second path
 for replay.
 
-    state     means
-    RESERVED  room is kept, nothing agreed; expires after RESERVE_S
-    RUNNING   committed to an epoch: rows come in, are run, journaled and pushed
-    RAISED    the client raised the epoch: nothing runs until it commits one
-    CLOSING   settling: the final statement is out, the final voucher awaited
-    OVER      freed; the shell keeps a tombstone and answers frames with `Gone`
-
-    event \\ state   RESERVED        RUNNING              RAISED          CLOSING     OVER
-    commit          → RUNNING       ignored (repeat)     → RUNNING       ignored     ignored
-    raise           ignored         → RAISED             higher: again   ignored     ignored
-    frame           held, if of     run; drop if old,    held, if of     gone        gone
-                    this epoch      repeat, foreign      this epoch
-    ran             -               journal, push, tell  dropped         dropped     dropped
-    ack             -               credit, or rewind    dropped         dropped     dropped
-    ask             -               answered             answered after  gone        gone
-                                                         the commit
-    gone            -               tell LinkDown        dropped         dropped     dropped
-    link lost       -               pause that link      dropped         dropped     dropped
-    link back       -               ask the successor    dropped         dropped     dropped
-    paid            -               run what waited      dropped         dropped     dropped
-    close           → OVER          → CLOSING            → CLOSING       ignored     ignored
-    settled         -               -                    -               → OVER      ignored
-    abandon         → OVER          → OVER               → OVER          → OVER      ignored
-    control lost    → OVER          → OVER after RESUME_S, unless it comes back      ignored
-    control back    -               events again         Raised again    ignored     ignored
-    tick            expire          deadline, unpaid, progress           give up     ignored
-
-Frames are only taken from the peer the epoch names as predecessor; a frame of a lower epoch or
-branch is dropped, a repeated step is answered with what has been run, and only a higher step of a
-higher branch may lower `start` (5a.4): on the same branch a lower `start` is an overlapping refill.
+`hop_state.py` has the states, and what each event does in each of them. Frames are only taken from
+the peer the epoch names as predecessor; a frame of a lower epoch or branch is dropped, a repeated
+step is answered with what has been run, and only a higher step of a higher branch may lower `start`
+(5a.4): on the same branch a lower `start` is an overlapping refill.
 """
 
-import enum
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from protocol.actions import Action, Ending, Over, Return, Run, Settle, Tab, Tell
-from protocol.codec import ids_to_bytes
 from protocol.draws import Draws
+from protocol.early import Early, EarlyRows
 from protocol.errors import ManyhandsError, PeerMisbehaved, SessionTimeout
 from protocol.frames import Ack, Ask, Gone, RowGroup
+from protocol.hop_state import State
 from protocol.journal import Journal
 from protocol.links import Arrival, InLink, OutLink
 from protocol.messages import (
@@ -64,25 +38,13 @@ from protocol.messages import (
     Unpaid,
     require,
 )
+from protocol.patience import Patience
 from protocol.runs import Runs
 from protocol.transport.error_codec import encode_error
 
-RESERVE_S = 3.0
-RESUME_S = 10.0
-PROGRESS_S = 0.25
-MAX_EARLY_BYTES = 16 << 20  # frames that overtake the commit
-
-
-class State(enum.Enum):
-    RESERVED = enum.auto()
-    RUNNING = enum.auto()
-    RAISED = enum.auto()
-    CLOSING = enum.auto()
-    OVER = enum.auto()
-
 
 class HopSession:
-    """See the table above. Every method returns what the shell has to do, in order.
+    """See the table of `hop_state.py`. Every method returns what the shell has to do, in order.
 
     Args:
         reserve: the admitted request.
@@ -109,6 +71,7 @@ class HopSession:
         self.dropped: Counter[str] = Counter()
         self.draws = Draws(ending)  # the last hop's
         self.journal = Journal(row_bytes, 0 if reserve.is_last else reserve.capacity)
+        self._output = self.draws if reserve.is_last else self.journal  # for the successor
         self.length = 0  # rows run
         self.n = 0
         self.commitment: Commit | None = None
@@ -117,14 +80,8 @@ class HopSession:
         self._in = InLink(TOKEN_BYTES if reserve.is_first else row_bytes)
         self._out = OutLink(TOKEN_BYTES if reserve.is_last else row_bytes)
         self._runs = Runs()
-        self._early: list[tuple[str, RowGroup, int, bytes | memoryview]] = []
-        self._early_ask = False
-
-        self._expires_at = now + RESERVE_S
-        self._deadline = now + reserve.budget_ms / 1000
-        self._control_lost_at: float | None = None
-        self._unpaid_since: float | None = None
-        self._progress_at = now
+        self._early = Early()
+        self._patience = Patience(reserve.budget_ms / 1000, now)
 
     # --- what the client says ---------------------------------------------------------------------
 
@@ -136,7 +93,8 @@ class HopSession:
         if self.state is not State.RESERVED:
             return False
         assert self.reserve.is_last or self.journal.length == length
-        self.length, self._expires_at = length, now + RESERVE_S
+        self.length = length
+        self._patience.await_commit(now)
         return True
 
     def commit(self, commit: Commit, now: float) -> list[Action]:
@@ -150,7 +108,8 @@ class HopSession:
             return []
         self._check_commit(commit)
         self.state, self.commitment = State.RUNNING, commit
-        self.n, self._progress_at = commit.n, now
+        self.n = commit.n
+        self._patience.told(now)
         self._cut(commit.length)
         self._in.reset(commit.previous, commit.length)
         self._out.reset(commit.next, commit.n if self.reserve.is_last else commit.next_length)
@@ -160,12 +119,11 @@ class HopSession:
         if self.reserve.is_first:
             self._in.accepted = commit.n
             actions += self._launch(commit.length, commit.n - commit.length, commit.ids, now)
-        early, self._early = self._early, []
-        for peer, group, row_bytes, body in early:
-            actions += self.frame(peer, group, row_bytes, body, now)
-        if self._early_ask:
+        for early in self._early.release():
+            actions += self.frame(early.peer, early.group, early.row_bytes, early.body, now)
+        if self._early.is_asked:
             actions += self.ask(commit.previous, Ask(self.id, self.epoch))
-        self._early_ask = False
+        self._early.is_asked = False
         return actions + self._pump()
 
     def _check_commit(self, commit: Commit) -> None:
@@ -187,7 +145,7 @@ class HopSession:
         self.epoch, self.state = epoch, State.RAISED
         self._runs.clear()
         self._early.clear()
-        self._unpaid_since = None
+        self._patience.paid()
         return [Tell(Raised(epoch=epoch, length=self.length))]
 
     def close(self, reason: str, now: float) -> list[Action]:
@@ -197,7 +155,7 @@ class HopSession:
             return []
         self.state = State.CLOSING
         self._runs.clear()
-        self._expires_at = now + RESUME_S
+        self._patience.await_settlement(now)
         return [Settle()]
 
     def settled(self) -> list[Action]:
@@ -210,7 +168,7 @@ class HopSession:
     @property
     def deadline(self) -> float:
         """The client's, on the clock of `now`."""
-        return self._deadline
+        return self._patience.deadline
 
     @property
     def accepted(self) -> int:
@@ -221,7 +179,7 @@ class HopSession:
         """A better voucher came: run what waited for it."""
         if self.state is not State.RUNNING:
             return []
-        self._unpaid_since = None
+        self._patience.paid()
         actions: list[Action] = []
         for run in self._runs.release():
             actions += self._queue(run, now)
@@ -230,13 +188,12 @@ class HopSession:
     def control_lost(self, now: float) -> list[Action]:
         if self.state is State.RESERVED:
             return self._over("client gone")
-        if self._control_lost_at is None:
-            self._control_lost_at = now
+        self._patience.client_lost(now)
         return []
 
     def control_back(self, have: int, now: float) -> list[Action]:
         """The client re-opened its control stream and holds `have` ids."""
-        self._control_lost_at = None
+        self._patience.client_back()
         if self.state is State.RAISED:
             return [Tell(Raised(epoch=self.epoch, length=self.length))]
         return [Tell(event) for event in self.draws.since(have)]
@@ -250,7 +207,7 @@ class HopSession:
         if self.state in (State.CLOSING, State.OVER):
             return [Return(peer, Gone(self.id))]
         if self.state is not State.RUNNING:
-            return self._hold(peer, group, row_bytes, body)
+            return self._hold(EarlyRows(peer, group, row_bytes, body))
         if group.epoch != self.epoch:
             return self._drop("other epoch")
         link = self._in
@@ -285,7 +242,7 @@ class HopSession:
     def ack(self, peer: str, ack: Ack) -> list[Action]:
         if self.state is not State.RUNNING or peer != self._out.peer or ack.epoch != self.epoch:
             return self._drop("stray ack")
-        self._out.acknowledged(ack, self._available())
+        self._out.acknowledged(ack, self._output.available)
         return self._pump()
 
     def ask(self, peer: str, ask: Ask) -> list[Action]:
@@ -293,7 +250,7 @@ class HopSession:
         if self.state in (State.CLOSING, State.OVER):
             return [Return(peer, Gone(self.id))]
         if self.state is not State.RUNNING:
-            self._early_ask = ask.epoch == self.epoch
+            self._early.is_asked = ask.epoch == self.epoch
             return []
         if peer != self._in.peer or ask.epoch != self.epoch:
             return self._drop("stray ask")
@@ -359,23 +316,23 @@ class HopSession:
         if self.state in (State.CLOSING, State.OVER):
             return []
         failure = Failure(epoch=self.epoch, error=encode_error(error))
-        return [Tell(failure), *self.close(error.code, self._deadline)]
+        return [Tell(failure), *self.close(error.code, self.deadline)]
 
     def tick(self, now: float) -> list[Action]:
         """Time passes: expiries, and progress every PROGRESS_S."""
         if self.state is State.OVER:
             return []
-        if self.state in (State.RESERVED, State.CLOSING) and now >= self._expires_at:
+        patience = self._patience
+        if self.state in (State.RESERVED, State.CLOSING) and patience.is_expired(now):
             return self._over("expired")
-        lost, unpaid = self._control_lost_at, self._unpaid_since
-        if lost is not None and now - lost >= RESUME_S:
+        if patience.is_client_gone(now):
             return self._over("client gone")
-        if unpaid is not None and now - unpaid >= RESUME_S:
+        if patience.is_unpaid(now):
             return self.failed(PeerMisbehaved("", "the client did not pay"))
-        if now >= self._deadline:
+        if now >= patience.deadline:
             return self.failed(SessionTimeout("the deadline passed"))
-        if self.state is State.RUNNING and now - self._progress_at >= PROGRESS_S:
-            self._progress_at = now
+        if self.state is State.RUNNING and patience.must_tell(now):
+            patience.told(now)
             self._in.asked_at = -1  # a lost answer to a gap is asked for again
             return [Tell(self.progress())]
         return []
@@ -391,17 +348,10 @@ class HopSession:
         self.dropped[why] += 1
         return []
 
-    def _hold(
-        self, peer: str, group: RowGroup, row_bytes: int, body: bytes | memoryview
-    ) -> list[Action]:
-        """The predecessor heard of the epoch first: keep its frames for our own commit."""
-        if group.epoch != self.epoch:
+    def _hold(self, rows: EarlyRows) -> list[Action]:
+        if rows.group.epoch != self.epoch:
             return self._drop("other epoch")
-        if sum(len(held[3]) for held in self._early) + len(body) > MAX_EARLY_BYTES:
-            self._early_ask = True  # the commit will ask for it again
-            return self._drop("too early")
-        self._early.append((peer, group, row_bytes, body))
-        return []
+        return [] if self._early.hold(rows) else self._drop("too early")
 
     def _launch(
         self, start: int, rows: int, payload: bytes | memoryview, now: float
@@ -412,31 +362,10 @@ class HopSession:
         return self._queue(self._runs.make(start, rows, payload, sample=sample), now)
 
     def _queue(self, run: Run, now: float) -> list[Action]:
-        launched: list[Action] = []
-        if not self._runs.is_waiting and (rows := self._affordable(run)):
-            head, rest = self._runs.split(run, rows)
-            self._runs.launch(head)
-            launched = [head]
-            if rest is None:
-                return launched
-            run = rest
-        self._runs.hold(run)
-        if self._unpaid_since is not None:
-            return launched
-        self._unpaid_since = now
-        return [*launched, Tell(Unpaid(epoch=self.epoch))]
-
-    def _affordable(self, run: Run) -> int:
-        """How many of a run's first rows stay within the client's credit."""
-        low, high = 0, run.rows
-        rows = high  # all of them, most of the time
-        while low < high:  # the more rows, the dearer
-            if self.tab.may_run(run.start, rows, self.n):
-                low = rows
-            else:
-                high = rows - 1
-            rows = (low + high + 1) // 2
-        return low
+        launched: list[Action] = [*self._runs.queue(run, self.tab, self.n)]
+        if self._runs.is_waiting and self._patience.await_voucher(now):
+            return [*launched, Tell(Unpaid(epoch=self.epoch))]
+        return launched
 
     def _acknowledge(self) -> list[Action]:
         if self.reserve.is_first or not self._in.owes_credit(self.length):
@@ -446,20 +375,12 @@ class HopSession:
     def _ack(self, length: int, *, rewind: bool = False) -> Ack:
         return Ack(self.id, self.epoch, length, rewind, self._in.branch)
 
-    def _available(self) -> int:
-        return self.draws.available if self.reserve.is_last else self.journal.length
-
     def _pump(self) -> list[Action]:
         """Push what the successor lacks, within its credit."""
         if self.state is not State.RUNNING:
             return []
-        branch, available = self._in.branch, self._available()
-        return [*self._out.pump(self.id, self.epoch, branch, available, self._rows)]
-
-    def _rows(self, start: int, stop: int) -> bytes:
-        if self.reserve.is_last:
-            return ids_to_bytes(self.draws.ids[start:stop])
-        return self.journal.rows(start, stop)
+        branch, output = self._in.branch, self._output
+        return [*self._out.pump(self.id, self.epoch, branch, output.available, output.rows)]
 
     def _cut(self, length: int) -> None:
         """Forget rows from `length` on: run, queued, waiting and journaled ones."""

@@ -20,6 +20,11 @@ class Journal:
         self._room = bytearray(row_bytes * capacity)  # calloc: pages are touched when written
         self.length = 0
 
+    @property
+    def available(self) -> int:
+        """How many rows a successor may have: all of them."""
+        return self.length
+
     def append(self, rows: bytes | memoryview) -> None:
         at = self.length * self.row_bytes
         self._room[at : at + len(rows)] = rows

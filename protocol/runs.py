@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from protocol.actions import Run
+from protocol.actions import Run, Tab
 
 
 class Runs:
@@ -30,20 +30,21 @@ class Runs:
         self._ticket += 1
         return Run(self._ticket, start, rows, payload, sample)
 
-    def split(self, run: Run, rows: int) -> tuple[Run, Run | None]:
-        """Its first rows, and the rest as a run of its own."""
+    def queue(self, run: Run, tab: Tab, prefill_until: int) -> list[Run]:
+        """What the engine gets of it now, within the client's credit; the rest waits."""
+        rows = 0 if self._waiting else affordable(run, tab, prefill_until)
         if rows == run.rows:
-            return run, None
+            self._pending.append(run)
+            return [run]
+        if rows == 0:
+            self._waiting.append(run)
+            return []
         width = len(run.payload) // run.rows
         head = replace(run, rows=rows, payload=run.payload[: rows * width], sample=False)
         start, payload = run.start + rows, run.payload[rows * width :]
-        return head, self.make(start, run.rows - rows, payload, sample=run.sample)
-
-    def launch(self, run: Run) -> None:
-        self._pending.append(run)
-
-    def hold(self, run: Run) -> None:
-        self._waiting.append(run)
+        self._pending.append(head)
+        self._waiting.append(self.make(start, run.rows - rows, payload, sample=run.sample))
+        return [head]
 
     def release(self) -> Sequence[Run]:
         """What waited, to be tried again in its order."""
@@ -81,6 +82,19 @@ class Runs:
     def clear(self) -> None:
         self._pending.clear()
         self._waiting.clear()
+
+
+def affordable(run: Run, tab: Tab, prefill_until: int) -> int:
+    """How many of a run's first rows stay within the client's credit."""
+    low, high = 0, run.rows
+    rows = high  # all of them, most of the time
+    while low < high:  # the more rows, the dearer
+        if tab.may_run(run.start, rows, prefill_until):
+            low = rows
+        else:
+            high = rows - 1
+        rows = (low + high + 1) // 2
+    return low
 
 
 def _cut(runs: deque[Run], length: int) -> list[Run]:

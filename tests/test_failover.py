@@ -10,7 +10,7 @@ from ledger.meter import Rates
 from ledger.verify import verify_ledger
 from protocol.codec import to_client_message, to_hop_bytes
 from protocol.errors import PeerBusy, PeerRefused, SwarmIncomplete, UsageError
-from protocol.hop_session import State
+from protocol.hop_state import State
 from protocol.messages import Failure, Reserve, Reserved, SessionId, Span
 from protocol.sampling import SamplingParams
 from protocol.signing import OPEN_SWARM_ID
@@ -266,7 +266,7 @@ async def test_leaving_early_frees_every_hop_within_a_second(pair):
 
 
 async def test_a_client_that_vanishes_costs_its_room_and_no_more(pair, network):
-    from protocol import hop_session
+    from protocol.patience import RESUME_S
 
     async with pair.client() as client, client.generate(ask(pair, max_tokens=200)) as run:
         async for event in run:
@@ -279,7 +279,7 @@ async def test_a_client_that_vanishes_costs_its_room_and_no_more(pair, network):
         for local in held:
             for hop in list(local.node.sessions._hops.values()):
                 hop.do(hop.session.tick(asyncio.get_running_loop().time() + 11))
-        assert hop_session.RESUME_S == 10.0
+        assert RESUME_S == 10.0
         assert all(n.node.sessions.reserved_bytes == 0 for n in pair.nodes)
 
 

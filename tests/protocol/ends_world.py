@@ -15,7 +15,7 @@ from protocol.chain_actions import Seat
 from protocol.ends_session import EndsSession
 from protocol.errors import PeerUnreachable
 from protocol.frames import Ack, Frame, Gone
-from protocol.hop_session import State
+from protocol.hop_state import State
 from protocol.messages import Reserve, Span
 from tests.protocol.session_world import ROW_BYTES, SESSION, HashSpan, World, digest
 

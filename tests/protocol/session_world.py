@@ -18,7 +18,8 @@ from protocol.chain_session import ChainSession
 from protocol.codec import ids_from_bytes, ids_to_bytes
 from protocol.errors import PeerUnreachable, SwarmIncomplete
 from protocol.frames import Ack, Ask, Frame, Gone
-from protocol.hop_session import HopSession, State
+from protocol.hop_session import HopSession
+from protocol.hop_state import State
 from protocol.messages import (
     Commit,
     LinkDown,

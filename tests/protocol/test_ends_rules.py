@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from protocol.ends_session import EndsSession
 from protocol.errors import ContextExceeded, UsageError
-from protocol.hop_session import State
+from protocol.hop_state import State
 from protocol.messages import SessionId, Span
 from tests.protocol.ends_world import EndsWorld, random_script, undisturbed_rows
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import SwarmIncomplete
-from protocol.hop_session import State
+from protocol.hop_state import State
 from protocol.messages import Span
 from tests.protocol.session_world import World, undisturbed
 
