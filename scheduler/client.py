@@ -54,7 +54,7 @@ class Generation:
         Raises:
             ManyhandsError: why there is no complete answer; what was delivered stands.
         """
-        while (event := await self.session.events.get()) is not None:
+        while (event := await self.session.transcript.events.get()) is not None:
             yield event
         if self.session.error is not None:
             raise self.session.error

@@ -6,10 +6,9 @@ block `stop - 1`. Rolling back is sending from a lower position. The rules are t
 """
 
 import asyncio
-import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from protocol.actions import Push, Return
 from protocol.chain_actions import ChainAction, Done, Seat, Take
@@ -17,7 +16,7 @@ from protocol.ends_session import EndsSession
 from protocol.errors import ManyhandsError, SessionTimeout, UsageError
 from protocol.frames import Ack, RowGroup
 from protocol.identity import Identity
-from protocol.messages import MAX_POSITIONS, Extensions, Reserve, Span
+from protocol.messages import MAX_POSITIONS, Reserve, Span
 from scheduler.chain import Connections
 from scheduler.data_links import DataLinks
 from scheduler.finder import RouteFinder
@@ -183,21 +182,11 @@ class HiddenSession(Session):
     def _reservation(self, seat: Seat, epoch: int) -> Reserve:
         if seat.span.start == 0 or seat.span.stop == self.hidden.stop:
             self._data.expect(seat.peer, seat.addresses)
-        # No prefixes: they are named by ids, and hops see none.
-        return Reserve(
-            session=self.id,
-            epoch=epoch,
-            manifest=self.hidden.manifest,
-            span=seat.span,
-            n_blocks=self.hidden.n_blocks,
+        return replace(  # no prefixes: they are named by ids, and hops see none
+            super()._reservation(seat, epoch),
             capacity=self.hidden.capacity,
             max_tokens=1,
-            budget_ms=max(1, round((self._deadline - time.monotonic()) * 1000)),
-            client_nonce=secrets.token_bytes(16),
-            salt_commit=self._settlement.salt_commit,
-            profile=self._finder.profile,
             client_ends=True,
-            extensions=Extensions(adapter=self._finder.adapter),
         )
 
     def _finish(self, receipts: tuple[str, ...]) -> None:

@@ -61,9 +61,9 @@ from protocol.transport.error_codec import decode_error
 from scheduler.chain import Connections, ControlLink
 from scheduler.finder import RouteFinder
 from scheduler.prefixes import SessionPrefixes
-from scheduler.request import Event, Finished, GenerationRequest, Routed, RouteStep, Token
+from scheduler.request import GenerationRequest
 from scheduler.settlement import Settlement
-from scheduler.timing import Stopwatch
+from scheduler.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ CHEATED = PeerMisbehaved, IntegrityError
 
 
 class Session:
-    """Runs once. Events come out of `events`; None ends them."""
+    """Runs once; `transcript` tells the caller."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Session:
         rules: ChainSession | None = None,
     ) -> None:
         self.request = request
-        self.events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self.transcript = Transcript()
         self.rules = rules or ChainSession(request.prompt_ids, request.n_blocks)
         self.error: ManyhandsError | None = None
         self._finder, self._connections = finder, connections
@@ -96,10 +96,8 @@ class Session:
         self._tasks: asyncio.TaskGroup
         self._ended = asyncio.Event()
         self._mistake: Exception | None = None
-        self._watch = Stopwatch()
         self._deadline = time.monotonic() + request.timeout_s
         self._finish_reason = ""
-        self._texts: list[str] = []
         self._owing: set[str] = set()  # hops that stand at their limit
 
     @property
@@ -124,7 +122,7 @@ class Session:
                     ticking.cancel()
                     await asyncio.shield(asyncio.ensure_future(self._close()))
         finally:
-            self.events.put_nowait(None)
+            self.transcript.end()
         if self._mistake is not None:
             raise self._mistake
 
@@ -246,7 +244,7 @@ class Session:
             )
         self._finder.found()
         self._prefixes.remember(self.rules.ids, seats)
-        self.events.put_nowait(Routed(self._route()))
+        self.transcript.routed(self.rules.hops)
 
     async def _find(self, action: FindRoute) -> None:
         try:
@@ -257,12 +255,9 @@ class Session:
         self._do(self.rules.routed(action.epoch, seats, time.monotonic()))
 
     def _deliver(self, event: TokenEvent) -> None:
-        index = event.position - self.rules.n_prompt
-        self._watch.token(self.rules.failovers)
-        self._texts.append(event.text)
+        self.transcript.token(event, self.rules)
         for peer in tuple(self._owing):  # this token may be what its voucher could not cover yet
             self._pay(peer, now=True)
-        self.events.put_nowait(Token(index, event.token_id, event.text))
 
     # --- what hops say ----------------------------------------------------------------------------
 
@@ -367,7 +362,7 @@ class Session:
 
     async def _close(self) -> None:
         """Close every hop, settle every tab, file every receipt, say how it went."""
-        self._watch.stop()
+        self.transcript.complete()
         self._keep()
         for hop in self.rules.hops:
             self._send(hop.peer, Close(reason=self._finish_reason or "failed"))
@@ -385,18 +380,12 @@ class Session:
             self._finish(receipts)
 
     def _finish(self, receipts: tuple[str, ...]) -> None:
-        result = self._watch.result(
-            text="".join(self._texts),
-            token_ids=tuple(self.rules.ids[self.rules.n_prompt :]),
+        self.transcript.finish(
+            self.rules,
             finish_reason=self._finish_reason,
-            n_prompt=self.rules.n_prompt,
-            route=self._route(),
-            failovers=self.rules.failovers,
-            receipts=receipts,
             seed=self.request.sampling.seed,
-            n_cached=self.rules.cached or 0,
+            receipts=receipts,
         )
-        self.events.put_nowait(Finished(result))
 
     def _keep(self) -> None:
         """Ask the hops to keep what they have run, unless one of the chain cannot be trusted."""
@@ -408,8 +397,3 @@ class Session:
             if (names := self._prefixes.names(self.rules.ids, self._path_to(hop.seat))).positions:
                 self._send(hop.peer, Keep(prefixes=names))
         self._prefixes.remember(self.rules.ids, [hop.seat for hop in hops])
-
-    def _route(self) -> tuple[RouteStep, ...]:
-        return tuple(
-            RouteStep(hop.peer, hop.seat.span, hop.run_us / 1000) for hop in self.rules.hops
-        )

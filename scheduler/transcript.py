@@ -1,0 +1,58 @@
+"""What the caller of a generation hears: each route, each token, and the result.
+
+In: what the session's rules know, at the moment it is worth telling. Out: events, in a queue that
+None ends.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from protocol.chain_session import ChainSession, Hop
+from protocol.messages import TokenEvent
+from scheduler.request import Event, Finished, Routed, RouteStep, Token
+from scheduler.timing import Stopwatch
+
+
+class Transcript:
+    """Of one session. The watch runs from the start."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._watch = Stopwatch()
+        self._texts: list[str] = []
+
+    def routed(self, hops: Sequence[Hop]) -> None:
+        self.events.put_nowait(Routed(_route(hops)))
+
+    def token(self, event: TokenEvent, rules: ChainSession) -> None:
+        self._watch.token(rules.failovers)
+        self._texts.append(event.text)
+        index = event.position - rules.n_prompt
+        self.events.put_nowait(Token(index, event.token_id, event.text))
+
+    def complete(self) -> None:
+        """The answer is; what follows is settlement."""
+        self._watch.stop()
+
+    def finish(
+        self, rules: ChainSession, *, finish_reason: str, seed: int, receipts: tuple[str, ...]
+    ) -> None:
+        result = self._watch.result(
+            text="".join(self._texts),
+            token_ids=tuple(rules.ids[rules.n_prompt :]),
+            finish_reason=finish_reason,
+            n_prompt=rules.n_prompt,
+            route=_route(rules.hops),
+            failovers=rules.failovers,
+            receipts=receipts,
+            seed=seed,
+            n_cached=rules.cached or 0,
+        )
+        self.events.put_nowait(Finished(result))
+
+    def end(self) -> None:
+        self.events.put_nowait(None)
+
+
+def _route(hops: Sequence[Hop]) -> tuple[RouteStep, ...]:
+    return tuple(RouteStep(hop.peer, hop.seat.span, hop.run_us / 1000) for hop in hops)
