@@ -4,7 +4,8 @@ In: a manifest's digest and the addresses of its hosts. Out: the small files, ev
 against the digest, so that it does not matter who served them (DESIGN 5a.14). Never weights.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from hashlib import sha256
 
 from protocol.announcements import Announcement
@@ -14,7 +15,7 @@ from protocol.manifest import Manifest
 from protocol.transport import Connection, Transport
 
 METHOD, MANIFEST = "file", "manifest"
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0  # manifests of large models are not small
 
 
 async def fetch_small_files(
@@ -35,34 +36,56 @@ async def fetch_small_files(
     """
     error: ManyhandsError = BadModel("nobody here serves that model")
     for host in hosts:
-        for address in host.addresses:
-            try:
-                connection = await transport.dial(address)
-            except ManyhandsError as failure:
-                error = failure
-                continue
-            try:
+        try:
+            async with connected(transport, host) as connection:
                 return await _fetch(connection, digest, also)
-            except ManyhandsError as failure:
-                error = failure
-            finally:
-                await connection.aclose()
+        except ManyhandsError as failure:
+            error = failure
     raise error
+
+
+@asynccontextmanager
+async def connected(transport: Transport, host: Announcement) -> AsyncIterator[Connection]:
+    """A connection to a host, at the first of its addresses that answers.
+
+    Raises:
+        ManyhandsError: why the last one did not.
+    """
+    error: ManyhandsError = BadModel("it announces no address")
+    for address in host.addresses:
+        try:
+            connection = await transport.dial(address)
+        except ManyhandsError as failure:
+            error = failure
+            continue
+        try:
+            yield connection
+        finally:
+            await connection.aclose()
+        return
+    raise error
+
+
+async def fetch_manifest(connection: Connection, digest: bytes) -> Manifest:
+    """Raises PeerMisbehaved when it is not the one the host announces."""
+    manifest = Manifest.from_json(await _file(connection, digest, MANIFEST))
+    if manifest.digest != digest:
+        raise PeerMisbehaved(connection.peer_id, "it served another manifest than it announces")
+    return manifest
+
+
+async def _file(connection: Connection, digest: bytes, name: str) -> bytes:
+    return await connection.call(METHOD, encode([digest, name]), timeout_s=TIMEOUT_S)
 
 
 async def _fetch(
     connection: Connection, digest: bytes, also: Collection[str]
 ) -> tuple[Manifest, dict[str, bytes]]:
-    async def file(name: str) -> bytes:
-        return await connection.call(METHOD, encode([digest, name]), timeout_s=TIMEOUT_S)
-
-    manifest = Manifest.from_json(await file(MANIFEST))
-    if manifest.digest != digest:
-        raise PeerMisbehaved(connection.peer_id, "it served another manifest than it announces")
+    manifest = await fetch_manifest(connection, digest)
     files = {}
     more = [entry for entry in manifest.files if entry.name in also]
     for entry in (*manifest.small_files(), *more):
-        content = await file(entry.name)
+        content = await _file(connection, digest, entry.name)
         if (len(content), sha256(content).digest()) != (entry.n_bytes, entry.sha256):
             raise PeerMisbehaved(connection.peer_id, f"it served another {entry.name}")
         files[entry.name] = content

@@ -30,13 +30,12 @@ from protocol.identity import PeerId
 from protocol.manifest import Manifest
 from protocol.pieces import METHOD, PIECE_BYTES, Piece, PieceHasher, check_header
 from protocol.transport import Connection, Transport
-from scheduler.thin import MANIFEST
-from scheduler.thin import METHOD as FILE_METHOD
+from scheduler.thin import connected, fetch_manifest
 
 log = logging.getLogger(__name__)
 
 ASKED_FOR_HASHES, ENOUGH_WORDS = 8, 2
-MANIFEST_TIMEOUT_S, CALL_TIMEOUT_S = 30.0, 60.0
+CALL_TIMEOUT_S = 60.0
 BUSY_WAIT_S, MAX_BUSY = 0.5, 20
 
 
@@ -58,7 +57,8 @@ async def agreed_hashes(
         if all(said.total() >= ENOUGH_WORDS for said in words.values()):
             break
         try:
-            manifest = await _manifest(transport, host, digest)
+            async with connected(transport, host) as connection:
+                manifest = await fetch_manifest(connection, digest)
         except ManyhandsError as error:
             log.info("no manifest", extra={"peer": host.peer_id, "error": str(error)})
             continue
@@ -81,29 +81,6 @@ def _settle(words: Mapping[str, Counter[bytes]]) -> Agreed:
                 if said.total() == 1:
                     alone.add(name)
     return Agreed(hashes, frozenset(alone), frozenset(disputed))
-
-
-async def _manifest(transport: Transport, host: Announcement, digest: bytes) -> Manifest:
-    connection = await _dial(transport, host)
-    try:
-        asked = encode([digest, MANIFEST])
-        data = await connection.call(FILE_METHOD, asked, timeout_s=MANIFEST_TIMEOUT_S)
-    finally:
-        await connection.aclose()
-    manifest = Manifest.from_json(data)
-    if manifest.digest != digest:
-        raise PeerMisbehaved(host.peer_id, "it served another manifest than it announces")
-    return manifest
-
-
-async def _dial(transport: Transport, host: Announcement) -> Connection:
-    error: ManyhandsError = BadModel("it announces no address")
-    for address in host.addresses:
-        try:
-            return await transport.dial(address)
-        except ManyhandsError as failure:
-            error = failure
-    raise error
 
 
 @dataclass(slots=True, kw_only=True)
@@ -157,32 +134,27 @@ class Fetch:
 
     async def _ask(self, host: Announcement) -> None:
         """Fetch from one host until nothing is left that it may have."""
-        refused: set[Piece] = set()
         try:
-            connection = await _dial(self.transport, host)
+            async with connected(self.transport, host) as connection:
+                await self._take_from(connection)
         except ManyhandsError as error:
             self.blamed[host.peer_id] = str(error)
-            return
-        try:
-            while (piece := await self._next(refused)) is not None:
-                try:
-                    await self._fetch(connection, piece)
-                except PeerRefused:
-                    refused.add(piece)
-                    self._put_back(piece)
-                except ManyhandsError as error:
-                    self._put_back(piece)
-                    self.blamed[host.peer_id] = str(error)
-                    log.warning("weights refused", extra={"peer": host.peer_id, "why": str(error)})
-                    return
-                except BaseException:
-                    self._put_back(piece)
-                    raise
-                else:
-                    self._n_under_way -= 1
-                    self._wake()
-        finally:
-            await connection.aclose()
+            log.warning("weights refused", extra={"peer": host.peer_id, "why": str(error)})
+
+    async def _take_from(self, connection: Connection) -> None:
+        refused: set[Piece] = set()
+        while (piece := await self._next(refused)) is not None:
+            try:
+                await self._fetch(connection, piece)
+            except PeerRefused:
+                refused.add(piece)
+                self._put_back(piece)
+            except BaseException:
+                self._put_back(piece)
+                raise
+            else:
+                self._n_under_way -= 1
+                self._wake()
 
     async def _next(self, refused: set[Piece]) -> Piece | None:
         """A piece this host has not refused; waits for those that others may yet give back."""
