@@ -15,8 +15,9 @@ import common
 from ledger.meter import Rates
 from ledger.objects import Offer
 from node.engine import StepItem, load_shard
-from node.metering import SessionMeter, Till, now_ms
+from node.metering import SessionMeter, Till
 from protocol.chain_actions import Stretch
+from protocol.clock import wall_ms
 from protocol.identity import Identity
 from protocol.messages import Reserve, Reserved, SessionId, Span
 from protocol.signing import OPEN_SWARM_ID, Envelope, SigningKey
@@ -38,8 +39,8 @@ def tabs() -> tuple[SessionMeter, ClientTab]:
         rates=Rates(prefill_tl=10**6, decode_tl=5 * 10**6, ctx_ktl=10**6, act_kib=10**6),
         credit_window=1_200,
         max_ctx=4096,
-        not_before_ms=now_ms() - 1000,
-        expires_ms=now_ms() + 10**7,
+        not_before_ms=wall_ms() - 1000,
+        expires_ms=wall_ms() + 10**7,
     ).seal(OPEN_SWARM_ID, provider.key)
     reserve = Reserve(
         session=SessionId(secrets.token_bytes(16)),

@@ -15,19 +15,20 @@ from node.engine.adapter_files import CONFIG, WEIGHTS
 from node.engine.adapters import Adapters
 from protocol.adapter_names import is_name
 from protocol.errors import ManyhandsError
+from protocol.files import Stamp, stamp
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 2.0
 
-Stamp = tuple[tuple[int, int, int], ...]
+Stamps = tuple[Stamp | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """A directory as it was last looked at, and what came of it."""
 
-    stamp: Stamp
+    stamps: Stamps
     loaded: str  # name@digest, empty when it was refused or is loaded for another reason too
     refused: str
 
@@ -60,35 +61,35 @@ class AdapterShelf:
         there = self._there()
         for name in self._seen.keys() - there.keys():
             self._drop(self._seen.pop(name))
-        for name, stamp in there.items():
+        for name, stamps in there.items():
             earlier = self._seen.get(name)
-            if earlier is None or earlier.stamp != stamp:
-                self._seen[name] = self._load(name, stamp)
+            if earlier is None or earlier.stamps != stamps:
+                self._seen[name] = self._load(name, stamps)
                 if earlier is not None and earlier.loaded != self._seen[name].loaded:
                     self._drop(earlier)
         return self._adapters.names != before
 
-    def _there(self) -> dict[str, Stamp]:
+    def _there(self) -> dict[str, Stamps]:
         """Every adapter's directory with what tells one state of its files from another."""
         if self._directory is None or not self._directory.is_dir():
             return {}
-        stamps = {}
+        found = {}
         for path in sorted(self._directory.iterdir()):
             if is_name(path.name) and path.is_dir():
                 files = [path / file for file in (CONFIG, WEIGHTS)]
-                stamps[path.name] = tuple(_stamp(file) for file in files)
-        return stamps
+                found[path.name] = tuple(_stamp(file) for file in files)
+        return found
 
-    def _load(self, name: str, stamp: Stamp) -> _Seen:
+    def _load(self, name: str, stamps: Stamps) -> _Seen:
         assert self._directory is not None
         before = self._adapters.names
         try:
             loaded = self._adapters.load(self._directory / name, name)
         except (ManyhandsError, OSError) as error:
             log.warning("an adapter is not served", extra={"adapter": name, "reason": str(error)})
-            return _Seen(stamp, "", str(error))
+            return _Seen(stamps, "", str(error))
         log.info("adapter loaded", extra={"adapter": loaded})
-        return _Seen(stamp, "" if loaded in before else loaded, "")
+        return _Seen(stamps, "" if loaded in before else loaded, "")
 
     def _drop(self, seen: _Seen) -> None:
         if seen.loaded in self._adapters.names:
@@ -96,9 +97,8 @@ class AdapterShelf:
             log.info("adapter unloaded", extra={"adapter": seen.loaded})
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def _stamp(path: Path) -> Stamp | None:
     try:
-        status = path.stat()
+        return stamp(path)
     except OSError:
-        return 0, 0, 0
-    return status.st_ino, status.st_mtime_ns, status.st_size
+        return None

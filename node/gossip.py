@@ -22,6 +22,7 @@ from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
 from protocol.announcements import Announcement, AnnouncementSource, seal_announcement
 from protocol.anti_entropy import Record
+from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError
 from protocol.gossip_rules import METHOD, Taken, answer, question, take_answer, tell
 from protocol.identity import PeerId
@@ -47,10 +48,6 @@ class GossipTiming:
     timeout_s: float = 3.0
     shun_s: float = 5.0  # a peer that just failed us is asked last
     warn_every_s: float = 10.0
-
-
-def wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Gossip(AnnouncementSource):

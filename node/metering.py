@@ -4,7 +4,6 @@ In: rows as the engine runs them, frames as they pass, vouchers as they come. Ou
 at the end the receipt. The arithmetic and the signatures are the ledger's; this keeps the counts.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,12 +13,9 @@ from ledger.opening import Wanted, check_accepted, lend_prompt, propose_terms
 from ledger.receipts import Receipt
 from ledger.roots import FrameRoot
 from ledger.tab import ProviderTab
+from protocol.clock import wall_ms
 from protocol.messages import TOKEN_BYTES, Reserve
 from protocol.signing import Envelope, SigningKey
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +53,7 @@ class SessionMeter:
             till.key,
             till.swarm_id,
             provider_nonce=nonce,
-            expires_ms=now_ms() + reserve.budget_ms + 60_000,
+            expires_ms=wall_ms() + reserve.budget_ms + 60_000,
         )
         self.usage = Usage.opened(len(reserve.span), reserve.capacity, reserve.budget_ms / 1000)
         self.tab: ProviderTab | None = None
@@ -135,7 +131,7 @@ class SessionMeter:
             last_step=self._in.last_step,
             in_root=self._in.root,
             out_root=self._out.root,
-            now_ms=now_ms(),
+            now_ms=wall_ms(),
         )
         return envelope.encode()
 

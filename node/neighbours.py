@@ -23,7 +23,7 @@ RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 3.0)  # about the 10 s that a stream m
 
 
 # Who gets large frames packed: whoever is dialled across the internet, everybody, nobody.
-PACK = AUTO, ALWAYS, NEVER = "auto", "always", "never"
+AUTO, ALWAYS, NEVER = "auto", "always", "never"
 
 
 class Successors(Protocol):

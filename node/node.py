@@ -21,7 +21,7 @@ from node.files import METHOD as FILE_METHOD
 from node.files import SharedFile, SharedWeights, SmallFiles
 from node.gossip import Gossip
 from node.hop import Surroundings
-from node.metering import Till, now_ms
+from node.metering import Till
 from node.neighbours import Neighbours
 from node.server import Server
 from node.sessions import Served, Sessions
@@ -31,6 +31,7 @@ from protocol.actions import Ending
 from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
 from protocol.announcements import Announcement
+from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError
 from protocol.gossip_rules import METHOD as GOSSIP_METHOD
 from protocol.identity import Identity, PeerId
@@ -186,7 +187,7 @@ class Node:
 
     def offer(self) -> Envelope:
         """The signed offer in force; made anew when half its life is over."""
-        now, lifetime_ms = now_ms(), int(self.settings.offer_lifetime_s * 1000)
+        now, lifetime_ms = wall_ms(), int(self.settings.offer_lifetime_s * 1000)
         if self._offer is None or now > self._offer_until_ms - lifetime_ms // 2:
             self._offer_no += 1
             self._offer_until_ms = now + lifetime_ms

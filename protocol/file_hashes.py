@@ -1,18 +1,18 @@
 """SHA-256 of large files and of the tensors in them, remembered until a file changes.
 
 In: a path, and a directory to remember in. Out: the hash of its bytes, and in the same reading
-pass those of its tensors. A file counts as unchanged while its size, modification time and inode
-are; whoever can forge these can also write the cache.
+pass those of its tensors. Whether a file changed is told by its stamp (`files.py`).
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from protocol.files import stamp, write_whole
 from protocol.tensor_table import TensorEntry
 
 CHUNK_BYTES = 4 * 2**20
@@ -46,17 +46,16 @@ def hash_tensors(
     chunk_bytes: int = CHUNK_BYTES,
 ) -> FileHashes:
     """As `hash_file`, with the hashes of the tensors that `table` finds in the file."""
-    status = path.stat()
-    where = str(path.resolve())
-    seen = [where, status.st_size, status.st_mtime_ns, status.st_ino]
+    where, before = str(path.resolve()), stamp(path)
+    seen = [where, *before]
     note = None
     if cache is not None:
         note = cache / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.json"
         known = _recall(note, seen)
         if known is not None and table.keys() <= known.tensors.keys():
             return known
-    hashes = _read(path, status.st_size, table, progress, chunk_bytes)
-    if note is not None and path.stat().st_mtime_ns == status.st_mtime_ns:
+    hashes = _read(path, before[0], table, progress, chunk_bytes)
+    if note is not None and stamp(path) == before:
         tensors = {name: digest.hex() for name, digest in hashes.tensors.items()}
         _remember(note, [*seen, hashes.sha256.hex(), tensors])
     return hashes
@@ -103,10 +102,5 @@ def _from_hex(tensors: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _remember(note: Path, fields: list[object]) -> None:
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        fresh = note.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps(fields))
-        fresh.replace(note)  # whole or not at all
-    except OSError:
-        return
+    with suppress(OSError):
+        write_whole(note, json.dumps(fields).encode())

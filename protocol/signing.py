@@ -22,7 +22,7 @@ from nacl.utils import random as random_bytes
 from protocol.canonical import Field, NotCanonical, decode, encode
 from protocol.errors import BadSignature, IntegrityError
 
-SEED_BYTES = PUBLIC_KEY_BYTES = SWARM_ID_BYTES = OBJECT_ID_BYTES = 32
+SEED_BYTES = PUBLIC_KEY_BYTES = SWARM_ID_BYTES = 32
 SIGNATURE_BYTES = 64
 MAX_SIGNATURES = 8
 

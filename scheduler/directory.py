@@ -14,6 +14,7 @@ from protocol.adapter_names import bare, is_pinned
 from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
 from protocol.announcements import Announcement
+from protocol.clock import wall_ms
 from protocol.errors import (
     ManyhandsError,
     PeerError,
@@ -31,10 +32,6 @@ from scheduler.routing import Wanted, missing_blocks
 MAX_ASKED = 8
 MAX_ROUNDS = 64  # answers are bounded: a large table comes in parts
 GRACE_S = 0.2  # what the others get once the first has answered
-
-
-def wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(slots=True)

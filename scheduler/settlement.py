@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import logging
 import secrets
-import time
 from collections.abc import Sequence
 
 from ledger.meter import Meter, Usage
@@ -19,16 +18,13 @@ from ledger.receipts import Receipt
 from ledger.tab import PayerTab
 from ledger.writer import LedgerWriter
 from protocol.chain_actions import Seat, Stretch
+from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError
 from protocol.identity import Identity, public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve, Reserved, SessionId
 from protocol.signing import Envelope
 
 log = logging.getLogger(__name__)
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class ClientTab:
@@ -68,7 +64,7 @@ class ClientTab:
             wanted,
             self._identity.key,
             self._swarm_id,
-            now_ms=now_ms(),
+            now_ms=wall_ms(),
             profile=reserve.profile or self._reserved.profile,
         )
         self._tab = PayerTab(offer, terms, self._identity.key, self._swarm_id)
@@ -117,7 +113,7 @@ class ClientTab:
         derived = self.derived(stretches, cached)
         if not (final or now or self._tab.voucher_due(derived)):
             return None
-        return self._tab.make_voucher(derived, now_ms=now_ms(), final=final).encode()
+        return self._tab.make_voucher(derived, now_ms=wall_ms(), final=final).encode()
 
     @property
     def is_even(self) -> bool:

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from node.gossip import Gossip, GossipTiming, wall_ms
+from node.gossip import Gossip, GossipTiming
 from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
+from protocol.clock import wall_ms
 from protocol.gossip_rules import METHOD, answer
 from protocol.identity import Identity, PeerId
 from protocol.signing import OPEN_SWARM_ID

@@ -172,8 +172,3 @@ def _refuse_what_is_not_here(asked: dict[str, Any]) -> None:
 
 def _name(cache: Cache) -> str:
     return type(cache).__name__
-
-
-def dtype_of(profile: Profile) -> torch.dtype:
-    found: torch.dtype = getattr(torch, profile.dtype)
-    return found

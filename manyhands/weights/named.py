@@ -8,6 +8,7 @@ is remembered by commit, so that a start without a network finds what is here.
 import json
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from manyhands.weights.published import describe_published
 from manyhands.weights.store import Store, cache_root
 from protocol.describing import MANIFEST_FILE, weights_files
 from protocol.errors import BadModel, ManyhandsError
+from protocol.files import write_whole
 from protocol.manifest import INDEX, Manifest
 
 NAMES = "names"
@@ -98,13 +100,8 @@ def _recalled(name: str, revision: str) -> Store | None:
 
 def _remember(name: str, revision: str, store: Store) -> None:
     note = _note(name, revision)
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        scratch = note.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps({"digest": store.manifest.digest.hex()}))
-        scratch.replace(note)
-    except OSError:
-        return
+    with suppress(OSError):
+        write_whole(note, json.dumps({"digest": store.manifest.digest.hex()}).encode())
 
 
 def _note(name: str, revision: str) -> Path:

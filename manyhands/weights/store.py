@@ -19,6 +19,7 @@ from pathlib import Path
 from manyhands.weights.ranges import Range, Ranges, gaps, merged, without
 from protocol.describing import MANIFEST_FILE
 from protocol.errors import BadModel, ConfigError, IntegrityError, OutOfMemory
+from protocol.files import Stamp, stamp, write_whole
 from protocol.manifest import Manifest
 from protocol.pieces import Piece, PieceHasher, header_stop
 
@@ -26,8 +27,6 @@ SCHEMA = "manyhands/fetched/v1"
 RECORD, LOCK = "fetched.json", ".lock"
 SAVE_EVERY_BYTES = 64 * 2**20
 READ_BYTES = 4 * 2**20
-
-Identity = list[int]  # size, modification time, inode: a file that has the same was not touched
 
 
 @dataclass(slots=True)
@@ -39,7 +38,7 @@ class Store:
     ranges: dict[str, Ranges] = field(default_factory=dict)  # by file
     hashes: dict[str, bytes] = field(default_factory=dict)  # of the tensors that are here
     sources: dict[str, str] = field(default_factory=dict)  # whose word a tensor's hash is
-    _seen: dict[str, Identity] = field(default_factory=dict)
+    _seen: dict[str, Stamp] = field(default_factory=dict)
 
     @classmethod
     def at(cls, place: Path, manifest: Manifest) -> "Store":
@@ -59,7 +58,8 @@ class Store:
             }
             self.hashes = {str(n): bytes.fromhex(h) for n, h in record["hashes"].items()}
             self.sources = {str(n): str(s) for n, s in record["sources"].items()}
-            self._seen = {str(f): list(map(int, seen)) for f, seen in record["seen"].items()}
+            seen = record["seen"].items()
+            self._seen = {str(f): (int(a), int(b), int(c)) for f, (a, b, c) in seen}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
             self.ranges, self.hashes, self.sources, self._seen = {}, {}, {}, {}
 
@@ -67,7 +67,7 @@ class Store:
         """Whole or not at all."""
         for file in self.ranges:
             with suppress(OSError):
-                self._seen[file] = _identity(self.place / file)
+                self._seen[file] = stamp(self.place / file)
         record = {
             "schema": SCHEMA,
             "ranges": self.ranges,
@@ -79,11 +79,8 @@ class Store:
 
     def write_file(self, name: str, content: bytes) -> None:
         """A small file, whole or not at all."""
-        scratch = self.place / f".{name}.{os.getpid()}"
         with room_for(self.place, len(content)):
-            self.place.mkdir(parents=True, exist_ok=True)
-            scratch.write_bytes(content)
-            scratch.replace(self.place / name)
+            write_whole(self.place / name, content)
 
     def keep_small(self, files: Mapping[str, bytes]) -> None:
         """The small files and the manifest, which comes last."""
@@ -153,11 +150,7 @@ class Store:
         Raises:
             IntegrityError: a tensor is damaged; it is forgotten, so that it is fetched again.
         """
-        touched = {
-            file
-            for file, seen in self._seen.items()
-            if seen != _identity_or_none(self.place / file)
-        }
+        touched = {file for file, seen in self._seen.items() if seen != _stamp(self.place / file)}
         damaged = []
         for name, digest in list(self.hashes.items()):
             place = self.manifest.tensors[name]
@@ -307,14 +300,9 @@ def free_disk_bytes(place: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def _identity(path: Path) -> Identity:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
-
-
-def _identity_or_none(path: Path) -> Identity | None:
+def _stamp(path: Path) -> Stamp | None:
     try:
-        return _identity(path)
+        return stamp(path)
     except OSError:
         return None
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from protocol.adapter_names import is_name
 from protocol.errors import BadAdapter, BadModel, UsageError
+from protocol.file_hashes import hash_file
+from protocol.files import Stamp, stamp
 from protocol.tensor_table import TensorEntry, read_tensor_table
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -65,18 +67,10 @@ class AdapterFiles:
     weights: Path
     sha256: bytes
     modules: Mapping[str, LowRank]
-    read_at: "Stamp"
+    read_at: Stamp
 
-    def stamp(self) -> "Stamp":
-        return _stamp(self.weights)
-
-
-Stamp = tuple[int, int, int]  # of a file: another one, or other bytes, have another stamp
-
-
-def _stamp(path: Path) -> Stamp:
-    status = path.stat()
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    def stamp(self) -> Stamp:
+        return stamp(self.weights)
 
 
 def read_adapter(directory: Path) -> AdapterFiles:
@@ -94,9 +88,9 @@ def read_adapter(directory: Path) -> AdapterFiles:
     raw = _read_config(directory / CONFIG)
     config = _Config.parse(raw)
     entries = _read_table(weights)
-    stamp = _stamp(weights)
-    digest = sha256(_DOMAIN + sha256(raw).digest() + _hash(weights)).digest()
-    return AdapterFiles(weights, digest, _modules(entries, config), stamp)
+    read_at = stamp(weights)
+    digest = sha256(_DOMAIN + sha256(raw).digest() + hash_file(weights)).digest()
+    return AdapterFiles(weights, digest, _modules(entries, config), read_at)
 
 
 def check_name(name: str) -> None:
@@ -211,14 +205,6 @@ def _read_table(path: Path) -> dict[str, TensorEntry]:
         return read_tensor_table(path)
     except BadModel as error:
         raise BadAdapter(str(error), hint=HINT) from error
-
-
-def _hash(path: Path) -> bytes:
-    with path.open("rb") as file:
-        hashed = sha256()
-        while chunk := file.read(1 << 20):
-            hashed.update(chunk)
-    return hashed.digest()
 
 
 def _modules(entries: Mapping[str, TensorEntry], config: _Config) -> dict[str, LowRank]:

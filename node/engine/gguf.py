@@ -27,6 +27,7 @@ from node.engine.checkpoint import Checkpoint, Selection
 from node.engine.outline import Outline
 from node.engine.stored import TensorFile, opened
 from protocol.errors import BadModel, ConfigError
+from protocol.files import stamp
 from protocol.gguf_table import GgufTable, read_gguf_table
 from protocol.tensor_table import TensorEntry
 from protocol.text import TEXT_FILES
@@ -49,8 +50,7 @@ def unpack(file: Path, place: Path) -> Path:
         BadModel: it is damaged, or of an architecture we do not serve from GGUF.
         ConfigError: the extra that reads such files is not installed.
     """
-    status = file.stat()
-    identity = f"{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ino:x}"
+    identity = "-".join(f"{part:x}" for part in stamp(file))
     directory = place / f"{file.stem[:60]}-{identity}"
     if (directory / "config.json").exists():
         return directory

@@ -163,19 +163,6 @@ def _four_bits(fields: Any) -> str:
     return FP4 if fields.get("bnb_4bit_quant_type") == FP4 else NF4
 
 
-def methods_here() -> list[tuple[str, str]]:
-    """Every form of weights and what becomes of it on this machine, for people to read."""
-    quant = METHODS["bitsandbytes"].missing()
-    make = f"needs {EXTRA}" if quant else "made while loading, kept on disk"
-    rows = [(f"--quantize {choice}", make) for choice in ("int8", "4bit")]
-    for method in METHODS.values():
-        fate = "kept as stored" if method.kept else "expanded while loading"
-        fate += "" if method.proven else ", not proven by our tests"
-        missing = method.missing()
-        rows.append((method.name, f"needs {' and '.join(missing)}" if missing else fate))
-    return rows
-
-
 def _require_extra() -> None:
     if missing := METHODS["bitsandbytes"].missing():
         raise ConfigError(

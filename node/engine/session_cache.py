@@ -69,10 +69,6 @@ class SessionLayout:
             shapes.append(None if kind is LinearAttentionLayer else _kv_shape(layer))
         return cls(tuple(shapes), tuple(state_bytes), dtype, device)
 
-    @property
-    def is_recurrent(self) -> bool:
-        return any(self.state_bytes)
-
     def position_bytes(self, entry: int, exit: int) -> int:
         elements = sum(shape.n_elements for shape in self.shapes[entry:exit] if shape)
         return elements * self.dtype.itemsize

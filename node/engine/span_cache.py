@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from node.engine.checkpoint import Checkpoint
 from node.engine.stored import StoredTensor, opened, stored
 from protocol.file_hashes import hash_file
+from protocol.files import stamp
 from protocol.messages import Span
 from protocol.tensor_table import read_tensor_table
 
@@ -125,8 +126,7 @@ def _identity(directory: Path, names: list[str]) -> list[list[object]]:
     for name in names:
         with suppress(FileNotFoundError):
             path = (directory / name).resolve()
-            status = path.stat()
-            found.append([name, str(path), status.st_size, status.st_mtime_ns, status.st_ino])
+            found.append([name, str(path), *stamp(path)])
     return found
 
 

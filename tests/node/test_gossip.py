@@ -6,10 +6,11 @@ import time
 
 import pytest
 
-from node.gossip import GossipTiming, wall_ms
+from node.gossip import GossipTiming
 from node.links import LinkTimes
 from protocol.announcement_table import Dropped, Merged
 from protocol.announcements import Link
+from protocol.clock import wall_ms
 from protocol.errors import PeerMisbehaved
 from protocol.gossip_rules import METHOD, tell
 from protocol.messages import Span

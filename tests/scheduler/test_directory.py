@@ -6,10 +6,11 @@ import pytest
 
 from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
+from protocol.clock import wall_ms
 from protocol.errors import PeerMisbehaved, PeerUnreachable, SwarmIncomplete, UsageError
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
-from scheduler.directory import Directory, fetch_directory, wall_ms
+from scheduler.directory import Directory, fetch_directory
 from scheduler.routing import Wanted
 from tests.announcing import MANIFEST, peer_of, record
 from tests.gossiping import identity_of, serve_table

@@ -9,6 +9,7 @@ import pytest
 
 from protocol.announcement_table import AnnouncementTable
 from protocol.chain_actions import FindRoute, Seat
+from protocol.clock import wall_ms
 from protocol.errors import (
     ManyhandsError,
     PeerBusy,
@@ -23,7 +24,7 @@ from protocol.errors import (
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
-from scheduler.directory import Directory, wall_ms
+from scheduler.directory import Directory
 from scheduler.finder import RouteFinder
 from scheduler.request import GenerationRequest
 from tests.announcing import MANIFEST, peer_of, record

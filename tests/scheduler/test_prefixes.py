@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from protocol.announcement_table import AnnouncementTable
 from protocol.chain_actions import FindRoute, Seat
+from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved
 from protocol.identity import Identity
 from protocol.messages import MAX_PREFIXES, PREFIX_BYTES, SessionId, Span
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.transport.memory import MemoryNetwork
 from scheduler import GenerationRequest
-from scheduler.directory import Directory, wall_ms
+from scheduler.directory import Directory
 from scheduler.finder import RouteFinder
 from scheduler.prefixes import (
     MIN_PREFIX,
