@@ -1,7 +1,7 @@
-"""Small checkpoints as publishers of quantised weights leave them, and what they stand for.
+"""Small checkpoints as publishers of quantized weights leave them, and what they stand for.
 
-Each maker turns a plain checkpoint into a quantised one, and writes beside it a plain one that
-holds exactly the values the quantised one means: whoever serves the first must compute the second.
+Each maker turns a plain checkpoint into a quantized one, and writes beside it a plain one that
+holds exactly the values the quantized one means: whoever serves the first must compute the second.
 """
 
 import json
@@ -22,7 +22,7 @@ Made = tuple[Parts, Tensor]  # what is stored, and what it means
 
 
 def quantized(source: Path, place: Path, method: str) -> tuple[Path, Path]:
-    """A quantised copy of `source` and its plain meaning."""
+    """A quantized copy of `source` and its plain meaning."""
     make, settings = METHODS[method]
     small, plain = place / "small", place / "plain"
     tensors = load_file(source / WEIGHTS)

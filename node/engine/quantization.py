@@ -33,7 +33,7 @@ ROWS_TOGETHER = 32  # what the library's CPU kernel packs side by side
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How checkpoints that are quantised already are served.
+    """How checkpoints that are quantized already are served.
 
     `needs` names libraries beyond our own, as they are imported and as they are installed.
     """
@@ -120,14 +120,14 @@ def choose(config: Any, architecture: str, choice: str) -> Quantization:
 
     Raises:
         BadModel: the checkpoint's form is unknown, or needs what is not installed.
-        UsageError: it is quantised already, and another form was asked for.
+        UsageError: it is quantized already, and another form was asked for.
         ConfigError: the extra that makes small weights is not installed.
     """
     made = read_choice(choice)
     brought, form = _brought(config, architecture)
     if brought is not None and made != PLAIN:
         raise UsageError(
-            f"this checkpoint is quantised already ({brought.name}), it cannot be made {made}",
+            f"this checkpoint is quantized already ({brought.name}), it cannot be made {made}",
             hint="leave --quantize out, or serve the checkpoint it was made from",
         )
     if made != PLAIN:
@@ -146,12 +146,12 @@ def _brought(config: Any, architecture: str) -> tuple[Method | None, str]:
     method = METHODS.get(name)
     if method is None:
         raise BadModel(
-            f"unsupported checkpoint {architecture}: its weights are quantised as {name[:40]!r}",
+            f"unsupported checkpoint {architecture}: its weights are quantized as {name[:40]!r}",
             hint=f"served are {', '.join(sorted(METHODS))}, GGUF files, and weights as published",
         )
     if missing := method.missing():
         raise BadModel(
-            f"weights quantised as {name} need {' and '.join(missing)}, which is not installed",
+            f"weights quantized as {name} need {' and '.join(missing)}, which is not installed",
             hint=f"pip install {' '.join(missing)}",
         )
     if name == "bitsandbytes":

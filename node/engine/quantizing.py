@@ -2,7 +2,7 @@
 
 In: a form and the pruned model's class. Out: a configuration that transformers' own loader takes:
 it then replaces linear maps and hands each weight to us as it comes from disk. The library would
-quantise whole tensors, with temporary copies of 16 bytes per element; rows are independent, so a
+quantize whole tensors, with temporary copies of 16 bytes per element; rows are independent, so a
 few of them at a time give the same bits and keep the peak at what the span will take.
 """
 

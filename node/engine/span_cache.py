@@ -1,4 +1,4 @@
-"""Small weights on disk: a span is quantised once, and read in seconds from then on.
+"""Small weights on disk: a span is quantized once, and read in seconds from then on.
 
 In: what a span is made from, and how. Out: the same tensors the next time, as long as checkpoint
 and libraries are the same ones. An entry is a directory with one safetensors file and a note that
@@ -110,10 +110,10 @@ class SpanCache:
             shutil.rmtree(self.entry, ignore_errors=True)
             fresh.rename(self.entry)
             size = (self.entry / WEIGHTS).stat().st_size
-            log.info("kept a quantised span", extra={"entry": str(self.entry), "bytes": size})
+            log.info("kept a quantized span", extra={"entry": str(self.entry), "bytes": size})
         except (OSError, SafetensorError) as error:
             log.warning(
-                "the quantised span cannot be kept on disk: it will be made again next time",
+                "the quantized span cannot be kept on disk: it will be made again next time",
                 extra={"directory": str(self.directory), "why": str(error)},
             )
             if fresh is not None:

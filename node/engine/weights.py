@@ -277,6 +277,6 @@ def _tell_share(share: float, made: str) -> None:
         )
     if share < 0.5:
         log.warning(
-            "most weights stay as they are: only plain linear maps are quantised, not experts",
-            extra={"quantised": f"{share:.0%}", "form": made},
+            "most weights stay as they are: only plain linear maps are quantized, not experts",
+            extra={"quantized": f"{share:.0%}", "form": made},
         )

@@ -1,4 +1,4 @@
-"""Checkpoints that are quantised already: spans of them compute what their weights mean."""
+"""Checkpoints that are quantized already: spans of them compute what their weights mean."""
 
 import json
 import shutil
@@ -78,8 +78,8 @@ def claim(source: Path, place: Path, **fields: Any) -> Path:
     [
         ("gptq", "need optimum and gptqmodel, which is not", "pip install optimum gptqmodel"),
         ("awq", "need gptqmodel, which is not installed", "pip install gptqmodel"),
-        ("vptq", "quantised as 'vptq'", "served are awq, bitsandbytes, compressed-tensors"),
-        ("eval(1)", "quantised as 'eval", "served are"),
+        ("vptq", "quantized as 'vptq'", "served are awq, bitsandbytes, compressed-tensors"),
+        ("eval(1)", "quantized as 'eval", "served are"),
     ],
 )
 def test_forms_that_cannot_be_read_here_are_refused_by_name(
@@ -98,7 +98,7 @@ def test_forms_that_cannot_be_read_here_are_refused_by_name(
 def test_small_weights_are_not_made_smaller(checkpoint: Any, tmp_path: Path) -> None:
     directory = claim(checkpoint("llama"), tmp_path, quant_method="fp8")
 
-    with pytest.raises(UsageError, match="quantised already \\(fp8\\), it cannot be made nf4"):
+    with pytest.raises(UsageError, match="quantized already \\(fp8\\), it cannot be made nf4"):
         load_shard(directory, Span(0, 1), quantize="4bit")
 
 

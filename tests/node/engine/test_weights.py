@@ -149,7 +149,7 @@ def reach_outside(directory: Path) -> None:
         (configure(model_type="bloom", architectures=["BloomForCausalLM"]), "lacks transformer"),
         (configure(layer_types=["linear_attention"] * 6), "linear_attention blocks"),
         (configure(num_hidden_layers=0), "names no number of blocks"),
-        (configure(quantization_config={"quant_method": "gptq", "bits": 4}), "quantised"),
+        (configure(quantization_config={"quant_method": "gptq", "bits": 4}), "quantized"),
         (configure(num_attention_heads=3), "LlamaForCausalLM"),
     ],
 )
