@@ -85,8 +85,8 @@ def verbosity_options() -> list[click.Parameter]:
 def root() -> None:
     """Many people's computers, one commodity inference cloud.
 
-    MODEL is `tiny` (built in), a directory, or a name on the Hugging Face hub. Data goes to
-    stdout, progress and logs to stderr.
+    MODEL is `tiny` (built in), a directory, a GGUF file, or a name on the Hugging Face hub.
+    Data goes to stdout, progress and logs to stderr.
     """
 
 

@@ -131,7 +131,8 @@ MAX_TEXT_CHARS = 100
 def serve(**given: object) -> None:
     """Serve a span of MODEL to a swarm until Ctrl-C.
 
-    When ready, prints one line of JSON: {"event": "ready", "peer", "addresses", "model", "span"}.
+    When ready, prints one line of JSON: {"event": "ready", "peer", "addresses", "model", "span",
+    "adapters"}.
     """
     wanted = Wanted(**given)  # type: ignore[arg-type]
     for text in (wanted.name, wanted.region):
