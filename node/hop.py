@@ -17,6 +17,7 @@ import numpy as np
 
 from ledger.receipts import Receipt
 from node.batching import Batcher
+from node.data_paths import DataPaths, send_on
 from node.engine import Lease
 from node.metering import SessionMeter
 from node.neighbours import Neighbours
@@ -24,9 +25,9 @@ from node.prefixes import Found, Prefixes, Rows
 from node.route_check import check_route
 from node.work import Done, Work
 from protocol.actions import Action, Ending, Over, Push, Return, Run, Settle, Tell
-from protocol.codec import data_bytes, to_client_bytes
+from protocol.codec import to_client_bytes
 from protocol.errors import BadRows, IntegrityError, ManyhandsError, PeerMisbehaved
-from protocol.frames import Ack, Ask, Gone, RowGroup
+from protocol.frames import RowGroup
 from protocol.hop_session import HopSession
 from protocol.hop_state import State
 from protocol.messages import (
@@ -96,7 +97,9 @@ class Hop:
         self.done = asyncio.Event()
         self._around = around
         self._stream: Stream | None = stream
-        self._data: Stream | None = None  # of a client that holds the ends
+        self._paths = DataPaths(
+            around.neighbours, around.inbound, client, is_bare=reserve.client_ends
+        )
         self._salt_commit = reserve.salt_commit
         self._sampling = SamplingParams.of(reserve.sampling)
         self._filing: asyncio.Task[None] | None = None
@@ -218,11 +221,7 @@ class Hop:
     # --- neighbours -------------------------------------------------------------------------------
 
     def heard_on(self, peer: str, stream: Stream) -> None:
-        """A client that holds the ends has this session on that data stream, and is nobody we
-        could dial. Processes that share its key have streams of their own.
-        """
-        if self.is_bare and peer == self.client:
-            self._data = stream
+        self._paths.heard_on(peer, stream)
 
     def frame(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes | memoryview) -> None:
         before, length = self.session.accepted, self.session.length
@@ -302,7 +301,8 @@ class Hop:
                 self._pushed.append((group.step, rows))
                 self._push(peer, group, row_bytes, rows)
             case Return(peer, message):
-                self._return(peer, message)
+                if peer != self._around.peer_id:
+                    self._paths.answer(peer, message)
             case Tell(message):
                 if isinstance(message, Unpaid) and self.meter.has_unstated():
                     self._tell(Account(statement=self._statement()))
@@ -324,27 +324,12 @@ class Hop:
     def _push(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes) -> None:
         if peer == self._around.peer_id:  # a chain of one hop: the ring ends where it begins
             self.frame(peer, group, row_bytes, rows)
-        elif peer != self.client:
-            self._around.neighbours.push(peer, group, row_bytes, rows)
-        elif self._data is not None:
-            self._around.neighbours.push(peer, group, row_bytes, rows, self._data)
-
-    def _return(self, peer: str, message: Ack | Ask | Gone) -> None:
-        if isinstance(message, Ask):
-            self._around.neighbours.send(peer, message)
-        elif peer == self._around.peer_id:
-            return
-        elif (stream := self._inbound(peer)) is not None:
-            _send(stream, data_bytes(message))
-
-    def _inbound(self, peer: str) -> Stream | None:
-        """The stream that a predecessor opened."""
-        is_ours = peer == self.client and self.is_bare
-        return self._data if is_ours else self._around.inbound.get(peer)
+        else:
+            self._paths.push(peer, group, row_bytes, rows)
 
     def _tell(self, message: ToClient) -> None:
         if self._stream is not None:
-            _send(self._stream, to_client_bytes(message))
+            send_on(self._stream, to_client_bytes(message))
 
     def _settle(self) -> None:
         self.generation += 1  # whatever is queued: it ends here
@@ -385,10 +370,3 @@ class Hop:
         """Until the receipt is in the log."""
         if self._filing is not None:
             await self._filing
-
-
-def _send(stream: Stream, message: bytes) -> None:
-    try:
-        stream.send(message)
-    except ManyhandsError as error:
-        log.debug("a stream ended under a message", extra={"error": str(error)})
