@@ -15,7 +15,7 @@ from node.engine.adapter_files import CONFIG, WEIGHTS
 from node.engine.adapters import Adapters
 from protocol.adapter_names import is_name
 from protocol.errors import ManyhandsError
-from protocol.files import Stamp, stamp
+from protocol.files import Stamp, stamp_or_none
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class AdapterShelf:
         for path in sorted(self._directory.iterdir()):
             if is_name(path.name) and path.is_dir():
                 files = [path / file for file in (CONFIG, WEIGHTS)]
-                found[path.name] = tuple(_stamp(file) for file in files)
+                found[path.name] = tuple(stamp_or_none(file) for file in files)
         return found
 
     def _load(self, name: str, stamps: Stamps) -> _Seen:
@@ -95,10 +95,3 @@ class AdapterShelf:
         if seen.loaded in self._adapters.names:
             self._adapters.unload(seen.loaded)
             log.info("adapter unloaded", extra={"adapter": seen.loaded})
-
-
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        return stamp(path)
-    except OSError:
-        return None

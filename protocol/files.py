@@ -17,6 +17,14 @@ def stamp(path: Path) -> Stamp:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
+def stamp_or_none(path: Path) -> Stamp | None:
+    """None: there is no such file."""
+    try:
+        return stamp(path)
+    except OSError:
+        return None
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """A small file, in a directory that is made when it is missing.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from manyhands.weights.ranges import Range, Ranges, gaps, merged, without
 from protocol.describing import MANIFEST_FILE
 from protocol.errors import BadModel, ConfigError, IntegrityError, OutOfMemory
-from protocol.files import Stamp, stamp, write_whole
+from protocol.files import Stamp, stamp, stamp_or_none, write_whole
 from protocol.manifest import Manifest
 from protocol.pieces import Piece, PieceHasher, header_stop
 
@@ -150,7 +150,9 @@ class Store:
         Raises:
             IntegrityError: a tensor is damaged; it is forgotten, so that it is fetched again.
         """
-        touched = {file for file, seen in self._seen.items() if seen != _stamp(self.place / file)}
+        touched = {
+            file for file, seen in self._seen.items() if seen != stamp_or_none(self.place / file)
+        }
         damaged = []
         for name, digest in list(self.hashes.items()):
             place = self.manifest.tensors[name]
@@ -298,13 +300,6 @@ def free_disk_bytes(place: Path) -> int:
         place = place.parent
     status = os.statvfs(place)
     return status.f_bavail * status.f_frsize
-
-
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        return stamp(path)
-    except OSError:
-        return None
 
 
 def cache_root() -> Path:
