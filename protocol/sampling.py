@@ -120,10 +120,21 @@ def sample(
         best = int(logits.argmax())
     if params.is_greedy or params.top_k == 1:
         return best
-    logits = logits / np.float32(params.temperature)
+    logits = tempered(logits, params.temperature)
     kept = kept_tokens(logits, params)
     noise = gumbel_noise(kept, len(logits), params.seed, position, choice)
     return int(kept[(logits[kept] + noise).argmax()])
+
+
+def tempered(logits: Floats, temperature: float) -> Floats:
+    """Divided by the temperature; below the best only, where the best would overflow."""
+    best = logits.argmax()
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # -inf is never drawn
+        divided: Floats = logits / np.float32(temperature)
+        if np.isfinite(divided[best]):
+            return divided
+        below = (logits - np.float64(logits[best])) / np.float64(temperature)
+        return below.astype(np.float32)
 
 
 def penalised(logits: Floats, params: SamplingParams, ids: Sequence[int], n_prompt: int) -> Floats:

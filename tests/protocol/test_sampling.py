@@ -112,6 +112,26 @@ def test_a_temperature_of_zero_takes_the_best_token() -> None:
     assert draw(logits, top_k=1, temperature=2.0) == int(logits.argmax())
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [1e-30, 1e-38, 1e-40, 1e-46, 1e-308, 5e-324])
+@pytest.mark.parametrize("shift", [0.0, 100.0, -100.0])
+def test_a_temperature_next_to_zero_takes_the_best_token(temperature: float, shift: float) -> None:
+    logits = logits_of(1000) + np.float32(shift)
+    logits[3] = -np.inf
+    best = int(logits.argmax())
+
+    for top in ({}, {"top_p": 0.9}, {"top_k": 50}):
+        assert {draw(logits, p, temperature=temperature, **top) for p in range(5)} == {best}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_best_logit_of_zero_is_drawn_at_any_temperature() -> None:
+    logits = logits_of(1000) - logits_of(1000).max()
+
+    for temperature in (1e-40, 1e-46, 5e-324):
+        assert draw(logits, temperature=temperature) == int(logits.argmax())
+
+
 def transformers_keeps(logits: np.ndarray, warpers: list[Callable[..., Any]]) -> set[int]:
     import torch
 
