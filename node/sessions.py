@@ -272,6 +272,8 @@ class Sessions:
                 # One bad group must not cost the pair's other sessions their stream.
                 log.warning("a frame was refused", extra={"peer": peer, "error": str(error)})
                 hop.session.dropped["refused"] += 1
+                if hop.is_bare and peer == hop.client:  # its own rows: it would wait in vain
+                    hop.refuse(error)
 
     def client_returned(self, peer: str, message: Ack | Gone, stream: Stream) -> None:
         """From a client that holds the ends, and so is the last hop's successor.

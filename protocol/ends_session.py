@@ -63,10 +63,13 @@ class EndsSession(ChainSession):
         """Run these from position `start` on; what was there before is forgotten.
 
         Raises:
-            UsageError: `start` lies behind the rows sent so far.
+            UsageError: no whole rows, or `start` lies behind the rows sent so far.
             ContextExceeded: there was no room reserved for so many.
         """
-        stop = start + len(rows) // self.inputs.row_bytes
+        n_rows, more = divmod(len(rows), self.inputs.row_bytes)
+        if more or not n_rows:
+            raise UsageError(f"{len(rows)} bytes are no rows of {self.inputs.row_bytes} bytes")
+        stop = start + n_rows
         if not 0 <= start <= self.inputs.length:
             raise UsageError(f"rows from {start} on do not go on at {self.inputs.length}")
         if stop > self.capacity:

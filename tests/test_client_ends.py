@@ -1,7 +1,9 @@
 """A client that holds the ends, over real nodes: hidden rows in, hidden rows out, no token seen."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from ledger.meter import Rates
 from ledger.verify import verify_ledger
-from protocol.errors import ContextExceeded, SwarmIncomplete, UsageError
+from protocol.codec import data_bytes, data_message
+from protocol.errors import ContextExceeded, ManyhandsError, SwarmIncomplete, UsageError
+from protocol.frames import Frame
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.grpc import GrpcTransport
 from protocol.transport.memory import MemoryNetwork
@@ -109,6 +113,74 @@ async def test_rows_from_a_lower_position_roll_back(pair, states):
 
     assert close(rest, states[6][4:])
     assert session.failovers == 0
+
+
+@pytest.mark.parametrize("n_bytes", [0, 28, ROW + 4])
+async def test_bytes_that_are_no_whole_rows_are_refused_here(pair, n_bytes):
+    async with pair.client() as client:
+        session = lane(pair, client)
+        with pytest.raises(UsageError, match=f"no rows of {ROW} bytes"):
+            await session.forward(0, bytes(n_bytes))
+        await session.aclose()
+
+
+@pytest.mark.parametrize("row_bytes", [28, 2 * ROW])
+async def test_a_first_frame_of_another_row_size_ends_with_what_is_wrong(pair, row_bytes):
+    async with pair.client() as client:
+        session = lane(pair, client, row_bytes=row_bytes)
+        async with asyncio.timeout(5):
+            with pytest.raises(ManyhandsError, match=f"rows of {row_bytes} bytes, not {ROW}"):
+                await session.forward(0, bytes(2 * row_bytes))
+        await session.aclose()
+
+    assert not any(len(local.node.sessions) for local in pair.nodes)
+
+
+class Shrinking:
+    """A transport, connection or stream whose later frames have rows of half their size."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner, self._n_frames = inner, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def dial(self, *args: Any, **kwargs: Any) -> "Shrinking":
+        return Shrinking(await self._inner.dial(*args, **kwargs))
+
+    async def open(self, method: str, **kwargs: Any) -> Any:
+        stream = await self._inner.open(method, **kwargs)
+        return Shrinking(stream) if method == "data" else stream
+
+    def send(self, message: bytes) -> None:
+        said = data_message(message)
+        if isinstance(said, Frame):
+            self._n_frames += 1
+            if self._n_frames > 1:
+                half = len(said.body) // 2
+                said = replace(said, row_bytes=said.row_bytes // 2, body=said.body[:half])
+        self._inner.send(data_bytes(said))
+
+
+async def test_a_later_frame_of_another_row_size_is_answered_by_the_hop(
+    model, tmp_path, network, states
+):
+    def over_memory(identity):
+        transport = network.transport(identity, OPEN_SWARM_ID)
+        return transport if len(built.nodes) < len(SPANS) else Shrinking(transport)
+
+    built = Swarm(model, tmp_path, over_memory)
+    await built.start(*SPANS)
+    async with built.client() as client:
+        session = lane(built, client, wait_s=0.3)
+        await session.forward(0, rows_of(states[0], 0, 5))
+        async with asyncio.timeout(5):
+            with pytest.raises(ManyhandsError, match=f"rows of {ROW // 2} bytes, not {ROW}"):
+                await session.forward(5, rows_of(states[0], 5, 6))
+        await session.aclose()
+    await built.aclose()
+
+    assert not any(len(local.node.sessions) for local in built.nodes)
 
 
 @pytest.mark.parametrize("hop", [0, 1, 2])

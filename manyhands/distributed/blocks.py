@@ -64,7 +64,7 @@ class Swarm:
             return self.client.hidden(request)
 
         lanes = Lanes(open_session, capacity, self.max_positions, max_back=self.max_back)
-        return RemoteCache(self.portal, lanes, wire)
+        return RemoteCache(self.portal, lanes, wire, self.hidden_size)
 
 
 @dataclass(slots=True)

@@ -25,9 +25,9 @@ class RemoteCache(Cache):  # type: ignore[misc]
 
     is_compileable = False
 
-    def __init__(self, portal: Portal, lanes: Lanes, wire: WireFormat) -> None:
+    def __init__(self, portal: Portal, lanes: Lanes, wire: WireFormat, hidden_size: int) -> None:
         self.layers: list[object] = []  # the base class asks for it
-        self._portal, self._wire = portal, wire
+        self._portal, self._wire, self._hidden_size = portal, wire, hidden_size
         self._lanes = lanes
         self._real = torch.zeros(0, 0, dtype=torch.bool)  # [batch, positions]: no padding
         self._closing = weakref.finalize(self, _close_later, portal, self._lanes)
@@ -37,10 +37,12 @@ class RemoteCache(Cache):  # type: ignore[misc]
         """Rows [batch, rows, hidden_size], of which `real` ones are no padding, and what they give.
 
         Raises:
+            UsageError: they are no rows of this model.
             ManyhandsError: why the swarm could not run them.
         """
         if not self._closing.alive:
             raise UsageError("this cache is closed", hint="make another one: model.new_cache()")
+        self._check(hidden)
         batch, rows, size = hidden.shape
         real = torch.ones(batch, rows, dtype=torch.bool) if real is None else real.cpu()
         if not self.get_seq_length():
@@ -59,6 +61,16 @@ class RemoteCache(Cache):  # type: ignore[misc]
                     self._wire, memoryview(bytearray(answer)), size, hidden.dtype, hidden.device
                 )
         return out
+
+    def _check(self, hidden: Tensor) -> None:
+        shape = list(hidden.shape)
+        if len(shape) != 3 or shape[-1] != self._hidden_size or not hidden.is_floating_point():
+            raise UsageError(
+                f"not rows of this model: {hidden.dtype} {shape}",
+                hint=f"floating point, [batch, rows, {self._hidden_size}]: the hidden size",
+            )
+        if not hidden.numel():
+            raise UsageError(f"there are no rows in {shape}", hint="give one row or more")
 
     def _split(self, rows: Tensor) -> Rows:
         """Each row as it travels."""

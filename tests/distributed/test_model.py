@@ -267,6 +267,35 @@ async def test_an_inference_session_steps_and_goes_back(llama):
     assert torch.allclose(again, states[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.zeros(1, 2, 128),
+        torch.zeros(1, 2, 7),
+        torch.zeros(2, 64),
+        torch.zeros(64),
+        torch.zeros(1, 1, 2, 64),
+        torch.zeros(1, 2, 64, dtype=torch.int64),
+        torch.zeros(1, 0, 64),
+        torch.zeros(0, 2, 64),
+    ],
+    ids=lambda rows: f"{list(rows.shape)} {rows.dtype}",
+)
+async def test_rows_of_another_shape_are_refused_and_the_session_goes_on(llama, wrong):
+    rows = llama.local.model.embed_tokens(torch.tensor([PROMPT])).detach()
+
+    def steps() -> int:
+        with llama.remote.inference_session() as session:
+            session.step(rows[:, :4])
+            with pytest.raises(UsageError) as caught:
+                session.step(wrong)
+            assert not wrong.numel() or "64" in caught.value.hint
+            session.step(rows[:, 4:].double())
+            return int(session.position)
+
+    assert await asyncio.to_thread(steps) == len(PROMPT)
+
+
 async def test_what_cannot_be_is_said_with_its_reason(llama):
     ids = torch.tensor([PROMPT])
     call = asyncio.to_thread
