@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def adapters() -> None:
 @home_option
 def load(adapter: tuple[str, Path], home: Path | None) -> None:
     """Serve the adapter in DIR as NAME, now and whenever this home's node runs."""
-    from node.engine.adapter_files import CONFIG, WEIGHTS, read_adapter
+    from node.engine.adapter_files import CONFIG, WEIGHTS, files_state, read_adapter
 
     name, source = adapter
     place = Home.at(home)
@@ -52,7 +53,7 @@ def load(adapter: tuple[str, Path], home: Path | None) -> None:
         scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    _until(place, name, named)
+    _until(place, name, named, files_state(target))
     click.echo(named)
 
 
@@ -77,7 +78,7 @@ def unload(name: str, home: Path | None) -> None:
 @json_option
 def show(home: Path | None, as_json: bool) -> None:
     """What lies in this home, and what its node serves of it."""
-    from node.engine.adapter_files import WEIGHTS, read_adapter
+    from node.engine.adapter_files import WEIGHTS, files_state, read_adapter
 
     place = Home.at(home)
     status = _node_status(place)
@@ -90,7 +91,7 @@ def show(home: Path | None, as_json: bool) -> None:
             named, reason = pinned(path.name, read_adapter(path).sha256), ""
         except ManyhandsError as error:
             named, reason = path.name, str(error)
-        reason = reason or (status or {}).get("adapters_refused", {}).get(path.name, "")
+        reason = reason or (refusal(status, path.name, files_state(path)) if status else "")
         n_bytes = (path / WEIGHTS).stat().st_size if (path / WEIGHTS).exists() else 0
         rows.append(
             {"adapter": named, "bytes": n_bytes, "served": named in served, "refused": reason}
@@ -117,8 +118,16 @@ def _remove(directory: Path) -> None:
         shutil.rmtree(gone)
 
 
-def _until(home: Home, name: str, wanted: str) -> None:
-    """Wait until the node of this home serves `wanted` of that name, if one runs.
+def refusal(status: Mapping[str, Any], name: str, state: str) -> str:
+    """Why a node does not serve these very files; "" when it does, or has not looked yet."""
+    if status.get("adapters_seen", {}).get(name) != state:
+        return ""
+    return str(status.get("adapters_refused", {}).get(name, ""))
+
+
+def _until(home: Home, name: str, wanted: str, state: str = "") -> None:
+    """Wait until the node of this home serves `wanted`, files in `state`, of that name, or nothing
+    of it when `wanted` is empty; no longer than for a node's answer, if one runs.
 
     Raises:
         BadAdapter: it refused.
@@ -126,7 +135,7 @@ def _until(home: Home, name: str, wanted: str) -> None:
     deadline = time.monotonic() + WAIT_S
     while (status := _node_status(home)) is not None:
         now = [adapter for adapter in status.get("adapters", ()) if bare(adapter) == name]
-        if reason := status.get("adapters_refused", {}).get(name):
+        if wanted and (reason := refusal(status, name, state)):
             raise BadAdapter(
                 f"the node does not serve it: {reason}",
                 hint=f"take it out again: manyhands adapters unload {name}",

@@ -11,24 +11,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.engine.adapter_files import CONFIG, WEIGHTS
+from node.engine.adapter_files import files_state
 from node.engine.adapters import Adapters
 from protocol.adapter_names import is_name
 from protocol.errors import ManyhandsError
-from protocol.files import Stamp, stamp_or_none
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 2.0
-
-Stamps = tuple[Stamp | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """A directory as it was last looked at, and what came of it."""
 
-    stamps: Stamps
+    state: str  # of its files
     loaded: str  # name@digest, empty when it was refused or is loaded for another reason too
     refused: str
 
@@ -44,6 +41,11 @@ class AdapterShelf:
     def refused(self) -> Mapping[str, str]:
         """Why some of what lies there is not served, by name."""
         return {name: seen.refused for name, seen in self._seen.items() if seen.refused}
+
+    @property
+    def seen(self) -> Mapping[str, str]:
+        """Which state of the files, by name, is loaded or refused."""
+        return {name: seen.state for name, seen in self._seen.items()}
 
     async def run(self, changed: Callable[[], None]) -> None:
         """Look again and again; `changed` is called when the engine's adapters are others."""
@@ -61,35 +63,31 @@ class AdapterShelf:
         there = self._there()
         for name in self._seen.keys() - there.keys():
             self._drop(self._seen.pop(name))
-        for name, stamps in there.items():
+        for name, state in there.items():
             earlier = self._seen.get(name)
-            if earlier is None or earlier.stamps != stamps:
-                self._seen[name] = self._load(name, stamps)
+            if earlier is None or earlier.state != state:
+                self._seen[name] = self._load(name, state)
                 if earlier is not None and earlier.loaded != self._seen[name].loaded:
                     self._drop(earlier)
         return self._adapters.names != before
 
-    def _there(self) -> dict[str, Stamps]:
-        """Every adapter's directory with what tells one state of its files from another."""
+    def _there(self) -> dict[str, str]:
+        """Every adapter's directory with the state of its files."""
         if self._directory is None or not self._directory.is_dir():
             return {}
-        found = {}
-        for path in sorted(self._directory.iterdir()):
-            if is_name(path.name) and path.is_dir():
-                files = [path / file for file in (CONFIG, WEIGHTS)]
-                found[path.name] = tuple(stamp_or_none(file) for file in files)
-        return found
+        found = sorted(self._directory.iterdir())
+        return {p.name: files_state(p) for p in found if is_name(p.name) and p.is_dir()}
 
-    def _load(self, name: str, stamps: Stamps) -> _Seen:
+    def _load(self, name: str, state: str) -> _Seen:
         assert self._directory is not None
         before = self._adapters.names
         try:
             loaded = self._adapters.load(self._directory / name, name)
         except (ManyhandsError, OSError) as error:
             log.warning("an adapter is not served", extra={"adapter": name, "reason": str(error)})
-            return _Seen(stamps, "", str(error))
+            return _Seen(state, "", str(error))
         log.info("adapter loaded", extra={"adapter": loaded})
-        return _Seen(stamps, "" if loaded in before else loaded, "")
+        return _Seen(state, "" if loaded in before else loaded, "")
 
     def _drop(self, seen: _Seen) -> None:
         if seen.loaded in self._adapters.names:

@@ -235,6 +235,7 @@ class Node:
             "decode_us": self.model.decode_us,
             "adapters": list(self.engine.adapters.names),
             "adapters_refused": dict(self.shelf.refused),
+            "adapters_seen": dict(self.shelf.seen),
             "adapter_bytes": self.engine.adapters.n_bytes,
             "weights_shared_bytes": self.shared.bytes_shared,
             "draining": self.sessions.draining,

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from manyhands.adapters import refusal
 from manyhands.distributed.auto import assemble
 from manyhands.distributed.portal import Portal
 from manyhands.models import Model
+from node.engine.adapter_files import WEIGHTS, files_state
 from protocol.errors import PeerRefused, SwarmIncomplete, UsageError
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
@@ -180,9 +182,12 @@ async def test_a_bad_adapter_on_the_shelf_is_told_of_and_the_node_goes_on(
     async with chain.client() as client:
         answer = await whole(client.generate(ask(chain)))
     assert list(answer.token_ids) == expected[""]
-    put_again = node.home / "adapters" / "bad" / "adapter_model.safetensors"
-    shutil.copyfile(adapters["pirate"] / "adapter_model.safetensors", put_again)
+    bad = node.home / "adapters" / "bad"
+    assert "corrupt" in refusal(status, "bad", files_state(bad))
+    shutil.copyfile(adapters["pirate"] / WEIGHTS, bad / WEIGHTS)
+    assert refusal(node.node.status(), "bad", files_state(bad)) == "", "it has not looked yet"
     await look(node)
+    assert node.node.status()["adapters_seen"]["bad"] == files_state(bad)
     assert node.node.status()["adapters_refused"] == {}
     assert len(node.node.draft().adapters) == 2
 

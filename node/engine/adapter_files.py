@@ -19,7 +19,7 @@ from typing import Any
 from protocol.adapter_names import is_name
 from protocol.errors import BadAdapter, BadModel, UsageError
 from protocol.file_hashes import hash_file
-from protocol.files import Stamp, stamp
+from protocol.files import Stamp, stamp, stamp_or_none
 from protocol.tensor_table import TensorEntry, read_tensor_table
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -91,6 +91,12 @@ def read_adapter(directory: Path) -> AdapterFiles:
     read_at = stamp(weights)
     digest = sha256(_DOMAIN + sha256(raw).digest() + hash_file(weights)).digest()
     return AdapterFiles(weights, digest, _modules(entries, config), read_at)
+
+
+def files_state(directory: Path) -> str:
+    """What tells one state of an adapter's files from another, unread."""
+    stamps = [stamp_or_none(directory / file) for file in (CONFIG, WEIGHTS)]
+    return sha256(repr(stamps).encode()).hexdigest()[:16]
 
 
 def check_name(name: str) -> None:
