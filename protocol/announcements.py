@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 from protocol.adapter_names import MAX_ADAPTERS, is_pinned
 from protocol.address import Address
 from protocol.canonical import Field, NotCanonical, decode
+from protocol.config_limits import MAX_BLOCKS
 from protocol.errors import BadSignature, UsageError
 from protocol.identity import PeerId, peer_id_from_public_key, public_key_from_peer_id
 from protocol.messages import Span, require
@@ -26,7 +27,6 @@ MAX_LIFETIME_MS = 600_000
 MAX_ADDRESSES, MAX_LINKS, MAX_EXTRAS = 8, 16, 16
 MAX_TEXT_CHARS = 128
 MAX_OFFER_BYTES = 4 * 1024
-MAX_BLOCKS = 1 << 16
 MANIFEST_BYTES = 32
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from protocol.config_limits import check_config
 from protocol.errors import BadModel, ManyhandsError
 from protocol.file_hashes import hash_tensors
 from protocol.gguf_table import read_gguf_table
@@ -24,6 +25,8 @@ MANIFEST_FILE = "manifest.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 BLOB = re.compile(r"[0-9a-f]{64}")  # what the hub's cache calls a file: its SHA-256
 REFETCH = "fetch it again; who changed it on purpose removes manifest.json"
+DAMAGED = "fetch the checkpoint again"
+DIRECTORY = "give the directory that holds config.json beside *.safetensors"
 _TEXT = r"(?:(?:model|language_model|transformer|gpt_neox)\.)*"  # around the blocks of text
 BLOCK = re.compile(_TEXT + r"(?:layers|h|blocks)\.(\d+)\.")
 EMBEDDING = re.compile(_TEXT + r"(?:embed_tokens|word_embeddings|embed_in|wte)\.weight$")
@@ -45,7 +48,7 @@ def make_manifest(
         BadModel: a file is missing or damaged, or config.json does not give the model's shape.
     """
     if not directory.is_dir():
-        raise BadModel(f"no model directory at {directory}")
+        raise BadModel(f"no model directory at {directory}", hint=DIRECTORY)
     config = parse_config(_read(directory / "config.json"), str(directory))
     index = _read(directory / INDEX) if (directory / INDEX).is_file() else None
     weights = weights_files(index, [path.name for path in directory.iterdir()], str(directory))
@@ -61,7 +64,7 @@ def make_manifest(
                 directory / file, tables.get(file, {}), cache=cache, progress=report
             )
         except OSError as error:
-            raise BadModel(f"{file} cannot be read: {error.strerror}") from error
+            raise BadModel(f"{file} cannot be read: {error.strerror}", hint=DAMAGED) from error
         _check_blob(directory / file, found.sha256)
         entries.append(FileEntry(file, n_bytes, found.sha256))
         hashes.update(found.tensors)
@@ -127,14 +130,15 @@ def parse_config(data: bytes, where: str) -> dict[str, Any]:
     """config.json as an object.
 
     Raises:
-        BadModel: it is none.
+        BadModel: it is none, or holds numbers that no model has.
     """
     try:
         config = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise BadModel(f"{where} has no readable config.json: {error}") from error
+        raise BadModel(f"config.json in {where} is not JSON: {error}", hint=DAMAGED) from error
     if not isinstance(config, dict):
-        raise BadModel(f"config.json in {where} does not hold a JSON object")
+        raise BadModel(f"config.json in {where} does not hold a JSON object", hint=DAMAGED)
+    check_config(config, where)
     return config
 
 
@@ -158,10 +162,14 @@ def weights_files(index: bytes | None, there: list[str], where: str) -> list[str
     try:
         files = sorted({str(file) for file in json.loads(index)["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadModel(f"{INDEX} in {where} is no index: {error}") from error
+        raise BadModel(f"{INDEX} in {where} is no index: {error}", hint=DAMAGED) from error
     for file in files:
         if not NAME.fullmatch(file) or not file.endswith(".safetensors"):
-            raise BadModel(f"{INDEX} names a weights file {file!r}, which is no plain name")
+            raise BadModel(
+                f"{INDEX} names a weights file {file!r}, which is no plain name",
+                hint="do not use this checkpoint: its index reaches outside its directory; "
+                "fetch it again, from a publisher you trust",
+            )
     return files or [SINGLE]
 
 
@@ -173,7 +181,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadModel(f"{path.parent} has no readable {path.name}: {error}") from error
+        raise BadModel(
+            f"{path.parent} has no readable {path.name}: {error.strerror or error}", hint=DIRECTORY
+        ) from error
 
 
 def _check_blob(path: Path, sha256: bytes) -> None:
@@ -250,8 +260,13 @@ def _shape(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> dic
     for field_name, names in spellings.items():
         stated = [s[n] for s in sources for n in names if type(s.get(n)) is int]
         if not stated and field_name not in measured:
-            raise BadModel(f"config.json gives no {names[0]}")
+            raise BadModel(f"config.json gives no {names[0]}", hint=DAMAGED)
         shape[field_name] = stated[0] if stated else measured[field_name]
+    n_held = measured.get("n_blocks", shape["n_blocks"])
+    if shape["n_blocks"] > n_held:  # fewer may be meant: some files have blocks for drafting, too
+        raise BadModel(
+            f"config.json says {shape['n_blocks']} blocks, the weights hold {n_held}", hint=DAMAGED
+        )
     return shape
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from protocol.canonical import Field, encode
+from protocol.config_limits import MAX_BLOCKS, MAX_SIZE
 from protocol.errors import BadModel, IntegrityError
 from protocol.file_hashes import hash_file
 from protocol.tensor_table import TensorEntry
@@ -107,7 +108,8 @@ class Manifest:
         if names != sorted(set(names)) or "config.json" not in sizes:
             raise BadModel("a manifest lists config.json and its files once, in order")
         counts = (self.n_blocks, self.hidden_size, self.vocab_size, self.max_positions)
-        if min(counts) < 1 or max(counts) >= 2**32:
+        limits = (MAX_BLOCKS, MAX_SIZE, MAX_SIZE, 2**32 - 1)
+        if not all(1 <= n <= limit for n, limit in zip(counts, limits, strict=True)):
             raise BadModel(f"a manifest describes an impossible model: {counts}")
         for name, place in self.tensors.items():
             if place.entry.stop > sizes.get(place.file, -1):

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from node.engine.outline import Outline
 from node.engine.stored import StoredTensor, opened
 from node.engine.text_part import text_names
+from protocol.config_limits import REFETCH, check_config
 from protocol.errors import BadModel
 from protocol.tensor_table import TensorEntry, read_tensor_table
 
@@ -103,7 +104,7 @@ def open_checkpoint(directory: Path, *, weights: bool = True) -> Checkpoint:
     """Read configuration and index; without `weights`, only the configuration need be there.
 
     Raises:
-        BadModel: no such directory, no readable config.json, or no safetensors weights.
+        BadModel: no such directory, no sound config.json, or no safetensors weights.
     """
     if not directory.is_dir():
         raise BadModel(
@@ -111,6 +112,7 @@ def open_checkpoint(directory: Path, *, weights: bool = True) -> Checkpoint:
             hint="give a directory with config.json and *.safetensors, or a model's name",
         )
     config = read_json(directory / "config.json")
+    check_config(config, str(directory))
     if packed := _packed_file(directory):
         from node.engine.gguf import GgufCheckpoint
 
@@ -126,7 +128,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise BadModel(f"{path.name} is larger than {MAX_JSON_BYTES} bytes")
+            raise BadModel(f"{path.name} is larger than {MAX_JSON_BYTES} bytes", hint=REFETCH)
         parsed = json.loads(path.read_bytes())
     except OSError as error:
         raise BadModel(
@@ -134,9 +136,9 @@ def read_json(path: Path) -> dict[str, Any]:
             hint="a model directory holds config.json beside its weights",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise BadModel(f"{path} is not valid JSON: {error}") from error
+        raise BadModel(f"{path} is not valid JSON: {error}", hint=REFETCH) from error
     if not isinstance(parsed, dict):
-        raise BadModel(f"{path} does not hold a JSON object")
+        raise BadModel(f"{path} does not hold a JSON object", hint=REFETCH)
     return parsed
 
 
@@ -144,7 +146,7 @@ def _weight_map(directory: Path) -> Mapping[str, str]:
     if (directory / INDEX).exists():
         named = read_json(directory / INDEX).get("weight_map")
         if not isinstance(named, dict) or not named:
-            raise BadModel(f"{directory / INDEX} has no weight_map")
+            raise BadModel(f"{directory / INDEX} has no weight_map", hint=REFETCH)
         _check_names(named.values())
         return {str(tensor): str(file) for tensor, file in named.items()}
     if (directory / SINGLE).exists():
@@ -173,4 +175,7 @@ def _check_names(files: Iterable[object]) -> None:
     for file in files:
         plain = isinstance(file, str) and Path(file).name == file and "\\" not in file
         if not plain or not str(file).endswith(".safetensors"):
-            raise BadModel(f"the index names a weights file {file!r}, which is no plain file name")
+            raise BadModel(
+                f"the index names a weights file {file!r}, which is no plain file name",
+                hint=REFETCH,
+            )

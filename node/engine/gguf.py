@@ -26,6 +26,7 @@ from torch import Tensor
 from node.engine.checkpoint import Checkpoint, Selection
 from node.engine.outline import Outline
 from node.engine.stored import TensorFile, opened
+from protocol.config_limits import MAX_BLOCKS, MAX_COUNT, REFETCH
 from protocol.errors import BadModel, ConfigError
 from protocol.files import stamp
 from protocol.gguf_table import GgufTable, read_gguf_table
@@ -76,6 +77,13 @@ def _checked(file: Path) -> GgufTable:
         )
     if importlib.util.find_spec("gguf") is None:
         raise ConfigError("GGUF files need the gguf package, which is not installed", hint=EXTRA)
+    for name, limit in (("block_count", MAX_BLOCKS), ("expert_count", MAX_COUNT)):
+        count = table.metadata.get(f"{table.architecture}.{name}", 0)
+        if not isinstance(count, int) or count > limit:
+            raise BadModel(
+                f"{file.name} says {name} is {str(count)[:40]}, and no model has more than {limit}",
+                hint=REFETCH,
+            )
     scaling = table.metadata.get(f"{table.architecture}.rope.scaling.type", "none")
     if scaling != "none":
         raise BadModel(

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from node.engine.pruning import find_blocks, spanned
-from protocol.errors import UsageError
+from protocol.errors import BadModel, ManyhandsError, UsageError
 from protocol.messages import Span
 
 
@@ -36,6 +36,7 @@ class Outline:
 
         Raises:
             UsageError: the span lies outside the model.
+        BadModel: the library cannot make a model of the configuration.
         """
         n_blocks = int(config.get_text_config(decoder=True).num_hidden_layers)
         span = span or Span(0, n_blocks)
@@ -45,8 +46,17 @@ class Outline:
                 hint=f"choose a span within 0:{n_blocks}",
             )
         pruned = spanned(architecture, span, embeds=span.start == 0, heads=span.stop == n_blocks)
-        with torch.device("meta"):
-            return cls(config, span, n_blocks, pruned, architecture(config), pruned(config))
+        try:
+            with torch.device("meta"):
+                whole, part = architecture(config), pruned(config)
+        except ManyhandsError:
+            raise
+        except Exception as error:  # the library raises whatever its many model classes raise
+            raise BadModel(
+                f"config.json describes no model that can be built: {str(error)[:200]}",
+                hint="fetch the checkpoint again",
+            ) from error
+        return cls(config, span, n_blocks, pruned, whole, part)
 
     @property
     def embeds(self) -> bool:

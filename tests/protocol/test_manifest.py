@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocol.config_limits import MAX_BLOCKS, MAX_COUNT, MAX_SIZE, check_config
 from protocol.describing import make_manifest
 from protocol.errors import BadModel, IntegrityError
 from protocol.file_hashes import hash_tensors
@@ -241,6 +242,8 @@ def change(**fields: Any) -> Callable[[dict[str, Any]], object]:
         change(schema="manyhands/manifest/v3"),
         change(n_blocks=7),
         change(n_blocks=0, digest=None),
+        change(n_blocks=MAX_BLOCKS + 1, digest=None),
+        change(hidden_size=MAX_SIZE + 1, digest=None),
         change(n_blocks="many"),
         change(files=[]),
         change(files=[{"name": "../x", "n_bytes": 1, "sha256": "00" * 32}]),
@@ -285,3 +288,63 @@ def test_a_directory_that_is_not_whole_makes_no_manifest(copy: Path, tmp_path: P
     (copy / "config.json").write_text("{}")
     with pytest.raises(BadModel):
         make_manifest(copy)
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [
+        {"num_hidden_layers": 10**9},
+        {"n_layer": float("inf")},
+        {"num_hidden_layers": float("nan")},
+        {"text_config": {"inner": {"num_hidden_layers": MAX_BLOCKS + 1}}},
+        {"vocab_size": MAX_SIZE + 1},
+        {"hidden_size": 10**30},
+        {"num_experts": MAX_COUNT + 1},
+        {"n_routed_experts": 10**9},
+        {"num_attention_heads": 10**9},
+        {"head_dim": 10**9},
+    ],
+)
+def test_numbers_that_no_model_has_are_refused_before_anything_is_built(
+    absurd: dict[str, Any],
+) -> None:
+    with pytest.raises(BadModel, match="no model has more than") as caught:
+        check_config({"num_hidden_layers": 6, **absurd}, "here")
+    assert "fetch" in caught.value.hint
+
+
+def test_the_largest_models_are_within_the_limits() -> None:
+    big = {"num_hidden_layers": 126, "hidden_size": 18432, "vocab_size": 262_208}
+    check_config(
+        big
+        | {"max_position_embeddings": 10_485_760, "rope_theta": 1e8, "n_routed_experts": 512}
+        | {"tie_word_embeddings": True, "pad_token_id": None, "num_layers": None},
+        "here",
+    )
+
+
+def test_more_blocks_than_the_weights_hold_are_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 7}))
+
+    with pytest.raises(BadModel, match=r"says 7 blocks, the weights hold 6"):
+        make_manifest(copy)
+
+
+def test_a_damaged_directory_says_what_mends_it(copy: Path) -> None:
+    index = json.loads((copy / INDEX).read_text())
+    index["weight_map"]["model.norm.weight"] = "../../../../etc/passwd"
+    (copy / INDEX).write_text(json.dumps(index))
+    with pytest.raises(BadModel, match="no plain name") as caught:
+        make_manifest(copy)
+    assert "fetch" in caught.value.hint
+
+    (copy / "config.json").write_text("{")
+    with pytest.raises(BadModel, match="not JSON") as caught:
+        make_manifest(copy)
+    assert "fetch the checkpoint again" in caught.value.hint
+
+    (copy / "config.json").unlink()
+    with pytest.raises(BadModel, match="no readable config") as caught:
+        make_manifest(copy)
+    assert "directory that holds config.json" in caught.value.hint

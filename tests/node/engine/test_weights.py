@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from node.engine import StepItem, load_shard
+from node.engine import StepItem, load_shard, plan_shard
 from protocol.errors import BadModel, OutOfMemory, UsageError
 from protocol.messages import Span
 from protocol.tensor_table import read_tensor_table
@@ -268,3 +268,18 @@ def test_loading_never_holds_much_more_than_the_span(checkpoint: Any, tmp_path: 
 
     assert float(output[0]) <= 1.3
     assert int(output[1]) > 60e6
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"num_hidden_layers": 10**9}, "no model has more"), ({"num_attention_heads": 0}, "config")],
+)
+def test_a_configuration_that_would_build_what_no_model_is_is_refused(
+    copy: Path, wrong: dict[str, int], words: str
+) -> None:
+    config = json.loads((copy / "config.json").read_text()) | wrong
+    (copy / "config.json").write_text(json.dumps(config))
+
+    for ask in (load_shard, plan_shard):
+        with pytest.raises(BadModel, match=words):
+            ask(copy, Span(0, 1))
