@@ -65,6 +65,7 @@ class RouteFinder:
         self._ends = ends
         self.profile = self._agreed = request.profile or ""
         self.adapter = request.adapter
+        self._unreachable: ManyhandsError | None = None  # why nobody answered when last asked
         self._since: float | None = None  # when the chain at hand began to be looked for
         self._tried_again: set[str] = set()  # since then, of those who had failed
         self._request, self._transport = request, transport
@@ -81,11 +82,10 @@ class RouteFinder:
         """
         self._since = self._since or time.monotonic()
         until = min(deadline, self._since + self._request.wait_s)
-        unreachable: ManyhandsError | None = None
         while True:
             routes = self._look(action, action.avoid)
             if routes is None and time.monotonic() < until:
-                unreachable = await self._ask(action.avoid)
+                self._unreachable = await self._ask(action.avoid)
                 routes = self._look(action, action.avoid)
                 if routes is None:
                     self._raise_refusal(action)
@@ -96,11 +96,16 @@ class RouteFinder:
             if routes is not None:
                 return self._seats(routes)
             if is_late:
-                raise self._why(action, unreachable, deadline)
+                raise self._why(action, deadline)
+
+    @property
+    def nobody(self) -> ManyhandsError | None:
+        """Why nobody can be reached, while nobody is known at all."""
+        return None if self._directory.live() else self._unreachable
 
     def found(self) -> None:
         """The chain stands: the next search has time of its own."""
-        self._agreed, self._since = self.profile, None
+        self._agreed, self._since, self._unreachable = self.profile, None, None
         self._tried_again.clear()
 
     def _look(self, action: FindRoute, avoid: Collection[str]) -> list[Route] | None:
@@ -209,13 +214,11 @@ class RouteFinder:
         if final and self._look(action, final) is None and self._look(action, ()) is not None:
             raise list(final.values())[-1]
 
-    def _why(
-        self, action: FindRoute, unreachable: ManyhandsError | None, deadline: float
-    ) -> ManyhandsError:
+    def _why(self, action: FindRoute, deadline: float) -> ManyhandsError:
+        if self.nobody is not None:
+            return self.nobody
         if time.monotonic() >= deadline:
             return SessionTimeout("no route was found in time", hint="raise --timeout")
-        if unreachable is not None and not self._directory.live():
-            return unreachable
         refused = {
             peer: why
             for peer, why in action.avoid.items()

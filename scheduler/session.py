@@ -356,7 +356,8 @@ class Session:
             now = time.monotonic()
             if now >= self._deadline:
                 waited = f"no complete answer within {self.request.timeout_s:g} s"
-                self._do(self.rules.fail(SessionTimeout(waited, hint="raise --timeout")))
+                late = SessionTimeout(waited, hint="raise --timeout")
+                self._do(self.rules.fail(self._finder.nobody or late))
             else:
                 self._do(self.rules.tick(now))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
 from protocol.chain_actions import FindRoute, Seat
 from protocol.clock import wall_ms
@@ -23,12 +24,14 @@ from protocol.errors import (
 )
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
+from protocol.transport import Transport
+from protocol.transport.grpc import GrpcTransport
 from protocol.transport.memory import MemoryNetwork
 from scheduler.directory import Directory
 from scheduler.finder import RouteFinder
 from scheduler.request import GenerationRequest
 from tests.announcing import MANIFEST, peer_of, record
-from tests.gossiping import identity_of
+from tests.gossiping import identity_of, serve_table
 
 FIRST, LIVE, DEAD = 1, 2, 3  # LIVE and DEAD serve the same blocks, DEAD far cheaper
 OTHER = 4  # serves all blocks, in a profile of its own
@@ -168,3 +171,35 @@ async def test_a_chain_that_stood_keeps_its_profile():
     found_next = await found(search, after({DEAD: unreachable(DEAD)}, survivors=()))
 
     assert found_next == [peer_of(FIRST), peer_of(DEAD)]
+
+
+async def asking(transport: Transport, join: Address) -> ManyhandsError:
+    """How a search ends that may ask this address alone, and has little time."""
+    request = GenerationRequest(manifest=MANIFEST, n_blocks=8, prompt_ids=(1,), timeout_s=0.5)
+    empty = Directory(AnnouncementTable(OPEN_SWARM_ID))
+    search = RouteFinder(request, transport, empty, (join,), random.Random(1))
+    with pytest.raises(ManyhandsError) as caught:
+        await search.find(after({}, survivors=()), time.monotonic() + 0.5)
+    assert caught.value is search.nobody
+    return caught.value
+
+
+async def test_a_search_that_reached_nobody_says_why_not_that_its_time_is_over():
+    nobody = Address("127.0.0.1", 9, peer_of(1))
+
+    error = await asking(GrpcTransport(identity_of(CLIENT), OPEN_SWARM_ID), nobody)
+
+    assert error.exit_code == 4
+    assert peer_of(1) in str(error)
+
+
+async def test_a_search_that_found_an_impostor_alone_says_so():
+    theirs = GrpcTransport(identity_of(1), OPEN_SWARM_ID)
+    async with serve_table(theirs, AnnouncementTable(OPEN_SWARM_ID)) as (member, _):
+        real = member.addresses[0]
+        expected = Address(real.host, real.port, peer_of(2))
+
+        error = await asking(GrpcTransport(identity_of(CLIENT), OPEN_SWARM_ID), expected)
+
+    assert error.exit_code == 8
+    assert peer_of(1) in str(error)
