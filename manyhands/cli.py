@@ -14,6 +14,7 @@ import click
 
 from manyhands import __version__
 from manyhands.boundary import guarded, remember_verbosity
+from manyhands.stderr import outlive_its_reader
 
 COMMANDS = {  # name: (module, attribute, what it does)
     "demo": ("manyhands.demo", "demo", "A tour that ends by itself: answer, kill, proof."),
@@ -92,5 +93,6 @@ def root() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line, and exit with its code."""
+    outlive_its_reader()
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(guarded(lambda: root.main(given, prog_name="manyhands", standalone_mode=False)))
