@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from manyhands.licences import read_licence
 from protocol.adapter_names import is_adapter
 from protocol.describing import make_manifest
-from protocol.errors import BadModel
+from protocol.errors import BadModel, HubUnreachable, NoSuchModel
 from protocol.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -61,7 +61,11 @@ def split_adapter(text: str) -> tuple[str, str]:
     return model, adapter
 
 
-class NotHere(BadModel):
+class NotHere(NoSuchModel):
+    """A name that means no directory here, and no model of a hub."""
+
+
+class HubAway(HubUnreachable):
     """A name that means no directory here, and that no hub can be asked for now."""
 
 
@@ -69,8 +73,9 @@ def find_model(text: str, *, progress: Progress | None = None) -> Model:
     """The model a person means; of one that is only on the hub, all but the weights.
 
     Raises:
-        BadModel: it is missing, damaged, or cannot be fetched now.
-        HubRefused, HubUnreachable: the hub does not give it.
+        BadModel: it is damaged.
+        NoSuchModel: it is neither here nor on the hub.
+        HubRefused, HubUnreachable: the hub does not give it, or not now.
     """
     named = HUB_NAME.fullmatch(text)
     if named and not text.startswith((".", "/")) and not Path(text).expanduser().exists():
@@ -106,7 +111,7 @@ def _from_hub(name: str, revision: str, progress: Progress | None) -> Model:
         progress("asking the hub", 0.0)
     found = find_named(name, revision)
     if found is None:
-        raise NotHere(
+        raise HubAway(
             f"{name} is no directory here, and the hub cannot be reached for it",
             hint="give a directory, join peers that have it, or connect once: hf download " + name,
         )

@@ -13,7 +13,7 @@ from manyhands.devices import choose_device, look
 from manyhands.home import Home, open_identity
 from manyhands.licences import require_accepted
 from manyhands.loops import run
-from manyhands.models import Model, NotHere, find_model
+from manyhands.models import HubAway, Model, NotHere, find_model
 from manyhands.options import SizeType, SpanType, home_option, join_option, json_option
 from manyhands.progress import say, shown
 from manyhands.signals import ending_at_once
@@ -79,7 +79,7 @@ def _find(text: str, home: Home, join: tuple[Address, ...]) -> Model:
     try:
         with shown(text) as progress:
             return find_model(text, progress=progress)
-    except NotHere:
+    except (NotHere, HubAway):
         if not join:
             raise
     return run(from_swarm(text, open_identity(home.client), join))[0]

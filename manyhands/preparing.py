@@ -15,7 +15,7 @@ from manyhands.devices import choose_device, look
 from manyhands.home import Home
 from manyhands.licences import require_accepted
 from manyhands.loops import run
-from manyhands.models import Model, NotHere, find_model
+from manyhands.models import HubAway, Model, NotHere, find_model
 from manyhands.progress import Progress, say, shown
 from manyhands.signals import interruptible
 from manyhands.thin import from_swarm
@@ -90,7 +90,7 @@ def _find(wanted: Wanted, identity: Identity, progress: Progress) -> Model:
     """What a person put here or the hub has; else what peers serve under that name."""
     try:
         return find_model(wanted.model, progress=progress)
-    except NotHere:
+    except (NotHere, HubAway):
         if not wanted.join:
             raise
     return run(from_swarm(wanted.model, identity, wanted.join, also=(INDEX,)))[0]

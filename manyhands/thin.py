@@ -15,7 +15,7 @@ from manyhands.models import TINY, Model, find_model, split_adapter
 from manyhands.running import join_addresses
 from protocol.address import Address
 from protocol.announcements import Announcement
-from protocol.errors import BadModel, UsageError
+from protocol.errors import NoSuchModel, UsageError
 from protocol.identity import Identity
 from protocol.manifest import Manifest
 from protocol.signing import OPEN_SWARM_ID
@@ -27,7 +27,7 @@ def find_client_model(text: str, home: Home, join: Sequence[Address]) -> Model:
     """The model a person means, without its weights; `MODEL:ADAPTER` names an adapter, too.
 
     Raises:
-        BadModel: it is neither here nor served by the swarm.
+        NoSuchModel: it is neither here nor served by the swarm.
         UsageError: the swarm serves several by that name.
         PeerUnreachable: nobody answers, or nobody is known to ask.
     """
@@ -90,7 +90,7 @@ def _choose(text: str, live: Sequence[Announcement]) -> bytes:
             f"peers serve several models called {text}", hint=f"name one by its digest: {digests}"
         )
     others = ", ".join(sorted({peer.model for peer in live})) or "none"
-    raise BadModel(
+    raise NoSuchModel(
         f"{text} is no directory here, and no peer serves a model of that name",
         hint=f"models served now: {others}",
     )

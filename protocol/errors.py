@@ -6,6 +6,7 @@ ManyhandsError
         HomeInUse            another process holds this home
         LicenceNotAccepted   a model's licence asks for a person's yes
     UsageError               the caller asked for something that cannot be (exit 2)
+        NoSuchModel          a name that nobody asked knows
         ContextExceeded      prompt and answer do not fit the model's context
         BadRows              rows that hold NaN or infinity: whoever sent them is to blame
     OutOfMemory              this machine lacks memory or disk for what was asked (exit 7)
@@ -63,6 +64,10 @@ class LicenceNotAccepted(ConfigError):
 
 class UsageError(ManyhandsError):
     exit_code, code = 2, "usage"
+
+
+class NoSuchModel(UsageError):
+    code = "no_such_model"
 
 
 class ContextExceeded(UsageError):

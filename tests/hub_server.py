@@ -131,8 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, path: str) -> None:
         name, _, revision = path.partition("/revision/")
-        if name != self.hub.name:
-            return self._error(401, "RepoNotFound")
+        if name != self.hub.name:  # the hub tells those it knows, and not others
+            known = self.headers.get("authorization")
+            return self._error(404 if known else 401, "RepoNotFound")
         if revision not in ("", "main", self.hub.commit):
             return self._error(404, "RevisionNotFound")
         return self._answer(200, json.dumps(self.hub.info()).encode())

@@ -28,7 +28,14 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     hf_raise_for_status,
 )
 
-from protocol.errors import BadModel, HubRefused, HubUnreachable, IntegrityError, ManyhandsError
+from protocol.errors import (
+    BadModel,
+    HubRefused,
+    HubUnreachable,
+    IntegrityError,
+    ManyhandsError,
+    NoSuchModel,
+)
 from protocol.tensor_table import TensorEntry, header_bytes, parse_table
 
 CONNECT_S, STALL_S = 5.0, 20.0
@@ -196,7 +203,7 @@ class Hub:
         except HfHubHTTPError as error:
             raise self._status(error, file) from error
         except HFValidationError as error:
-            raise BadModel(f"{self.name} is no name of a model", hint="ORG/NAME") from error
+            raise NoSuchModel(f"{self.name} is no name of a model", hint="ORG/NAME") from error
         except httpx2.TimeoutException as error:
             raise Stumbled(f"no byte for {self.stall_s:g} s") from error
         except httpx2.HTTPError as error:
@@ -217,6 +224,10 @@ class Hub:
             return HubRefused(
                 f"the publisher of {self.name} lets in who accepted its terms",
                 hint=f"accept them at {self.endpoint}/{self.name}, then: hf auth login",
+            )
+        if isinstance(error, RepositoryNotFoundError) and status == 404:
+            return NoSuchModel(
+                f"the hub has no model {self.name}", hint="check the name; it is ORG/NAME"
             )
         if isinstance(error, RepositoryNotFoundError) or status == 401:
             return HubRefused(

@@ -86,4 +86,4 @@ def test_two_signals_at_once_lose_no_receipt(nodes, tmp_path):
 def test_a_name_that_nobody_serves_lists_what_is_served(nodes, tmp_path):
     ended = manyhands(*asking(nodes, tmp_path / "home", "no-such-model"))
 
-    assert_explained(ended, 8, "no-such-model", "my-own-model")
+    assert_explained(ended, 2, "no-such-model", "my-own-model")

@@ -13,7 +13,7 @@ from manyhands.weights.hub import Hub
 from manyhands.weights.published import describe_published
 from manyhands.weights.store import Store
 from protocol.describing import make_manifest
-from protocol.errors import BadModel, HubRefused, HubUnreachable, IntegrityError
+from protocol.errors import BadModel, HubRefused, HubUnreachable, IntegrityError, NoSuchModel
 from protocol.manifest import Manifest
 from protocol.pieces import cut_pieces
 from tests.checkpoints import write_checkpoint
@@ -136,6 +136,16 @@ def test_who_is_not_let_in_is_told_what_to_do(server, change, kind, words):
         describe_published(hub, hub.look())
 
     assert "hf auth login" in caught.value.hint
+
+
+def test_a_name_that_the_hub_does_not_know_is_a_wrong_question(server, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+
+    with pytest.raises(NoSuchModel, match="has no model org/nothing") as caught:
+        Hub("org/nothing", stall_s=0.3, endpoint=server.url).look()
+
+    assert caught.value.exit_code == 2
+    assert "check the name" in caught.value.hint
 
 
 def test_a_token_opens_what_is_closed(server, hub, monkeypatch, manifest):
