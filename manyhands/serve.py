@@ -146,6 +146,7 @@ def serve(**given: object) -> None:
     machine.set_threads(wanted.threads)
     home = Home.at(wanted.home)
     _check_port(wanted.listen)
+    _check_sessions_and_adapters(wanted)
     with home.sole_node():
         identity = open_identity(home.node)
         with open_books(home.node, identity, OPEN_SWARM_ID) as books:
@@ -307,6 +308,21 @@ def _check_port(listen: tuple[str, int] | None) -> None:
     """
     if listen is not None and not _is_free(*listen):
         raise why_not_listening(*listen)
+
+
+def _check_sessions_and_adapters(wanted: Wanted) -> None:
+    """Find out now what needs no weights; whether an adapter fits the model is known later.
+
+    Raises:
+        ConfigError: sessions would have no memory.
+        BadAdapter: a directory holds no sound adapter.
+    """
+    from node.engine.adapter_files import read_adapter
+    from node.settings import check_kv_cache
+
+    check_kv_cache(wanted.kv_cache)
+    for _, directory in wanted.adapters:
+        read_adapter(directory)
 
 
 def _usual_or_any_port() -> int:

@@ -42,8 +42,12 @@ class NodeSettings:
     offer_lifetime_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        if self.kv_cache_bytes < 1 << 20:
-            raise ConfigError(
-                f"a KV cache of {self.kv_cache_bytes} bytes holds no session",
-                hint="--kv-cache 256MiB or more",
-            )
+        check_kv_cache(self.kv_cache_bytes)
+
+
+def check_kv_cache(n_bytes: int) -> None:
+    """Raises ConfigError: so little holds no session."""
+    if n_bytes < 1 << 20:
+        raise ConfigError(
+            f"a KV cache of {n_bytes} bytes holds no session", hint="--kv-cache 256MiB or more"
+        )

@@ -120,8 +120,8 @@ def test_no_join_and_no_swarm_here_ends_with_code_4(tmp_path):
 # Models.
 
 
-def test_a_model_that_is_not_there_ends_with_code_8(tmp_path):
-    assert_explained(serve(tmp_path, tmp_path / "nothing"), 8, "no model directory")
+def test_a_model_that_is_not_there_ends_with_code_2(tmp_path):
+    assert_explained(serve(tmp_path, tmp_path / "nothing"), 2, "no model directory")
 
 
 def test_a_damaged_tensor_is_named_where_a_manifest_tells(tmp_path, model):
@@ -136,7 +136,7 @@ def test_a_damaged_tensor_is_named_where_a_manifest_tells(tmp_path, model):
 def test_a_hub_name_that_cannot_be_fetched_says_how_to_fetch_it(tmp_path):
     ended = manyhands("serve", "nobody/nothing", "--home", tmp_path, HF_HUB_OFFLINE="1")
 
-    assert_explained(ended, 8, "nobody/nothing", "hf download")
+    assert_explained(ended, 4, "nobody/nothing", "hf download")
 
 
 def test_a_truncated_weights_file_ends_with_code_8(tmp_path, model):
@@ -171,6 +171,21 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(tmp_path):
         ended = manyhands("serve", "tiny", *home)
 
     assert_explained(ended, 3, f"port {port}", "in use", "127.0.0.1:0")
+
+
+def test_memory_for_no_session_is_said_before_anything_is_loaded(tmp_path):
+    for size in ("0", "1K"):
+        ended = serve(tmp_path, "tiny", "--kv-cache", size)
+
+        assert_explained(ended, 3, "holds no session", "--kv-cache")
+        assert "torch" not in ended.err
+
+
+def test_an_adapter_that_is_not_there_is_said_before_anything_is_loaded(tmp_path):
+    ended = serve(tmp_path, "tiny", "--adapter", f"x={tmp_path}/nothing")
+
+    assert_explained(ended, 8, "adapter_config.json")
+    assert "torch" not in ended.err
 
 
 # Homes and ledgers.
