@@ -26,7 +26,7 @@ from node.engine.forward import ALL_ROWS, DirectForward, FamilyForward, GatedMod
 from node.engine.kv_cache import LayoutProbe
 from node.engine.kv_layout import KVLayout
 from node.engine.packed_engine import PackedEngine
-from node.engine.pruning import text_config
+from node.engine.pruning import find_blocks, text_config
 from node.engine.session_cache import EmptyCache, SessionLayout
 from node.engine.session_engine import SessionEngine
 from node.engine.shard import ShardEngine, StepItem
@@ -67,11 +67,31 @@ def proved_engine(loaded: LoadedSpan) -> ShardEngine:
         try:
             return _proved_per_session(loaded, gated)
         except _Unfit as failure:
+            if wrong := _not_finite(loaded):
+                raise BadModel(
+                    f"the weights hold NaN or infinity in {wrong}, as {loaded.profile.dtype}",
+                    hint="fetch the checkpoint again, or serve with another --dtype",
+                ) from failure
             raise BadModel(
                 f"unsupported architecture {loaded.architecture}: {failure}; "
                 f"its sessions cannot be packed either: {packed_failure}",
                 hint="docs/models.md lists the families that are served",
             ) from failure
+
+
+def _not_finite(loaded: LoadedSpan) -> str:
+    """The first tensor that holds NaN or infinity, by its name in the unsplit model; "" if none."""
+    owner, attribute = find_blocks(loaded.model)
+    path = next(name for name, module in loaded.model.named_modules() if module is owner)
+    prefix = f"{path}.{attribute}." if path else f"{attribute}."
+    for name, tensor in loaded.model.named_parameters():
+        if not tensor.is_floating_point() or bool(tensor.float().isfinite().all()):
+            continue
+        if name.startswith(prefix):
+            number, dot, rest = name.removeprefix(prefix).partition(".")
+            return f"{prefix}{int(number) + loaded.span.start}{dot}{rest}"
+        return str(name)
+    return ""
 
 
 def _proved_packed(loaded: LoadedSpan, gated: GatedModel) -> ShardEngine:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from node.engine import ShardEngine, StepItem, load_shard
-from protocol.errors import BadResult, BadRows, OutOfMemory
+from protocol.errors import BadModel, BadResult, BadRows, OutOfMemory
 from protocol.messages import Span
 
 
@@ -59,6 +59,22 @@ def test_what_overflows_here_is_not_the_senders_fault(inner: ShardEngine) -> Non
 
     assert (good.length, bad.length) == (2, 0)
     assert torch.equal(inner.step([StepItem(good, 2, rows(2, seed=2))])[0].hidden, expected)
+
+
+@pytest.mark.parametrize(
+    "tensor", ["model.layers.4.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight"]
+)
+def test_weights_that_are_no_numbers_are_named(
+    checkpoint: Any, tmp_path: Path, tensor: str
+) -> None:
+    directory = Path(shutil.copytree(checkpoint("llama"), tmp_path / "model"))
+    tensors = load_file(directory / "model.safetensors")
+    tensors[tensor].view(-1)[3] = float("nan")
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(BadModel, match=f"hold NaN or infinity in {tensor}") as caught:
+        load_shard(directory, Span(3, 6))
+    assert "fetch the checkpoint again" in caught.value.hint
 
 
 def test_a_lease_that_no_machine_can_hold_is_refused(checkpoint: Any) -> None:
