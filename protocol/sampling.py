@@ -53,8 +53,8 @@ class SamplingParams:
         _require(0 <= self.top_k < 2**31, "top_k is 0 (off) or positive", self.top_k)
         _require(0 < self.top_p <= 1, "top_p lies in (0, 1]", self.top_p)
         _require(
-            0 < self.repetition_penalty <= 100,
-            "repetition_penalty lies in (0, 100]",
+            0.01 <= self.repetition_penalty <= 100,
+            "repetition_penalty lies in [0.01, 100]",
             self.repetition_penalty,
         )
         for name in ("presence_penalty", "frequency_penalty"):
