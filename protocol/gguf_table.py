@@ -9,6 +9,7 @@ import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
@@ -59,9 +60,17 @@ def read_gguf_table(path: Path) -> GgufTable:
         raise BadModel(f"weights file {path.name} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, struct.error, UnicodeDecodeError, OverflowError) as error:
         raise BadModel(
-            f"weights file {path.name} is corrupt: its header is not GGUF's ({error})",
+            f"weights file {path.name} is corrupt: {error}",
             hint="fetch the file again and compare its sha256 with the publisher's",
         ) from error
+
+
+def _check_apart(tensors: Mapping[str, TensorEntry]) -> None:
+    """No byte belongs to two tensors: a header that says so describes another model than it was."""
+    ordered = sorted(tensors.items(), key=lambda item: item[1].start)
+    for (name, entry), (other, later) in pairwise(ordered):
+        if later.start < entry.stop:
+            raise ValueError(f"tensors {name[:60]!r} and {other[:60]!r} overlap")
 
 
 class _Header:
@@ -74,8 +83,10 @@ class _Header:
         if self._take(4) != MAGIC:
             raise ValueError("it does not begin with GGUF")
         version, n_tensors, n_values = self._unpack("IQQ")
-        if version not in VERSIONS or max(n_tensors, n_values) > MAX_ENTRIES:
-            raise ValueError(f"version {version} with {n_tensors} tensors")
+        if version not in VERSIONS:
+            raise ValueError(f"it is of GGUF version {version}, and 2 and 3 are read")
+        if max(n_tensors, n_values) > MAX_ENTRIES:
+            raise ValueError(f"its header counts {n_tensors} tensors and {n_values} values")
         metadata: dict[str, Value] = {}
         for _ in range(n_values):
             name = self._string()
@@ -87,7 +98,13 @@ class _Header:
         if not isinstance(alignment, int) or not 0 < alignment <= 1 << 16:
             raise ValueError(f"an alignment of {alignment}")
         base = -(-self._at // alignment) * alignment
-        return GgufTable(metadata, {name: self._placed(entry, base) for name, entry in found})
+        tensors: dict[str, TensorEntry] = {}
+        for name, entry in found:
+            if name in tensors or entry[2] % alignment:
+                raise ValueError(f"tensor {name[:60]!r} is there twice, or not where one begins")
+            tensors[name] = self._placed(entry, base)
+        _check_apart(tensors)
+        return GgufTable(metadata, tensors)
 
     def _tensor(self) -> tuple[str, tuple[str, tuple[int, ...], int]]:
         name, n_dimensions = self._string(), self._unpack("I")[0]

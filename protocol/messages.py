@@ -22,6 +22,7 @@ SessionId = NewType("SessionId", bytes)
 MAX_POSITIONS = 1 << 24
 MAX_STOPS, MAX_STOP_CHARS = 16, 256
 MAX_HOPS = 512
+MAX_BUDGET_MS = 1 << 40  # 34 years
 MAX_PREFIXES = 64  # named in one message
 PREFIX_BYTES = 16  # of one name
 TOKEN_BYTES = 4  # a token id on the wire: unsigned, little-endian
@@ -168,6 +169,7 @@ class Reserve:
         require(0 < self.capacity <= MAX_POSITIONS, "capacity out of range")
         require(0 < self.max_tokens <= self.capacity, "max_tokens out of range")
         require(self.budget_ms > 0, "the deadline has passed")
+        require(self.budget_ms <= MAX_BUDGET_MS, "the deadline is out of range")
         require(len(self.stops) <= MAX_STOPS, f"more than {MAX_STOPS} stop strings")
         require(all(0 < len(s) <= MAX_STOP_CHARS for s in self.stops), "stop string out of range")
         require(len(self.trace_id) <= 64, "trace id too long")

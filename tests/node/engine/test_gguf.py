@@ -211,3 +211,20 @@ def test_a_header_cannot_ask_for_much(tmp_path: Path) -> None:
         file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, *counts) + bytes(64))
         with pytest.raises(BadModel):
             read_gguf_table(file)
+
+
+@pytest.mark.parametrize(("by", "complaint"), [(1, "not where one begins"), (-32, "overlap")])
+def test_a_header_that_lies_about_a_place_in_the_file_is_refused(
+    packed: Path, tmp_path: Path, by: int, complaint: str
+) -> None:
+    data, name = bytearray(packed.read_bytes()), b"blk.1.attn_q.weight"
+    at = data.index(name) + len(name)
+    (n_dimensions,) = struct.unpack_from("<I", data, at)
+    at += 4 + 8 * n_dimensions + 4
+    (offset,) = struct.unpack_from("<Q", data, at)
+    struct.pack_into("<Q", data, at, offset + by)
+    file = tmp_path / "lying.gguf"
+    file.write_bytes(data)
+
+    with pytest.raises(BadModel, match=complaint):
+        read_gguf_table(file)
