@@ -7,7 +7,8 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -219,20 +220,24 @@ def test_a_kept_span_that_does_not_hold_is_made_again(
     assert list((tmp_path / "cache").iterdir()) == [entry]
 
 
-@pytest.fixture
-def full_disk() -> Any:
-    """No file may grow beyond what a note takes."""
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond what a note takes; pytest's own output neither, so be brief."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_costs_time_and_not_the_span(
     checkpoint: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = load_shard(checkpoint("llama"), Span(1, 2), quantize="4bit", cache=tmp_path)
+    directory = checkpoint("llama")
+
+    with full_disk():
+        engine = load_shard(directory, Span(1, 2), quantize="4bit", cache=tmp_path)
 
     assert hidden_of(engine).isfinite().all()
     assert "cannot be kept on disk" in caplog.text
