@@ -145,7 +145,7 @@ def _until(home: Home, name: str, wanted: str, state: str = "") -> None:
         if time.monotonic() > deadline:
             say(f"warning: the node here serves {', '.join(now) or 'none'} of that name until now")
             return
-        time.sleep(AGAIN_S)
+        time.sleep(AGAIN_S)  # a command of its own: no loop waits for it
     say("no node runs on this home now; the next one will look here")
 
 

@@ -118,7 +118,7 @@ class Batcher:
             if error is not None:
                 done.set_exception(error)
             else:
-                done.set_result(result)  # type: ignore[arg-type]
+                done.set_result(result)  # type: ignore[arg-type]  # a T: there was no error
 
         def run() -> None:
             try:

@@ -20,7 +20,7 @@ from protocol.wire import WireFormat
 Rows = list[bytes]
 
 
-class RemoteCache(Cache):  # type: ignore[misc]
+class RemoteCache(Cache):  # type: ignore[misc]  # its base has no types
     """One per batch. Closing it settles its sessions; a forgotten one is closed behind us."""
 
     is_compileable = False

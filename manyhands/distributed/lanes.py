@@ -92,11 +92,13 @@ class Lanes:
             await self._grow(longest)
         running = [lane.run(new) for lane, new in zip(self._lanes, batch, strict=True) if len(new)]
         answers = await asyncio.gather(*running, return_exceptions=True)
+        ran: list[bytes] = []
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
-        ran = iter(answers)
-        return [next(ran) if len(new) else b"" for new in batch]  # type: ignore[misc]
+            ran.append(answer)
+        rest = iter(ran)
+        return [next(rest) if len(new) else b"" for new in batch]
 
     def _lane(self) -> Lane:
         return Lane(self._open(self._capacity), self._max_back)

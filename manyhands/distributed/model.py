@@ -38,7 +38,7 @@ class DistributedCausalLM:
         """As the library's; sessions it opened are settled before it returns, or raises."""
         outer, self._new_caches = self._new_caches, []
         try:
-            output = super().generate(*args, **kwargs)  # type: ignore[misc]
+            output = super().generate(*args, **kwargs)  # type: ignore[misc]  # of the family's class
             kept = getattr(output, "past_key_values", None)
             self._new_caches = [cache for cache in self._new_caches if cache is not kept]
             return output
@@ -134,6 +134,7 @@ class DistributedCausalLM:
         if mask is not None:
             positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
             inputs["position_ids"] = positions
+        # `_owner` is set around torch's own attributes, in `begin`.
         output = self._owner(past_key_values=cache, use_cache=True, **inputs)  # type: ignore[attr-defined]
         hidden: Tensor = output.last_hidden_state
         return hidden

@@ -91,6 +91,7 @@ class Download:
                         hint="run the command again: it goes on where it stopped",
                     ) from error
                 self.say(f"{file}: {error}; going on in {max(wait_s, error.wait_s):g} s")
+                # Fetching comes before there is a node with a loop: nothing else waits.
                 time.sleep(min(max(wait_s, error.wait_s), self.backoff_s[1]))
                 wait_s = min(2 * wait_s, self.backoff_s[1])
 

@@ -14,7 +14,7 @@ from node.engine.kv_layout import BlockLayout, KVLayout
 from node.engine.slabs import SlabLease
 
 
-class PackedCache(Cache):  # type: ignore[misc]
+class PackedCache(Cache):  # type: ignore[misc]  # its base has no types
     """One step's rows of many sessions, as the blocks of a model see their cache.
 
     Each session's old and new rows are views into its slab, made for all blocks in one call.

@@ -52,37 +52,37 @@ def _config(kind: type[Any], made: str, model: Any, block_prefix: str, dtype: to
 
 
 @register_quantization_config("manyhands_8bit")
-class _ByRows8(BitsAndBytesConfig):  # type: ignore[misc]
+class _ByRows8(BitsAndBytesConfig):  # type: ignore[misc]  # its base has no types
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.quant_method = "manyhands_8bit"
 
 
 @register_quantization_config("manyhands_4bit")
-class _ByRows4(BitsAndBytesConfig):  # type: ignore[misc]
+class _ByRows4(BitsAndBytesConfig):  # type: ignore[misc]  # its base has no types
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.quant_method = "manyhands_4bit"
 
 
 @register_quantizer("manyhands_8bit")
-class _Quantizer8(Bnb8BitHfQuantizer):  # type: ignore[misc]
+class _Quantizer8(Bnb8BitHfQuantizer):  # type: ignore[misc]  # its base has no types
     def get_quantize_ops(self) -> Any:
         return _Int8Rows(self)
 
 
 @register_quantizer("manyhands_4bit")
-class _Quantizer4(Bnb4BitHfQuantizer):  # type: ignore[misc]
+class _Quantizer4(Bnb4BitHfQuantizer):  # type: ignore[misc]  # its base has no types
     def get_quantize_ops(self) -> Any:
         return _Nf4Rows(self)
 
 
-class _Int8Rows(Bnb8bitQuantize):  # type: ignore[misc]
+class _Int8Rows(Bnb8bitQuantize):  # type: ignore[misc]  # its base has no types
     def convert(self, input_dict: dict[str, Any], model: Any = None, **_: Any) -> dict[str, Any]:
         return {name: _int8(model, name, value) for name, value in input_dict.items()}
 
 
-class _Nf4Rows(Bnb4bitQuantize):  # type: ignore[misc]
+class _Nf4Rows(Bnb4bitQuantize):  # type: ignore[misc]  # its base has no types
     def convert(self, input_dict: dict[str, Any], model: Any = None, **_: Any) -> dict[str, Any]:
         return {name: _nf4(model, name, value) for name, value in input_dict.items()}
 

@@ -84,7 +84,7 @@ def _kv_shape(layer: DynamicLayer) -> KVShape | None:
     return KVShape(keys.shape[1], keys.shape[3], values.shape[1], values.shape[3], keys.device)
 
 
-class SlabLayer(DynamicLayer):  # type: ignore[misc]
+class SlabLayer(DynamicLayer):  # type: ignore[misc]  # its base has no types
     """One attention block's history, [1, heads, capacity, dim]."""
 
     is_croppable = False
@@ -119,7 +119,7 @@ class SlabLayer(DynamicLayer):  # type: ignore[misc]
         return self.key_slab[0, :, start:stop], self.value_slab[0, :, start:stop]
 
 
-class EmptyCache(DynamicCache):  # type: ignore[misc]
+class EmptyCache(DynamicCache):  # type: ignore[misc]  # its base has no types
     """The library's cache of a session's first rows, even where no block of the span attends."""
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -129,7 +129,7 @@ class EmptyCache(DynamicCache):  # type: ignore[misc]
         return query_length, 0
 
 
-class SessionCache(DynamicCache):  # type: ignore[misc]
+class SessionCache(DynamicCache):  # type: ignore[misc]  # its base has no types
     """One session in blocks `[entry, exit)` of the span, as the model's forward sees its cache."""
 
     def __init__(
