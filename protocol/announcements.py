@@ -17,6 +17,7 @@ from protocol.canonical import Field, NotCanonical, decode
 from protocol.config_limits import MAX_BLOCKS
 from protocol.errors import BadSignature, UsageError
 from protocol.identity import PeerId, peer_id_from_public_key, public_key_from_peer_id
+from protocol.measured import NOT_MEASURED, Measured
 from protocol.messages import Span, require
 from protocol.signing import Envelope, SigningKey, open_envelope, seal
 
@@ -62,6 +63,7 @@ class Announcement:
     offer: bytes = b""  # an encoded envelope of the ledger, or empty: free
     links: tuple[Link, ...] = ()
     adapters: tuple[str, ...] = ()  # name@digest of those that sessions may ask for
+    measured: Measured = NOT_MEASURED
     sequence: int = 0
     issued_ms: int = 0
     expires_ms: int = 0
@@ -122,7 +124,14 @@ class Announcement:
     def tombstone(self) -> Self:
         """This draft as a proper leave."""
         return replace(
-            self, span=None, addresses=(), offer=b"", links=(), adapters=(), n_sessions=0
+            self,
+            span=None,
+            addresses=(),
+            offer=b"",
+            links=(),
+            adapters=(),
+            n_sessions=0,
+            measured=NOT_MEASURED,
         )
 
 
@@ -202,7 +211,9 @@ def _to_fields(announcement: Announcement) -> tuple[Field, ...]:
 
 def _extras(announcement: Announcement) -> tuple[Field, ...]:
     """What was added to version 1: named, and left out where there is nothing to say."""
-    named = [("adapters", announcement.adapters)] if announcement.adapters else []
+    named: list[tuple[str, Any]] = list(announcement.measured.extras())
+    if announcement.adapters:
+        named.append(("adapters", announcement.adapters))
     return (tuple(named),) if named else ()
 
 
@@ -220,6 +231,7 @@ def _from_fields(fields: list[Any]) -> Announcement:
             require(not any(type(field) is bool for field in fields), "a flag for a number")
         case _:
             raise NotCanonical("an announcement has other fields")
+    added = _read_extras(extras)
     try:
         return Announcement(
             peer_id=peer_id_from_public_key(public_key),
@@ -238,7 +250,8 @@ def _from_fields(fields: list[Any]) -> Announcement:
             software=software,
             offer=offer,
             links=tuple(_read_link(link) for link in links),
-            adapters=_read_adapters(_read_extras(extras)),
+            adapters=_read_adapters(added),
+            measured=Measured.read(added),
             sequence=sequence,
             issued_ms=issued_ms,
             expires_ms=expires_ms,

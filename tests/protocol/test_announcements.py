@@ -21,6 +21,7 @@ from protocol.announcements import (
 from protocol.anti_entropy import GossipMessage, Record, Summary
 from protocol.canonical import NotCanonical
 from protocol.errors import BadSignature, IntegrityError, ManyhandsError, PeerMisbehaved
+from protocol.measured import Measured, State
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID, Envelope, seal
 from tests.announcing import NOW_MS, announce, key_of, peer_of, record
@@ -398,3 +399,45 @@ def test_a_message_survives_its_bytes():
     )
 
     assert GossipMessage.decode(message.encode(), sender="") == message
+
+
+def test_what_a_node_measured_travels_and_what_it_did_not_takes_no_room():
+    measured = Measured(
+        decode_steps_us=((1, 900), (8, 2100)),
+        queue_us=40,
+        up_bytes_per_s=10**7,
+        capacity_blocks=5,
+        since_ms=NOW_MS,
+        state=State.MOVING,
+        group="lab",
+        relayed=(bytes(32),),
+    )
+    plain, told = announce(1), announce(1, measured=measured)
+    sealed = seal_announcement(told, OPEN_SWARM_ID, key_of(1))
+    assert read_announcement(sealed)[0] == told
+    assert len(seal_announcement(plain, OPEN_SWARM_ID, key_of(1))) < len(sealed) - 150
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [
+        {"queue_us": -1},
+        {"queue_us": "1"},
+        {"queue_us": True},
+        {"decode_steps_us": [4, 1, 2, 1]},
+        {"decode_steps_us": [1, 0]},
+        {"decode_steps_us": [1, 2, 3]},
+        {"decode_steps_us": [True, 2]},
+        {"decode_steps_us": 7},
+        {"relayed": [b"short"]},
+        {"group": "a\nb"},
+    ],
+)
+def test_measurements_that_make_no_sense_are_refused(extras):
+    with pytest.raises((NotCanonical, PeerMisbehaved)):
+        Measured.read(extras)
+
+
+def test_a_state_of_a_later_version_is_one_that_takes_no_new_sessions():
+    assert Measured.read({"state": "hibernating"}).state is State.DRAINING
+    assert Measured.read({"something_new": 1}) == Measured()
