@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from manyhands.planning import Forecast
     from node.engine import ShardEngine
     from node.files import SharedFile
-    from node.node import Model as NodeModel
+    from node.serving import Model as NodeModel
     from node.settings import NodeSettings
 
 USUAL_PORT = 31400
@@ -238,7 +238,7 @@ def _software() -> str:
 
 
 def _served(wanted: Wanted, model: Model, engine: "ShardEngine") -> "NodeModel":
-    from node.node import Model as NodeModel
+    from node.serving import Model as NodeModel
     from node.throughput import measure
     from protocol.actions import Ending
     from protocol.answer import Answer

@@ -7,7 +7,7 @@ error on its own stream.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from node.hop import Hop
 from node.sessions import Sessions
@@ -29,9 +29,12 @@ OPENING_S = 10.0  # to send the first message of a control stream
 
 
 class Server:
-    """The handlers of a node's `Service`."""
+    """The handlers of a node's `Service`.
 
-    def __init__(self, sessions: Sessions) -> None:
+    `sessions` are those of the span that is served now: a node that moves has others afterwards.
+    """
+
+    def __init__(self, sessions: Callable[[], Sessions]) -> None:
         self._sessions = sessions
 
     def service(self, calls: Mapping[str, CallHandler]) -> Service:
@@ -56,9 +59,9 @@ class Server:
         try:
             match first:
                 case Reserve():
-                    return self._sessions.admit(first, stream.peer_id, stream)
+                    return self._sessions().admit(first, stream.peer_id, stream)
                 case Resume():
-                    return self._sessions.resume(first, stream.peer_id, stream)
+                    return self._sessions().resume(first, stream.peer_id, stream)
             raise PeerMisbehaved(stream.peer_id, "a control stream begins with reserve or resume")
         except ManyhandsError as error:
             log.info("session refused", extra={"client": stream.peer_id, "reason": str(error)})
@@ -92,19 +95,18 @@ class Server:
             hop.refuse(error)
         except ManyhandsError as error:  # a refusal, such as a prompt beyond what we lend
             hop.refuse(error)
-        self._sessions.around.neighbours.flush()
+        self._sessions().around.neighbours.flush()
 
     async def data(self, stream: Stream) -> None:
         """Everything one predecessor sends us, for all its sessions.
 
         A client that holds the ends is a successor, too: here it acknowledges what it was sent.
         """
-        inbound, sessions = self._sessions.around.inbound, self._sessions
-        peer = stream.peer_id
+        inbound, peer = self._sessions().around.inbound, stream.peer_id
         inbound[peer] = stream
         try:
             while True:
-                message = data_message(await stream.receive())
+                message, sessions = data_message(await stream.receive()), self._sessions()
                 if isinstance(message, Frame | Ask):
                     sessions.received(peer, message, stream)
                     sessions.around.batcher.deliver()

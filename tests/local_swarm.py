@@ -18,7 +18,8 @@ from ledger.objects import FREE
 from ledger.writer import LedgerWriter
 from node.engine import ShardEngine, load_shard
 from node.files import SharedFile
-from node.node import Model, Node
+from node.node import Node
+from node.serving import Model
 from node.settings import NodeSettings
 from protocol.address import Address
 from protocol.answer import Answer

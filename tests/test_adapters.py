@@ -85,7 +85,7 @@ def put(local: LocalNode, name: str, adapter: Path) -> None:
 async def look(*nodes: LocalNode) -> None:
     """What their loop does every two seconds, now."""
     for local in nodes:
-        if await asyncio.to_thread(local.node.shelf.look):
+        if await asyncio.to_thread(local.node.serving.shelf.look):
             local.node.gossip.announce()
 
 

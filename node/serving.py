@@ -1,0 +1,170 @@
+"""One loaded span and all that lives and dies with it: sessions, batcher, neighbours, offer.
+
+In: an engine, what is served of which model, and what of the node outlasts a span. Out: a
+`Serving`, which `node.py` runs, asks what to announce of it, and ends; a node that moves has one
+after the other. The listener, the gossip and the books are the node's.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from ledger.receipts import Receipt
+from ledger.writer import LedgerWriter
+from node.adapter_shelf import AdapterShelf
+from node.batching import Batcher
+from node.engine import ShardEngine
+from node.files import SharedFile, SharedWeights, SmallFiles
+from node.hop import Surroundings
+from node.metering import Till
+from node.neighbours import Neighbours
+from node.offers import Offers, Terms
+from node.sessions import Served, Sessions
+from node.settings import NodeSettings
+from node.step_cost import StepCost
+from protocol.actions import Ending
+from protocol.identity import Identity
+from protocol.messages import Reserve, Span
+from protocol.profile import Execution
+from protocol.transport import Stream, Transport
+from protocol.wire import wire_format
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What the node serves of a model, besides the span itself."""
+
+    name: str
+    digest: bytes  # of the manifest
+    files: Mapping[str, bytes]  # small ones, by name; "manifest" among them
+    ending: Callable[[Reserve, Sequence[int], int], Ending]
+    decode_us: int
+    prefill_us_per_row: int
+    weights: Mapping[str, SharedFile] = field(default_factory=dict)  # for other nodes to fetch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What of a node stays whatever span it serves."""
+
+    identity: Identity
+    swarm_id: bytes
+    transport: Transport
+    books: LedgerWriter
+    settings: NodeSettings
+    software: str
+    inbound: dict[str, Stream] = field(default_factory=dict)  # what predecessors opened, by peer
+    offer_numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    async def file(self, receipt: Receipt) -> tuple[bytes, int]:
+        entry = await asyncio.wrap_future(self.books.file(receipt))
+        return entry.receipt_id, entry.index
+
+
+class Serving:
+    """`run` it for as long as the span is served; `drain` it before that ends."""
+
+    def __init__(self, standing: Standing, engine: ShardEngine, model: Model) -> None:
+        settings, identity = standing.settings, standing.identity
+        self.engine, self.model, self.settings = engine, model, settings
+        self.profile = replace(engine.profile, wire=settings.wire or engine.profile.wire)
+        terms = Terms(
+            manifest=model.digest,
+            span=engine.span,
+            execution=str(Execution(self.profile, standing.software)),
+            rates=settings.rates,
+            credit_window_ncr=settings.credit_window_ncr,
+            max_positions=engine.max_positions,
+        )
+        self.offer = Offers(
+            identity,
+            standing.swarm_id,
+            terms,
+            settings.offer_lifetime_s,
+            standing.offer_numbers,
+        )
+        till = Till(identity.key, standing.swarm_id, self.offer, settings.lend_limit_ncr)
+        served = Served(engine, model.digest, self.profile, settings.kv_cache_bytes)
+        self.sessions = Sessions(served, till)
+        self.files = SmallFiles(model.digest, model.files)
+        self.shared = SharedWeights(model.digest, model.weights, lambda: len(self.sessions) > 0)
+        self.shelf = AdapterShelf(settings.adapters, engine.adapters)
+        self.neighbours = Neighbours(
+            standing.transport,
+            self.sessions,
+            pack=settings.pack,
+            pack_width=wire_format(self.profile.wire).pack_width,
+        )
+        self.batcher = Batcher(
+            engine,
+            asyncio.get_running_loop(),
+            flush=self.neighbours.flush,
+            cost=StepCost(model.decode_us, model.prefill_us_per_row),
+        )
+        self.sessions.around = Surroundings(
+            peer_id=identity.peer_id,
+            swarm_id=standing.swarm_id,
+            batcher=self.batcher,
+            neighbours=self.neighbours,
+            prefixes=self.sessions.prefixes,
+            inbound=standing.inbound,
+            ending=model.ending,
+            freed=self.sessions.freed,
+            keep=standing.books.keep,
+            file=standing.file,
+        )
+
+    @property
+    def span(self) -> Span:
+        return self.engine.span
+
+    async def prepare(self) -> None:
+        """What is done before the first session may come."""
+        await asyncio.to_thread(self.shelf.look)
+        self.batcher.start()
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Serve until cancelled; `changed` is called when others should hear of it."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.sessions.run(), name="sessions")
+                tasks.create_task(self.shelf.run(changed), name="adapters")
+        finally:
+            await self.neighbours.aclose()
+            await asyncio.to_thread(self.batcher.stop)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nobody new and let those end who are here; whoever is left then must go."""
+        await self.sessions.drain(timeout_s)
+
+    def status(self) -> dict[str, object]:
+        """Public counters since the span was loaded."""
+        load, sessions, adapters = self.batcher.load, self.sessions, self.engine.adapters
+        return {
+            "model": self.model.name,
+            "manifest": self.model.digest.hex(),
+            "span": [self.span.start, self.span.stop],
+            "n_blocks": self.engine.n_blocks,
+            "profile": str(self.profile),
+            "sessions": len(sessions),
+            "refused": sessions.refused,
+            "kv_reserved_bytes": sessions.reserved_bytes,
+            "retained_bytes": sessions.prefixes.retained_bytes,
+            "prefix_hits": sessions.prefixes.hits,
+            "prefix_positions": sessions.prefixes.positions,
+            "kv_budget_bytes": self.settings.kv_cache_bytes,
+            "steps": load.steps,
+            "rows_run": load.rows,
+            "busy_s": round(load.busy_s, 3),
+            "frames_pushed": self.neighbours.frames_pushed,
+            "rows_pushed": self.neighbours.rows_pushed,
+            "bytes_saved": self.neighbours.bytes_saved,
+            "decode_us": self.model.decode_us,
+            "adapters": list(adapters.names),
+            "adapters_refused": dict(self.shelf.refused),
+            "adapters_seen": dict(self.shelf.seen),
+            "adapter_bytes": adapters.n_bytes,
+            "weights_shared_bytes": self.shared.bytes_shared,
+            "draining": sessions.draining,
+        }
