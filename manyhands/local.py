@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,6 +53,29 @@ def even_split(n_blocks: int, n_nodes: int) -> tuple[Span, ...]:
     return tuple(Span(*pair) for pair in pairwise(borders))
 
 
+def replicated_split(n_blocks: int, n_nodes: int, n_replicas: int) -> tuple[Span, ...]:
+    """`n_replicas` even splits of all blocks, one after the other: so many hosts for every block.
+
+    Where the nodes cannot be shared out evenly, the splits have different borders, and chains
+    enter spans in their middle.
+
+    Raises:
+        UsageError: there are fewer nodes than replicas, or more than blocks in a split.
+    """
+    if not 1 <= n_replicas <= n_nodes:
+        raise UsageError(
+            f"{n_nodes} nodes cannot serve every block {n_replicas} times",
+            hint=f"--nodes {n_replicas} or more",
+        )
+    if n_nodes > n_blocks * n_replicas:
+        raise UsageError(
+            f"{n_blocks} blocks, {n_replicas} times, cannot be split over {n_nodes} nodes",
+            hint=f"--nodes {n_replicas} to {n_blocks * n_replicas}",
+        )
+    sizes = [n_nodes // n_replicas + (i < n_nodes % n_replicas) for i in range(n_replicas)]
+    return tuple(span for size in sizes for span in even_split(n_blocks, size))
+
+
 @dataclass(slots=True)
 class LocalNode:
     """One `serve` process, and what is needed to start it again as the same peer."""
@@ -64,7 +87,7 @@ class LocalNode:
     process: asyncio.subprocess.Process | None = None
     is_ready: bool = False
     ready_s: float = 0.0  # how long it took
-    _began_s: float = field(default_factory=time.monotonic)
+    n_starts: int = 0
 
     @property
     def log_path(self) -> Path:
@@ -73,6 +96,11 @@ class LocalNode:
     @property
     def is_alive(self) -> bool:
         return self.process is not None and self.process.returncode is None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it serves, as far as its process tells."""
+        return self.is_ready and self.is_alive
 
     def signal(self, signum: int) -> None:
         if self.process is not None and self.is_alive:
@@ -121,7 +149,7 @@ class LocalSwarm:
 
     @property
     def is_whole(self) -> bool:
-        return all(node.is_ready and node.is_alive for node in self.nodes)
+        return all(node.is_up for node in self.nodes)
 
     def by_peer(self, peer_id: str) -> LocalNode | None:
         return next((node for node in self.nodes if node.address.peer_id == peer_id), None)
@@ -152,17 +180,21 @@ class LocalSwarm:
     ) -> None:
         """Start one process, and wait until it is ready.
 
+        The first time all start at once; later ones start gently, beside nodes that answer.
+
         Raises:
-            ManyhandsError: it ended instead.
+            ManyhandsError: it ended instead, or took too long and was ended.
         """
         began_s = time.monotonic()
+        gently = ["--gently"] if node.n_starts else []
+        node.n_starts += 1
         with node.log_path.open("ab") as log:
             node.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "manyhands", "serve", self._model),
                 *("--home", str(node.home.root), "--span", str(node.span)),
                 *("--listen", f"{HOST}:{node.address.port}"),
                 *(f"--join={address}" for address in self.addresses if address != node.address),
-                *self._options,
+                *(*self._options, *gently),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
@@ -174,6 +206,7 @@ class LocalSwarm:
             async with asyncio.timeout(READY_S):
                 line = await node.process.stdout.readline()
         except TimeoutError as error:
+            self.kill(node)
             raise ConfigError(
                 f"node {node.index + 1} was not ready within {READY_S:g} s",
                 hint=f"look into {node.log_path}",

@@ -58,6 +58,7 @@ class Wanted:
     accept_licence: bool
     share_weights: bool
     parent: int | None
+    gently: bool = False
 
 
 def prepare(

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +129,7 @@ MAX_TEXT_CHARS = 100
     help="Whether other nodes may fetch this span's weights from here. Default: they may.",
 )
 @click.option("--parent", type=int, hidden=True)  # of a local swarm: end when it ends
+@click.option("--gently", is_flag=True, hidden=True)  # others answer on this machine: load slowly
 def serve(**given: object) -> None:
     """Serve a span of MODEL to a swarm until Ctrl-C.
 
@@ -151,6 +153,8 @@ def serve(**given: object) -> None:
         identity = open_identity(home.node)
         with open_books(home.node, identity, OPEN_SWARM_ID) as books:
             with ending_at_once():
+                if wanted.gently:
+                    machine.gently(_import_engine)
                 model, told, tensors = prepare(wanted, home, identity)
             bring_weights(model, tensors, identity=identity, join=wanted.join)
             with ending_at_once():
@@ -158,12 +162,18 @@ def serve(**given: object) -> None:
             run(_serve(wanted, home, identity, books, model, engine))
 
 
+def _import_engine() -> None:
+    """The longest part of a small model's start: torch and transformers."""
+    import node.engine  # noqa: F401
+
+
 def _load(wanted: Wanted, model: Model, told: "Forecast") -> "ShardEngine":
     from node.engine import load_shard
 
     span = told.plan.span
     with shown(f"{model.name} {span}") as progress:
-        engine = load_shard(
+        load = partial(
+            load_shard,
             model.directory,
             span,
             dtype=wanted.dtype,
@@ -173,6 +183,7 @@ def _load(wanted: Wanted, model: Model, told: "Forecast") -> "ShardEngine":
             kv_cache_bytes=wanted.kv_cache,
             progress=progress,
         )
+        engine = machine.gently(load) if wanted.gently else load()
     say(f"{engine.weights_bytes / 2**20:,.0f} MiB of weights, run as {engine.profile}")
     for name, directory in wanted.adapters:
         say(f"adapter {engine.adapters.load(directory, name)}")

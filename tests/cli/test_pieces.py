@@ -2,19 +2,25 @@
 
 import asyncio
 import os
+import sys
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manyhands import machine
 from manyhands.asking import DEFAULT_MAX_TOKENS, Ask
+from manyhands.coverage import hosts_per_block, runs_where, spell
 from manyhands.health import health_server
 from manyhands.home import Home
-from manyhands.local import even_split
+from manyhands.keeping import why_incomplete
+from manyhands.local import LocalSwarm, even_split, replicated_split
 from manyhands.models import find_model
 from manyhands.options import EndpointType, SizeType
 from manyhands.running import Running, found_running, join_addresses, recorded
 from protocol.errors import ContextExceeded, HomeInUse, PeerUnreachable, UsageError
+from protocol.messages import Span
 
 ADDRESS = "/ip4/127.0.0.1/tcp/31400/p2p/12D3KooWMSrDsLWgLuz4ojGYuVMRJauJvZ2d5guKgrYedvuNdkdY"
 
@@ -32,6 +38,53 @@ def test_an_even_split_covers_every_block_once_in_like_pieces(case):
 def test_more_nodes_than_blocks_is_too_many():
     with pytest.raises(UsageError, match="9 nodes"):
         even_split(8, 9)
+
+
+@given(st.integers(1, 60), st.integers(1, 5), st.data())
+def test_a_replicated_split_gives_every_block_so_many_hosts(n_blocks, n_replicas, data):
+    n_nodes = data.draw(st.integers(n_replicas, n_blocks * n_replicas))
+
+    spans = replicated_split(n_blocks, n_nodes, n_replicas)
+
+    assert len(spans) == n_nodes
+    assert hosts_per_block(spans, n_blocks) == [n_replicas] * n_blocks
+
+
+@pytest.mark.parametrize(("n_nodes", "hint"), [(1, "--nodes 2"), (17, "--nodes 2 to 16")])
+def test_a_replicated_split_that_cannot_be_says_what_can(n_nodes, hint):
+    with pytest.raises(UsageError) as refused:
+        replicated_split(8, n_nodes, 2)
+
+    assert refused.value.hint.startswith(hint)
+
+
+def test_a_swarm_is_incomplete_only_when_all_hosts_of_a_block_are_away(tmp_path):
+    nodes = LocalSwarm("tiny", replicated_split(8, 4, 2), tmp_path).nodes
+
+    assert why_incomplete(nodes, {0, 3}, 8) == ""
+    assert why_incomplete(nodes, {1, 3}, 8) == "nobody serves blocks 0:4: node 1, 3 of 4 is not up"
+
+
+def test_runs_of_blocks_are_told_as_options_write_them():
+    counts = hosts_per_block([Span(0, 2), Span(1, 4)], 5)
+
+    assert counts == [1, 2, 1, 1, 0]
+    assert spell(runs_where(lambda n: n == 1, counts)) == "0:1, 2:4"
+    assert spell(runs_where(lambda n: n == 0, counts)) == "4:5"
+    assert runs_where(lambda n: n > 2, counts) == ()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own there")
+def test_gentle_work_gives_way_and_leaves_no_low_priority_behind():
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = priority()
+
+    assert machine.gently(priority) == max(before, machine.GENTLE_NICE)
+    assert priority() == before
+    with pytest.raises(ZeroDivisionError):
+        machine.gently(lambda: 1 // 0)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,33 @@ def test_ctrl_c_while_nodes_start_leaves_no_process(tmp_path):
     assert "Traceback" not in up.stderr.read()
 
 
+@pytest.mark.slow
+def test_one_of_two_hosts_may_end_or_hang_and_the_swarm_stays_ready(tmp_path):
+    up = start("up", "--nodes", 2, "--replicas", 2, "--port", 0, "--home", tmp_path)
+    try:
+        ready = json.loads(up.stdout.readline())
+        url = ready["url"] + "/health/ready"
+        first, _ = children(up.pid)
+
+        os.kill(first, signal.SIGKILL)
+        until(lambda: first not in children(up.pid))
+        states = {status(url)}
+        until(lambda: states.add(status(url)) or len(children(up.pid)) == 2)
+        both = children(up.pid)
+        for pid in both:
+            os.kill(pid, signal.SIGSTOP)  # alive, and answering nobody
+        until(lambda: status(url) == 503)
+        for pid in both:
+            os.kill(pid, signal.SIGCONT)
+        until(lambda: status(url) == 200)
+    finally:
+        up.kill()
+        up.wait()
+
+    assert (ready["spans"], ready["replicas"]) == ([[0, 8], [0, 8]], 2)
+    assert states == {200}
+
+
 def test_ready_means_it_answers_and_a_killed_up_leaves_no_process(tmp_path):
     up = start("up", "--nodes", 1, "--port", 0, "--home", tmp_path)
     ready = json.loads(up.stdout.readline())
