@@ -1,0 +1,82 @@
+"""Exact answers for small swarms, by linear and integer programming (HiGHS, through scipy)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import LinearConstraint, linprog, milp
+from scipy.sparse import lil_matrix
+
+from protocol.messages import Span
+from scheduler.flow import Host
+
+
+def exact_flow(hosts: Sequence[Host], n_blocks: int) -> float:
+    """The largest t for which hosts can share out t runs of every block; a plain linear program."""
+    runs = [(i, k) for i, (span, _) in enumerate(hosts) for k in range(span.start, span.stop)]
+    time = np.zeros((len(hosts), len(runs) + 1))
+    blocks = np.zeros((n_blocks, len(runs) + 1))
+    blocks[:, -1] = -1.0
+    for column, (i, k) in enumerate(runs):
+        time[i, column] = 1.0
+        blocks[k, column] = 1.0
+    goal = np.zeros(len(runs) + 1)
+    goal[-1] = -1.0
+    speeds = [blocks_per_s for _, blocks_per_s in hosts]
+    found = linprog(
+        goal,
+        A_ub=time if hosts else None,
+        b_ub=speeds if hosts else None,
+        A_eq=blocks,
+        b_eq=np.zeros(n_blocks),
+        method="highs",
+    )
+    assert found.status == 0, found.message
+    return float(-found.fun)
+
+
+def exact_placement(
+    capacities: Sequence[tuple[int, float]], n_blocks: int, *, time_limit_s: float = 60.0
+) -> tuple[float, tuple[Span, ...]]:
+    """The best flow of all placements, and one that has it.
+
+    Args:
+        capacities: of each node, how many blocks it can hold and how many it runs per second.
+    """
+    choices = [
+        (i, start, min(blocks, n_blocks))
+        for i, (blocks, _) in enumerate(capacities)
+        for start in range(n_blocks - min(blocks, n_blocks) + 1)
+    ]
+    n, n_choices = len(capacities), len(choices)
+    flow_at = {(i, k): n_choices + i * n_blocks + k for i in range(n) for k in range(n_blocks)}
+    n_columns = n_choices + n * n_blocks + 1
+    rows = lil_matrix((n + n + n_blocks + n * n_blocks, n_columns))
+    lower, upper = np.full(rows.shape[0], -np.inf), np.zeros(rows.shape[0])
+    for column, (i, start, length) in enumerate(choices):
+        rows[i, column] = 1.0  # one span each
+        for k in range(start, start + length):
+            rows[2 * n + n_blocks + i * n_blocks + k, column] = -capacities[i][1]
+    upper[:n] = 1.0
+    for (i, k), column in flow_at.items():
+        rows[n + i, column] = 1.0  # its time
+        rows[2 * n + k, column] = -1.0  # every block as often as the tokens
+        rows[2 * n + n_blocks + i * n_blocks + k, column] = 1.0  # only what it holds
+        upper[n + i] = capacities[i][1]
+    rows[2 * n : 2 * n + n_blocks, n_columns - 1] = 1.0
+    goal = np.zeros(n_columns)
+    goal[-1] = -1.0
+    integer = np.concatenate((np.ones(n_choices), np.zeros(n_columns - n_choices)))
+    bounds_above = np.concatenate((np.ones(n_choices), np.full(n_columns - n_choices, np.inf)))
+    found = milp(
+        goal,
+        integrality=integer,
+        bounds=(np.zeros(n_columns), bounds_above),
+        constraints=LinearConstraint(rows.tocsr(), lower, upper),
+        options={"time_limit": time_limit_s, "mip_rel_gap": 1e-6},
+    )
+    assert found.status == 0, found.message
+    spans: dict[int, Span] = {}
+    for column, (i, start, length) in enumerate(choices):
+        if found.x[column] > 0.5:
+            spans[i] = Span(start, start + length)
+    return float(-found.fun), tuple(spans.get(i, Span(0, 1)) for i in range(n))
