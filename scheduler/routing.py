@@ -5,12 +5,12 @@ for lost hops, spares, and the blocks nobody serves. Pure: state in, decision ou
 
 A token's cost goes round the ring: each hop's computing, longer where sessions already share it,
 plus the latency from each hop to the next and from the last back to the first, where the next token
-is launched. Price and risk enter as `extra_ms` per peer. The search itself is in `route_search.py`.
+is launched. What a peer costs by itself is in `route_cost.py`, who may serve at all in `wanted.py`,
+the search in `route_search.py`.
 """
 
 import random
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -18,13 +18,23 @@ from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.identity import PeerId
 from protocol.messages import Span
-from protocol.profile import rounds_rows
 from scheduler.latency import Latencies, Pair
+from scheduler.route_cost import cost_of
 from scheduler.route_search import Host, cheapest_covers
+from scheduler.wanted import Wanted
 
-HOP_MS = 0.5  # what a visit costs beside computing: framing, two event loops, a thread switch
-UNMEASURED_BLOCK_MS = 2.0
-SHARE_PER_SESSION = 0.17  # batched sessions slow each other: 8 at once give 3.7 times one's tokens
+__all__ = [
+    "Route",
+    "RouteHop",
+    "Wanted",
+    "draw_route",
+    "find_replacement",
+    "find_routes",
+    "missing_blocks",
+    "prefill_ms",
+    "spares",
+]
+
 NEAR_BEST = 0.10
 
 
@@ -69,51 +79,12 @@ class Route:
         return tuple(hop.peer_id for hop in self.hops)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What a session asks of its hosts.
-
-    `profile` None: any that rounds nothing on the wire, but one for the whole chain.
-    """
-
-    manifest: bytes
-    n_blocks: int
-    n_positions: int = 0  # prompt and answer
-    profile: str | None = None
-    adapter: str = ""  # name@digest
-    allow_mix: bool = False  # the client takes hops of different profiles
-    avoid: Collection[PeerId] = ()
-
-    def groups(self, announcements: Iterable[Announcement]) -> list[list[Announcement]]:
-        """The peers that may serve, split into those that may serve together."""
-        groups: dict[str, list[Announcement]] = defaultdict(list)
-        for announcement in announcements:
-            if self._fits(announcement):
-                groups["" if self.allow_mix else announcement.profile].append(announcement)
-        return [groups[profile] for profile in sorted(groups)]
-
-    def _fits(self, announcement: Announcement) -> bool:
-        return (
-            announcement.span is not None
-            and announcement.manifest == self.manifest
-            and announcement.n_blocks == self.n_blocks
-            and announcement.max_positions >= self.n_positions
-            and announcement.peer_id not in self.avoid
-            and (not self.adapter or self.adapter in announcement.adapters)
-            and self._runs_as_wanted(announcement.profile)
-        )
-
-    def _runs_as_wanted(self, profile: str) -> bool:
-        if self.profile is None:
-            return not rounds_rows(profile)
-        return self.allow_mix or profile == self.profile
-
-
 def find_routes(
     announcements: Sequence[Announcement],
     wanted: Wanted,
     *,
     rtt_ms: Mapping[Pair, float] | None = None,
+    slowdown: Mapping[PeerId, float] | None = None,
     extra_ms: Mapping[PeerId, float] | None = None,
     k: int = 4,
     seed: int = 0,
@@ -122,7 +93,8 @@ def find_routes(
 
     Args:
         rtt_ms: round trips the caller measured; they replace the published ones.
-        extra_ms: what a peer costs beside time, in milliseconds per token: price, risk.
+        slowdown: by how much a peer's times are longer than it announces, as the caller saw.
+        extra_ms: what a peer costs beside time, in milliseconds per token: risk.
         seed: decides between equals. The same seed gives the same answer on every machine.
     """
     return find_replacement(
@@ -130,6 +102,7 @@ def find_routes(
         Span(0, wanted.n_blocks),
         wanted,
         rtt_ms=rtt_ms,
+        slowdown=slowdown,
         extra_ms=extra_ms,
         k=k,
         seed=seed,
@@ -144,6 +117,7 @@ def find_replacement(
     before: PeerId | None = None,
     after: PeerId | None = None,
     rtt_ms: Mapping[Pair, float] | None = None,
+    slowdown: Mapping[PeerId, float] | None = None,
     extra_ms: Mapping[PeerId, float] | None = None,
     k: int = 4,
     seed: int = 0,
@@ -159,7 +133,7 @@ def find_replacement(
     routes: list[Route] = []
     for group in wanted.groups(announcements):
         peers = sorted(group, key=lambda announcement: _lot(seed, announcement.peer_id))
-        hosts = [_host(peer, (extra_ms or {}).get(peer.peer_id, 0.0)) for peer in peers]
+        hosts = [_host(peer, wanted, slowdown or {}, extra_ms or {}) for peer in peers]
 
         def link_ms(one: int, other: int, peers: list[Announcement] = peers) -> float:
             return latencies.one_way_ms(peers[one].peer_id, peers[other].peer_id)
@@ -215,7 +189,7 @@ def spares(
             and peer.span.holds(hop.span)
             and (wanted.allow_mix or peer.profile == hop.announcement.profile)
         ]
-        able.sort(key=lambda peer: (_host(peer, 0.0).block_ms, peer.peer_id))
+        able.sort(key=lambda peer: (_host(peer, wanted, {}, {}).block_ms, peer.peer_id))
         found.append(tuple(able))
     return tuple(found)
 
@@ -242,11 +216,20 @@ def _gaps(group: Iterable[Announcement], n_blocks: int) -> tuple[tuple[int, int]
     return tuple(runs)
 
 
-def _host(peer: Announcement, extra_ms: float) -> Host:
+def _host(
+    peer: Announcement,
+    wanted: Wanted,
+    slowdown: Mapping[PeerId, float],
+    extra_ms: Mapping[PeerId, float],
+) -> Host:
     assert peer.span is not None
-    alone_ms = peer.decode_us / 1000 / len(peer.span) or UNMEASURED_BLOCK_MS
-    shared_ms = alone_ms * (1 + SHARE_PER_SESSION * peer.n_sessions)
-    return Host(peer.span, shared_ms, HOP_MS + extra_ms)
+    cost = cost_of(
+        peer,
+        wanted,
+        slowdown=slowdown.get(peer.peer_id, 1.0),
+        extra_ms=extra_ms.get(peer.peer_id, 0.0),
+    )
+    return Host(peer.span, cost.block_ms, cost.visit_ms)
 
 
 def _lot(seed: int, peer_id: PeerId) -> bytes:

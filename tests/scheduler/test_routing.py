@@ -13,9 +13,8 @@ from protocol.address import Address
 from protocol.announcements import Announcement, Link
 from protocol.messages import Span
 from scheduler.latency import SAME_HOST_MS, UNKNOWN_MS, Latencies
+from scheduler.route_cost import HOP_MS, SHARE_PER_SESSION
 from scheduler.routing import (
-    HOP_MS,
-    SHARE_PER_SESSION,
     Route,
     Wanted,
     draw_route,

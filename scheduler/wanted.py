@@ -1,0 +1,143 @@
+"""What a session asks of its hosts, and why a peer is none for it.
+
+In: announcements. Out: those that may serve, split into those that may serve together, and for each
+of the others the first constraint it fails, in words that a person can act on. Prices are those of
+announced offers; whether the terms of a tab keep to them is looked at again when they are signed.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from protocol.announcements import Announcement
+from protocol.errors import UsageError
+from protocol.identity import PeerId, public_key_from_peer_id
+from protocol.measured import MAX_GROUP_CHARS, State
+from protocol.profile import rounds_rows
+from scheduler.prices import UNREADABLE, asked
+
+MAX_NAMED = 64  # peers or regions in one request
+
+
+class Goal(StrEnum):
+    """What a client is minded to."""
+
+    LATENCY = "latency"  # the next token soon
+    THROUGHPUT = "throughput"  # many answers in all: little of the swarm's time for each token
+
+
+class Constraint(StrEnum):
+    """What rules a peer out; the text is what a person calls it."""
+
+    MODEL = "model"
+    LEAVING = "state"
+    CONTEXT = "context"
+    AVOID = "avoid"
+    ADAPTER = "adapter"
+    PROFILE = "profile"
+    REGION = "region"
+    GROUP = "group"
+    PRICE = "max-price"
+    REQUIRE = "require"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Which peers a client will have; the defaults rule nobody out but private groups.
+
+    regions: `eu` takes `eu` and `eu-west`. group: one whose peers alone shall serve; without one,
+    none that belongs to any. max_price: ncr for a million positions through one block. require:
+    the blocks these peers hold are run by them alone.
+    """
+
+    regions: tuple[str, ...] = ()
+    group: str = ""
+    max_price: int | None = None
+    avoid: tuple[PeerId, ...] = ()
+    require: tuple[PeerId, ...] = ()
+
+    def __post_init__(self) -> None:
+        for peer in (*self.avoid, *self.require):
+            public_key_from_peer_id(peer)
+        if both := sorted({*self.avoid} & {*self.require}):
+            raise UsageError(f"{both[0]} is both avoided and required")
+        if max(len(self.regions), len(self.avoid), len(self.require)) > MAX_NAMED:
+            raise UsageError(f"up to {MAX_NAMED} peers and regions can be named")
+        if any(not region or not region.isprintable() for region in self.regions):
+            raise UsageError("a region is a word, such as eu or eu-west")
+        if len(self.group) > MAX_GROUP_CHARS or not self.group.isprintable():
+            raise UsageError(f"a group has up to {MAX_GROUP_CHARS} printable characters")
+        if self.max_price is not None and self.max_price < 0:
+            raise UsageError(f"a price is 0 or more, got {self.max_price}")
+
+
+ANY_PEER = Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a session asks of its hosts.
+
+    `profile` None: any that rounds nothing on the wire, but one for the whole chain.
+    """
+
+    manifest: bytes
+    n_blocks: int
+    n_positions: int = 0  # prompt and answer
+    profile: str | None = None
+    adapter: str = ""  # name@digest
+    allow_mix: bool = False  # the client takes hops of different profiles
+    avoid: Collection[PeerId] = ()
+    limits: Limits = ANY_PEER
+    goal: Goal = Goal.LATENCY
+
+    def groups(self, announcements: Iterable[Announcement]) -> list[list[Announcement]]:
+        """The peers that may serve, split into those that may serve together."""
+        groups: dict[str, list[Announcement]] = defaultdict(list)
+        for announcement in announcements:
+            if self.rules_out(announcement) is None:
+                groups["" if self.allow_mix else announcement.profile].append(announcement)
+        return [
+            groups[profile]
+            for profile in sorted(groups)
+            if {peer.peer_id for peer in groups[profile]}.issuperset(self.limits.require)
+        ]
+
+    def rules_out(self, peer: Announcement) -> Constraint | None:
+        """The first constraint that `peer` fails."""
+        limits = self.limits
+        if peer.manifest != self.manifest or peer.n_blocks != self.n_blocks or peer.span is None:
+            return Constraint.MODEL
+        if peer.measured.state is not State.SERVING:
+            return Constraint.LEAVING
+        if peer.peer_id in self.avoid or peer.peer_id in limits.avoid:
+            return Constraint.AVOID
+        if peer.max_positions < self.n_positions:
+            return Constraint.CONTEXT
+        if self.adapter and self.adapter not in peer.adapters:
+            return Constraint.ADAPTER
+        if not self._runs_as_wanted(peer.profile):
+            return Constraint.PROFILE
+        if peer.measured.group != limits.group:
+            return Constraint.GROUP
+        if limits.regions and not any(_is_within(peer.region, region) for region in limits.regions):
+            return Constraint.REGION
+        if peer.offer and self._asks_too_much(peer):
+            return Constraint.PRICE
+        return None
+
+    def _asks_too_much(self, peer: Announcement) -> bool:
+        assert peer.span is not None
+        price = asked(peer.offer, peer.span, self.n_blocks, self.n_positions)
+        cap = self.limits.max_price
+        return price == UNREADABLE or (cap is not None and price.over(len(peer.span)) > cap)
+
+    def _runs_as_wanted(self, profile: str) -> bool:
+        if self.profile is None:
+            return not rounds_rows(profile)
+        return self.allow_mix or profile == self.profile
+
+
+def _is_within(region: str, wider: str) -> bool:
+    return region == wider or region.startswith(f"{wider}-")
