@@ -8,6 +8,7 @@ RESUME_S, and the sessions' own rules decide what is sent again.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from protocol.transport import Connection, Stream, Transport
 log = logging.getLogger(__name__)
 
 RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 3.0)  # about the 10 s that a stream may be gone
+STEADY_S = 1.0  # a stream that lasted this long is dialled again at once
 
 
 # Who gets large frames packed: whoever is dialled across the internet, everybody, nobody.
@@ -116,6 +118,7 @@ class _Link:
         self.is_far = False  # where it was dialled last
         self._transport, self._told = transport, told
         self._stream: Stream | None = None
+        self._up_since_s: float | None = None
         self._early: list[bytes] = []  # sent while a dial is under way
         self._wanted = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"data to {peer}")
@@ -143,24 +146,35 @@ class _Link:
         was_up, attempt = False, 0
         while attempt < len(RETRY_S):
             try:
-                connection = await self._dial()
+                await self._be_up(was_up=was_up)
             except ManyhandsError as error:
-                if not was_up and attempt >= 1:
-                    self._told.link_failed(self.peer, str(error))
-                await self._pause(RETRY_S[attempt])
-                attempt += 1
-                continue
-            try:
-                await self._use(connection, was_up=was_up)
-            except ManyhandsError as error:
-                log.info("data stream lost", extra={"peer": self.peer, "error": str(error)})
-            finally:
-                self._stream = None
-                self._early.clear()
-                await connection.aclose()
-            was_up, attempt = True, 0
-            self._told.link_lost(self.peer)
+                reason = str(error)
+            up_since_s, self._up_since_s = self._up_since_s, None
+            if up_since_s is not None:
+                log.info("data stream lost", extra={"peer": self.peer, "error": reason})
+                was_up = True
+                self._told.link_lost(self.peer)
+                if time.monotonic() - up_since_s >= STEADY_S:
+                    attempt = 0
+                    continue
+            elif not was_up and attempt >= 1:
+                self._told.link_failed(self.peer, reason)
+            # Also after a stream that was refused or lost at once: whoever dials it again without a
+            # pause keeps both sides busy with handshakes.
+            await self._pause(RETRY_S[attempt])
+            attempt += 1
         self._told.link_failed(self.peer, "the stream could not be opened again")
+
+    async def _be_up(self, *, was_up: bool) -> None:
+        """Dial, open the stream and use it until it is lost."""
+        connection = await self._dial()
+        try:
+            await self._use(connection, was_up=was_up)
+        finally:
+            self._stream = None
+            if self._up_since_s is not None:
+                self._early.clear()
+            await connection.aclose()
 
     async def _pause(self, retry_s: float) -> None:
         """Until the next attempt is due, or a new session wants the stream."""
@@ -189,7 +203,7 @@ class _Link:
         stream = await connection.open("data")
         try:
             early, self._early = self._early, []
-            self._stream = stream
+            self._stream, self._up_since_s = stream, time.monotonic()
             # Sessions that began while it was down sent these; those it broke under wait to ask.
             for message in early:
                 stream.send(message)

@@ -1,5 +1,6 @@
 """Data streams break and come back: what a new session sends meanwhile arrives, and soon."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -119,3 +120,40 @@ async def test_a_new_session_does_not_wait_for_the_next_attempt(link):
     link.begin(NEW)
 
     assert await until(lambda: link.arrived() == [OLD, NEW], timeout_s=5.0) < 0.5
+
+
+async def test_a_peer_that_takes_connections_and_refuses_the_stream_is_dialled_ever_more_rarely():
+    network = MemoryNetwork()
+    successor = network.transport(identity_of(SUCCESSOR), OPEN_SWARM_ID)
+    listener = await successor.listen("127.0.0.1", 0, Service(calls={}, streams={}))
+    link = Link(network, listener.addresses[0], [])
+    try:
+        link.begin(OLD)
+        await until(lambda: link.n_dials == 3, timeout_s=5.0)
+        await asyncio.sleep(0.3)  # the next one is due half a second after the third
+
+        assert link.n_dials == 3
+        assert link.told.words == ["failed", "failed"], "and the sessions know"
+    finally:
+        await link.neighbours.aclose()
+        await listener.aclose()
+
+
+async def test_a_stream_that_is_lost_as_soon_as_it_is_up_is_not_dialled_in_a_tight_loop():
+    async def hang_up(stream: Stream) -> None:
+        return
+
+    network = MemoryNetwork()
+    successor = network.transport(identity_of(SUCCESSOR), OPEN_SWARM_ID)
+    service = Service(calls={}, streams={"data": hang_up})
+    listener = await successor.listen("127.0.0.1", 0, service)
+    link = Link(network, listener.addresses[0], [])
+    try:
+        link.begin(OLD)
+        await until(lambda: link.n_dials == 3, timeout_s=5.0)
+        await asyncio.sleep(0.3)
+
+        assert link.n_dials == 3
+    finally:
+        await link.neighbours.aclose()
+        await listener.aclose()
