@@ -25,6 +25,7 @@ from node.prefixes import Found, Prefixes, Rows
 from node.route_check import check_route
 from node.work import Done, Work
 from protocol.actions import Action, Ending, Over, Push, Return, Run, Settle, Tell
+from protocol.asking import PrefixNames
 from protocol.codec import to_client_bytes
 from protocol.errors import BadRows, IntegrityError, ManyhandsError, PeerMisbehaved
 from protocol.frames import RowGroup
@@ -38,7 +39,6 @@ from protocol.messages import (
     Failure,
     Keep,
     Pay,
-    PrefixNames,
     Raise,
     Reserve,
     Reserved,

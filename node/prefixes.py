@@ -19,10 +19,11 @@ from typing import NamedTuple
 
 from node.batching import Batcher
 from node.engine import Lease
+from protocol.asking import PrefixNames
 from protocol.errors import ManyhandsError
 from protocol.hop_session import HopSession
 from protocol.journal import Journal
-from protocol.messages import PrefixNames, Reserve
+from protocol.messages import Reserve
 
 log = logging.getLogger(__name__)
 

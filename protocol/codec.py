@@ -16,6 +16,7 @@ from typing import Any, TypeVar, get_origin
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
+from protocol.asking import Extensions, Handover, PrefixNames, Sampling
 from protocol.errors import PeerMisbehaved
 from protocol.frames import Ack, Ask, DataMessage, Frame, Gone, RowGroup
 from protocol.messages import (
@@ -24,19 +25,17 @@ from protocol.messages import (
     Closed,
     Commit,
     Committed,
-    Extensions,
     Failure,
     Keep,
+    Leaving,
     LinkDown,
     Pay,
-    PrefixNames,
     Progress,
     Raise,
     Raised,
     Reserve,
     Reserved,
     Resume,
-    Sampling,
     SessionId,
     Span,
     ToClient,
@@ -72,12 +71,14 @@ _TO_CLIENT: dict[str, type] = {
     "link_down": LinkDown,
     "failure": Failure,
     "closed": Closed,
+    "leaving": Leaving,
 }
 _NESTED: dict[type, type[Message]] = {
     Span: pb.Span,
     Sampling: pb.Sampling,
     Extensions: pb.Extensions,
     PrefixNames: pb.PrefixNames,
+    Handover: pb.Handover,
 }
 _FIELDS = {
     kind: tuple((field.name, field.type) for field in fields(kind))

@@ -7,35 +7,23 @@ neighbours say to each other is in `frames.py`.
 
 Control stream (client dials hop):   Reserve · Raise · Commit · Pay · Keep · Close · Resume  →
                                      ←  Reserved · Raised · Committed · TokenEvent · Progress
-                                        · Account · Unpaid · LinkDown · Failure · Closed
+                                        · Account · Unpaid · LinkDown · Failure · Closed · Leaving
 """
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import NewType, Self
 
-from protocol.adapter_names import is_adapter
-from protocol.errors import PeerMisbehaved
+from protocol.asking import MAX_ADDRESSES, Extensions, Handover, PrefixNames, Sampling
+from protocol.checks import MAX_POSITIONS as MAX_POSITIONS
+from protocol.checks import require as require
+from protocol.checks import require_id as require_id
 
 SessionId = NewType("SessionId", bytes)
 
-MAX_POSITIONS = 1 << 24
 MAX_STOPS, MAX_STOP_CHARS = 16, 256
 MAX_HOPS = 512
 MAX_BUDGET_MS = 1 << 40  # 34 years
-MAX_PREFIXES = 64  # named in one message
-PREFIX_BYTES = 16  # of one name
 TOKEN_BYTES = 4  # a token id on the wire: unsigned, little-endian
-
-
-def require(condition: bool, complaint: str) -> None:
-    """Refuse a message that breaks a rule: whoever sent it is at fault."""
-    if not condition:
-        raise PeerMisbehaved("", complaint)
-
-
-def require_id(value: bytes, name: str, size: int = 16) -> None:
-    require(len(value) == size, f"{name} must have {size} bytes, got {len(value)}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -68,74 +56,6 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """What the last hop draws with; `protocol.sampling` gives the fields their meaning."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extensions:
-    """Fields every `Reserve` has from the start, served by some hops or by none (DESIGN 5a.13).
-
-    A hop refuses what it does not serve by name, so that nobody believes it was honoured.
-    adapter: `name@digest` of one that the hop announces.
-    """
-
-    grammar: str = ""
-    logprobs: int = 0
-    logit_bias: bytes = b""
-    adapter: str = ""
-    drafter: str = ""
-    pooling: str = ""
-
-    def __post_init__(self) -> None:
-        require(not self.adapter or is_adapter(self.adapter), "that is no name of an adapter")
-
-    def used(self) -> tuple[str, ...]:
-        return tuple(name for name in self.__slots__ if getattr(self, name))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrefixNames:
-    """What a client calls the first rows of a session at one hop (DESIGN 5a.8).
-
-    The name of rows `[0, position)` is a digest under the client's salt of the ids before
-    `position` and of the hops they came through: a hop learns nothing from it, and nobody else
-    can guess it. With `shared`, other clients who know the name may begin there, too.
-    """
-
-    positions: tuple[int, ...] = ()
-    digests: bytes = b""
-    shared: bool = False
-
-    def __post_init__(self) -> None:
-        ascending = all(one < other for one, other in pairwise((0, *self.positions)))
-        require(len(self.positions) <= MAX_PREFIXES, f"more than {MAX_PREFIXES} prefixes")
-        require(ascending, "prefixes are not in ascending order")
-        require(self.end <= MAX_POSITIONS, "a prefix out of range")
-        expected = len(self.positions) * PREFIX_BYTES
-        require(len(self.digests) == expected, "prefixes and their digests do not match")
-
-    @property
-    def end(self) -> int:
-        """The longest prefix; 0 when there is none."""
-        return self.positions[-1] if self.positions else 0
-
-    def items(self) -> list[tuple[int, bytes]]:
-        """(position, digest), in ascending order."""
-        size = PREFIX_BYTES
-        digests = [self.digests[i * size : (i + 1) * size] for i in range(len(self.positions))]
-        return list(zip(self.positions, digests, strict=True))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Reserve:
     """Ask a hop to keep room for a session; expires after 3 s unless a `Commit` follows (5a.15)."""
 
@@ -157,6 +77,8 @@ class Reserve:
     extensions: Extensions = field(default_factory=Extensions)
     prefixes: PrefixNames = field(default_factory=PrefixNames)  # this hop may have them already
     client_ends: bool = False  # it embeds and samples: every hop takes and gives hidden rows
+    handover: Handover = field(default_factory=Handover)
+    hears_leaving: bool = False  # tell it when you go
 
     def __post_init__(self) -> None:
         require_id(self.session, "session")
@@ -225,7 +147,7 @@ class Commit:
         require(0 <= self.length <= self.n, "a hop is cut to the committed length")
         require(0 <= self.next_length <= self.n, "a hop is cut to the committed length")
         require(bool(self.previous) and bool(self.next), "a hop needs neighbours")
-        require(len(self.next_addresses) <= 8, "too many addresses")
+        require(len(self.next_addresses) <= MAX_ADDRESSES, "too many addresses")
         require_id(self.salt, "salt", 32)
         require(len(self.ids) in (0, (self.n - self.length) * TOKEN_BYTES), "ids do not fit")
         require(len(self.history) in (0, self.n * TOKEN_BYTES), "history does not fit")
@@ -277,7 +199,8 @@ ToHop = Reserve | Raise | Commit | Pay | Keep | Close | Resume
 class Reserved:
     """Room is kept. terms: signed by the hop; offer: what they cite (encoded envelopes).
 
-    prefix_length: how many rows are here already; one of the prefixes asked about, or 0.
+    prefix_length: how many rows are here already; one of the prefixes asked about, what another
+        hop handed over, or 0. journal_from: the first one whose output is here.
     """
 
     epoch: int
@@ -286,9 +209,11 @@ class Reserved:
     row_bytes: int
     profile: str
     prefix_length: int = 0
+    journal_from: int = 0
 
     def __post_init__(self) -> None:
         require(0 <= self.prefix_length <= MAX_POSITIONS, "a prefix out of range")
+        require(0 <= self.journal_from <= self.prefix_length, "journal out of range")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,6 +301,23 @@ class Closed:
     index: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """I go, at the latest in `left_ms`: find somebody for my blocks, I hand over what I have run.
+
+    row_bytes: keys, values and journal of one position. up_bytes_per_s: 0 where not measured.
+    Said only to clients that hear it (`Reserve.hears_leaving`).
+    """
+
+    epoch: int
+    left_ms: int
+    row_bytes: int
+    up_bytes_per_s: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.left_ms <= MAX_BUDGET_MS, "a leave out of range")
+
+
 ToClient = (
     Reserved
     | Raised
@@ -387,4 +329,5 @@ ToClient = (
     | LinkDown
     | Failure
     | Closed
+    | Leaving
 )

@@ -23,8 +23,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from protocol.asking import Sampling
 from protocol.errors import IntegrityError, UsageError
-from protocol.messages import Sampling
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from protocol.asking import MAX_PREFIXES, PREFIX_BYTES, PrefixNames
 from protocol.chain_actions import Seat
 from protocol.codec import ids_to_bytes
 from protocol.errors import PeerMisbehaved
 from protocol.identity import Identity
-from protocol.messages import MAX_PREFIXES, PREFIX_BYTES, TOKEN_BYTES, PrefixNames, SessionId
+from protocol.messages import TOKEN_BYTES, SessionId
 from scheduler.request import GenerationRequest
 
 STRIDE = 64  # positions; doubled until a history fits

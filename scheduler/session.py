@@ -12,6 +12,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from protocol.asking import Extensions
 from protocol.chain_actions import (
     ChainAction,
     Deliver,
@@ -41,7 +42,6 @@ from protocol.messages import (
     Closed,
     Commit,
     Committed,
-    Extensions,
     Failure,
     Keep,
     LinkDown,

@@ -287,6 +287,35 @@ class PrefixNames(_message.Message):
 Global___PrefixNames: _TypeAlias = PrefixNames  # noqa: Y015
 
 @_typing.final
+class Handover(_message.Message):
+    """Rows that another hop of this session has run: whom to ask for them, with the client's leave."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    note: _builtins.bytes
+    """a signed object, see protocol/handover.py"""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        note: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "note", b"note", "peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Handover: _TypeAlias = Handover  # noqa: Y015
+
+@_typing.final
 class Reserve(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -308,6 +337,8 @@ class Reserve(_message.Message):
     EXTENSIONS_FIELD_NUMBER: _builtins.int
     PREFIXES_FIELD_NUMBER: _builtins.int
     CLIENT_ENDS_FIELD_NUMBER: _builtins.int
+    HANDOVER_FIELD_NUMBER: _builtins.int
+    HEARS_LEAVING_FIELD_NUMBER: _builtins.int
     session: _builtins.bytes
     epoch: _builtins.int
     manifest: _builtins.bytes
@@ -322,6 +353,8 @@ class Reserve(_message.Message):
     trace_id: _builtins.str
     client_ends: _builtins.bool
     """hidden rows in and out at every hop: the client embeds and samples"""
+    hears_leaving: _builtins.bool
+    """the client understands Leaving"""
     @_builtins.property
     def span(self) -> Global___Span: ...
     @_builtins.property
@@ -332,6 +365,8 @@ class Reserve(_message.Message):
     def extensions(self) -> Global___Extensions: ...
     @_builtins.property
     def prefixes(self) -> Global___PrefixNames: ...
+    @_builtins.property
+    def handover(self) -> Global___Handover: ...
     def __init__(
         self,
         *,
@@ -353,10 +388,12 @@ class Reserve(_message.Message):
         extensions: Global___Extensions | None = ...,
         prefixes: Global___PrefixNames | None = ...,
         client_ends: _builtins.bool = ...,
+        handover: Global___Handover | None = ...,
+        hears_leaving: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["extensions", b"extensions", "prefixes", b"prefixes", "sampling", b"sampling", "span", b"span"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["extensions", b"extensions", "handover", b"handover", "prefixes", b"prefixes", "sampling", b"sampling", "span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_ends", b"client_ends", "client_nonce", b"client_nonce", "epoch", b"epoch", "extensions", b"extensions", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "n_blocks", b"n_blocks", "prefixes", b"prefixes", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stops", b"stops", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_ends", b"client_ends", "client_nonce", b"client_nonce", "epoch", b"epoch", "extensions", b"extensions", "handover", b"handover", "hears_leaving", b"hears_leaving", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "n_blocks", b"n_blocks", "prefixes", b"prefixes", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stops", b"stops", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -578,12 +615,14 @@ class Reserved(_message.Message):
     ROW_BYTES_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     PREFIX_LENGTH_FIELD_NUMBER: _builtins.int
+    JOURNAL_FROM_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     terms: _builtins.bytes
     offer: _builtins.bytes
     row_bytes: _builtins.int
     profile: _builtins.str
     prefix_length: _builtins.int
+    journal_from: _builtins.int
     def __init__(
         self,
         *,
@@ -593,10 +632,11 @@ class Reserved(_message.Message):
         row_bytes: _builtins.int = ...,
         profile: _builtins.str = ...,
         prefix_length: _builtins.int = ...,
+        journal_from: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "offer", b"offer", "prefix_length", b"prefix_length", "profile", b"profile", "row_bytes", b"row_bytes", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "journal_from", b"journal_from", "offer", b"offer", "prefix_length", b"prefix_length", "profile", b"profile", "row_bytes", b"row_bytes", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -820,6 +860,38 @@ class Closed(_message.Message):
 Global___Closed: _TypeAlias = Closed  # noqa: Y015
 
 @_typing.final
+class Leaving(_message.Message):
+    """The hop goes. What it has run it hands over to whom the client names in a Reserve's handover."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    LEFT_MS_FIELD_NUMBER: _builtins.int
+    ROW_BYTES_FIELD_NUMBER: _builtins.int
+    UP_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    left_ms: _builtins.int
+    row_bytes: _builtins.int
+    """of one position: keys, values and journal"""
+    up_bytes_per_s: _builtins.int
+    """0: not measured"""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        left_ms: _builtins.int = ...,
+        row_bytes: _builtins.int = ...,
+        up_bytes_per_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "left_ms", b"left_ms", "row_bytes", b"row_bytes", "up_bytes_per_s", b"up_bytes_per_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leaving: _TypeAlias = Leaving  # noqa: Y015
+
+@_typing.final
 class ToClient(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -833,6 +905,7 @@ class ToClient(_message.Message):
     LINK_DOWN_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reserved(self) -> Global___Reserved: ...
     @_builtins.property
@@ -853,6 +926,8 @@ class ToClient(_message.Message):
     def failure(self) -> Global___Failure: ...
     @_builtins.property
     def closed(self) -> Global___Closed: ...
+    @_builtins.property
+    def leaving(self) -> Global___Leaving: ...
     def __init__(
         self,
         *,
@@ -866,12 +941,13 @@ class ToClient(_message.Message):
         link_down: Global___LinkDown | None = ...,
         failure: Global___Failure | None = ...,
         closed: Global___Closed | None = ...,
+        leaving: Global___Leaving | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "closed", b"closed", "committed", b"committed", "failure", b"failure", "link_down", b"link_down", "message", b"message", "progress", b"progress", "raised", b"raised", "reserved", b"reserved", "token", b"token", "unpaid", b"unpaid"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "closed", b"closed", "committed", b"committed", "failure", b"failure", "leaving", b"leaving", "link_down", b"link_down", "message", b"message", "progress", b"progress", "raised", b"raised", "reserved", b"reserved", "token", b"token", "unpaid", b"unpaid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "closed", b"closed", "committed", b"committed", "failure", b"failure", "link_down", b"link_down", "message", b"message", "progress", b"progress", "raised", b"raised", "reserved", b"reserved", "token", b"token", "unpaid", b"unpaid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "closed", b"closed", "committed", b"committed", "failure", b"failure", "leaving", b"leaving", "link_down", b"link_down", "message", b"message", "progress", b"progress", "raised", b"raised", "reserved", b"reserved", "token", b"token", "unpaid", b"unpaid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["reserved", "raised", "committed", "token", "progress", "account", "unpaid", "link_down", "failure", "closed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["reserved", "raised", "committed", "token", "progress", "account", "unpaid", "link_down", "failure", "closed", "leaving"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

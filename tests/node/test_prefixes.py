@@ -17,9 +17,10 @@ from node.engine import Lease
 from node.engine.kv_layout import BlockLayout, KVLayout
 from node.engine.slabs import SlabLease
 from node.prefixes import IDLE_S, MAX_RETAINED, Found, Prefixes, Rows, copy_rows
+from protocol.asking import Extensions, PrefixNames
 from protocol.hop_session import HopSession
 from protocol.journal import Journal
-from protocol.messages import Extensions, PrefixNames, Reserve, SessionId, Span
+from protocol.messages import Reserve, SessionId, Span
 
 ROW_BYTES = 8
 RESERVE = Reserve(

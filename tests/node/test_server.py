@@ -7,6 +7,7 @@ import pytest
 
 from ledger.reader import LedgerReader
 from ledger.receipts import open_receipt
+from protocol.asking import Extensions, PrefixNames
 from protocol.codec import data_bytes, to_client_message, to_hop_bytes
 from protocol.errors import (
     ContextExceeded,
@@ -21,10 +22,8 @@ from protocol.errors import (
 )
 from protocol.frames import Ack, Frame, Gone, RowGroup
 from protocol.messages import (
-    Extensions,
     Failure,
     Keep,
-    PrefixNames,
     Raise,
     Reserve,
     Reserved,

@@ -4,9 +4,9 @@ import pytest
 
 from protocol.adapter_names import MAX_ADAPTERS, MAX_CHARS, bare, is_adapter, is_name, pinned
 from protocol.announcements import TYPE, read_announcement, seal_announcement
+from protocol.asking import Extensions
 from protocol.canonical import NotCanonical, decode
 from protocol.errors import PeerMisbehaved
-from protocol.messages import Extensions
 from protocol.signing import OPEN_SWARM_ID, seal
 from tests.announcing import announce, key_of
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.asking import Extensions, Handover, PrefixNames, Sampling
 from protocol.codec import (
     data_bytes,
     data_message,
@@ -26,19 +27,17 @@ from protocol.messages import (
     Closed,
     Commit,
     Committed,
-    Extensions,
     Failure,
     Keep,
+    Leaving,
     LinkDown,
     Pay,
-    PrefixNames,
     Progress,
     Raise,
     Raised,
     Reserve,
     Reserved,
     Resume,
-    Sampling,
     SessionId,
     Span,
     TokenEvent,
@@ -66,6 +65,8 @@ RESERVE = Reserve(
     trace_id="t-1",
     extensions=Extensions(grammar="root ::= x"),
     prefixes=PrefixNames(positions=(64, 128), digests=bytes(range(32)), shared=True),
+    handover=Handover(peer="12D3KooA", addresses=("/ip4/127.0.0.1/tcp/1/p2p/A",), note=b"note"),
+    hears_leaving=True,
 )
 COMMIT = Commit(
     epoch=1,
@@ -94,7 +95,13 @@ TO_HOP = [
 ]
 TO_CLIENT = [
     Reserved(
-        epoch=1, terms=b"t", offer=b"o", row_bytes=512, profile="float32/none", prefix_length=64
+        epoch=1,
+        terms=b"t",
+        offer=b"o",
+        row_bytes=512,
+        profile="float32/none",
+        prefix_length=64,
+        journal_from=3,
     ),
     Raised(epoch=2, length=17, journal_from=3),
     Committed(epoch=2),
@@ -105,6 +112,7 @@ TO_CLIENT = [
     LinkDown(epoch=2, peer="12D3KooB", reason="refused"),
     Failure(epoch=2, error=b"{}"),
     Closed(receipt=b"r" * 32, index=4),
+    Leaving(epoch=2, left_ms=30_000, row_bytes=9_000, up_bytes_per_s=10**7),
 ]
 DATA = [
     Frame(

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocol.asking import Sampling
 from protocol.errors import IntegrityError, UsageError
-from protocol.messages import Sampling
 from protocol.sampling import SamplingParams, gumbel_noise, kept_tokens, penalised, sample
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sampling.json"

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.announcement_table import AnnouncementTable
+from protocol.asking import MAX_PREFIXES, PREFIX_BYTES
 from protocol.chain_actions import FindRoute, Seat
 from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved
 from protocol.identity import Identity
-from protocol.messages import MAX_PREFIXES, PREFIX_BYTES, SessionId, Span
+from protocol.messages import SessionId, Span
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.transport.memory import MemoryNetwork
 from scheduler import GenerationRequest

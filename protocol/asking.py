@@ -1,0 +1,98 @@
+"""What a client asks of a hop besides blocks and room: the parts of a `Reserve`, as values."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from protocol.adapter_names import is_adapter
+from protocol.checks import MAX_POSITIONS, require
+
+MAX_PREFIXES = 64  # named in one message
+PREFIX_BYTES = 16  # of one name
+MAX_ADDRESSES = 8
+MAX_NOTE_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """What the last hop draws with; `protocol.sampling` gives the fields their meaning."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extensions:
+    """Fields every `Reserve` has from the start, served by some hops or by none (DESIGN 5a.13).
+
+    A hop refuses what it does not serve by name, so that nobody believes it was honoured.
+    adapter: `name@digest` of one that the hop announces.
+    """
+
+    grammar: str = ""
+    logprobs: int = 0
+    logit_bias: bytes = b""
+    adapter: str = ""
+    drafter: str = ""
+    pooling: str = ""
+
+    def __post_init__(self) -> None:
+        require(not self.adapter or is_adapter(self.adapter), "that is no name of an adapter")
+
+    def used(self) -> tuple[str, ...]:
+        return tuple(name for name in self.__slots__ if getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixNames:
+    """What a client calls the first rows of a session at one hop (DESIGN 5a.8).
+
+    The name of rows `[0, position)` is a digest under the client's salt of the ids before
+    `position` and of the hops they came through: a hop learns nothing from it, and nobody else
+    can guess it. With `shared`, other clients who know the name may begin there, too.
+    """
+
+    positions: tuple[int, ...] = ()
+    digests: bytes = b""
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        ascending = all(one < other for one, other in pairwise((0, *self.positions)))
+        require(len(self.positions) <= MAX_PREFIXES, f"more than {MAX_PREFIXES} prefixes")
+        require(ascending, "prefixes are not in ascending order")
+        require(self.end <= MAX_POSITIONS, "a prefix out of range")
+        expected = len(self.positions) * PREFIX_BYTES
+        require(len(self.digests) == expected, "prefixes and their digests do not match")
+
+    @property
+    def end(self) -> int:
+        """The longest prefix; 0 when there is none."""
+        return self.positions[-1] if self.positions else 0
+
+    def items(self) -> list[tuple[int, bytes]]:
+        """(position, digest), in ascending order."""
+        size = PREFIX_BYTES
+        digests = [self.digests[i * size : (i + 1) * size] for i in range(len(self.positions))]
+        return list(zip(self.positions, digests, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """Rows that another hop of the session has run, for the one that takes its place (5a.19).
+
+    peer: whom to ask; empty when there is nothing to take over. note: the client's leave to, as
+    `protocol.handover` seals it.
+    """
+
+    peer: str = ""
+    addresses: tuple[str, ...] = ()
+    note: bytes = b""
+
+    def __post_init__(self) -> None:
+        require(len(self.addresses) <= MAX_ADDRESSES, "too many addresses")
+        require(len(self.note) <= MAX_NOTE_BYTES, "a note too long")
+        require(bool(self.peer) == bool(self.note), "a handover names a peer and has a note")
