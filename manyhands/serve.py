@@ -262,14 +262,12 @@ def _served(wanted: Wanted, model: Model, engine: "ShardEngine") -> "NodeModel":
         assert tokenizer is not None, "only a node that serves the head ends answers"
         return Answer(tokenizer, request, ids, n_prompt)
 
-    decode_us, prefill_us_per_row = measure(engine)
     return NodeModel(
         name=wanted.name or model.name,
         digest=model.manifest.digest,
         files=model.small_files(),
         ending=ending,
-        decode_us=decode_us,
-        prefill_us_per_row=prefill_us_per_row,
+        speeds=measure(engine),
         weights=_shared(model) if wanted.share_weights else {},
     )
 

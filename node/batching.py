@@ -23,7 +23,7 @@ from node.engine import ShardEngine, StepItem
 from node.rows import from_wire, ids_from_wire, joined, to_wire
 from node.schedule import LEAST_ROWS, Schedule, Step, Waiting
 from node.step_cost import StepCost
-from node.work import Done, Lane, Load, Work
+from node.work import Done, Lane, Load, Seen, Work
 from protocol.errors import ManyhandsError, OutOfMemory, PeerBusy, SessionTimeout
 from protocol.transport import PeerFailed
 
@@ -75,10 +75,13 @@ class Batcher:
         *,
         flush: Callable[[], None] = lambda: None,
         cost: StepCost | None = None,
+        watch: Callable[[Seen], None] = lambda seen: None,
     ) -> None:
-        """`flush` is called on the loop after all results of a step were handed out."""
+        """`flush` is called on the loop after all results of a step were handed out, `watch` later
+        still, when nobody waits for it any more.
+        """
         self.load = Load()
-        self._engine, self._loop, self._flush = engine, loop, flush
+        self._engine, self._loop, self._flush, self._watch = engine, loop, flush, watch
         self._schedule = Schedule(cost)
         self._inbox: SimpleQueue[Delivery | None] = SimpleQueue()
         self._queues: dict[Lane, deque[Work]] = {}  # the longest unserved session first
@@ -92,6 +95,7 @@ class Batcher:
 
     def submit(self, work: Work) -> None:
         """Run this; what is submitted in one go of the loop reaches the worker together."""
+        work.since_s = time.perf_counter()
         self._staged.append(work)
         if len(self._staged) == 1 and not self._is_handing_out:
             self._loop.call_soon(self.deliver)
@@ -159,6 +163,7 @@ class Batcher:
 
     def _run_next(self) -> None:
         """In a frame of its own, which is gone while the worker waits."""
+        self.load.busy_since_s = time.perf_counter()
         step, pieces = self._take()
         if pieces:
             self._run(pieces, step)
@@ -171,7 +176,11 @@ class Batcher:
         """
         try:
             while True:
-                delivery = self._inbox.get(block=self._is_awaited or not self._queues)
+                must_wait = self._is_awaited or not self._queues
+                if must_wait and self._inbox.empty():
+                    self.load.busy_since_s = None
+                delivery = self._inbox.get(block=must_wait)
+                self.load.busy_since_s = time.perf_counter()
                 if delivery is None:
                     return False
                 self._take_in(delivery)
@@ -234,6 +243,7 @@ class Batcher:
         self.load.rows += sum(piece.rows for piece in pieces)
         self.load.busy_s += spent_s
         self.load.batch_rows.append(len(pieces))
+        seen = None if step is None else _seen(pieces, step, began, spent_s)
         results = [
             result
             for piece, (output, token_id) in zip(pieces, done, strict=True)
@@ -242,7 +252,7 @@ class Batcher:
         for piece in pieces:
             self._advance(piece)
         self._is_awaited = self._is_awaited or any(piece.lane.is_own_ring for piece in pieces)
-        self._post(self._hand_out, results)
+        self._post(self._hand_out, results, seen)
 
     def _step(self, pieces: Sequence[Piece]) -> list[tuple[bytes | memoryview, int | None]]:
         items = [self._item(piece) for piece in pieces]
@@ -301,7 +311,7 @@ class Batcher:
 
     # --- on the event loop ------------------------------------------------------------------------
 
-    def _hand_out(self, results: list[Done]) -> None:
+    def _hand_out(self, results: list[Done], seen: Seen | None) -> None:
         self._is_handing_out = True
         try:
             for result in results:
@@ -310,12 +320,13 @@ class Batcher:
             self._is_handing_out = False
             self._deliver(True)
         self._flush()
-        self._loop.call_soon(self._tidy_up, results)  # behind the writers that `flush` woke
+        self._loop.call_soon(self._tidy_up, results, seen)  # behind the writers that `flush` woke
 
-    @staticmethod
-    def _tidy_up(results: list[Done]) -> None:
+    def _tidy_up(self, results: list[Done], seen: Seen | None) -> None:
         for lane in dict.fromkeys(result.lane for result in results):
             _guarded(lane, lane.afterwards)
+        if seen is not None:
+            self._watch(seen)
 
 
 def _blocks(lane: Lane) -> tuple[int, int, bool]:
@@ -334,6 +345,17 @@ def _in_one_piece(queue: deque[Work]) -> Iterator[tuple[Work, int]]:
         if work.run.sample:
             return
         stop = work.start + work.left
+
+
+def _seen(pieces: Sequence[Piece], step: Step, began_s: float, spent_s: float) -> Seen:
+    waits_us = tuple(
+        max(0.0, began_s - work.since_s) * 1e6
+        for piece in pieces
+        for work, _ in piece.parts
+        if not work.at
+    )
+    lease = pieces[0].lane.lease
+    return Seen(step.kind, lease.exit - lease.entry, step.shape.rows, spent_s * 1e6, waits_us)
 
 
 def _results(

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from ledger.writer import LedgerWriter
 from node.batching import Batcher
@@ -28,7 +29,7 @@ from protocol.announcements import Announcement
 from protocol.errors import ManyhandsError
 from protocol.gossip_rules import METHOD as GOSSIP_METHOD
 from protocol.identity import Identity, PeerId
-from protocol.measured import Measured, State
+from protocol.measured import State
 from protocol.pieces import METHOD as WEIGHTS_METHOD
 from protocol.transport import CallHandler, Listener, Transport
 
@@ -152,8 +153,8 @@ class Node:
             n_blocks=serving.engine.n_blocks,
             span=serving.span,
             profile=str(serving.profile),
-            decode_us=serving.model.decode_us,
-            prefill_us_per_row=serving.model.prefill_us_per_row,
+            decode_us=serving.vitals.decode_us,
+            prefill_us_per_row=serving.vitals.prefill_us_per_row,
             kv_free_bytes=max(0, serving.sessions.free_bytes),
             max_positions=serving.engine.max_positions,
             n_sessions=len(serving.sessions),
@@ -161,7 +162,9 @@ class Node:
             software=self._standing.software,
             offer=serving.offer().encode(),
             adapters=serving.engine.adapters.names,
-            measured=Measured(state=self.state),
+            measured=replace(
+                serving.measured(), state=self.state, since_ms=self._standing.since_ms
+            ),
         )
 
     def status(self) -> dict[str, object]:

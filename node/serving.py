@@ -23,8 +23,12 @@ from node.offers import Offers, Terms
 from node.sessions import Served, Sessions
 from node.settings import NodeSettings
 from node.step_cost import StepCost
+from node.throughput import Speeds
+from node.vitals import Vitals
 from protocol.actions import Ending
+from protocol.clock import wall_ms
 from protocol.identity import Identity
+from protocol.measured import Measured
 from protocol.messages import Reserve, Span
 from protocol.profile import Execution
 from protocol.transport import Stream, Transport
@@ -39,8 +43,7 @@ class Model:
     digest: bytes  # of the manifest
     files: Mapping[str, bytes]  # small ones, by name; "manifest" among them
     ending: Callable[[Reserve, Sequence[int], int], Ending]
-    decode_us: int
-    prefill_us_per_row: int
+    speeds: Speeds  # of the span, before anybody was served
     weights: Mapping[str, SharedFile] = field(default_factory=dict)  # for other nodes to fetch
 
 
@@ -56,6 +59,7 @@ class Standing:
     software: str
     inbound: dict[str, Stream] = field(default_factory=dict)  # what predecessors opened, by peer
     offer_numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    since_ms: int = field(default_factory=wall_ms)
 
     async def file(self, receipt: Receipt) -> tuple[bytes, int]:
         entry = await asyncio.wrap_future(self.books.file(receipt))
@@ -100,8 +104,10 @@ class Serving:
             engine,
             asyncio.get_running_loop(),
             flush=self.neighbours.flush,
-            cost=StepCost(model.decode_us, model.prefill_us_per_row),
+            cost=StepCost(model.speeds.decode_us, model.speeds.prefill_us_per_row),
+            watch=lambda seen: self.vitals.saw(seen),
         )
+        self.vitals = Vitals(model.speeds, len(engine.span), self.batcher.load)
         self.sessions.around = Surroundings(
             peer_id=identity.peer_id,
             swarm_id=standing.swarm_id,
@@ -118,6 +124,14 @@ class Serving:
     @property
     def span(self) -> Span:
         return self.engine.span
+
+    def measured(self) -> Measured:
+        """What to announce of this span's speed and load."""
+        journal = 0 if self.engine.heads else self.sessions.served.row_bytes
+        return replace(
+            self.vitals.measured(),
+            position_bytes=self.engine.kv_bytes_per_position + journal,
+        )
 
     async def prepare(self) -> None:
         """What is done before the first session may come."""
@@ -160,7 +174,8 @@ class Serving:
             "frames_pushed": self.neighbours.frames_pushed,
             "rows_pushed": self.neighbours.rows_pushed,
             "bytes_saved": self.neighbours.bytes_saved,
-            "decode_us": self.model.decode_us,
+            "decode_us": self.vitals.decode_us,
+            "queue_us": self.vitals.queue_us,
             "adapters": list(adapters.names),
             "adapters_refused": dict(self.shelf.refused),
             "adapters_seen": dict(self.shelf.seen),

@@ -62,6 +62,7 @@ class Work:
     run: Run
     generation: int
     at: int = 0
+    since_s: float = 0.0  # when it was handed over, on the performance counter
 
     @property
     def left(self) -> int:
@@ -90,6 +91,17 @@ class Done:
     run_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A step that ran, for those who keep the announcement honest."""
+
+    kind: str  # as the schedule calls it
+    n_blocks: int  # that its sessions ran, of the span
+    rows: int
+    spent_us: float
+    waits_us: tuple[float, ...]  # of each work whose first row was in it
+
+
 @dataclass(slots=True)
 class Load:
     """What the worker has done and what waits, for admission, announcements and status."""
@@ -100,3 +112,4 @@ class Load:
     batch_rows: deque[int] = field(default_factory=lambda: deque(maxlen=256))
     waiting: int = 0  # sessions with rows that are not run yet
     backlog_s: float = 0.0  # what their prompts will take, by the measured step times
+    busy_since_s: float | None = None  # when what it does now began; None: it waits for work

@@ -30,6 +30,7 @@ class Measured:
     """Zero and empty mean: not measured, or nothing to say."""
 
     decode_steps_us: tuple[tuple[int, int], ...] = ()  # (sessions in a step, its time), ascending
+    fixed_us: int = 0  # of a step of one session: what does not depend on how many blocks it runs
     queue_us: int = 0  # how long a new row waits at present before its step begins
     rows_per_s: int = 0  # run lately, prefill and decode
     up_bytes_per_s: int = 0

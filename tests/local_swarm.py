@@ -21,6 +21,7 @@ from node.files import SharedFile
 from node.node import Node
 from node.serving import Model
 from node.settings import NodeSettings
+from node.throughput import Speeds
 from protocol.address import Address
 from protocol.answer import Answer
 from protocol.describing import make_manifest
@@ -33,6 +34,7 @@ from protocol.transport import Transport
 from scheduler import Client, Finished, Generation, GenerationRequest, GenerationResult
 
 TransportOf = Callable[[Identity], Transport]
+SPEEDS = Speeds(((1, 1000),), 100)
 
 
 @dataclass
@@ -92,8 +94,7 @@ class Swarm:
             digest=self.manifest.digest,
             files=self.small_files(),
             ending=lambda request, ids, n_prompt: Answer(self.tokenizer, request, ids, n_prompt),
-            decode_us=1000,
-            prefill_us_per_row=100,
+            speeds=SPEEDS,
             weights={
                 file.name: SharedFile(self.directory / file.name, ((0, file.n_bytes),))
                 for file in self.manifest.files

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import weakref
 from math import inf
 
@@ -351,3 +352,35 @@ async def test_an_idle_worker_keeps_no_session_alive(batcher, engine):
     gc.collect()
 
     assert [session() for session in gone] == [None] * 3
+
+
+async def test_what_a_step_took_and_how_long_its_rows_waited_is_told(engine):
+    seen = []
+    batcher = Batcher(engine, asyncio.get_running_loop(), watch=seen.append)
+    batcher.start()
+    session = Session(batcher, engine, [1, 2, 3], 4)
+
+    session.start()
+    await ended(session)
+    await asyncio.to_thread(batcher.stop)
+
+    assert [step.rows for step in seen] == [3, 1, 1, 1]
+    assert all(step.n_blocks == engine.n_blocks and step.spent_us > 0 for step in seen)
+    assert all(len(step.waits_us) == 1 and step.waits_us[0] >= 0 for step in seen)
+
+
+async def test_a_worker_that_does_not_come_back_shows_since_when(engine):
+    batcher = Batcher(engine, asyncio.get_running_loop())
+    batcher.start()
+    begun, release = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        begun.set()
+        release.wait(10)
+
+    batcher.between_steps(stuck)
+    await asyncio.to_thread(begun.wait)
+    assert batcher.load.busy_since_s is not None
+
+    release.set()
+    await asyncio.to_thread(batcher.stop)
