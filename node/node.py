@@ -175,6 +175,7 @@ class Node:
             "addresses": [str(address) for address in self.addresses],
             "software": self._standing.software,
             "state": self.state.value,
+            "tasks": len(asyncio.all_tasks()),
             **self.serving.status(),
         }
 
