@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from protocol.actions import Push, Return
 from protocol.errors import ManyhandsError
-from protocol.messages import Span, TokenEvent
+from protocol.messages import Leaving, Span, TokenEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,11 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class SendReserve:
+    """`leaver`: whose rows this one takes over, with its place."""
+
     seat: Seat
     epoch: int
+    leaver: Seat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,21 @@ class FindRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class FindHeirs:
+    """Who takes the blocks of a hop that goes? Answer with `heirs`; the chain runs on meanwhile.
+
+    epoch: in which they would serve. left_s: how long the leaver stays.
+    """
+
+    epoch: int
+    leaver: Seat
+    leaving: Leaving
+    left_s: float
+    survivors: tuple[Seat, ...]
+    avoid: Mapping[str, ManyhandsError]
+
+
+@dataclass(frozen=True, slots=True)
 class Deliver:
     event: TokenEvent
 
@@ -113,6 +131,7 @@ ChainAction = (
     | SendCommit
     | Release
     | FindRoute
+    | FindHeirs
     | Deliver
     | Done
     # Where the client holds the ends, it is a neighbour of hops, with the actions of one:

@@ -22,14 +22,16 @@ no special case for the first hop, the last one, a loss while opening or a loss 
     lost, refused     → ROUTING at the next epoch, without that peer                    ignored
     link down         → the next epoch: first with the same hops, then without the blamed one
     unpaid, paid      -                  -                          stalls do not count until paid
+    leaving           noted              noted                      heirs are sought    ignored
+    heirs             ignored            ignored                    reserve on them     ignored
+    heir reserved     ignored            ignored                    all: → AGREEING     ignored
+    heir lost         ignored            ignored                    others are sought   ignored
     no route          → DONE (failed)    -                          -                   ignored
     cancel            → DONE             → DONE                     → DONE              ignored
     tick              silence and stalls: the silent hop, or the one with in > out, is lost
 """
 
-import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from protocol.chain_actions import (
     ChainAction,
@@ -43,43 +45,14 @@ from protocol.chain_actions import (
     SendReserve,
     Stretch,
 )
+from protocol.chain_hops import Hop, Phase
 from protocol.errors import ManyhandsError, PeerError, PeerUnreachable
-from protocol.messages import Progress, Raised, Reserved, Span, TokenEvent
+from protocol.messages import Leaving, Progress, Raised, Reserved, Span, TokenEvent
+from protocol.succession import Succession
 
 SILENCE_S = 3.0  # a hop reports every 0.25 s; this long without a word is a loss
 STALL_S = 30.0  # a hop reports but nothing moves
 AGREE_S = 5.0  # to answer a reserve or a raise
-
-
-class Phase(enum.Enum):
-    ROUTING = enum.auto()
-    AGREEING = enum.auto()
-    RUNNING = enum.auto()
-    DONE = enum.auto()
-
-
-@dataclass(slots=True)
-class Hop:
-    """What the client knows of one hop."""
-
-    seat: Seat
-    committed: bool = False  # it serves, or served, an epoch of this session
-    running: bool = False  # it has a stretch that is not closed yet
-    epoch: int = -1  # the last one it was committed to
-    agreed_epoch: int = -1  # answered the reserve or raise of this epoch
-    length: int = 0
-    journal_from: int = 0
-    base: int = 0  # rows it had when the epoch was committed
-    cached: int = 0  # rows it had before this session: nobody runs them, so nobody is owed them
-    stretches: list[Stretch] = field(default_factory=list)
-    rows_in: int = 0
-    rows_out: int = 0
-    run_us: int = 0
-    heard_at: float = 0.0
-
-    @property
-    def peer(self) -> str:
-        return self.seat.peer
 
 
 class ChainSession:
@@ -96,7 +69,10 @@ class ChainSession:
         self.avoid: dict[str, ManyhandsError] = {}  # why each was lost; the latest comes last
         self.cached: int | None = None  # rows that no hop had to run; known at the first commit
         self.failovers = 0
+        self.handovers = 0  # hops that left, and whose heirs went on
         self.heals = 0
+        self._succession = Succession()
+        self._top_epoch = -1  # the highest one that anybody was told of
         self._healed_at = -1  # ids held when the epoch was last raised without a loss
         self._agreeing_since = 0.0
         self._moved_at = 0.0
@@ -127,11 +103,13 @@ class ChainSession:
     # --- what hops say ----------------------------------------------------------------------------
 
     def reserved(self, peer: str, message: Reserved, now: float) -> list[ChainAction]:
+        if (heir := self._succession.heir(peer)) is not None:
+            return self._succeed(now) if self._succession.reserved(heir, message) else []
         hop = self._hop(peer, now)
         if hop is None or message.epoch != self.epoch or hop.committed:
             return []
         hop.length = message.prefix_length  # to the rules a survivor like any other (5a.8)
-        hop.agreed_epoch = self.epoch
+        hop.journal_from, hop.agreed_epoch = message.journal_from, self.epoch
         return self._agree(now)
 
     def raised(self, peer: str, message: Raised, now: float) -> list[ChainAction]:
@@ -177,6 +155,9 @@ class ChainSession:
 
     def lost(self, peer: str, error: ManyhandsError, now: float) -> list[ChainAction]:
         """A hop died, refused, or broke a rule: go on without it."""
+        if self._succession.heir(peer) is not None:
+            self.avoid[peer] = error
+            return self._seek_heirs(now)
         if self.phase is Phase.DONE or all(hop.peer != peer for hop in self.hops):
             return []
         self.avoid[peer] = error
@@ -209,7 +190,53 @@ class ChainSession:
                 return self.lost(hop.peer, error, now)
         if not self._unpaid and now - self._moved_at >= STALL_S:
             return self._heal_or_lose(self._blamed(), "rows went in and none came out", now)
+        if self._succession.leaver is None or self._succession.is_late(now):
+            return self._seek_heirs(now)
         return []
+
+    # --- hops that go -----------------------------------------------------------------------------
+
+    def leaving(self, peer: str, message: Leaving, now: float) -> list[ChainAction]:
+        """A hop goes soon: others take its place while it still serves."""
+        hop = self._hop(peer, now)
+        if hop is None or hop.leaving is not None:
+            return []
+        hop.leaving, hop.leaves_at = message, now + message.left_ms / 1000
+        return self._seek_heirs(now) if self._succession.leaver is None else []
+
+    def heirs(
+        self, epoch: int, seats: Sequence[Seat], now: float, *, hand_over: bool
+    ) -> list[ChainAction]:
+        """Who takes the leaver's blocks, which may be nobody.
+
+        hand_over: they ask it for what it has run, else they are filled from journals.
+        """
+        asked = self._succession.found(epoch, seats, hand_over=hand_over)
+        return asked if self._succession.leaver else self._seek_heirs(now)  # for the next leaver
+
+    def _seek_heirs(self, now: float) -> list[ChainAction]:
+        """For a hop that goes, if there is one; those that were sought before are given up."""
+        released = self._succession.give_up()
+        if self.phase is not Phase.RUNNING:
+            return released
+        sought = self._succession.seek(self.hops, self.avoid, self._top_epoch + 1, now)
+        self._top_epoch += bool(sought)
+        return released + sought
+
+    def _succeed(self, now: float) -> list[ChainAction]:
+        """All heirs are ready: go on with them, and without the leaver."""
+        leaver, heirs = self._succession.leaver, self._succession.heirs
+        assert leaver is not None
+        self._close_stretch(leaver, self._reached())
+        self.lost_hops.append(leaver)
+        self.handovers += 1
+        others = [hop for hop in self.hops if hop is not leaver]
+        self.hops = sorted(others + heirs, key=lambda hop: hop.seat.span)
+        self.epoch = self._succession.epoch
+        self._succession = Succession()
+        self.phase, self._agreeing_since = Phase.AGREEING, now
+        raised: list[ChainAction] = [SendRaise(hop.peer, self.epoch) for hop in others]
+        return [*raised, Release(leaver.peer), *self._agree(now)]
 
     # --- what the client owes ---------------------------------------------------------------------
 
@@ -259,7 +286,8 @@ class ChainSession:
         actions += [Release(hop.peer) for hop in alive if not hop.committed]
         self.hops = [hop for hop in alive if hop.committed]
         self.failovers += was_running
-        self.epoch += 1
+        actions += self._succession.give_up()
+        self.epoch = self._top_epoch = self._top_epoch + 1
         actions += [SendRaise(hop.peer, self.epoch) for hop in self.hops]
         missing = self._missing()
         if not missing:
@@ -300,14 +328,14 @@ class ChainSession:
         if self.cached is None:
             self.cached = min(lengths)
         for hop, length in zip(self.hops, lengths, strict=True):
-            hop.cached = hop.cached if hop.committed else length
+            hop.cached = hop.cached if hop.committed or hop.is_heir else length
             hop.committed = hop.running = True
             hop.epoch = self.epoch
             hop.base, hop.length, hop.heard_at = length, length, now
             hop.rows_in = hop.rows_out = length
         self.phase, self._moved_at = Phase.RUNNING, now
         self._unpaid.clear()
-        return actions
+        return actions + self._seek_heirs(now)
 
     def _commits(self, n: int, lengths: Sequence[int]) -> list[ChainAction]:
         """To every hop its own: the ring, and to its ends what they embed and draw from."""
@@ -366,4 +394,4 @@ class ChainSession:
             self._close_stretch(hop, stop)
         self.hops = [hop for hop in self.hops if hop.committed]
         self.phase = Phase.DONE
-        return [*releases, Done(finish_reason, error)]
+        return [*releases, *self._succession.give_up(), Done(finish_reason, error)]

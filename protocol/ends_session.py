@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from protocol.actions import Return
 from protocol.chain_actions import ChainAction, Seat, SendCommit, Take
-from protocol.chain_session import ChainSession, Phase
+from protocol.chain_hops import Phase
+from protocol.chain_session import ChainSession
 from protocol.errors import ContextExceeded, PeerMisbehaved, PeerUnreachable, UsageError
 from protocol.frames import Ack, Ask, RowGroup
 from protocol.journal import Journal
@@ -77,11 +78,13 @@ class EndsSession(ChainSession):
                 f"{stop} positions do not fit the {self.capacity} that were reserved",
                 hint="open the session with a larger max_length",
             )
+        released: list[ChainAction] = []
         if start < self.inputs.length:
             self._cut(start)
+            released = self._succession.give_up()  # what they took over may be forgotten now
         self.inputs.append(rows)
         self._moved_at = now
-        return self._pump()
+        return released + self._pump()
 
     def _cut(self, start: int) -> None:
         """Everybody runs on from `start`, on a new branch."""
@@ -168,6 +171,12 @@ class EndsSession(ChainSession):
         return super().tick(now)
 
     # --- what the rules we share ask --------------------------------------------------------------
+
+    def heirs(
+        self, epoch: int, seats: Sequence[Seat], now: float, *, hand_over: bool
+    ) -> list[ChainAction]:
+        # Inner ones of several would have no journal, and no row must run twice.
+        return super().heirs(epoch, seats, now, hand_over=hand_over and len(seats) == 1)
 
     def _held(self) -> int:
         return self.inputs.length

@@ -102,7 +102,8 @@ class Part:
     """Positions `[start, stop)` of the `length` that the giver has.
 
     blocks: in order; a block with a window has lost its first positions.
-    item_bytes: of one key or value. journal_row_bytes: 0 where no journal goes along.
+    item_bytes: of one key or value. journal_row_bytes: 0 where no journal goes along, else its rows
+    from `journal_from` on do.
     """
 
     profile: str
@@ -112,6 +113,7 @@ class Part:
     item_bytes: int
     blocks: tuple[BlockShape, ...]
     journal_row_bytes: int
+    journal_from: int
     body: bytes | memoryview
 
     def __post_init__(self) -> None:
@@ -119,6 +121,7 @@ class Part:
         require(bounds, "a part out of range")
         require(0 < self.item_bytes <= 8 and self.journal_row_bytes >= 0, "sizes out of range")
         require(0 < len(self.blocks) <= MAX_BLOCKS, "a part has blocks")
+        require(self.start <= self.journal_from <= self.stop, "a journal out of the part's range")
         for block in self.blocks:
             sizes = (block.key_heads, block.key_dim, block.value_heads, block.value_dim)
             require(min(sizes) >= 0, "negative sizes of keys or values")
@@ -133,7 +136,7 @@ class Part:
 
     @property
     def journal_bytes(self) -> int:
-        return (self.stop - self.start) * self.journal_row_bytes
+        return (self.stop - self.journal_from) * self.journal_row_bytes
 
     @property
     def journal(self) -> memoryview:
@@ -146,7 +149,7 @@ class Part:
             for one in self.blocks
         )
         places = (self.start, self.stop, self.length)
-        sizes = (self.item_bytes, self.journal_row_bytes)
+        sizes = (self.item_bytes, self.journal_row_bytes, self.journal_from)
         header = encode((self.profile, *places, *sizes, blocks))
         return b"".join((_LENGTH.pack(len(header)), header, self.body))
 
@@ -160,7 +163,7 @@ class Part:
         match decode(data[_LENGTH.size : body_at]):
             case [
                 str() as profile, int() as start, int() as stop, int() as length,
-                int() as item_bytes, int() as journal_row_bytes, [*blocks],
+                int() as item_bytes, int() as journal_row_bytes, int() as journal_from, [*blocks],
             ]:  # fmt: skip
                 return cls(
                     profile=profile,
@@ -169,6 +172,7 @@ class Part:
                     length=length,
                     item_bytes=item_bytes,
                     journal_row_bytes=journal_row_bytes,
+                    journal_from=journal_from,
                     blocks=tuple(map(_read_block, blocks)),
                     body=memoryview(data)[body_at:],
                 )

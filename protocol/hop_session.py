@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from protocol.actions import Action, Ending, Over, Return, Run, Settle, Tab, Tell
+from protocol.commit_check import check_commit
 from protocol.draws import Draws
 from protocol.early import Early, EarlyRows
 from protocol.errors import ManyhandsError, PeerMisbehaved, SessionTimeout
@@ -38,7 +39,7 @@ from protocol.messages import (
     Unpaid,
     require,
 )
-from protocol.patience import Patience
+from protocol.patience import HANDOVER_S, RESERVE_S, Patience
 from protocol.runs import Runs
 from protocol.transport.error_codec import encode_error
 
@@ -81,17 +82,21 @@ class HopSession:
         self._out = OutLink(TOKEN_BYTES if reserve.is_last else row_bytes)
         self._runs = Runs()
         self._early = Early()
-        self._patience = Patience(reserve.budget_ms / 1000, now)
+        wait_s = HANDOVER_S if reserve.handover.peer else RESERVE_S
+        self._patience = Patience(reserve.budget_ms / 1000, now, wait_s)
 
     # --- what the client says ---------------------------------------------------------------------
 
     def begin_at(self, length: int, now: float) -> bool:
-        """The first rows are here already, in KV and journal: another session ran them (5a.8).
+        """The first rows are here already: another session ran them (5a.8), or another hop (5a.19).
 
-        False when the client has left meanwhile.
+        What the journal has of them is in it; its rows are the last ones. False when the client has
+        left meanwhile.
         """
         if self.state is not State.RESERVED:
             return False
+        if self.journal.is_empty and not self.reserve.is_last:
+            self.journal.begin(length)
         assert self.reserve.is_last or self.journal.length == length
         self.length = length
         self._patience.await_commit(now)
@@ -106,7 +111,9 @@ class HopSession:
         if self.state not in (State.RESERVED, State.RAISED) or commit.epoch != self.epoch:
             self.dropped["stale commit"] += 1
             return []
-        self._check_commit(commit)
+        check_commit(commit, self.reserve, length=self.length, journal_from=self.journal.start)
+        if self.reserve.is_last:
+            self.draws.check(commit)
         self.state, self.commitment = State.RUNNING, commit
         self.n = commit.n
         self._patience.told(now)
@@ -126,17 +133,6 @@ class HopSession:
         self._early.is_asked = False
         return actions + self._pump()
 
-    def _check_commit(self, commit: Commit) -> None:
-        require(commit.length <= self.length, "committed to rows this hop has not run")
-        require(commit.n <= self.reserve.capacity, "committed beyond the reserved room")
-        if not self.reserve.client_ends:  # the last row is run again: its token may be lost
-            require(max(commit.length, commit.next_length) < commit.n, "nothing is left to run")
-            require(commit.n_prompt > 0, "a prompt has ids")
-        if self.reserve.is_first:
-            require(bool(commit.ids), "the first hop needs the ids")
-        if self.reserve.is_last:
-            self.draws.check(commit)
-
     def raise_(self, epoch: int, now: float) -> list[Action]:
         """A higher epoch stops everything here until its commit comes."""
         if self.state not in (State.RUNNING, State.RAISED) or epoch <= self.epoch:
@@ -146,7 +142,7 @@ class HopSession:
         self._runs.clear()
         self._early.clear()
         self._patience.paid()
-        return [Tell(Raised(epoch=epoch, length=self.length))]
+        return [Tell(self._raised())]
 
     def close(self, reason: str, now: float) -> list[Action]:
         if self.state is State.RESERVED:
@@ -195,7 +191,7 @@ class HopSession:
         """The client re-opened its control stream and holds `have` ids."""
         self._patience.client_back()
         if self.state is State.RAISED:
-            return [Tell(Raised(epoch=self.epoch, length=self.length))]
+            return [Tell(self._raised())]
         return [Tell(event) for event in self.draws.since(have)]
 
     # --- what neighbours send ---------------------------------------------------------------------
@@ -224,8 +220,10 @@ class HopSession:
             return [Return(peer, rewind)] if link.must_ask() else []
         if arrival is not Arrival.NEXT:
             return self._drop(arrival.name)
-        require(row_bytes == link.row_bytes, f"rows of {row_bytes} bytes, not {link.row_bytes}")
-        require(group.start + group.rows <= self.reserve.capacity, "rows beyond the reserved room")
+        if row_bytes != link.row_bytes:
+            raise PeerMisbehaved(peer, f"it sent rows of {row_bytes} bytes, not {link.row_bytes}")
+        if group.start + group.rows > self.reserve.capacity:
+            raise PeerMisbehaved(peer, "it sent rows beyond the reserved room")
         known = link.take(group)  # a refill may overlap what arrived meanwhile
         return self._launch(group.start + known, group.rows - known, body[known * row_bytes :], now)
 
@@ -242,7 +240,7 @@ class HopSession:
     def ack(self, peer: str, ack: Ack) -> list[Action]:
         if self.state is not State.RUNNING or peer != self._out.peer or ack.epoch != self.epoch:
             return self._drop("stray ack")
-        self._out.acknowledged(ack, self._output.available)
+        self._out.acknowledged(ack, self._output.available, first=self.journal.start)
         return self._pump()
 
     def ask(self, peer: str, ask: Ask) -> list[Action]:
@@ -343,6 +341,10 @@ class HopSession:
         )
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _raised(self) -> Raised:
+        journal_from = min(self.journal.start, self.length)
+        return Raised(epoch=self.epoch, length=self.length, journal_from=journal_from)
 
     def _drop(self, why: str) -> list[Action]:
         self.dropped[why] += 1

@@ -1,8 +1,9 @@
-"""A hop's outputs in one session, from position 0, as the very bytes sent (DESIGN section 2).
+"""A hop's outputs in one session, as the very bytes sent (DESIGN section 2).
 
 In: rows as they leave the span. Out: any run of them again, for a successor that lost its own.
 Room for the whole session is set aside when it is admitted; untouched memory costs nothing.
-Cutting back is O(1), as in the KV cache beside it.
+Cutting back is O(1), as in the KV cache beside it. It begins at position 0, but where the rows
+before were run elsewhere and came without their outputs.
 """
 
 from typing import Self
@@ -13,16 +14,17 @@ import numpy as np
 class Journal:
     """At most `capacity` rows of `row_bytes` bytes each."""
 
-    __slots__ = ("_room", "length", "row_bytes")
+    __slots__ = ("_room", "length", "row_bytes", "start")
 
     def __init__(self, row_bytes: int, capacity: int) -> None:
         self.row_bytes = row_bytes
         self._room = bytearray(row_bytes * capacity)  # calloc: pages are touched when written
+        self.start = 0  # the first row held
         self.length = 0
 
     @property
     def available(self) -> int:
-        """How many rows a successor may have: all of them."""
+        """Up to where a successor may have rows."""
         return self.length
 
     def append(self, rows: bytes | memoryview) -> None:
@@ -30,12 +32,26 @@ class Journal:
         self._room[at : at + len(rows)] = rows
         self.length += len(rows) // self.row_bytes
 
+    @property
+    def is_empty(self) -> bool:
+        return self.length == self.start
+
+    def begin(self, start: int) -> None:
+        """While it is empty: what is appended first is row `start`."""
+        assert self.is_empty
+        self.start = self.length = start
+
     def cut(self, length: int) -> None:
         self.length = min(self.length, length)
+        self.start = min(self.start, length)
 
     def extend_from(self, other: Self, stop: int) -> None:
         """Take over another session's rows, from where this one ends; without the lock."""
-        if self.row_bytes != other.row_bytes or not self.length <= stop <= other.length:
+        if (
+            self.row_bytes != other.row_bytes
+            or not self.length <= stop <= other.length
+            or (other.start > self.length)
+        ):
             raise ValueError(f"no rows {self.length}:{stop} of {self.row_bytes} bytes there")
         at, n_bytes = self.length * self.row_bytes, (stop - self.length) * self.row_bytes
         rows = np.frombuffer(other._room, np.uint8, n_bytes, at)
@@ -44,6 +60,6 @@ class Journal:
 
     def rows(self, start: int, stop: int) -> bytes:
         """Rows `[start, stop)`; a copy, since a later cut may overwrite them."""
-        if not 0 <= start <= stop <= self.length:
-            raise IndexError(f"rows {start}:{stop} of a journal of {self.length}")
+        if not self.start <= start <= stop <= self.length:
+            raise IndexError(f"rows {start}:{stop} of a journal of {self.start}:{self.length}")
         return bytes(memoryview(self._room)[start * self.row_bytes : stop * self.row_bytes])

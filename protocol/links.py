@@ -48,12 +48,14 @@ class OutLink:
         self._forks = [fork for fork in self._forks if fork[1] < start] + [(branch, start)]
         self.sent, self.acked = min(self.sent, start), min(self.acked, start)
 
-    def acknowledged(self, ack: Ack, available: int) -> None:
+    def acknowledged(self, ack: Ack, available: int, *, first: int = 0) -> None:
+        """Rows `[first, available)` may be sent."""
         unknown = [fork for fork in self._forks if fork[0] > ack.branch]
         length = min([ack.length, *(start for _, start in unknown)])
         if ack.rewind:
             # A successor may be ahead of a sender that is being filled: `sent` says so.
             require(length <= max(available, self.sent), "asked for rows never sent")
+            require(first <= length, "asked for rows that are gone")
             self.sent, self.paused, self._told = length, False, ack.branch
         self._forks = unknown
         self.acked = max(self.acked, min(length, self.sent))

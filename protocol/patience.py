@@ -5,6 +5,7 @@ In: what happened, and `now` in seconds. Out: whether it is too late. The rules 
 """
 
 RESERVE_S = 3.0
+HANDOVER_S = 60.0  # the same, while a hop takes rows over and others who do are waited for
 RESUME_S = 10.0
 PROGRESS_S = 0.25
 
@@ -12,9 +13,11 @@ PROGRESS_S = 0.25
 class Patience:
     """Of one session; `deadline` is the client's, on the clock of `now`."""
 
-    __slots__ = ("_expires_at", "_lost_at", "_told_at", "_unpaid_since", "deadline")
+    __slots__ = ("_expires_at", "_lost_at", "_told_at", "_unpaid_since", "_wait_s", "deadline")
 
-    def __init__(self, budget_s: float, now: float) -> None:
+    def __init__(self, budget_s: float, now: float, wait_s: float = RESERVE_S) -> None:
+        """wait_s: for a commit."""
+        self._wait_s = wait_s
         self.deadline = now + budget_s
         self._lost_at: float | None = None
         self._unpaid_since: float | None = None
@@ -22,7 +25,7 @@ class Patience:
         self.await_commit(now)
 
     def await_commit(self, now: float) -> None:
-        self._expires_at = now + RESERVE_S
+        self._expires_at = now + self._wait_s
 
     def await_settlement(self, now: float) -> None:
         self._expires_at = now + RESUME_S

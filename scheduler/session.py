@@ -24,7 +24,8 @@ from protocol.chain_actions import (
     SendRaise,
     SendReserve,
 )
-from protocol.chain_session import ChainSession, Hop, Phase
+from protocol.chain_hops import Hop, Phase
+from protocol.chain_session import ChainSession
 from protocol.codec import ids_to_bytes
 from protocol.errors import (
     IntegrityError,

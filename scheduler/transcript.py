@@ -7,7 +7,8 @@ None ends.
 import asyncio
 from collections.abc import Sequence
 
-from protocol.chain_session import ChainSession, Hop
+from protocol.chain_hops import Hop
+from protocol.chain_session import ChainSession
 from protocol.messages import TokenEvent
 from scheduler.request import Event, Finished, Routed, RouteStep, Token
 from scheduler.timing import Stopwatch

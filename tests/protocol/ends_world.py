@@ -17,7 +17,8 @@ from protocol.errors import PeerUnreachable
 from protocol.frames import Ack, Frame, Gone
 from protocol.hop_state import State
 from protocol.messages import Reserve, Span
-from tests.protocol.session_world import ROW_BYTES, SESSION, HashSpan, World, digest
+from tests.protocol.hash_span import ROW_BYTES, HashSpan, digest
+from tests.protocol.session_world import SESSION, World
 
 Script = Sequence[tuple[int, Sequence[bytes]]]
 

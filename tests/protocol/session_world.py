@@ -1,27 +1,33 @@
 """Hops and a client around the session rules, in a world whose every accident is drawn from a die.
 
-The "model" of a hop is a hash over everything its KV cache holds, so one row that is wrong, missing
-or doubled anywhere changes every later token. Messages wait in one queue per link and direction;
-the die decides which queue moves next, and what is lost, doubled, killed or paid late.
+The "model" is that of `hash_span.py`. Messages wait in one queue per link and direction; the die
+decides which queue moves next, and what is lost, doubled, killed, frozen, drained or paid late.
 """
 
-import hashlib
 import random
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from protocol import chain_actions as chain
 from protocol.actions import Action, Over, Push, Return, Run, Settle, Tell
+from protocol.asking import Handover
 from protocol.chain_actions import Seat
 from protocol.chain_session import ChainSession
 from protocol.codec import ids_from_bytes, ids_to_bytes
-from protocol.errors import PeerUnreachable, SwarmIncomplete
+from protocol.errors import (
+    ManyhandsError,
+    PeerBusy,
+    PeerMisbehaved,
+    PeerUnreachable,
+    SwarmIncomplete,
+)
 from protocol.frames import Ack, Ask, Frame, Gone
 from protocol.hop_session import HopSession
 from protocol.hop_state import State
 from protocol.messages import (
     Commit,
+    Leaving,
     LinkDown,
     Progress,
     Raised,
@@ -32,54 +38,9 @@ from protocol.messages import (
     TokenEvent,
     Unpaid,
 )
+from tests.protocol.hash_span import ID_BYTES, ROW_BYTES, HashSpan, draw
 
-ROW_BYTES = 8
 SESSION = SessionId(b"session-of-tests")
-ID_BYTES = 4
-
-
-def digest(*parts: bytes) -> bytes:
-    return hashlib.blake2b(b"|".join(parts), digest_size=ROW_BYTES).digest()
-
-
-class HashSpan:
-    """A span whose output row depends on every input row before it, as attention does."""
-
-    def __init__(self, span: Span) -> None:
-        self.span = span
-        self.cache: list[bytes] = []
-
-    def run(self, start: int, rows: Sequence[bytes]) -> list[bytes]:
-        assert start <= len(self.cache), "a row would be missing from the cache"
-        del self.cache[start:]
-        out = []
-        for row in rows:
-            hidden = row
-            for block in range(self.span.start, self.span.stop):
-                hidden = digest(bytes([block]), *self._history(block), hidden)
-            self.cache.append(row)
-            out.append(hidden)
-        return out
-
-    def _history(self, block: int) -> list[bytes]:
-        return [digest(bytes([block]), *self.cache)]
-
-
-def draw(hidden: bytes, position: int) -> int:
-    return int.from_bytes(digest(hidden, position.to_bytes(4)), "big") % 1000
-
-
-def undisturbed(prompt: Sequence[int], spans: Sequence[Span], max_tokens: int) -> list[int]:
-    """The reference: the same model, unsplit in time, one hop after the other."""
-    hops, ids = [HashSpan(span) for span in spans], list(prompt)
-    fed = 0
-    while len(ids) < len(prompt) + max_tokens:
-        rows = [ids_to_bytes([i]) for i in ids[fed:]]
-        for hop in hops:
-            rows = hop.run(fed, rows)
-        fed = len(ids)
-        ids.append(draw(rows[-1], len(ids)))
-    return ids
 
 
 @dataclass
@@ -116,6 +77,10 @@ class Node:
     model: HashSpan | None = None
     tab: LimitedTab | None = None
     begins_at: int = 0  # rows it had before the session
+    draining: bool = False
+    stuck: bool = False  # it lives and reports, and runs nothing any more
+    garbles: bool = False  # what it sends has another shape
+    takes_from: str = ""  # the leaver whose rows it takes over now
     queue: deque[Run] = field(default_factory=deque)
     over: str = ""
 
@@ -137,10 +102,21 @@ class World:
         window: int = 10_000,
         cancel_at: int | None = None,
         prefixes: Sequence[int] = (),
+        drains: int = 0,
+        stalls: int = 0,
+        garblers: int = 0,
+        busy: float = 0.0,
+        broken_handovers: float = 0.0,
     ) -> None:
-        """`prefixes`: of each new hop the die picks one as the rows it has already."""
+        """
+        prefixes: of each new hop the die picks one as the rows it has already.
+        busy: how often a hop refuses. broken_handovers: how often one ends before it has all.
+        """
         self.die, self.loss, self.duplication = die, loss, duplication
         self.kills_left, self.window, self.cancel_at = kills, window, cancel_at
+        self.drains_left, self.stalls_left, self.garblers_left = drains, stalls, garblers
+        self.busy, self.broken_handovers = busy, broken_handovers
+        self.inherited: dict[str, int] = {}  # rows that heirs had from leavers
         self.n_blocks, self.max_tokens = spans[-1].stop, max_tokens
         self.nodes = {
             f"{span}#{copy}": Node(f"{span}#{copy}", span)
@@ -172,8 +148,12 @@ class World:
     def _do_client(self, actions: Sequence[chain.ChainAction]) -> None:
         for action in actions:
             match action:
-                case chain.SendReserve(seat, epoch):
-                    self._to_hop(seat.peer, self._reserve(seat, epoch))
+                case chain.SendReserve(seat, epoch, leaver):
+                    reserve = self._reserve(seat, epoch)
+                    if leaver is not None:
+                        note = Handover(peer=leaver.peer, note=b"n")
+                        reserve = replace(reserve, handover=note)
+                    self._to_hop(seat.peer, reserve)
                 case chain.SendRaise(peer, epoch):
                     self._to_hop(peer, ("raise", epoch))
                 case chain.SendCommit():
@@ -182,6 +162,11 @@ class World:
                     self._to_hop(peer, ("close", "released"))
                 case chain.FindRoute(epoch, missing, _, avoid):
                     self._route(epoch, missing, avoid)
+                case chain.FindHeirs(epoch, leaver, _, _, _, avoid):
+                    seats = self._cover(leaver.span, avoid) or []
+                    seats = seats if isinstance(seats, list) else []
+                    hand_over = self.die.random() < 0.8
+                    self._do_client(self.client.heirs(epoch, seats, self.now, hand_over=hand_over))
                 case chain.Deliver(event):
                     self.delivered.append(event)
                     if self.cancel_at == len(self.delivered):
@@ -206,19 +191,30 @@ class World:
         )
 
     def _route(self, epoch: int, missing: Sequence[Span], avoid: Collection[str]) -> None:
-        seats = []
+        seats: list[Seat] = []
         for gap in missing:
-            for span in self.spans:
-                if not gap.holds(span):
-                    continue
-                free = [
-                    n.peer for n in self.nodes.values() if n.span == span and n.peer not in avoid
-                ]
-                if not free:
-                    error = SwarmIncomplete([(span.start, span.stop)])
-                    return self._do_client(self.client.no_route(epoch, error))
-                seats.append(Seat(self.die.choice(free), span))
+            found = self._cover(gap, {*avoid, *(seat.peer for seat in seats)})
+            if isinstance(found, SwarmIncomplete):
+                return self._do_client(self.client.no_route(epoch, found))
+            seats += found
         return self._do_client(self.client.routed(epoch, seats, self.now))
+
+    def _cover(self, gap: Span, avoid: Collection[str]) -> list[Seat] | SwarmIncomplete:
+        """Seats for a run of blocks, entering mid-span where the die says so."""
+        taken = {*avoid, *(hop.peer for hop in self.client.hops)}
+        seats: list[Seat] = []
+        at = gap.start
+        while at < gap.stop:
+            free = [n for n in self.nodes.values() if n.peer not in taken]
+            able = [node for node in free if node.span.start <= at < node.span.stop]
+            if not able:
+                starts = [node.span.start for node in free if node.span.start > at]
+                return SwarmIncomplete([(at, min([gap.stop, *starts]))])
+            node = self.die.choice(able)
+            seats.append(Seat(node.peer, Span(at, min(node.span.stop, gap.stop))))
+            taken.add(node.peer)
+            at = seats[-1].span.stop
+        return seats
 
     def _to_hop(self, peer: str, message: object) -> None:
         self.control.setdefault(("client", peer), deque()).append(message)
@@ -244,6 +240,8 @@ class World:
                     node.queue.clear()
 
     def _send_data(self, sender: str, receiver: str, message: object) -> None:
+        if isinstance(message, Frame) and sender in self.nodes and self.nodes[sender].garbles:
+            message = replace(message, row_bytes=16, body=b"?" * 16 * message.groups[0].rows)
         queue = self.data.setdefault((sender, receiver), deque())
         if self.die.random() < self.loss:
             return
@@ -253,10 +251,16 @@ class World:
 
     def _handle_control(self, node: Node, message: object) -> None:
         if isinstance(message, Reserve):
+            if node.draining or self.die.random() < self.busy:
+                busy = PeerBusy(node.peer, "no room")
+                return self._do_hop_message(node, ("failure", busy))
             if node.session is not None and node.session.state is not State.OVER:
-                return None
+                if node.session.epoch >= message.epoch:
+                    return None
+                self._do_hop(node, node.session.abandon())
             node.tab, node.model = LimitedTab(self.window), HashSpan(message.span)
             node.over = ""
+            node.queue.clear()
             node.session = HopSession(
                 message,
                 row_bytes=ROW_BYTES,
@@ -264,23 +268,22 @@ class World:
                 ending=lambda ids, n_prompt: CountedEnding(self.max_tokens + n_prompt - len(ids)),
                 now=self.now,
             )
+            node.takes_from = message.handover.peer
+            if node.takes_from:
+                return None
             node.begins_at = self._begin_at(node, node.session, node.model)
-            reserved = Reserved(
-                epoch=message.epoch,
-                terms=b"",
-                offer=b"",
-                row_bytes=ROW_BYTES,
-                profile="",
-                prefix_length=node.begins_at,
-            )
-            return self._do_hop(node, [Tell(reserved)])
+            return self._reserved(node)
         if node.session is None:
             return None
         match message:
             case ("raise", int(epoch)):
                 return self._do_hop(node, node.session.raise_(epoch, self.now))
             case Commit():
-                return self._do_hop(node, node.session.commit(message, self.now))
+                try:
+                    done = node.session.commit(message, self.now)
+                except PeerMisbehaved as error:  # rows that came before it
+                    return self._blame(node, error)
+                return self._do_hop(node, done)
             case ("close", str(reason)):
                 return self._do_hop(node, node.session.close(reason, self.now))
             case "voucher":
@@ -288,6 +291,46 @@ class World:
                 node.tab.limit = node.tab.rows + self.window
                 return self._do_hop(node, node.session.paid(self.now))
         return None
+
+    def _do_hop_message(self, node: Node, message: object) -> None:
+        self.control.setdefault((node.peer, "client"), deque()).append(message)
+
+    def _reserved(self, node: Node) -> None:
+        assert node.session is not None
+        reserved = Reserved(
+            epoch=node.session.epoch,
+            terms=b"",
+            offer=b"",
+            row_bytes=ROW_BYTES,
+            profile="",
+            prefix_length=node.begins_at,
+            journal_from=node.session.journal.start,
+        )
+        self._do_hop(node, [Tell(reserved)])
+
+    def _take_over(self, node: Node) -> None:
+        """Some more rows from the leaver; the last ones, if the die or the leaver says so."""
+        session, model, leaver = node.session, node.model, self.nodes[node.takes_from]
+        assert session is not None
+        assert model is not None
+        length, giver = model.length, leaver.session
+        can_give = leaver.alive and giver is not None and giver.state is State.RUNNING
+        if can_give and giver is not None and giver.epoch < session.epoch:
+            stop = min(giver.length, length + self.die.randint(1, 4))
+            assert leaver.model is not None
+            if stop > length and self.die.random() >= self.broken_handovers:
+                model.take_over(leaver.model, length, stop)
+                if giver.reserve.span.stop == model.span.stop and not session.reserve.is_last:
+                    first = min(max(length, giver.journal.start), stop)
+                    if session.journal.is_empty:
+                        session.journal.begin(first)
+                    if first < stop:
+                        session.journal.append(giver.journal.rows(first, stop))
+                return
+        node.takes_from, node.begins_at = "", length
+        if session.begin_at(length, self.now):
+            self.inherited[node.peer] = length
+            self._reserved(node)
 
     def _begin_at(self, node: Node, session: HopSession, model: HashSpan) -> int:
         """What an earlier session with this prompt has left at the node."""
@@ -307,7 +350,12 @@ class World:
             return
         match message:
             case Frame(groups, row_bytes, body):
-                self._do_hop(node, node.session.frame(sender, groups[0], row_bytes, body, self.now))
+                try:
+                    done = node.session.frame(sender, groups[0], row_bytes, body, self.now)
+                except PeerMisbehaved as error:
+                    self._blame(node, error)
+                else:
+                    self._do_hop(node, done)
             case Ack():
                 self._do_hop(node, node.session.ack(sender, message))
             case Ask():
@@ -315,8 +363,23 @@ class World:
             case Gone():
                 self._do_hop(node, node.session.gone(sender))
 
+    def _blame(self, node: Node, error: PeerMisbehaved) -> None:
+        """What the shells make of bad rows: the hop ends, and tells the client whose they were."""
+        assert node.session is not None
+        self._do_hop(node, node.session.close("refused", self.now))
+        self._do_hop_message(node, ("failure", error))
+
+    def _failed(self, peer: str, error: ManyhandsError) -> None:
+        accused = error.peer_id if isinstance(error, PeerMisbehaved) else peer
+        for one in dict.fromkeys((accused, peer)):
+            self._do_client(self.client.lost(one, error, self.now))
+
     def _handle_client(self, peer: str, message: object) -> None:
         match message:
+            case ("failure", PeerBusy() | PeerMisbehaved() as error):
+                self._failed(peer, error)
+            case Leaving():
+                self._do_client(self.client.leaving(peer, message, self.now))
             case Reserved():
                 self._do_client(self.client.reserved(peer, message, self.now))
             case Raised():
@@ -336,6 +399,8 @@ class World:
         assert node.session is not None
         assert node.model is not None
         if not node.session.is_current(run.ticket):
+            return
+        if node.stuck:
             return
         width = ID_BYTES if node.session.reserve.is_first else ROW_BYTES
         rows = [bytes(run.payload[i * width : (i + 1) * width]) for i in range(run.rows)]
@@ -371,11 +436,18 @@ class World:
             *(("data", link) for link, queue in self.data.items() if queue),
             *(("compute", node) for node in self.nodes.values() if node.alive and node.queue),
             *(("pay", peer) for peer in self.vouchers),
+            *(("take", node) for node in self.nodes.values() if node.alive and node.takes_from),
         ]
         if not moves:
             return False
         if self.kills_left and self.die.random() < 0.02:
             self._kill()
+        if self.drains_left and self.die.random() < 0.02:
+            self._drain()
+        if self.stalls_left and self.die.random() < 0.01:
+            self.stalls_left -= self._spoil("stuck")
+        if self.garblers_left and self.die.random() < 0.01:
+            self.garblers_left -= self._spoil("garbles")
         kind, what = self.die.choice(moves)
         if kind == "control":
             assert isinstance(what, tuple)
@@ -387,6 +459,10 @@ class World:
             assert isinstance(what, Node)
             if what.alive and what.queue:
                 self._compute(what)
+        elif kind == "take":
+            assert isinstance(what, Node)
+            if what.takes_from:
+                self._take_over(what)
         else:
             assert isinstance(what, str)
             self.vouchers.remove(what)
@@ -414,27 +490,50 @@ class World:
 
     def _kill(self) -> None:
         """SIGKILL for a hop of the chain, but never for the last holder of a span."""
-        in_chain = [self.nodes[hop.peer] for hop in self.client.hops]
-        doomed = [
-            node
-            for node in in_chain
-            if node.alive
-            and any(
-                other.alive
-                and other is not node
-                and other.span == node.span
-                and other.peer not in self.client.avoid
-                for other in self.nodes.values()
-            )
-        ]
-        if not doomed:
+        node = self._victim()
+        if node is None:
             return
-        node = self.die.choice(doomed)
         node.alive = False
         self.kills_left -= 1
         self.control.pop((node.peer, "client"), None)
         lost = PeerUnreachable(node.peer, "connection lost")
         self._do_client(self.client.lost(node.peer, lost, self.now))
+
+    def _victim(self) -> Node | None:
+        """A sound node of the chain whose blocks another one could take."""
+        in_chain = [self.nodes[hop.peer] for hop in self.client.hops]
+        doomed = [
+            node
+            for node in in_chain
+            if self._is_sound(node)
+            and any(
+                other is not node and self._is_sound(other) and other.span.holds(node.span)
+                for other in self.nodes.values()
+            )
+        ]
+        return self.die.choice(doomed) if doomed else None
+
+    def _is_sound(self, node: Node) -> bool:
+        spoilt = node.draining or node.stuck or node.garbles
+        return node.alive and not spoilt and node.peer not in self.client.avoid
+
+    def _spoil(self, how: str) -> int:
+        node = self._victim()
+        if node is not None:
+            setattr(node, how, True)
+        return 0 if node is None else 1
+
+    def _drain(self) -> None:
+        """SIGTERM for a hop of the chain: it takes nobody new and tells its clients."""
+        node = self._victim()
+        if node is None:
+            return
+        node.draining = True
+        self.drains_left -= 1
+        session = node.session
+        if session is not None and session.state in (State.RUNNING, State.RAISED):
+            leaving = Leaving(epoch=session.epoch, left_ms=30_000, row_bytes=8)
+            self._do_hop(node, [Tell(leaving)])
 
     def _tick(self) -> None:
         self._do_client(self.client.tick(self.now))
@@ -460,4 +559,4 @@ def _commit(action: chain.SendCommit, n_prompt: int) -> Commit:
     )
 
 
-__all__ = ["World", "ids_from_bytes", "undisturbed"]
+__all__ = ["World", "ids_from_bytes"]

@@ -37,7 +37,8 @@ def part(stop: int = 5, **what: object) -> Part:
         "item_bytes": 4,
         "blocks": blocks,
         "journal_row_bytes": 8,
-        "body": bytes(range(3 * 16 * 4)) + bytes(1 * 8 * 4) + b"j" * 24,
+        "journal_from": 3,
+        "body": bytes(range(3 * 16 * 4)) + bytes(1 * 8 * 4) + b"j" * 16,
     }
     return Part(**(fields | what))
 
@@ -67,7 +68,7 @@ def test_a_part_arrives_block_by_block():
     assert arrived.encode() == sent.encode()
     first, second = blocks_in(memoryview(arrived.body), arrived)
     assert (bytes(first), len(second)) == (bytes(range(192)), 32)
-    assert bytes(arrived.journal) == b"j" * 24
+    assert bytes(arrived.journal) == b"j" * 16
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,7 @@ def test_a_part_arrives_block_by_block():
         {"blocks": (BlockShape(7, 1, 1, 1, 1),)},
         {"blocks": (BlockShape(2, -1, 4, 1, 4),)},
         {"journal_row_bytes": -8},
+        {"journal_from": 6},
     ],
 )
 def test_a_part_that_contradicts_itself_is_refused(what):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from protocol.errors import SwarmIncomplete
 from protocol.hop_state import State
 from protocol.messages import Span
-from tests.protocol.session_world import World, undisturbed
+from tests.protocol.hash_span import undisturbed
+from tests.protocol.session_world import World
 
 THREE_HOPS = [Span(0, 2), Span(2, 5), Span(5, 6)]
 PROMPT = [11, 22, 33, 44, 55]
@@ -25,7 +26,7 @@ def check_agreement(world: World) -> None:
         assert session.state is State.OVER
         if not session.reserve.is_last:
             assert session.journal.length == session.length
-        assert len(model.cache) >= session.length
+        assert model.length >= session.length
         rows = sum(stretch.stop - stretch.start for stretch in hop.stretches)
         if world.ended and world.ended.finish_reason == "length":
             assert rows <= tab.rows, "the client never owes for a row that was not run"
