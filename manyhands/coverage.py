@@ -4,6 +4,7 @@ Pure. `status` counts what was announced with it, `up` the processes that answer
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 from protocol.messages import Span
 
@@ -30,6 +31,12 @@ def runs_where(holds: Callable[[int], bool], values: Sequence[int]) -> tuple[Run
         else:
             runs.append((block, block + 1))
     return tuple(runs)
+
+
+def stretches(values: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+    """(start, stop, value) of neighbouring blocks with one value, over all of them in order."""
+    borders = [0, *(i for i in range(1, len(values)) if values[i] != values[i - 1]), len(values)]
+    return tuple((start, stop, values[start]) for start, stop in pairwise(borders))
 
 
 def spell(runs: Iterable[Run]) -> str:

@@ -1,38 +1,41 @@
-"""`manyhands status` and `manyhands peers`: what a swarm says of itself.
+"""`manyhands status` and `manyhands peers`: how a swarm is, and who is in it.
 
-In: peers to ask. Out: tables for people, or one JSON object. Everything shown was signed by the
-peer it is about; whether it can be reached now is only known of the one that answered.
+In: peers to ask. Out: tables for people, or one JSON object whose fields docs/cli.md lists. What
+is told of a peer was signed by that peer; whether it can be reached was tried from here. How all
+that is judged is `condition.py`'s, how it looks `tables.py`'s.
 """
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from manyhands import __version__
-from manyhands.home import Home, open_identity
+from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.options import home_option, join_option, json_option
 from manyhands.running import found_running, join_addresses
-from manyhands.signals import interruptible
 from protocol.address import Address
-from protocol.signing import OPEN_SWARM_ID
 
 if TYPE_CHECKING:
+    from manyhands.condition import Condition, Seen
     from protocol.announcements import Announcement
-    from scheduler.directory import Directory
 
 
-@click.command(short_help="Whether a swarm is complete, and who serves.")
+@click.command(short_help="Whether a swarm is complete, and how well it is.")
 @join_option
 @home_option
 @json_option
 def status(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
-    """Which models the swarm serves, whether every block has a host, and what runs here."""
+    """Which models the swarm serves, how many hosts each block has, what is not well, and why."""
+    from manyhands.looking import look
+    from manyhands.tables import show_status
+
     place = Home.at(home)
-    directory = run(_look(place, join_addresses(place, join)))
+    seen = run(look(place, join_addresses(place, join)))
     view = {
         "schema": "manyhands/status/v1",
         "version": __version__,
@@ -41,12 +44,10 @@ def status(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
             {"command": record.command, "pid": record.pid, "model": record.model}
             for record in found_running(place)
         ],
-        "models": [_model_view(hosts) for hosts in directory.models().values()],
+        "models": model_views(seen),
+        "peers_not_well": [row for row in peer_views(seen) if row["why"]],
     }
-    if as_json:
-        click.echo(json.dumps(view))
-    else:
-        _show_status(view)
+    click.echo(json.dumps(view)) if as_json else show_status(view)
 
 
 @click.command(short_help="The peers of a swarm, one per line.")
@@ -54,123 +55,92 @@ def status(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
 @home_option
 @json_option
 def peers(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
-    """Who serves which blocks, how fast, and where."""
+    """Who serves which blocks, how fast, how it is, and for whatever is not well, why."""
+    from manyhands.looking import look
+    from manyhands.tables import show_peers
+
     place = Home.at(home)
-    directory = run(_look(place, join_addresses(place, join)))
-    mine = open_identity(place.client).peer_id
-    rows = [
-        _peer_view(peer, directory.rtt_ms.get((mine, peer.peer_id))) for peer in directory.live()
+    rows = peer_views(run(look(place, join_addresses(place, join))))
+    view = {"schema": "manyhands/peers/v1", "peers": rows}
+    click.echo(json.dumps(view)) if as_json else show_peers(rows)
+
+
+def model_views(seen: "Mapping[Announcement, Seen]") -> list[dict[str, Any]]:
+    """Of every model that anybody serves."""
+    from manyhands.condition import condition_of
+
+    conditions = {peer: condition_of(peer, saw) for peer, saw in seen.items()}
+    manifests = dict.fromkeys(peer.manifest for peer in seen)
+    return [
+        _model_view([peer for peer in seen if peer.manifest == manifest], conditions)
+        for manifest in manifests
     ]
-    if as_json:
-        click.echo(json.dumps({"schema": "manyhands/peers/v1", "peers": rows}))
-    else:
-        _show_peers(rows)
 
 
-async def _look(home: Home, join: Sequence[Address]) -> "Directory":
-    from protocol.announcement_table import AnnouncementTable
-    from protocol.transport.grpc import GrpcTransport
-    from scheduler.directory import Directory, fetch_directory
+def _model_view(
+    hosts: "Sequence[Announcement]", conditions: "Mapping[Announcement, Condition]"
+) -> dict[str, Any]:
+    from manyhands.condition import model_condition
 
-    directory = Directory(AnnouncementTable(OPEN_SWARM_ID))
-    transport = GrpcTransport(open_identity(home.client), OPEN_SWARM_ID)
-    with interruptible():
-        await fetch_directory(transport, join, directory)
-    return directory
-
-
-def _model_view(hosts: Sequence["Announcement"]) -> dict[str, Any]:
-    n_blocks = max(host.n_blocks for host in hosts)
-    n_hosts = [0] * n_blocks
-    for host in hosts:
-        if host.span is not None:
-            for block in range(host.span.start, min(host.span.stop, n_blocks)):
-                n_hosts[block] += 1
+    found = model_condition({host: conditions[host] for host in hosts})
     return {
         "model": hosts[0].model,
         "manifest": hosts[0].manifest.hex(),
-        "n_blocks": n_blocks,
-        "complete": all(n_hosts),
-        "missing": _runs(n_hosts, 0),
+        "n_blocks": found.n_blocks,
+        "profile": found.profile,
+        "complete": not found.missing,
+        "missing": [list(blocks) for blocks in found.missing],
         "peers": len(hosts),
-        "least_hosts": min(n_hosts),
-        "weakest": _runs(n_hosts, min(n_hosts)),
+        "states": dict(Counter(conditions[host].state for host in hosts)),
+        "coverage": [list(stretch) for stretch in found.coverage],
+        "least_hosts": found.least_hosts,
+        "weakest": [list(blocks) for blocks in found.runs_with(found.least_hosts)],
+        "tokens_per_s": round(found.tokens_per_s, 2),
+        "limited_by": [list(blocks) for blocks in found.limits],
         "sessions": sum(host.n_sessions for host in hosts),
+        "warnings": list(found.warnings),
     }
 
 
-def _runs(n_hosts: Sequence[int], wanted: int) -> list[list[int]]:
-    """The runs of blocks that have exactly `wanted` hosts, half open."""
-    runs: list[list[int]] = []
-    for block, count in enumerate(n_hosts):
-        if count != wanted:
-            continue
-        if runs and runs[-1][1] == block:
-            runs[-1][1] = block + 1
-        else:
-            runs.append([block, block + 1])
-    return runs
+def peer_views(seen: "Mapping[Announcement, Seen]") -> list[dict[str, Any]]:
+    """Of every peer, in the table's order."""
+    return [_peer_view(peer, saw) for peer, saw in seen.items()]
 
 
-def _peer_view(peer: "Announcement", rtt_ms: float | None) -> dict[str, Any]:
+def _peer_view(peer: "Announcement", saw: "Seen") -> dict[str, Any]:
+    from manyhands.condition import condition_of, positions_free
+    from scheduler.capacity import blocks_per_s
+
+    condition, measured = condition_of(peer, saw), peer.measured
     return {
         "peer": peer.peer_id,
+        "state": condition.state,
+        "why": list(condition.why),
         "addresses": [str(address) for address in peer.addresses],
+        "path": saw.path,
+        "rtt_ms": None if saw.rtt_ms is None else round(saw.rtt_ms, 2),
+        "age_s": round(saw.age_s, 1),
         "model": peer.model,
         "manifest": peer.manifest.hex(),
         "n_blocks": peer.n_blocks,
         "span": [peer.span.start, peer.span.stop] if peer.span else None,
+        "capacity_blocks": measured.capacity_blocks or None,
         "profile": peer.profile,
         "decode_us": peer.decode_us,
+        "decode_steps_us": [list(step) for step in measured.decode_steps_us],
+        "prefill_us_per_row": peer.prefill_us_per_row,
+        "blocks_per_s": round(blocks_per_s(peer), 1),
+        "rows_per_s": measured.rows_per_s,
+        "queue_us": measured.queue_us,
+        "slowdown": None if saw.slowdown is None else round(saw.slowdown, 2),
         "kv_free_bytes": peer.kv_free_bytes,
+        "kv_free_positions": positions_free(peer),
+        "up_bytes_per_s": measured.up_bytes_per_s or None,
+        "down_bytes_per_s": measured.down_bytes_per_s or None,
         "sessions": peer.n_sessions,
         "adapters": list(peer.adapters),
         "region": peer.region,
+        "group": measured.group,
+        "since_ms": measured.since_ms or None,
         "software": peer.software,
-        "rtt_ms": None if rtt_ms is None else round(rtt_ms, 2),
     }
-
-
-def _show_status(view: dict[str, Any]) -> None:
-    click.echo(f"manyhands {view['version']}   home {view['home']}")
-    for record in view["running"]:
-        click.echo(f"running  {record['command']} {record['model']}, pid {record['pid']}")
-    for model in view["models"]:
-        state = click.style("READY", fg="green") if model["complete"] else _incomplete(model)
-        click.echo(
-            f"swarm    {model['model']}: {state}, {model['n_blocks']} blocks on "
-            f"{model['peers']} peers, {model['sessions']} open sessions"
-        )
-        if model["complete"] and model["least_hosts"] == 1 and model["peers"] > 1:
-            click.echo(f"         blocks {_spell(model['weakest'])} have one host only")
-    if not view["models"]:
-        click.echo("swarm    nobody serves anything")
-
-
-def _incomplete(model: dict[str, Any]) -> str:
-    return click.style(f"INCOMPLETE, nobody serves blocks {_spell(model['missing'])}", fg="red")
-
-
-def _spell(runs: Sequence[Sequence[int]]) -> str:
-    return ", ".join(f"{start}:{stop}" for start, stop in runs)
-
-
-def _show_peers(rows: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("PEER", "MODEL", "BLOCKS", "PROFILE", "STEP MS", "SESSIONS", "ADDRESS"):
-        table.add_column(name, no_wrap=name != "ADDRESS", overflow="fold")
-    for row in rows:
-        span = row["span"] or ("-", "-")
-        table.add_row(
-            f"{row['peer'][:8]}…{row['peer'][-6:]}",
-            row["model"],
-            f"{span[0]}:{span[1]} of {row['n_blocks']}",
-            row["profile"],
-            f"{row['decode_us'] / 1000:.1f}",
-            str(row["sessions"]),
-            row["addresses"][0].split("/p2p/")[0] if row["addresses"] else "-",
-        )
-    Console(width=None if Console().is_terminal else 160).print(table)

@@ -110,6 +110,13 @@ class AnnouncementTable:
             return None
         return None if entry.announcement.is_leaving else entry.announcement
 
+    def heard_ms(self, peer_id: PeerId, now_ms: int) -> int:
+        """How long ago, by its own word, `peer_id` was alive; 0 if it is not known."""
+        entry = self._entries.get(_key(peer_id))
+        if entry is None or not entry.data:
+            return 0
+        return max(0, entry.announcement.lifetime_ms - (entry.deadline_ms - now_ms))
+
     def last_sequence(self, peer_id: PeerId) -> int:
         """The highest sequence seen of `peer_id`, expired ones included."""
         entry = self._entries.get(_key(peer_id))

@@ -1,0 +1,164 @@
+"""How peers and models of a swarm are, and for whatever is not well, why. Pure.
+
+In: announcements, and what this machine saw of each peer: whether it answered, how fast, how long
+ago it was heard of. Out: a condition per peer and per model, in words for people and in values for
+scripts. What is announced is a claim; what was seen here is not, and is said first.
+
+A model's hosts are those that take new sessions and answer. They chain together only when they
+share an execution profile, so the profile that serves the model best speaks for it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from manyhands.coverage import Run, hosts_per_block, spell, stretches
+from protocol.announcements import Announcement
+from protocol.measured import State
+from scheduler.capacity import blocks_per_s
+from scheduler.flow import Host, bottleneck
+
+SILENT_S = 15.0  # nodes announce every 10 s
+SLOW = 1.5  # times what was announced
+FULL_POSITIONS = 256  # a node that has room for fewer is full to most who ask
+SKEWED_S = 60.0
+WELL = State.SERVING.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What this machine knows of a peer by itself. None: not tried, or not known."""
+
+    rtt_ms: float | None = None
+    why_not: str = ""  # it was dialled, and this is why nobody answered
+    age_s: float = 0.0  # of its announcement, by our clock
+    slowdown: float | None = None  # how many times longer it took than it announces
+    skew_s: float = 0.0  # by how much its clock is ahead of ours
+
+    @property
+    def path(self) -> str:
+        """How it is reached from here."""
+        if self.why_not:
+            return "none"
+        return "unknown" if self.rtt_ms is None else "direct"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Of one peer. state: the worst there is to say; why: all that is not well, worst first."""
+
+    state: str
+    why: tuple[str, ...] = ()
+
+    @property
+    def takes_sessions(self) -> bool:
+        return self.state not in ("unreachable", "draining", "moving")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCondition:
+    """coverage: (start, stop, hosts) over all blocks. limits: what keeps the flow from more."""
+
+    profile: str
+    coverage: tuple[tuple[int, int, int], ...]
+    tokens_per_s: float
+    limits: tuple[Run, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def n_blocks(self) -> int:
+        return self.coverage[-1][1]
+
+    @property
+    def least_hosts(self) -> int:
+        return min(n_hosts for _, _, n_hosts in self.coverage)
+
+    @property
+    def missing(self) -> tuple[Run, ...]:
+        return self.runs_with(0)
+
+    def runs_with(self, n_hosts: int) -> tuple[Run, ...]:
+        """The blocks that have exactly so many hosts."""
+        return tuple((start, stop) for start, stop, n in self.coverage if n == n_hosts)
+
+
+def condition_of(peer: Announcement, seen: Seen) -> Condition:
+    """What is to say of one peer."""
+    found: list[tuple[str, str]] = []
+    if seen.why_not:
+        found.append(("unreachable", f"not reachable from here: {seen.why_not}"))
+    if peer.measured.state is State.DRAINING:
+        found.append(("draining", "draining: it leaves and takes no new sessions"))
+    if peer.measured.state is State.MOVING:
+        found.append(("moving", "moving: it takes no new sessions until it serves other blocks"))
+    if seen.age_s >= SILENT_S:
+        found.append(("silent", f"silent since {seen.age_s:.0f} s: nobody heard of it"))
+    if (room := positions_free(peer)) is not None and room < FULL_POSITIONS:
+        found.append(("full", f"full: room for {room} more tokens of context"))
+    if seen.slowdown is not None and seen.slowdown >= SLOW:
+        took_ms = peer.decode_us / 1000 * seen.slowdown
+        said = f"a step took {took_ms:.1f} ms, it announces {peer.decode_us / 1000:.1f} ms"
+        found.append(("slow", f"slow: {said}"))
+    if abs(seen.skew_s) >= SKEWED_S:
+        side = "ahead" if seen.skew_s > 0 else "behind"
+        found.append((WELL, f"its clock is {abs(seen.skew_s):.0f} s {side}"))
+    state = found[0][0] if found else WELL
+    return Condition(state=state, why=tuple(why for _, why in found))
+
+
+def positions_free(peer: Announcement) -> int | None:
+    """How many positions of context fit what is left of its KV room; None: it does not tell."""
+    per_position = peer.measured.position_bytes
+    return peer.kv_free_bytes // per_position if per_position else None
+
+
+def model_condition(conditions: Mapping[Announcement, Condition]) -> ModelCondition:
+    """How one model is served by those who announce it, one at least."""
+    n_blocks = max(peer.n_blocks for peer in conditions)
+    by_profile: dict[str, list[Host]] = {peer.profile: [] for peer in conditions}
+    for peer, condition in conditions.items():
+        if condition.takes_sessions and peer.span is not None:
+            by_profile[peer.profile].append(Host(peer.span, blocks_per_s(peer)))
+    judged = [_judged(profile, by_profile[profile], n_blocks) for profile in sorted(by_profile)]
+    best = max(judged, key=lambda found: (-_n_missing(found), found.tokens_per_s))
+    return replace(best, warnings=tuple(_warnings(best, conditions)))
+
+
+def _judged(profile: str, hosts: list[Host], n_blocks: int) -> ModelCondition:
+    flow = bottleneck(hosts, n_blocks)
+    return ModelCondition(
+        profile=profile,
+        coverage=stretches(hosts_per_block((host.span for host in hosts), n_blocks)),
+        tokens_per_s=flow.tokens_per_s,
+        limits=tuple((span.start, span.stop) for span in flow.spans),
+    )
+
+
+def _n_missing(found: ModelCondition) -> int:
+    return sum(stop - start for start, stop in found.missing)
+
+
+def _warnings(found: ModelCondition, conditions: Mapping[Announcement, Condition]) -> Iterator[str]:
+    for run in found.missing:
+        yield f"nobody serves blocks {spell([run])}{_who_would(run, found.profile, conditions)}"
+    single = found.runs_with(1)
+    if single and not found.missing and len(conditions) > 1:
+        yield f"blocks {spell(single)} have one host only: without it no answer is complete"
+    others = sorted({peer.profile for peer in conditions} - {found.profile})
+    if others:
+        n_others = sum(peer.profile in others for peer in conditions)
+        who = "1 peer runs" if n_others == 1 else f"{n_others} peers run"
+        yield f"{who} {', '.join(others)} and share no chain with {found.profile}"
+
+
+def _who_would(run: Run, profile: str, conditions: Mapping[Announcement, Condition]) -> str:
+    """Why those who announce these blocks do not count; "" where nobody announces them."""
+    states = {
+        condition.state
+        for peer, condition in conditions.items()
+        if peer.span is not None
+        and peer.span.start < run[1]
+        and run[0] < peer.span.stop
+        and peer.profile == profile
+        and not condition.takes_sessions
+    }
+    return f": who announces them is {' or '.join(sorted(states))}" if states else ""

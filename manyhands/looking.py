@@ -1,0 +1,100 @@
+"""Looking at a swarm from here: its table, and whether who is in it answers.
+
+In: peers to ask. Out: each peer, and what this machine saw of it. Every peer is dialled once, up
+to `MAX_DIALLED` of them: that one is announced does not mean that it can be reached from here.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from manyhands.condition import Seen
+from manyhands.home import Home, open_identity
+from manyhands.signals import interruptible
+from protocol.address import Address
+from protocol.errors import ManyhandsError, PeerError
+from protocol.identity import PeerId
+from protocol.signing import OPEN_SWARM_ID
+
+if TYPE_CHECKING:
+    from protocol.announcements import Announcement
+    from protocol.transport import Connection, Transport
+    from scheduler.directory import Directory
+
+MAX_DIALLED, AT_ONCE = 64, 16
+DIAL_S = 3.0
+
+
+async def look(home: Home, join: Sequence[Address]) -> "dict[Announcement, Seen]":
+    """Everybody in the swarm's table, in its order, and what was seen of them.
+
+    Raises:
+        PeerError: nobody of `join` answers.
+    """
+    from protocol.announcement_table import AnnouncementTable
+    from protocol.transport.grpc import GrpcTransport
+    from scheduler.directory import Directory, fetch_directory
+
+    directory = Directory(AnnouncementTable(OPEN_SWARM_ID))
+    transport = GrpcTransport(open_identity(home.client), OPEN_SWARM_ID)
+    connections: dict[PeerId, Connection] = {}
+    with interruptible():
+        try:
+            await fetch_directory(transport, join, directory, connections=connections)
+            fetched_ms = directory.now_ms()
+            peers = directory.live()
+            room = asyncio.Semaphore(AT_ONCE)
+            async with asyncio.TaskGroup() as tasks:
+                dialling = {
+                    peer.peer_id: tasks.create_task(_reach(transport, peer, connections, room))
+                    for peer in peers[:MAX_DIALLED]
+                }
+        finally:
+            for connection in connections.values():
+                await connection.aclose()
+    reached = {peer_id: task.result() for peer_id, task in dialling.items()}
+    return {peer: _seen(peer, directory, reached.get(peer.peer_id), fetched_ms) for peer in peers}
+
+
+async def _reach(
+    transport: "Transport",
+    peer: "Announcement",
+    connections: "dict[PeerId, Connection]",
+    room: asyncio.Semaphore,
+) -> float | str:
+    """Milliseconds to it and back, or why it cannot be reached."""
+    why = "it names no address"
+    async with room:
+        try:
+            connection = connections.get(peer.peer_id)
+            for address in () if connection else peer.addresses:
+                try:
+                    connection = await transport.dial(address, timeout_s=DIAL_S)
+                    connections[peer.peer_id] = connection
+                    break
+                except ManyhandsError as error:
+                    why = _reason(error)
+            if connection is None:
+                return why
+            began_s = time.monotonic()
+            await connection.call("ping", b"", timeout_s=DIAL_S)
+            return (time.monotonic() - began_s) * 1000
+        except ManyhandsError as error:
+            return _reason(error)
+
+
+def _reason(error: ManyhandsError) -> str:
+    return error.reason if isinstance(error, PeerError) else str(error)
+
+
+def _seen(
+    peer: "Announcement", directory: "Directory", reached: float | str | None, now_ms: int
+) -> Seen:
+    heard_ms = directory.table.heard_ms(peer.peer_id, now_ms)
+    return Seen(
+        rtt_ms=reached if isinstance(reached, float) else None,
+        why_not=reached if isinstance(reached, str) else "",
+        age_s=heard_ms / 1000,
+        skew_s=(peer.issued_ms + heard_ms - now_ms) / 1000,
+    )

@@ -1,0 +1,181 @@
+"""What `status` and `peers` show people: tables that fit a terminal of 80 columns.
+
+In: the same views that `--json` prints. Out: text. Colours only where a terminal shows them; a pipe
+gets wide tables, with profiles and addresses.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+PIPE_COLUMNS, WIDE_COLUMNS = 160, 120
+MAX_BAR = 24
+STYLES = {
+    "serving": "green",
+    "slow": "yellow",
+    "full": "yellow",
+    "draining": "yellow",
+    "moving": "yellow",
+    "silent": "red",
+    "unreachable": "red",
+}
+
+
+def show_status(view: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    console = _console()
+    console.print(f"manyhands {view['version']}   home {view['home']}", highlight=False)
+    for record in view["running"]:
+        line = f"running  {record['command']} {record['model']}, pid {record['pid']}"
+        console.print(line, highlight=False)
+    for model in view["models"]:
+        _show_model(model)
+    if not view["models"]:
+        console.print("swarm    nobody serves anything")
+    for row in view["peers_not_well"]:
+        for why in row["why"]:
+            _told(f"peer     {short(row['peer'])}", Text(why, STYLES[row["state"]]))
+
+
+def _show_model(model: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    console = _console()
+    if model["complete"]:
+        state = Text("READY", "green")
+    else:
+        missing = ", ".join(f"{start}:{stop}" for start, stop in model["missing"])
+        state = Text(f"INCOMPLETE, nobody serves blocks {missing}", "red")
+    rest = (
+        f", {model['n_blocks']} blocks on {model['peers']} peers, {model['sessions']} open sessions"
+    )
+    line = Text.assemble(f"{model['model']}: ", state, rest)
+    if model["complete"]:
+        limits = ", ".join(f"{start}:{stop}" for start, stop in model["limited_by"])
+        line.append(f", up to {_number(model['tokens_per_s'])} tokens/s, limited by {limits}")
+    _told("swarm", line)
+    for start, stop, n_hosts in model["coverage"]:
+        style = "red" if n_hosts == 0 else "yellow" if n_hosts == 1 else "green"
+        bar = Text("#" * min(n_hosts, MAX_BAR), style)
+        blocks = f"{start}:{stop}"
+        count = f"{n_hosts:>4} host{' ' if n_hosts == 1 else 's'} "
+        console.print(Text.assemble(f"         {blocks:<9}", count, bar))
+    for warning in model["warnings"]:
+        _told("", Text(f"warning: {warning}", "yellow"))
+
+
+def show_peers(rows: Sequence[dict[str, Any]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = _console()
+    is_wide = console.width >= WIDE_COLUMNS
+    for title, of_model in _by_model(rows):
+        table = Table(
+            box=None, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left"
+        )
+        table.title_style = "bold"
+        for name, justify in COLUMNS.items():
+            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        if is_wide:
+            table.add_column("PROFILE", no_wrap=True)
+            table.add_column("ADDRESS", overflow="fold")
+        for row in of_model:
+            more = [row["profile"], _address(row)] if is_wide else []
+            state = Text(row["state"], STYLES[row["state"]])
+            table.add_row(short(row["peer"]), _span(row), state, *_cells(row), *more)
+        console.print(table)
+    for row in rows:
+        for why in row["why"]:
+            _told(short(row["peer"]), Text(why, STYLES[row["state"]]))
+
+
+COLUMNS = {
+    "PEER": "left",
+    "BLOCKS": "left",
+    "STATE": "left",
+    "STEP": "right",
+    "PREFILL": "right",
+    "QUEUE": "right",
+    "KV FREE": "right",
+    "SESS": "right",
+    "PATH": "right",
+    "AGE": "right",
+    "VERSION": "left",
+}
+
+
+def _cells(row: dict[str, Any]) -> Iterator[str]:
+    """From STEP to VERSION."""
+    yield _milliseconds(row["decode_us"])
+    yield f"{_number(1e6 / row['prefill_us_per_row'])}/s" if row["prefill_us_per_row"] else "-"
+    yield _milliseconds(row["queue_us"], nothing="0")
+    yield _bytes(row["kv_free_bytes"])
+    yield str(row["sessions"])
+    yield row["path"] if row["rtt_ms"] is None else _milliseconds(row["rtt_ms"] * 1000)
+    yield f"{row['age_s']:.0f}s"
+    version = re.match(r"manyhands/(\S+)", row["software"])
+    yield version[1][:8] if version else row["software"][:8]
+
+
+def short(peer: str) -> str:
+    """The end of a peer id, which is what differs."""
+    return f"…{peer[-6:]}"
+
+
+def _by_model(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    for manifest in dict.fromkeys(row["manifest"] for row in rows):
+        of_model = [row for row in rows if row["manifest"] == manifest]
+        n_blocks = max(row["n_blocks"] for row in of_model)
+        yield f"{of_model[0]['model']}, {n_blocks} blocks", of_model
+
+
+def _span(row: dict[str, Any]) -> str:
+    return f"{row['span'][0]}:{row['span'][1]}" if row["span"] else "-"
+
+
+def _address(row: dict[str, Any]) -> str:
+    return str(row["addresses"][0]).split("/p2p/")[0] if row["addresses"] else "-"
+
+
+def _milliseconds(us: float, *, nothing: str = "-") -> str:
+    if not us:
+        return nothing
+    ms = us / 1000
+    return f"{ms:.1f}ms" if ms < 99.95 else f"{ms:.0f}ms" if ms < 9999.5 else f"{ms / 1000:.0f}s"
+
+
+def _number(value: float) -> str:
+    """To three digits or so: 0.85, 12.3, 456, 1.2k, 3.4M."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.{int(value < 10 * size)}f}{unit}"
+    return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.2g}"
+
+
+def _bytes(n_bytes: int) -> str:
+    for unit, size in (("G", 2**30), ("M", 2**20), ("k", 2**10)):
+        if n_bytes >= size:
+            return (
+                f"{n_bytes / size:.1f}{unit}" if n_bytes < 10 * size else f"{n_bytes // size}{unit}"
+            )
+    return str(n_bytes)
+
+
+def _told(label: str, text: Any) -> None:
+    """A label, and text that wraps beside it."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(width=8 if len(label) <= 8 else None, no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(label, text)
+    _console().print(grid)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_COLUMNS)

@@ -1,0 +1,128 @@
+"""How peers and models are judged and shown, from made-up announcements."""
+
+import json
+import re
+
+import pytest
+
+from manyhands.condition import Seen, condition_of, model_condition
+from manyhands.status import model_views, peer_views
+from manyhands.tables import show_peers, show_status
+from protocol.measured import Measured, State
+from tests.announcing import announce
+
+WELL = Seen(rtt_ms=0.4, age_s=3.0)
+LONG = "connection refused; its network lets nobody in and it names no relay that could be asked"
+
+
+def test_a_peer_that_answers_and_has_room_is_well():
+    condition = condition_of(announce(1), WELL)
+
+    assert (condition.state, condition.why) == ("serving", ())
+    assert WELL.path == "direct"
+
+
+@pytest.mark.parametrize(
+    ("changes", "seen", "state", "why"),
+    [
+        ({"measured": Measured(state=State.DRAINING)}, WELL, "draining", "it leaves"),
+        ({"measured": Measured(state=State.MOVING)}, WELL, "moving", "other blocks"),
+        ({}, Seen(rtt_ms=1.0, age_s=23.4), "silent", "silent since 23 s"),
+        ({}, Seen(why_not="refused"), "unreachable", "not reachable from here: refused"),
+        ({"decode_us": 5000}, Seen(slowdown=3.0), "slow", "took 15.0 ms, it announces 5.0 ms"),
+        (
+            {"measured": Measured(position_bytes=1000), "kv_free_bytes": 64_000},
+            WELL,
+            "full",
+            "room for 64 more tokens",
+        ),
+        ({}, Seen(skew_s=-300.0), "serving", "its clock is 300 s behind"),
+    ],
+)
+def test_whatever_is_not_well_says_why(changes, seen, state, why):
+    condition = condition_of(announce(1, **changes), seen)
+
+    assert condition.state == state
+    [told] = condition.why
+    assert why in told
+
+
+def test_of_several_reasons_the_worst_names_the_state_and_all_are_told():
+    peer = announce(1, measured=Measured(state=State.DRAINING))
+
+    condition = condition_of(peer, Seen(why_not="refused", slowdown=9.0))
+
+    assert condition.state == "unreachable"
+    assert len(condition.why) == 3
+
+
+def test_hosts_that_take_no_sessions_do_not_cover_their_blocks():
+    going = announce(1, (0, 4), measured=Measured(state=State.DRAINING))
+    away, here = announce(2, (2, 4)), announce(3, (4, 8))
+    seen = {going: WELL, away: Seen(why_not="refused"), here: WELL}
+
+    found = model_condition({peer: condition_of(peer, saw) for peer, saw in seen.items()})
+
+    assert found.coverage == ((0, 4, 0), (4, 8, 1))
+    assert (found.missing, found.tokens_per_s) == (((0, 4),), 0.0)
+    assert found.warnings == (
+        "nobody serves blocks 0:4: who announces them is draining or unreachable",
+    )
+
+
+def test_the_flow_names_the_blocks_that_limit_it_and_single_hosts_are_warned_of():
+    peers = [announce(1, (0, 4)), announce(2, (0, 4)), announce(3, (4, 8))]
+
+    found = model_condition({peer: condition_of(peer, WELL) for peer in peers})
+
+    assert found.tokens_per_s == pytest.approx(250.0)  # 4 blocks at 1 ms each, one host
+    assert found.limits == ((4, 8),)
+    assert found.coverage == ((0, 4, 2), (4, 8, 1))
+    assert found.warnings == ("blocks 4:8 have one host only: without it no answer is complete",)
+
+
+def test_profiles_that_share_no_chain_do_not_cover_for_each_other():
+    peers = [announce(1, (0, 6)), announce(2, (6, 8), profile="bfloat16/none/bfloat16")]
+
+    found = model_condition({peer: condition_of(peer, WELL) for peer in peers})
+
+    assert (found.profile, found.missing) == ("float32/none/float32", ((6, 8),))
+    assert found.warnings[1].startswith("1 peer runs bfloat16/none/bfloat16")
+
+
+def motley():
+    old = {"software": "manyhands/0.1.0 torch/2.8", "n_sessions": 12}
+    full = Measured(queue_us=12_345_000, position_bytes=2**20)
+    return {
+        announce(1, (0, 3), **old): WELL,
+        announce(2, (0, 3), measured=Measured(state=State.DRAINING), **old): WELL,
+        announce(3, (3, 8), measured=full, kv_free_bytes=2**26): Seen(slowdown=3.2, age_s=999.0),
+        announce(4, (3, 8), decode_us=123_456_789, **old): Seen(why_not=LONG),
+        announce(5, (100, 126), n_blocks=126, manifest=b"m" * 32, model="m" * 128): WELL,
+    }
+
+
+def test_tables_fit_a_terminal_of_eighty_columns(monkeypatch, capsys):
+    for name, value in (("COLUMNS", "80"), ("FORCE_COLOR", "1"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    rows = peer_views(motley())
+    view = {"version": "0.1.0", "home": "/h", "running": [], "models": model_views(motley())}
+
+    show_peers(rows)
+    show_status(view | {"peers_not_well": [row for row in rows if row["why"]]})
+
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert max(map(len, shown.splitlines())) <= 80
+    for word in ("draining", "unreachable", "silent", "100:126", "12s", "0.1.0", "relay"):
+        assert word in shown, shown
+    assert "…\n" not in shown, "nothing is cut off"
+
+
+def test_views_say_the_same_to_scripts():
+    rows = json.loads(json.dumps(peer_views(motley())))
+    models = json.loads(json.dumps(model_views(motley())))
+
+    assert [row["state"] for row in rows].count("serving") == 2
+    assert {"path", "age_s", "queue_us", "kv_free_bytes", "blocks_per_s", "why"} <= set(rows[0])
+    assert [model["complete"] for model in models] == [True, False]
+    assert models[0]["states"] == {"serving": 1, "draining": 1, "silent": 1, "unreachable": 1}
