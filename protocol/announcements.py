@@ -16,6 +16,7 @@ from protocol.address import Address
 from protocol.canonical import Field, NotCanonical, decode
 from protocol.config_limits import MAX_BLOCKS
 from protocol.errors import BadSignature, UsageError
+from protocol.heartbeats import Heartbeats
 from protocol.identity import PeerId, peer_id_from_public_key, public_key_from_peer_id
 from protocol.measured import NOT_MEASURED, Measured
 from protocol.messages import Span, require
@@ -64,6 +65,7 @@ class Announcement:
     links: tuple[Link, ...] = ()
     adapters: tuple[str, ...] = ()  # name@digest of those that sessions may ask for
     measured: Measured = NOT_MEASURED
+    heartbeats: Heartbeats | None = None  # signs of life that prolong this record
     sequence: int = 0
     issued_ms: int = 0
     expires_ms: int = 0
@@ -110,7 +112,12 @@ class Announcement:
         return self.span is None
 
     def stamped(
-        self, sequence: int, issued_ms: int, lifetime_ms: int, links: Sequence[Link] = ()
+        self,
+        sequence: int,
+        issued_ms: int,
+        lifetime_ms: int,
+        links: Sequence[Link] = (),
+        heartbeats: Heartbeats | None = None,
     ) -> Self:
         """This draft as the record that is valid from `issued_ms` on."""
         return replace(
@@ -119,6 +126,7 @@ class Announcement:
             issued_ms=issued_ms,
             expires_ms=issued_ms + lifetime_ms,
             links=tuple(links),
+            heartbeats=heartbeats,
         )
 
     def tombstone(self) -> Self:
@@ -132,6 +140,7 @@ class Announcement:
             adapters=(),
             n_sessions=0,
             measured=NOT_MEASURED,
+            heartbeats=None,
         )
 
 
@@ -214,6 +223,8 @@ def _extras(announcement: Announcement) -> tuple[Field, ...]:
     named: list[tuple[str, Any]] = list(announcement.measured.extras())
     if announcement.adapters:
         named.append(("adapters", announcement.adapters))
+    if (beats := announcement.heartbeats) is not None:
+        named.append(("beats", (beats.anchor, beats.n_beats, beats.interval_ms)))
     return (tuple(named),) if named else ()
 
 
@@ -252,6 +263,7 @@ def _from_fields(fields: list[Any]) -> Announcement:
             links=tuple(_read_link(link) for link in links),
             adapters=_read_adapters(added),
             measured=Measured.read(added),
+            heartbeats=_read_heartbeats(added),
             sequence=sequence,
             issued_ms=issued_ms,
             expires_ms=expires_ms,
@@ -286,6 +298,18 @@ def _read_adapters(extras: dict[str, Any]) -> tuple[str, ...]:
             return tuple(names)
         case _:
             raise NotCanonical("adapters are named in text")
+
+
+def _read_heartbeats(extras: dict[str, Any]) -> Heartbeats | None:
+    match extras.get("beats"):
+        case None:
+            return None
+        case [bytes() as anchor, int() as n_beats, int() as interval_ms] if bool not in {
+            type(n_beats), type(interval_ms)
+        }:  # fmt: skip
+            return Heartbeats(anchor, n_beats, interval_ms)
+        case _:
+            raise NotCanonical("heartbeats are an anchor, how many, and how often")
 
 
 def _read_span(span: list[Any]) -> Span | None:

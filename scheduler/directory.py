@@ -22,7 +22,7 @@ from protocol.errors import (
     SwarmIncomplete,
     UsageError,
 )
-from protocol.gossip_rules import METHOD, question, take_answer
+from protocol.gossip_rules import MAX_STEPS, METHOD, Exchange
 from protocol.identity import PeerId
 from protocol.profile import rounds_rows
 from protocol.transport import Connection, Transport
@@ -174,20 +174,34 @@ async def _ask(
         connection = connections.setdefault(peer_id, dialled)
         if connection is not dialled:  # reached meanwhile at another of its addresses
             await dialled.aclose()
-    table = directory.table
-    for _ in range(MAX_ROUNDS):
+    try:
+        for _ in range(MAX_ROUNDS):
+            if not await _compare(transport, connection, directory, timeout_s):
+                return
+    except ManyhandsError:
+        connections.pop(peer_id, None)
+        await connection.aclose()
+        raise
+
+
+async def _compare(
+    transport: Transport, connection: Connection, directory: Directory, timeout_s: float
+) -> int:
+    """Learn what the other side has and we have not, as much as one exchange brings."""
+    exchange, n_taken = Exchange(directory.table, gives=False), 0
+    message, pair = exchange.question(directory.now_ms()), (transport.peer_id, connection.peer_id)
+    for step in range(MAX_STEPS):
         began_s = time.monotonic()
-        try:
-            message = question(table, directory.now_ms())
-            told = await connection.call(METHOD, message, timeout_s=timeout_s)
-        except ManyhandsError:
-            connections.pop(peer_id, None)
-            await connection.aclose()
-            raise
-        pair, rtt_ms = (transport.peer_id, peer_id), (time.monotonic() - began_s) * 1000
-        directory.rtt_ms[pair] = min(rtt_ms, directory.rtt_ms.get(pair, rtt_ms))
-        if not take_answer(table, told, sender=peer_id, now_ms=directory.now_ms()).n_taken:
-            return
+        told = await connection.call(METHOD, message, timeout_s=timeout_s)
+        if step == 0:  # later answers may be large
+            rtt_ms = (time.monotonic() - began_s) * 1000
+            directory.rtt_ms[pair] = min(rtt_ms, directory.rtt_ms.get(pair, rtt_ms))
+        taken = exchange.take(told, sender=connection.peer_id, now_ms=directory.now_ms())
+        n_taken += taken.n_taken
+        message = taken.reply
+        if not message:
+            break
+    return n_taken
 
 
 def _why_nobody(failures: Sequence[ManyhandsError], timeout_s: float) -> ManyhandsError:

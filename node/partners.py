@@ -1,0 +1,92 @@
+"""Whom a node exchanges with, and the connections that it keeps for that.
+
+In: who serves, and how exchanges went. Out: partners drawn at random, mostly among those that are
+connected already: a handshake costs as many bytes as a dozen exchanges at rest. Which connections
+are kept changes one by one, so that over time everybody meets everybody, and who is linked to whom
+stays random enough for news to reach all in O(log n) rounds.
+"""
+
+import random
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from protocol.address import Address
+from protocol.announcements import Announcement
+from protocol.errors import ManyhandsError
+from protocol.identity import PeerId
+from protocol.transport import Connection, Transport
+
+KEPT = 12  # connections
+CHANGE_CHANCE = 1 / 32  # of drawing a partner among all, though enough are connected
+
+
+class Partners:
+    """See the module. `now_s` is of one monotonic clock."""
+
+    def __init__(self, transport: Transport, rng: random.Random, *, shun_s: float) -> None:
+        self._transport, self._rng, self._shun_s = transport, rng, shun_s
+        self._connections: OrderedDict[PeerId, Connection] = OrderedDict()
+        self._busy: set[PeerId] = set()
+        self._shunned_until_s: dict[PeerId, float] = {}
+
+    def draw(
+        self, others: Sequence[Announcement], n_partners: int, now_s: float
+    ) -> list[Announcement]:
+        """Up to `n_partners` of `others` that are free; those that just failed us come last."""
+        free = [peer for peer in others if peer.peer_id not in self._busy]
+        well = [peer for peer in free if not self.is_shunned(peer.peer_id, now_s)] or free
+        near = [peer for peer in well if peer.peer_id in self._connections]
+        if len(near) >= min(KEPT, len(well)) and self._rng.random() >= CHANGE_CHANCE:
+            well = near
+        return self._rng.sample(well, min(n_partners, len(well)))
+
+    def is_busy(self, peer_id: PeerId) -> bool:
+        return peer_id in self._busy
+
+    def begin(self, peer_id: PeerId) -> None:
+        """An exchange with it is under way: no second one until `end`."""
+        self._busy.add(peer_id)
+
+    def end(self, peer_id: PeerId) -> None:
+        self._busy.discard(peer_id)
+
+    def is_shunned(self, peer_id: PeerId, now_s: float) -> bool:
+        return self._shunned_until_s.get(peer_id, 0.0) > now_s
+
+    def trust(self, peer_id: PeerId) -> None:
+        self._shunned_until_s.pop(peer_id, None)
+
+    async def shun(self, peer_id: PeerId, now_s: float) -> None:
+        """It failed us: others come first for a while."""
+        current = {peer: s for peer, s in self._shunned_until_s.items() if s > now_s}
+        self._shunned_until_s = {**current, peer_id: now_s + self._shun_s}
+        connection = self._connections.pop(peer_id, None)
+        if connection is not None:
+            await connection.aclose()
+
+    async def connect(
+        self, peer_id: PeerId, addresses: Sequence[Address], *, timeout_s: float
+    ) -> Connection:
+        """The connection kept for `peer_id`, or a new one to the first address that answers."""
+        if peer_id in self._connections:
+            self._connections.move_to_end(peer_id)
+            return self._connections[peer_id]
+        for i, address in enumerate(addresses):
+            try:
+                connection = await self._transport.dial(address, timeout_s=timeout_s)
+                break
+            except ManyhandsError:
+                if i == len(addresses) - 1:
+                    raise
+        self._connections[peer_id] = connection
+        if len(self._connections) > KEPT:
+            idle = (peer for peer in self._connections if peer not in self._busy)
+            oldest = next(idle, None)
+            if oldest is not None:
+                await self._connections.pop(oldest).aclose()
+        return connection
+
+    async def aclose(self) -> None:
+        while self._connections:
+            _, connection = self._connections.popitem()
+            await connection.aclose()
