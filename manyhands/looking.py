@@ -96,5 +96,5 @@ def _seen(
         rtt_ms=reached if isinstance(reached, float) else None,
         why_not=reached if isinstance(reached, str) else "",
         age_s=heard_ms / 1000,
-        skew_s=(peer.issued_ms + heard_ms - now_ms) / 1000,
+        skew_s=directory.table.skew_ms(peer.peer_id, now_ms) / 1000,
     )

@@ -131,6 +131,15 @@ class AnnouncementTable:
             return 0
         return max(0, entry.announcement.lifetime_ms - (entry.deadline_ms - now_ms))
 
+    def skew_ms(self, peer_id: PeerId, now_ms: int) -> int:
+        """How far the clock of `peer_id` seems to be ahead of ours; 0 if it is not known."""
+        entry = self.entries.get(key_of(peer_id))
+        if entry is None or not entry.data:
+            return 0
+        claimed = entry.announcement
+        spoke_ms = claimed.issued_ms + _beaten_ms(claimed, entry.version.beat)
+        return spoke_ms + self.heard_ms(peer_id, now_ms) - now_ms
+
     def last_sequence(self, peer_id: PeerId) -> int:
         """The highest sequence seen of `peer_id`, expired ones included."""
         entry = self.entries.get(key_of(peer_id))

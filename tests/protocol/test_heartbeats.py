@@ -148,6 +148,7 @@ def test_the_heart_of_a_peer_with_a_wrong_clock_is_heard(skew_ms):
     last_ms = NOW_MS + 3 * BEAT_MS
     assert table.get(peer_of(1), last_ms + LIFETIME_MS - 1) is not None
     assert table.get(peer_of(1), last_ms + LIFETIME_MS) is None
+    assert table.skew_ms(peer_of(1), last_ms) == skew_ms
 
 
 def test_a_record_comes_with_a_beat_that_is_checked():
