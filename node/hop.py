@@ -362,6 +362,10 @@ class Hop:
         finally:
             self.done.set()
 
+    def flush(self) -> None:
+        """What was pushed leaves now."""
+        self._around.neighbours.flush()
+
     def give_up(self) -> None:
         """The node goes down: what is not settled by now is closed with the last voucher."""
         self.do(self.session.abandon())

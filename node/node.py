@@ -2,13 +2,14 @@
 
 In: an identity, a transport, a loaded span, a ledger. Out: a peer of the swarm that admits
 sessions, runs its span for them, states what it did, and is known to the others until it leaves.
-What belongs to the span it serves is in `serving.py`; identity, listener and gossip are here.
+What belongs to the span it serves is in `serving.py`; identity, listener and gossip are here. For
+moments of a move (`moving.py`) nothing is served at all.
 """
 
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -16,17 +17,20 @@ from ledger.writer import LedgerWriter
 from node.batching import Batcher
 from node.engine import ShardEngine
 from node.files import METHOD as FILE_METHOD
-from node.files import SharedWeights
+from node.files import SharedWeights, SmallFiles
 from node.gossip import Gossip
+from node.moving import Elsewhere, Mover
+from node.moving_rules import Pace, Target
 from node.neighbours import Neighbours
 from node.server import Server
-from node.serving import Model, Serving, Standing
+from node.serving import Model, Serving, Standing, until_gone
 from node.sessions import Sessions
 from node.settings import NodeSettings
 from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
 from protocol.announcements import Announcement
-from protocol.errors import ManyhandsError
+from protocol.clock import wall_ms
+from protocol.errors import ManyhandsError, PeerBusy
 from protocol.gossip_rules import METHOD as GOSSIP_METHOD
 from protocol.identity import Identity, PeerId
 from protocol.measured import State
@@ -49,7 +53,11 @@ class Node:
         books: LedgerWriter,
         settings: NodeSettings,
         software: str,
+        *,
+        elsewhere: Elsewhere | None = None,
+        pace: Pace | None = None,
     ) -> None:
+        """`elsewhere`: how to serve other blocks; without it the node stays with these."""
         self.identity, self.settings = identity, settings
         self.state = State.SERVING
         self._transport = transport
@@ -61,9 +69,12 @@ class Node:
             settings=settings,
             software=software,
         )
-        self.serving = Serving(self._standing, engine, model)
+        self._serving: Serving | None = None
+        self._said: Announcement | None = None
         self._serving_task: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
+        self._take(Serving(self._standing, engine, model))
+        self.mover = Mover(self, elsewhere, pace=pace) if elsewhere else None
         self.gossip = Gossip(
             AnnouncementTable(swarm_id), transport, identity.key, self.draft, join=settings.join
         )
@@ -79,24 +90,30 @@ class Node:
             self.settings.host, self.settings.port, service
         )
         async with asyncio.TaskGroup() as tasks:
-            serve = self.serving.run(self.gossip.announce)
-            self._serving_task = tasks.create_task(serve, name="serving")
+            self._tasks = tasks
+            self._run(self.serving)
             gossip = tasks.create_task(self.gossip.run(), name="gossip")
+            mover = tasks.create_task(self._move(), name="mover")
             try:
                 yield self
             finally:
-                await self._leave(gossip)
+                await self._leave(gossip, mover)
 
-    async def _leave(self, gossip: "asyncio.Task[None]") -> None:
-        self.state, self.sessions.draining = State.DRAINING, True
+    async def _move(self) -> None:
+        if self.mover is not None:
+            await self.mover.run()
+
+    async def _leave(self, gossip: "asyncio.Task[None]", mover: "asyncio.Task[None]") -> None:
+        self._set(State.DRAINING)
+        mover.cancel()
         await _ended(gossip)
         try:
             await self.gossip.leave()
         except ManyhandsError as error:
             log.info("left without a word", extra={"error": str(error)})
-        await self.serving.drain(self.settings.drain_s)
-        if self._serving_task is not None:
-            await _ended(self._serving_task)
+        await _ended(mover)
+        if self._serving is not None:
+            await self._stop(self._serving)
         if self._listener is not None:
             await self._listener.aclose()
 
@@ -104,8 +121,8 @@ class Node:
         """What other peers may ask, whatever is served at the time."""
         return {
             GOSSIP_METHOD: self.gossip.handle,
-            FILE_METHOD: lambda peer, request: self.serving.files.handle(peer, request),
-            WEIGHTS_METHOD: lambda peer, request: self.serving.shared.handle(peer, request),
+            FILE_METHOD: lambda peer, request: self.files.handle(peer, request),
+            WEIGHTS_METHOD: lambda peer, request: self.shared.handle(peer, request),
             "status": self._status_call,
             "ping": _ping,
         }
@@ -114,7 +131,71 @@ class Node:
     def addresses(self) -> tuple[Address, ...]:
         return self._listener.addresses if self._listener else ()
 
+    # --- node.moving.Movable ----------------------------------------------------------------------
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self.identity.peer_id
+
+    def announcements(self) -> Sequence[Announcement]:
+        return self.gossip.table.live(wall_ms())
+
+    def become(self, state: State) -> None:
+        """Say so to all, and take new sessions or none."""
+        self._set(state)
+        self.gossip.announce()
+
+    async def end_serving(self) -> None:
+        """Drain, stop, and hold on to nothing of it."""
+        await self._stop(self.serving)
+        self._said = replace(self._draft(self.serving), n_sessions=0, kv_free_bytes=0)
+        ended = self.serving.parts()
+        self._serving = self._serving_task = None
+        await until_gone(ended)
+
+    async def begin_serving(self, engine: ShardEngine, model: Model) -> None:
+        serving = Serving(self._standing, engine, model)
+        await serving.prepare()
+        self._take(serving)
+        self._run(serving)
+
+    async def _stop(self, serving: Serving) -> None:
+        await serving.drain(self.settings.drain_s)
+        if self._serving_task is not None:
+            await _ended(self._serving_task)
+
+    def _set(self, state: State) -> None:
+        self.state = state
+        if self._serving is not None:
+            self._serving.sessions.draining = state is not State.SERVING
+
+    def _take(self, serving: Serving) -> None:
+        """Serve this from now on."""
+        model = serving.model
+        self._serving = serving
+        self.files = SmallFiles(model.digest, model.files)
+        self.shared = SharedWeights(model.digest, model.weights, lambda: self.n_sessions > 0)
+        self.target = Target(model.digest, serving.span)
+
+    def _run(self, serving: Serving) -> None:
+        run = serving.run(self.gossip.announce)
+        self._serving_task = self._tasks.create_task(run, name="serving")
+
     # --- what it serves now -----------------------------------------------------------------------
+
+    @property
+    def serving(self) -> Serving:
+        """
+        Raises:
+            PeerBusy: one span was given up, and the next is not loaded yet.
+        """
+        if self._serving is None:
+            raise PeerBusy("", "this node is loading other blocks", hint="try again shortly")
+        return self._serving
+
+    @property
+    def n_sessions(self) -> int:
+        return len(self._serving.sessions) if self._serving is not None else 0
 
     @property
     def engine(self) -> ShardEngine:
@@ -123,10 +204,6 @@ class Node:
     @property
     def model(self) -> Model:
         return self.serving.model
-
-    @property
-    def shared(self) -> SharedWeights:
-        return self.serving.shared
 
     @property
     def sessions(self) -> Sessions:
@@ -143,8 +220,12 @@ class Node:
     # --- what it says of itself -------------------------------------------------------------------
 
     def draft(self) -> Announcement:
-        """What to announce now."""
-        serving = self.serving
+        """What to announce now; while nothing is loaded, what it was."""
+        said = self._draft(self._serving) if self._serving is not None else self._said
+        assert said is not None, "it ended what it had"
+        return replace(said, measured=replace(said.measured, state=self.state))
+
+    def _draft(self, serving: Serving) -> Announcement:
         return Announcement(
             peer_id=self.identity.peer_id,
             addresses=self.addresses,
@@ -162,9 +243,7 @@ class Node:
             software=self._standing.software,
             offer=serving.offer().encode(),
             adapters=serving.engine.adapters.names,
-            measured=replace(
-                serving.measured(), state=self.state, since_ms=self._standing.since_ms
-            ),
+            measured=replace(serving.measured(), since_ms=self._standing.since_ms),
         )
 
     def status(self) -> dict[str, object]:
@@ -176,11 +255,27 @@ class Node:
             "software": self._standing.software,
             "state": self.state.value,
             "tasks": len(asyncio.all_tasks()),
-            **self.serving.status(),
+            "moving": self.mover.status() if self.mover else None,
+            "weights_shared_bytes": self.shared.bytes_shared,
+            **(self._serving.status() if self._serving else _summary(self.draft())),
         }
 
     async def _status_call(self, peer_id: PeerId, request: bytes) -> bytes:
         return json.dumps(self.status()).encode()
+
+
+def _summary(said: Announcement) -> dict[str, object]:
+    """Of what was served last, while nothing is."""
+    span = said.span
+    return {
+        "model": said.model,
+        "manifest": said.manifest.hex(),
+        "span": [span.start, span.stop] if span else None,
+        "n_blocks": said.n_blocks,
+        "profile": said.profile,
+        "sessions": 0,
+        "draining": True,
+    }
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:

@@ -18,7 +18,8 @@ from protocol.errors import (
     PeerMisbehaved,
     PeerUnreachable,
 )
-from protocol.frames import Ask, Frame
+from protocol.frames import Ask, DataMessage, Frame
+from protocol.identity import PeerId
 from protocol.messages import Failure, Reserve, Resume
 from protocol.transport import CallHandler, Service, Stream
 from protocol.transport.error_codec import encode_error
@@ -95,7 +96,7 @@ class Server:
             hop.refuse(error)
         except ManyhandsError as error:  # a refusal, such as a prompt beyond what we lend
             hop.refuse(error)
-        self._sessions().around.neighbours.flush()
+        hop.flush()
 
     async def data(self, stream: Stream) -> None:
         """Everything one predecessor sends us, for all its sessions.
@@ -106,15 +107,18 @@ class Server:
         inbound[peer] = stream
         try:
             while True:
-                message, sessions = data_message(await stream.receive()), self._sessions()
-                if isinstance(message, Frame | Ask):
-                    sessions.received(peer, message, stream)
-                    sessions.around.batcher.deliver()
-                    sessions.around.neighbours.flush()
-                else:
-                    sessions.client_returned(peer, message, stream)
+                self._heard(peer, data_message(await stream.receive()), stream)
         except PeerUnreachable as error:
             log.debug("data stream ended", extra={"peer": peer, "error": str(error)})
         finally:
             if inbound.get(peer) is stream:
                 del inbound[peer]
+
+    def _heard(self, peer: PeerId, message: DataMessage, stream: Stream) -> None:
+        sessions = self._sessions()
+        if isinstance(message, Frame | Ask):
+            sessions.received(peer, message, stream)
+            sessions.around.batcher.deliver()
+            sessions.around.neighbours.flush()
+        else:
+            sessions.client_returned(peer, message, stream)

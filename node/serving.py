@@ -6,6 +6,8 @@ after the other. The listener, the gossip and the books are the node's.
 """
 
 import asyncio
+import logging
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -14,8 +16,8 @@ from ledger.receipts import Receipt
 from ledger.writer import LedgerWriter
 from node.adapter_shelf import AdapterShelf
 from node.batching import Batcher
-from node.engine import ShardEngine
-from node.files import SharedFile, SharedWeights, SmallFiles
+from node.engine import ShardEngine, release_memory
+from node.files import SharedFile
 from node.hop import Surroundings
 from node.metering import Till
 from node.neighbours import Neighbours
@@ -33,6 +35,10 @@ from protocol.messages import Reserve, Span
 from protocol.profile import Execution
 from protocol.transport import Stream, Transport
 from protocol.wire import wire_format
+
+log = logging.getLogger(__name__)
+
+GONE_S = 0.1  # for streams of sessions that are over to notice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +72,9 @@ class Standing:
         return entry.receipt_id, entry.index
 
 
+Parts = tuple["weakref.ref[object]", ...]
+
+
 class Serving:
     """`run` it for as long as the span is served; `drain` it before that ends."""
 
@@ -91,8 +100,6 @@ class Serving:
         till = Till(identity.key, standing.swarm_id, self.offer, settings.lend_limit_ncr)
         served = Served(engine, model.digest, self.profile, settings.kv_cache_bytes)
         self.sessions = Sessions(served, till)
-        self.files = SmallFiles(model.digest, model.files)
-        self.shared = SharedWeights(model.digest, model.weights, lambda: len(self.sessions) > 0)
         self.shelf = AdapterShelf(settings.adapters, engine.adapters)
         self.neighbours = Neighbours(
             standing.transport,
@@ -152,6 +159,10 @@ class Serving:
         """Take nobody new and let those end who are here; whoever is left then must go."""
         await self.sessions.drain(timeout_s)
 
+    def parts(self) -> Parts:
+        """What holds on to the engine, held by nobody through this."""
+        return tuple(map(weakref.ref, (self, self.sessions, self.batcher)))
+
     def status(self) -> dict[str, object]:
         """Public counters since the span was loaded."""
         load, sessions, adapters = self.batcher.load, self.sessions, self.engine.adapters
@@ -180,6 +191,15 @@ class Serving:
             "adapters_refused": dict(self.shelf.refused),
             "adapters_seen": dict(self.shelf.seen),
             "adapter_bytes": adapters.n_bytes,
-            "weights_shared_bytes": self.shared.bytes_shared,
             "draining": sessions.draining,
         }
+
+
+async def until_gone(parts: Parts) -> None:
+    """Until nothing holds a span that ended, so that its memory is free for the next one."""
+    for _ in range(5):
+        await asyncio.sleep(GONE_S)
+        await asyncio.to_thread(release_memory)
+        if not any(part() for part in parts):
+            return
+    log.warning("a span that is over still takes memory")

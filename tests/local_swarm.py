@@ -18,6 +18,8 @@ from ledger.objects import FREE
 from ledger.writer import LedgerWriter
 from node.engine import ShardEngine, load_shard
 from node.files import SharedFile
+from node.moving import Elsewhere
+from node.moving_rules import Pace
 from node.node import Node
 from node.serving import Model
 from node.settings import NodeSettings
@@ -67,12 +69,20 @@ class Swarm:
         *spans: tuple[int, int],
         rates: Rates = FREE,
         kv_cache_bytes: int = 64 << 20,
+        elsewhere: Elsewhere | None = None,
+        pace: Pace | None = None,
         **more: str,
     ) -> list[LocalNode]:
-        return [await self._start(Span(*span), rates, kv_cache_bytes, more) for span in spans]
+        move = (elsewhere, pace)
+        return [await self._start(Span(*span), rates, kv_cache_bytes, more, move) for span in spans]
 
     async def _start(
-        self, span: Span, rates: Rates, kv_cache_bytes: int, more: Mapping[str, str]
+        self,
+        span: Span,
+        rates: Rates,
+        kv_cache_bytes: int,
+        more: Mapping[str, str],
+        move: tuple[Elsewhere | None, Pace | None],
     ) -> LocalNode:
         identity = Identity(SigningKey.generate())
         engine = _engine(self.directory, span, len(self.nodes))
@@ -89,18 +99,7 @@ class Swarm:
             adapters=home / "adapters",
             **more,
         )
-        model = Model(
-            name="test",
-            digest=self.manifest.digest,
-            files=self.small_files(),
-            ending=lambda request, ids, n_prompt: Answer(self.tokenizer, request, ids, n_prompt),
-            speeds=SPEEDS,
-            weights={
-                file.name: SharedFile(self.directory / file.name, ((0, file.n_bytes),))
-                for file in self.manifest.files
-                if file.is_weights
-            },
-        )
+        model = self.model()
         node = Node(
             identity,
             OPEN_SWARM_ID,
@@ -110,6 +109,8 @@ class Swarm:
             books,
             settings,
             "test",
+            elsewhere=move[0],
+            pace=move[1],
         )
         local = LocalNode(node, books, home)
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -128,6 +129,21 @@ class Swarm:
             local.task.result()
         self.nodes.append(local)
         return local
+
+    def model(self) -> Model:
+        """What goes with any span of it."""
+        return Model(
+            name="test",
+            digest=self.manifest.digest,
+            files=self.small_files(),
+            ending=lambda request, ids, n_prompt: Answer(self.tokenizer, request, ids, n_prompt),
+            speeds=SPEEDS,
+            weights={
+                file.name: SharedFile(self.directory / file.name, ((0, file.n_bytes),))
+                for file in self.manifest.files
+                if file.is_weights
+            },
+        )
 
     def small_files(self) -> dict[str, bytes]:
         names = [entry.name for entry in self.manifest.small_files()]

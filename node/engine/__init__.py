@@ -5,6 +5,7 @@
 """
 
 import gc
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,6 +124,19 @@ def span_tensors(directory: Path, span: Span, stored: Iterable[str]) -> frozense
         return weights.span_tensors(directory, span, stored)
 
 
+def release_memory() -> None:
+    """Give back what an engine took that nobody holds any more.
+
+    What surrounds an engine refers to itself here and there, and whoever loads the next one freezes
+    all of that: it would stay for ever.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """Importing torch and transformers makes a million objects that stay: collecting among them
@@ -156,5 +170,6 @@ __all__ = [
     "StepResult",
     "load_shard",
     "plan_shard",
+    "release_memory",
     "span_tensors",
 ]
