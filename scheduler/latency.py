@@ -4,8 +4,12 @@ In: what peers publish about their links, and what we measured ourselves. Out: o
 for any pair. Measuring is left to whoever dials.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
+
+import numpy as np
+from numpy.typing import NDArray
 
 from protocol.announcements import Announcement
 from protocol.identity import PeerId
@@ -18,44 +22,100 @@ Pair = tuple[PeerId, PeerId]
 
 class Latencies:
     """One-way latencies between peers. A link is as fast as its fastest credible measurement:
-    queues and sleeping radios only ever add to one.
+    queues and sleeping radios only ever add to one. Records are read as pairs are asked for: a
+    route is about few of a swarm's peers.
     """
 
     def __init__(
         self, announcements: Iterable[Announcement], measured_rtt_ms: Mapping[Pair, float] | None
     ) -> None:
-        self._one_way_ms: dict[Pair, float] = {}
-        self._on_loopback: set[PeerId] = set()
-        for announcement in announcements:
-            if any(_is_loopback(address.host) for address in announcement.addresses):
-                self._on_loopback.add(announcement.peer_id)
-            for link in announcement.links:
-                self._learn((announcement.peer_id, link.peer_id), link.rtt_us / 2000)
-        # Our own measurements are not one more opinion: they replace what the two peers claim.
-        own: dict[Pair, float] = {}
+        self._peers = {announcement.peer_id: announcement for announcement in announcements}
+        self._place = {peer_id: i for i, peer_id in enumerate(self._peers)}
+        names: dict[str, int] = {"": -1}
+        regions = [names.setdefault(peer.region, len(names) - 1) for peer in self._peers.values()]
+        self._regions = np.array([*regions, -1])  # the last: of whoever is not known here
+        self._own_ms: dict[Pair, float] = {}
         for (one, other), rtt_ms in (measured_rtt_ms or {}).items():
             pair = _pair(one, other)
-            own[pair] = min(rtt_ms / 2, own.get(pair, rtt_ms / 2))
-        self._one_way_ms |= own
+            self._own_ms[pair] = min(rtt_ms / 2, self._own_ms.get(pair, rtt_ms / 2))
 
     def one_way_ms(self, one: PeerId | None, other: PeerId | None) -> float:
         """Between two peers; nothing from a peer to itself, or where a chain has no neighbour."""
         if one is None or other is None or one == other:
             return 0.0
-        known_ms = self._one_way_ms.get(_pair(one, other), UNKNOWN_MS)
-        if one in self._on_loopback and other in self._on_loopback:
-            return min(known_ms, SAME_HOST_MS)
-        return known_ms
+        return float(self.matrix([one, other])[0, 1])
 
-    def _learn(self, link: Pair, ms: float) -> None:
-        pair = _pair(*link)
-        self._one_way_ms[pair] = min(ms, self._one_way_ms.get(pair, ms))
+    def matrix(self, peers: Sequence[PeerId]) -> NDArray[np.float64]:
+        """Between all of some peers, each once: [from, to].
+
+        A link that nobody measured is taken for a usual one between those two regions.
+        """
+        place = {peer: i for i, peer in enumerate(peers)}
+        among = np.full(len(self._regions), -1)  # by their place among all
+        rows = np.array([self._place.get(peer, -1) for peer in peers])
+        among[rows] = np.arange(len(peers))
+        among[-1] = -1
+        links = [
+            (row, link)
+            for row, peer in enumerate(peers)
+            if (announced := self._peers.get(peer)) is not None
+            for link in announced.links
+        ]
+        sources = np.array([row for row, _ in links], np.intp)
+        targets = np.array([self._place.get(link.peer_id, -1) for _, link in links], np.intp)
+        links_ms = np.array([link.rtt_us for _, link in links]) / 2000
+        regions = self._regions[rows]
+        latencies = _usual(regions[sources], self._regions[targets], links_ms, regions)
+        inside = among[targets] >= 0
+        known = np.full(latencies.shape, np.inf)
+        np.minimum.at(known, (sources[inside], among[targets][inside]), links_ms[inside])
+        known = np.minimum(known, known.T)
+        latencies = np.where(np.isfinite(known), known, latencies)
+        # Our own measurements are not one more opinion: they replace what the two peers claim.
+        for (one_peer, other_peer), ms in self._own_ms.items():
+            if one_peer in place and other_peer in place:
+                i, j = place[one_peer], place[other_peer]
+                latencies[i, j] = latencies[j, i] = ms
+        local = np.array([self._is_on_loopback(peer) for peer in peers])
+        is_here = local[:, None] & local[None, :]
+        latencies[is_here] = np.minimum(latencies[is_here], SAME_HOST_MS)
+        np.fill_diagonal(latencies, 0.0)
+        return latencies
+
+    def to_many(self, one: PeerId | None, peers: Sequence[PeerId]) -> NDArray[np.float64]:
+        """Between one peer, or nobody, and each of some others."""
+        if one is None:
+            return np.zeros(len(peers))
+        return self.matrix([one, *peers])[0, 1:]
+
+    def _is_on_loopback(self, peer: PeerId) -> bool:
+        announced = self._peers.get(peer)
+        return announced is not None and any(_is_loopback(a.host) for a in announced.addresses)
+
+
+def _usual(
+    one: NDArray[np.intp], other: NDArray[np.intp], ms: NDArray[np.float64], of: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Between peers in the regions `of`: the median of what was measured between two such regions.
+    Region -1 is none.
+    """
+    n = int(max(of.max(initial=-1), one.max(initial=-1), other.max(initial=-1))) + 1
+    usual = np.full((n + 1, n + 1), UNKNOWN_MS)  # region -1 is the last
+    is_told = (one >= 0) & (other >= 0)
+    low, high = np.minimum(one, other)[is_told], np.maximum(one, other)[is_told]
+    order = np.lexsort((ms[is_told], high, low))
+    pairs, first, count = np.unique((low * n + high)[order], return_index=True, return_counts=True)
+    medians = ms[is_told][order][first + count // 2]
+    usual[pairs // max(n, 1), pairs % max(n, 1)] = medians
+    usual[pairs % max(n, 1), pairs // max(n, 1)] = medians
+    return usual[np.ix_(of, of)]
 
 
 def _pair(one: PeerId, other: PeerId) -> Pair:
     return (one, other) if one < other else (other, one)
 
 
+@lru_cache(maxsize=4096)
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback

@@ -17,7 +17,6 @@ from protocol.signing import Envelope
 
 TYPICAL_ROW_KIB = 8  # of a row between hops: 4,096 numbers of two bytes
 CACHE_UNIT, CONTEXT_UNIT = 256, 1024  # positions in a quantum of KV room, in a unit of context
-TYPICAL_POSITIONS = 1024  # of a session of which nothing is known
 
 
 class Price(NamedTuple):
@@ -45,10 +44,8 @@ def asked(offer: bytes, span: Span, n_blocks: int, n_positions: int) -> Price:
 
 def price_of(rates: Rates, span: Span, n_blocks: int, n_positions: int) -> Price:
     """For a position in the middle of a session."""
-    n_positions = n_positions or TYPICAL_POSITIONS
     context = rates.ctx_ktl * (n_positions // 2 // CONTEXT_UNIT)
-    besides: float = rates.act_kib * TYPICAL_ROW_KIB
-    besides += rates.kv_q * math.ceil(n_positions / CACHE_UNIT) / n_positions
+    besides = rates.act_kib * TYPICAL_ROW_KIB + rates.kv_q / CACHE_UNIT
     if span.stop == n_blocks:
         besides += rates.head_tok
     return Price(max(rates.prefill_tl, rates.decode_tl) + context, besides)

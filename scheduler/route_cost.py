@@ -13,7 +13,11 @@ maximum flow does (Garg and Könemann, SIAM J. Comput. 2007).
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from protocol.announcements import Announcement
 from scheduler.prices import asked
@@ -28,58 +32,76 @@ NEARLY_FULL_MS = 2.0  # per token, where a session takes all KV room that is lef
 MOST_LOAD = 0.95
 
 
-class Cost(NamedTuple):
-    """Milliseconds per token at one peer. Those per block first, then those of a visit."""
+Number = TypeVar("Number", float, NDArray[np.float64])
 
-    compute_ms: float
-    price_ms: float
-    hop_ms: float
-    queue_ms: float
-    room_ms: float
-    fee_ms: float  # the price of what is not counted by block
-    extra_ms: float  # as the client judges: risk
+
+@dataclass(frozen=True, slots=True)
+class Cost(Generic[Number]):
+    """Milliseconds per token: at one peer, or in columns of one number per peer. Those per block
+    first, then those of a visit.
+    """
+
+    compute_ms: Number
+    price_ms: Number
+    hop_ms: Number
+    queue_ms: Number
+    room_ms: Number
+    fee_ms: Number  # the price of what is not counted by block
+    extra_ms: Number  # as the client judges: risk
+
+    def parts(self) -> tuple[Number, ...]:
+        """In the order of the fields."""
+        return tuple(getattr(self, field.name) for field in fields(self))
 
     @property
-    def block_ms(self) -> float:
+    def block_ms(self) -> Number:
         return self.compute_ms + self.price_ms
 
     @property
-    def visit_ms(self) -> float:
+    def visit_ms(self) -> Number:
         return self.hop_ms + self.queue_ms + self.room_ms + self.fee_ms + self.extra_ms
 
+    def believed(self, slowdown: Number, extra_ms: Number, room_ms: Number) -> "Cost[Number]":
+        """With what the client knows. slowdown: by how much its times are longer than announced."""
+        return replace(
+            self,
+            compute_ms=self.compute_ms * slowdown,
+            queue_ms=self.queue_ms * slowdown,
+            extra_ms=self.extra_ms + extra_ms,
+            room_ms=room_ms,
+        )
 
-def cost_of(
-    peer: Announcement, wanted: Wanted, *, slowdown: float = 1.0, extra_ms: float = 0.0
-) -> Cost:
-    """What a token of the session `wanted` costs at `peer`.
 
-    Args:
-        slowdown: by how much its times are longer than it announces, as the client saw.
-    """
+def announced_cost(peer: Announcement, wanted: Wanted) -> Cost[float]:
+    """What a token costs at `peer` by its own word, with all the KV room one could wish for."""
     assert peer.span is not None
     is_batch = wanted.goal is Goal.THROUGHPUT
     step_us = batched_us(peer) if is_batch else shared_us(peer)
     price = asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
-    needed, free = room_needed(peer, wanted), peer.kv_free_bytes
     return Cost(
-        compute_ms=step_us / 1000 / len(peer.span) * slowdown,
+        compute_ms=step_us / 1000 / len(peer.span),
         price_ms=price.per_block / 1e6 * MS_PER_NCR,
         hop_ms=HOP_MS,
-        queue_ms=0.0 if is_batch else peer.measured.queue_us / 1000 * slowdown,
-        room_ms=NEARLY_FULL_MS * min(1.0, needed / free) ** 2 if needed and free else 0.0,
+        queue_ms=0.0 if is_batch else peer.measured.queue_us / 1000,
+        room_ms=0.0,
         fee_ms=price.besides / 1e6 * MS_PER_NCR,
-        extra_ms=extra_ms,
+        extra_ms=0.0,
     )
 
 
-def has_room(peer: Announcement, wanted: Wanted) -> bool:
-    """Whether its free KV room holds the session in all its blocks, as far as it tells."""
-    return room_needed(peer, wanted) <= peer.kv_free_bytes
+def cost_of(
+    peer: Announcement, wanted: Wanted, *, slowdown: float = 1.0, extra_ms: float = 0.0
+) -> Cost[float]:
+    """What a token of the session `wanted` costs at `peer`."""
+    needed = peer.measured.position_bytes * wanted.n_positions
+    room_ms = float(tightness_ms(np.array(needed), np.array(peer.kv_free_bytes)))
+    return announced_cost(peer, wanted).believed(slowdown, extra_ms, room_ms)
 
 
-def room_needed(peer: Announcement, wanted: Wanted) -> int:
-    """Bytes, if it runs all its span; 0 where it does not tell what a position takes."""
-    return wanted.n_positions * peer.measured.position_bytes
+def tightness_ms(needed_bytes: NDArray[Any], free_bytes: NDArray[Any]) -> NDArray[np.float64]:
+    """What it costs to take so much of the KV room that peers have left."""
+    share: NDArray[np.float64] = np.minimum(1.0, needed_bytes / np.maximum(free_bytes, 1))
+    return NEARLY_FULL_MS * share**2
 
 
 def shared_us(peer: Announcement) -> float:

@@ -12,15 +12,15 @@ the search in `route_search.py`.
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 
 from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.identity import PeerId
 from protocol.messages import Span
+from scheduler.candidates import Candidates, candidates
 from scheduler.latency import Latencies, Pair
 from scheduler.route_cost import cost_of
-from scheduler.route_search import Host, cheapest_covers
+from scheduler.route_search import Links, cheapest_covers
 from scheduler.wanted import Wanted
 
 __all__ = [
@@ -131,27 +131,43 @@ def find_replacement(
     """
     latencies = Latencies(announcements, rtt_ms)
     routes: list[Route] = []
-    for group in wanted.groups(announcements):
-        peers = sorted(group, key=lambda announcement: _lot(seed, announcement.peer_id))
-        hosts = [_host(peer, wanted, slowdown or {}, extra_ms or {}) for peer in peers]
-
-        def link_ms(one: int, other: int, peers: list[Announcement] = peers) -> float:
-            return latencies.one_way_ms(peers[one].peer_id, peers[other].peer_id)
-
-        def from_before_ms(i: int, peers: list[Announcement] = peers) -> float:
-            return latencies.one_way_ms(before, peers[i].peer_id)
-
-        def to_after_ms(i: int, peers: list[Announcement] = peers) -> float:
-            return latencies.one_way_ms(peers[i].peer_id, after)
-
-        ends = None if before is None and after is None else (from_before_ms, to_after_ms)
-        covers = cheapest_covers(hosts, lost, link_ms, ends=ends, k=k)
-        routes += [
-            Route(tuple(RouteHop(peers[i], span) for i, span in cover.hops), cover.cost_ms)
-            for cover in covers
-        ]
+    for group in candidates(
+        announcements, wanted, slowdown=slowdown or {}, extra_ms=extra_ms or {}, seed=seed
+    ):
+        # What a record says of KV room may be old: who seems full comes last.
+        routes += _through(group.roomy(), lost, wanted, latencies, before, after, k) or _through(
+            group, lost, wanted, latencies, before, after, k
+        )
     routes.sort(key=lambda route: (route.cost_ms, len(route.hops)))  # stable: lots decide the rest
     return tuple(routes[:k])
+
+
+def _through(
+    group: Candidates,
+    lost: Span,
+    wanted: Wanted,
+    latencies: Latencies,
+    before: PeerId | None,
+    after: PeerId | None,
+    k: int,
+) -> list[Route]:
+    """The best routes among peers that may serve together."""
+
+    def links(chosen: Sequence[int]) -> Links:
+        ids = [group.peers[i].peer_id for i in chosen]
+        if before is None and after is None:
+            return Links(latencies.matrix(ids))
+        return Links(
+            latencies.matrix(ids), latencies.to_many(before, ids), latencies.to_many(after, ids)
+        )
+
+    required = wanted.limits.require
+    exclusive = [i for i, peer in enumerate(group.peers) if peer.peer_id in required]
+    covers = cheapest_covers(group.hosts, lost, links, k=k, exclusive=exclusive if required else ())
+    return [
+        Route(tuple(RouteHop(group.peers[i], span) for i, span in cover.hops), cover.cost_ms)
+        for cover in covers
+    ]
 
 
 def draw_route(routes: Sequence[Route], rng: random.Random) -> Route:
@@ -189,7 +205,7 @@ def spares(
             and peer.span.holds(hop.span)
             and (wanted.allow_mix or peer.profile == hop.announcement.profile)
         ]
-        able.sort(key=lambda peer: (_host(peer, wanted, {}, {}).block_ms, peer.peer_id))
+        able.sort(key=lambda peer: (cost_of(peer, wanted).block_ms, peer.peer_id))
         found.append(tuple(able))
     return tuple(found)
 
@@ -214,23 +230,3 @@ def _gaps(group: Iterable[Announcement], n_blocks: int) -> tuple[tuple[int, int]
             runs.append((reached, span.start))
         reached = max(reached, span.stop)
     return tuple(runs)
-
-
-def _host(
-    peer: Announcement,
-    wanted: Wanted,
-    slowdown: Mapping[PeerId, float],
-    extra_ms: Mapping[PeerId, float],
-) -> Host:
-    assert peer.span is not None
-    cost = cost_of(
-        peer,
-        wanted,
-        slowdown=slowdown.get(peer.peer_id, 1.0),
-        extra_ms=extra_ms.get(peer.peer_id, 0.0),
-    )
-    return Host(peer.span, cost.block_ms, cost.visit_ms)
-
-
-def _lot(seed: int, peer_id: PeerId) -> bytes:
-    return sha256(f"{seed} {peer_id}".encode()).digest()

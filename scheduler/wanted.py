@@ -31,7 +31,7 @@ class Constraint(StrEnum):
     """What rules a peer out; the text is what a person calls it."""
 
     MODEL = "model"
-    LEAVING = "state"
+    STATE = "state"
     CONTEXT = "context"
     AVOID = "avoid"
     ADAPTER = "adapter"
@@ -110,7 +110,7 @@ class Wanted:
         if peer.manifest != self.manifest or peer.n_blocks != self.n_blocks or peer.span is None:
             return Constraint.MODEL
         if peer.measured.state is not State.SERVING:
-            return Constraint.LEAVING
+            return Constraint.STATE
         if peer.peer_id in self.avoid or peer.peer_id in limits.avoid:
             return Constraint.AVOID
         if peer.max_positions < self.n_positions:
