@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from scheduler.request import GenerationRequest
 
 DEFAULT_MAX_TOKENS = 256
+RECORD_NAME = "peers.json"  # what this home's clients saw of their peers
 SEED_BITS = 32  # easy to read out, and exact in every JSON reader
 
 
@@ -103,16 +104,22 @@ class Ask:
 
 @asynccontextmanager
 async def open_client(home: Home, join: Sequence[Address]) -> AsyncIterator["Client"]:
-    """A client with the key and the books of this home.
+    """A client with the key, the books and the memory of this home.
 
     Raises:
         ConfigError, IntegrityError: the home's key or ledger cannot be used.
     """
     from protocol.transport.grpc import GrpcTransport
     from scheduler.client import Client
+    from scheduler.record_file import kept_records
 
     identity = open_identity(home.client)
-    with open_books(home.client, identity, OPEN_SWARM_ID) as books:
+    with (
+        open_books(home.client, identity, OPEN_SWARM_ID) as books,
+        kept_records(home.client / RECORD_NAME) as records,
+    ):
         transport = GrpcTransport(identity, OPEN_SWARM_ID)
-        async with Client(identity, OPEN_SWARM_ID, transport, books, join) as client:
+        async with Client(
+            identity, OPEN_SWARM_ID, transport, books, join, records=records
+        ) as client:
             yield client

@@ -23,6 +23,7 @@ from scheduler.data_links import DataLinks
 from scheduler.directory import Directory, fetch_directory
 from scheduler.finder import RouteFinder
 from scheduler.hidden_session import HiddenRequest, HiddenSession
+from scheduler.peer_record import PeerRecords
 from scheduler.prefixes import Prefixes
 from scheduler.request import Event, GenerationRequest
 from scheduler.session import Session
@@ -81,7 +82,10 @@ class Client:
         join: Sequence[Address],
         *,
         rng: random.Random | None = None,
+        records: PeerRecords | None = None,
     ) -> None:
+        """records: what earlier clients of this home saw of their peers; this one adds to it."""
+        self.records = records or PeerRecords()
         self.identity, self.swarm_id, self.transport = identity, swarm_id, transport
         self._books, self._join = books, tuple(join)
         self._rng = rng or random.Random()
@@ -113,7 +117,13 @@ class Client:
         settlement = Settlement(session, self.identity, self.swarm_id, self._books)
         prefixes = self._prefixes.session(session, request)
         finder = RouteFinder(
-            request, self.transport, self._directory, self._join, self._rng, prefixes.familiar
+            request,
+            self.transport,
+            self._directory,
+            self._join,
+            self._rng,
+            prefixes.familiar,
+            records=self.records,
         )
         connections, identity = self._connections, self.identity
         return Generation(Session(request, finder, connections, identity, settlement, prefixes))
@@ -125,7 +135,7 @@ class Client:
         known = (self.transport, self._directory, self._join, self._rng)
         return HiddenSession(
             request,
-            RouteFinder(asked, *known, ends=identity.peer_id),
+            RouteFinder(asked, *known, ends=identity.peer_id, records=self.records),
             self._connections,
             self._data,
             identity,

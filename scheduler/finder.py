@@ -9,9 +9,11 @@ nobody else is left; who refused for good it does not.
 import asyncio
 import random
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypedDict
 
 from protocol.address import Address
+from protocol.announcements import Announcement
 from protocol.chain_actions import FindRoute, Seat
 from protocol.errors import (
     ManyhandsError,
@@ -28,8 +30,11 @@ from protocol.identity import PeerId
 from protocol.messages import Span
 from protocol.transport import Transport
 from scheduler.directory import Directory, fetch_directory
+from scheduler.latency import Pair
+from scheduler.peer_record import PeerRecords
 from scheduler.prefixes import Familiar
 from scheduler.request import GenerationRequest
+from scheduler.route_watch import RouteWatch
 from scheduler.routing import (
     Route,
     Wanted,
@@ -41,7 +46,14 @@ from scheduler.routing import (
 
 FINAL = (PeerRefused, VersionMismatch, PeerMisbehaved)  # no time mends these
 DETOUR = 0.25  # what a chain that knows the prompt may cost more per token, whatever it saves
+BROKEN_RTT_MS = 10_000.0  # of a link that one of its ends says does not stand
 AGAIN_S = (0.1, 0.25)  # between looks, drawn: clients that failed together do not return together
+
+
+class _Judged(TypedDict):
+    rtt_ms: Mapping[Pair, float]
+    slowdown: Mapping[PeerId, float]
+    extra_ms: Mapping[PeerId, float]
 
 
 class RouteFinder:
@@ -60,8 +72,13 @@ class RouteFinder:
         familiar: Familiar | None = None,
         *,
         ends: PeerId | None = None,
+        records: PeerRecords | None = None,
     ) -> None:
-        """ends: whoever sits before the first hop and behind the last one; None closes a ring."""
+        """
+        Args:
+            ends: whoever sits before the first hop and behind the last one; None closes a ring.
+            records: what the client saw of its peers in earlier sessions; this one adds to it.
+        """
         self._ends = ends
         self.profile = self._agreed = request.profile or ""
         self.adapter = request.adapter
@@ -71,6 +88,8 @@ class RouteFinder:
         self._request, self._transport = request, transport
         self._directory, self._join, self._rng = directory, tuple(join), rng
         self._familiar = familiar
+        self._records = records or PeerRecords()
+        self.watch = RouteWatch(self._records, directory, lambda: self._wanted(()))
 
     async def find(self, action: FindRoute, deadline: float) -> list[Seat]:
         """Seats for every missing run.
@@ -80,6 +99,7 @@ class RouteFinder:
             SwarmIncomplete: nobody serves some blocks, or all who do were lost.
             ManyhandsError: the refusal, when those who serve the blocks refused.
         """
+        self.watch.lost(action.avoid)
         self._since = self._since or time.monotonic()
         until = min(deadline, self._since + self._request.wait_s)
         while True:
@@ -112,14 +132,16 @@ class RouteFinder:
         """A route for every missing run from what is known now, or None."""
         chosen: list[Route] = []
         taken = {*avoid, *(seat.peer for seat in action.survivors)}
+        live = self._directory.live()
+        judged = self._judged(live)
         for missing in action.missing:
             routes = find_replacement(
-                self._directory.live(),
+                live,
                 missing,
                 self._wanted(taken),
                 before=_neighbour(action.survivors, missing, -1, self._ends),
                 after=_neighbour(action.survivors, missing, +1, self._ends),
-                rtt_ms=self._directory.rtt_ms,
+                **judged,
                 seed=self._rng.getrandbits(32),
             )
             if not routes:
@@ -128,6 +150,16 @@ class RouteFinder:
             chosen.append(familiar or draw_route(routes, self._rng))
             taken.update(chosen[-1].peer_ids)
         return chosen
+
+    def _judged(self, peers: Sequence[Announcement]) -> "_Judged":
+        """What this client saw of them itself, as the route search takes it."""
+        now_s = time.time()
+        broken = dict.fromkeys(self._records.broken_links(now_s), BROKEN_RTT_MS)
+        return {
+            "rtt_ms": self._directory.rtt_ms | broken,
+            "slowdown": self._records.believed(peers, now_s),
+            "extra_ms": self._records.risk_ms(peers, now_s),
+        }
 
     def _look_again(self, action: FindRoute, *, is_late: bool) -> list[Route] | None:
         """Routes with as few as needed of those who failed for the moment: they may be back.
@@ -155,11 +187,8 @@ class RouteFinder:
             return None
         wanted = [(seat.peer, seat.span) for seat in familiar.seats]
         peers = {peer for peer, _ in wanted}
-        known = find_routes(
-            [peer for peer in self._directory.live() if peer.peer_id in peers],
-            self._wanted(avoid),
-            rtt_ms=self._directory.rtt_ms,
-        )
+        live = [peer for peer in self._directory.live() if peer.peer_id in peers]
+        known = find_routes(live, self._wanted(avoid), **self._judged(live))
         for route in known:
             if [(hop.peer_id, hop.span) for hop in route.hops] == wanted:
                 dearer_ms = (route.cost_ms - routes[0].cost_ms) * self._request.max_tokens

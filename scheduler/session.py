@@ -40,9 +40,7 @@ from protocol.identity import Identity
 from protocol.messages import (
     Account,
     Close,
-    Closed,
     Commit,
-    Committed,
     Failure,
     Keep,
     LinkDown,
@@ -87,7 +85,7 @@ class Session:
         rules: ChainSession | None = None,
     ) -> None:
         self.request = request
-        self.transcript = Transcript()
+        self.transcript = Transcript(finder.watch)
         self.rules = rules or ChainSession(request.prompt_ids, request.n_blocks)
         self.error: ManyhandsError | None = None
         self._finder, self._connections = finder, connections
@@ -282,11 +280,10 @@ class Session:
                 self._owing.add(peer)
                 self._pay(peer, now=True)
             case LinkDown(epoch=epoch, peer=successor):
+                self._finder.watch.link_down(peer, successor)
                 self._do(self.rules.link_down(peer, successor, epoch, now))
             case Failure(error=error):
                 self._failure(link, decode_error(error, peer), now)
-            case Committed() | Closed():
-                pass
 
     def _reserved(self, peer: str, message: Reserved, now: float) -> None:
         try:

@@ -11,22 +11,26 @@ from protocol.chain_hops import Hop
 from protocol.chain_session import ChainSession
 from protocol.messages import TokenEvent
 from scheduler.request import Event, Finished, Routed, RouteStep, Token
+from scheduler.route_watch import RouteWatch
 from scheduler.timing import Stopwatch
 
 
 class Transcript:
-    """Of one session. The watch runs from the start."""
+    """Of one session. The stopwatch runs from the start; `route_watch` sees what callers do."""
 
-    def __init__(self) -> None:
+    def __init__(self, route_watch: RouteWatch) -> None:
+        self._route_watch = route_watch
         self.events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._watch = Stopwatch()
         self._texts: list[str] = []
 
     def routed(self, hops: Sequence[Hop]) -> None:
+        self._route_watch.routed([hop.seat for hop in hops])
         self.events.put_nowait(Routed(_route(hops)))
 
     def token(self, event: TokenEvent, rules: ChainSession) -> None:
         self._watch.token(rules.failovers)
+        self._route_watch.token()
         self._texts.append(event.text)
         index = event.position - rules.n_prompt
         self.events.put_nowait(Token(index, event.token_id, event.text))
@@ -34,6 +38,7 @@ class Transcript:
     def complete(self) -> None:
         """The answer is; what follows is settlement."""
         self._watch.stop()
+        self._route_watch.ended()
 
     def finish(
         self, rules: ChainSession, *, finish_reason: str, seed: int, receipts: tuple[str, ...]
