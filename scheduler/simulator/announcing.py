@@ -1,0 +1,76 @@
+"""What a simulated peer would announce: the same record as a real node's, with honest numbers."""
+
+import heapq
+from typing import Final
+
+from protocol.address import Address
+from protocol.announcements import MAX_LINKS, Announcement, Link
+from protocol.measured import Measured, State
+from scheduler.simulator.rates import Rates
+from scheduler.simulator.state import Peer
+from scheduler.simulator.world import World
+
+MANIFEST: Final = bytes(32)
+PROFILE: Final = "float32/none/float32"
+BATCHES: Final = (1, 2, 4, 8, 16, 32)
+MAX_POSITIONS: Final = 1 << 20
+EPOCH_MS: Final = 1_800_000_000_000
+
+
+class Announcer:
+    """Makes records; keeps what does not change about a peer."""
+
+    def __init__(self, world: World, rates: Rates, lifetime_s: float) -> None:
+        self._world, self._rates, self._lifetime_s = world, rates, lifetime_s
+        self._addresses = [
+            (Address(f"10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}", 31400, peer.peer_id),)
+            for i, peer in enumerate(world.peers)
+        ]
+        self._links = [self._nearest(i) for i in range(len(world.peers))]
+
+    def record(self, peer: Peer, state: State, now_s: float) -> Announcement:
+        """Of a peer that serves, at this moment."""
+        spec, span = peer.spec, peer.span
+        assert span is not None
+        issued_ms = EPOCH_MS + round(now_s * 1000)
+        n_blocks = len(span)
+        _, prompts = self._rates.pressure(peer.index)
+        return Announcement(
+            peer_id=spec.peer_id,
+            addresses=self._addresses[peer.index],
+            model="simulated",
+            manifest=MANIFEST,
+            n_blocks=self._world.model.n_blocks,
+            span=span,
+            profile=PROFILE,
+            decode_us=max(1, round(spec.step_s(n_blocks, 1) * 1e6)),
+            prefill_us_per_row=max(1, round(spec.prefill_block_s * n_blocks * 1e6)),
+            kv_free_bytes=spec.kv_bytes - peer.kv_used,
+            max_positions=MAX_POSITIONS,
+            n_sessions=len(peer.sessions),
+            region=spec.region,
+            links=self._links[peer.index],
+            measured=Measured(
+                decode_steps_us=tuple(
+                    (batch, max(1, round(spec.step_s(n_blocks, batch) * 1e6))) for batch in BATCHES
+                ),
+                queue_us=round(prompts * spec.step_s(n_blocks, 1) * 1e6),
+                position_bytes=n_blocks * self._world.model.kv_bytes,
+                rows_per_s=round(sum(1 / s.row_s for s in peer.sessions.values() if s.row_s > 0)),
+                up_bytes_per_s=round(spec.up_bytes_per_s),
+                down_bytes_per_s=round(spec.down_bytes_per_s),
+                capacity_blocks=spec.capacity_blocks,
+                since_ms=EPOCH_MS + round(peer.since_s * 1000),
+                state=state,
+            ),
+            sequence=issued_ms + 1,
+            issued_ms=issued_ms,
+            expires_ms=issued_ms + round(self._lifetime_s * 1000),
+        )
+
+    def _nearest(self, index: int) -> tuple[Link, ...]:
+        one_way_s = self._world.one_way_s[index]
+        others = (i for i in range(len(self._world.peers)) if i != index)
+        nearest = heapq.nsmallest(MAX_LINKS, others, key=lambda i: (float(one_way_s[i]), i))
+        peers = self._world.peers
+        return tuple(Link(peers[i].peer_id, round(float(one_way_s[i]) * 2e6)) for i in nearest)
