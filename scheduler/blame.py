@@ -23,10 +23,10 @@ from protocol.identity import PeerId
 from protocol.messages import require
 
 HALF_LIFE_S = 600.0
-DOUBTFUL_S = 60.0  # the same, of a ride whose blame nothing else divides: its hops get a new chance
-NOISE, NOISE_MS = 0.05, 0.3  # of a ride's time per token, standard deviation
+NOISE, NOISE_MS = 0.04, 0.3  # of a ride's time per token, standard deviation
 FEW_TOKENS = 16  # a ride of so many tokens is twice as uncertain as a long one
-BELOW = 0.15  # how much narrower the prior is there
+SPREAD = 3.0  # of what is said: how far off a peer may well be
+BELOW = 0.05  # how much narrower the prior is below zero
 ROUNDS = 3  # who is below zero is known after the first, mostly
 CHANGED = 1.3  # a peer that announces this many times more or less is judged anew
 
@@ -82,13 +82,11 @@ def slower_ms(rides: Sequence[Ride], now_s: float) -> dict[PeerId, float]:
     column = {peer: i for i, peer in enumerate(peers)}
     blocks = np.zeros((len(rides), len(peers)))
     beyond_ms, noise = np.zeros(len(rides)), np.zeros(len(rides))
-    doubtful = _doubtful(rides)
     for row, ride in enumerate(rides):
         for leg in ride.legs:
             blocks[row, column[leg.peer]] += leg.n_blocks
         beyond_ms[row] = ride.token_ms - ride.said_ms
-        half_life_s = DOUBTFUL_S if ride in doubtful else HALF_LIFE_S
-        noise[row] = _noise_ms(ride, (now_s - ride.at_s) / half_life_s) ** 2
+        noise[row] = _noise_ms(ride, (now_s - ride.at_s) / HALF_LIFE_S) ** 2
     above = np.array(_expected_spread_ms(rides, peers)) ** 2
     found = np.zeros(len(peers))
     for _ in range(ROUNDS):
@@ -98,20 +96,25 @@ def slower_ms(rides: Sequence[Ride], now_s: float) -> dict[PeerId, float]:
     return {peer: float(found[i]) for peer, i in column.items()}
 
 
+def undivided(rides: Sequence[Ride]) -> dict[PeerId, float]:
+    """When each peer rode last of those that rode in one company alone, and not the only one in it:
+    what is held against them may be another's.
+    """
+    companies: dict[PeerId, set[frozenset[PeerId]]] = defaultdict(set)
+    latest_s: dict[PeerId, float] = {}
+    for ride in rides:
+        for leg in ride.legs:
+            companies[leg.peer].add(ride.company)
+            latest_s[leg.peer] = max(latest_s.get(leg.peer, 0.0), ride.at_s)
+    loyal = {peer for peer, kept in companies.items() if len(kept) == 1}
+    return {peer: latest_s[peer] for peer in loyal if len(loyal & next(iter(companies[peer]))) > 1}
+
+
 def _expected_spread_ms(rides: Sequence[Ride], peers: Sequence[PeerId]) -> list[float]:
     """How far a peer may be off: by what it says, but who says far less than others by theirs."""
     said = {leg.peer: leg.block_ms for ride in rides for leg in ride.legs}
     usual = statistics.median_high(said.values())
-    return [max(said[peer], usual) for peer in peers]
-
-
-def _doubtful(rides: Sequence[Ride]) -> set[Ride]:
-    """Those with two peers or more that rode in no other company: either may be the slow one."""
-    companies: dict[PeerId, set[frozenset[PeerId]]] = defaultdict(set)
-    for ride in rides:
-        for leg in ride.legs:
-            companies[leg.peer].add(ride.company)
-    return {ride for ride in rides if sum(len(companies[leg.peer]) == 1 for leg in ride.legs) > 1}
+    return [SPREAD * max(said[peer], usual) for peer in peers]
 
 
 def _noise_ms(ride: Ride, age: float) -> float:

@@ -8,10 +8,14 @@ across processes.
 Only the guilty are charged: honest refusals cost nothing, nor does our own deadline. When one hop
 says that it cannot reach another, it is their link that is avoided; a peer about which two others
 complain is charged, and so is one that complains about two.
+
+Blame that rides have not divided yet is not held against anybody for long: each of those it may
+belong to is tried again at a time of its own, in other company.
 """
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 
 from protocol.announcements import Announcement
 from protocol.errors import (
@@ -26,7 +30,7 @@ from protocol.errors import (
 )
 from protocol.identity import PeerId
 from protocol.messages import require
-from scheduler.blame import Ride, slower_ms
+from scheduler.blame import Ride, slower_ms, undivided
 
 MAX_RIDES, MAX_ALIKE = 64, 4  # in all, and over the same hops
 MAX_PEERS = 1_000
@@ -35,7 +39,8 @@ FAILOVER_MS, ANSWER_TOKENS = 2_000.0, 64  # what a failure costs, and over how m
 CHEAT = 8.0  # what was provably wrong counts as so many failures
 GONE_S, GONE_MS = 30.0, 10_000.0  # nobody answered, and no word since: an announcement's lifetime
 LINK_S = 60.0  # a link that did not stand is avoided for so long
-LOOK_AGAIN_S = 30.0  # at rides that age
+LOOK_AGAIN_S = 10.0  # at rides that age
+LEAST_PATIENCE_S = 60.0
 LEAST_FACTOR = 0.5  # nobody is believed to be faster than this part of what it says
 BROKEN, PENALTY = 0.5, 2.0  # slower by more than this part: a promise is broken, and costs beside
 INNOCENT = (PeerBusy, PeerRefused, VersionMismatch)
@@ -175,6 +180,9 @@ class PeerRecords:
     def _slower(self, now_s: float) -> dict[PeerId, float]:
         if self._slower_ms is None or now_s - self._slower_at_s > LOOK_AGAIN_S:
             self._slower_ms, self._slower_at_s = slower_ms(self.rides, now_s), now_s
+            for peer, at_s in undivided(self.rides).items():
+                if self._slower_ms.get(peer, 0.0) > 0 and now_s - at_s > _patience_s(peer, at_s):
+                    del self._slower_ms[peer]
         return self._slower_ms
 
     def _is_of_link(self, peer: PeerId, now_s: float) -> bool:
@@ -191,6 +199,14 @@ class PeerRecords:
 
     def _forget_oldest(self) -> None:
         del self.standings[min(self.standings, key=lambda peer: self.standings[peer].at_s)]
+
+
+def _patience_s(peer: PeerId, since_s: float) -> float:
+    """How long blame that may be another's is held against a peer before it gets a new chance. For
+    each another time: tried again together, they would be as hard to tell apart as before.
+    """
+    drawn = sha256(f"{peer} {since_s}".encode()).digest()[0] / 255
+    return LEAST_PATIENCE_S * (1 + 3 * drawn)
 
 
 def _alone_ms(peer: Announcement) -> float:

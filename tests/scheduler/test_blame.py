@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import PeerMisbehaved
-from scheduler.blame import DOUBTFUL_S, HALF_LIFE_S, Leg, Ride, slower_ms
+from scheduler.blame import HALF_LIFE_S, Leg, Ride, slower_ms, undivided
 from tests.announcing import peer_of
 
 NOW = 1_000_000.0
@@ -64,13 +64,12 @@ def test_an_old_ride_weighs_less_than_a_new_one():
     assert was_bad[peer_of(1)] < 0.1 < 0.3 < is_bad[peer_of(1)]
 
 
-def test_blame_that_nothing_divides_is_soon_forgotten_so_that_both_are_tried_again():
-    beside = [ride(9.0, (3, 4, 1.0), (4, 4, 1.0))]
-    doubtful = ride(13.0, (1, 4, 1.0), (2, 4, 1.0), at_s=NOW - 4 * DOUBTFUL_S)
-    cleared = ride(9.0, (2, 4, 1.0), (3, 4, 1.0))
+def test_blame_is_undivided_among_those_who_always_rode_together():
+    together, other = ride(13.0, (1, 4, 1.0), (2, 4, 1.0)), ride(9.0, (2, 4, 1.0), (3, 4, 1.0))
 
-    assert slower_ms([*beside, doubtful], NOW)[peer_of(1)] < 0.1
-    assert slower_ms([*beside, doubtful, cleared], NOW)[peer_of(1)] > 0.6
+    assert undivided([together]) == {peer_of(1): NOW, peer_of(2): NOW}
+    assert undivided([together, other]) == {}
+    assert undivided([ride(13.0, (1, 8, 1.0))]) == {}
 
 
 def test_a_peer_that_corrected_what_it_says_is_judged_anew():
