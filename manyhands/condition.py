@@ -17,7 +17,6 @@ from protocol.measured import State
 from scheduler.capacity import blocks_per_s
 from scheduler.flow import Host, bottleneck
 
-SILENT_S = 15.0  # nodes announce every 10 s
 SLOW = 1.5  # times what was announced
 FULL_POSITIONS = 256  # a node that has room for fewer is full to most who ask
 SKEWED_S = 60.0
@@ -90,7 +89,7 @@ def condition_of(peer: Announcement, seen: Seen) -> Condition:
         found.append(("draining", "draining: it leaves and takes no new sessions"))
     if peer.measured.state is State.MOVING:
         found.append(("moving", "moving: it takes no new sessions until it serves other blocks"))
-    if seen.age_s >= SILENT_S:
+    if seen.age_s * 1000 >= peer.lifetime_ms / 2:  # it should have spoken, and lost one message
         found.append(("silent", f"silent since {seen.age_s:.0f} s: nobody heard of it"))
     if (room := positions_free(peer)) is not None and room < FULL_POSITIONS:
         found.append(("full", f"full: room for {room} more tokens of context"))

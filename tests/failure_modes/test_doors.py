@@ -1,0 +1,94 @@
+"""Who may tell a node what to do: mode 15."""
+
+import asyncio
+import json
+
+import pytest
+
+from manyhands.health import HOST, health_server
+from protocol.codec import to_client_message, to_hop_bytes
+from protocol.errors import PeerRefused
+from protocol.identity import Identity
+from protocol.messages import Close, Failure, Raise, Resume
+from protocol.signing import OPEN_SWARM_ID, SigningKey
+from protocol.transport.memory import MemoryNetwork
+from scheduler import Token
+from tests.failure_modes.conftest import ask
+from tests.local_swarm import Swarm, whole
+
+
+async def test_unauthenticated_control_endpoints_there_are_none(
+    pair: Swarm, network: MemoryNetwork
+):
+    """exo: `DELETE /instance` needs no key (CWE-306): anybody ends anybody's model.
+
+    Here a session obeys the peer that opened it and has proven its id, and nobody else: who knows
+    a session's id and its hops can neither take its control stream over, nor close, cut or read it.
+    """
+    stranger = network.transport(Identity(SigningKey.generate()), OPEN_SWARM_ID)
+    async with pair.client() as client:
+        right = await whole(client.generate(ask(pair)))
+        async with client.generate(ask(pair)) as run:
+            told, answers = [], []
+            async for event in run:
+                if isinstance(event, Token):
+                    told.append(event.token_id)
+                if len(told) == 6 and not answers:
+                    hops = [n for n in pair.nodes if len(n.node.sessions)]
+                    answers = [
+                        await _says(
+                            stranger,
+                            hop.address,
+                            Resume(session=run.session.id, epoch=0, have=0),
+                            word,
+                        )
+                        for hop in hops
+                        for word in (Close(reason="mine now"), Raise(epoch=99))
+                    ]
+
+    assert tuple(told) == right.token_ids
+    assert len(answers) == 6
+    assert all(isinstance(answer, Failure) for answer in answers)
+
+
+async def _says(transport, address, greeting, word):
+    """What the node answers to a stranger who speaks for a session of somebody else."""
+    connection = await transport.dial(address)
+    stream = await connection.open("control")
+    stream.send(to_hop_bytes(greeting))
+    stream.send(to_hop_bytes(word))
+    answer = to_client_message(await stream.receive())
+    await connection.aclose()
+    return answer
+
+
+async def test_unauthenticated_control_endpoints_are_not_among_a_nodes_calls(
+    pair: Swarm, network: MemoryNetwork
+):
+    """The same of single calls: they read, and none of them changes what a node does."""
+    node = pair.nodes[0].node
+    stranger = network.transport(Identity(SigningKey.generate()), OPEN_SWARM_ID)
+    connection = await stranger.dial(pair.nodes[0].address)
+    before = (node.engine, node.sessions, node.state)
+
+    for method in ("stop", "drain", "load", "unload", "move", "delete", "instance", "config"):
+        with pytest.raises(PeerRefused, match="does not offer"):
+            await connection.call(method, b"{}", timeout_s=2)
+    told = json.loads(await connection.call("status", b'{"draining": true}', timeout_s=2))
+
+    assert told["draining"] is False
+    assert (node.engine, node.sessions, node.state) == before
+    assert set(node._calls()) == {"gossip", "file", "weights", "status", "ping"}
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE", "PUT", "PATCH"])
+async def test_unauthenticated_control_endpoints_are_not_on_the_health_page(method):
+    """The same of HTTP: the page of `manyhands up` is on loopback, and only tells."""
+    async with health_server(0, lambda: "") as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(f"{method} /health/ready HTTP/1.1\r\n\r\n".encode())
+        answer = (await reader.read()).decode()
+        writer.close()
+
+    assert HOST == "127.0.0.1"
+    assert answer.startswith("HTTP/1.1 405")
