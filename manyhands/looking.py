@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from manyhands.asking import RECORD_NAME
 from manyhands.condition import Seen
 from manyhands.home import Home, open_identity
 from manyhands.signals import interruptible
@@ -35,6 +36,7 @@ async def look(home: Home, join: Sequence[Address]) -> "dict[Announcement, Seen]
     from protocol.announcement_table import AnnouncementTable
     from protocol.transport.grpc import GrpcTransport
     from scheduler.directory import Directory, fetch_directory
+    from scheduler.record_file import read_records
 
     directory = Directory(AnnouncementTable(OPEN_SWARM_ID))
     transport = GrpcTransport(open_identity(home.client), OPEN_SWARM_ID)
@@ -54,7 +56,18 @@ async def look(home: Home, join: Sequence[Address]) -> "dict[Announcement, Seen]
             for connection in connections.values():
                 await connection.aclose()
     reached = {peer_id: task.result() for peer_id, task in dialling.items()}
-    return {peer: _seen(peer, directory, reached.get(peer.peer_id), fetched_ms) for peer in peers}
+    # By what this home's clients had of them, and when.
+    slowdowns = read_records(home.client / RECORD_NAME).believed(peers, fetched_ms / 1000)
+    return {
+        peer: _seen(
+            peer,
+            directory,
+            reached=reached.get(peer.peer_id),
+            slowdown=slowdowns.get(peer.peer_id),
+            now_ms=fetched_ms,
+        )
+        for peer in peers
+    }
 
 
 async def _reach(
@@ -89,12 +102,18 @@ def _reason(error: ManyhandsError) -> str:
 
 
 def _seen(
-    peer: "Announcement", directory: "Directory", reached: float | str | None, now_ms: int
+    peer: "Announcement",
+    directory: "Directory",
+    *,
+    reached: float | str | None,
+    slowdown: float | None,
+    now_ms: int,
 ) -> Seen:
     heard_ms = directory.table.heard_ms(peer.peer_id, now_ms)
     return Seen(
         rtt_ms=reached if isinstance(reached, float) else None,
         why_not=reached if isinstance(reached, str) else "",
         age_s=heard_ms / 1000,
+        slowdown=slowdown,
         skew_s=directory.table.skew_ms(peer.peer_id, now_ms) / 1000,
     )
