@@ -59,6 +59,7 @@ class Gossip(AnnouncementSource):
         join: Sequence[Address] = (),
         timing: GossipTiming | None = None,
         now_ms: Callable[[], int] = wall_ms,
+        now_s: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         """
@@ -71,9 +72,9 @@ class Gossip(AnnouncementSource):
         self._transport, self._draft = transport, draft
         self._join = [address for address in join if address.peer_id != transport.peer_id]
         self._timing = timing or GossipTiming()
-        self._now_ms, self._rng = now_ms, rng or random.Random()
+        self._now_ms, self._now_s, self._rng = now_ms, now_s, rng or random.Random()
         self._announcer = Announcer(
-            table, key, draft, lambda: self.links.best(_now_s()), self._timing
+            table, key, draft, lambda: self.links.best(self._now_s()), self._timing
         )
         self._partners = Partners(transport, self._rng, shun_s=self._timing.shun_s)
         self._ghosts = Ghosts(
@@ -90,9 +91,9 @@ class Gossip(AnnouncementSource):
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
-                    self._announcer.speak_when_due(now_s=_now_s(), now_ms=self._now_ms())
+                    self._announcer.speak_when_due(now_s=self._now_s(), now_ms=self._now_ms())
                     if self._has_news:
-                        for suspicion in self._ghosts.look(_now_s()):
+                        for suspicion in self._ghosts.look(self._now_s()):
                             tasks.create_task(self._ghosts.check(suspicion))
                     for peer_id, addresses in self._choose_partners():
                         tasks.create_task(self._exchange(peer_id, addresses))
@@ -106,7 +107,7 @@ class Gossip(AnnouncementSource):
         Raises:
             PeerBusy: that peer calls too often, or makes us work too much.
         """
-        now_s = _now_s()
+        now_s = self._now_s()
         limits = ((self._calls, 1.0), (self._bytes, len(message)), (self._checks, 1.0))
         if not all(limit.take(peer_id, amount, now_s) for limit, amount in limits):
             self.table.count(Merged.LIMITED, peer_id)
@@ -131,8 +132,8 @@ class Gossip(AnnouncementSource):
     async def leave(self) -> None:
         """Tell a few peers that this one goes; they tell the others. Call it after `run` ended."""
         tombstone = self._draft().tombstone()
-        record = self._announcer.publish(tombstone, now_s=_now_s(), now_ms=self._now_ms())
-        chosen = self._partners.draw(self._others(), LEAVE_PARTNERS, _now_s())
+        record = self._announcer.publish(tombstone, now_s=self._now_s(), now_ms=self._now_ms())
+        chosen = self._partners.draw(self._others(), LEAVE_PARTNERS, self._now_s())
 
         async def tell_one(peer: Announcement) -> None:
             try:
@@ -164,7 +165,7 @@ class Gossip(AnnouncementSource):
         """Whom to exchange with now: at random, more when there is news, and join addresses."""
         n_partners = NEWS_PARTNERS if self._has_news else 1
         self._has_news = False
-        drawn = self._partners.draw(self._others(), n_partners, _now_s())
+        drawn = self._partners.draw(self._others(), n_partners, self._now_s())
         partners = [(peer.peer_id, peer.addresses) for peer in drawn]
         drawn_ids = {peer_id for peer_id, _ in partners}
         for address in self._join:
@@ -209,10 +210,10 @@ class Gossip(AnnouncementSource):
         exchange = Exchange(self.table, compare=compares, window_ms=self._window_ms)
         message, n_steps, found = exchange.question(self._now_ms()), 0, False
         while message and n_steps < MAX_STEPS:
-            began_s = _now_s()
+            began_s = self._now_s()
             told = await connection.call(METHOD, message, timeout_s=timeout_s)
             if n_steps == 0:  # the others may be large
-                self.links.learn(peer_id, _now_s() - began_s, at_s=_now_s())
+                self.links.learn(peer_id, self._now_s() - began_s, at_s=self._now_s())
             taken = exchange.take(told, sender=peer_id, now_ms=self._now_ms())
             self._note(taken)
             found = n_steps > 0 and taken.n_taken > 0
@@ -229,7 +230,7 @@ class Gossip(AnnouncementSource):
     async def _failed(
         self, peer_id: PeerId, addresses: Sequence[Address], error: ManyhandsError
     ) -> None:
-        await self._partners.shun(peer_id, _now_s())
+        await self._partners.shun(peer_id, self._now_s())
         for address in addresses:
             if address in self._join and self._is_unknown(peer_id):
                 self._warn_of(address, error)
@@ -237,13 +238,9 @@ class Gossip(AnnouncementSource):
 
     def _warn_of(self, address: Address, error: ManyhandsError) -> None:
         warned_at_s = self._warned_at_s.get(address)
-        if warned_at_s is None or _now_s() - warned_at_s >= self._timing.warn_every_s:
-            self._warned_at_s[address] = _now_s()
+        if warned_at_s is None or self._now_s() - warned_at_s >= self._timing.warn_every_s:
+            self._warned_at_s[address] = self._now_s()
             log.warning(
                 "cannot join yet, trying again",
                 extra={"address": str(address), "reason": str(error)},
             )
-
-
-def _now_s() -> float:
-    return time.monotonic()

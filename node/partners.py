@@ -16,7 +16,7 @@ from protocol.errors import ManyhandsError
 from protocol.identity import PeerId
 from protocol.transport import Connection, Transport
 
-KEPT = 12  # connections
+KEPT = 6  # connections that it opened; about as many are opened to it
 CHANGE_CHANCE = 1 / 32  # of drawing a partner among all, though enough are connected
 
 

@@ -6,18 +6,20 @@ import time
 
 import pytest
 
-from node.gossip import GossipTiming
+from node.gossip import CALLS, GossipTiming
 from node.links import LinkTimes
 from protocol.announcement_table import Dropped, Merged
 from protocol.announcements import Link
+from protocol.anti_entropy import GossipMessage
 from protocol.clock import wall_ms
-from protocol.errors import PeerMisbehaved
+from protocol.errors import PeerBusy, PeerMisbehaved
 from protocol.gossip_rules import METHOD, tell
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import Faults, MemoryNetwork
-from tests.announcing import peer_of, record
+from tests.announcing import NOW_MS, peer_of, record
 from tests.gossiping import GossipSwarm, identity_of, until
+from tests.virtual_time import run_in_virtual_time
 
 BRIEF = GossipTiming(interval_s=0.1, refresh_s=0.3, lifetime_s=1.0, shun_s=0.5, warn_every_s=0.4)
 
@@ -180,6 +182,89 @@ async def test_a_leave_without_peers_ends_quickly(swarm):
         await alone.leave()
 
     assert alone.sees() == set()
+
+
+async def test_a_flooding_sender_is_told_busy_and_counted_and_others_notice_nothing(swarm):
+    node = await swarm.start(0)
+    mallory = await swarm.transport(13).dial(node.address)
+    answers = await asyncio.gather(
+        *(mallory.call(METHOD, tell(), timeout_s=5) for _ in range(300)), return_exceptions=True
+    )
+    await mallory.aclose()
+    n_busy = sum(isinstance(each, PeerBusy) for each in answers)
+
+    await swarm.start(1, node.address)
+    await until(swarm.agree, timeout_s=5)
+
+    assert 300 - n_busy < CALLS.burst + 5 * CALLS.per_s
+    assert node.gossip.table.dropped == {Dropped(peer_of(13), Merged.LIMITED): n_busy}
+
+
+async def test_a_sender_of_large_messages_runs_out_of_bytes(swarm):
+    node = await swarm.start(0)
+    mallory = await swarm.transport(13).dial(node.address)
+    large = GossipMessage(wanted=(bytes(16),) * 30_000).encode()
+
+    async def flood() -> None:
+        for _ in range(100):
+            await mallory.call(METHOD, large, timeout_s=5)
+
+    with pytest.raises(PeerBusy):
+        await flood()
+    await mallory.aclose()
+
+
+async def test_a_sender_of_many_new_records_runs_out_of_checks(swarm):
+    """Each record costs a signature: keys cost a stranger nothing."""
+    node = await swarm.start(0)
+    mallory = await swarm.transport(13).dial(node.address)
+    now_ms = wall_ms()
+    stamp = {"sequence": now_ms, "issued_ms": now_ms, "expires_ms": now_ms + 30_000}
+
+    many = [record(n, **stamp) for n in range(1_000, 3_100)]
+
+    async def flood() -> None:
+        for first in range(0, len(many), 300):
+            await mallory.call(METHOD, tell(*many[first : first + 300]), timeout_s=30)
+
+    with pytest.raises(PeerBusy):
+        await flood()
+    await mallory.aclose()
+
+    assert len(node.gossip.table) < len(many)
+
+
+def test_in_a_swarm_at_production_pace_the_dead_vanish_at_their_expiry_and_the_living_stay():
+    n_nodes, seen = 14, {}
+
+    async def life(loop):
+        network = MemoryNetwork(seed=7, faults=Faults(delay_s=(0.01, 0.05)))
+        swarm = GossipSwarm(lambda n: network.transport(identity_of(n), OPEN_SWARM_ID))
+        times = {
+            "timing": GossipTiming(),
+            "now_ms": lambda: NOW_MS + round(loop.time() * 1000),
+            "now_s": loop.time,
+        }
+        first = await swarm.start(0, **times)
+        for n in range(1, n_nodes):
+            await swarm.start(n, first.address, **times)
+        await asyncio.sleep(45)  # long enough for beats: records come every 20 s
+        [heartbeats] = {
+            peer.heartbeats is not None for peer in first.gossip.table.live(times["now_ms"]())
+        }
+        network.kill(peer_of(5))
+        await swarm.nodes[5].crash()
+        died_s = loop.time()
+        for at_s in (5, 19, 31):
+            await asyncio.sleep(died_s + at_s - loop.time())
+            running = [node for node in swarm.nodes if node.task is not None]
+            now_ms = times["now_ms"]()
+            seen[at_s] = {len(node.gossip.table.live(now_ms)) for node in running}
+        await swarm.aclose()
+        return heartbeats
+
+    assert run_in_virtual_time(life), "this was to be about beats"
+    assert seen == {5: {n_nodes}, 19: {n_nodes}, 31: {n_nodes - 1}}
 
 
 def test_only_the_least_of_recent_round_trips_counts():
