@@ -44,6 +44,7 @@ from scheduler.routing import (
     prefill_ms,
 )
 
+ASK_S = 1.0  # to answer what they know, at first; most do within milliseconds
 FINAL = (PeerRefused, VersionMismatch, PeerMisbehaved)  # no time mends these
 DETOUR = 0.25  # what a chain that knows the prompt may cost more per token, whatever it saves
 BROKEN_RTT_MS = 10_000.0  # of a link that one of its ends says does not stand
@@ -83,6 +84,7 @@ class RouteFinder:
         self.profile = self._agreed = request.profile or ""
         self.adapter = request.adapter
         self._unreachable: ManyhandsError | None = None  # why nobody answered when last asked
+        self._ask_s = ASK_S
         self._since: float | None = None  # when the chain at hand began to be looked for
         self._tried_again: set[str] = set()  # since then, of those who had failed
         self._request, self._transport = request, transport
@@ -105,7 +107,7 @@ class RouteFinder:
         while True:
             routes = self._look(action, action.avoid)
             if routes is None and time.monotonic() < until:
-                self._unreachable = await self._ask(action.avoid)
+                self._unreachable = await self._ask(action.avoid, until)
                 routes = self._look(action, action.avoid)
                 if routes is None:
                     self._raise_refusal(action)
@@ -221,8 +223,11 @@ class RouteFinder:
         """Hops of one chain never mix two versions of an adapter."""
         return self._directory.pin_adapter(self._request.manifest, self.adapter)
 
-    async def _ask(self, avoid: Collection[str]) -> ManyhandsError | None:
-        """Ask the swarm: those we were told of, and anybody we heard about since."""
+    async def _ask(self, avoid: Collection[str], until: float) -> ManyhandsError | None:
+        """Ask the swarm: those we were told of, and anybody we heard about since.
+
+        Each time in vain they get twice as long: all of a busy machine's nodes may be slow alike.
+        """
         known = [
             address
             for peer in self._directory.live()
@@ -231,10 +236,13 @@ class RouteFinder:
         ]
         self._rng.shuffle(known)
         asked = [*(a for a in self._join if a.peer_id not in avoid), *known] or list(self._join)
+        timeout_s = max(ASK_S, min(self._ask_s, until - time.monotonic()))
         try:
-            await fetch_directory(self._transport, asked, self._directory, timeout_s=1.0)
+            await fetch_directory(self._transport, asked, self._directory, timeout_s=timeout_s)
         except ManyhandsError as error:
+            self._ask_s *= 2
             return error
+        self._ask_s = ASK_S
         return None
 
     def _raise_refusal(self, action: FindRoute) -> None:

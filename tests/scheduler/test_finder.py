@@ -26,7 +26,7 @@ from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport import Transport
 from protocol.transport.grpc import GrpcTransport
-from protocol.transport.memory import MemoryNetwork
+from protocol.transport.memory import Faults, MemoryNetwork
 from scheduler.directory import Directory
 from scheduler.finder import RouteFinder
 from scheduler.request import GenerationRequest
@@ -191,6 +191,21 @@ async def test_a_search_that_reached_nobody_says_why_not_that_its_time_is_over()
 
     assert error.exit_code == 4
     assert peer_of(1) in str(error)
+
+
+async def test_peers_that_are_all_slow_get_longer_the_next_time_they_are_asked():
+    network, table, now_ms = MemoryNetwork(), AnnouncementTable(OPEN_SWARM_ID), wall_ms()
+    stamp = {"sequence": now_ms, "issued_ms": now_ms, "expires_ms": now_ms + 30_000}
+    table.merge(record(LIVE, (0, 8), **stamp), sender="", now_ms=now_ms)
+    searching = finder(wait_s=8.0, peers=())
+    searching._transport = network.transport(identity_of(CLIENT), OPEN_SWARM_ID)
+
+    async with serve_table(network.transport(identity_of(LIVE), OPEN_SWARM_ID), table) as served:
+        searching._join = served[0].addresses
+        network.set_faults(Faults(delay_s=(0.3, 0.3)))  # a dial and a call take 1.2 s
+        seats = await found(searching, after({}, survivors=()))
+
+    assert seats == [peer_of(LIVE)]
 
 
 async def test_a_search_that_found_an_impostor_alone_says_so():
