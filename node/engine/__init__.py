@@ -59,6 +59,7 @@ def load_shard(
     """
     with _no_garbage_collection():
         from node.engine.devices import spread
+        from node.engine.large_pages import into_large_pages
         from node.engine.selftest import proved_engine
         from node.engine.weights import Wanted, load_span
 
@@ -80,6 +81,7 @@ def load_shard(
         if progress:
             progress("self-test", 0.0)
         engine = proved_engine(loaded)
+        into_large_pages(loaded.model)
         if progress:
             progress("self-test", 1.0)
     return engine

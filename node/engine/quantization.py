@@ -192,8 +192,13 @@ def small_bytes(made: str, shape: tuple[int, ...]) -> int:
 
 def held_bytes(model: Any) -> int:
     """What a loaded model's weights take, with the scales of small ones; shared ones count once."""
+    from node.engine.prepacked import PrepackedLinear
+
     held = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
     for module in model.modules():
+        if isinstance(module, PrepackedLinear):
+            held[module.address] = module.n_bytes
+            continue
         weight = getattr(module, "weight", None)
         state = getattr(weight, "quant_state", None)
         scales = getattr(module, "scales", None) if state is None else state.absmax

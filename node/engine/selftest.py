@@ -26,6 +26,7 @@ from node.engine.forward import ALL_ROWS, DirectForward, FamilyForward, GatedMod
 from node.engine.kv_cache import LayoutProbe
 from node.engine.kv_layout import KVLayout
 from node.engine.packed_engine import PackedEngine
+from node.engine.prepacked import plain_weights, prepack
 from node.engine.pruning import find_blocks, text_config
 from node.engine.session_cache import EmptyCache, SessionLayout
 from node.engine.session_engine import SessionEngine
@@ -84,7 +85,7 @@ def _not_finite(loaded: LoadedSpan) -> str:
     owner, attribute = find_blocks(loaded.model)
     path = next(name for name, module in loaded.model.named_modules() if module is owner)
     prefix = f"{path}.{attribute}." if path else f"{attribute}."
-    for name, tensor in loaded.model.named_parameters():
+    for name, tensor in plain_weights(loaded.model):
         if not tensor.is_floating_point() or bool(tensor.float().isfinite().all()):
             continue
         if name.startswith(prefix):
@@ -100,6 +101,7 @@ def _proved_packed(loaded: LoadedSpan, gated: GatedModel) -> ShardEngine:
     max_positions = longest_context(text_config(loaded.model))
     with _unfit_if_it_fails():
         truth = _true_lives(loaded, gated, attention="eager")
+        prepack(loaded.model)
         layout = _kv_layout(loaded, gated)
         gated.attend(NAME)
         sound = PackedEngine(loaded, FamilyForward(gated), layout, max_positions)
@@ -117,6 +119,7 @@ def _proved_per_session(loaded: LoadedSpan, gated: GatedModel) -> ShardEngine:
     max_positions = longest_context(text_config(loaded.model))
     with _unfit_if_it_fails():
         truth = _true_lives(loaded, gated, attention=gated.library_attention)
+        prepack(loaded.model)
         probe = EmptyCache(config=loaded.model.config)
         _run_rows_once(loaded, gated, probe)
         layout = SessionLayout.read(probe, loaded.dtype, loaded.model.device)

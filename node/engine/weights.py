@@ -21,7 +21,6 @@ import torch
 from node.engine import room
 from node.engine.checkpoint import Checkpoint, open_checkpoint
 from node.engine.family import check_family, packing_obstacle, span_class
-from node.engine.large_pages import into_large_pages
 from node.engine.outline import Outline
 from node.engine.pruning import compact
 from node.engine.quantization import Quantization, choose
@@ -97,7 +96,6 @@ def load_span(
         reader = Reader(checkpoint, outline, quantization, dtype, wanted.device)
         model = reader.read(selection, wanted.cache, report)
         compact(model, outline.span)
-        into_large_pages(model)
     report("weights", 1.0)
     return LoadedSpan(
         model,
