@@ -6,8 +6,9 @@ ever add to a link's latency, and the first measurement, on a cold connection, i
 
 from collections import deque
 
-from protocol.announcements import MAX_LINKS, Link
+from protocol.announcements import Link
 from protocol.identity import PeerId
+from protocol.told_links import told_links
 
 MAX_SAMPLES = 16
 MAX_AGE_S = 300.0
@@ -32,7 +33,7 @@ class LinkTimes:
         return min((rtt_s for at_s, rtt_s in samples if now_s - at_s < MAX_AGE_S), default=None)
 
     def best(self, now_s: float) -> tuple[Link, ...]:
-        """The nearest peers, as many as an announcement holds."""
+        """The links worth telling, as many as an announcement holds."""
         measured = ((peer_id, self.rtt_s(peer_id, now_s)) for peer_id in self._samples)
         links = [Link(peer, round(rtt_s * 1e6)) for peer, rtt_s in measured if rtt_s is not None]
-        return tuple(sorted(links, key=lambda link: (link.rtt_us, link.peer_id))[:MAX_LINKS])
+        return told_links(links)

@@ -1,11 +1,13 @@
 """What a simulated peer would announce: the same record as a real node's, with honest numbers."""
 
-import heapq
 from typing import Final
 
+import numpy as np
+
 from protocol.address import Address
-from protocol.announcements import MAX_LINKS, Announcement, Link
+from protocol.announcements import Announcement, Link
 from protocol.measured import Measured, State
+from protocol.told_links import told_links
 from scheduler.simulator.rates import Rates
 from scheduler.simulator.state import Peer
 from scheduler.simulator.world import World
@@ -26,7 +28,7 @@ class Announcer:
             (Address(f"10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}", 31400, peer.peer_id),)
             for i, peer in enumerate(world.peers)
         ]
-        self._links = [self._nearest(i) for i in range(len(world.peers))]
+        self._links = [self._told(i) for i in range(len(world.peers))]
 
     def record(self, peer: Peer, state: State, now_s: float) -> Announcement:
         """Of a peer that serves, at this moment."""
@@ -68,9 +70,9 @@ class Announcer:
             expires_ms=issued_ms + round(self._lifetime_s * 1000),
         )
 
-    def _nearest(self, index: int) -> tuple[Link, ...]:
-        one_way_s = self._world.one_way_s[index]
-        others = (i for i in range(len(self._world.peers)) if i != index)
-        nearest = heapq.nsmallest(MAX_LINKS, others, key=lambda i: (float(one_way_s[i]), i))
+    def _told(self, index: int) -> tuple[Link, ...]:
+        """Of links to everybody: gossip meets all of them in the end."""
+        rtt_us = np.rint(self._world.one_way_s[index] * 2e6).astype(int).tolist()
         peers = self._world.peers
-        return tuple(Link(peers[i].peer_id, round(float(one_way_s[i]) * 2e6)) for i in nearest)
+        others = (i for i in range(len(peers)) if i != index)
+        return told_links(Link(peers[i].peer_id, rtt_us[i]) for i in others)

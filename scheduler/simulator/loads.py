@@ -51,7 +51,9 @@ def replay_load(world: World, session: Session, new: Sequence[Seat]) -> Load:
     for seat in new:
         before = [other for other in session.seats if other.span.stop == seat.span.start]
         row_bytes = world.model.row_bytes
-        carry_s += [row_bytes / _spec(world, other).up_bytes_per_s for other in before[:1]] or [0.0]
+        carry_s += [
+            row_bytes / world.spec(other.peer_id).up_bytes_per_s for other in before[:1]
+        ] or [0.0]
     return _stream(world, new, carry_s)
 
 
@@ -68,11 +70,11 @@ def opening_s(world: World, session: Session, new: Sequence[Seat], settings: Set
     which the slowest one is counted with the rest of the rows.
     """
     region = session.request.region
-    farthest_s = max(world.client_one_way_s(region, _spec(world, seat)) for seat in new)
+    farthest_s = max(world.client_one_way_s(region, world.spec(seat.peer_id)) for seat in new)
     nodes = [world.index[seat.peer_id] for seat in session.seats]
     links_s = sum(float(world.one_way_s[a, b]) for a, b in pairwise(nodes))
     rows = min(settings.chunk_rows, session.length or session.request.n_prompt)
-    times = [_spec(world, seat).prefill_block_s * len(seat.span) for seat in new]
+    times = [world.spec(seat.peer_id).prefill_block_s * len(seat.span) for seat in new]
     return 4 * farthest_s + links_s + rows * (sum(times) - max(times))
 
 
@@ -92,8 +94,4 @@ def _stream(world: World, seats: Sequence[Seat], carry_s: Sequence[float]) -> Lo
 
 
 def _specs(world: World, seats: Sequence[Seat]) -> list[PeerSpec]:
-    return [_spec(world, seat) for seat in seats]
-
-
-def _spec(world: World, seat: Seat) -> PeerSpec:
-    return world.peers[world.index[seat.peer_id]]
+    return [world.spec(seat.peer_id) for seat in seats]

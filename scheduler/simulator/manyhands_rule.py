@@ -23,12 +23,11 @@ class Manyhands:
     look_s = 30.0
 
     def joined(self, swarm: Swarm, peer_id: PeerId, rng: random.Random) -> Spans:
-        capacity = swarm.standing[peer_id].spec.capacity_blocks
         span = choose_span(
             swarm.announcements,
             manifest=MANIFEST,
             n_blocks=swarm.world.model.n_blocks,
-            capacity_blocks=capacity,
+            capacity_blocks=swarm.world.spec(peer_id).capacity_blocks,
             peer_id=peer_id,
         )
         return {peer_id: span}
@@ -41,7 +40,7 @@ class Manyhands:
             swarm.announcements,
             manifest=MANIFEST,
             n_blocks=swarm.world.model.n_blocks,
-            capacity_blocks=swarm.standing[peer_id].spec.capacity_blocks,
+            capacity_blocks=swarm.world.spec(peer_id).capacity_blocks,
             peer_id=peer_id,
         )
         return {} if span is None else {peer_id: span}

@@ -22,7 +22,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
 MAX_ROUNDS = 60
-CLOSE = 1e-5
 DAMPING = 0.5
 
 
@@ -52,8 +51,9 @@ class Load:
 class Rates:
     """Seconds per row for a set of loads; remembers where it was to be quick the next time."""
 
-    def __init__(self, n_nodes: int) -> None:
-        self._n_nodes = n_nodes
+    def __init__(self, n_nodes: int, precision: float = 1e-6) -> None:
+        """precision: relative, of what is answered."""
+        self._n_nodes, self._precision = n_nodes, precision
         self._there: dict[int, Floats] = {}
         self._pressure: Floats = np.zeros(n_nodes)  # on each node: how much longer a visit takes
         self._prompts: Floats = np.zeros(n_nodes)  # the part of it that prompts make
@@ -97,11 +97,14 @@ class Rates:
             there += DAMPING * (visit / new_per_row[session] - there)
             change = float(np.max(np.abs(new_per_row - per_row) / new_per_row))
             per_row = new_per_row
-            if change < CLOSE:
+            if change < self._precision:
                 break
         self._pressure = self._sum(nodes, weight * there)
         self._prompts = self._sum(nodes, weight * there * is_stream[session])
-        self._there = dict(zip(keys, np.split(there, starts[1:]), strict=True))
+        self._there = {
+            key: there[start : start + size]
+            for key, start, size in zip(keys, starts, sizes, strict=True)
+        }
         return per_row
 
     def _sum(self, nodes: Ints, values: Floats) -> Floats:

@@ -22,7 +22,7 @@ def simulate(
 ) -> Report:
     """Let `trace` happen to a swarm that follows `policy`."""
     settings = settings or Settings()
-    events, rates = Events(), Rates(len(world.peers))
+    events, rates = Events(), Rates(len(world.peers), settings.precision)
     announcer = Announcer(world, rates, settings.lifetime_s)
     rng = random.Random(f"{seed} {trace.name}")
     fleet = Fleet(world, policy, events, random.Random(rng.random()), settings, announcer)

@@ -27,6 +27,7 @@ class Settings:
     visit_s: float = 0.0005  # per hop and row beside computing
     chunk_rows: int = 64  # of a prompt
     rates_s: float = 0.25  # speeds are worked out anew at most this often
+    precision: float = 1e-3  # of speeds
 
 
 class PeerState(Enum):

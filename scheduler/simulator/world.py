@@ -114,6 +114,9 @@ class World:
         np.fill_diagonal(table, 0.0)
         return table
 
+    def spec(self, peer_id: PeerId) -> PeerSpec:
+        return self.peers[self.index[peer_id]]
+
     def client_one_way_s(self, region: str, peer: PeerSpec) -> float:
         """From a client in `region`, which has a last mile too, to a peer."""
         i, j = self.regions.index(region), self.regions.index(peer.region)

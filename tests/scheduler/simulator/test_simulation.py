@@ -32,7 +32,7 @@ from scheduler.simulator.policies import Chain, Missing, Seat, Spans, Swarm
 from scheduler.simulator.world import peer_id_of
 
 MODEL = ModelShape(n_blocks=8, block_bytes=100_000_000, row_bytes=1000, kv_bytes=100)
-EXACT = Settings(rates_s=0.0)
+EXACT = Settings(rates_s=0.0, precision=1e-9)
 HERE = {("eu", "eu"): 40.0}  # 20 ms one way
 
 
