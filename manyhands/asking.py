@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from protocol.text import Tokenizer
     from scheduler.client import Client
     from scheduler.request import GenerationRequest
+    from scheduler.wanted import Limits
 
 DEFAULT_MAX_TOKENS = 256
 RECORD_NAME = "peers.json"  # what this home's clients saw of their peers
@@ -41,6 +42,12 @@ class Ask:
     forget: bool = False
     timeout_s: float = 600.0
     profile: str | None = None
+    regions: tuple[str, ...] = ()
+    group: str = ""
+    max_price: int | None = None
+    avoid: tuple[str, ...] = ()
+    require: tuple[str, ...] = ()
+    prefer: str = "latency"
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -57,6 +64,7 @@ class Ask:
         """
         from protocol.sampling import SamplingParams
         from scheduler.request import GenerationRequest
+        from scheduler.wanted import Goal
 
         chosen = dict(tokenizer.generation_defaults) if tokenizer else {}
         for name in ("temperature", "top_p", "top_k"):
@@ -74,9 +82,28 @@ class Ask:
             reuse_prefix=not self.forget,
             timeout_s=self.timeout_s,
             profile=self._profile(),
+            limits=self.limits(),
+            goal=Goal(self.prefer),
             model=model.asked,
             vocab_size=model.manifest.vocab_size,
             adapter=model.adapter,
+        )
+
+    def limits(self) -> "Limits":
+        """Who may serve.
+
+        Raises:
+            UsageError: nobody ever could.
+        """
+        from protocol.identity import PeerId
+        from scheduler.wanted import Limits
+
+        return Limits(
+            regions=self.regions,
+            group=self.group,
+            max_price=self.max_price,
+            avoid=tuple(map(PeerId, self.avoid)),
+            require=tuple(map(PeerId, self.require)),
         )
 
     def _profile(self) -> str | None:

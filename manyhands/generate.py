@@ -18,7 +18,7 @@ from manyhands.boundary import innermost
 from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.models import Model
-from manyhands.options import home_option, join_option
+from manyhands.options import home_option, join_option, limits_options
 from manyhands.progress import say
 from manyhands.running import join_addresses
 from manyhands.signals import interruptible
@@ -47,6 +47,7 @@ Show = Callable[["Event"], None]
 @click.option("--stop", "stops", multiple=True, metavar="TEXT", help="End before this text.")
 @click.option("--ignore-eos", is_flag=True, help="Go on where the model would end.")
 @click.option("--profile", metavar="P", help="Ask for one execution profile. Default: any.")
+@limits_options
 @click.option("--forget", is_flag=True, help="Peers keep nothing to begin later prompts with.")
 @click.option("--timeout", "timeout_s", type=float, default=600.0, metavar="S", help="For all.")
 @home_option

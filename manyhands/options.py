@@ -9,6 +9,7 @@ import click
 
 from protocol.adapter_names import is_name
 from protocol.address import Address
+from protocol.identity import PeerId, public_key_from_peer_id
 from protocol.messages import Span
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -90,6 +91,17 @@ class AdapterType(click.ParamType[Any]):
         return name, Path(directory).expanduser()
 
 
+class PeerType(click.ParamType[Any]):
+    """A peer id, or an address that ends in one."""
+
+    name = "PEER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        peer_id = value.rpartition("/p2p/")[2]
+        public_key_from_peer_id(PeerId(peer_id))
+        return str(peer_id)
+
+
 def home_option(command: Command) -> Command:
     return click.option(
         "--home",
@@ -106,6 +118,43 @@ def join_option(command: Command) -> Command:
         multiple=True,
         help="A peer of the swarm: /ip4/HOST/tcp/PORT/p2p/PEER. Repeat for more.",
     )(command)
+
+
+def limits_options(command: Command) -> Command:
+    """Who may serve, and what the client is minded to; `limits_of` reads them."""
+    for option in (
+        click.option(
+            "--prefer",
+            type=click.Choice(["latency", "throughput"]),
+            default="latency",
+            help="The next token soon, or many answers in all. Default: latency.",
+        ),
+        click.option(
+            "--require",
+            type=PeerType(),
+            multiple=True,
+            help="The blocks this peer holds are run by it. Repeat for more.",
+        ),
+        click.option(
+            "--avoid", type=PeerType(), multiple=True, help="Not this peer. Repeat for more."
+        ),
+        click.option(
+            "--max-price",
+            type=click.IntRange(min=0),
+            metavar="NCR",
+            help="At most, for a million tokens through one block. 0: donations alone.",
+        ),
+        click.option("--group", default="", metavar="G", help="Peers of this private group alone."),
+        click.option(
+            "--region",
+            "regions",
+            multiple=True,
+            metavar="R",
+            help="Peers in this region alone: eu takes eu-west too. Repeat for more.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def accept_licence_option(command: Command) -> Command:

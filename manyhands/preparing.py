@@ -53,6 +53,7 @@ class Wanted:
     threads: int | None
     name: str
     region: str
+    group: str
     price_per_mtl: int
     drain: float
     accept_licence: bool

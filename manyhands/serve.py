@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from node.settings import NodeSettings
 
 USUAL_PORT = 31400
-MAX_TEXT_CHARS = 100
+MAX_TEXT_CHARS = 64
 
 
 @click.command(short_help="Lend this machine: serve a span of a model.")
@@ -108,6 +108,7 @@ MAX_TEXT_CHARS = 100
 @click.option("--threads", type=click.IntRange(min=1), help="Default: half the cores.")
 @click.option("--name", default="", help="What to call the model in front of people.")
 @click.option("--region", default="", help="Where this machine is, for those who care.")
+@click.option("--group", default="", help="Serve only clients that ask for this group by name.")
 @click.option(
     "--price-per-mtl",
     type=click.IntRange(min=0),
@@ -137,11 +138,11 @@ def serve(**given: object) -> None:
     "adapters"}.
     """
     wanted = Wanted(**given)  # type: ignore[arg-type]
-    for text in (wanted.name, wanted.region):
+    for text in (wanted.name, wanted.region, wanted.group):
         if len(text) > MAX_TEXT_CHARS or not text.isprintable():
             raise UsageError(
                 f"not a name that others can print: {text[:40]!r}",
-                hint=f"--name and --region take up to {MAX_TEXT_CHARS} printable characters",
+                hint=f"--name, --region, --group: up to {MAX_TEXT_CHARS} printable characters",
             )
     if wanted.parent is not None:
         machine.die_with(wanted.parent)
@@ -299,6 +300,7 @@ def _settings(wanted: Wanted, home: Home) -> "NodeSettings":
         pack=wanted.pack,
         adapters=home.adapters,
         region=wanted.region,
+        group=wanted.group,
         rates=_rates(wanted.price_per_mtl),
     )
 

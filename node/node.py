@@ -243,7 +243,11 @@ class Node:
             software=self._standing.software,
             offer=serving.offer().encode(),
             adapters=serving.engine.adapters.names,
-            measured=replace(serving.measured(), since_ms=self._standing.since_ms),
+            measured=replace(
+                serving.measured(),
+                since_ms=self._standing.since_ms,
+                group=self.settings.group,
+            ),
         )
 
     def status(self) -> dict[str, object]:

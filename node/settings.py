@@ -29,6 +29,9 @@ class NodeSettings:
     """Who gets large frames packed: those across the internet (auto), always or never."""
 
     region: str = ""
+    group: str = ""
+    """Of clients that ask for it by name; others are not routed here."""
+
     wire: str = ""
     """What hidden rows travel as; empty: the dtype they are computed in, without loss."""
 

@@ -158,7 +158,10 @@ class ChainBroken(ManyhandsError):
 
 
 class SwarmIncomplete(ManyhandsError):
-    """No peer serves blocks `missing`, a list of half-open runs `(start, stop)`."""
+    """No peer serves blocks `missing`, a list of half-open runs `(start, stop)`.
+
+    `constraint` names what leaves them so, where somebody would serve them without it.
+    """
 
     exit_code, code = 5, "swarm_incomplete"
 
@@ -168,12 +171,17 @@ class SwarmIncomplete(ManyhandsError):
         *,
         model: str = "",
         adapter: str = "",
+        within: str = "",
+        constraint: str = "",
         hint: str = "",
     ) -> None:
+        """within: the constraint, as words that follow `nobody`."""
         runs = ", ".join(f"{start}:{stop}" for start, stop in missing)
         of, under = f" of {model}" if model else "", f" with adapter {adapter}" if adapter else ""
-        super().__init__(f"nobody serves blocks {runs}{of}{under}", hint=hint)
+        whom = f" {within}" if within else ""
+        super().__init__(f"nobody{whom} serves blocks {runs}{of}{under}", hint=hint)
         self.missing = tuple(missing)
+        self.constraint = constraint
 
 
 class SessionTimeout(ManyhandsError):

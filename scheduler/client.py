@@ -114,7 +114,13 @@ class Client:
 
     def generate(self, request: GenerationRequest) -> Generation:
         session = SessionId(secrets.token_bytes(16))
-        settlement = Settlement(session, self.identity, self.swarm_id, self._books)
+        settlement = Settlement(
+            session,
+            self.identity,
+            self.swarm_id,
+            self._books,
+            max_price=request.limits.max_price,
+        )
         prefixes = self._prefixes.session(session, request)
         finder = RouteFinder(
             request,

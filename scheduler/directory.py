@@ -19,15 +19,14 @@ from protocol.errors import (
     ManyhandsError,
     PeerError,
     PeerUnreachable,
-    SwarmIncomplete,
     UsageError,
 )
 from protocol.gossip_rules import MAX_STEPS, METHOD, Exchange
 from protocol.identity import PeerId
-from protocol.profile import rounds_rows
 from protocol.transport import Connection, Transport
 from scheduler.latency import Pair
-from scheduler.routing import Wanted, missing_blocks
+from scheduler.refusal import incomplete
+from scheduler.wanted import Wanted
 
 MAX_ASKED = 8
 MAX_ROUNDS = 64  # answers are bounded: a large table comes in parts
@@ -61,26 +60,11 @@ class Directory:
         """Return if every block is served.
 
         Raises:
-            SwarmIncomplete: naming the blocks that are not.
+            SwarmIncomplete: naming the blocks that are not, and the constraint that leaves them so.
         """
-        missing = missing_blocks(self.live(), wanted)
-        if missing:
-            start, stop = missing[0]
-            hint = (
-                f"start a node for them: manyhands serve {model or 'MODEL'} --span {start}:{stop}"
-            )
-            others = {peer.profile for peer in self.hosts(wanted.manifest)} - {wanted.profile}
-            if wanted.profile and others:
-                hint += f"; asked for {wanted.profile}, others run {', '.join(sorted(others))}"
-            elif rounding := sorted(filter(rounds_rows, others - {None})):
-                hint = f"who rounds rows on the wire is asked by name: --profile {rounding[0]}"
-            if wanted.adapter:
-                here = {name for peer in self.hosts(wanted.manifest) for name in peer.adapters}
-                hint = (
-                    "load it on every node: manyhands adapters load NAME=DIR; "
-                    f"adapters served now: {', '.join(sorted(here))[:200] or 'none'}"
-                )
-            raise SwarmIncomplete(missing, model=model, adapter=wanted.adapter, hint=hint)
+        refusal = incomplete(self.live(), wanted, model=model)
+        if refusal is not None:
+            raise refusal
 
     def pin_adapter(self, manifest: bytes, name: str) -> str:
         """The one `name@digest` that hosts of this model announce; `name` itself if none does.

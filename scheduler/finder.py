@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TypedDict
 
 from protocol.address import Address
@@ -87,6 +88,7 @@ class RouteFinder:
         self._ask_s = ASK_S
         self._since: float | None = None  # when the chain at hand began to be looked for
         self._tried_again: set[str] = set()  # since then, of those who had failed
+        self._staying: set[str] = set()  # hops of the chain that need no replacement
         self._request, self._transport = request, transport
         self._directory, self._join, self._rng = directory, tuple(join), rng
         self._familiar = familiar
@@ -102,6 +104,7 @@ class RouteFinder:
             ManyhandsError: the refusal, when those who serve the blocks refused.
         """
         self.watch.lost(action.avoid)
+        self._staying = {seat.peer for seat in action.survivors}
         self._since = self._since or time.monotonic()
         until = min(deadline, self._since + self._request.wait_s)
         while True:
@@ -209,7 +212,10 @@ class RouteFinder:
         ]
 
     def _wanted(self, avoid: Collection[str]) -> Wanted:
-        request = self._request
+        request, limits = self._request, self._request.limits
+        if limits.require:  # those who stay have their blocks already
+            left = tuple(peer for peer in limits.require if peer not in self._staying)
+            limits = replace(limits, require=left)
         return Wanted(
             manifest=request.manifest,
             n_blocks=request.n_blocks,
@@ -217,6 +223,8 @@ class RouteFinder:
             profile=self._agreed or None,
             adapter=self._pinned(),
             avoid=frozenset(map(PeerId, avoid)),
+            limits=limits,
+            goal=request.goal,
         )
 
     def _pinned(self) -> str:

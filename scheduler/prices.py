@@ -38,8 +38,17 @@ def asked(offer: bytes, span: Span, n_blocks: int, n_positions: int) -> Price:
     """What the peer that announces `span` and `offer` asks in a session of `n_positions`."""
     if not offer:
         return FREE
-    rates = rates_of(offer)
-    return UNREADABLE if rates is None else price_of(rates, span, n_blocks, n_positions)
+    read = read_offer(offer)
+    return UNREADABLE if read is None else price_of(read.rates, span, n_blocks, n_positions)
+
+
+def proposed(offer: bytes, n_blocks: int, n_positions: int) -> float:
+    """What an offer asks for a million positions through a block, by the span it is about."""
+    read = read_offer(offer)
+    if read is None:
+        return math.inf
+    span = Span(read.layer_lo, read.layer_hi)
+    return price_of(read.rates, span, n_blocks, n_positions).over(len(span))
 
 
 def price_of(rates: Rates, span: Span, n_blocks: int, n_positions: int) -> Price:
@@ -52,9 +61,9 @@ def price_of(rates: Rates, span: Span, n_blocks: int, n_positions: int) -> Price
 
 
 @lru_cache(maxsize=16_384)
-def rates_of(offer: bytes) -> Rates | None:
+def read_offer(offer: bytes) -> Offer | None:
     """None: these bytes are no offer."""
     try:
-        return Offer.from_fields(decode(Envelope.decode(offer).payload)).rates
+        return Offer.from_fields(decode(Envelope.decode(offer).payload))
     except (IntegrityError, PeerError):
         return None

@@ -8,6 +8,7 @@ from protocol.errors import ContextExceeded, UsageError
 from protocol.messages import MAX_POSITIONS, MAX_STOP_CHARS, MAX_STOPS, Span
 from protocol.profile import Profile
 from protocol.sampling import SamplingParams
+from scheduler.wanted import ANY_PEER, Goal, Limits
 
 MAX_SECRET_CHARS = 256
 
@@ -34,6 +35,8 @@ class GenerationRequest:
     timeout_s: float = 600.0
     wait_s: float = 5.0
     profile: str | None = None
+    limits: Limits = ANY_PEER  # who may serve
+    goal: Goal = Goal.LATENCY
     adapter: str = ""  # a name, or a name@digest
     reuse_prefix: bool = True
     prefix_group: str = field(default="", repr=False)

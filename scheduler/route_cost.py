@@ -30,6 +30,7 @@ FULL_BATCH = 8  # sessions, where no curve is announced
 MS_PER_NCR = 1.0  # what we wait, at most, to save a nanocredit on a token
 NEARLY_FULL_MS = 2.0  # per token, where a session takes all KV room that is left: others want it
 MOST_LOAD = 0.95
+MOST_FIXED = 0.9  # of a step: blocks take some of it
 
 
 Number = TypeVar("Number", float, NDArray[np.float64])
@@ -43,7 +44,7 @@ class Cost(Generic[Number]):
 
     compute_ms: Number
     price_ms: Number
-    hop_ms: Number
+    hop_ms: Number  # what a step takes however many blocks it runs, and what passing on takes
     queue_ms: Number
     room_ms: Number
     fee_ms: Number  # the price of what is not counted by block
@@ -77,11 +78,12 @@ def announced_cost(peer: Announcement, wanted: Wanted) -> Cost[float]:
     assert peer.span is not None
     is_batch = wanted.goal is Goal.THROUGHPUT
     step_us = batched_us(peer) if is_batch else shared_us(peer)
+    fixed_us = step_us * min(MOST_FIXED, peer.measured.fixed_us / max(1.0, alone_us(peer)))
     price = asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
     return Cost(
-        compute_ms=step_us / 1000 / len(peer.span),
+        compute_ms=(step_us - fixed_us) / 1000 / len(peer.span),
         price_ms=price.per_block / 1e6 * MS_PER_NCR,
-        hop_ms=HOP_MS,
+        hop_ms=HOP_MS + fixed_us / 1000,
         queue_ms=0.0 if is_batch else peer.measured.queue_us / 1000,
         room_ms=0.0,
         fee_ms=price.besides / 1e6 * MS_PER_NCR,
@@ -109,20 +111,20 @@ def shared_us(peer: Announcement) -> float:
     curve = peer.measured.decode_steps_us
     if curve:
         return _read_off(curve, peer.n_sessions + 1)
-    return _alone_us(peer) * (1 + SHARE_PER_SESSION * peer.n_sessions)
+    return alone_us(peer) * (1 + SHARE_PER_SESSION * peer.n_sessions)
 
 
 def batched_us(peer: Announcement) -> float:
     """The node's time for one row of a full batch through the span, dearer where it is busy."""
     curve = peer.measured.decode_steps_us or (
-        (FULL_BATCH, round(_alone_us(peer) * (1 + SHARE_PER_SESSION * (FULL_BATCH - 1)))),
+        (FULL_BATCH, round(alone_us(peer) * (1 + SHARE_PER_SESSION * (FULL_BATCH - 1)))),
     )
     row_us, size = min((us / size, size) for size, us in curve)
     busy = max(peer.measured.rows_per_s * row_us / 1e6, peer.n_sessions / (peer.n_sessions + size))
     return row_us / (1 - min(MOST_LOAD, busy))
 
 
-def _alone_us(peer: Announcement) -> float:
+def alone_us(peer: Announcement) -> float:
     assert peer.span is not None
     return peer.decode_us or UNMEASURED_BLOCK_MS * 1000 * len(peer.span)
 

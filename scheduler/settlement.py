@@ -19,10 +19,11 @@ from ledger.tab import PayerTab
 from ledger.writer import LedgerWriter
 from protocol.chain_actions import Seat, Stretch
 from protocol.clock import wall_ms
-from protocol.errors import ManyhandsError
+from protocol.errors import ManyhandsError, PeerRefused
 from protocol.identity import Identity, public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve, Reserved, SessionId
 from protocol.signing import Envelope
+from scheduler import prices
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,11 @@ class ClientTab:
             )
         return usage.meter()
 
+    def price_per_million(self) -> float:
+        """Ncr for positions through one block, by the offer that the hop reserved under."""
+        assert self._reserved is not None
+        return prices.proposed(self._reserved.offer, self._reserve.n_blocks, self._reserve.capacity)
+
     def hear(self, statement: bytes) -> None:
         """Take a statement in.
 
@@ -131,8 +137,16 @@ class Settlement:
     """All tabs of one session, and the things every tab of it shares."""
 
     def __init__(
-        self, session: SessionId, identity: Identity, swarm_id: bytes, books: LedgerWriter
+        self,
+        session: SessionId,
+        identity: Identity,
+        swarm_id: bytes,
+        books: LedgerWriter,
+        *,
+        max_price: int | None = None,
     ) -> None:
+        """max_price: ncr for a million positions through one block; None: any."""
+        self._max_price = max_price
         self.session, self.salt = session, secrets.token_bytes(32)
         self.salt_commit = hashlib.sha256(self.salt).digest()
         self.tabs: dict[str, ClientTab] = {}
@@ -151,7 +165,11 @@ class Settlement:
 
         Raises:
             IntegrityError: they are not what was asked for.
+            PeerRefused: they ask for more than the client pays, whatever was announced.
         """
+        asked, cap = self.tabs[peer].price_per_million(), self._max_price
+        if cap is not None and asked > cap:
+            raise PeerRefused(peer, f"it asks {asked:g} ncr per million, more than {cap}")
         terms = self.tabs[peer].accept()
         self.keep(self.tabs[peer])
         return terms

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,7 @@ from protocol.transport.memory import Faults, MemoryNetwork
 from scheduler.directory import Directory
 from scheduler.finder import RouteFinder
 from scheduler.request import GenerationRequest
+from scheduler.wanted import ANY_PEER, Limits
 from tests.announcing import MANIFEST, peer_of, record
 from tests.gossiping import identity_of, serve_table
 
@@ -39,7 +41,12 @@ SPANS = {FIRST: (0, 4), LIVE: (4, 8), DEAD: (4, 8), OTHER: (0, 8)}
 CLIENT = 77
 
 
-def finder(*, wait_s: float = 5.0, peers: Sequence[int] = (FIRST, LIVE, DEAD)) -> RouteFinder:
+def finder(
+    *,
+    wait_s: float = 5.0,
+    peers: Sequence[int] = (FIRST, LIVE, DEAD),
+    limits: Limits = ANY_PEER,
+) -> RouteFinder:
     """One that knows these peers; none of them can be asked for more."""
     now_ms = wall_ms()
     table = AnnouncementTable(OPEN_SWARM_ID)
@@ -50,7 +57,7 @@ def finder(*, wait_s: float = 5.0, peers: Sequence[int] = (FIRST, LIVE, DEAD)) -
         told = record(n, SPANS[n], decode_us=decode_us, profile=profile, **stamp)
         table.merge(told, sender="", now_ms=now_ms)
     request = GenerationRequest(
-        manifest=MANIFEST, n_blocks=8, prompt_ids=(1,), max_tokens=4, wait_s=wait_s
+        manifest=MANIFEST, n_blocks=8, prompt_ids=(1,), max_tokens=4, wait_s=wait_s, limits=limits
     )
     transport = MemoryNetwork().transport(identity_of(CLIENT), OPEN_SWARM_ID)
     return RouteFinder(request, transport, Directory(table), (), random.Random(1))
@@ -218,3 +225,22 @@ async def test_a_search_that_found_an_impostor_alone_says_so():
 
     assert error.exit_code == 8
     assert peer_of(1) in str(error)
+
+
+def limited(**limits: Any) -> RouteFinder:
+    """One whose client asked for some peers alone; it waits for nobody."""
+    return finder(wait_s=0.0, limits=Limits(**limits))
+
+
+async def test_limits_of_a_request_are_kept_and_named_when_nobody_is_left():
+    assert await found(limited(avoid=(peer_of(DEAD),)), after({})) == [peer_of(LIVE)]
+    assert await found(limited(require=(peer_of(LIVE),)), after({})) == [peer_of(LIVE)]
+
+    for limits in ({"regions": ("eu",)}, {"group": "lab"}, {"require": (peer_of(OTHER),)}):
+        with pytest.raises(SwarmIncomplete) as caught:
+            await found(limited(**limits), after({}))
+        assert caught.value.constraint in ("region", "group", "require")
+
+
+async def test_a_required_peer_that_stays_in_the_chain_is_not_asked_for_again():
+    assert await found(limited(require=(peer_of(FIRST),)), after({})) == [peer_of(DEAD)]

@@ -1,0 +1,121 @@
+"""Why no chain serves a request: which blocks nobody serves, and which constraint leaves them so.
+
+In: who serves, and what is wanted. Out: an error for a person, with what to change. The constraint
+to name is one that rules out peers which hold the missing blocks: by what the client asked for
+(region, group, price, peers, profile, adapter) before what the peers are (leaving, too small).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from protocol.announcements import Announcement
+from protocol.errors import SwarmIncomplete
+from protocol.profile import rounds_rows
+from scheduler.routing import missing_blocks
+from scheduler.wanted import Constraint, Wanted
+
+IN_WORDS = {
+    Constraint.REGION: "in region {regions}",
+    Constraint.GROUP: "{group}",
+    Constraint.PRICE: "for {max_price} ncr per million or less",
+    Constraint.AVOID: "whom you do not avoid",
+    Constraint.REQUIRE: "as you require: {required}",
+    Constraint.CONTEXT: "with room for {n_positions} positions",
+    Constraint.STATE: "that takes new sessions",
+}
+
+
+def incomplete(
+    announcements: Sequence[Announcement], wanted: Wanted, *, model: str = ""
+) -> SwarmIncomplete | None:
+    """The refusal, or None when every block is served."""
+    missing = missing_blocks(announcements, wanted)
+    if not missing:
+        return None
+    hosts = [peer for peer in announcements if peer.manifest == wanted.manifest]
+    ruled_out = Counter(
+        why
+        for peer in hosts
+        if (why := _chosen_constraint(peer, wanted)) is not None and _holds_any(peer, missing)
+    )
+    absent = _absent(hosts, wanted)
+    named = next((c for c in IN_WORDS if ruled_out[c]), None)
+    if absent:
+        named = Constraint.REQUIRE
+    start, stop = missing[0]
+    return SwarmIncomplete(
+        missing,
+        model=model,
+        adapter=wanted.adapter,
+        within=_in_words(named, wanted, absent) if named else "",
+        constraint=named.value if named else "",
+        hint=_relaxing(named, ruled_out[named], hosts)
+        if named
+        else _serving(hosts, wanted, model, f"{start}:{stop}"),
+    )
+
+
+def _chosen_constraint(peer: Announcement, wanted: Wanted) -> Constraint | None:
+    """What rules `peer` out; None too for one that this session met and lost."""
+    why = wanted.rules_out(peer)
+    is_lost = why is Constraint.AVOID and peer.peer_id not in wanted.limits.avoid
+    return None if is_lost else why
+
+
+def _holds_any(peer: Announcement, runs: Sequence[tuple[int, int]]) -> bool:
+    span = peer.span
+    return span is not None and any(span.start < stop and start < span.stop for start, stop in runs)
+
+
+def _absent(hosts: Sequence[Announcement], wanted: Wanted) -> str:
+    """A required peer that cannot serve, with the reason."""
+    known = {peer.peer_id: peer for peer in hosts}
+    for peer_id in wanted.limits.require:
+        if (peer := known.get(peer_id)) is None:
+            return f"{peer_id} is not among those who serve it"
+        if (why := wanted.rules_out(peer)) is not None:
+            return f"{peer_id} is ruled out by {why.value}"
+    return ""
+
+
+def _in_words(named: Constraint, wanted: Wanted, absent: str) -> str:
+    limits = wanted.limits
+    return IN_WORDS[named].format(
+        regions=" or ".join(limits.regions),
+        group=f"in group {limits.group}" if limits.group else "outside private groups",
+        max_price=limits.max_price,
+        required=absent,
+        n_positions=wanted.n_positions,
+    )
+
+
+def _relaxing(named: Constraint, n_others: int, hosts: Sequence[Announcement]) -> str:
+    """What would let somebody serve the blocks."""
+    match named:
+        case Constraint.STATE:
+            return "who serves them is leaving or moving: ask again, or --wait"
+        case Constraint.CONTEXT:
+            most = max((peer.max_positions for peer in hosts), default=0)
+            return f"ask for fewer tokens: the largest context served is {most}"
+        case Constraint.REQUIRE:
+            return "manyhands peers shows who serves; leave out --require"
+        case _:
+            others = "1 other peer does" if n_others == 1 else f"{n_others} other peers do"
+            return f"{others}: change --{named.value} or leave it out"
+
+
+def _serving(hosts: Sequence[Announcement], wanted: Wanted, model: str, run: str) -> str:
+    """Whom to ask instead, or what to start."""
+    if wanted.adapter:
+        here = sorted({name for peer in hosts for name in peer.adapters})
+        return (
+            "load it on every node: manyhands adapters load NAME=DIR; "
+            f"adapters served now: {', '.join(here)[:200] or 'none'}"
+        )
+    others = {peer.profile for peer in hosts} - {wanted.profile}
+    if not wanted.profile and (rounding := sorted(filter(rounds_rows, others))):
+        return f"who rounds rows on the wire is asked by name: --profile {rounding[0]}"
+    hint = f"start a node for them: manyhands serve {model or 'MODEL'} --span {run}"
+    if wanted.profile and others:
+        hint += f"; asked for {wanted.profile}, others run {', '.join(sorted(others))}"
+    return hint
