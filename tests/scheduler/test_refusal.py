@@ -1,4 +1,4 @@
-"""When nobody serves some blocks, the refusal names them, and the constraint that leaves them so."""
+"""When nobody serves some blocks, the refusal names them, and the constraint that does it."""
 
 from dataclasses import replace
 
