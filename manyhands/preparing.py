@@ -1,7 +1,7 @@
 """Before a node serves: which model, which blocks of it, whether they may be served, and fit.
 
-In: the command line of `serve`, read. Out: a model of which weights may still be missing, and a
-forecast of what its span takes. Nothing large was fetched or loaded by then.
+In: the command line of `serve`, read. Out: a model of which weights may still be missing, a span
+of it, and a forecast of what that takes. Nothing large was fetched or loaded by then.
 """
 
 import os
@@ -60,11 +60,28 @@ class Wanted:
     share_weights: bool
     parent: int | None
     gently: bool = False
+    max_blocks: int | None = None
 
 
-def prepare(
-    wanted: Wanted, home: Home, identity: Identity
-) -> "tuple[Model, Forecast, Collection[str]]":
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What will be served. `capacity_blocks`: how much of the model this machine could serve."""
+
+    model: Model
+    forecast: "Forecast"
+    tensors: Collection[str]
+    capacity_blocks: int
+
+    @property
+    def span(self) -> Span:
+        return self.forecast.plan.span
+
+    @property
+    def device(self) -> str:
+        return self.forecast.device
+
+
+def prepare(wanted: Wanted, home: Home, identity: Identity) -> Prepared:
     """What will be served, once it is known that it may be, and that it fits."""
     with shown(wanted.model) as progress:
         model = _find(wanted, identity, progress)
@@ -74,9 +91,10 @@ def prepare(
     from manyhands.planning import forecast
 
     device = _choose_device(wanted)
+    capacity = len(wanted.span) if wanted.span else _capacity(wanted, model, device)
     told, tensors = forecast(
         model,
-        wanted.span or _choose_span(wanted, model, identity, device),
+        wanted.span or _choose_span(wanted, model, identity, capacity),
         dtype=wanted.dtype,
         device=device,
         quantize=wanted.quantize,
@@ -85,7 +103,7 @@ def prepare(
     for line in told.lines():
         say(line)
     told.require()
-    return model, told, tensors
+    return Prepared(model=model, forecast=told, tensors=tensors, capacity_blocks=capacity)
 
 
 def _find(wanted: Wanted, identity: Identity, progress: Progress) -> Model:
@@ -114,18 +132,23 @@ def _check_span(span: Span | None, model: Model) -> None:
         )
 
 
-def _choose_span(wanted: Wanted, model: Model, identity: Identity, device: str) -> Span:
-    """What the swarm misses most, as far as it can be asked, and as much as memory allows."""
-    from scheduler.placement import choose_span
-
-    manifest = model.manifest
-    capacity = machine.capacity_blocks(
+def _capacity(wanted: Wanted, model: Model, device: str) -> int:
+    """How many blocks memory allows, and the operator."""
+    fitting = machine.capacity_blocks(
         model.directory,
         dtype=wanted.dtype,
         device=device,
         quantize=wanted.quantize,
         kv_cache_bytes=wanted.kv_cache,
     )
+    return min(fitting, wanted.max_blocks or fitting)
+
+
+def _choose_span(wanted: Wanted, model: Model, identity: Identity, capacity: int) -> Span:
+    """What the swarm misses most, as far as it can be asked, and as much as can be served."""
+    from scheduler.placement import choose_span
+
+    manifest = model.manifest
     announcements = run(_announcements(identity, wanted.join)) if wanted.join else ()
     return choose_span(
         announcements,

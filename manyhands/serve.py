@@ -9,9 +9,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -19,8 +17,8 @@ import click
 from manyhands import __version__, machine
 from manyhands.fetching import bring_weights
 from manyhands.home import Home, open_books, open_identity
+from manyhands.loading import describe, load
 from manyhands.loops import run
-from manyhands.models import Model
 from manyhands.options import (
     AdapterType,
     EndpointType,
@@ -30,8 +28,8 @@ from manyhands.options import (
     home_option,
     join_option,
 )
-from manyhands.preparing import Wanted, prepare
-from manyhands.progress import say, shown
+from manyhands.preparing import Prepared, Wanted, prepare
+from manyhands.progress import say
 from manyhands.running import Running, recorded
 from manyhands.signals import ending_at_once, interruptible
 from protocol.errors import UsageError
@@ -42,10 +40,7 @@ from protocol.transport.reach import why_not_listening
 if TYPE_CHECKING:
     from ledger.meter import Rates
     from ledger.writer import LedgerWriter
-    from manyhands.planning import Forecast
     from node.engine import ShardEngine
-    from node.files import SharedFile
-    from node.serving import Model as NodeModel
     from node.settings import NodeSettings
 
 USUAL_PORT = 31400
@@ -54,7 +49,18 @@ MAX_TEXT_CHARS = 64
 
 @click.command(short_help="Lend this machine: serve a span of a model.")
 @click.argument("model", metavar="MODEL")
-@click.option("--span", type=SpanType(), default="auto", help="Blocks to serve. Default: auto.")
+@click.option(
+    "--span",
+    type=SpanType(),
+    default="auto",
+    help="Blocks to serve: A:B, or auto: those that the swarm misses most, now and later.",
+)
+@click.option(
+    "--max-blocks",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --span auto: serve no more blocks than this. Default: what memory holds.",
+)
 @join_option
 @click.option(
     "--listen",
@@ -144,6 +150,11 @@ def serve(**given: object) -> None:
                 f"not a name that others can print: {text[:40]!r}",
                 hint=f"--name, --region, --group: up to {MAX_TEXT_CHARS} printable characters",
             )
+    if wanted.span is not None and wanted.max_blocks is not None:
+        raise UsageError(
+            f"--span {wanted.span} says how many blocks to serve",
+            hint="leave out --max-blocks, or give --span auto",
+        )
     if wanted.parent is not None:
         machine.die_with(wanted.parent)
     machine.set_threads(wanted.threads)
@@ -156,11 +167,14 @@ def serve(**given: object) -> None:
             with ending_at_once():
                 if wanted.gently:
                     machine.gently(_import_engine)
-                model, told, tensors = prepare(wanted, home, identity)
-            bring_weights(model, tensors, identity=identity, join=wanted.join)
+                prepared = prepare(wanted, home, identity)
+            model, span, device = prepared.model, prepared.span, prepared.device
+            bring_weights(model, prepared.tensors, identity=identity, join=wanted.join)
+            began_s = time.monotonic()
             with ending_at_once():
-                engine = _load(wanted, model, told)
-            run(_serve(wanted, home, identity, books, model, engine))
+                engine = load(wanted, model, span, device, gently=wanted.gently)
+            load_s = time.monotonic() - began_s
+            run(_serve(wanted, home, identity, books, prepared, engine, load_s))
 
 
 def _import_engine() -> None:
@@ -168,56 +182,31 @@ def _import_engine() -> None:
     import node.engine  # noqa: F401
 
 
-def _load(wanted: Wanted, model: Model, told: "Forecast") -> "ShardEngine":
-    from node.engine import load_shard
-
-    span = told.plan.span
-    with shown(f"{model.name} {span}") as progress:
-        load = partial(
-            load_shard,
-            model.directory,
-            span,
-            dtype=wanted.dtype,
-            device=told.device,
-            quantize=wanted.quantize,
-            cache=_span_cache(),
-            kv_cache_bytes=wanted.kv_cache,
-            progress=progress,
-        )
-        engine = machine.gently(load) if wanted.gently else load()
-    say(f"{engine.weights_bytes / 2**20:,.0f} MiB of weights, run as {engine.profile}")
-    for name, directory in wanted.adapters:
-        say(f"adapter {engine.adapters.load(directory, name)}")
-    return engine
-
-
-def _span_cache() -> Path:
-    """Where quantized spans are kept: they can be made again, so it is a cache."""
-    import platformdirs
-
-    return platformdirs.user_cache_path("manyhands") / "spans"
-
-
 async def _serve(
     wanted: Wanted,
     home: Home,
     identity: Identity,
     books: "LedgerWriter",
-    model: Model,
+    prepared: Prepared,
     engine: "ShardEngine",
+    load_s: float,
 ) -> None:
+    from manyhands.moving import Elsewhere
     from node.node import Node
     from protocol.transport.grpc import GrpcTransport
 
+    model, moves = prepared.model, wanted.span is None
+    capacity = prepared.capacity_blocks if moves else 0
     node = Node(
         identity,
         OPEN_SWARM_ID,
         GrpcTransport(identity, OPEN_SWARM_ID),
         engine,
-        _served(wanted, model, engine),
+        describe(wanted, model, engine, capacity_blocks=capacity),
         books,
         _settings(wanted, home),
         _software(),
+        elsewhere=Elsewhere(wanted, identity, prepared, load_s=load_s) if moves else None,
     )
     stop = asyncio.Event()
     with interruptible(stop.set):
@@ -247,43 +236,6 @@ def _software() -> str:
 
     versions = (__version__, torch.__version__, transformers.__version__)
     return "manyhands/{} torch/{} transformers/{}".format(*versions)
-
-
-def _served(wanted: Wanted, model: Model, engine: "ShardEngine") -> "NodeModel":
-    from node.serving import Model as NodeModel
-    from node.throughput import measure
-    from protocol.actions import Ending
-    from protocol.answer import Answer
-    from protocol.messages import Reserve
-    from protocol.text import Tokenizer
-
-    tokenizer = Tokenizer.from_directory(model.directory) if engine.heads else None
-
-    def ending(request: Reserve, ids: Sequence[int], n_prompt: int) -> Ending:
-        assert tokenizer is not None, "only a node that serves the head ends answers"
-        return Answer(tokenizer, request, ids, n_prompt)
-
-    return NodeModel(
-        name=wanted.name or model.name,
-        digest=model.manifest.digest,
-        files=model.small_files(),
-        ending=ending,
-        speeds=measure(engine),
-        weights=_shared(model) if wanted.share_weights else {},
-    )
-
-
-def _shared(model: Model) -> "dict[str, SharedFile]":
-    """What other nodes may fetch from here: what lies here whole, or was checked when it came."""
-    from node.files import SharedFile
-
-    if model.store is not None:
-        return {file: SharedFile(*found) for file, found in model.store.shared().items()}
-    return {
-        file.name: SharedFile(model.directory / file.name, ((0, file.n_bytes),))
-        for file in model.manifest.files
-        if file.name.endswith(".safetensors")
-    }
 
 
 def _settings(wanted: Wanted, home: Home) -> "NodeSettings":

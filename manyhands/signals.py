@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,9 +23,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def interruptible(first: Callable[[], object] | None = None) -> Iterator[None]:
     """Call `first` at the first signal, by default to cancel the current task.
 
+    Signals come to the main thread alone: in a loop on another one this does nothing.
+
     Raises:
         Interrupted: on the way out, once what the signal asked for is done.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     ask = first or task.cancel

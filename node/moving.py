@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from node.engine import ShardEngine
 from node.moving_rules import Pace, Target, as_it_will_be, is_whole, movers, orphans
 from node.serving import Model
 from protocol.announcements import Announcement
+from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError
 from protocol.identity import PeerId
 from protocol.measured import State
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RECENT_S = 3600.0
+STUCK_S = 900.0
 ABANDON_S = 5.0  # that a thread is given to notice that nobody waits for it any more
 FAILURES = (ManyhandsError, OSError, RuntimeError, MemoryError)  # of loading; torch's own included
 
@@ -37,8 +39,19 @@ FAILURES = (ManyhandsError, OSError, RuntimeError, MemoryError)  # of loading; t
 class Elsewhere(Protocol):
     """What a node serves instead, as the front door knows it. All of it is called on a thread."""
 
-    def choose(self, announcements: Sequence[Announcement], now: Target) -> Target | None:
-        """What this node should serve instead of `now`; None: stay. Pure, but may take its time."""
+    def choose(
+        self,
+        announcements: Sequence[Announcement],
+        now: Target,
+        now_ms: int,
+        stuck: Collection[PeerId],
+    ) -> Target | None:
+        """What this node should serve instead of `now`; None: stay. Pure, but may take its time.
+
+        Args:
+            now_ms: the wall clock when this move was first thought of.
+            stuck: who has been on the move for so long that nobody need wait for it.
+        """
 
     def fetch(self, target: Target) -> bool:
         """Bring its weights to this machine; whether they can be loaded beside what is loaded.
@@ -62,6 +75,9 @@ class Elsewhere(Protocol):
 
     def tell(self, line: str) -> None:
         """A line for the operator."""
+
+    def arrived(self, target: Target) -> None:
+        """Called on the loop: this is what is served now."""
 
 
 class Movable(Protocol):
@@ -105,6 +121,8 @@ class Mover:
         self._pace, self._rng = pace or Pace(), rng or random.Random()
         self._tried_at_s: deque[float] = deque()  # moves and failures of the last hour
         self._n_looks = 0
+        self._moving_since_s: dict[PeerId, float] = {}
+        self._decided_ms = 0
         self.doing = ""
         self.moves = 0
         self.stayed = ""  # why the last attempt came to nothing
@@ -129,6 +147,7 @@ class Mover:
 
     async def _look(self) -> float:
         """Move if there is reason to; how long to leave it at that."""
+        self._decided_ms = wall_ms()
         try:
             target = await self._choice(self._node.announcements())
         except Exception:  # a mistake of ours in a plan must not cost the sessions that run
@@ -232,11 +251,20 @@ class Mover:
         await self._node.begin_serving(engine, model)
         self._node.become(State.SERVING)
         self._elsewhere.tell(f"serving blocks {engine.span} of {model.name}")
+        self._elsewhere.arrived(self._node.target)
 
     async def _choice(self, announcements: Sequence[Announcement]) -> Target | None:
-        now = self._node.target
-        target = await self._thread(partial(self._elsewhere.choose, announcements, now))
+        now, stuck = self._node.target, self._stuck(announcements)
+        choose = partial(self._elsewhere.choose, announcements, now, self._decided_ms, stuck)
+        target = await self._thread(choose)
         return None if target == now else target
+
+    def _stuck(self, announcements: Sequence[Announcement]) -> frozenset[PeerId]:
+        """Who has said for long that it moves, and still does."""
+        now_s, since_s = time.monotonic(), self._moving_since_s
+        moving = movers(announcements, self._node.peer_id)
+        self._moving_since_s = {peer: since_s.get(peer, now_s) for peer in moving}
+        return frozenset(p for p, s in self._moving_since_s.items() if now_s - s > STUCK_S)
 
     def _do(self, what: str) -> None:
         self.doing = what

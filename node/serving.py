@@ -50,6 +50,7 @@ class Model:
     files: Mapping[str, bytes]  # small ones, by name; "manifest" among them
     ending: Callable[[Reserve, Sequence[int], int], Ending]
     speeds: Speeds  # of the span, before anybody was served
+    capacity_blocks: int = 0  # the most of it that this node could serve; 0: it never moves
     weights: Mapping[str, SharedFile] = field(default_factory=dict)  # for other nodes to fetch
 
 
@@ -137,6 +138,7 @@ class Serving:
         journal = 0 if self.engine.heads else self.sessions.served.row_bytes
         return replace(
             self.vitals.measured(),
+            capacity_blocks=self.model.capacity_blocks,
             position_bytes=self.engine.kv_bytes_per_position + journal,
         )
 

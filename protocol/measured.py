@@ -35,7 +35,7 @@ class Measured:
     rows_per_s: int = 0  # run lately, prefill and decode
     up_bytes_per_s: int = 0
     down_bytes_per_s: int = 0
-    capacity_blocks: int = 0  # of this model, the most it could serve
+    capacity_blocks: int = 0  # of this model, the most it could serve; 0 where it never moves
     position_bytes: int = 0  # of KV room and journal, that a position takes in the whole span
     since_ms: int = 0  # wall clock; when it began to serve, whatever span
     state: State = State.SERVING

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,14 @@ from node.serving import Model
 from protocol.announcements import Announcement
 from protocol.clock import wall_ms
 from protocol.errors import BadModel, PeerBusy
+from protocol.identity import PeerId
 from protocol.measured import State
 from protocol.messages import Span
 from protocol.sampling import SamplingParams
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import Faults, MemoryNetwork
 from scheduler import Finished, Routed, Token
+from scheduler.placement import choose_move
 from tests import gossiping
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import LocalNode, Swarm, add_byte_tokenizer, swarm, whole
@@ -47,7 +49,13 @@ class Wishes:
         self.model: Model | None = None
         self.ready: ShardEngine | None = None
 
-    def choose(self, announcements: Sequence[Announcement], now: Target) -> Target | None:
+    def choose(
+        self,
+        announcements: Sequence[Announcement],
+        now: Target,
+        now_ms: int,
+        stuck: Collection[PeerId],
+    ) -> Target | None:
         return Target(now.manifest, self.span) if self.span else None
 
     def fetch(self, target: Target) -> bool:
@@ -68,6 +76,9 @@ class Wishes:
     def abandon(self) -> None:
         self.is_abandoned = True
         self.hold.set()
+
+    def arrived(self, target: Target) -> None:
+        self.told.append(f"at {target.span}")
 
     def tell(self, line: str) -> None:
         self.told.append(line)
@@ -233,3 +244,50 @@ async def test_whoever_must_leave_does_not_wait_for_a_load(built: Swarm):
         await built.stop(local)
 
     assert wishes.is_abandoned
+
+
+class Placed(Wishes):
+    """Goes where the scheduler's placement says."""
+
+    def __init__(self, built: Swarm, n_blocks: int) -> None:
+        super().__init__(built.directory, None)
+        self.n_blocks, self.model = n_blocks, built.model()
+        self.peer_id = PeerId("")
+
+    def choose(
+        self,
+        announcements: Sequence[Announcement],
+        now: Target,
+        now_ms: int,
+        stuck: Collection[PeerId],
+    ) -> Target | None:
+        span = choose_move(
+            announcements,
+            manifest=now.manifest,
+            n_blocks=self.n_blocks,
+            capacity_blocks=len(now.span),
+            peer_id=self.peer_id,
+        )
+        return Target(now.manifest, span) if span else None
+
+
+async def test_nodes_that_all_took_the_same_blocks_come_to_cover_all(built: Swarm):
+    """As after a start at the same moment. One move each for two of three is all it takes."""
+    n_blocks = built.manifest.n_blocks
+    placed = [Placed(built, n_blocks) for _ in range(3)]
+    trio = [(await built.start((0, 2), elsewhere=one, pace=QUICK))[0] for one in placed]
+    await until(lambda: all(len(local.node.announcements()) == 4 for local in trio))
+    await built.stop(built.nodes[0])
+    for local, one in zip(trio, placed, strict=True):
+        one.peer_id = local.node.peer_id  # from now on they look
+
+    def covered() -> set[int]:
+        spans = [local.node.target.span for local in trio if local.node.state is State.SERVING]
+        return {block for span in spans for block in range(span.start, span.stop)}
+
+    await until(lambda: len(covered()) == n_blocks)
+    async with built.client() as client:
+        answer = await whole(client.generate(ask(built)))
+
+    assert len(answer.token_ids) == N
+    assert sum(local.node.mover.moves for local in trio) <= 3

@@ -25,8 +25,9 @@ READY_S = 120
 class Node:
     """One process, and the home it keeps."""
 
-    def __init__(self, directory: Path, span: str, port: int) -> None:
-        self.home, self.span = Home.at(directory), span
+    def __init__(self, directory: Path, span: str, port: int, *more: object) -> None:
+        """`more` are options of `serve`."""
+        self.home, self.span, self.more = Home.at(directory), span, more
         peer_id = open_identity(self.home.node).peer_id
         self.address = Address("127.0.0.1", port, peer_id)
         self.process: subprocess.Popen[str] | None = None
@@ -42,6 +43,7 @@ class Node:
             *("--threads", 1, "--parent", os.getpid(), "--drain", 20),
             *("--price-per-mtl", 10**11, "--dtype", "float32"),
             *(f"--join={address}" for address in join if address != self.address),
+            *self.more,
         )
 
     def until_ready(self) -> dict[str, object]:
@@ -58,12 +60,12 @@ class Node:
 
 
 @contextmanager
-def swarm(directory: Path, model: str, spans: Sequence[str]) -> Iterator[list[Node]]:
+def swarm(directory: Path, model: str, spans: Sequence[str], *more: object) -> Iterator[list[Node]]:
     """A node per span, each told of all others; the last starts first, to show that order is
     nothing."""
     ports = free_ports(len(spans))
     nodes = [
-        Node(directory / f"node-{i}", *pair)
+        Node(directory / f"node-{i}", *pair, *more)
         for i, pair in enumerate(zip(spans, ports, strict=True))
     ]
     try:
