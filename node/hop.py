@@ -9,22 +9,22 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ledger.receipts import Receipt
-from node.batching import Batcher
 from node.data_paths import DataPaths, send_on
 from node.engine import Lease
 from node.metering import SessionMeter
-from node.neighbours import Neighbours
-from node.prefixes import Found, Prefixes, Rows
+from node.prefixes import Found, Rows
 from node.route_check import check_route
+from node.surroundings import Surroundings
+from node.taking import Taking
 from node.work import Done, Work
-from protocol.actions import Action, Ending, Over, Push, Return, Run, Settle, Tell
+from protocol.actions import Action, Over, Push, Return, Run, Settle, Tell
 from protocol.asking import PrefixNames
 from protocol.codec import to_client_bytes
 from protocol.errors import BadRows, IntegrityError, ManyhandsError, PeerMisbehaved
@@ -38,6 +38,7 @@ from protocol.messages import (
     Commit,
     Failure,
     Keep,
+    Leaving,
     Pay,
     Raise,
     Reserve,
@@ -58,22 +59,6 @@ from protocol.wire import WireFormat, wire_format
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a hop needs of its node."""
-
-    peer_id: str
-    swarm_id: bytes
-    batcher: Batcher
-    neighbours: Neighbours
-    prefixes: Prefixes
-    inbound: dict[str, Stream]  # data streams that predecessors opened to us
-    ending: Callable[[Reserve, Sequence[int], int], Ending]
-    freed: Callable[["Hop"], None]
-    keep: Callable[[Receipt], None]  # remember an open tab's latest voucher
-    file: Callable[[Receipt], Awaitable[tuple[bytes, int]]]  # append: receipt id, index
-
-
 class Hop:
     """A batcher's lane, and the shell around a `HopSession`."""
 
@@ -87,8 +72,9 @@ class Hop:
         meter: SessionMeter,
         row_bytes: int,
         profile: Profile,
-        found: Found | None = None,
+        found: Found | Taking | None = None,
     ) -> None:
+        """`found`: where its first rows come from, of another session or of a hop that leaves."""
         self.client = client
         self.lease = lease
         self.wire: WireFormat = wire_format(profile.wire)
@@ -104,6 +90,8 @@ class Hop:
         self._sampling = SamplingParams.of(reserve.sampling)
         self._filing: asyncio.Task[None] | None = None
         self._beginning: asyncio.Task[None] | None = None
+        self._takes_over = isinstance(found, Taking)
+        self._leaving: Leaving | None = None
         self._later: list[Action] = []
         self._pushed: list[tuple[int, bytes]] = []  # to be taken into the root of what was sent
         self.session = HopSession(
@@ -122,7 +110,7 @@ class Hop:
         else:
             self._beginning = asyncio.create_task(self._begin_with(found))
 
-    async def _begin_with(self, found: Found) -> None:
+    async def _begin_with(self, found: Found | Taking) -> None:
         journal, batcher = self.session.journal, self._around.batcher
         self._reserved(await found.copied_to(self.lease, journal, batcher))
 
@@ -137,6 +125,7 @@ class Hop:
             row_bytes=self.session.row_bytes,
             profile=str(self._profile),
             prefix_length=length,
+            journal_from=self.session.journal.start,
         )
         self._tell(message)
 
@@ -155,6 +144,7 @@ class Hop:
                 if message.next not in (self._around.peer_id, self.client):
                     self._around.neighbours.expect(message.next, message.next_addresses)
                 self.do(self.session.commit(message, now))
+                self._tell_leave()
                 if self.is_bare:
                     self._around.prefixes.cut(self.rows)
             case Raise(epoch=epoch):
@@ -174,6 +164,21 @@ class Hop:
         """The client came back on a new control stream."""
         self._stream = stream
         self.do(self.session.control_back(message.have, time.monotonic()))
+        self._tell_leave()
+
+    def leave(self, left_ms: int, row_bytes: int) -> None:
+        """This node goes: tell the client now, or as soon as it has committed."""
+        self._leaving = Leaving(epoch=self.session.epoch, left_ms=left_ms, row_bytes=row_bytes)
+        self._tell_leave()
+
+    def _tell_leave(self) -> None:
+        session = self.session
+        if (
+            self._leaving is not None
+            and session.reserve.hears_leaving
+            and (session.state in (State.RUNNING, State.RAISED))
+        ):
+            self._tell(replace(self._leaving, epoch=session.epoch))
 
     def control_lost(self, stream: Stream) -> None:
         if stream is self._stream:
@@ -195,8 +200,13 @@ class Hop:
         check_route(commit, reserve, self.client, around.peer_id, around.swarm_id)
         if self.meter.tab is None:
             require(bool(commit.terms), "the first commit carries the terms")
-            self.meter.accept(Envelope.decode(commit.terms), commit.n, cached=commit.length)
-            if commit.length:
+            self.meter.accept(
+                Envelope.decode(commit.terms),
+                commit.n,
+                cached=commit.length,
+                is_handed_over=self._takes_over,
+            )
+            if commit.length and not self._takes_over:
                 self._around.prefixes.used(commit.length)
         self.meter.begin_epoch(commit.epoch, commit.salt)
         if commit.ids:

@@ -62,8 +62,12 @@ class SessionMeter:
         self._out: FrameRoot | None = None
         self._epoch = 0
 
-    def accept(self, terms: Envelope, n: int, *, cached: int = 0) -> None:
+    def accept(
+        self, terms: Envelope, n: int, *, cached: int = 0, is_handed_over: bool = False
+    ) -> None:
         """The client signed our terms; of `n` ids, all but the `cached` are admitted on credit.
+
+        Rows that the hop before this one in the same session handed over were billed by it.
 
         Raises:
             IntegrityError: these are not the terms we proposed, or not signed by both.
@@ -72,7 +76,7 @@ class SessionMeter:
         check_accepted(self.proposed, terms, self._till.swarm_id)
         offer = Offer.open(self.offer, self._till.swarm_id, self._till.key.public_key)
         heads = 1 if self._is_last else 0
-        self.usage = self.usage.after_cached(cached)
+        self.usage = self.usage.after_cached(0 if is_handed_over else cached)
         prompt = self.usage.after(cached, n, n, self._row_bytes, head_rows=heads).meter()
         lent = lend_prompt(offer, prompt, self._till.lend_limit_ncr)
         self.tab = ProviderTab(

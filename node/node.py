@@ -32,6 +32,7 @@ from protocol.announcements import Announcement
 from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError, PeerBusy
 from protocol.gossip_rules import METHOD as GOSSIP_METHOD
+from protocol.handover import METHOD as HANDOVER_METHOD
 from protocol.identity import Identity, PeerId
 from protocol.measured import State
 from protocol.pieces import METHOD as WEIGHTS_METHOD
@@ -122,6 +123,7 @@ class Node:
         return {
             GOSSIP_METHOD: self.gossip.handle,
             FILE_METHOD: lambda peer, request: self.files.handle(peer, request),
+            HANDOVER_METHOD: lambda peer, request: self.serving.giving.handle(peer, request),
             WEIGHTS_METHOD: lambda peer, request: self.shared.handle(peer, request),
             "status": self._status_call,
             "ping": _ping,

@@ -71,7 +71,8 @@ class Rows:
         return max((position for position in self.names if position <= self.length), default=0)
 
     def has(self, position: int) -> bool:
-        return self.lease.floor <= position <= self.length
+        is_whole = not self.journal.start  # else a hop that left has run the first rows
+        return is_whole and self.lease.floor <= position <= self.length
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,10 +52,10 @@ def to_wire(wire: WireFormat, hidden: "Tensor") -> memoryview:
     import torch
 
     if not wire.is_blockwise:
-        return _bytes_of(hidden.to(getattr(torch, _DTYPE_NAMES[wire])))
+        return bytes_of(hidden.to(getattr(torch, _DTYPE_NAMES[wire])))
     values, scales = _to_int8(hidden)
     raw = torch.cat([values.view(torch.uint8), scales.view(torch.uint8)], dim=1)
-    return _bytes_of(raw)
+    return bytes_of(raw)
 
 
 def joined(parts: "list[Tensor]") -> "Tensor":
@@ -82,7 +82,8 @@ def _to_int8(hidden: "Tensor") -> "tuple[Tensor, Tensor]":
     return quotients.to(torch.int8).view(n, -1)[:, :hidden_size], scales
 
 
-def _bytes_of(tensor: "Tensor") -> memoryview:
+def bytes_of(tensor: "Tensor") -> memoryview:
+    """A tensor's own memory, or a copy where it lies elsewhere or in pieces."""
     import torch
 
     flat = tensor.contiguous().view(-1).view(torch.uint8).cpu()

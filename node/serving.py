@@ -18,13 +18,14 @@ from node.adapter_shelf import AdapterShelf
 from node.batching import Batcher
 from node.engine import ShardEngine, release_memory
 from node.files import SharedFile
-from node.hop import Surroundings
+from node.giving import Giving
 from node.metering import Till
 from node.neighbours import Neighbours
 from node.offers import Offers, Terms
 from node.sessions import Served, Sessions
 from node.settings import NodeSettings
 from node.step_cost import StepCost
+from node.surroundings import Surroundings
 from node.throughput import Speeds
 from node.vitals import Vitals
 from protocol.actions import Ending
@@ -101,6 +102,7 @@ class Serving:
         till = Till(identity.key, standing.swarm_id, self.offer, settings.lend_limit_ncr)
         served = Served(engine, model.digest, self.profile, settings.kv_cache_bytes)
         self.sessions = Sessions(served, till)
+        self.giving = Giving(self.sessions, standing.swarm_id)
         self.shelf = AdapterShelf(settings.adapters, engine.adapters)
         self.neighbours = Neighbours(
             standing.transport,
@@ -122,6 +124,7 @@ class Serving:
             batcher=self.batcher,
             neighbours=self.neighbours,
             prefixes=self.sessions.prefixes,
+            transport=standing.transport,
             inbound=standing.inbound,
             ending=model.ending,
             freed=self.sessions.freed,

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from node.engine import Lease, ShardEngine
-from node.hop import Hop, Surroundings
+from node.hop import Hop
 from node.metering import SessionMeter, Till
 from node.prefixes import Prefixes, Rows, copy_rows
+from node.surroundings import Surroundings
+from node.taking import Taking
 from protocol.codec import data_bytes
 from protocol.errors import (
     ContextExceeded,
@@ -107,7 +109,7 @@ class Sessions:
             self.refused += 1
             raise
         row_bytes, cost = self.served.row_bytes, self.cost_bytes(reserve)
-        found = self.prefixes.find(reserve, client, row_bytes)
+        found = self._taking(reserve, client) or self.prefixes.find(reserve, client, row_bytes)
         self.prefixes.give_way(cost, self.free_bytes)
         lease = self._open(reserve)
         payer = public_key_from_peer_id(client)
@@ -126,6 +128,21 @@ class Sessions:
         self.reserved_bytes += cost
         self._hops[reserve.session] = hop
         return hop
+
+    def _taking(self, reserve: Reserve, client: str) -> Taking | None:
+        """What a hop that leaves hands over to this session here."""
+        if not reserve.handover.peer:
+            return None
+        served, around = self.served, self.around
+        return Taking(
+            around.transport,
+            reserve,
+            client,
+            around.swarm_id,
+            profile=str(served.profile),
+            row_bytes=served.row_bytes,
+            dtype=served.engine.dtype,
+        )
 
     def _open(self, reserve: Reserve) -> Lease:
         span, adapter = reserve.span, reserve.extensions.adapter
@@ -200,6 +217,9 @@ class Sessions:
     def _busy(self, reason: str) -> PeerBusy:
         return PeerBusy("", reason, queue_depth=len(self._hops), hint="try again shortly")
 
+    def find(self, session: SessionId) -> Hop | None:
+        return self._hops.get(session)
+
     def resume(self, message: Resume, client: str, stream: Stream) -> Hop:
         """The hop a client comes back to on a new control stream (5a.2)."""
         hop = self._hops.get(message.session)
@@ -223,7 +243,7 @@ class Sessions:
     def _leave(self, hop: Hop) -> None:
         """What the session has run is kept in free room for another to go on from, or dropped."""
         rows = hop.rows
-        if not hop.keeps_rows or self.draining:
+        if not hop.keeps_rows or self.draining or rows.journal.start:
             self.prefixes.drop(rows)
             return
         if not self.prefixes.retain(rows, self.cost_bytes(rows.reserve), self.free_bytes):
@@ -272,8 +292,7 @@ class Sessions:
                 # One bad group must not cost the pair's other sessions their stream.
                 log.warning("a frame was refused", extra={"peer": peer, "error": str(error)})
                 hop.session.dropped["refused"] += 1
-                if hop.is_bare and peer == hop.client:  # its own rows: it would wait in vain
-                    hop.refuse(error)
+                hop.refuse(error)  # what was to come in its place would be waited for in vain
 
     def client_returned(self, peer: str, message: Ack | Gone, stream: Stream) -> None:
         """From a client that holds the ends, and so is the last hop's successor.
@@ -334,8 +353,11 @@ class Sessions:
                     del self._tombstones[session]
 
     async def drain(self, timeout_s: float) -> None:
-        """Take nobody new, let the others end; then settle what is left, and file every receipt."""
+        """Take nobody new, let the others end or go on elsewhere, as their clients choose; then
+        settle what is left, and file every receipt.
+        """
         self.draining = True
+        self._each(lambda hop: hop.leave(round(timeout_s * 1000), self._position_bytes(hop)))
         self.prefixes.clear()
         for task in self._shrinking:
             task.cancel()
@@ -345,6 +367,10 @@ class Sessions:
         await self._until_empty(min(2.0, timeout_s))
         self._each(lambda hop: hop.give_up())
         await asyncio.gather(*(hop.filed() for hop in self._filing), return_exceptions=True)
+
+    def _position_bytes(self, hop: Hop) -> int:
+        """What one position of a session is to hand over."""
+        return self.cost_bytes(hop.session.reserve, 1)
 
     async def _until_empty(self, timeout_s: float) -> None:
         self._emptied.clear()

@@ -92,13 +92,14 @@ class FindRoute:
 class FindHeirs:
     """Who takes the blocks of a hop that goes? Answer with `heirs`; the chain runs on meanwhile.
 
-    epoch: in which they would serve. left_s: how long the leaver stays.
+    epoch: in which they would serve. left_s: how long the leaver stays. n_rows: it has by then.
     """
 
     epoch: int
     leaver: Seat
     leaving: Leaving
     left_s: float
+    n_rows: int
     survivors: tuple[Seat, ...]
     avoid: Mapping[str, ManyhandsError]
 

@@ -71,7 +71,7 @@ class ChainSession:
         self.failovers = 0
         self.handovers = 0  # hops that left, and whose heirs went on
         self.heals = 0
-        self._succession = Succession()
+        self.succession = Succession()
         self._top_epoch = -1  # the highest one that anybody was told of
         self._healed_at = -1  # ids held when the epoch was last raised without a loss
         self._agreeing_since = 0.0
@@ -103,8 +103,8 @@ class ChainSession:
     # --- what hops say ----------------------------------------------------------------------------
 
     def reserved(self, peer: str, message: Reserved, now: float) -> list[ChainAction]:
-        if (heir := self._succession.heir(peer)) is not None:
-            return self._succeed(now) if self._succession.reserved(heir, message) else []
+        if (heir := self.succession.heir(peer)) is not None:
+            return self._succeed(now) if self.succession.reserved(heir, message) else []
         hop = self._hop(peer, now)
         if hop is None or message.epoch != self.epoch or hop.committed:
             return []
@@ -155,7 +155,7 @@ class ChainSession:
 
     def lost(self, peer: str, error: ManyhandsError, now: float) -> list[ChainAction]:
         """A hop died, refused, or broke a rule: go on without it."""
-        if self._succession.heir(peer) is not None:
+        if self.succession.heir(peer) is not None:
             self.avoid[peer] = error
             return self._seek_heirs(now)
         if self.phase is Phase.DONE or all(hop.peer != peer for hop in self.hops):
@@ -190,7 +190,7 @@ class ChainSession:
                 return self.lost(hop.peer, error, now)
         if not self._unpaid and now - self._moved_at >= STALL_S:
             return self._heal_or_lose(self._blamed(), "rows went in and none came out", now)
-        if self._succession.leaver is None or self._succession.is_late(now):
+        if self.succession.leaver is None or self.succession.is_late(now):
             return self._seek_heirs(now)
         return []
 
@@ -202,7 +202,7 @@ class ChainSession:
         if hop is None or hop.leaving is not None:
             return []
         hop.leaving, hop.leaves_at = message, now + message.left_ms / 1000
-        return self._seek_heirs(now) if self._succession.leaver is None else []
+        return self._seek_heirs(now) if self.succession.leaver is None else []
 
     def heirs(
         self, epoch: int, seats: Sequence[Seat], now: float, *, hand_over: bool
@@ -211,29 +211,30 @@ class ChainSession:
 
         hand_over: they ask it for what it has run, else they are filled from journals.
         """
-        asked = self._succession.found(epoch, seats, hand_over=hand_over)
-        return asked if self._succession.leaver else self._seek_heirs(now)  # for the next leaver
+        asked = self.succession.found(epoch, seats, hand_over=hand_over)
+        return asked if self.succession.leaver else self._seek_heirs(now)  # for the next leaver
 
     def _seek_heirs(self, now: float) -> list[ChainAction]:
         """For a hop that goes, if there is one; those that were sought before are given up."""
-        released = self._succession.give_up()
+        released = self.succession.give_up()
         if self.phase is not Phase.RUNNING:
             return released
-        sought = self._succession.seek(self.hops, self.avoid, self._top_epoch + 1, now)
+        epoch, n_rows = self._top_epoch + 1, self._held()
+        sought = self.succession.seek(self.hops, self.avoid, epoch, n_rows, now)
         self._top_epoch += bool(sought)
         return released + sought
 
     def _succeed(self, now: float) -> list[ChainAction]:
         """All heirs are ready: go on with them, and without the leaver."""
-        leaver, heirs = self._succession.leaver, self._succession.heirs
+        leaver, heirs = self.succession.leaver, self.succession.heirs
         assert leaver is not None
         self._close_stretch(leaver, self._reached())
         self.lost_hops.append(leaver)
         self.handovers += 1
         others = [hop for hop in self.hops if hop is not leaver]
         self.hops = sorted(others + heirs, key=lambda hop: hop.seat.span)
-        self.epoch = self._succession.epoch
-        self._succession = Succession()
+        self.epoch = self.succession.epoch
+        self.succession = Succession()
         self.phase, self._agreeing_since = Phase.AGREEING, now
         raised: list[ChainAction] = [SendRaise(hop.peer, self.epoch) for hop in others]
         return [*raised, Release(leaver.peer), *self._agree(now)]
@@ -286,7 +287,7 @@ class ChainSession:
         actions += [Release(hop.peer) for hop in alive if not hop.committed]
         self.hops = [hop for hop in alive if hop.committed]
         self.failovers += was_running
-        actions += self._succession.give_up()
+        actions += self.succession.give_up()
         self.epoch = self._top_epoch = self._top_epoch + 1
         actions += [SendRaise(hop.peer, self.epoch) for hop in self.hops]
         missing = self._missing()
@@ -394,4 +395,4 @@ class ChainSession:
             self._close_stretch(hop, stop)
         self.hops = [hop for hop in self.hops if hop.committed]
         self.phase = Phase.DONE
-        return [*releases, *self._succession.give_up(), Done(finish_reason, error)]
+        return [*releases, *self.succession.give_up(), Done(finish_reason, error)]

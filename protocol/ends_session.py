@@ -81,7 +81,7 @@ class EndsSession(ChainSession):
         released: list[ChainAction] = []
         if start < self.inputs.length:
             self._cut(start)
-            released = self._succession.give_up()  # what they took over may be forgotten now
+            released = self.succession.give_up()  # what they took over may be forgotten now
         self.inputs.append(rows)
         self._moved_at = now
         return released + self._pump()

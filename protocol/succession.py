@@ -31,8 +31,18 @@ class Succession:
     def heir(self, peer: str) -> Hop | None:
         return next((heir for heir in self.heirs if heir.peer == peer), None)
 
+    def takes_over(self, peer: str) -> bool:
+        """Whether it was asked to have what the leaver has run."""
+        heir = self.heir(peer)
+        return heir is not None and heir.is_heir
+
     def seek(
-        self, hops: Sequence[Hop], avoid: Mapping[str, ManyhandsError], epoch: int, now: float
+        self,
+        hops: Sequence[Hop],
+        avoid: Mapping[str, ManyhandsError],
+        epoch: int,
+        n_rows: int,
+        now: float,
     ) -> list[ChainAction]:
         """Have somebody found for the next hop that goes, to serve in `epoch`, if there is one."""
         leaver = next((hop for hop in hops if hop.leaving and hop.tries < MOST_TRIES), None)
@@ -43,7 +53,7 @@ class Succession:
         others = tuple(hop.seat for hop in hops if hop is not leaver)
         avoid = {**avoid, leaver.peer: PeerBusy(leaver.peer, "it is leaving")}
         left_s = max(0.0, leaver.leaves_at - now)
-        return [FindHeirs(epoch, leaver.seat, leaver.leaving, left_s, others, avoid)]
+        return [FindHeirs(epoch, leaver.seat, leaver.leaving, left_s, n_rows, others, avoid)]
 
     def found(self, epoch: int, seats: Sequence[Seat], *, hand_over: bool) -> list[ChainAction]:
         """Who takes the leaver's blocks; nobody: it serves until it goes, and is lost then."""

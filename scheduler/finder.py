@@ -15,7 +15,7 @@ from typing import TypedDict
 
 from protocol.address import Address
 from protocol.announcements import Announcement
-from protocol.chain_actions import FindRoute, Seat
+from protocol.chain_actions import FindHeirs, FindRoute, Seat
 from protocol.errors import (
     ManyhandsError,
     PeerBusy,
@@ -122,6 +122,19 @@ class RouteFinder:
                 return self._seats(routes)
             if is_late:
                 raise self._why(action, deadline)
+
+    async def heirs(self, action: FindHeirs) -> list[Route]:
+        """Routes through a leaver's blocks, looked for once; none: it has to stay."""
+        lost = FindRoute(action.epoch, (action.leaver.span,), action.survivors, action.avoid)
+        routes = self._look(lost, action.avoid)
+        if routes is None:
+            await self._ask(action.avoid, time.monotonic() + ASK_S)
+            routes = self._look(lost, action.avoid)
+        return routes or []
+
+    def seats(self, routes: Sequence[Route]) -> list[Seat]:
+        """Those of `heirs`, once they are chosen."""
+        return self._seats(routes)
 
     @property
     def nobody(self) -> ManyhandsError | None:

@@ -179,11 +179,11 @@ class HiddenSession(Session):
                     if self._answer is not None:
                         self._answer.fail(error or SessionTimeout("the session was closed"))
 
-    def _reservation(self, seat: Seat, epoch: int) -> Reserve:
+    def _reservation(self, seat: Seat, epoch: int, leaver: Seat | None) -> Reserve:
         if seat.span.start == 0 or seat.span.stop == self.hidden.stop:
             self._data.expect(seat.peer, seat.addresses)
         return replace(  # no prefixes: they are named by ids, and hops see none
-            super()._reservation(seat, epoch),
+            super()._reservation(seat, epoch, leaver),
             capacity=self.hidden.capacity,
             max_tokens=1,
             client_ends=True,

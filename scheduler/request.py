@@ -109,6 +109,8 @@ class Token:
 class GenerationResult:
     """The whole answer. pauses_ms: what each failover cost between two tokens.
 
+    handovers: hops that left in the middle of it, and had somebody take their place.
+
     n_cached: ids at its beginning that no hop had to run, since an earlier session had.
     """
 
@@ -125,6 +127,7 @@ class GenerationResult:
     seed: int
     pauses_ms: tuple[float, ...] = ()
     n_cached: int = 0
+    handovers: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -144,6 +147,7 @@ class GenerationResult:
             },
             "route": [step.to_json() for step in self.route],
             "failovers": self.failovers,
+            "handovers": self.handovers,
             "pauses_ms": [round(pause, 1) for pause in self.pauses_ms],
             "receipts": list(self.receipts),
             "seed": self.seed,

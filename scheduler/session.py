@@ -7,16 +7,16 @@ that lost theirs, commits with their signatures, and at the end the settlement o
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from protocol.asking import Extensions
+from protocol.asking import PrefixNames
 from protocol.chain_actions import (
     ChainAction,
     Deliver,
     Done,
+    FindHeirs,
     FindRoute,
     Release,
     Seat,
@@ -26,7 +26,6 @@ from protocol.chain_actions import (
 )
 from protocol.chain_hops import Hop, Phase
 from protocol.chain_session import ChainSession
-from protocol.codec import ids_to_bytes
 from protocol.errors import (
     IntegrityError,
     ManyhandsError,
@@ -43,6 +42,7 @@ from protocol.messages import (
     Commit,
     Failure,
     Keep,
+    Leaving,
     LinkDown,
     Pay,
     Progress,
@@ -59,7 +59,9 @@ from protocol.messages import (
 from protocol.transport.error_codec import decode_error
 from scheduler.chain import Connections, ControlLink
 from scheduler.finder import RouteFinder
+from scheduler.heirs import Choice, estimate
 from scheduler.prefixes import SessionPrefixes
+from scheduler.proposals import commit_message, reserve_message
 from scheduler.request import GenerationRequest
 from scheduler.settlement import Settlement
 from scheduler.transcript import Transcript
@@ -150,14 +152,16 @@ class Session:
             self._commit(commits)
         for action in actions:
             match action:
-                case SendReserve(seat, epoch):
-                    self._reserve(seat, epoch)
+                case SendReserve(seat, epoch, leaver):
+                    self._reserve(seat, epoch, leaver)
                 case SendRaise(peer, epoch):
                     self._send(peer, Raise(epoch=epoch))
                 case Release(peer):
                     self._send(peer, Close(reason="released"))
                 case FindRoute():
                     self._start(self._find(action))
+                case FindHeirs():
+                    self._start(self._find_heirs(action))
                 case Deliver(event):
                     self._deliver(event)
                 case Done(finish_reason, error):
@@ -170,29 +174,22 @@ class Session:
         if (link := self._links.get(peer)) is not None:
             link.send(message)
 
-    def _reservation(self, seat: Seat, epoch: int) -> Reserve:
-        request = self.request
-        return Reserve(
-            session=self.id,
-            epoch=epoch,
-            manifest=request.manifest,
-            span=seat.span,
-            n_blocks=request.n_blocks,
-            capacity=request.capacity,
-            max_tokens=request.max_tokens,
+    def _reservation(self, seat: Seat, epoch: int, leaver: Seat | None) -> Reserve:
+        path = self._path_to(seat)
+        return reserve_message(
+            self.request,
+            self._settlement,
+            seat,
+            epoch,
             budget_ms=max(1, round((self._deadline - time.monotonic()) * 1000)),
-            client_nonce=secrets.token_bytes(16),
-            salt_commit=self._settlement.salt_commit,
             profile=self._finder.profile,
-            ignore_eos=request.ignore_eos,
-            sampling=request.sampling.message(),
-            stops=request.stops,
-            extensions=Extensions(adapter=self._finder.adapter),
-            prefixes=self._prefixes.ask(self.rules.ids, self._path_to(seat)),
+            adapter=self._finder.adapter,
+            prefixes=self._prefixes.ask(self.rules.ids, path) if path else PrefixNames(),
+            leaver=leaver,
         )
 
-    def _reserve(self, seat: Seat, epoch: int) -> None:
-        reserve = self._reservation(seat, epoch)
+    def _reserve(self, seat: Seat, epoch: int, leaver: Seat | None) -> None:
+        reserve = self._reservation(seat, epoch, leaver)
         self._settlement.open(seat.peer, reserve)
         link = ControlLink(
             self._connections,
@@ -207,40 +204,21 @@ class Session:
         self._start(link.run(), name=f"control to {seat.peer}")
 
     def _path_to(self, seat: Seat) -> list[Seat]:
+        """All hops up to it; empty for one that is no hop yet."""
         seats = [hop.seat for hop in self.rules.hops]
-        return seats[: seats.index(seat) + 1]
+        return seats[: seats.index(seat) + 1] if seat in seats else []
 
     def _commit(self, commits: Sequence[SendCommit]) -> None:
         epoch, seats = commits[0].epoch, [hop.seat for hop in self.rules.hops]
         route = self._settlement.route(epoch, seats)
-        history = ids_to_bytes(self.rules.ids)
-        digest = self._settlement.digest(history)
         for commit in commits:
             try:
                 terms = self._settlement.accept(commit.peer) if commit.is_new else b""
             except ManyhandsError as error:  # terms nobody asked for: go on without that hop
                 self._do(self.rules.lost(commit.peer, error, time.monotonic()))
                 return
-            is_end = bool(commit.ids) or commit.next.peer == seats[0].peer
-            self._send(
-                commit.peer,
-                Commit(
-                    epoch=epoch,
-                    length=commit.length,
-                    next_length=commit.next_length,
-                    n=commit.n,
-                    n_prompt=self.rules.n_prompt,
-                    previous=commit.previous,
-                    next=commit.next.peer,
-                    next_addresses=commit.next.addresses,
-                    route=route,
-                    salt=self._settlement.salt,
-                    terms=terms,
-                    ids=ids_to_bytes(commit.ids),
-                    history=ids_to_bytes(commit.history),
-                    digest=b"" if is_end else digest,
-                ),
-            )
+            message = commit_message(commit, self.rules, self._settlement, route, terms)
+            self._send(commit.peer, message)
         self._finder.found()
         self._prefixes.remember(self.rules.ids, seats)
         self.transcript.routed(self.rules.hops)
@@ -252,6 +230,22 @@ class Session:
             self._do(self.rules.no_route(action.epoch, error))
             return
         self._do(self.rules.routed(action.epoch, seats, time.monotonic()))
+
+    async def _find_heirs(self, action: FindHeirs) -> None:
+        routes = await self._finder.heirs(action)
+        choice = Choice.STAY
+        if routes:
+            choice = estimate(
+                routes,
+                action.leaving,
+                n_rows=action.n_rows,
+                rest_s=self.transcript.rest_s(self.request.max_tokens),
+                left_s=action.left_s,
+            ).choice
+        log.info("a hop leaves", extra={"peer": action.leaver.peer, "choice": choice.name})
+        seats = [] if choice is Choice.STAY else self._finder.seats(routes)
+        hand_over, now = choice is Choice.HAND_OVER, time.monotonic()
+        self._do(self.rules.heirs(action.epoch, seats, now, hand_over=hand_over))
 
     def _deliver(self, event: TokenEvent) -> None:
         self.transcript.token(event, self.rules)
@@ -273,6 +267,8 @@ class Session:
                 self._reserved(peer, message, now)
             case Raised():
                 self._do(self.rules.raised(peer, message, now))
+            case Leaving():
+                self._do(self.rules.leaving(peer, message, now))
             case Account():
                 self._account(peer, message)
             case Unpaid():
@@ -287,7 +283,8 @@ class Session:
 
     def _reserved(self, peer: str, message: Reserved, now: float) -> None:
         try:
-            self._prefixes.check(peer, message.prefix_length)
+            if not self.rules.succession.takes_over(peer):
+                self._prefixes.check(peer, message.prefix_length)
         except PeerMisbehaved as error:
             self._do(self.rules.lost(peer, error, now))
             return

@@ -20,6 +20,7 @@ from ledger.writer import LedgerWriter
 from protocol.chain_actions import Seat, Stretch
 from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError, PeerRefused
+from protocol.handover import Note
 from protocol.identity import Identity, public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve, Reserved, SessionId
 from protocol.signing import Envelope
@@ -181,6 +182,10 @@ class Settlement:
         )
         route = SignedRoute(session=self.session, epoch=epoch, hops=hops)
         return route.seal(self._swarm_id, self._identity.key).encode()
+
+    def sealed(self, note: Note) -> bytes:
+        """A hop's leave to take over what another one has run (5a.19)."""
+        return note.seal(self._swarm_id, self._identity.key)
 
     def digest(self, ids: bytes) -> bytes:
         """What a middle hop learns of the ids: a salted digest."""

@@ -35,6 +35,9 @@ class Transcript:
         index = event.position - rules.n_prompt
         self.events.put_nowait(Token(index, event.token_id, event.text))
 
+    def rest_s(self, max_tokens: int) -> float:
+        return self._watch.rest_s(max_tokens)
+
     def complete(self) -> None:
         """The answer is; what follows is settlement."""
         self._watch.stop()
@@ -50,6 +53,7 @@ class Transcript:
             n_prompt=rules.n_prompt,
             route=_route(rules.hops),
             failovers=rules.failovers,
+            handovers=rules.handovers,
             receipts=receipts,
             seed=seed,
             n_cached=rules.cached or 0,

@@ -71,7 +71,7 @@ class Swarm:
         kv_cache_bytes: int = 64 << 20,
         elsewhere: Elsewhere | None = None,
         pace: Pace | None = None,
-        **more: str,
+        **more: object,
     ) -> list[LocalNode]:
         move = (elsewhere, pace)
         return [await self._start(Span(*span), rates, kv_cache_bytes, more, move) for span in spans]
@@ -81,7 +81,7 @@ class Swarm:
         span: Span,
         rates: Rates,
         kv_cache_bytes: int,
-        more: Mapping[str, str],
+        more: Mapping[str, object],
         move: tuple[Elsewhere | None, Pace | None],
     ) -> LocalNode:
         identity = Identity(SigningKey.generate())
@@ -95,9 +95,8 @@ class Swarm:
             rates=rates,
             kv_cache_bytes=kv_cache_bytes,
             credit_window_ncr=100_000,
-            drain_s=0.2,
             adapters=home / "adapters",
-            **more,
+            **({"drain_s": 0.2} | more),  # type: ignore[arg-type]
         )
         model = self.model()
         node = Node(

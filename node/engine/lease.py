@@ -5,6 +5,7 @@ does any other state that a family keeps. Rows below `length` are valid; going b
 No torch is imported here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,6 +39,18 @@ class KVRows:
     @property
     def n_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRows:
+    """One block's keys and values of positions `[first, stop)`, [heads, rows, dim] each.
+
+    Unlike `KVRows` they mean the same to leases of every kind, span and device.
+    """
+
+    first: int
+    keys: "Tensor"
+    values: "Tensor"
 
 
 class Lease(Protocol):
@@ -91,6 +104,26 @@ class Lease(Protocol):
         Raises:
             ContextExceeded: they go beyond this lease's capacity.
             ValueError: they belong to other blocks or positions.
+        """
+
+    def block_rows(self, start: int, stop: int, entry: int, exit: int) -> list[BlockRows]:
+        """Views, block by block of `[entry, exit)`, of what is held of positions `[start, stop)`.
+
+        Blocks with a window hold the last of them, or none: together with those that follow, up to
+        `length`, they are what a session needs to go on.
+
+        Raises:
+            UsageError: these blocks keep something else than keys and values.
+            ValueError: there are no such positions or blocks.
+        """
+
+    def load_block_rows(self, rows: Sequence[BlockRows], stop: int) -> None:
+        """Take over what `block_rows` gave of all blocks here, from `length` to `stop`.
+
+        Raises:
+            UsageError: these blocks keep something else.
+            ContextExceeded: they go beyond this lease's capacity.
+            ValueError: they have another dtype or shape, or rows are missing that are needed.
         """
 
     def close(self) -> None:

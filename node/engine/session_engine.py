@@ -14,11 +14,11 @@ from torch import Tensor
 
 from node.engine.adapter_rows import Adapter, Packing
 from node.engine.forward import ALL_ROWS, GatedModel, Wanted
-from node.engine.lease import KVRows, Lease
+from node.engine.lease import BlockRows, KVRows, Lease
 from node.engine.session_cache import Past, SessionCache, SessionLayout
 from node.engine.shard import ShardEngine, StepItem, StepResult
 from node.engine.weights import LoadedSpan
-from protocol.errors import ContextExceeded, OutOfMemory
+from protocol.errors import ContextExceeded, OutOfMemory, UsageError
 
 
 class SessionLease:
@@ -88,6 +88,36 @@ class SessionLease:
         if self.past is not None and state:
             self.past.take_state(state, rows.stop)
         self.cache.set_length(rows.stop)
+
+    def block_rows(self, start: int, stop: int, entry: int, exit: int) -> list[BlockRows]:
+        self._check_keeps_rows()
+        if not (0 <= start <= stop <= self.length and self.entry <= entry < exit <= self.exit):
+            raise ValueError(f"no rows {start}:{stop} of blocks {entry}:{exit} here")
+        slabs = self.cache.slabs[entry - self.entry : exit - self.entry]
+        return [BlockRows(start, *slab.rows(start, stop)) for slab in slabs]
+
+    def load_block_rows(self, rows: Sequence[BlockRows], stop: int) -> None:
+        self._check_keeps_rows()
+        start, slabs = self.length, self.cache.slabs
+        if len(rows) != len(slabs) or stop < start:
+            raise ValueError(f"{len(rows)} blocks of rows up to {stop} for {len(slabs)}")
+        if stop > self.capacity:
+            raise ContextExceeded(f"{stop} positions do not fit a lease of {self.capacity}")
+        room = [part for slab in slabs for part in slab.rows(start, stop)]
+        given = [part for held in rows for part in (held.keys, held.values)]
+        alike = [(part.shape, part.dtype) for part in room]
+        if any(held.first != start for held in rows) or alike != [
+            (part.shape, part.dtype) for part in given
+        ]:
+            raise ValueError("these keys and values have other shapes, or do not go on here")
+        for part, tensor in zip(room, given, strict=True):
+            part.copy_(tensor)
+        self.cache.set_length(stop)
+
+    def _check_keeps_rows(self) -> None:
+        """Raises UsageError: some block keeps a state, or nothing."""
+        if self.past is not None or len(self.cache.slabs) != self.exit - self.entry:
+            raise UsageError("these blocks keep more than keys and values: run the rows again")
 
     def close(self) -> None:
         self.capacity = self.n_bytes = 0

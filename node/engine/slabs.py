@@ -14,7 +14,7 @@ from torch import Tensor
 
 from node.engine.adapter_rows import Adapter
 from node.engine.kv_layout import STEP_ROWS, BlockLayout, KVLayout
-from node.engine.lease import KVRows
+from node.engine.lease import BlockRows, KVRows
 from node.engine.pages import pages
 from protocol.errors import ContextExceeded, OutOfMemory, UsageError
 
@@ -193,6 +193,28 @@ class SlabLease:
             slab.put(rows.tensors[2 * index], rows.tensors[2 * index + 1], at, rows.stop)
         self.length = rows.stop
 
+    def block_rows(self, start: int, stop: int, entry: int, exit: int) -> list[BlockRows]:
+        if not (0 <= start <= stop <= self.length and self.entry <= entry < exit <= self.exit):
+            raise ValueError(f"no rows {start}:{stop} of blocks {entry}:{exit} here")
+        rows: dict[int, BlockRows] = {}
+        for slab in self.slabs:
+            first = min(max(start, slab.base), stop)
+            held = slab.rows(first, stop) if first < stop else slab.rows(slab.base, slab.base)
+            for member, keys, values in zip(slab.members, *held, strict=True):
+                rows[self.entry + member] = BlockRows(first, keys, values)
+        return [rows[block] for block in range(entry, exit)]
+
+    def load_block_rows(self, rows: Sequence[BlockRows], stop: int) -> None:
+        check_block_rows(rows, self.layout, self.length, stop, self.capacity)
+        for slab in self.slabs:
+            members = [rows[member] for member in slab.members]
+            if len({member.first for member in members}) != 1:
+                raise ValueError("blocks that cache alike have forgotten alike")
+            keys = torch.stack([member.keys for member in members])
+            values = torch.stack([member.values for member in members])
+            slab.put(keys, values, self.length, stop)
+        self.length = stop
+
     def grown(self, capacity: int) -> "SlabLease":
         """Its rows in a lease of at least `capacity`, in place of this one, which is closed.
 
@@ -213,6 +235,24 @@ class SlabLease:
         self.capacity = self.length = 0
         self.adapter = None
         self.slabs = []
+
+
+def check_block_rows(
+    rows: Sequence[BlockRows], layout: KVLayout, start: int, stop: int, capacity: int
+) -> None:
+    """Raises ValueError, ContextExceeded: these cannot go on at `start` in such a lease."""
+    if len(rows) != len(layout.blocks) or stop < start:
+        raise ValueError(f"{len(rows)} blocks of rows up to {stop} for {len(layout.blocks)}")
+    if stop > capacity:
+        raise ContextExceeded(f"{stop} positions do not fit a lease of {capacity}")
+    for held, block in zip(rows, layout.blocks, strict=True):
+        keys = (block.key_heads, stop - held.first, block.key_dim)
+        values = (block.value_heads, stop - held.first, block.value_dim)
+        is_whole = held.first == start or (block.window is not None and start < held.first <= stop)
+        if not is_whole or (tuple(held.keys.shape), tuple(held.values.shape)) != (keys, values):
+            raise ValueError("these keys and values have other shapes, or do not go on here")
+        if held.keys.dtype != layout.dtype or held.values.dtype != layout.dtype:
+            raise ValueError(f"keys and values of {held.keys.dtype}, not {layout.dtype}")
 
 
 def _in_order(views: list[Tensor], order: Sequence[int]) -> list[Tensor]:

@@ -162,7 +162,7 @@ class World:
                     self._to_hop(peer, ("close", "released"))
                 case chain.FindRoute(epoch, missing, _, avoid):
                     self._route(epoch, missing, avoid)
-                case chain.FindHeirs(epoch, leaver, _, _, _, avoid):
+                case chain.FindHeirs(epoch=epoch, leaver=leaver, avoid=avoid):
                     seats = self._cover(leaver.span, avoid) or []
                     seats = seats if isinstance(seats, list) else []
                     hand_over = self.die.random() < 0.8

@@ -1,0 +1,113 @@
+"""A node that leaves hands over what it has run: the call `handover` (DESIGN 5a.19).
+
+In: a note that a session's client signed for whoever asks, and a position. Out: what fits into a
+part of keys, values and journal from there on; see `protocol.handover`. Sessions run on meanwhile:
+each part is copied between two of their steps. Who has no such note learns nothing.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from node.hop import Hop
+from node.rows import bytes_of
+from node.sessions import Sessions
+from protocol.errors import ManyhandsError, PeerMisbehaved, PeerRefused
+from protocol.handover import BlockShape, Note, Part, read_request, rows_per_part, session_of
+from protocol.hop_state import State
+from protocol.identity import PeerId, public_key_from_peer_id
+from protocol.messages import Span
+
+if TYPE_CHECKING:
+    from node.engine.lease import BlockRows
+
+AT_ONCE = 2  # parts in memory
+
+
+class Giving:
+    """The handler of the call."""
+
+    def __init__(self, sessions: Sessions, swarm_id: bytes) -> None:
+        self._sessions, self._swarm_id = sessions, swarm_id
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self.bytes_given = 0
+
+    async def handle(self, peer_id: PeerId, request: bytes) -> bytes:
+        try:
+            sealed, start = read_request(request)
+            hop, note = self._check(peer_id, sealed)
+        except PeerRefused:
+            raise
+        except ManyhandsError as error:
+            raise PeerMisbehaved(peer_id, f"it may not have these rows: {error}") from error
+        async with self._turns:
+            part = await self._part(hop, note, start)
+        self.bytes_given += len(part.body)
+        return part.encode()
+
+    def _check(self, peer_id: PeerId, sealed: bytes) -> tuple[Hop, Note]:
+        """The session, and what of it its client lets `peer_id` have."""
+        hop = self._sessions.find(session_of(sealed))
+        if hop is None:
+            raise PeerRefused("", "no such session here")
+        note = Note.open(sealed, self._swarm_id, public_key_from_peer_id(hop.client))
+        ours = public_key_from_peer_id(self._sessions.around.peer_id)
+        if (note.giver, note.taker) != (ours, public_key_from_peer_id(peer_id)):
+            raise PeerMisbehaved(peer_id, "the note names others")
+        if not hop.session.reserve.span.holds(note.span):
+            raise PeerMisbehaved(peer_id, "the note names blocks that are not in the session here")
+        return hop, note
+
+    async def _part(self, hop: Hop, note: Note, start: int) -> Part:
+        session, lease = hop.session, hop.lease
+        self._check_gives(hop, note)
+        served, span, length = self._sessions.served, note.span, session.length
+        if start > length:
+            raise PeerRefused("", f"there are {length} rows here, {start} were asked for")
+        engine = served.engine
+        position_bytes = engine.lease_bytes(1, entry=span.start, exit=span.stop) + served.row_bytes
+        stop = min(length, start + rows_per_part(position_bytes))
+
+        def copied() -> "tuple[list[BlockRows], list[memoryview]]":
+            blocks = lease.block_rows(start, stop, span.start, span.stop)
+            return blocks, [bytes_of(x.clone()) for b in blocks for x in (b.keys, b.values)]
+
+        try:
+            blocks, views = await self._sessions.around.batcher.between_steps(copied)
+        except (ManyhandsError, ValueError, RuntimeError) as error:
+            raise PeerRefused("", f"these rows cannot be handed over: {error}") from error
+        self._check_gives(hop, note)
+        if stop > session.length:
+            raise PeerRefused("", "the session went back meanwhile")
+        row_bytes, journal_from, journal = _journal(hop, span, start, stop)
+        return Part(
+            profile=str(served.profile),
+            start=start,
+            stop=stop,
+            length=session.length,
+            item_bytes=engine.dtype.itemsize,
+            blocks=tuple(_shape(block) for block in blocks),
+            journal_row_bytes=row_bytes,
+            journal_from=journal_from,
+            body=b"".join([*views, journal]),
+        )
+
+    def _check_gives(self, hop: Hop, note: Note) -> None:
+        if not self._sessions.draining:
+            raise PeerRefused("", "this node stays: nothing is handed over")
+        if hop.session.state is not State.RUNNING or hop.session.epoch >= note.epoch:
+            raise PeerRefused("", "the chain has gone on without this note")
+
+
+def _journal(hop: Hop, span: Span, start: int, stop: int) -> tuple[int, int, bytes]:
+    """(bytes of a row, the first position, rows); none where others run the blocks behind."""
+    session, reserve = hop.session, hop.session.reserve
+    if span.stop != reserve.span.stop or reserve.is_last:
+        return 0, start, b""
+    first = min(max(start, session.journal.start), stop)
+    return session.row_bytes, first, session.journal.rows(first, stop) if first < stop else b""
+
+
+def _shape(rows: "BlockRows") -> BlockShape:
+    key_heads, _, key_dim = rows.keys.shape
+    value_heads, _, value_dim = rows.values.shape
+    return BlockShape(rows.first, key_heads, key_dim, value_heads, value_dim)

@@ -1,0 +1,33 @@
+"""What a session at a node needs of that node, handed to each of its hops."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ledger.receipts import Receipt
+from node.batching import Batcher
+from node.neighbours import Neighbours
+from node.prefixes import Prefixes
+from protocol.actions import Ending
+from protocol.messages import Reserve
+from protocol.transport import Stream, Transport
+
+if TYPE_CHECKING:
+    from node.hop import Hop
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The same for all hops of a node."""
+
+    peer_id: str
+    swarm_id: bytes
+    batcher: Batcher
+    neighbours: Neighbours
+    prefixes: Prefixes
+    transport: Transport
+    inbound: dict[str, Stream]  # data streams that predecessors opened to us
+    ending: Callable[[Reserve, Sequence[int], int], Ending]
+    freed: Callable[["Hop"], None]
+    keep: Callable[[Receipt], None]  # remember an open tab's latest voucher
+    file: Callable[[Receipt], Awaitable[tuple[bytes, int]]]  # append: receipt id, index

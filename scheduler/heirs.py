@@ -1,0 +1,78 @@
+"""Who takes the place of a hop that leaves, and whether it is handed what the leaver has run.
+
+In: how much there is to hand over, how fast, what running it again takes, how long the answer still
+goes on. Out: a decision. Copying goes on beside the answer, running again stops it; so copying may
+take as long as running again would, and a little in any case.
+"""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from protocol.messages import Leaving
+from scheduler.routing import Route
+
+LITTLE_S = 1.0
+ASSUMED_BYTES_PER_S = 12_500_000  # where nobody has measured: 100 Mbit/s
+ASSUMED_PREFILL_US = 2_000  # of one row in one block
+
+
+class Choice(enum.Enum):
+    STAY = enum.auto()  # the answer is over before anything else would be
+    HAND_OVER = enum.auto()
+    RUN_AGAIN = enum.auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a change of hops takes.
+
+    left_s: how long the leaver stays. rest_s: how long the answer still goes on.
+    """
+
+    copy_s: float
+    run_again_s: float
+    rest_s: float
+    left_s: float
+
+    @property
+    def choice(self) -> Choice:
+        if self.rest_s <= min(self.left_s, LITTLE_S):
+            return Choice.STAY
+        if self.copy_s <= min(self.left_s, max(self.run_again_s, LITTLE_S)):
+            return Choice.HAND_OVER
+        if self.rest_s <= min(self.left_s, self.run_again_s):
+            return Choice.STAY
+        return Choice.RUN_AGAIN
+
+
+def estimate(
+    routes: Sequence[Route], leaving: Leaving, *, n_rows: int, rest_s: float, left_s: float
+) -> Estimate:
+    """For heirs that take the leaver's blocks between them: each its own part, at the same time."""
+    down = [
+        hop.announcement.measured.down_bytes_per_s or ASSUMED_BYTES_PER_S
+        for route in routes
+        for hop in route.hops
+    ]
+    up = leaving.up_bytes_per_s or ASSUMED_BYTES_PER_S
+    return Estimate(
+        copy_s=n_rows * leaving.row_bytes / min(up, *down),
+        run_again_s=n_rows * max(_prefill_s(route) for route in routes),
+        rest_s=rest_s,
+        left_s=left_s,
+    )
+
+
+def _prefill_s(route: Route) -> float:
+    """Seconds that one row takes in the slowest hop."""
+    return max(
+        len(hop.span)
+        * (
+            hop.announcement.prefill_us_per_row / len(hop.announcement.span)
+            if hop.announcement.prefill_us_per_row and hop.announcement.span
+            else ASSUMED_PREFILL_US
+        )
+        / 1e6
+        for hop in route.hops
+    )

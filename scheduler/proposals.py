@@ -1,0 +1,85 @@
+"""What a session says when it asks for a place in a hop, and when it takes it.
+
+In: what the rules want, the request, the settlement's signatures. Out: `Reserve` and `Commit`, as
+hops understand them. A hop that takes a leaver's place gets the client's note to it.
+"""
+
+import secrets
+
+from protocol.asking import MAX_ADDRESSES, Extensions, Handover, PrefixNames
+from protocol.chain_actions import Seat, SendCommit
+from protocol.chain_session import ChainSession
+from protocol.codec import ids_to_bytes
+from protocol.handover import Note
+from protocol.identity import public_key_from_peer_id
+from protocol.messages import Commit, Reserve
+from scheduler.request import GenerationRequest
+from scheduler.settlement import Settlement
+
+
+def reserve_message(
+    request: GenerationRequest,
+    settlement: Settlement,
+    seat: Seat,
+    epoch: int,
+    *,
+    budget_ms: int,
+    profile: str,
+    adapter: str,
+    prefixes: PrefixNames,
+    leaver: Seat | None,
+) -> Reserve:
+    return Reserve(
+        session=settlement.session,
+        epoch=epoch,
+        manifest=request.manifest,
+        span=seat.span,
+        n_blocks=request.n_blocks,
+        capacity=request.capacity,
+        max_tokens=request.max_tokens,
+        budget_ms=budget_ms,
+        client_nonce=secrets.token_bytes(16),
+        salt_commit=settlement.salt_commit,
+        profile=profile,
+        ignore_eos=request.ignore_eos,
+        sampling=request.sampling.message(),
+        stops=request.stops,
+        extensions=Extensions(adapter=adapter),
+        prefixes=prefixes,
+        handover=_handover(settlement, seat, epoch, leaver) if leaver else Handover(),
+        hears_leaving=True,
+    )
+
+
+def _handover(settlement: Settlement, seat: Seat, epoch: int, leaver: Seat) -> Handover:
+    note = Note(
+        session=settlement.session,
+        epoch=epoch,
+        giver=public_key_from_peer_id(leaver.peer),
+        taker=public_key_from_peer_id(seat.peer),
+        span=seat.span,
+    )
+    addresses = leaver.addresses[:MAX_ADDRESSES]
+    return Handover(peer=leaver.peer, addresses=addresses, note=settlement.sealed(note))
+
+
+def commit_message(
+    commit: SendCommit, rules: ChainSession, settlement: Settlement, route: bytes, terms: bytes
+) -> Commit:
+    is_end = bool(commit.ids) or commit.next.peer == rules.hops[0].peer
+    return Commit(
+        epoch=commit.epoch,
+        length=commit.length,
+        next_length=commit.next_length,
+        n=commit.n,
+        n_prompt=rules.n_prompt,
+        previous=commit.previous,
+        next=commit.next.peer,
+        next_addresses=commit.next.addresses,
+        route=route,
+        salt=settlement.salt,
+        terms=terms,
+        ids=ids_to_bytes(commit.ids),
+        history=ids_to_bytes(commit.history),
+        digest=b"" if is_end else settlement.digest(ids_to_bytes(rules.ids)),
+    )
