@@ -138,13 +138,17 @@ async def answer(client: Client, request: GenerationRequest, ticks: "Ticks") -> 
                             run.tokens_s.append(now_s)
                             ticks.token()
                         case Routed(route=route):
-                            run.peers.append((now_s, frozenset(step.peer for step in route)))
+                            chain = frozenset(step.peer for step in route)
+                            run.peers.append((now_s, chain))
+                            ticks.chains[id(run)] = chain
                         case Finished(result=result):
                             run.result = result
             finally:
                 watching.cancel()
     except ManyhandsError as error:
         run.error = f"{type(error).__name__}: {error}"
+    finally:
+        ticks.chains.pop(id(run), None)
     return run
 
 
@@ -159,10 +163,11 @@ async def _watch(rules: object, run: Run) -> None:
 
 
 class Ticks:
-    """Tokens of all generations, and a way to wait for so many more."""
+    """Tokens of all generations, a way to wait for so many more, and who makes them."""
 
     def __init__(self) -> None:
         self.n = 0
+        self.chains: dict[int, frozenset[str]] = {}  # of the generations that run
         self._grew = asyncio.Event()
 
     def token(self) -> None:
@@ -182,7 +187,7 @@ async def disturb(
     """Faults until cancelled."""
     while True:
         await ticks.wait_for(die.randint(*gap))
-        fault = await swarm.strike(die)
+        fault = await swarm.strike(die, frozenset().union(*ticks.chains.values()))
         if fault is not None:
             place = next(i for i, host in enumerate(swarm.hosts) if host.peer == fault.peer)
             say(f"  {fault.kind} node {place + 1} at token {ticks.n}")

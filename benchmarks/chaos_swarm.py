@@ -11,7 +11,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from protocol.transport import Transport
 
 KINDS = {"kill": 5, "stall": 3, "drain": 3, "join": 2}  # and how often, of thirteen
 STALLS_S = (0.5, 6.0)  # below 3 s it passes unnoticed, above the hop is given up
+IN_USE = 8  # times as likely to be struck as an idle node
 GUEST_STAYS_S = 20.0
 SETTLED_S = 2.0  # a node that came up is announced to everybody by then
 READY_S, END_S = 300.0, 30.0
@@ -102,18 +103,19 @@ class ChaosSwarm:
         ]
         return host.up_since_s is not None and 0 not in hosts_per_block(others, self.n_blocks)
 
-    async def strike(self, die: random.Random) -> Fault | None:
-        """The next fault of the schedule; None while none is bearable."""
+    async def strike(self, die: random.Random, in_use: Collection[str]) -> Fault | None:
+        """The next fault of the schedule, mostly to a peer in use; None while none is bearable."""
         self.look()
         [kind] = die.choices([*KINDS], [*KINDS.values()])
         span, stall_s = die.choice(self.hosts).span, die.uniform(*STALLS_S)
         victims = [host for host in self.hosts if self.may_lose(host)]
+        weights = [IN_USE if host.peer in in_use else 1 for host in victims]
         if kind == "join":
             self._start(self._guest(span))
             return None
         if not victims:
             return None
-        return self.hit(die.choice(victims), kind, stall_s)
+        return self.hit(die.choices(victims, weights)[0], kind, stall_s)
 
     def hit(self, host: Host, kind: str, stall_s: float = 0.0) -> Fault | None:
         pid, now_s = host.pid, time.monotonic()

@@ -106,15 +106,16 @@ class Node:
 
     async def _leave(self, gossip: "asyncio.Task[None]", mover: "asyncio.Task[None]") -> None:
         self._set(State.DRAINING)
+        self.gossip.announce()  # who looks sees why it takes nobody, until it is gone
         mover.cancel()
+        await _ended(mover)
+        if self._serving is not None:
+            await self._stop(self._serving)
         await _ended(gossip)
         try:
             await self.gossip.leave()
         except ManyhandsError as error:
             log.info("left without a word", extra={"error": str(error)})
-        await _ended(mover)
-        if self._serving is not None:
-            await self._stop(self._serving)
         if self._listener is not None:
             await self._listener.aclose()
 
