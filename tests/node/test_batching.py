@@ -11,6 +11,7 @@ import pytest
 
 from node.batching import Batcher
 from node.engine import load_shard
+from node.engine.kv_layout import STEP_ROWS
 from node.schedule import PREFILL_ROWS, UNKNOWN_ROWS
 from node.work import Done, Work
 from protocol.actions import Run
@@ -384,3 +385,37 @@ async def test_a_worker_that_does_not_come_back_shows_since_when(engine):
 
     release.set()
     await asyncio.to_thread(batcher.stop)
+
+
+class Spoiling(Session):
+    """Its step fails once it is run; whoever was in the same step has to run again."""
+
+    def draw(self, logits, position: int) -> int:
+        raise OutOfMemory("this session's draw needs too much")
+
+
+async def test_a_failed_step_costs_no_windowed_session_beside_it_its_life(checkpoint):
+    """A longer run would make such a session forget: it could not go back to where it began."""
+    assert PREFILL_ROWS <= STEP_ROWS
+    directory = checkpoint("mistral", num_hidden_layers=2, max_position_embeddings=2048)
+    engine = load_shard(directory, None, dtype="float32")
+    batcher = Batcher(engine, asyncio.get_running_loop())
+    batcher.start()
+    prompt = [3 + i % 300 for i in range(2000)]
+    alone = Session(batcher, engine, prompt, 4)
+    beside = Session(batcher, engine, prompt, 4)
+    spoiler = Spoiling(batcher, engine, [5, 6, 7], 1)
+    try:
+        alone.start()
+        await alone.ended.wait()
+        beside.start()
+        while not beside.chunks:
+            await asyncio.sleep(0)
+        spoiler.start()
+        await asyncio.gather(beside.ended.wait(), spoiler.ended.wait())
+    finally:
+        await asyncio.to_thread(batcher.stop)
+
+    assert isinstance(spoiler.error, OutOfMemory)
+    assert beside.error is None
+    assert beside.ids == alone.ids
