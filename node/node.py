@@ -34,6 +34,8 @@ from protocol.errors import ManyhandsError, PeerBusy
 from protocol.gossip_rules import METHOD as GOSSIP_METHOD
 from protocol.handover import METHOD as HANDOVER_METHOD
 from protocol.identity import Identity, PeerId
+from protocol.load import METHOD as LOAD_METHOD
+from protocol.load import Load
 from protocol.measured import State
 from protocol.pieces import METHOD as WEIGHTS_METHOD
 from protocol.transport import CallHandler, Listener, Transport
@@ -71,6 +73,7 @@ class Node:
             software=software,
         )
         self._serving: Serving | None = None
+        self._n_asked = 0  # for our load, by clients that choose
         self._said: Announcement | None = None
         self._serving_task: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
@@ -128,7 +131,19 @@ class Node:
             WEIGHTS_METHOD: lambda peer, request: self.shared.handle(peer, request),
             "status": self._status_call,
             "ping": _ping,
+            LOAD_METHOD: self._load_call,
         }
+
+    async def _load_call(self, peer: str, request: bytes) -> bytes:
+        self._n_asked += 1
+        serving = self._serving
+        return Load(
+            n_sessions=self.n_sessions,
+            queue_us=serving.vitals.queue_us if serving else 0,
+            kv_free_bytes=max(0, serving.sessions.free_bytes) if serving else 0,
+            state=self.state,
+            ticket=self._n_asked,
+        ).encode()
 
     @property
     def addresses(self) -> tuple[Address, ...]:

@@ -48,6 +48,19 @@ class Connections:
             except ManyhandsError:
                 if self._open.get(peer) is known:  # else another stream has replaced it already
                     await self.forget(peer)
+        connection = await self.to(peer, addresses, timeout_s=timeout_s)
+        return await connection.open(method, timeout_s=timeout_s)
+
+    async def to(
+        self, peer: str, addresses: Sequence[str], *, timeout_s: float = DIAL_S
+    ) -> Connection:
+        """The connection at hand, or a new one.
+
+        Raises:
+            PeerUnreachable, VersionMismatch: why there is none.
+        """
+        if (known := self._open.get(peer)) is not None:
+            return known
         error: ManyhandsError = PeerUnreachable(peer, "no address is known")
         for text in addresses:
             try:
@@ -61,7 +74,7 @@ class Connections:
                 continue
             if (kept := self._open.setdefault(peer, connection)) is not connection:
                 await connection.aclose()  # dialled by another session meanwhile, or by this one
-            return await kept.open(method, timeout_s=timeout_s)
+            return kept
         raise error
 
     async def forget(self, peer: str) -> None:

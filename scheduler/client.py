@@ -130,6 +130,7 @@ class Client:
             self._rng,
             prefixes.familiar,
             records=self.records,
+            connections=self._connections,
         )
         connections, identity = self._connections, self.identity
         return Generation(Session(request, finder, connections, identity, settlement, prefixes))
@@ -141,7 +142,13 @@ class Client:
         known = (self.transport, self._directory, self._join, self._rng)
         return HiddenSession(
             request,
-            RouteFinder(asked, *known, ends=identity.peer_id, records=self.records),
+            RouteFinder(
+                asked,
+                *known,
+                ends=identity.peer_id,
+                records=self.records,
+                connections=self._connections,
+            ),
             self._connections,
             self._data,
             identity,

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypedDict
 
 from protocol.address import Address
@@ -30,10 +31,12 @@ from protocol.errors import (
 from protocol.identity import PeerId
 from protocol.messages import Span
 from protocol.transport import Transport
+from scheduler.chain import Connections
 from scheduler.directory import Directory, fetch_directory
 from scheduler.latency import Pair
 from scheduler.peer_record import PeerRecords
 from scheduler.prefixes import Familiar
+from scheduler.probing import choose_fresh
 from scheduler.request import GenerationRequest
 from scheduler.route_watch import RouteWatch
 from scheduler.routing import (
@@ -49,6 +52,7 @@ ASK_S = 1.0  # to answer what they know, at first; most do within milliseconds
 FINAL = (PeerRefused, VersionMismatch, PeerMisbehaved)  # no time mends these
 DETOUR = 0.25  # what a chain that knows the prompt may cost more per token, whatever it saves
 BROKEN_RTT_MS = 10_000.0  # of a link that one of its ends says does not stand
+OFF_LOOP = 300  # peers, from which on a search takes a thread
 AGAIN_S = (0.1, 0.25)  # between looks, drawn: clients that failed together do not return together
 
 
@@ -75,9 +79,11 @@ class RouteFinder:
         *,
         ends: PeerId | None = None,
         records: PeerRecords | None = None,
+        connections: Connections | None = None,
     ) -> None:
         """
         Args:
+            connections: to ask peers by, before the choice among them; None: nobody is asked.
             ends: whoever sits before the first hop and behind the last one; None closes a ring.
             records: what the client saw of its peers in earlier sessions; this one adds to it.
         """
@@ -91,7 +97,8 @@ class RouteFinder:
         self._staying: set[str] = set()  # hops of the chain that need no replacement
         self._request, self._transport = request, transport
         self._directory, self._join, self._rng = directory, tuple(join), rng
-        self._familiar = familiar
+        self._familiar, self._connections = familiar, connections
+        self._choice: Sequence[Route] = ()  # among which the last route was drawn
         self._records = records or PeerRecords()
         self.watch = RouteWatch(self._records, directory, lambda: self._wanted(()))
 
@@ -108,28 +115,28 @@ class RouteFinder:
         self._since = self._since or time.monotonic()
         until = min(deadline, self._since + self._request.wait_s)
         while True:
-            routes = self._look(action, action.avoid)
+            routes = await self._look(action, action.avoid)
             if routes is None and time.monotonic() < until:
                 self._unreachable = await self._ask(action.avoid, until)
-                routes = self._look(action, action.avoid)
+                routes = await self._look(action, action.avoid)
                 if routes is None:
-                    self._raise_refusal(action)
+                    await self._raise_refusal(action)
                     await asyncio.sleep(self._rng.uniform(*AGAIN_S))
             is_late = time.monotonic() >= until
             if routes is None:
-                routes = self._look_again(action, is_late=is_late)
+                routes = await self._look_again(action, is_late=is_late)
             if routes is not None:
-                return self._seats(routes)
+                return self._seats(await self._settled(routes, action))
             if is_late:
-                raise self._why(action, deadline)
+                raise await self._why(action, deadline)
 
     async def heirs(self, action: FindHeirs) -> list[Route]:
         """Routes through a leaver's blocks, looked for once; none: it has to stay."""
         lost = FindRoute(action.epoch, (action.leaver.span,), action.survivors, action.avoid)
-        routes = self._look(lost, action.avoid)
+        routes = await self._look(lost, action.avoid)
         if routes is None:
             await self._ask(action.avoid, time.monotonic() + ASK_S)
-            routes = self._look(lost, action.avoid)
+            routes = await self._look(lost, action.avoid)
         return routes or []
 
     def seats(self, routes: Sequence[Route]) -> list[Seat]:
@@ -146,14 +153,30 @@ class RouteFinder:
         self._agreed, self._since, self._unreachable = self.profile, None, None
         self._tried_again.clear()
 
-    def _look(self, action: FindRoute, avoid: Collection[str]) -> list[Route] | None:
+    async def _settled(self, routes: list[Route], action: FindRoute) -> list[Route]:
+        """After a last look at who is busy now; a failover does not wait for one."""
+        is_first = len(routes) == 1 and not action.survivors and not action.avoid
+        if self._connections is None or not is_first or len(self._choice) < 2:
+            return routes
+        slowdown = self._judged([hop.announcement for r in self._choice for hop in r.hops])
+        chosen = await choose_fresh(
+            self._choice,
+            self._wanted(()),
+            self._connections,
+            self._rng,
+            slowdown=slowdown["slowdown"],
+        )
+        return [chosen]
+
+    async def _look(self, action: FindRoute, avoid: Collection[str]) -> list[Route] | None:
         """A route for every missing run from what is known now, or None."""
         chosen: list[Route] = []
         taken = {*avoid, *(seat.peer for seat in action.survivors)}
         live = self._directory.live()
         judged = self._judged(live)
         for missing in action.missing:
-            routes = find_replacement(
+            search = partial(
+                find_replacement,
                 live,
                 missing,
                 self._wanted(taken),
@@ -162,10 +185,13 @@ class RouteFinder:
                 **judged,
                 seed=self._rng.getrandbits(32),
             )
+            # Among thousands it takes longer than what else runs on this loop should wait.
+            routes = await asyncio.to_thread(search) if len(live) > OFF_LOOP else search()
             if not routes:
                 return None
             familiar = self._familiar_route(routes, taken)
             chosen.append(familiar or draw_route(routes, self._rng))
+            self._choice = () if familiar else routes
             taken.update(chosen[-1].peer_ids)
         return chosen
 
@@ -179,7 +205,7 @@ class RouteFinder:
             "extra_ms": self._records.risk_ms(peers, now_s),
         }
 
-    def _look_again(self, action: FindRoute, *, is_late: bool) -> list[Route] | None:
+    async def _look_again(self, action: FindRoute, *, is_late: bool) -> list[Route] | None:
         """Routes with as few as needed of those who failed for the moment: they may be back.
 
         Who failed last is taken last, so that each of them has its turn, however cheap another one
@@ -188,11 +214,11 @@ class RouteFinder:
         tired = self._tried_again if is_late else set()
         passing = [p for p, why in action.avoid.items() if _passes(why) and p not in tired]
         avoid = {*action.avoid}.difference(passing)
-        routes = self._look(action, avoid)
+        routes = await self._look(action, avoid)
         if routes is None:
             return None
         for peer in reversed(passing):
-            if (without := self._look(action, avoid | {peer})) is not None:
+            if (without := await self._look(action, avoid | {peer})) is not None:
                 avoid.add(peer)
                 routes = without
         self._tried_again.update({*passing} - avoid)
@@ -266,13 +292,15 @@ class RouteFinder:
         self._ask_s = ASK_S
         return None
 
-    def _raise_refusal(self, action: FindRoute) -> None:
+    async def _raise_refusal(self, action: FindRoute) -> None:
         """Waiting is vain if the blocks want peers that are there and said no for good."""
         final = {peer: why for peer, why in action.avoid.items() if not _passes(why)}
-        if final and self._look(action, final) is None and self._look(action, ()) is not None:
+        if not final or await self._look(action, final) is not None:
+            return
+        if await self._look(action, ()) is not None:
             raise list(final.values())[-1]
 
-    def _why(self, action: FindRoute, deadline: float) -> ManyhandsError:
+    async def _why(self, action: FindRoute, deadline: float) -> ManyhandsError:
         if self.nobody is not None:
             return self.nobody
         if time.monotonic() >= deadline:
@@ -282,7 +310,8 @@ class RouteFinder:
             for peer, why in action.avoid.items()
             if isinstance(why, PeerBusy) or not _passes(why)
         }
-        if refused and self._look(action, {*action.avoid}.difference(refused)) is not None:
+        without = {*action.avoid}.difference(refused)
+        if refused and await self._look(action, without) is not None:
             return list(refused.values())[-1]
         survivors = {seat.peer for seat in action.survivors}
         try:

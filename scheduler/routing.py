@@ -31,6 +31,7 @@ __all__ = [
     "find_replacement",
     "find_routes",
     "missing_blocks",
+    "near_best",
     "prefill_ms",
     "spares",
 ]
@@ -175,10 +176,15 @@ def draw_route(routes: Sequence[Route], rng: random.Random) -> Route:
 
     The cheaper, the likelier; a route that takes `NEAR_BEST` longer than the best is out.
     """
-    limit_ms = min(route.cost_ms for route in routes) * (1 + NEAR_BEST)
-    near = [route for route in routes if route.cost_ms <= limit_ms]
+    near = near_best(routes)
     weights = [1 / max(route.cost_ms, 1e-3) for route in near]
     return rng.choices(near, weights)[0]
+
+
+def near_best(routes: Sequence[Route]) -> list[Route]:
+    """Those that take hardly longer than the best: to a client they are alike."""
+    limit_ms = min(route.cost_ms for route in routes) * (1 + NEAR_BEST)
+    return [route for route in routes if route.cost_ms <= limit_ms]
 
 
 def prefill_ms(route: Route) -> float:

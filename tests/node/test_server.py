@@ -21,6 +21,7 @@ from protocol.errors import (
     VersionMismatch,
 )
 from protocol.frames import Ack, Frame, Gone, RowGroup
+from protocol.load import METHOD, Load
 from protocol.messages import (
     Failure,
     Keep,
@@ -36,7 +37,7 @@ from protocol.profile import Execution
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport import decode_error
 from protocol.transport.grpc import GrpcTransport
-from scheduler import Client
+from scheduler import Client, Token
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import Swarm, add_byte_tokenizer, swarm, whole
 
@@ -265,3 +266,21 @@ async def test_a_node_whose_queue_outlasts_the_request_says_so_at_once(node):
     assert isinstance(refused, PeerBusy)
     assert refused.queue_depth == 7
     assert isinstance(patient, Reserved)
+
+
+async def test_a_node_tells_whoever_asks_how_busy_it_is(node):
+    async with node.client() as client:
+        generation = client.generate(node.request(range(8), max_tokens=40, ignore_eos=True))
+        async with generation:
+            async for event in generation:
+                if isinstance(event, Token):
+                    break
+            connection = await client.transport.dial(node.nodes[0].address)
+            during = Load.decode(await connection.call(METHOD, b"", timeout_s=10.0), sender="node")
+        after = Load.decode(await connection.call(METHOD, b"", timeout_s=10.0), sender="node")
+        await connection.aclose()
+
+    assert (during.n_sessions, after.n_sessions) == (1, 0)
+    assert during.kv_free_bytes < after.kv_free_bytes
+    assert after.ticket == during.ticket + 1
+    assert after.is_open
