@@ -41,6 +41,7 @@ class Ask:
     ignore_eos: bool = False
     forget: bool = False
     timeout_s: float = 600.0
+    wait_s: float | None = None  # for blocks that nobody serves
     profile: str | None = None
     regions: tuple[str, ...] = ()
     group: str = ""
@@ -63,7 +64,7 @@ class Ask:
             UsageError: it can never be served; ContextExceeded when it does not fit the model.
         """
         from protocol.sampling import SamplingParams
-        from scheduler.request import GenerationRequest
+        from scheduler.request import WAIT_S, GenerationRequest
         from scheduler.wanted import Goal
 
         chosen = dict(tokenizer.generation_defaults) if tokenizer else {}
@@ -81,6 +82,7 @@ class Ask:
             ignore_eos=self.ignore_eos,
             reuse_prefix=not self.forget,
             timeout_s=self.timeout_s,
+            wait_s=WAIT_S if self.wait_s is None else self.wait_s,
             profile=self._profile(),
             limits=self.limits(),
             goal=Goal(self.prefer),

@@ -18,7 +18,7 @@ from manyhands.generate import stream
 from manyhands.home import Home
 from manyhands.loops import new_runner
 from manyhands.models import TINY, Model
-from manyhands.options import home_option, join_option, limits_options
+from manyhands.options import home_option, join_option, limits_options, wait_option
 from manyhands.progress import say
 from manyhands.running import join_addresses
 from manyhands.thin import find_client_model
@@ -44,6 +44,7 @@ PRIVACY = "Peers that serve the first and last blocks can read what you write."
 @click.option("--profile", metavar="P", help="Ask for one execution profile. Default: any.")
 @limits_options
 @click.option("--forget", is_flag=True, help="Peers keep nothing; each turn runs all of it again.")
+@wait_option
 @home_option
 def chat(model: str, join: tuple[Address, ...], home: Path | None, **choices: Any) -> None:
     """Talk with MODEL. Ctrl-C stops an answer; /quit or Ctrl-D ends."""

@@ -18,7 +18,7 @@ from manyhands.boundary import innermost
 from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.models import Model
-from manyhands.options import home_option, join_option, limits_options
+from manyhands.options import home_option, join_option, limits_options, wait_option
 from manyhands.progress import say
 from manyhands.running import join_addresses
 from manyhands.signals import interruptible
@@ -50,6 +50,7 @@ Show = Callable[["Event"], None]
 @limits_options
 @click.option("--forget", is_flag=True, help="Peers keep nothing to begin later prompts with.")
 @click.option("--timeout", "timeout_s", type=float, default=600.0, metavar="S", help="For all.")
+@wait_option
 @home_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--jsonl", "as_jsonl", is_flag=True, help="Print a line of JSON per event.")
@@ -137,8 +138,11 @@ async def _generate(
 async def stream(
     client: "Client", request: "GenerationRequest", show: Show, *, interrupt: bool = False
 ) -> "GenerationResult":
-    """One generation to its end. With `interrupt`, a signal cancels it, and it still settles."""
-    from scheduler.request import Finished
+    """One generation to its end. With `interrupt`, a signal cancels it, and it still settles.
+
+    Where the caller chose how long to wait for peers, it is told what is waited for.
+    """
+    from scheduler.request import WAIT_S, Finished, Waiting
 
     result: GenerationResult | None = None
     generation = client.generate(request)
@@ -152,6 +156,8 @@ async def stream(
         async with generation:
             async for event in generation:
                 show(event)
+                if isinstance(event, Waiting) and request.wait_s != WAIT_S:
+                    say(f"waiting: {event.reason}")
                 if isinstance(event, Finished):
                     result = event.result
 
@@ -188,9 +194,11 @@ def _show_as_json(event: "Event") -> None:
 
 
 def _show_as_jsonl(event: "Event") -> None:
-    from scheduler.request import Finished, Routed, Token
+    from scheduler.request import Finished, Routed, Token, Waiting
 
     match event:
+        case Waiting(reason, code):
+            _print_line({"event": "waiting", "code": code, "reason": reason})
         case Routed(route):
             _print_line({"event": "route", "route": [step.to_json() for step in route]})
         case Token(index, token_id, text):

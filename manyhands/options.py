@@ -157,6 +157,18 @@ def limits_options(command: Command) -> Command:
     return command
 
 
+def wait_option(command: Command) -> Command:
+    return click.option(
+        "--wait",
+        "wait_s",
+        type=click.FloatRange(min=0),
+        is_flag=False,
+        flag_value=float("inf"),
+        metavar="[=S]",
+        help="For blocks that nobody serves, also in mid-answer. Default: 5; alone: for ever.",
+    )(command)
+
+
 def accept_licence_option(command: Command) -> Command:
     return click.option(
         "--accept-licence",

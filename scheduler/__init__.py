@@ -15,6 +15,7 @@ from scheduler.request import (
     Routed,
     RouteStep,
     Token,
+    Waiting,
 )
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "RouteStep",
     "Routed",
     "Token",
+    "Waiting",
     "choose_span",
 ]

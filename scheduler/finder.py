@@ -9,7 +9,7 @@ nobody else is left; who refused for good it does not.
 import asyncio
 import random
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypedDict
@@ -24,7 +24,6 @@ from protocol.errors import (
     PeerMisbehaved,
     PeerRefused,
     PeerUnreachable,
-    SessionTimeout,
     SwarmIncomplete,
     VersionMismatch,
 )
@@ -66,6 +65,7 @@ class RouteFinder:
     """For one session; keeps the chain to one profile once it stood.
 
     profile: of the seats found last. adapter: of all seats, `name@digest` once some were found.
+    waits_for: what keeps it from an answer, while it waits for that to change; `on_wait` is told.
     """
 
     def __init__(
@@ -90,6 +90,8 @@ class RouteFinder:
         self._ends = ends
         self.profile = self._agreed = request.profile or ""
         self.adapter = request.adapter
+        self.waits_for: ManyhandsError | None = None
+        self.on_wait: Callable[[ManyhandsError], None] = lambda error: None
         self._unreachable: ManyhandsError | None = None  # why nobody answered when last asked
         self._ask_s = ASK_S
         self._since: float | None = None  # when the chain at hand began to be looked for
@@ -121,14 +123,17 @@ class RouteFinder:
                 routes = await self._look(action, action.avoid)
                 if routes is None:
                     await self._raise_refusal(action)
+                    self.waits_for = await self._why(action)
+                    self.on_wait(self.waits_for)
                     await asyncio.sleep(self._rng.uniform(*AGAIN_S))
             is_late = time.monotonic() >= until
             if routes is None:
                 routes = await self._look_again(action, is_late=is_late)
             if routes is not None:
+                self.waits_for = None
                 return self._seats(await self._settled(routes, action))
             if is_late:
-                raise await self._why(action, deadline)
+                raise await self._why(action)
 
     async def heirs(self, action: FindHeirs) -> list[Route]:
         """Routes through a leaver's blocks, looked for once; none: it has to stay."""
@@ -300,11 +305,10 @@ class RouteFinder:
         if await self._look(action, ()) is not None:
             raise list(final.values())[-1]
 
-    async def _why(self, action: FindRoute, deadline: float) -> ManyhandsError:
+    async def _why(self, action: FindRoute) -> ManyhandsError:
+        """What is missing: it says more than that time is over."""
         if self.nobody is not None:
             return self.nobody
-        if time.monotonic() >= deadline:
-            return SessionTimeout("no route was found in time", hint="raise --timeout")
         refused = {
             peer: why
             for peer, why in action.avoid.items()

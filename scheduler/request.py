@@ -11,6 +11,7 @@ from protocol.sampling import SamplingParams
 from scheduler.wanted import ANY_PEER, Goal, Limits
 
 MAX_SECRET_CHARS = 256
+WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class GenerationRequest:
     stops: tuple[str, ...] = ()
     ignore_eos: bool = False
     timeout_s: float = 600.0
-    wait_s: float = 5.0
+    wait_s: float = WAIT_S
     profile: str | None = None
     limits: Limits = ANY_PEER  # who may serve
     goal: Goal = Goal.LATENCY
@@ -56,6 +57,8 @@ class GenerationRequest:
             raise UsageError(f"max_tokens is at least 1, got {self.max_tokens}")
         if not 0 < self.timeout_s < 1e9:  # nor NaN
             raise UsageError(f"a timeout of {self.timeout_s} s", hint="--timeout above 0")
+        if not self.wait_s >= 0:  # nor NaN
+            raise UsageError(f"a wait of {self.wait_s} s", hint="--wait 0 or more")
         if len(self.stops) > MAX_STOPS or any(
             not 0 < len(stop) <= MAX_STOP_CHARS for stop in self.stops
         ):
@@ -159,4 +162,15 @@ class Finished:
     result: GenerationResult
 
 
-Event = Routed | Token | Finished
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """No chain can be had now, for this reason, and there is time for that to change.
+
+    code: of the error that it will be if it does not.
+    """
+
+    reason: str
+    code: str
+
+
+Event = Routed | Waiting | Token | Finished

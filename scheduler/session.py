@@ -91,6 +91,7 @@ class Session:
         self.rules = rules or ChainSession(request.prompt_ids, request.n_blocks)
         self.error: ManyhandsError | None = None
         self._finder, self._connections = finder, connections
+        finder.on_wait = self.transcript.waiting
         self._identity, self._settlement = identity, settlement
         self._prefixes = prefixes
         self._links: dict[str, ControlLink] = {}
@@ -352,7 +353,7 @@ class Session:
             if now >= self._deadline:
                 waited = f"no complete answer within {self.request.timeout_s:g} s"
                 late = SessionTimeout(waited, hint="raise --timeout")
-                self._do(self.rules.fail(self._finder.nobody or late))
+                self._do(self.rules.fail(self._finder.waits_for or self._finder.nobody or late))
             else:
                 self._do(self.rules.tick(now))
 

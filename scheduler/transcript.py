@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from protocol.chain_hops import Hop
 from protocol.chain_session import ChainSession
+from protocol.errors import ManyhandsError
 from protocol.messages import TokenEvent
-from scheduler.request import Event, Finished, Routed, RouteStep, Token
+from scheduler.request import Event, Finished, Routed, RouteStep, Token, Waiting
 from scheduler.route_watch import RouteWatch
 from scheduler.timing import Stopwatch
 
@@ -23,8 +24,10 @@ class Transcript:
         self.events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._watch = Stopwatch()
         self._texts: list[str] = []
+        self._waits_for = ""
 
     def routed(self, hops: Sequence[Hop]) -> None:
+        self._waits_for = ""
         self._route_watch.routed([hop.seat for hop in hops])
         self.events.put_nowait(Routed(_route(hops)))
 
@@ -34,6 +37,12 @@ class Transcript:
         self._texts.append(event.text)
         index = event.position - rules.n_prompt
         self.events.put_nowait(Token(index, event.token_id, event.text))
+
+    def waiting(self, error: ManyhandsError) -> None:
+        """Nothing goes on until this has changed."""
+        if str(error) != self._waits_for:
+            self._waits_for = str(error)
+            self.events.put_nowait(Waiting(str(error), error.code))
 
     def rest_s(self, max_tokens: int) -> float:
         return self._watch.rest_s(max_tokens)

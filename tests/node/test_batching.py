@@ -32,6 +32,7 @@ class Session:
         self.chunks: list[int] = []
         self.error: ManyhandsError | None = None
         self.ended, self.decoding = asyncio.Event(), asyncio.Event()
+        self.begun = asyncio.Event()
         self._ticket = 0
 
     def start(self) -> None:
@@ -48,6 +49,7 @@ class Session:
 
     def ran(self, results: Done) -> None:
         self.chunks.append(results.rows)
+        self.begun.set()
         if results.token_id is None:
             return
         self.ids.append(results.token_id)
@@ -409,8 +411,7 @@ async def test_a_failed_step_costs_no_windowed_session_beside_it_its_life(checkp
         alone.start()
         await alone.ended.wait()
         beside.start()
-        while not beside.chunks:
-            await asyncio.sleep(0)
+        await beside.begun.wait()
         spoiler.start()
         await asyncio.gather(beside.ended.wait(), spoiler.ended.wait())
     finally:
