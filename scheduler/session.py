@@ -303,7 +303,7 @@ class Session:
             self._do(self.rules.lost(accused, error, now))
             error = PeerError(peer, f"it could not go on: {error}")
         if isinstance(error, SessionTimeout):
-            self._do(self.rules.fail(error))
+            self._do(self.rules.fail(self._finder.waits_for or error))
         else:
             self._do(self.rules.lost(peer, error, now))
 
