@@ -68,7 +68,8 @@ _CONNECTION_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # a TCP connection of its own
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # What an attempt may take, whatever its name: three round trips of a long way at least.
+    ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
