@@ -192,7 +192,7 @@ class LocalSwarm:
             node.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "manyhands", "serve", self._model),
                 *("--home", str(node.home.root), "--span", str(node.span)),
-                *("--listen", f"{HOST}:{node.address.port}"),
+                *self._where(node),
                 *(f"--join={address}" for address in self.addresses if address != node.address),
                 *(*self._options, *gently),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -216,6 +216,10 @@ class LocalSwarm:
         assert json.loads(line)["event"] == "ready"
         node.is_ready, node.ready_s = True, time.monotonic() - began_s
         on_ready(node)
+
+    def _where(self, node: LocalNode) -> tuple[str, ...]:
+        """The flags that say where it listens."""
+        return ("--listen", f"{HOST}:{node.address.port}")
 
     def kill(self, node: LocalNode) -> None:
         """SIGKILL: no good-bye, no drain."""

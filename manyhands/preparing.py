@@ -41,6 +41,7 @@ class Wanted:
     span: Span | None  # None: what the swarm misses most
     join: tuple[Address, ...]
     listen: tuple[str, int] | None
+    announce: tuple[str, int] | None
     home: Path | None
     dtype: str
     quantize: str

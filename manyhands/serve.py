@@ -67,6 +67,11 @@ MAX_TEXT_CHARS = 64
     type=EndpointType(),
     help=f"Where to listen. Default: 0.0.0.0:{USUAL_PORT}, or any port when that one is taken.",
 )
+@click.option(
+    "--announce",
+    type=EndpointType(),
+    help="Where others reach it, if not where it listens: what a router forwards here.",
+)
 @home_option
 @click.option(
     "--dtype",
@@ -245,6 +250,7 @@ def _settings(wanted: Wanted, home: Home) -> "NodeSettings":
     return NodeSettings(
         host=host,
         port=port,
+        announce=wanted.announce,
         join=wanted.join,
         kv_cache_bytes=wanted.kv_cache,
         drain_s=wanted.drain,

@@ -63,7 +63,8 @@ class Announcer:
         n_promised = self._chain.promise.n_beats if self._chain else 0
         is_due = age_s >= self._pace.record_s or n_due > n_promised
         if not is_due and age_s >= self.pace.change_s:
-            is_due = has_changed(self._published, self._draft())
+            meets_more = len(self._links()) > len(self._published.links)
+            is_due = meets_more or has_changed(self._published, self._draft())
         if is_due:
             self.publish(self._draft(), now_s=now_s, now_ms=now_ms)
         elif self._chain is not None and n_due > self._n_beats:

@@ -9,6 +9,7 @@ moments of a move (`moving.py`) nothing is served at all.
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -147,7 +148,11 @@ class Node:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        return self._listener.addresses if self._listener else ()
+        if self._listener is None:
+            return ()
+        if self.settings.announce is not None:
+            return (Address(*self.settings.announce, self.identity.peer_id),)
+        return self._listener.addresses
 
     # --- node.moving.Movable ----------------------------------------------------------------------
 
@@ -241,7 +246,8 @@ class Node:
         """What to announce now; while nothing is loaded, what it was."""
         said = self._draft(self._serving) if self._serving is not None else self._said
         assert said is not None, "it ended what it had"
-        return replace(said, measured=replace(said.measured, state=self.state))
+        relayed = self.gossip.links.relayed(time.monotonic())
+        return replace(said, measured=replace(said.measured, state=self.state, relayed=relayed))
 
     def _draft(self, serving: Serving) -> Announcement:
         return Announcement(

@@ -15,6 +15,9 @@ class NodeSettings:
 
     host: str = "127.0.0.1"
     port: int = 0  # 0 picks one
+    announce: tuple[str, int] | None = None
+    """Where others reach it, if not where it listens."""
+
     join: tuple[Address, ...] = ()
     kv_cache_bytes: int = 1 << 30
     """For the KV caches and journals of all sessions together."""

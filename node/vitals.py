@@ -26,6 +26,7 @@ MAX_SAMPLES = 64  # of each kind of step, and of waits
 LEAST_SAMPLES = 8  # before they count against what was measured at the start
 DRIFT_AGE_S = 300.0  # older steps say nothing about now
 WAIT_AGE_S = 10.0
+HANDOVER_US = 500.0  # what a row waits on an idle node: counted with the hop, not with the queue
 RATE_S = 30.0
 STUCK_S = 2.5  # a step is made to take two seconds at most; one that takes longer is in trouble
 PREFILL = 0  # where the drift of prompts is kept, beside that of the batch sizes
@@ -106,7 +107,8 @@ class Vitals:
         now_s = self._now_s()
         waits_us = [us for at_s, us in self._waits_us if now_s - at_s <= WAIT_AGE_S]
         away_us = self.away_s * 1e6
-        return round(max(statistics.fmean(waits_us) if waits_us else 0.0, away_us))
+        wait_us = statistics.fmean(waits_us) if waits_us else 0.0
+        return round(max(wait_us if wait_us >= HANDOVER_US else 0.0, away_us))
 
     @property
     def away_s(self) -> float:

@@ -66,6 +66,9 @@ class Latencies:
         links_ms = np.array([link.rtt_us for _, link in links]) / 2000
         regions = self._regions[rows]
         latencies = _usual(regions[sources], self._regions[targets], links_ms, regions)
+        local = np.array([self._is_on_loopback(peer) for peer in peers])
+        is_here = local[:, None] & local[None, :]
+        latencies[is_here] = np.minimum(latencies[is_here], SAME_HOST_MS)
         inside = among[targets] >= 0
         known = np.full(latencies.shape, np.inf)
         np.minimum.at(known, (sources[inside], among[targets][inside]), links_ms[inside])
@@ -76,9 +79,6 @@ class Latencies:
             if one_peer in place and other_peer in place:
                 i, j = place[one_peer], place[other_peer]
                 latencies[i, j] = latencies[j, i] = ms
-        local = np.array([self._is_on_loopback(peer) for peer in peers])
-        is_here = local[:, None] & local[None, :]
-        latencies[is_here] = np.minimum(latencies[is_here], SAME_HOST_MS)
         np.fill_diagonal(latencies, 0.0)
         return latencies
 

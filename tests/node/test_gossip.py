@@ -7,13 +7,14 @@ import time
 import pytest
 
 from node.gossip import CALLS, GossipTiming
-from node.links import LinkTimes
+from node.links import LinkTimes, Path
 from protocol.announcement_table import Dropped, Merged
 from protocol.announcements import Link
 from protocol.anti_entropy import GossipMessage
 from protocol.clock import wall_ms
 from protocol.errors import PeerBusy, PeerMisbehaved
 from protocol.gossip_rules import METHOD, tell
+from protocol.identity import public_key_from_peer_id
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import Faults, MemoryNetwork
@@ -276,6 +277,19 @@ def test_only_the_least_of_recent_round_trips_counts():
     assert links.rtt_s(peer_of(1), now_s=250) == 0.010
     assert links.rtt_s(peer_of(1), now_s=400) == 0.020  # the first was long ago
     assert links.best(now_s=400) == (Link(peer_of(1), 20_000),)
+
+
+def test_what_a_relay_carried_counts_until_the_direct_way_was_measured():
+    links = LinkTimes()
+    links.learn(peer_of(1), 0.010, at_s=0, path=Path.RELAYED)
+    assert links.rtt_s(peer_of(1), now_s=1) == 0.010
+    assert links.relayed(now_s=1) == (public_key_from_peer_id(peer_of(1)),)
+
+    links.learn(peer_of(1), 0.040, at_s=100)
+
+    assert links.rtt_s(peer_of(1), now_s=101) == 0.040
+    assert links.relayed(now_s=101) == ()
+    assert links.rtt_s(peer_of(1), now_s=301) == 0.040  # the relay's has aged
 
 
 def test_an_announcement_holds_the_nearest_links_and_some_of_every_distance():

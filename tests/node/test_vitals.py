@@ -104,10 +104,16 @@ def test_prompts_drift_by_themselves(vitals):
 
 
 def test_the_queue_is_as_long_as_rows_waited_lately(vitals, clock):
-    vitals.saw(decode(waits_us=[100, 300]))
-    assert vitals.measured().queue_us == 200
+    vitals.saw(decode(waits_us=[1000, 3000]))
+    assert vitals.measured().queue_us == 2000
 
     clock.now += WAIT_AGE_S + 1
+
+    assert vitals.measured().queue_us == 0
+
+
+def test_the_hand_over_to_an_idle_thread_is_no_queue(vitals):
+    vitals.saw(decode(waits_us=[80, 120]))
 
     assert vitals.measured().queue_us == 0
 

@@ -199,6 +199,18 @@ def test_unknown_links_are_far_unless_both_ends_are_on_this_machine():
     assert latencies.one_way_ms(peer_of(3), peer_of(3)) == 0
 
 
+def test_a_measured_link_is_as_long_as_measured_on_this_machine_too():
+    def local(n: int, *links: Link) -> Announcement:
+        addresses = (Address("127.0.0.1", 5000 + n, peer_of(n)),)
+        return announce(n, addresses=addresses, links=links)
+
+    published = Latencies([local(1, Link(peer_of(2), 30_000)), local(2)], None)
+    ours = Latencies([local(1), local(2)], {(peer_of(1), peer_of(2)): 30.0})
+
+    assert published.one_way_ms(peer_of(1), peer_of(2)) == 15.0
+    assert ours.one_way_ms(peer_of(2), peer_of(1)) == 15.0
+
+
 def test_busy_peers_are_left_for_idle_ones():
     swarm = [announce(1, n_sessions=6), announce(2, n_sessions=0)]
 
