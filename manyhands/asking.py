@@ -83,7 +83,7 @@ class Ask:
             reuse_prefix=not self.forget,
             timeout_s=self.timeout_s,
             wait_s=WAIT_S if self.wait_s is None else self.wait_s,
-            profile=self._profile(),
+            profile=self.spelled_profile(),
             limits=self.limits(),
             goal=Goal(self.prefer),
             model=model.asked,
@@ -108,7 +108,7 @@ class Ask:
             require=tuple(map(PeerId, self.require)),
         )
 
-    def _profile(self) -> str | None:
+    def spelled_profile(self) -> str | None:
         """What was asked for, spelled out: peers compare the text."""
         from protocol.profile import Profile
 

@@ -29,6 +29,7 @@ SHARE_PER_SESSION = 0.17  # batched sessions slow each other: 8 at once give 3.7
 FULL_BATCH = 8  # sessions, where no curve is announced
 MS_PER_NCR = 1.0  # what we wait, at most, to save a nanocredit on a token
 NEARLY_FULL_MS = 2.0  # per token, where a session takes all KV room that is left: others want it
+LINK_SHARE = {Goal.LATENCY: 1.0, Goal.THROUGHPUT: 0.02}  # while rows travel, nodes run others
 MOST_LOAD = 0.95
 MOST_FIXED = 0.9  # of a step: blocks take some of it
 

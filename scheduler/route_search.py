@@ -232,7 +232,8 @@ class _Board:
         cost_ms = float(self.closing_ms(visits[0], visits[-1]))
         cost_ms += sum(self.links.among_ms[one, other] for one, other in pairwise(visits))
         cost_ms += sum(self.visit_ms[host] + self.block_ms[host] * len(span) for host, span in hops)
-        return Cover(round(cost_ms, 6), tuple((self.kept[host], span) for host, span in hops))
+        named = tuple((self.kept[host], span) for host, span in hops)
+        return Cover(round(float(cost_ms), 6), named)
 
     def closing_ms(self, first: Any, last: Any) -> Any:
         """The links that lead into a way and out of it, or from its end back to its beginning."""

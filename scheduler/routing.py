@@ -19,7 +19,7 @@ from protocol.identity import PeerId
 from protocol.messages import Span
 from scheduler.candidates import Candidates, candidates
 from scheduler.latency import Latencies, Pair
-from scheduler.route_cost import cost_of
+from scheduler.route_cost import LINK_SHARE, cost_of
 from scheduler.route_search import Links, cheapest_covers
 from scheduler.wanted import Wanted
 
@@ -155,11 +155,13 @@ def _through(
     """The best routes among peers that may serve together."""
 
     def links(chosen: Sequence[int]) -> Links:
-        ids = [group.peers[i].peer_id for i in chosen]
+        ids, share = [group.peers[i].peer_id for i in chosen], LINK_SHARE[wanted.goal]
         if before is None and after is None:
-            return Links(latencies.matrix(ids))
+            return Links(latencies.matrix(ids) * share)
         return Links(
-            latencies.matrix(ids), latencies.to_many(before, ids), latencies.to_many(after, ids)
+            latencies.matrix(ids) * share,
+            latencies.to_many(before, ids) * share,
+            latencies.to_many(after, ids) * share,
         )
 
     required = wanted.limits.require

@@ -196,6 +196,9 @@ def test_a_batch_minded_client_takes_who_does_most_not_who_is_soonest():
     batch = replace(WANTED, goal=Goal.THROUGHPUT)
     assert find_routes([soon, much], batch)[0].peer_ids == (peer_of(2),)
     assert find_routes([soon, busy], batch)[0].peer_ids == (peer_of(1),)
+    halves = [announce(4, (0, 4), decode_us=1000), announce(5, (4, 8), decode_us=1000), soon]
+    assert len(find_routes(halves, WANTED)[0].hops) == 1  # links are unknown, and so far
+    assert len(find_routes(halves, batch)[0].hops) == 2
 
 
 def test_a_required_peer_runs_all_it_holds_and_nothing_goes_without_it():

@@ -1,0 +1,91 @@
+"""What `route explain` shows people: tables that fit a terminal of 80 columns.
+
+In: the view that `--json` prints. Out: text on stdout.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from manyhands.tables import short
+
+PIPE_COLUMNS = 160
+MAX_OTHERS = 40
+PARTS = ("compute", "link", "visit", "queue", "room", "price", "risk")
+
+
+def show_explanation(view: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PIPE_COLUMNS)
+    meant = "ms per token" if view["prefer"] == "latency" else "ms of nodes' time per token"
+    console.print(
+        f"{view['model']}: {view['n_blocks']} blocks, room for {view['positions']} tokens; "
+        f"costs in {meant}"
+    )
+    for rank, route in enumerate(view["routes"], 1):
+        console.print(_heading(rank, route, view))
+        console.print(_hops(route, with_spares=rank == 1))
+    if not view["routes"]:
+        console.print(Text("no route", "red"))
+    if view["others"]:
+        console.print(Text("\nin none of these", "bold"))
+        console.print(_others(view["others"]))
+
+
+def _heading(rank: int, route: dict[str, Any], view: dict[str, Any]) -> Text:
+    best_ms = view["routes"][0]["cost_ms"]
+    told = Text(f"\nroute {rank}", "bold")
+    told.append(f"  {route['cost_ms']:.1f} ms", "green" if route["near_best"] else "")
+    if view["prefer"] == "latency" and route["cost_ms"]:
+        told.append(f", {1000 / route['cost_ms']:.3g} tokens/s", "")
+    if rank > 1:
+        dearer = route["cost_ms"] / best_ms - 1 if best_ms else 0.0
+        drawn = "drawn too" if route["near_best"] else "not drawn"
+        told.append(f"  {dearer:.0%} dearer: {drawn}", "dim")
+    return told
+
+
+def _hops(route: dict[str, Any], *, with_spares: bool) -> Table:
+    names = [name for name in PARTS if any(hop["parts_ms"][name] for hop in route["hops"])]
+    table = _table(["PEER", "BLOCKS", "SESS"], [*(name.upper() for name in names), "ALL"])
+    if with_spares:
+        table.add_column("SPARES", overflow="fold")
+    for hop in route["hops"]:
+        spares = " ".join(map(short, hop["spares"])) or Text("none", "yellow")
+        table.add_row(
+            short(hop["peer"]),
+            _spell(hop["span"]),
+            str(hop["sessions"]),
+            *(f"{hop['parts_ms'][name]:.1f}" for name in names),
+            f"{hop['ms']:.1f}",
+            *([spares] if with_spares else []),
+        )
+    return table
+
+
+def _others(others: Sequence[dict[str, Any]]) -> Table:
+    table = _table(["PEER", "BLOCKS"], [])
+    table.add_column("WHY", overflow="fold")
+    for other in others[:MAX_OTHERS]:
+        style = "yellow" if other["constraint"] else ""
+        table.add_row(short(other["peer"]), _spell(other["span"]), Text(other["why"], style))
+    if len(others) > MAX_OTHERS:
+        table.add_row("…", "", f"and {len(others) - MAX_OTHERS} more: --json has all")
+    return table
+
+
+def _table(left: Sequence[str], right: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in left:
+        table.add_column(name, no_wrap=True)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _spell(span: Sequence[int]) -> str:
+    return f"{span[0]}:{span[1]}"

@@ -1,0 +1,177 @@
+"""Why a route is chosen: the best ones with their costs in parts, their spares, and the others.
+
+In: what a route search gets. Out: the same costs, spelled out, and for each host of the model that
+is in no good route what keeps it out: a constraint, or by how much a route through it is dearer.
+Pure: `manyhands route explain` shows it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from protocol.announcements import Announcement
+from protocol.errors import SwarmIncomplete
+from protocol.identity import PeerId
+from protocol.messages import Span
+from scheduler.latency import Latencies, Pair
+from scheduler.prices import asked
+from scheduler.refusal import incomplete
+from scheduler.route_cost import LINK_SHARE, Cost, cost_of
+from scheduler.routing import NEAR_BEST, Route, find_routes, spares
+from scheduler.wanted import Constraint, Wanted
+
+MAX_COMPARED = 32  # hosts for which a route of their own is looked for
+MAX_SPARES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedHop:
+    """What one hop adds to a token."""
+
+    announcement: Announcement
+    span: Span
+    cost: Cost[float]
+    link_ms: float  # to the next hop, from the last one back to the first
+    spares: tuple[PeerId, ...]  # who could take its blocks over, best first
+
+    @property
+    def ms(self) -> float:
+        return self.cost.block_ms * len(self.span) + self.cost.visit_ms + self.link_ms
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedRoute:
+    hops: tuple[ExplainedHop, ...]
+    cost_ms: float
+    is_near: bool  # near enough to the best one that clients are spread over both
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A host of the model that is in none of the routes."""
+
+    announcement: Announcement
+    constraint: Constraint | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    routes: tuple[ExplainedRoute, ...]
+    others: tuple[Other, ...]
+    refusal: SwarmIncomplete | None  # why there is no route
+
+
+def explain(
+    announcements: Sequence[Announcement],
+    wanted: Wanted,
+    *,
+    rtt_ms: Mapping[Pair, float] | None = None,
+    slowdown: Mapping[PeerId, float] | None = None,
+    extra_ms: Mapping[PeerId, float] | None = None,
+    model: str = "",
+) -> Explanation:
+    """See the module; the arguments are those of `find_routes`."""
+
+    def search(wanted: Wanted, k: int) -> tuple[Route, ...]:
+        return find_routes(
+            announcements, wanted, rtt_ms=rtt_ms, slowdown=slowdown, extra_ms=extra_ms, k=k
+        )
+
+    routes, latencies = search(wanted, 4), Latencies(announcements, rtt_ms)
+    explained = tuple(
+        ExplainedRoute(
+            _hops(route, announcements, wanted, latencies, slowdown or {}, extra_ms or {}),
+            route.cost_ms,
+            is_near=route.cost_ms <= routes[0].cost_ms * (1 + NEAR_BEST),
+        )
+        for route in routes
+    )
+    used = {peer_id for route in routes for peer_id in route.peer_ids}
+    hosts = [
+        peer
+        for peer in announcements
+        if peer.manifest == wanted.manifest and peer.span is not None and peer.peer_id not in used
+    ]
+    others: list[Other] = []
+    for peer in hosts:
+        constraint, why = wanted.rules_out(peer), ""
+        if constraint is not None:
+            why = in_words(constraint, peer, wanted)
+        elif not routes:
+            why = "others are missing"
+        elif len(others) < MAX_COMPARED:
+            why = _dearer(peer, routes[0], search(_through(wanted, peer), 1), wanted)
+        others.append(Other(peer, constraint, why))
+    refusal = None if routes else incomplete(announcements, wanted, model=model)
+    return Explanation(explained, tuple(others), refusal)
+
+
+def _hops(
+    route: Route,
+    announcements: Sequence[Announcement],
+    wanted: Wanted,
+    latencies: Latencies,
+    slowdown: Mapping[PeerId, float],
+    extra_ms: Mapping[PeerId, float],
+) -> tuple[ExplainedHop, ...]:
+    ring = [*range(len(route.hops)), 0]
+    known_ms = latencies.matrix(route.peer_ids) * LINK_SHARE[wanted.goal]
+    links_ms = [float(known_ms[one, other]) for one, other in pairwise(ring)]
+    able = spares(route, announcements, wanted)
+    return tuple(
+        ExplainedHop(
+            hop.announcement,
+            hop.span,
+            cost_of(
+                hop.announcement,
+                wanted,
+                slowdown=slowdown.get(hop.peer_id, 1.0),
+                extra_ms=extra_ms.get(hop.peer_id, 0.0),
+            ),
+            link_ms,
+            tuple(peer.peer_id for peer in those[:MAX_SPARES]),
+        )
+        for hop, link_ms, those in zip(route.hops, links_ms, able, strict=True)
+    )
+
+
+def _through(wanted: Wanted, peer: Announcement) -> Wanted:
+    required = (*wanted.limits.require, peer.peer_id)
+    return replace(wanted, limits=replace(wanted.limits, require=required))
+
+
+def _dearer(peer: Announcement, best: Route, through: Sequence[Route], wanted: Wanted) -> str:
+    if peer.measured.position_bytes * wanted.n_positions > peer.kv_free_bytes:
+        return "its free KV room does not hold the session"
+    if not through:
+        return "no route can leave it all that it holds"
+    return f"with all that it holds, a token takes {through[0].cost_ms - best.cost_ms:.1f} ms more"
+
+
+def in_words(constraint: Constraint, peer: Announcement, wanted: Wanted) -> str:
+    """Why `peer` is ruled out, for a person."""
+    assert peer.span is not None
+    match constraint:
+        case Constraint.MODEL:
+            return "it serves another model"
+        case Constraint.STATE:
+            return f"it is {peer.measured.state} and takes no new sessions"
+        case Constraint.CONTEXT:
+            return f"its context is {peer.max_positions} positions"
+        case Constraint.AVOID:
+            return "it is to be avoided"
+        case Constraint.ADAPTER:
+            return f"it does not serve adapter {wanted.adapter}"
+        case Constraint.PROFILE:
+            return f"it runs {peer.profile}"
+        case Constraint.REGION:
+            return f"it is in region {peer.region}" if peer.region else "it names no region"
+        case Constraint.GROUP:
+            group = peer.measured.group
+            return f"it serves group {group} alone" if group else "it is in no private group"
+        case Constraint.PRICE:
+            price = asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
+            return f"it asks {price.over(len(peer.span)):g} ncr per million"
+        case Constraint.REQUIRE:
+            return "a required peer runs its blocks"
