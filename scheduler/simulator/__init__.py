@@ -5,6 +5,7 @@ are not modelled but called (`manyhands_rule.py`). Rows do not run one by one: b
 every session runs at a speed that its nodes' cost curves and its company give (`rates.py`).
 """
 
+from scheduler.simulator.bound import clairvoyant_tokens_per_s
 from scheduler.simulator.manyhands_rule import Manyhands
 from scheduler.simulator.parallax_rule import Parallax
 from scheduler.simulator.petals import Petals
@@ -33,6 +34,7 @@ __all__ = [
     "Settings",
     "Trace",
     "World",
+    "clairvoyant_tokens_per_s",
     "make_trace",
     "simulate",
     "volunteers",

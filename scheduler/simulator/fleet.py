@@ -105,6 +105,7 @@ class Fleet:
         was_serving = peer.state in (PeerState.SERVING, PeerState.DRAINING)
         peer.visit += 1
         peer.state, peer.span, peer.next_span = PeerState.AWAY, None, None
+        peer.is_fetching = False
         self.n_crashes += notice_s > 0
         for session in list(peer.sessions.values()):
             self.on_loss(session, peer, notice_s)
@@ -133,6 +134,9 @@ class Fleet:
                 if peer.state is not PeerState.DRAINING:
                     self._load(peer, span)
                 continue
+            if self._policy.fetches_first:
+                self._fetch(peer, span)
+                continue
             self.n_moves += 1
             if self._policy.drains:
                 self._drain(peer, span)
@@ -140,6 +144,32 @@ class Fleet:
                 for session in list(peer.sessions.values()):
                     self.on_loss(session, peer, 0.0)
                 self._load(peer, span)
+
+    def _fetch(self, peer: Peer, span: Span) -> None:
+        """Bring another span's weights while this one is served, then look again."""
+        if peer.is_fetching:
+            return
+        peer.is_fetching, visit = True, peer.visit
+        fetch_s = self._bring(peer, span)
+        self._events.after(fetch_s, lambda: self._fetched(peer, visit, span))
+
+    def _fetched(self, peer: Peer, visit: int, span: Span) -> None:
+        if peer.visit != visit:
+            return
+        peer.is_fetching = False
+        wanted = self._policy.looked(self, peer.spec.peer_id, self._rng)
+        if wanted.get(peer.spec.peer_id) == span:
+            self.n_moves += 1
+            self._drain(peer, span)
+
+    def _bring(self, peer: Peer, span: Span) -> float:
+        """Seconds to fetch what the disk lacks. What lies on it stays there."""
+        new = set(range(span.start, span.stop)) - peer.on_disk
+        peer.on_disk |= new
+        n_bytes = len(new) * self.world.model.block_bytes
+        if self.now_s > 0:  # who is there from the beginning has its weights
+            self.fetched_bytes += n_bytes
+        return n_bytes / peer.spec.down_bytes_per_s
 
     def _drain(self, peer: Peer, next_span: Span | None) -> None:
         peer.visit += 1
@@ -169,16 +199,13 @@ class Fleet:
         """Fetch what the disk lacks, load it, serve."""
         peer.visit += 1
         peer.state, peer.span, peer.next_span = PeerState.LOADING, span, None
+        peer.is_fetching = False
         last = peer.announced
         self._events.after(self._settings.gossip_s, lambda: self._forget(peer, last))
-        new = set(range(span.start, span.stop)) - peer.on_disk
-        peer.on_disk |= new
-        n_bytes = len(new) * self.world.model.block_bytes
-        load_s = n_bytes / peer.spec.down_bytes_per_s + len(span) * peer.spec.load_block_s
+        load_s = self._bring(peer, span) + len(span) * peer.spec.load_block_s
         if self.now_s == 0:
             self._serve(peer, peer.visit)
             return
-        self.fetched_bytes += n_bytes
         visit = peer.visit
         self._events.after(load_s, lambda: self._serve(peer, visit))
 

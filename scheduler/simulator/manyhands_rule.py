@@ -19,7 +19,7 @@ class Manyhands:
     """See the module."""
 
     name = "Manyhands"
-    survives = drains = True
+    survives = drains = fetches_first = True
     look_s = 30.0
 
     def joined(self, swarm: Swarm, peer_id: PeerId, rng: random.Random) -> Spans:

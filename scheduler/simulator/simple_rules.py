@@ -33,6 +33,7 @@ class EvenSplit:
 
     name = "even split"
     survives = drains = True
+    fetches_first = False
     look_s = 30.0
 
     def joined(self, swarm: Swarm, peer_id: PeerId, rng: random.Random) -> Spans:
@@ -84,6 +85,7 @@ class RandomRule:
 
     name = "random"
     survives = drains = True
+    fetches_first = False
     look_s = 30.0
 
     def joined(self, swarm: Swarm, peer_id: PeerId, rng: random.Random) -> Spans:

@@ -51,6 +51,7 @@ class Peer:
     on_disk: set[int] = field(default_factory=set)
     visit: int = 0  # how often it came or changed; what was planned before is void
     next_span: Span | None = None  # while it drains in order to move
+    is_fetching: bool = False  # the weights of another span, while it serves this one
     since_s: float = 0.0
     announced: Announcement | None = None
 
