@@ -14,7 +14,7 @@ The hosts that hold none of S lie wholly inside one of the gaps of S, so the num
 swarm's speed less what lies inside each gap: a two-dimensional prefix sum. The best gaps for a
 given t are a walk over the blocks, and t comes down to the answer as in Dinkelbach (1967), "On
 nonlinear fractional programming". Exact, a few times n_blocks squared, whatever the number of
-hosts. `Swarm.with_host` asks this for many hypothetical hosts at once, which is what a placement
+hosts. `Swarm.flows` asks this for many hypothetical hosts at once, which is what a placement
 is made of.
 """
 
@@ -52,11 +52,15 @@ class Bottleneck:
     n_hosts: int  # how many hold any of them
 
 
-class Cuts(NamedTuple):
-    """The answer for each of several swarms: the flow, and the largest set that limits it."""
+class Changes(NamedTuple):
+    """Hosts that hypothetical swarms have more than a given one; with negative speeds, less."""
 
-    tokens_per_s: Floats  # [swarms]
-    limiting: NDArray[np.bool_]  # [swarms, n_blocks]
+    starts: Ints  # [swarms, changes]
+    stops: Ints  # [swarms, changes]
+    speeds: Floats  # [swarms, changes]
+
+
+NO_CHANGE = Changes(np.zeros((1, 0), int), np.zeros((1, 0), int), np.zeros((1, 0)))
 
 
 def max_flow(hosts: Iterable[Host], n_blocks: int) -> float:
@@ -66,10 +70,10 @@ def max_flow(hosts: Iterable[Host], n_blocks: int) -> float:
 
 def bottleneck(hosts: Sequence[Host], n_blocks: int) -> Bottleneck:
     """What limits the flow: the uncovered blocks, if there are any."""
-    cuts = Swarm.of(hosts, n_blocks).cuts()
-    limiting = cuts.limiting[0]
+    swarm = Swarm.of(hosts, n_blocks)
+    limiting = swarm.bottleneck()
     n_hosts = sum(bool(limiting[span.start : span.stop].any()) for span, _ in hosts)
-    return Bottleneck(float(cuts.tokens_per_s[0]), _runs(limiting), n_hosts)
+    return Bottleneck(swarm.tokens_per_s(), _runs(limiting), n_hosts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +104,17 @@ class Swarm:
         return len(self.inside) - 1
 
     def tokens_per_s(self) -> float:
-        return float(self.cuts().tokens_per_s[0])
+        return float(self.flows(NO_CHANGE)[0])
 
-    def cuts(self) -> Cuts:
-        """Of this swarm alone."""
-        return self.with_host(np.zeros(1, int), np.full(1, self.n_blocks), np.zeros(1))
+    def bottleneck(self) -> NDArray[np.bool_]:
+        """[n_blocks]: the largest set of blocks that limits the flow."""
+        rate, total = self.tokens_per_s(), self.inside[0, -1]
+        # Asked for a trifle more than flows, all sets that limit fail together.
+        trifle = rate * NUDGE if rate else total * ROUNDING
+        limiting: NDArray[np.bool_] = _chosen(self._walk(NO_CHANGE, np.full(1, rate + trifle))[1])[
+            0
+        ]
+        return limiting
 
     def plus(self, span: Span, blocks_per_s: float) -> Self:
         """With one host more; or, at a negative speed, without one that it has."""
@@ -112,53 +122,54 @@ class Swarm:
         inside[: span.start + 1, span.stop :] += blocks_per_s
         return type(self)(np.maximum(inside, 0.0))  # what rounding leaves of a removed host
 
-    def with_host(self, starts: Ints, stops: Ints, speeds: Floats) -> Cuts:
-        """Of several swarms at once: this one, each with another one host more.
-
-        Args:
-            starts, stops, speeds: [swarms] each; the span and the blocks per second of that host.
-        """
-        n, totals = self.n_blocks, self.inside[0, -1] + speeds
+    def flows(self, changes: Changes) -> Floats:
+        """Tokens per second of several swarms at once: this one, each with changes of its own."""
+        n, totals = self.n_blocks, self._totals(changes)
         rates = totals / n  # the cut through all blocks; no flow is above it
+        todo = np.arange(len(rates))
         for _ in range(MAX_ROUNDS):
-            best, came_from = self._walk(starts, stops, speeds, rates)
-            cut = totals - best[:, -1]  # what the cheapest set lacks at these rates: at most 0
-            better = cut < -PRECISION * n * rates - ROUNDING * totals
-            if not better.any():
+            some = Changes(changes.starts[todo], changes.stops[todo], changes.speeds[todo])
+            best, came_from = self._walk(some, rates[todo])
+            cut = totals[todo] - best[:, -1]  # what the cheapest set lacks: at most 0
+            falls = cut < -PRECISION * n * rates[todo] - ROUNDING * totals[todo]
+            if not falls.any():
                 break
-            sizes = np.maximum(_chosen(came_from).sum(axis=1), 1)
-            rates = np.where(better, np.maximum(rates + cut / sizes, 0.0), rates)
+            todo, sizes = todo[falls], _chosen(came_from[falls]).sum(axis=1)
+            rates[todo] = np.maximum(rates[todo] + cut[falls] / sizes, 0.0)
         rates[rates * n <= PRECISION * totals] = 0.0
-        # Asked for a trifle more than flows, all sets that limit fail together.
-        trifle = rates * NUDGE + (rates == 0) * totals * ROUNDING
-        limiting = _chosen(self._walk(starts, stops, speeds, rates + trifle)[1])
-        return Cuts(rates, limiting)
+        return rates
 
-    def served(self, starts: Ints, stops: Ints, speeds: Floats, rates: Floats) -> Floats:
+    def served(self, changes: Changes, rates: Floats) -> Floats:
         """Blocks per second that run when each block is asked for `rates` times a second.
 
-        The swarms are those of `with_host`. Where not all can be served, this counts what is: it
-        grows with a host anywhere that anything is missing, even where the flow does not.
+        Where not all can be served, this counts what is: it grows with a host anywhere that
+        anything is missing, even where the flow does not.
         """
-        best = self._walk(starts, stops, speeds, rates)[0]
-        served: Floats = self.inside[0, -1] + speeds + self.n_blocks * rates - best[:, -1]
+        best = self._walk(changes, rates)[0]
+        served: Floats = self._totals(changes) + self.n_blocks * rates - best[:, -1]
         return served
 
-    def _walk(
-        self, starts: Ints, stops: Ints, speeds: Floats, rates: Floats
-    ) -> tuple[Floats, Ints]:
+    def _totals(self, changes: Changes) -> Floats:
+        totals: Floats = self.inside[0, -1] + changes.speeds.sum(axis=1)
+        return np.maximum(totals, 0.0)
+
+    def _walk(self, changes: Changes, rates: Floats) -> tuple[Floats, Ints]:
         """For each border: the most that speed inside gaps plus `rates` for each block outside
         of them can sum to so far, and where the gap began that ends there (itself: no gap).
         """
-        n = self.n_blocks
-        best = np.zeros((len(rates), n + 1))
-        came_from = np.zeros((len(rates), n + 1), int)
-        swarms = np.arange(len(rates))
-        before = np.arange(n + 1)[None, :] <= starts[:, None]  # gaps from there on hold the host
-        added = before * speeds[:, None]
+        n, n_swarms = self.n_blocks, len(rates)
+        best = np.zeros((n_swarms, n + 1))
+        came_from = np.zeros((n_swarms, n + 1), int)
+        added = np.zeros((n_swarms, n + 1))  # what changes add to a gap from j to the present k
+        swarms, borders = np.arange(n_swarms), np.arange(n + 1)
         for k in range(1, n + 1):
+            for column in range(changes.speeds.shape[1]):
+                (ending,) = np.nonzero(changes.stops[:, column] == k)
+                if len(ending):
+                    holds = borders <= changes.starts[ending, column, None]
+                    added[ending] += holds * changes.speeds[ending, column, None]
             sums = best[:, :k] + self.inside[:k, k]
-            sums += np.where((stops <= k)[:, None], added[:, :k], 0.0)
+            sums += added[:, :k]
             from_gap = sums.argmax(axis=1)
             gap = sums[swarms, from_gap]
             block = best[:, k - 1] + rates

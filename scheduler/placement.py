@@ -1,26 +1,39 @@
-"""Which blocks a joining node should serve: those that the swarm misses most.
+"""Which blocks a node should serve: when it joins, and when it had better serve others.
 
-In: who serves now, and how many blocks the newcomer can hold. Out: a span, or a move. Pure; the
-front door hands these to the node, so that `node` need not know this room. The full planner, which
-weighs flows, links and risks, comes in this place later; the rule for now is simple:
+In: who serves now (announcements), and how many blocks this node can hold. Out: a span, or a move.
+Pure; the front door hands these to the node, so that `node` need not know this room. Each node
+decides for itself; there is no coordinator. What a placement is worth is weighed in `board.py`.
 
-1. cover as many uncovered blocks as possible;
-2. leave the rest in such pieces that the fewest further nodes of this size can cover them;
-3. strengthen the weakest: the least summed speed over the span;
-4. among equals, a lot drawn from the peer id, so that nodes that start together spread.
+Joining (`choose_span`): cover what is uncovered, in such a way that what is left lies together;
+then raise the swarm's max-flow most, counting the risk that a block's only hosts leave; where that
+is near-equal, complete chains among near peers; then a lot drawn from the peer id, so that nodes
+that start together spread. Everybody serves as many blocks as it can hold: any host may be entered
+in the middle, so that speed flows to wherever in its span it is missed. That is water-filling by
+speed, subject to memory, and the max-flow is its level.
 
-Nodes that start together can still take the same blocks, because none has seen the other yet.
-`choose_move` mends that afterwards, one node at a time.
+Moving (`choose_move`): a node moves when that wins clearly and pays for the reload, and only from
+blocks that others hold too; in a swarm that lacks blocks, and so makes no tokens anyway, it may
+also shift, if it takes along what only it holds. All nodes see about the same table and draw the
+same lots, so one moves at a time (`moves.py` says which); lots are drawn anew every `TURN_S`, so
+that a peer that does not take its turn holds up nobody for long. While a peer is MOVING nobody else
+begins. Tables differ for seconds after a change, and two nodes can begin at once; therefore a node
+says that it moves, waits until all have heard, and asks again before it drains. Those rules are in
+`node/moving_rules.py`: they keep every block hosted, whatever is chosen here.
 """
 
-from collections.abc import Iterable, Sequence
-from hashlib import sha256
+from collections.abc import Collection, Iterable, Sequence
 
 from protocol.announcements import Announcement
 from protocol.identity import PeerId
+from protocol.measured import State
 from protocol.messages import Span
+from scheduler.board import NEVER, Member, Trial, Values
+from scheduler.capacity import serving
+from scheduler.lifetime import leaves_soon
+from scheduler.moves import TURN_S, lot, next_move
+from scheduler.placement_table import Table
 
-UNMEASURED_BLOCKS_PER_S = 500.0
+NEAR_EQUAL = 0.1  # of what a node adds at best: this much it gives up for its own region
 
 
 def choose_span(
@@ -30,24 +43,44 @@ def choose_span(
     n_blocks: int,
     capacity_blocks: int,
     peer_id: PeerId,
+    speed_blocks_per_s: float | None = None,
+    region: str = "",
+    near: Collection[PeerId] = (),
+    now_ms: int | None = None,
 ) -> Span:
-    """The run of at most `capacity_blocks` that the swarm misses most, as the module describes."""
+    """The run of at most `capacity_blocks` that the swarm misses most, as the module describes.
+
+    Args:
+        speed_blocks_per_s: of this node; None: as fast as the others are in the middle.
+        region, near: where it is, and who else is known to be near.
+        now_ms: wall clock, by which peers have an age; None: the risk of leaving is not weighed.
+    """
     length = min(capacity_blocks, n_blocks)
     if length < 1:
         raise ValueError(f"a node that serves can hold a block, got {capacity_blocks}")
-    hosts = [host for host in _hosts(announcements, manifest) if host.peer_id != peer_id]
-    speeds = _speeds(hosts, n_blocks)
+    table = Table.of(announcements, manifest, n_blocks, without=peer_id, now_ms=now_ms)
+    speed = table.typical_speed if speed_blocks_per_s is None else speed_blocks_per_s
+    leaves = NEVER if now_ms is None else leaves_soon(0.0)
+    places = [
+        Member(Span(start, start + length), speed, leaves) for start in range(n_blocks - length + 1)
+    ]
+    places.sort(key=lambda place: lot(0, PeerId(f"{peer_id} {place.span}")))
+    trials = [Trial((), (place,)) for place in places]
+    values = table.board.weigh(trials, length=length)
+    order = [int(i) for i in values.order()]
+    equal = [i for i in order if _is_near_equal(values, i, order[0], speed, n_blocks)]
+    near_by = table.near(region, near)
+    if len(equal) > 1 and near_by.counts.any():
+        preferred = int(near_by.weigh([trials[i] for i in equal], length=length).order()[0])
+        return places[equal[preferred]].span
+    return places[order[0]].span
 
-    def rank(span: Span) -> tuple[int, int, float, bytes]:
-        left = [block for block in _uncovered(speeds) if not span.start <= block < span.stop]
-        return (
-            len(left),
-            _nodes_needed(left, length),
-            round(sum(speeds[span.start : span.stop]), 3),
-            sha256(f"{peer_id} {span}".encode()).digest(),
-        )
 
-    return min((Span(start, start + length) for start in range(n_blocks - length + 1)), key=rank)
+def _is_near_equal(values: Values, one: int, best: int, speed: float, n_blocks: int) -> bool:
+    """Whether a place costs the swarm next to nothing of what this node could add."""
+    lost = n_blocks * (values.expected[best] - values.expected[one])
+    unserved = values.served[best] - values.served[one]
+    return bool(max(lost, unserved) <= NEAR_EQUAL * speed) and not values.covers_better(best, one)
 
 
 def choose_move(
@@ -57,65 +90,26 @@ def choose_move(
     n_blocks: int,
     capacity_blocks: int,
     peer_id: PeerId,
+    now_ms: int | None = None,
+    reload_s: float = 60.0,
+    stuck: Collection[PeerId] = (),
 ) -> Span | None:
     """The span that `peer_id` should serve instead of its own; None: stay.
 
-    A node moves only when blocks are missing, others hold all of its own, and of all who could
-    move it holds the highest lot: every node sees the same table, so one moves at a time. It
-    never leaves a block without a host.
+    Args:
+        now_ms: wall clock: whose turn it is, and how old peers are.
+        reload_s: how long this node would serve nothing.
+        stuck: peers that have been MOVING for so long that nobody waits for them any more.
     """
-    hosts = _hosts(announcements, manifest)
-    if not _uncovered(_speeds(hosts, n_blocks)):
+    if any(
+        peer.measured.state is State.MOVING and peer.peer_id not in {peer_id, *stuck}
+        for peer in serving(announcements, manifest, is_stable=False)
+    ):
         return None
-    movable = [host.peer_id for host in hosts if _is_spare(host, hosts, n_blocks)]
-    if not movable or max(movable, key=_lot) != peer_id:
+    table = Table.of(announcements, manifest, n_blocks, now_ms=now_ms)
+    if peer_id not in table.members:
         return None
-    return choose_span(
-        announcements,
-        manifest=manifest,
-        n_blocks=n_blocks,
-        capacity_blocks=capacity_blocks,
-        peer_id=peer_id,
-    )
-
-
-def _hosts(announcements: Iterable[Announcement], manifest: bytes) -> list[Announcement]:
-    return [
-        announcement
-        for announcement in announcements
-        if announcement.manifest == manifest and announcement.span is not None
-    ]
-
-
-def _speeds(hosts: Iterable[Announcement], n_blocks: int) -> list[float]:
-    """For each block, how often per second its hosts together could run it, shared over a span."""
-    speeds = [0.0] * n_blocks
-    for host in hosts:
-        assert host.span is not None
-        per_s = 1e6 / host.decode_us if host.decode_us else UNMEASURED_BLOCKS_PER_S / len(host.span)
-        for block in range(host.span.start, min(host.span.stop, n_blocks)):
-            speeds[block] += per_s
-    return speeds
-
-
-def _uncovered(speeds: Sequence[float]) -> list[int]:
-    return [block for block, speed in enumerate(speeds) if speed == 0]
-
-
-def _nodes_needed(blocks: Sequence[int], length: int) -> int:
-    """How many spans of `length` it takes to cover `blocks`, which are in order."""
-    n, reached = 0, -1
-    for block in blocks:
-        if block > reached:
-            n, reached = n + 1, block + length - 1
-    return n
-
-
-def _is_spare(host: Announcement, hosts: Iterable[Announcement], n_blocks: int) -> bool:
-    others = _speeds((other for other in hosts if other.peer_id != host.peer_id), n_blocks)
-    assert host.span is not None
-    return all(others[host.span.start : host.span.stop])
-
-
-def _lot(peer_id: PeerId) -> bytes:
-    return sha256(peer_id.encode()).digest()
+    table.capacities[peer_id] = capacity_blocks
+    turn = 0 if now_ms is None else now_ms // (1000 * TURN_S)
+    move = next_move(table, turn, reload_s)
+    return move[1] if move is not None and move[0] == peer_id else None

@@ -98,7 +98,7 @@ class Swarm:
             adapters=home / "adapters",
             **({"drain_s": 0.2} | more),  # type: ignore[arg-type]
         )
-        model = self.model()
+        model = self.model(capacity_blocks=len(span) if move[0] else 0)
         node = Node(
             identity,
             OPEN_SWARM_ID,
@@ -129,14 +129,15 @@ class Swarm:
         self.nodes.append(local)
         return local
 
-    def model(self) -> Model:
-        """What goes with any span of it."""
+    def model(self, capacity_blocks: int = 0) -> Model:
+        """What goes with any span of it, on a node that could serve so many blocks."""
         return Model(
             name="test",
             digest=self.manifest.digest,
             files=self.small_files(),
             ending=lambda request, ids, n_prompt: Answer(self.tokenizer, request, ids, n_prompt),
             speeds=SPEEDS,
+            capacity_blocks=capacity_blocks,
             weights={
                 file.name: SharedFile(self.directory / file.name, ((0, file.n_bytes),))
                 for file in self.manifest.files

@@ -251,7 +251,7 @@ class Placed(Wishes):
 
     def __init__(self, built: Swarm, n_blocks: int) -> None:
         super().__init__(built.directory, None)
-        self.n_blocks, self.model = n_blocks, built.model()
+        self.n_blocks, self.model = n_blocks, built.model(capacity_blocks=2)
         self.peer_id = PeerId("")
 
     def choose(
@@ -267,6 +267,8 @@ class Placed(Wishes):
             n_blocks=self.n_blocks,
             capacity_blocks=len(now.span),
             peer_id=self.peer_id,
+            now_ms=now_ms,
+            stuck=stuck,
         )
         return Target(now.manifest, span) if span else None
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from protocol.measured import Measured, State
 from protocol.messages import Span
 from scheduler import capacity
-from scheduler.flow import Host, Swarm, bottleneck, max_flow
+from scheduler.flow import Changes, Host, Swarm, bottleneck, max_flow
 from tests.announcing import MANIFEST, announce
 from tests.exact import exact_flow
 
@@ -57,18 +57,22 @@ def test_only_a_host_that_holds_some_of_the_bottleneck_raises_the_flow(hosts, sp
 
 @settings(max_examples=80, deadline=None)
 @given(HOSTS, st.lists(SPANS, min_size=1, max_size=5), st.floats(0.1, 1e3), st.floats(0.1, 1e3))
-def test_many_hypothetical_hosts_at_once_are_the_same_as_one_by_one(hosts, spans, speed, rate):
-    starts, stops = np.array([s.start for s in spans]), np.array([s.stop for s in spans])
-    speeds, swarm = np.full(len(spans), speed), Swarm.of(hosts, N)
+def test_many_hypothetical_changes_at_once_are_the_same_as_one_by_one(hosts, spans, speed, rate):
+    others = [Host(Span(0, 5), 7.0), *hosts]
+    starts = np.array([[span.start, 0, 1] for span in spans])
+    stops = np.array([[span.stop, 5, 2] for span in spans])
+    changes = Changes(starts, stops, np.full(starts.shape, [speed, -7.0, 3.0]))
+    swarm = Swarm.of(others, N)
 
-    together = swarm.with_host(starts, stops, speeds).tokens_per_s
-    served = swarm.served(starts, stops, speeds, np.full(len(spans), rate))
+    together = swarm.flows(changes)
+    served = swarm.served(changes, np.full(len(spans), rate))
 
     for i, span in enumerate(spans):
-        alone = [*hosts, Host(span, speed)]
+        alone = [*hosts, Host(span, speed), Host(Span(1, 2), 3.0)]
         flow = max_flow(alone, N)
         assert together[i] == pytest.approx(flow, rel=1e-8)
-        assert swarm.plus(span, speed).tokens_per_s() == pytest.approx(flow, rel=1e-6)
+        moved = swarm.plus(span, speed).plus(Span(0, 5), -7.0).plus(Span(1, 2), 3.0)
+        assert moved.tokens_per_s() == pytest.approx(flow, rel=1e-6)
         # All that is asked for is served exactly as long as it is no more than the flow.
         assert (served[i] >= N * rate * (1 - 1e-9)) == (rate <= flow * (1 + 1e-9))
         assert served[i] <= speed_of(alone, set(range(N))) * (1 + 1e-9)
