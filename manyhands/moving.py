@@ -1,19 +1,18 @@
 """How a node that serves `--span auto` comes to other blocks: `node.moving`'s `Elsewhere`.
 
-In: the command line, read, a model, how many of its blocks fit. Out: the span that the placement
-wants of this node, its weights from disk, hub or peers, an engine, and words for the operator. The
-placement is the scheduler's; here it meets the node, which need not know that room.
+In: the command line, read, and the models it names. Out: the blocks that `placing.py` says, their
+weights from disk, hub or peers, an engine, and words for the operator.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from manyhands.fetching import bring_weights
 from manyhands.loading import describe, load
-from manyhands.models import Model
+from manyhands.placing import Servable
 from manyhands.planning import forecast
 from manyhands.preparing import Prepared, Wanted
 from manyhands.progress import say
@@ -36,14 +35,11 @@ class Abandoned(ManyhandsError):
 
 
 class Elsewhere:
-    """See `node.moving.Elsewhere`. `load_s`: what a load took at the start."""
+    """See `node.moving.Elsewhere`."""
 
-    def __init__(
-        self, wanted: Wanted, identity: Identity, prepared: Prepared, *, load_s: float
-    ) -> None:
+    def __init__(self, wanted: Wanted, identity: Identity, prepared: Prepared) -> None:
         self._wanted, self._identity, self._prepared = wanted, identity, prepared
-        self._load_s = load_s
-        self._peers: tuple[Address, ...] = ()  # that serve the model, as last seen
+        self._peers: Mapping[bytes, list[Address]] = {}  # of each model, as last seen
         self._is_abandoned = False
 
     def choose(
@@ -53,57 +49,51 @@ class Elsewhere:
         now_ms: int,
         stuck: Collection[PeerId],
     ) -> "Target | None":
-        from node.moving_rules import Target
-        from scheduler.placement import choose_move
-
-        own = self._identity.peer_id
-        hosts = [one for one in announcements if one.manifest == now.manifest]
-        self._peers = tuple(one.addresses[0] for one in hosts if one.peer_id != own)[:MAX_ASKED]
-        span = choose_move(
-            announcements,
-            manifest=now.manifest,
-            n_blocks=self._model.manifest.n_blocks,
-            capacity_blocks=self._prepared.capacity_blocks,
-            peer_id=own,
-        )
-        return None if span is None else Target(now.manifest, span)
+        placing = self._prepared.placing
+        hosts = [one for one in announcements if one.peer_id != self._identity.peer_id]
+        self._peers = {
+            choice.digest: [one.addresses[0] for one in hosts if one.manifest == choice.digest]
+            for choice in placing.choices
+        }
+        return placing.next(announcements, now, now_ms, stuck)
 
     def fetch(self, target: "Target") -> bool:
-        wanted = self._wanted
+        wanted, model = self._wanted, self._servable(target).model
         told, tensors = forecast(
-            self._model,
+            model,
             target.span,
             dtype=wanted.dtype,
             device=self._prepared.device,
             quantize=wanted.quantize,
             kv_cache_bytes=wanted.kv_cache,
         )
-        require_disk(self._model.directory, told.fetch_bytes)
-        join = tuple(dict.fromkeys((*self._peers, *wanted.join)))
-        bring_weights(self._model, tensors, identity=self._identity, join=join)
+        require_disk(model.directory, told.fetch_bytes)
+        peers = self._peers.get(target.manifest, [])[:MAX_ASKED]
+        join = tuple(dict.fromkeys((*peers, *wanted.join)))
+        bring_weights(model, tensors, identity=self._identity, join=join)
         return told.plan.fits
 
     def load(self, target: "Target") -> "ShardEngine":
-        device = self._prepared.device
-        return load(self._wanted, self._model, target.span, device, gently=True, check=self._check)
+        model, device = self._servable(target).model, self._prepared.device
+        return load(self._wanted, model, target.span, device, gently=True, check=self._check)
 
     def describe(self, target: "Target", engine: "ShardEngine") -> "NodeModel":
-        capacity = self._prepared.capacity_blocks
-        return describe(self._wanted, self._model, engine, capacity_blocks=capacity)
+        chosen = self._servable(target)
+        return describe(self._wanted, chosen.model, engine, capacity_blocks=chosen.capacity_blocks)
 
     def abandon(self) -> None:
         self._is_abandoned = True
 
     def arrived(self, target: "Target") -> None:
         span = [target.span.start, target.span.stop]
-        click.echo(json.dumps({"event": "moved", "model": self._model.name, "span": span}))
+        name = self._servable(target).model.name
+        click.echo(json.dumps({"event": "moved", "model": name, "span": span}))
 
     def tell(self, line: str) -> None:
         say(line)
 
-    @property
-    def _model(self) -> Model:
-        return self._prepared.model
+    def _servable(self, target: "Target") -> Servable:
+        return self._prepared.placing.of(target.manifest)
 
     def _check(self) -> None:
         if self._is_abandoned:

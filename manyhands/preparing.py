@@ -16,28 +16,24 @@ from manyhands.home import Home
 from manyhands.licences import require_accepted
 from manyhands.loops import run
 from manyhands.models import HubAway, Model, NotHere, find_model
+from manyhands.placing import Placing, Servable, who_serves
 from manyhands.progress import Progress, say, shown
-from manyhands.signals import interruptible
 from manyhands.thin import from_swarm
 from protocol.address import Address
-from protocol.errors import PeerError, UsageError
+from protocol.errors import UsageError
 from protocol.identity import Identity
 from protocol.manifest import INDEX
 from protocol.messages import Span
-from protocol.signing import OPEN_SWARM_ID
 
 if TYPE_CHECKING:
     from manyhands.planning import Forecast
-    from protocol.announcements import Announcement
-
-JOIN_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """The command line, read."""
 
-    model: str
+    models: tuple[str, ...]
     span: Span | None  # None: what the swarm misses most
     join: tuple[Address, ...]
     listen: tuple[str, int] | None
@@ -66,12 +62,15 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What will be served. `capacity_blocks`: how much of the model this machine could serve."""
+    """What will be served first, and what else could be."""
 
-    model: Model
+    placing: Placing
     forecast: "Forecast"
     tensors: Collection[str]
-    capacity_blocks: int
+
+    @property
+    def model(self) -> Model:
+        return self.forecast.model
 
     @property
     def span(self) -> Span:
@@ -81,21 +80,29 @@ class Prepared:
     def device(self) -> str:
         return self.forecast.device
 
+    @property
+    def names(self) -> str:
+        return ", ".join(choice.model.name for choice in self.placing.choices)
+
 
 def prepare(wanted: Wanted, home: Home, identity: Identity) -> Prepared:
     """What will be served, once it is known that it may be, and that it fits."""
-    with shown(wanted.model) as progress:
-        model = _find(wanted, identity, progress)
-    require_accepted(home, model.manifest, accepts=wanted.accept_licence)
-    _check_span(wanted.span, model)
+    models = list(_find_all(wanted, identity).values())
+    for model in models:
+        require_accepted(home, model.manifest, accepts=wanted.accept_licence)
+        _check_span(wanted.span, model)
     say(f"starting torch, {os.environ['OMP_NUM_THREADS']} thread(s)")
     from manyhands.planning import forecast
 
     device = _choose_device(wanted)
-    capacity = len(wanted.span) if wanted.span else _capacity(wanted, model, device)
+    choices = tuple(
+        Servable(model=model, capacity_blocks=_capacity(wanted, model, device)) for model in models
+    )
+    placing = Placing(choices=choices, peer_id=identity.peer_id, region=wanted.region)
+    chosen, span = _choose(wanted, placing, identity)
     told, tensors = forecast(
-        model,
-        wanted.span or _choose_span(wanted, model, identity, capacity),
+        chosen.model,
+        span,
         dtype=wanted.dtype,
         device=device,
         quantize=wanted.quantize,
@@ -104,17 +111,35 @@ def prepare(wanted: Wanted, home: Home, identity: Identity) -> Prepared:
     for line in told.lines():
         say(line)
     told.require()
-    return Prepared(model=model, forecast=told, tensors=tensors, capacity_blocks=capacity)
+    return Prepared(placing=placing, forecast=told, tensors=tensors)
 
 
-def _find(wanted: Wanted, identity: Identity, progress: Progress) -> Model:
+def _find_all(wanted: Wanted, identity: Identity) -> dict[bytes, Model]:
+    """By digest: one that was named twice counts once."""
+    found = {}
+    for name in wanted.models:
+        with shown(name) as progress:
+            model = _find(name, wanted.join, identity, progress)
+        found[model.manifest.digest] = model
+    return found
+
+
+def _find(name: str, join: Sequence[Address], identity: Identity, progress: Progress) -> Model:
     """What a person put here or the hub has; else what peers serve under that name."""
     try:
-        return find_model(wanted.model, progress=progress)
+        return find_model(name, progress=progress)
     except (NotHere, HubAway):
-        if not wanted.join:
+        if not join:
             raise
-    return run(from_swarm(wanted.model, identity, wanted.join, also=(INDEX,)))[0]
+    return run(from_swarm(name, identity, join, also=(INDEX,)))[0]
+
+
+def _choose(wanted: Wanted, placing: Placing, identity: Identity) -> tuple[Servable, Span]:
+    """What was asked for, or what the swarm misses most, as far as it can be asked."""
+    if wanted.span is not None:
+        return placing.choices[0], wanted.span
+    announcements = run(who_serves(identity, wanted.join)) if wanted.join else ()
+    return placing.first(announcements)
 
 
 def _choose_device(wanted: Wanted) -> str:
@@ -135,6 +160,8 @@ def _check_span(span: Span | None, model: Model) -> None:
 
 def _capacity(wanted: Wanted, model: Model, device: str) -> int:
     """How many blocks memory allows, and the operator."""
+    if wanted.span is not None:
+        return len(wanted.span)
     fitting = machine.capacity_blocks(
         model.directory,
         dtype=wanted.dtype,
@@ -143,34 +170,3 @@ def _capacity(wanted: Wanted, model: Model, device: str) -> int:
         kv_cache_bytes=wanted.kv_cache,
     )
     return min(fitting, wanted.max_blocks or fitting)
-
-
-def _choose_span(wanted: Wanted, model: Model, identity: Identity, capacity: int) -> Span:
-    """What the swarm misses most, as far as it can be asked, and as much as can be served."""
-    from scheduler.placement import choose_span
-
-    manifest = model.manifest
-    announcements = run(_announcements(identity, wanted.join)) if wanted.join else ()
-    return choose_span(
-        announcements,
-        manifest=manifest.digest,
-        n_blocks=manifest.n_blocks,
-        capacity_blocks=capacity,
-        peer_id=identity.peer_id,
-    )
-
-
-async def _announcements(identity: Identity, join: Sequence[Address]) -> "tuple[Announcement, ...]":
-    from protocol.announcement_table import AnnouncementTable
-    from protocol.transport.grpc import GrpcTransport
-    from scheduler.directory import Directory, fetch_directory
-
-    directory = Directory(AnnouncementTable(OPEN_SWARM_ID))
-    with interruptible():
-        try:
-            await fetch_directory(
-                GrpcTransport(identity, OPEN_SWARM_ID), join, directory, timeout_s=JOIN_WAIT_S
-            )
-        except PeerError as error:
-            say(f"warning: choosing a span without knowing the swarm: {error}")
-    return directory.live()

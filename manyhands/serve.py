@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -48,7 +49,7 @@ MAX_TEXT_CHARS = 64
 
 
 @click.command(short_help="Lend this machine: serve a span of a model.")
-@click.argument("model", metavar="MODEL")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option(
     "--span",
     type=SpanType(),
@@ -143,7 +144,8 @@ MAX_TEXT_CHARS = 64
 @click.option("--parent", type=int, hidden=True)  # of a local swarm: end when it ends
 @click.option("--gently", is_flag=True, hidden=True)  # others answer on this machine: load slowly
 def serve(**given: object) -> None:
-    """Serve a span of MODEL to a swarm until Ctrl-C.
+    """Serve a span of MODEL to a swarm until Ctrl-C; of several models, of the one that needs it
+    most, now and later.
 
     When ready, prints one line of JSON: {"event": "ready", "peer", "addresses", "model", "span",
     "adapters"}.
@@ -155,11 +157,7 @@ def serve(**given: object) -> None:
                 f"not a name that others can print: {text[:40]!r}",
                 hint=f"--name, --region, --group: up to {MAX_TEXT_CHARS} printable characters",
             )
-    if wanted.span is not None and wanted.max_blocks is not None:
-        raise UsageError(
-            f"--span {wanted.span} says how many blocks to serve",
-            hint="leave out --max-blocks, or give --span auto",
-        )
+    _check_choice(wanted)
     if wanted.parent is not None:
         machine.die_with(wanted.parent)
     machine.set_threads(wanted.threads)
@@ -178,8 +176,10 @@ def serve(**given: object) -> None:
             began_s = time.monotonic()
             with ending_at_once():
                 engine = load(wanted, model, span, device, gently=wanted.gently)
-            load_s = time.monotonic() - began_s
-            run(_serve(wanted, home, identity, books, prepared, engine, load_s))
+            away_s = time.monotonic() - began_s + wanted.drain
+            placing = replace(prepared.placing, reload_s=away_s)
+            prepared = replace(prepared, placing=placing)
+            run(_serve(wanted, home, identity, books, prepared, engine))
 
 
 def _import_engine() -> None:
@@ -194,14 +194,13 @@ async def _serve(
     books: "LedgerWriter",
     prepared: Prepared,
     engine: "ShardEngine",
-    load_s: float,
 ) -> None:
     from manyhands.moving import Elsewhere
     from node.node import Node
     from protocol.transport.grpc import GrpcTransport
 
     model, moves = prepared.model, wanted.span is None
-    capacity = prepared.capacity_blocks if moves else 0
+    capacity = prepared.placing.of(model.manifest.digest).capacity_blocks if moves else 0
     node = Node(
         identity,
         OPEN_SWARM_ID,
@@ -211,14 +210,15 @@ async def _serve(
         books,
         _settings(wanted, home),
         _software(),
-        elsewhere=Elsewhere(wanted, identity, prepared, load_s=load_s) if moves else None,
+        elsewhere=Elsewhere(wanted, identity, prepared) if moves else None,
     )
     stop = asyncio.Event()
     with interruptible(stop.set):
         async with node.running():
             addresses = tuple(map(str, node.addresses))
             name, span = wanted.name or model.name, engine.span
-            record = Running(command="serve", pid=os.getpid(), model=name, addresses=addresses)
+            names = wanted.name or prepared.names
+            record = Running(command="serve", pid=os.getpid(), model=names, addresses=addresses)
             with recorded(home, record):
                 ready = {
                     "event": "ready",
@@ -267,6 +267,23 @@ def _rates(price_per_mtl: int) -> "Rates":
     from ledger.meter import Rates
 
     return Rates(prefill_tl=price_per_mtl, decode_tl=price_per_mtl)
+
+
+def _check_choice(wanted: Wanted) -> None:
+    """
+    Raises:
+        UsageError: the flags leave no choice where there should be one.
+    """
+    if wanted.span is not None and wanted.max_blocks is not None:
+        raise UsageError(
+            f"--span {wanted.span} says how many blocks to serve",
+            hint="leave out --max-blocks, or give --span auto",
+        )
+    if len(wanted.models) > 1 and (wanted.span or wanted.adapters or wanted.name):
+        raise UsageError(
+            "--span A:B, --adapter and --name are for one model",
+            hint="name one MODEL, or leave them out; each model keeps its name",
+        )
 
 
 def _check_port(listen: tuple[str, int] | None) -> None:

@@ -182,7 +182,8 @@ class Mover:
             ManyhandsError: it serves nothing any more.
         """
         node, before = self._node, self._node.target
-        self._elsewhere.tell(f"the swarm needs blocks {target.span} more than {before.span}")
+        other = " of another model" if target.manifest != before.manifest else ""
+        self._elsewhere.tell(f"blocks {target.span}{other} are needed more than {before.span}")
         engine = await self._brought(target)
         await self._check(target, node.announcements())
         await self._say_so(target)

@@ -14,6 +14,7 @@ from node.moving_rules import Pace, Target
 from node.serving import Model
 from protocol.announcements import Announcement
 from protocol.clock import wall_ms
+from protocol.describing import make_manifest
 from protocol.errors import BadModel, PeerBusy
 from protocol.identity import PeerId
 from protocol.measured import State
@@ -40,6 +41,7 @@ class Wishes:
     ) -> None:
         self.directory, self.beside = directory, beside
         self.span = Span(*span) if span else None
+        self.manifest = b""
         self.fails: set[Span] = set()
         self.hold = threading.Event()  # a load waits for it
         self.hold.set()
@@ -56,7 +58,7 @@ class Wishes:
         now_ms: int,
         stuck: Collection[PeerId],
     ) -> Target | None:
-        return Target(now.manifest, self.span) if self.span else None
+        return Target(self.manifest or now.manifest, self.span) if self.span else None
 
     def fetch(self, target: Target) -> bool:
         return self.beside
@@ -244,6 +246,24 @@ async def test_whoever_must_leave_does_not_wait_for_a_load(built: Swarm):
         await built.stop(local)
 
     assert wishes.is_abandoned
+
+
+async def test_a_node_goes_over_to_another_model(built: Swarm, tmp_path: Path):
+    other = add_byte_tokenizer(write_checkpoint(tmp_path / "other", seed=11))
+    manifest = make_manifest(other)
+    local, wishes = await mover(built, (0, 3))
+    await until(lambda: knows(local, built.nodes[0]))
+    wishes.directory = other
+    wishes.model = replace(built.model(), digest=manifest.digest, name="other")
+    wishes.manifest, wishes.span = manifest.digest, Span(0, 6)
+
+    await until(lambda: local.node.mover.moves == 1)
+    async with built.client() as client:
+        answer = await whole(client.generate(replace(ask(built), manifest=manifest.digest)))
+
+    assert [(step.peer, step.span) for step in answer.route] == [(local.node.peer_id, Span(0, 6))]
+    assert local.node.status()["model"] == "other"
+    assert local.node.draft().manifest == manifest.digest
 
 
 class Placed(Wishes):

@@ -1,0 +1,139 @@
+"""Where a node serves, as the scheduler's placement sees it: at the start, and when it moves.
+
+In: the models that this machine could serve, and who serves what. Out: blocks of one of them. Of
+several models a node serves one at a time, chosen by demand. Here the placement, which is the
+scheduler's, meets the node, which need not know that room.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from manyhands.models import Model
+from manyhands.progress import say
+from manyhands.signals import interruptible
+from protocol.address import Address
+from protocol.clock import wall_ms
+from protocol.errors import PeerError
+from protocol.identity import Identity, PeerId
+from protocol.messages import Span
+from protocol.signing import OPEN_SWARM_ID
+
+if TYPE_CHECKING:
+    from node.moving_rules import Target
+    from protocol.announcements import Announcement
+    from scheduler.demand import Candidate
+
+JOIN_WAIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Servable:
+    """A model that this machine could serve, and how many of its blocks fit."""
+
+    model: Model
+    capacity_blocks: int
+
+    @property
+    def digest(self) -> bytes:
+        return self.model.manifest.digest
+
+    @property
+    def candidate(self) -> "Candidate":
+        from scheduler.demand import Candidate
+
+        n_blocks = self.model.manifest.n_blocks
+        return Candidate(self.digest, n_blocks, min(self.capacity_blocks, n_blocks))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placing:
+    """One node's choices. `reload_s`: how long it would serve nothing."""
+
+    choices: tuple[Servable, ...]
+    peer_id: PeerId
+    region: str
+    reload_s: float = 60.0
+
+    def first(self, announcements: Sequence["Announcement"]) -> tuple[Servable, Span]:
+        """Where to begin."""
+        now_ms = wall_ms()
+        chosen = self._model(announcements, None, now_ms)
+        return chosen, self._newcomer(announcements, chosen, now_ms)
+
+    def next(
+        self,
+        announcements: Sequence["Announcement"],
+        now: "Target",
+        now_ms: int,
+        stuck: Collection[PeerId],
+    ) -> "Target | None":
+        """Where to go on; None: stay. See `node.moving.Elsewhere`."""
+        from node.moving_rules import Target
+        from scheduler.placement import choose_move
+
+        chosen = self._model(announcements, now.manifest, now_ms)
+        if chosen.digest != now.manifest:
+            return Target(chosen.digest, self._newcomer(announcements, chosen, now_ms))
+        span = choose_move(
+            announcements,
+            manifest=now.manifest,
+            n_blocks=chosen.model.manifest.n_blocks,
+            capacity_blocks=chosen.capacity_blocks,
+            peer_id=self.peer_id,
+            now_ms=now_ms,
+            reload_s=self.reload_s,
+            stuck=stuck,
+        )
+        return Target(now.manifest, span) if span is not None else None
+
+    def of(self, digest: bytes) -> Servable:
+        return next(one for one in self.choices if one.digest == digest)
+
+    def _model(
+        self, announcements: Sequence["Announcement"], serving: bytes | None, now_ms: int
+    ) -> Servable:
+        from scheduler.demand import choose_model
+
+        if len(self.choices) == 1:
+            return self.choices[0]
+        chosen = choose_model(
+            announcements,
+            [one.candidate for one in self.choices],
+            peer_id=self.peer_id,
+            now_serving=serving,
+            now_ms=now_ms,
+        )
+        return self.of(chosen.manifest)
+
+    def _newcomer(
+        self, announcements: Sequence["Announcement"], chosen: Servable, now_ms: int
+    ) -> Span:
+        from scheduler.placement import choose_span
+
+        return choose_span(
+            announcements,
+            manifest=chosen.digest,
+            n_blocks=chosen.model.manifest.n_blocks,
+            capacity_blocks=chosen.capacity_blocks,
+            peer_id=self.peer_id,
+            region=self.region,
+            now_ms=now_ms,
+        )
+
+
+async def who_serves(identity: Identity, join: Sequence[Address]) -> "tuple[Announcement, ...]":
+    """What the swarm says of itself, as far as it answers."""
+    from protocol.announcement_table import AnnouncementTable
+    from protocol.transport.grpc import GrpcTransport
+    from scheduler.directory import Directory, fetch_directory
+
+    directory = Directory(AnnouncementTable(OPEN_SWARM_ID))
+    with interruptible():
+        try:
+            await fetch_directory(
+                GrpcTransport(identity, OPEN_SWARM_ID), join, directory, timeout_s=JOIN_WAIT_S
+            )
+        except PeerError as error:
+            say(f"warning: choosing a span without knowing the swarm: {error}")
+    return directory.live()
