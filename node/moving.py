@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 RECENT_S = 3600.0
 STUCK_S = 900.0
+MOST_OF_TIME = 0.05  # that looking may take, however large the swarm is
 ABANDON_S = 5.0  # that a thread is given to notice that nobody waits for it any more
 FAILURES = (ManyhandsError, OSError, RuntimeError, MemoryError)  # of loading; torch's own included
 
@@ -123,6 +124,7 @@ class Mover:
         self._n_looks = 0
         self._moving_since_s: dict[PeerId, float] = {}
         self._decided_ms = 0
+        self._choice_s = 0.0  # what the last look took
         self.doing = ""
         self.moves = 0
         self.stayed = ""  # why the last attempt came to nothing
@@ -138,7 +140,7 @@ class Mover:
         """
         rest_s = 0.0
         while True:
-            await asyncio.sleep(rest_s + self._look_s())
+            await asyncio.sleep(max(rest_s + self._look_s(), self._choice_s / MOST_OF_TIME))
             rest_s = await self._look()
 
     def _look_s(self) -> float:
@@ -147,12 +149,13 @@ class Mover:
 
     async def _look(self) -> float:
         """Move if there is reason to; how long to leave it at that."""
-        self._decided_ms = wall_ms()
+        self._decided_ms, began_s = wall_ms(), time.monotonic()
         try:
             target = await self._choice(self._node.announcements())
         except Exception:  # a mistake of ours in a plan must not cost the sessions that run
             log.exception("no place could be chosen")
             target = None
+        self._choice_s = time.monotonic() - began_s
         self._n_looks += 1
         if target is None:
             return 0.0

@@ -29,6 +29,7 @@ from tests.checkpoints import write_checkpoint
 from tests.local_swarm import LocalNode, Swarm, add_byte_tokenizer, swarm, whole
 
 QUICK = Pace(first_s=0.02, last_s=0.05, settle_s=0.1, rest_s=0.05)
+CAREFUL = replace(QUICK, settle_s=0.8)  # a word takes 0.2 s: now two may move at a time
 N = 40
 WANDERING = SamplingParams(temperature=1.0, seed=7)
 
@@ -190,6 +191,19 @@ async def test_a_load_that_fails_after_the_drain_brings_the_old_span_back(built:
     assert local.node.mover.moves == 0
 
 
+async def test_a_node_that_can_load_nothing_any_more_ends_with_the_reason(built: Swarm):
+    local, wishes = await mover(built, (0, 3), beside=False)
+    await until(lambda: knows(local, built.nodes[0]))
+    wishes.fails |= {Span(1, 4), Span(0, 3)}
+    wishes.span = Span(1, 4)
+
+    with pytest.raises(ExceptionGroup) as ended:
+        await local.task
+    built.nodes.remove(local)
+
+    assert ended.group_contains(BadModel, match="there is no 0:3")
+
+
 async def test_while_nothing_is_loaded_a_session_is_refused_and_the_node_says_that_it_moves(
     built: Swarm,
 ):
@@ -223,8 +237,7 @@ async def test_the_last_host_of_a_block_stays_and_says_why(built: Swarm):
 
 
 async def test_of_two_that_go_at_once_one_stays(built: Swarm):
-    pace = replace(QUICK, settle_s=1.0)  # a word takes 0.2 s
-    pair = [await mover(built, (3, 6), pace=pace) for _ in range(2)]
+    pair = [await mover(built, (3, 6), pace=CAREFUL) for _ in range(2)]
     (one, _), (other, _) = pair
     await until(lambda: knows(one, other) and knows(other, one))
     for _, wishes in pair:
@@ -297,7 +310,7 @@ async def test_nodes_that_all_took_the_same_blocks_come_to_cover_all(built: Swar
     """As after a start at the same moment. One move each for two of three is all it takes."""
     n_blocks = built.manifest.n_blocks
     placed = [Placed(built, n_blocks) for _ in range(3)]
-    trio = [(await built.start((0, 2), elsewhere=one, pace=QUICK))[0] for one in placed]
+    trio = [(await built.start((0, 2), elsewhere=one, pace=CAREFUL))[0] for one in placed]
     await until(lambda: all(len(local.node.announcements()) == 4 for local in trio))
     await built.stop(built.nodes[0])
     for local, one in zip(trio, placed, strict=True):
