@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAST_ROWS = 4
+STEPS = ((8, 4), (32, 8), (64, 16), (128, 32), (256, 64), (512, 128))  # above so many rows
 USUAL_ROWS = 64  # what the order is chosen for; orders for 16 to 256 were equally fast at all sizes
 LEAST_ELEMENTS = 1 << 12
 TOLERANCE = {
@@ -51,13 +52,12 @@ class PrepackedLinear(nn.Module):
         n = rows.shape[0]
         if n == 0:
             return x.new_empty(*x.shape[:-1], self.out_features)
-        if n < LEAST_ROWS:
-            filled = (
-                rows.expand(LEAST_ROWS, -1) if n == 1 else F.pad(rows, (0, 0, 0, LEAST_ROWS - n))
-            )
-            product = self._product(filled, self._packed, self.bias, "none", [], "")[:n]
-        else:
-            product = self._product(rows, self._packed, self.bias, "none", [], "")
+        size = padded_rows(n)
+        if n == 1:
+            rows = rows.expand(size, -1)
+        elif n < size:
+            rows = F.pad(rows, (0, 0, 0, size - n))
+        product = self._product(rows, self._packed, self.bias, "none", [], "")[:n]
         shaped: Tensor = product.reshape(*x.shape[:-1], self.out_features)
         return shaped
 
@@ -74,6 +74,17 @@ class PrepackedLinear(nn.Module):
     @property
     def address(self) -> int:
         return int(torch.ops.mkldnn.data_ptr(self._packed))
+
+
+def padded_rows(n: int) -> int:
+    """How many rows a product of `n` rows is filled up to: at most a third more.
+
+    oneDNN makes code for every number of rows that it meets, and keeps half a megabyte of it, for
+    up to a thousand products: without this a node grows by hundreds of megabytes as prompts of
+    ever other lengths come, whatever `plan` has said.
+    """
+    step = max((step for least, step in STEPS if n > least), default=1)
+    return max(LEAST_ROWS, -(-n // step) * step)
 
 
 @torch.inference_mode()

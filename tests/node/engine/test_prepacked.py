@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from node.engine.prepacked import PrepackedLinear, plain_weights, prepack
+from node.engine.prepacked import LEAST_ROWS, PrepackedLinear, padded_rows, plain_weights, prepack
 
 pytestmark = pytest.mark.skipif(
     prepack(nn.Sequential(nn.Linear(64, 64))) == 0, reason="this processor has no such kernels"
@@ -41,6 +41,14 @@ def test_plain_layers_are_replaced_and_ties_small_ones_and_other_kinds_stay():
     assert model.middle.bias is bias
     assert "middle.weight" in dict(plain_weights(model))
     assert prepack(model) == 0
+
+
+def test_rows_are_filled_up_to_few_numbers_so_that_code_is_made_for_few():
+    sizes = {n: padded_rows(n) for n in range(1, 2049)}
+
+    assert len(set(sizes.values())) < 40
+    assert all(n <= size <= max(LEAST_ROWS, n * 4 / 3) for n, size in sizes.items())
+    assert all(sizes[size] == size for size in sizes.values() if size in sizes)
 
 
 @settings(max_examples=25, deadline=None)
