@@ -36,6 +36,7 @@ class Hop:
     leaving: Leaving | None = None  # it goes
     leaves_at: float = 0.0
     tries: int = 0  # to find heirs for it
+    seek_at: float = 0.0  # not before
 
     @property
     def peer(self) -> str:

@@ -211,7 +211,7 @@ class ChainSession:
 
         hand_over: they ask it for what it has run, else they are filled from journals.
         """
-        asked = self.succession.found(epoch, seats, hand_over=hand_over)
+        asked = self.succession.found(epoch, seats, now, hand_over=hand_over)
         return asked if self.succession.leaver else self._seek_heirs(now)  # for the next leaver
 
     def _seek_heirs(self, now: float) -> list[ChainAction]:

@@ -37,7 +37,6 @@ from protocol.messages import (
     Raised,
     Reserve,
     Unpaid,
-    require,
 )
 from protocol.patience import HANDOVER_S, RESERVE_S, Patience
 from protocol.runs import Runs
@@ -209,7 +208,7 @@ class HopSession:
         link = self._in
         arrival = link.arrival(peer, group)
         if arrival in (Arrival.NEXT, Arrival.GAP) and group.branch > link.branch:
-            self._begin_branch(group)
+            self._begin_branch(peer, group)
             arrival = link.arrival(peer, group)
         if arrival is Arrival.REPEAT:
             self.dropped["repeated step"] += 1
@@ -227,12 +226,13 @@ class HopSession:
         known = link.take(group)  # a refill may overlap what arrived meanwhile
         return self._launch(group.start + known, group.rows - known, body[known * row_bytes :], now)
 
-    def _begin_branch(self, group: RowGroup) -> None:
+    def _begin_branch(self, peer: str, group: RowGroup) -> None:
         """Drafts were refused, or the client came back to an earlier row. The successor may have
         rows of the old line that this hop has not, so it is told in any case.
         """
         floor = 0 if self.reserve.client_ends else self.n - 1
-        require(group.fork >= floor, "a rollback below the committed length")
+        if group.fork < floor:
+            raise PeerMisbehaved(peer, "it rolled back below the committed length")
         self._cut(group.fork)
         if not self.reserve.is_last:
             self._out.fork(group.branch, group.fork)

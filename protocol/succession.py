@@ -14,7 +14,8 @@ from protocol.errors import ManyhandsError, PeerBusy
 from protocol.messages import Reserved
 
 HEIRS_S = 60.0  # to take over what they can
-MOST_TRIES = 3  # to find heirs for one leaver
+MOST_TRIES = 5  # to find heirs for one leaver
+AGAIN_S = 1.0  # after nobody was found; doubled each time
 
 
 class Succession:
@@ -45,7 +46,8 @@ class Succession:
         now: float,
     ) -> list[ChainAction]:
         """Have somebody found for the next hop that goes, to serve in `epoch`, if there is one."""
-        leaver = next((hop for hop in hops if hop.leaving and hop.tries < MOST_TRIES), None)
+        due = (hop for hop in hops if hop.leaving and hop.tries < MOST_TRIES and hop.seek_at <= now)
+        leaver = next(due, None)
         if self.leaver is not None or leaver is None or leaver.leaving is None:
             return []
         self.leaver, self.epoch, self._since = leaver, epoch, now
@@ -55,12 +57,14 @@ class Succession:
         left_s = max(0.0, leaver.leaves_at - now)
         return [FindHeirs(epoch, leaver.seat, leaver.leaving, left_s, n_rows, others, avoid)]
 
-    def found(self, epoch: int, seats: Sequence[Seat], *, hand_over: bool) -> list[ChainAction]:
-        """Who takes the leaver's blocks; nobody: it serves until it goes, and is lost then."""
+    def found(
+        self, epoch: int, seats: Sequence[Seat], now: float, *, hand_over: bool
+    ) -> list[ChainAction]:
+        """Who takes the leaver's blocks; nobody: it serves on, and somebody may come."""
         if self.leaver is None or self.epoch != epoch or self.heirs:
             return []
         if not seats:
-            self.leaver.tries = MOST_TRIES
+            self.leaver.seek_at = now + AGAIN_S * 2 ** (self.leaver.tries - 1)
             return self.give_up()
         self.heirs = [Hop(seat, is_heir=hand_over) for seat in seats]
         leaver = self.leaver.seat if hand_over else None
