@@ -37,6 +37,8 @@ __all__ = ["Gossip", "GossipTiming"]
 log = logging.getLogger(__name__)
 
 NEWS_PARTNERS = 3  # each tells so many: 94 of 100 hear it at once, the rest a second later
+MAX_PATIENCE = 4.0
+STORM_PARTNERS = 2  # when news follows on news; see `_pause`
 COMPARE_EVERY = 10  # exchanges; whole tables, when what is new was exchanged
 LEAVE_PARTNERS = 3
 LEAVE_TIMEOUT_S = 1.0
@@ -84,6 +86,8 @@ class Gossip(AnnouncementSource):
         self._warned_at_s: dict[Address, float] = {}
         self._wake = asyncio.Event()
         self._has_news = False
+        self._gap_s = self._timing.news_gap_s
+        self._n_silent = 0  # exchanges in a row that timed out: see `_exchange`
         self._n_uncompared = COMPARE_EVERY  # exchanges since the last comparison that found nothing
 
     async def run(self) -> None:
@@ -158,12 +162,18 @@ class Gossip(AnnouncementSource):
         await self._partners.aclose()
 
     @property
+    def _patience(self) -> float:
+        return min(2.0 ** max(0, self._n_silent - 1), MAX_PATIENCE)
+
+    @property
     def _window_ms(self) -> int:
         return round(self._announcer.pace.window_s * 1000)
 
     def _choose_partners(self) -> list[tuple[PeerId, tuple[Address, ...]]]:
         """Whom to exchange with now: at random, more when there is news, and join addresses."""
-        n_partners = NEWS_PARTNERS if self._has_news else 1
+        is_storm = self._gap_s > 2 * self._timing.news_gap_s
+        n_news = STORM_PARTNERS if is_storm else NEWS_PARTNERS
+        n_partners = n_news if self._has_news else 1
         self._has_news = False
         drawn = self._partners.draw(self._others(), n_partners, self._now_s())
         partners = [(peer.peer_id, peer.addresses) for peer in drawn]
@@ -183,28 +193,43 @@ class Gossip(AnnouncementSource):
         return self.table.get(peer_id, self._now_ms()) is None
 
     async def _pause(self) -> None:
-        """Until the next exchange is due, or news came in."""
-        interval_s = self._announcer.pace.interval_s * self._rng.uniform(0.8, 1.2)
+        """Until the next exchange is due, or news came in.
+
+        News that follows on news is gathered for twice as long each time: when many join at once,
+        telling of each of them at once would keep everybody busy with calls.
+        """
+        interval_s = self._announcer.pace.interval_s * self._patience * self._rng.uniform(0.8, 1.2)
         try:
             async with asyncio.timeout(interval_s):
                 await self._wake.wait()
-                await asyncio.sleep(self._timing.news_gap_s)
         except TimeoutError:
-            pass
+            self._gap_s = self._timing.news_gap_s
+        else:
+            await asyncio.sleep(self._gap_s * self._rng.uniform(0.8, 1.2))
+            self._gap_s = min(2 * self._gap_s, interval_s)
         self._wake.clear()
 
     async def _exchange(self, peer_id: PeerId, addresses: tuple[Address, ...]) -> None:
+        """One exchange; when several in a row fail by silence, we call less often, and wait longer.
+
+        Where everybody is short of time, calls that are given up and made again would take all that
+        is left of it. A refused connection costs nobody anything and changes nothing.
+        """
         self._partners.begin(peer_id)
+        began_s = self._now_s()
         try:
             await self._converse(peer_id, addresses)
             self._partners.trust(peer_id)
+            self._n_silent = 0
         except ManyhandsError as error:
+            if self._now_s() - began_s >= self._timing.timeout_s:
+                self._n_silent += 1
             await self._failed(peer_id, addresses, error)
         finally:
             self._partners.end(peer_id)
 
     async def _converse(self, peer_id: PeerId, addresses: tuple[Address, ...]) -> None:
-        timeout_s = self._timing.timeout_s
+        timeout_s = self._timing.timeout_s * self._patience
         connection = await self._partners.connect(peer_id, addresses, timeout_s=timeout_s)
         compares = self._n_uncompared >= COMPARE_EVERY
         exchange = Exchange(self.table, compare=compares, window_ms=self._window_ms)

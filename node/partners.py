@@ -32,11 +32,18 @@ class Partners:
     def draw(
         self, others: Sequence[Announcement], n_partners: int, now_s: float
     ) -> list[Announcement]:
-        """Up to `n_partners` of `others` that are free; those that just failed us come last."""
+        """Up to `n_partners` of `others` that are free; those that just failed us come last.
+
+        None at all while as many as are kept are busy: then we, or they, have too much to do.
+        """
+        if len(self._busy) >= KEPT:
+            return []
         free = [peer for peer in others if peer.peer_id not in self._busy]
         well = [peer for peer in free if not self.is_shunned(peer.peer_id, now_s)] or free
         near = [peer for peer in well if peer.peer_id in self._connections]
-        if len(near) >= min(KEPT, len(well)) and self._rng.random() >= CHANGE_CHANCE:
+        # One new connection at a time: when everybody has news, nobody should shake hands with all.
+        n_near = min(KEPT, len(well)) if n_partners == 1 else n_partners
+        if len(near) >= n_near and self._rng.random() >= CHANGE_CHANCE:
             well = near
         return self._rng.sample(well, min(n_partners, len(well)))
 

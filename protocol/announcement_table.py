@@ -77,10 +77,7 @@ class Entry:
     tag: int  # a hash of peer and version
     former_tag: int  # of the version before
     by_beat: bool  # the last thing learned was a beat: others need no more than that
-
-    @property
-    def record_id(self) -> bytes:
-        return record_id(self.data)
+    record_id: bytes
 
 
 class AnnouncementTable:
@@ -202,6 +199,9 @@ class AnnouncementTable:
         )
 
     def _merge(self, record: Record, now_ms: int) -> Merged:
+        id = record_id(record.data)
+        if id in self._by_id:  # these very bytes are held: most of what arrives twice
+            return self._merge_beat(Beat(id, record.beat, record.link), now_ms)
         try:
             claimed, envelope = read_announcement(record.data)
         except (IntegrityError, PeerError):
@@ -211,8 +211,6 @@ class AnnouncementTable:
         known = self.entries.get(key)
         if known is not None and version <= known.version:
             return Merged.STALE
-        if known is not None and known.data and known.version[:2] == version[:2]:
-            return self._merge_beat(Beat(known.record_id, record.beat, record.link), now_ms)
         issued_ms = claimed.issued_ms + _beaten_ms(claimed, record.beat)
         if issued_ms > now_ms + MAX_SKEW_MS:
             return Merged.FUTURE
@@ -235,6 +233,7 @@ class AnnouncementTable:
             tag=0,
             former_tag=known.tag if known is not None else 0,
             by_beat=False,
+            record_id=id,
         )
         is_news = known is None or not known.data or _is_news(known.announcement, claimed)
         if known is not None:

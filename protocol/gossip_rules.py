@@ -36,6 +36,7 @@ MAX_JUNK_PER_MESSAGE = 8  # after that the rest of a message is not looked at
 MAX_RANGES_SENT = 1_024
 MAX_OVERDUE = 64
 MAX_STEPS = 12  # calls of one exchange; enough to compare tables of 8^10 records
+_64_BITS, _SHIFT = 2**64 - 1, 64 - 8 * MARK_BYTES
 
 
 class Taken(NamedTuple):
@@ -303,5 +304,5 @@ def _known_marks(table: AnnouncementTable, salt: int) -> set[bytes]:
 
 def _mark(tag: int, salt: int) -> bytes:
     """Two bytes for a version. Another salt makes others of them collide."""
-    mixed = (tag ^ salt) * 0x9E3779B97F4A7C15 % 2**64
-    return (mixed >> 64 - 8 * MARK_BYTES).to_bytes(MARK_BYTES, "big")
+    mixed = (tag ^ salt) * 0x9E3779B97F4A7C15 & _64_BITS
+    return (mixed >> _SHIFT).to_bytes(MARK_BYTES, "big")

@@ -11,6 +11,7 @@ import os
 import stat
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import NewType
 
@@ -31,14 +32,17 @@ _PEER_ID_HINT = "a peer id begins with 12D3Koo and has 52 characters"
 _PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")
 _PEM_BEGIN, _PEM_END = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
 _MAX_KEY_FILE_BYTES = 4096
+_REMEMBERED = 20_000  # base58 is slow, and a directory spells the same peers again and again
 
 
+@lru_cache(_REMEMBERED)
 def peer_id_from_public_key(public_key: bytes) -> PeerId:
     if len(public_key) != PUBLIC_KEY_BYTES:
         raise UsageError(f"an Ed25519 public key has 32 bytes, got {len(public_key)}")
     return PeerId(base58.b58encode(_PEER_ID_PREFIX + public_key).decode())
 
 
+@lru_cache(_REMEMBERED)
 def public_key_from_peer_id(peer_id: str) -> bytes:
     """The 32 bytes that `peer_id` spells.
 

@@ -17,7 +17,7 @@ from protocol.gossip_rules import METHOD, tell
 from protocol.identity import public_key_from_peer_id
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
-from protocol.transport.memory import Faults, MemoryNetwork
+from protocol.transport.memory import Faults, MemoryNetwork, MemoryTransport
 from tests.announcing import NOW_MS, peer_of, record
 from tests.gossiping import GossipSwarm, identity_of, until
 from tests.virtual_time import run_in_virtual_time
@@ -266,6 +266,43 @@ def test_in_a_swarm_at_production_pace_the_dead_vanish_at_their_expiry_and_the_l
 
     assert run_in_virtual_time(life), "this was to be about beats"
     assert seen == {5: {n_nodes}, 19: {n_nodes}, 31: {n_nodes - 1}}
+
+
+def test_who_is_not_answered_asks_less_often_and_comes_back_when_it_is():
+    async def life(loop):
+        dialled_s = []
+
+        class Counting(MemoryTransport):
+            async def dial(self, address, *, timeout_s=5.0):
+                dialled_s.append(loop.time())
+                return await super().dial(address, timeout_s=timeout_s)
+
+        def transport(n):
+            plain = network.transport(identity_of(n), OPEN_SWARM_ID)
+            return Counting(network, plain.peer_id, plain.greeting) if n else plain
+
+        network = MemoryNetwork(seed=7)
+        swarm = GossipSwarm(transport)
+        times = {
+            "timing": GossipTiming(lifetime_s=300),
+            "now_ms": lambda: NOW_MS + round(loop.time() * 1000),
+            "now_s": loop.time,
+        }
+        first = await swarm.start(0, **times)
+        await swarm.start(1, first.address, **times)
+        await asyncio.sleep(5)
+        network.set_faults(Faults(loss=1.0))  # silence: nothing is refused, nothing arrives
+        await asyncio.sleep(90)
+        n_in_silence = len(dialled_s)
+        network.set_faults(Faults())
+        await asyncio.sleep(30)
+        healed_s = dialled_s[-1] - 95
+        await swarm.aclose()
+        return n_in_silence, healed_s
+
+    n_in_silence, healed_s = run_in_virtual_time(life)
+    assert 5 <= n_in_silence <= 12
+    assert healed_s < 20, "one silence that is waited for, one pause"
 
 
 def test_only_the_least_of_recent_round_trips_counts():
