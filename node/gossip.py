@@ -163,7 +163,7 @@ class Gossip(AnnouncementSource):
 
     @property
     def _patience(self) -> float:
-        return min(2.0 ** max(0, self._n_silent - 1), MAX_PATIENCE)
+        return min(2.0 ** max(0, self._n_silent - 2), MAX_PATIENCE)
 
     @property
     def _window_ms(self) -> int:

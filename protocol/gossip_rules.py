@@ -74,9 +74,10 @@ class Exchange:
         """The message that begins the exchange."""
         table = self._table
         table.expire(now_ms)
-        if not self._gives or not len(table):
+        if not self._gives or len(table) <= 1:  # a client; a node that joins, and shows itself
             self._compares_later = False
-            return GossipMessage(ranges=_whole(table)).encode()
+            own = _records(table, table.learned_since(0), now_ms) if self._gives else ()
+            return GossipMessage(records=own, ranges=_whole(table)).encode()
         # Half a window more than others offer: what we learned just before is not sent again.
         since_ms = now_ms - self._window_ms * 3 // 2
         salt = int.from_bytes(self._salt, "big")
