@@ -15,11 +15,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from ledger.writer import LedgerWriter
+from node.bandwidth import METHOD as PROBE_METHOD
+from node.bandwidth import Bandwidth
 from node.batching import Batcher
 from node.engine import ShardEngine
 from node.files import METHOD as FILE_METHOD
 from node.files import SharedWeights, SmallFiles
 from node.gossip import Gossip
+from node.meetings import Meetings
 from node.moving import Elsewhere, Mover
 from node.moving_rules import Pace, Target
 from node.neighbours import Neighbours
@@ -73,6 +76,7 @@ class Node:
             settings=settings,
             software=software,
         )
+        self.bandwidth = Bandwidth()
         self._serving: Serving | None = None
         self._n_asked = 0  # for our load, by clients that choose
         self._said: Announcement | None = None
@@ -90,7 +94,8 @@ class Node:
     async def running(self) -> AsyncIterator["Node"]:
         """Listen, announce and serve; drain and leave on the way out."""
         await self.serving.prepare()
-        service = Server(lambda: self.sessions).service(self._calls())
+        streams = {PROBE_METHOD: self.bandwidth.handle}
+        service = Server(lambda: self.sessions).service(self._calls(), streams)
         self._listener = await self._transport.listen(
             self.settings.host, self.settings.port, service
         )
@@ -99,10 +104,21 @@ class Node:
             self._run(self.serving)
             gossip = tasks.create_task(self.gossip.run(), name="gossip")
             mover = tasks.create_task(self._move(), name="mover")
+            meetings = tasks.create_task(self._meetings().run(), name="meetings")
             try:
                 yield self
             finally:
+                await _ended(meetings)
                 await self._leave(gossip, mover)
+
+    def _meetings(self) -> Meetings:
+        def others() -> Sequence[Announcement]:
+            return [peer for peer in self.announcements() if peer.peer_id != self.peer_id]
+
+        def is_idle() -> bool:
+            return self.n_sessions == 0
+
+        return Meetings(self._transport, others, self.gossip.links, self.bandwidth, is_idle)
 
     async def _move(self) -> None:
         if self.mover is not None:
@@ -247,7 +263,14 @@ class Node:
         said = self._draft(self._serving) if self._serving is not None else self._said
         assert said is not None, "it ended what it had"
         relayed = self.gossip.links.relayed(time.monotonic())
-        return replace(said, measured=replace(said.measured, state=self.state, relayed=relayed))
+        measured = replace(
+            said.measured,
+            state=self.state,
+            relayed=relayed,
+            up_bytes_per_s=self.bandwidth.up_bytes_per_s,
+            down_bytes_per_s=self.bandwidth.down_bytes_per_s,
+        )
+        return replace(said, measured=measured)
 
     def _draft(self, serving: Serving) -> Announcement:
         return Announcement(

@@ -21,7 +21,7 @@ from protocol.errors import (
 from protocol.frames import Ask, DataMessage, Frame
 from protocol.identity import PeerId
 from protocol.messages import Failure, Reserve, Resume
-from protocol.transport import CallHandler, Service, Stream
+from protocol.transport import CallHandler, Service, Stream, StreamHandler
 from protocol.transport.error_codec import encode_error
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,13 @@ class Server:
     def __init__(self, sessions: Callable[[], Sessions]) -> None:
         self._sessions = sessions
 
-    def service(self, calls: Mapping[str, CallHandler]) -> Service:
-        return Service(calls=dict(calls), streams={"control": self.control, "data": self.data})
+    def service(
+        self, calls: Mapping[str, CallHandler], streams: Mapping[str, StreamHandler]
+    ) -> Service:
+        """`calls` and `streams`: what a node answers besides, whatever it serves."""
+        return Service(
+            calls=dict(calls), streams={"control": self.control, "data": self.data, **streams}
+        )
 
     async def control(self, stream: Stream) -> None:
         """One session of one client, from its reserve (or resume) to its receipt."""

@@ -1,0 +1,143 @@
+"""How wide this node's way to others is: short bursts between peers, timed by whoever receives.
+
+In: bursts received and what other receivers say of ours. Out: bytes per second up and down, to
+announce. A sender sees only its own queue, so the receiver holds the watch, and from the middle of
+the burst on: the beginning is a connection that grows. What one peer says of our way up may be its
+own narrow way down, or a lie: the second best of three or more counts.
+
+On a stream "probe": → how many bytes (4, big-endian)   ← so many, in parts   → bytes/s it saw (8)
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from protocol.errors import PeerBusy, PeerMisbehaved, PeerUnreachable
+from protocol.identity import PeerId
+from protocol.transport import Connection, Stream
+
+METHOD = "probe"
+SIZES = (128 << 10, 1 << 20)  # the second only where the first was quick
+PART_BYTES = 16 << 10
+QUICK_S, TIMEOUT_S = 0.5, 5.0
+EACH_S = 20.0  # in which a peer gets each of them once
+MAX_AGE_S = 3600.0
+MAX_PEERS = 64
+MAX_BYTES_PER_S = 10**12
+
+
+class Bandwidth:
+    """See the module. `now_s` is of one monotonic clock."""
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._down: dict[PeerId, tuple[float, int]] = {}
+        self._up: dict[PeerId, tuple[float, int]] = {}
+        self._sent: dict[PeerId, tuple[float, int]] = {}  # since when, bytes
+        self._is_sending = False
+
+    @property
+    def n_known(self) -> int:
+        """From how many peers bursts came lately."""
+        return len(self._recent(self._down))
+
+    @property
+    def down_bytes_per_s(self) -> int:
+        """The widest that came: a sender may be narrow, but nothing arrives faster than it can."""
+        return max(self._recent(self._down), default=0)
+
+    @property
+    def up_bytes_per_s(self) -> int:
+        told = sorted(self._recent(self._up), reverse=True)
+        return told[1] if len(told) >= 3 else max(told, default=0)
+
+    def received(self, peer_id: PeerId, bytes_per_s: int) -> None:
+        self._note(self._down, peer_id, bytes_per_s)
+
+    def told(self, peer_id: PeerId, bytes_per_s: int) -> None:
+        """What a receiver of ours saw."""
+        self._note(self._up, peer_id, bytes_per_s)
+
+    async def probe(self, connection: Connection) -> None:
+        """Have a burst sent, time it, and say how it came.
+
+        Raises:
+            ManyhandsError: why there is nothing to be had.
+        """
+        for size in SIZES:
+            stream = await connection.open(METHOD, timeout_s=TIMEOUT_S)
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    stream.send(size.to_bytes(4, "big"))
+                    took_s, bytes_per_s = await self._timed(stream, size)
+                    stream.send(bytes_per_s.to_bytes(8, "big"))
+                    await stream.drain()
+            except TimeoutError:
+                raise PeerUnreachable(connection.peer_id, "a burst never came whole") from None
+            finally:
+                await stream.aclose()
+            self.received(connection.peer_id, bytes_per_s)
+            if took_s > QUICK_S:
+                return
+
+    async def _timed(self, stream: Stream, size: int) -> tuple[float, int]:
+        """Seconds in all, and bytes per second of the second half."""
+        began_s, got, half, middle_s = self._now_s(), 0, 0, 0.0
+        while got < size:
+            part = await stream.receive()
+            got += len(part)
+            if not part or got > size:
+                raise PeerMisbehaved(stream.peer_id, "a burst of another size")
+            if not half and got >= size // 2:
+                half, middle_s = got, self._now_s()
+        ended_s = self._now_s()
+        rate = (size - half) / max(ended_s - middle_s, 1e-6)
+        return ended_s - began_s, min(MAX_BYTES_PER_S, round(rate))
+
+    async def handle(self, stream: Stream) -> None:
+        """Send a burst to a peer that asks for one.
+
+        Raises:
+            PeerBusy: another burst is under way, or this peer had its own just now.
+            PeerMisbehaved: it asks for what nobody sends.
+        """
+        peer_id, now_s = stream.peer_id, self._now_s()
+        size = int.from_bytes(await _first(stream), "big")
+        if size not in SIZES:
+            raise PeerMisbehaved(peer_id, f"no burst has {size} bytes")
+        self._sent = {p: sent for p, sent in self._sent.items() if now_s - sent[0] < EACH_S}
+        since_s, n_bytes = self._sent.get(peer_id, (now_s, 0))
+        if self._is_sending or n_bytes + size > sum(SIZES):
+            raise PeerBusy("", "enough bursts for now", hint="try again shortly")
+        self._sent[peer_id] = since_s, n_bytes + size
+        self._is_sending = True
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                for _ in range(size // PART_BYTES):
+                    stream.send(bytes(PART_BYTES))
+                    await stream.drain()
+                self.told(peer_id, int.from_bytes((await stream.receive())[:8], "big"))
+        except TimeoutError:
+            raise PeerBusy("", "a burst took too long") from None
+        finally:
+            self._is_sending = False
+
+    def _note(self, known: dict[PeerId, tuple[float, int]], peer_id: PeerId, rate: int) -> None:
+        if not 0 < rate <= MAX_BYTES_PER_S:
+            return
+        known.pop(peer_id, None)
+        known[peer_id] = (self._now_s(), rate)
+        if len(known) > MAX_PEERS:
+            del known[next(iter(known))]
+
+    def _recent(self, known: dict[PeerId, tuple[float, int]]) -> list[int]:
+        now_s = self._now_s()
+        return [rate for at_s, rate in known.values() if now_s - at_s < MAX_AGE_S]
+
+
+async def _first(stream: Stream) -> bytes:
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return (await stream.receive())[:5]
+    except TimeoutError:
+        raise PeerMisbehaved(stream.peer_id, "it opened a stream and said nothing") from None
