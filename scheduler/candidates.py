@@ -77,46 +77,51 @@ def candidates(
     seed: int,
 ) -> list[Candidates]:
     """Groups of peers that may serve `wanted` together, those of the first profile first."""
-    groups: dict[str, tuple[list[Announcement], list[tuple[float, ...]]]] = {}
-    avoid, n_positions = wanted.avoid, wanted.n_positions
-    for announcement, profile, numbers in _read(announcements, wanted):
-        if not numbers or announcement.peer_id in avoid or announcement.max_positions < n_positions:
-            continue
-        peers, rows = groups.setdefault(profile, ([], []))
-        peers.append(announcement)
-        rows.append(numbers)
-    return [
-        _drawn(*groups[profile], n_positions, slowdown, extra_ms, seed)
-        for profile in sorted(groups)
-        if {peer.peer_id for peer in groups[profile][0]}.issuperset(wanted.limits.require)
+    found = [
+        _drawn(group, wanted, slowdown, extra_ms, seed) for group in _read(announcements, wanted)
     ]
+    return [group for group in found if group is not None]
+
+
+class _Group(NamedTuple):
+    """Peers that may serve together, as their records tell it."""
+
+    peers: list[Announcement]
+    place: dict[PeerId, int]
+    table: Column  # [peer, number], see `_row`
+    regions: NDArray[np.intp]
 
 
 def _drawn(
-    peers: list[Announcement],
-    rows: list[tuple[float, ...]],
-    n_positions: int,
+    group: _Group,
+    wanted: Wanted,
     slowdown: Mapping[PeerId, float],
     extra_ms: Mapping[PeerId, float],
     seed: int,
-) -> Candidates:
-    table = np.fromiter(chain.from_iterable(rows), float).reshape(len(rows), -1)
-    order = np.argsort(_lots(table[:, 0], seed), kind="stable")
-    table, peers = table[order], [peers[i] for i in order.tolist()]
-    _, starts, stops, position_bytes, free_bytes, *cost = table.T
+) -> Candidates | None:
+    """Those of a group that this very session may have, in an order drawn by lot."""
+    place, n_positions = group.place, wanted.n_positions
+    fits = group.table[:, 1] >= n_positions
+    fits[[place[peer] for peer in wanted.avoid if peer in place]] = False
+    if not fits.any() or not all(p in place and fits[place[p]] for p in wanted.limits.require):
+        return None
+    slower, dearer_ms = np.ones(len(fits)), np.zeros(len(fits))
+    for believed, column in ((slowdown, slower), (extra_ms, dearer_ms)):
+        known = [(place[peer], value) for peer, value in believed.items() if peer in place]
+        if known:
+            rows, values = zip(*known, strict=True)
+            column[[*rows]] = values
+    chosen = np.argsort(_lots(group.table[:, 0], seed), kind="stable")
+    chosen = chosen[fits[chosen]]
+    _, _, starts, stops, position_bytes, free_bytes, *cost = group.table[chosen].T
     needed_bytes = position_bytes * n_positions
-    regions: dict[str, int] = {}
-    ones, zeros = np.ones(len(peers)), np.zeros(len(peers))
+    tight_ms = tightness_ms(needed_bytes, free_bytes)
     return Candidates(
-        peers,
+        [group.peers[i] for i in chosen.tolist()],
         starts.astype(np.intp),
         stops.astype(np.intp),
-        np.array([regions.setdefault(peer.region, len(regions)) for peer in peers]),
-        Cost(*cost).believed(
-            np.array([slowdown.get(p.peer_id, 1.0) for p in peers]) if slowdown else ones,
-            np.array([extra_ms.get(p.peer_id, 0.0) for p in peers]) if extra_ms else zeros,
-            tightness_ms(needed_bytes, free_bytes),
-        ),
+        group.regions[chosen],
+        Cost(*cost).believed(slower[chosen], dearer_ms[chosen], tight_ms),
         needed_bytes <= free_bytes,
     )
 
@@ -129,36 +134,70 @@ def _lots(names: Column, seed: int) -> NDArray[np.uint64]:
     return mixed
 
 
+class _Read(NamedTuple):
+    """What was read for one kind of request."""
+
+    announcements: tuple[Announcement, ...]
+    rows: dict[int, _Row]
+    groups: list[_Group]
+
+
 _lock = threading.Lock()  # routes are looked for on threads too
-_read_before: OrderedDict[Wanted, dict[int, _Row]] = OrderedDict()
+_read_before: OrderedDict[Wanted, _Read] = OrderedDict()
 
 
-def _read(announcements: Sequence[Announcement], wanted: Wanted) -> list[_Row]:
-    kind = _kind(wanted)
+def _read(announcements: Sequence[Announcement], wanted: Wanted) -> list[_Group]:
+    """Everybody that may serve sessions of this kind; only records that are new are read."""
+    kind, told = _kind(wanted), tuple(announcements)
     with _lock:
-        known = _read_before.get(kind, {})
+        before = _read_before.get(kind)
+    if before is not None and before.announcements == told:  # the same objects: a glance
+        return before.groups
+    known = before.rows if before else {}
     rows = [
         row if (row := known.get(id(announcement))) else _row(announcement, kind)
-        for announcement in announcements
+        for announcement in told
     ]
+    by_profile: dict[str, list[_Row]] = {}
+    for row in rows:
+        if row.numbers:
+            by_profile.setdefault(row.profile, []).append(row)
+    groups = [_group(by_profile[profile]) for profile in sorted(by_profile)]
     with _lock:
-        _read_before[kind] = {id(row.announcement): row for row in rows}
+        _read_before[kind] = _Read(told, {id(row.announcement): row for row in rows}, groups)
         _read_before.move_to_end(kind)
         while len(_read_before) > MAX_KINDS:
             _read_before.popitem(last=False)
-    return rows
+    return groups
+
+
+def _group(rows: Sequence[_Row]) -> _Group:
+    peers = [row.announcement for row in rows]
+    regions: dict[str, int] = {}
+    return _Group(
+        peers,
+        {peer.peer_id: i for i, peer in enumerate(peers)},
+        np.fromiter(chain.from_iterable(row.numbers for row in rows), float).reshape(len(rows), -1),
+        np.array([regions.setdefault(peer.region, len(regions)) for peer in peers]),
+    )
 
 
 def _kind(wanted: Wanted) -> Wanted:
     """`wanted` as far as what is remembered depends on it."""
     unit = 2 * CONTEXT_UNIT  # prices know no finer context
-    return replace(wanted, avoid=(), n_positions=wanted.n_positions // unit * unit)
+    n_positions = wanted.n_positions // unit * unit
+    return replace(
+        wanted, avoid=(), n_positions=n_positions, limits=replace(wanted.limits, require=())
+    )
 
 
 def _row(peer: Announcement, kind: Wanted) -> _Row:
     if peer.span is None or kind.rules_out(peer) is not None:
         return _Row(peer, "", ())
     name = int.from_bytes(sha256(peer.peer_id.encode()).digest()[:6])  # exact in a float
-    room = peer.measured.position_bytes, peer.kv_free_bytes
-    numbers = (name, peer.span.start, peer.span.stop, *room, *announced_cost(peer, kind).parts())
+    span, room = (
+        (peer.span.start, peer.span.stop),
+        (peer.measured.position_bytes, peer.kv_free_bytes),
+    )
+    numbers = (name, peer.max_positions, *span, *room, *announced_cost(peer, kind).parts())
     return _Row(peer, "" if kind.allow_mix else peer.profile, numbers)

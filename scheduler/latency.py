@@ -55,15 +55,11 @@ class Latencies:
         rows = np.array([self._place.get(peer, -1) for peer in peers])
         among[rows] = np.arange(len(peers))
         among[-1] = -1
-        links = [
-            (row, link)
-            for row, peer in enumerate(peers)
-            if (announced := self._peers.get(peer)) is not None
-            for link in announced.links
-        ]
-        sources = np.array([row for row, _ in links], np.intp)
-        targets = np.array([self._place.get(link.peer_id, -1) for _, link in links], np.intp)
-        links_ms = np.array([link.rtt_us for _, link in links]) / 2000
+        links = [self._peers[peer].links if peer in self._peers else () for peer in peers]
+        told = [link for of_peer in links for link in of_peer]
+        sources = np.repeat(np.arange(len(peers)), [len(of_peer) for of_peer in links])
+        targets = np.array([self._place.get(link.peer_id, -1) for link in told], np.intp)
+        links_ms = np.array([link.rtt_us for link in told], np.float64) / 2000
         regions = self._regions[rows]
         latencies = _usual(regions[sources], self._regions[targets], links_ms, regions)
         local = np.array([self._is_on_loopback(peer) for peer in peers])

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from protocol.messages import Span
 
-SHORTLIST = 4  # of all, and again of each of the most promising regions
+SHORTLIST = 5  # of all, and again of each of the most promising regions
 REGIONS = 2
 AWAY_MS = 2.0  # what a block is thought to cost more, if it is run in another region
-MAX_WIDTH = 12
+MAX_WIDTH = 16
 
 Indices = NDArray[np.intp]
 Flags = NDArray[np.bool_]

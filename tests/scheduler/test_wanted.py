@@ -127,6 +127,21 @@ def test_columns_say_what_is_said_of_each_peer_alone():
         assert [column[i] for column in group.cost.parts()] == pytest.approx(alone.parts())
 
 
+def test_a_record_that_is_new_is_read_and_the_others_are_remembered():
+    swarm = [announce(1), announce(2)]
+
+    def fastest(peers):
+        [group] = candidates(peers, WANTED, slowdown={}, extra_ms={}, seed=0)
+        return group.peers[int(group.cost.compute_ms.argmin())].peer_id, len(group.peers)
+
+    assert fastest([*swarm, announce(3, decode_us=100)]) == (peer_of(3), 3)
+    assert fastest([*swarm, announce(3, decode_us=90_000), announce(4, decode_us=500)]) == (
+        peer_of(4),
+        4,
+    )
+    assert fastest([announce(1, decode_us=50), swarm[1]]) == (peer_of(1), 2)
+
+
 def test_a_step_is_read_off_the_curve_at_the_size_it_would_have():
     curve = Measured(decode_steps_us=((1, 8000), (4, 11_000), (8, 19_000)))
 
