@@ -124,7 +124,7 @@ class Mover:
         self._n_looks = 0
         self._moving_since_s: dict[PeerId, float] = {}
         self._decided_ms = 0
-        self._choice_s = 0.0  # what the last look took
+        self._looks_s = deque([0.0], maxlen=2)  # what the last ones took; the first one imports
         self.doing = ""
         self.moves = 0
         self.stayed = ""  # why the last attempt came to nothing
@@ -140,7 +140,7 @@ class Mover:
         """
         rest_s = 0.0
         while True:
-            await asyncio.sleep(max(rest_s + self._look_s(), self._choice_s / MOST_OF_TIME))
+            await asyncio.sleep(max(rest_s + self._look_s(), min(self._looks_s) / MOST_OF_TIME))
             rest_s = await self._look()
 
     def _look_s(self) -> float:
@@ -155,7 +155,7 @@ class Mover:
         except Exception:  # a mistake of ours in a plan must not cost the sessions that run
             log.exception("no place could be chosen")
             target = None
-        self._choice_s = time.monotonic() - began_s
+        self._looks_s.append(time.monotonic() - began_s)
         self._n_looks += 1
         if target is None:
             return 0.0
