@@ -35,6 +35,7 @@ from protocol.sampling import SamplingParams
 from scheduler import Client, Finished, GenerationRequest, GenerationResult, Routed, Token
 
 PROMPT_IDS = (256, 320)
+AGAIN_TOKENS = 8  # when nothing could be done to the swarm that it must bear
 P50_S, P95_S = 0.5, 2.0
 MORE_FILES, MORE_TASKS, MORE_MEMORY = 16, 40, 0.10  # at rest than before: links to peers stay open
 
@@ -187,10 +188,9 @@ async def disturb(
     """Faults until cancelled."""
     while True:
         await ticks.wait_for(die.randint(*gap))
-        fault = await swarm.strike(die, frozenset().union(*ticks.chains.values()))
-        if fault is not None:
-            place = next(i for i, host in enumerate(swarm.hosts) if host.peer == fault.peer)
-            say(f"  {fault.kind} node {place + 1} at token {ticks.n}")
+        while not (told := swarm.strike(die, frozenset().union(*ticks.chains.values()))):
+            await ticks.wait_for(AGAIN_TOKENS)
+        say(f"  {told}, at token {ticks.n}")
 
 
 async def generations(

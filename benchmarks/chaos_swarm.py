@@ -27,7 +27,7 @@ from protocol.transport import Transport
 
 KINDS = {"kill": 5, "stall": 3, "drain": 3, "join": 2}  # and how often, of thirteen
 STALLS_S = (0.5, 6.0)  # below 3 s it passes unnoticed, above the hop is given up
-IN_USE = 8  # times as likely to be struck as an idle node
+IDLE = 0.25  # how often a node that nobody uses is struck when none in use may be
 GUEST_STAYS_S = 20.0
 SETTLED_S = 2.0  # a node that came up is announced to everybody by then
 READY_S, END_S = 300.0, 30.0
@@ -103,33 +103,34 @@ class ChaosSwarm:
         ]
         return host.up_since_s is not None and 0 not in hosts_per_block(others, self.n_blocks)
 
-    async def strike(self, die: random.Random, in_use: Collection[str]) -> Fault | None:
-        """The next fault of the schedule, mostly to a peer in use; None while none is bearable."""
+    def strike(self, die: random.Random, in_use: Collection[str]) -> str:
+        """The next fault, mostly to a peer in use; what it is, "" while none is bearable."""
         self.look()
-        [kind] = die.choices([*KINDS], [*KINDS.values()])
-        span, stall_s = die.choice(self.hosts).span, die.uniform(*STALLS_S)
         victims = [host for host in self.hosts if self.may_lose(host)]
-        weights = [IN_USE if host.peer in in_use else 1 for host in victims]
-        if kind == "join":
-            self._start(self._guest(span))
-            return None
+        busy = [host for host in victims if host.peer in in_use]
+        victims = busy or (victims if die.random() < IDLE else [])
         if not victims:
-            return None
-        return self.hit(die.choices(victims, weights)[0], kind, stall_s)
+            return ""
+        [kind] = die.choices([*KINDS], [*KINDS.values()])
+        victim, stall_s = die.choice(victims), die.uniform(*STALLS_S)
+        if kind == "join":
+            self._start(self._guest(victim.span))
+            return f"a guest starts for blocks {victim.span}"
+        if (pid := victim.pid) is None:
+            return ""
+        self._hit(victim, pid, kind, stall_s)
+        return f"{kind} node {self.hosts.index(victim) + 1}, blocks {victim.span}"
 
-    def hit(self, host: Host, kind: str, stall_s: float = 0.0) -> Fault | None:
-        pid, now_s = host.pid, time.monotonic()
-        if pid is None:
-            return None
-        until_s = now_s + stall_s if kind == "stall" else now_s
+    def _hit(self, host: Host, pid: int, kind: str, stall_s: float) -> None:
+        now_s = time.monotonic()
         by_kind = {"kill": signal.SIGKILL, "stall": signal.SIGSTOP, "drain": signal.SIGTERM}
         os.kill(pid, by_kind[kind])
         host.up_since_s = None
         if kind == "stall":
             host.is_stalled = True
             self._start(self._wake(host, pid, stall_s))
+        until_s = now_s + stall_s if kind == "stall" else now_s
         self.faults.append(Fault(kind, host.peer, now_s, until_s))
-        return self.faults[-1]
 
     async def _wake(self, host: Host, pid: int, after_s: float) -> None:
         try:
