@@ -2,7 +2,7 @@
 
 import pytest
 
-from node.links import MAX_AGE_S, LinkTimes
+from node.links import MAX_AGE_S, LinkTimes, Path
 from protocol.errors import PeerBusy, PeerUnreachable
 from protocol.identity import PeerId
 from protocol.transport.memory import MemoryNetwork
@@ -53,33 +53,38 @@ def test_least_loaded_is_not_dead_nor_is_it_who_says_so():
     assert routes[0].peer_ids == (busy.peer_id,)
 
 
-def test_first_measurement_poisons_nothing():
+@pytest.mark.parametrize("first", list(Path))
+def test_first_measurement_poisons_nothing(first: Path):
     """mesh-llm: a relay's 2.6 s, measured before the direct path stood, excluded a peer for ever.
 
-    Here the first round trip is one of several; the least of the recent ones counts.
+    Here the first round trip is one of several, the least of the recent ones counts, and what a
+    relay carried counts for nothing as soon as the direct way was measured, even if that is longer.
     """
-    links = LinkTimes()
-    links.learn(peer_of(1), RELAYED_S, at_s=0.0)
-    assert links.rtt_s(peer_of(1), 1.0) == RELAYED_S
+    links, peer = LinkTimes(), peer_of(1)
+    links.learn(peer, RELAYED_S, at_s=0.0, path=first)
+    assert links.rtt_s(peer, 1.0) == RELAYED_S
 
-    links.learn(peer_of(1), NEAR_S, at_s=5.0)
+    links.learn(peer, NEAR_S, at_s=5.0)
 
-    assert links.rtt_s(peer_of(1), 6.0) == NEAR_S
-    assert links.best(6.0)[0].rtt_us == round(NEAR_S * 1e6)
+    assert links.rtt_s(peer, 6.0) == NEAR_S
+    assert (links.best(6.0)[0].rtt_us, links.relayed(6.0)) == (round(NEAR_S * 1e6), ())
 
 
 def test_relay_decay_over_hours_is_seen():
     """mesh-llm: a path that was good when it was measured gets worse, and is used on.
 
-    Here a good measurement is believed for minutes, not for ever: what the path is now takes its
-    place, and a path that nothing is heard of any more is told to nobody.
+    There is no relay yet, and so no reconnecting; what exists today are the measurements. A good
+    one is believed for minutes, not for ever: what the path is now takes its place, and one that
+    only a relay carries any more says so.
     """
-    links = LinkTimes()
-    links.learn(peer_of(1), NEAR_S, at_s=0.0)
+    links, peer = LinkTimes(), peer_of(1)
+    links.learn(peer, NEAR_S, at_s=0.0)
     for minute in range(1, 60):
-        links.learn(peer_of(1), RELAYED_S, at_s=60.0 * minute)
+        links.learn(peer, RELAYED_S, at_s=60.0 * minute, path=Path.RELAYED)
 
-    assert links.rtt_s(peer_of(1), 3600.0) == RELAYED_S
+    assert links.rtt_s(peer, 60.0) == NEAR_S
+    assert links.rtt_s(peer, 3600.0) == RELAYED_S
+    assert links.is_relayed(peer, 3600.0)
     assert links.best(3600.0 + 2 * MAX_AGE_S) == ()
 
 
