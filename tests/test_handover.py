@@ -87,7 +87,7 @@ async def left_at(
     return events[-1].result
 
 
-@pytest.mark.parametrize("hop", [0, 1, 2])
+@pytest.mark.parametrize("hop", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 async def test_the_heir_of_a_hop_that_leaves_runs_nothing_of_it_again(
     model, tmp_path, network, hop
 ):

@@ -54,7 +54,9 @@ async def test_an_answer_waits_in_its_middle_for_blocks_to_come_back(model, tmp_
     assert any("2:5" in reason for reason in reasons)
 
 
-@pytest.mark.parametrize("token", [None, 5], ids=["at the start", "in the middle"])
+@pytest.mark.parametrize(
+    "token", [pytest.param(None, marks=pytest.mark.slow), 5], ids=["at the start", "in the middle"]
+)
 async def test_a_deadline_that_passes_while_blocks_are_missing_names_them(
     model, tmp_path, network, token
 ):

@@ -50,7 +50,7 @@ def play(spans: list[Span], *, parts: bool, max_tokens: int = 12, **what: object
     return world
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=70, deadline=None, suppress_health_check=list(HealthCheck))
 @given(parts=st.booleans(), **schedules)
 def test_whatever_befalls_the_hops_the_stream_goes_on(spans, parts, **what):
     play(spans, parts=parts, **what)
@@ -63,7 +63,7 @@ def test_whatever_befalls_the_hops_the_stream_goes_on_many_times(spans, parts, m
     play(spans, parts=parts, max_tokens=max_tokens, **what)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     die=st.integers(0, 2**32).map(random.Random),
     spans=st.sampled_from(CHAINS),

@@ -1,0 +1,194 @@
+"""Real nodes under seeded faults, several sessions at once: every stream goes on, nothing leaks.
+
+Each seed is a schedule: which hops of the chain are killed, cut off, drained, made to refuse or to
+send rows of a wrong shape, lose a stream, and when. Failing runs print their seed.
+"""
+
+import asyncio
+import gc
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from protocol.frames import RowGroup
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport.memory import Faults, MemoryNetwork
+from scheduler import Client, Finished, Routed, Token
+from tests.checkpoints import write_checkpoint
+from tests.local_swarm import LocalNode, Swarm, add_byte_tokenizer, swarm, whole
+from tests.test_failover import ask
+
+SPANS = [(0, 2), (2, 5), (5, 6)]
+N = 40
+KINDS = ("kill", "cut off", "drain", "busy", "garble", "break")
+PROMPTS = ("Tell me about hands.", "And about feet?", "What has neither?")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return add_byte_tokenizer(write_checkpoint(tmp_path_factory.mktemp("model")))
+
+
+class Garbler:
+    """In place of a node's neighbours: what it pushes has another shape."""
+
+    def __init__(self, real) -> None:
+        self._real = real
+
+    def push(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes, *more: object) -> None:
+        self._real.push(peer, group, row_bytes * 2, rows * 2, *more)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+
+class Trouble:
+    """What befalls the nodes of one swarm; every span keeps one sound node at least."""
+
+    def __init__(self, built: Swarm, network: MemoryNetwork, die: random.Random) -> None:
+        self.built, self.network, self.die = built, network, die
+        self.spoilt: set[str] = set()
+        self.leaving: list[asyncio.Task[None]] = []
+        self.done: list[str] = []
+
+    def befall(self, peer: str, client: str) -> None:
+        local = next(n for n in self.built.nodes if n.node.identity.peer_id == peer)
+        if peer in self.spoilt or not self._has_spare(local):
+            return
+        kind = self.die.choice(KINDS)
+        self.done.append(f"{kind} {local.node.engine.span}")
+        if kind == "break":
+            self.network.break_streams(client, peer)
+            return
+        self.spoilt.add(peer)
+        match kind:
+            case "kill":
+                self.network.kill(peer)
+            case "cut off":  # silence: nothing arrives, nothing fails
+                others = [n.node.identity.peer_id for n in self.built.nodes if n is not local]
+                self.network.partition([peer], [*others, client])
+            case "drain":
+                self.leaving.append(asyncio.create_task(self.built.stop(local)))
+            case "busy":
+                local.node.sessions.reserved_bytes += 1 << 40
+                for hop in list(local.node.sessions._hops.values()):
+                    hop.give_up()
+            case "garble":
+                around = local.node.sessions.around
+                object.__setattr__(around, "neighbours", Garbler(around.neighbours))
+                for hop in list(local.node.sessions._hops.values()):
+                    hop._paths._neighbours = around.neighbours
+
+    def _has_spare(self, local: LocalNode) -> bool:
+        return any(
+            other is not local
+            and other.node.engine.span == local.node.engine.span
+            and other.node.identity.peer_id not in self.spoilt
+            for other in self.built.nodes
+            if not other.stop.is_set()
+        )
+
+
+async def answers(
+    built: Swarm, client: Client, troubled: Trouble | None, moments: dict[int, int]
+) -> list[tuple[int, ...]]:
+    """Of all prompts at once. moments: at which token of the first one which hop is befallen."""
+
+    async def one(place: int, prompt: str) -> tuple[int, ...]:
+        ids = built.tokenizer.encode(prompt)
+        asked = ask(built, max_tokens=N, wait_s=20.0, reuse_prefix=False)
+        request = built.request(
+            ids, **{name: getattr(asked, name) for name in ("max_tokens", "sampling", "ignore_eos")}
+        )
+        route, indices = (), []
+        async with client.generate(request) as run:
+            async for event in run:
+                if isinstance(event, Routed):
+                    route = event.route
+                if isinstance(event, Token):
+                    indices.append(event.index)
+                    if place == 0 and troubled is not None and event.index in moments:
+                        hop = moments[event.index] % len(route)
+                        troubled.befall(route[hop].peer, client.identity.peer_id)
+                if isinstance(event, Finished):
+                    result = event.result
+        assert indices == list(range(N)), "no token lost, none repeated"
+        return result.token_ids
+
+    return await asyncio.gather(*(one(place, text) for place, text in enumerate(PROMPTS)))
+
+
+async def survive(model: Path, home: Path, seed: int, n_faults: int) -> list[str]:
+    die, network = random.Random(seed), MemoryNetwork(seed=seed)
+    async with swarm(model, home, lambda i: network.transport(i, OPEN_SWARM_ID)) as built:
+        await built.start(*SPANS, *SPANS, drain_s=10.0)
+        async with built.client() as client:
+            undisturbed = await answers(built, client, None, {})
+            network.set_faults(Faults(delay_s=(0.0, 0.004)))
+            trouble = Trouble(built, network, die)
+            moments = {die.randrange(N - 8): die.randrange(3) for _ in range(n_faults)}
+            got = await answers(built, client, trouble, moments)
+            network.heal()
+        await asyncio.gather(*trouble.leaving)
+        assert got == undisturbed, f"seed {seed}: {trouble.done}"
+        return trouble.done
+
+
+@pytest.mark.parametrize("seed", range(1))
+async def test_every_stream_goes_on_whatever_befalls_its_hops(model, tmp_path, seed):
+    assert await survive(model, tmp_path, seed, n_faults=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 150))
+async def test_every_stream_goes_on_whatever_befalls_its_hops_many_times(model, tmp_path, seed):
+    await survive(model, tmp_path, seed, n_faults=4)
+
+
+async def test_nothing_is_left_of_failures_and_survivors_load_nothing(model, tmp_path):
+    """Memory that sessions hold, tasks, descriptors, sessions: as before, round after round."""
+    network = MemoryNetwork(seed=1)
+    async with swarm(model, tmp_path, lambda i: network.transport(i, OPEN_SWARM_ID)) as built:
+        await built.start(*SPANS, *SPANS)
+        engines = [local.node.engine for local in built.nodes]
+        weights = [engine.weights_bytes for engine in engines]
+        async with built.client() as client:
+            await whole(client.generate(ask(built, max_tokens=4)))
+            seen: list[tuple[int, int]] = []
+            lost = 0
+            network.set_faults(Faults(delay_s=(0.002, 0.004)))
+            for round in range(7):
+                lost += await interrupted(built, client, network, round % 3)
+                await asyncio.sleep(0.3)
+                gc.collect()
+                descriptors = len(os.listdir("/proc/self/fd"))
+                seen.append((len(asyncio.all_tasks()), descriptors))
+                for local in built.nodes:
+                    assert len(local.node.sessions) == 0
+                    assert local.node.sessions.reserved_bytes == 0
+                    assert not local.node.batcher._queues
+        assert lost >= 3
+        assert len(network._pairs) <= 24, "streams that ended are forgotten"
+    for counts in zip(*seen, strict=True):  # every chain was built in the first rounds, or nearly
+        assert max(counts[4:]) <= max(counts[:4]) + 2, "no more tasks or descriptors than before"
+
+    assert [local.node.engine for local in built.nodes] == engines
+    assert [engine.weights_bytes for engine in engines] == weights
+    assert all(local.node.shared.bytes_shared == 0 for local in built.nodes)
+
+
+async def interrupted(built: Swarm, client: Client, network: MemoryNetwork, hop: int) -> int:
+    """An answer whose hop at this place forgets its session, as after a quick restart."""
+    async with client.generate(ask(built, max_tokens=20, reuse_prefix=False)) as run:
+        async for event in run:
+            if isinstance(event, Routed):
+                route = event.route
+            if isinstance(event, Token) and event.index == 4:
+                peer = route[hop].peer
+                local = next(n for n in built.nodes if n.node.identity.peer_id == peer)
+                for one in list(local.node.sessions._hops.values()):
+                    one.give_up()
+                network.break_streams(route[hop - 1].peer, peer)
+    return len(run.session.rules.lost_hops)
