@@ -19,7 +19,7 @@ from protocol.messages import require
 from protocol.signing import SigningKey
 
 SHARE = 0.17
-KV_SHARE = 0.25  # of a node's memory; the rest is weights, as DESIGN section 6 sets it aside
+KV_SHARE = 0.25  # of a node's memory; the rest is weights
 
 # Round trips between regions in milliseconds, as the public clouds publish them, rounded.
 REGION_RTT_MS: Mapping[tuple[str, str], float] = {
