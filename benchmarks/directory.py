@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from benchmarks import directory_rest, directory_swarm
 from protocol.announcement_table import AnnouncementTable
-from protocol.gossip_rules import MAX_STEPS, Exchange, answer
+from protocol.gossip_rules import MAX_STEPS, WINDOW_MS, Exchange, answer
 from protocol.signing import OPEN_SWARM_ID
 from tests.announcing import NOW_MS, record
 
@@ -113,11 +113,12 @@ def spread(n: int, rng: random.Random) -> Spread:
     """One record in one of `n` tables; each asks one other per round, until all hold it."""
     began_s, found = time.process_time(), Spread()
     tables = [AnnouncementTable(OPEN_SWARM_ID) for _ in range(n)]
-    known = record(1)
-    for each in tables:  # so that nobody starts with nothing, who would ask for everything
-        each.merge(known, sender="", now_ms=NOW_MS)
-    tables[0].merge(record(2), sender="", now_ms=NOW_MS)
-    while any(len(each) < 2 for each in tables):
+    known = [record(peer) for peer in (1, 2)]
+    for each in tables:  # so that nobody seems to join, and asks for everything
+        for old in known:
+            each.merge(old, sender="", now_ms=NOW_MS - WINDOW_MS)
+    tables[0].merge(record(3), sender="", now_ms=NOW_MS)
+    while any(len(each) < 3 for each in tables):
         found.n_rounds += 1
         now_ms = NOW_MS + found.n_rounds * 1000
         for ours in tables:

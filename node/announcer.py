@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 from node.pace import GossipTiming, Pace, pace_of
-from protocol.announcement_table import AnnouncementTable
+from protocol.announcement_table import TAKEN, AnnouncementTable
 from protocol.announcements import Announcement, Link, seal_announcement
 from protocol.anti_entropy import Record
 from protocol.heartbeats import Beat, BeatChain, record_id
@@ -70,7 +70,10 @@ class Announcer:
         elif self._chain is not None and n_due > self._n_beats:
             self._n_beats = n_due
             beat = Beat(self._record_id, n_due, self._chain.link(n_due))
-            self._table.merge_beat(beat, sender=self._peer_id, now_ms=now_ms)
+            self._table.expire(now_ms)
+            merged = self._table.merge_beat(beat, sender=self._peer_id, now_ms=now_ms)
+            if merged not in TAKEN:  # we were asleep, and even we take ourselves for dead
+                self.publish(self._draft(), now_s=now_s, now_ms=now_ms)
 
     def publish(self, draft: Announcement, *, now_s: float, now_ms: int) -> Record:
         """Put a new record into the table, and begin another chain of beats."""

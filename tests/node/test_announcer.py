@@ -56,11 +56,12 @@ def test_in_a_small_swarm_a_record_follows_every_ten_seconds():
 def test_in_a_larger_one_beats_do_while_nothing_changes():
     speaking = Speaking(n_others=50)
 
-    assert [speaking.at(s) for s in (0, 10, 20, 39, 80, 90)] == [
+    assert [speaking.at(s) for s in (0, 10, 20, 39, 60, 80, 90)] == [
         (0, 0),
         (0, 1),
         (0, 2),
         (0, 3),
+        (0, 6),
         (0, 8),
         (90_000, 0),
     ]
@@ -90,6 +91,14 @@ def test_a_node_that_slept_through_its_beats_begins_anew():
     speaking.at(0)
 
     assert speaking.at(400) == (400_000, 0)
+
+
+def test_a_node_that_slept_past_its_expiry_announces_itself_again():
+    speaking = Speaking(n_others=50)
+    speaking.at(0)
+
+    assert speaking.at(45) == (45_000, 0)
+    assert speaking.at(55) == (45_000, 1)
 
 
 @pytest.mark.parametrize(
