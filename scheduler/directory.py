@@ -7,6 +7,7 @@ whoever wants the route.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +31,7 @@ from scheduler.wanted import Wanted
 
 MAX_ASKED = 8
 MAX_ROUNDS = 64  # answers are bounded: a large table comes in parts
+MAX_RTTS, RTT_AGE_S = 16, 300.0  # of one pair; an older one says nothing about now
 GRACE_S = 0.2  # what the others get once the first has answered
 
 
@@ -38,8 +40,20 @@ class Directory:
     """What is known of a swarm, kept across fetches. One per client."""
 
     table: AnnouncementTable
-    rtt_ms: dict[Pair, float] = field(default_factory=dict)  # as this client measured
     now_ms: Callable[[], int] = wall_ms
+    _rtts: dict[Pair, deque[tuple[float, float]]] = field(default_factory=dict)  # (at_s, ms)
+
+    @property
+    def rtt_ms(self) -> dict[Pair, float]:
+        """Round trips as this client measured them: the least of each pair's recent ones."""
+        oldest_s = time.monotonic() - RTT_AGE_S
+        recent = {
+            pair: [ms for at, ms in seen if at > oldest_s] for pair, seen in self._rtts.items()
+        }
+        return {pair: min(seen) for pair, seen in recent.items() if seen}
+
+    def note_rtt(self, pair: Pair, rtt_ms: float) -> None:
+        self._rtts.setdefault(pair, deque(maxlen=MAX_RTTS)).append((time.monotonic(), rtt_ms))
 
     def live(self) -> tuple[Announcement, ...]:
         return self.table.live(self.now_ms())
@@ -178,8 +192,7 @@ async def _compare(
         began_s = time.monotonic()
         told = await connection.call(METHOD, message, timeout_s=timeout_s)
         if step == 0:  # later answers may be large
-            rtt_ms = (time.monotonic() - began_s) * 1000
-            directory.rtt_ms[pair] = min(rtt_ms, directory.rtt_ms.get(pair, rtt_ms))
+            directory.note_rtt(pair, (time.monotonic() - began_s) * 1000)
         taken = exchange.take(told, sender=connection.peer_id, now_ms=directory.now_ms())
         n_taken += taken.n_taken
         message = taken.reply

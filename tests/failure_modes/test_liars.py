@@ -43,12 +43,12 @@ async def test_least_loaded_is_not_fastest_and_a_liar_loses_its_traffic(pair: Sw
 
     async with pair.client() as client:
         rode = []
-        for _ in range(30):
+        for _ in range(25):
             answer = await whole(client.generate(ask(pair, max_tokens=12)))
             rode.append(liar in {step.peer for step in answer.route})
 
     assert sum(rode[:20]) <= 5
-    assert sum(rode[20:]) <= 2
+    assert sum(rode[20:]) <= 1
 
 
 async def test_least_loaded_is_not_stuck_and_a_stuck_node_says_so(pair: Swarm):
