@@ -4,10 +4,9 @@ In: members (span, speed, how likely each leaves soon) and trials: who is taken 
 where. Out: for each trial, in this order of importance:
 
 1. `uncovered`: blocks without a host; in how many `runs`, for how many further nodes (`needed`);
-2. `thin`: how many hosts are missing where each block shall have several (only if that is asked);
-3. `expected`: the max-flow in tokens per second, times the chance that no block loses all its hosts
+2. `expected`: the max-flow in tokens per second, times the chance that no block loses all its hosts
    soon. That is what a second replica of a risky block is worth;
-4. `served`: blocks per second that run if more tokens are asked for than flow. It grows where one
+3. `served`: blocks per second that run if more tokens are asked for than flow. It grows where one
    of several bottlenecks widens, long before the flow does, so that searches cross plateaus.
 
 Pure arithmetic; who may move, and when it pays, is decided in `placement.py` and `joint.py`.
@@ -53,7 +52,6 @@ class Values(NamedTuple):
     uncovered: Ints
     runs: Ints  # of uncovered blocks
     needed: Ints  # nodes, to cover them
-    thin: Ints
     tokens_per_s: Floats
     expected: Floats
     served: Floats
@@ -65,7 +63,6 @@ class Values(NamedTuple):
         keys = (
             -np.round(self.served / most, 9),
             -np.round(self.expected / scale, 7),
-            self.thin,
             self.needed,
             self.runs,
             self.uncovered,
@@ -84,8 +81,6 @@ class Values(NamedTuple):
         """Whether it is more than rounding that puts one trial before the other."""
         if self.covers_better(one, other) or self.covers_better(other, one):
             return self.covers_better(one, other)
-        if self.thin[one] != self.thin[other]:
-            return bool(self.thin[one] < self.thin[other])
         gained = self.expected[one] - self.expected[other]
         if abs(gained) > CLEAR * max(self.expected[one], self.expected[other]):
             return bool(gained > 0)
@@ -138,12 +133,11 @@ class Board:
         only[member.span.stop :] = False
         return only
 
-    def weigh(self, trials: Sequence[Trial], *, length: int = 1, replicas: int = 1) -> Values:
+    def weigh(self, trials: Sequence[Trial], *, length: int = 1) -> Values:
         """What each trial makes of the swarm.
 
         Args:
             length: of the spans by which uncovered blocks are thought to be covered later.
-            replicas: how many hosts each block shall have.
         """
         counts, log_lost, borders = self._sums(trials)
         changes = _changes(trials)
@@ -154,7 +148,6 @@ class Board:
             uncovered=uncovered.sum(axis=1),
             runs=starts.sum(axis=1),
             needed=_nodes_needed(uncovered, length),
-            thin=np.maximum(replicas - counts, 0).sum(axis=1),
             tokens_per_s=tokens_per_s,
             expected=tokens_per_s * _none_is_lost(log_lost, borders),
             served=self._served(changes, tokens_per_s),

@@ -1,9 +1,9 @@
 """A placement for all nodes at once: what a coordinator would choose who knew everybody beforehand.
 
-In: what each node can hold and run. Out: a span each. Used where one hand starts all nodes
-(`manyhands up`), and as the mark that nodes are measured against who join one by one without a
-coordinator (`placement.py`). Greedy in several orders, then local search: one node elsewhere, two
-nodes elsewhere. Finding the best is NP-hard; `tests/exact.py` does it for small swarms.
+In: what each node can hold and run. Out: a span each. It is the mark that nodes are measured
+against who join one by one without a coordinator (`placement.py`), and of use where one hand starts
+them all. Greedy in several orders, then local search: one node elsewhere, two nodes elsewhere.
+Finding the best is NP-hard; `tests/exact.py` does it for small swarms.
 """
 
 import random
@@ -33,18 +33,15 @@ class Capacity(NamedTuple):
     blocks_per_s: float
 
 
-def plan_swarm(
-    capacities: Sequence[Capacity], n_blocks: int, *, replicas: int = 1, seed: int = 0
-) -> tuple[Span, ...]:
-    """Spans, in the order of `capacities`: as many blocks covered as can be, each `replicas` times
-    if there is room, then the greatest flow.
+def plan_swarm(capacities: Sequence[Capacity], n_blocks: int, *, seed: int = 0) -> tuple[Span, ...]:
+    """Spans, in the order of `capacities`: as many blocks covered as can be, then the most flow.
 
     Raises:
         UsageError: a node that holds no block, or a model that has none.
     """
     if n_blocks < 1 or any(capacity.blocks < 1 for capacity in capacities):
         raise UsageError("a node that serves can hold a block, and a model has one")
-    plans = _Plans(capacities, n_blocks, replicas)
+    plans = _Plans(capacities, n_blocks)
     rng = random.Random(seed)
     best: list[Member] = []
     for order in _orders(capacities, n_blocks, rng):
@@ -55,10 +52,10 @@ def plan_swarm(
 
 
 class _Plans:
-    def __init__(self, capacities: Sequence[Capacity], n_blocks: int, replicas: int) -> None:
+    def __init__(self, capacities: Sequence[Capacity], n_blocks: int) -> None:
         self._lengths = [min(capacity.blocks, n_blocks) for capacity in capacities]
         self._speeds = [capacity.blocks_per_s for capacity in capacities]
-        self._n_blocks, self._replicas = n_blocks, replicas
+        self._n_blocks = n_blocks
         self._length = max(1, sum(self._lengths) // max(1, len(capacities)))
 
     def greedy(self, order: Sequence[int]) -> list[Member]:
@@ -121,7 +118,7 @@ class _Plans:
         ]
 
     def _weigh(self, board: Board, trials: Sequence[Trial]) -> Values:
-        return board.weigh(trials, length=self._length, replicas=self._replicas)
+        return board.weigh(trials, length=self._length)
 
 
 _Step = dict[int, Member]

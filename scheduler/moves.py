@@ -20,8 +20,9 @@ AT_REST = 0.9  # of the flow that no placement exceeds; nearer than that, nobody
 CLEAR = 0.25  # of a node's speed: a move must put this much more to use
 STAY_S = 3600.0  # how long a swarm stays about as it is: what a move has to pay off in
 PAYS = 2.0  # times over
-WORK = 2e7  # trials times blocks squared: what one decision weighs at most
+WORK = 8e6  # trials times blocks squared: what one decision weighs at most
 MAX_PLANS, NARROWEST, MAX_DEPTH = 2000, 10, 4  # of the search in small swarms
+MAX_RUNNERS = 2000  # in one turn
 ABOVE = 1.25  # times the flow: speed that is idle at this demand could go elsewhere
 SLOWEST = 0.01  # pace of a peer without idle speed, by its speed
 ROUNDING = 1e-6
@@ -59,6 +60,8 @@ def _race(table: Table, peers: Sequence[PeerId], turn: int) -> list[PeerId]:
     if table.board.is_covered:
         members = table.members
         peers = [p for p in peers if not table.board.only_hosted_by(members[p]).any()]
+    if len(peers) > MAX_RUNNERS:
+        peers = sorted(peers, key=lambda peer: lot(turn, peer))[:MAX_RUNNERS]
     if not peers:
         return []
     idle = table.board.idle([table.members[peer] for peer in peers], ABOVE)

@@ -1,6 +1,7 @@
 """Exact answers for small swarms, by linear and integer programming (HiGHS, through scipy)."""
 
 from collections.abc import Sequence
+from random import Random
 
 import numpy as np
 from scipy.optimize import LinearConstraint, linprog, milp
@@ -98,3 +99,17 @@ def water_level(capacities: Sequence[tuple[int, float]], n_blocks: int) -> float
         )
         low, high = (t, high) if is_enough else (low, t)
     return high
+
+
+def random_capacities(rng: Random) -> tuple[int, list[tuple[int, float]]]:
+    """The blocks of a model, and nodes that can just hold it, or hold it several times over."""
+    while True:
+        n_blocks = rng.randint(4, 16)
+        most = max(1, n_blocks // rng.choice((1, 2, 3)))
+        spread = rng.choice((0.3, 1.0))
+        capacities = [
+            (rng.randint(1, most), 500 * rng.lognormvariate(0, spread))
+            for _ in range(rng.randint(2, 10))
+        ]
+        if sum(blocks for blocks, _ in capacities) >= n_blocks:
+            return n_blocks, capacities

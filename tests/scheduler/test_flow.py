@@ -26,13 +26,13 @@ def speed_of(hosts: list[Host], blocks: set[int]) -> float:
     return sum(speed for span, speed in hosts if blocks & set(range(span.start, span.stop)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(HOSTS)
 def test_the_flow_is_what_a_linear_program_finds(hosts):
     assert max_flow(hosts, N) == pytest.approx(exact_flow(hosts, N), rel=1e-6, abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(HOSTS)
 def test_the_flow_is_the_cheapest_set_of_blocks_gaps_or_not(hosts):
     sets = [set(s) for size in range(1, N + 1) for s in combinations(range(N), size)]
@@ -42,7 +42,7 @@ def test_the_flow_is_the_cheapest_set_of_blocks_gaps_or_not(hosts):
     assert max_flow(hosts, N) == pytest.approx(cheapest, rel=1e-8, abs=1e-8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(HOSTS, SPANS, st.floats(0.1, 1e3))
 def test_only_a_host_that_holds_some_of_the_bottleneck_raises_the_flow(hosts, span, speed):
     found = bottleneck(hosts, N)
@@ -55,7 +55,7 @@ def test_only_a_host_that_holds_some_of_the_bottleneck_raises_the_flow(hosts, sp
         assert with_it == pytest.approx(flow, rel=1e-6, abs=1e-9)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(HOSTS, st.lists(SPANS, min_size=1, max_size=5), st.floats(0.1, 1e3), st.floats(0.1, 1e3))
 def test_many_hypothetical_changes_at_once_are_the_same_as_one_by_one(hosts, spans, speed, rate):
     others = [Host(Span(0, 5), 7.0), *hosts]
