@@ -166,9 +166,9 @@ class Hop:
         self.do(self.session.control_back(message.have, time.monotonic()))
         self._tell_leave()
 
-    def leave(self, left_ms: int, row_bytes: int) -> None:
+    def leave(self, leaving: Leaving) -> None:
         """This node goes: tell the client now, or as soon as it has committed."""
-        self._leaving = Leaving(epoch=self.session.epoch, left_ms=left_ms, row_bytes=row_bytes)
+        self._leaving = leaving
         self._tell_leave()
 
     def _tell_leave(self) -> None:

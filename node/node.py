@@ -199,7 +199,8 @@ class Node:
         self._run(serving)
 
     async def _stop(self, serving: Serving) -> None:
-        await serving.drain(self.settings.drain_s)
+        up = self.bandwidth.up_bytes_per_s
+        await serving.drain(self.settings.drain_s, up_bytes_per_s=up)
         if self._serving_task is not None:
             await _ended(self._serving_task)
 

@@ -160,9 +160,9 @@ class Serving:
             await self.neighbours.aclose()
             await asyncio.to_thread(self.batcher.stop)
 
-    async def drain(self, timeout_s: float) -> None:
+    async def drain(self, timeout_s: float, *, up_bytes_per_s: int = 0) -> None:
         """Take nobody new and let those end who are here; whoever is left then must go."""
-        await self.sessions.drain(timeout_s)
+        await self.sessions.drain(timeout_s, up_bytes_per_s=up_bytes_per_s)
 
     def parts(self) -> Parts:
         """What holds on to the engine, held by nobody through this."""

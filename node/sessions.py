@@ -35,7 +35,7 @@ from protocol.errors import (
 from protocol.frames import Ack, Ask, Frame, Gone
 from protocol.identity import public_key_from_peer_id
 from protocol.journal import Journal
-from protocol.messages import Reserve, Resume, SessionId
+from protocol.messages import Leaving, Reserve, Resume, SessionId
 from protocol.profile import Profile
 from protocol.transport import Stream
 from protocol.wire import wire_format
@@ -352,12 +352,12 @@ class Sessions:
                 if now >= until:
                     del self._tombstones[session]
 
-    async def drain(self, timeout_s: float) -> None:
+    async def drain(self, timeout_s: float, *, up_bytes_per_s: int = 0) -> None:
         """Take nobody new, let the others end or go on elsewhere, as their clients choose; then
         settle what is left, and file every receipt.
         """
         self.draining = True
-        self._each(lambda hop: hop.leave(round(timeout_s * 1000), self._position_bytes(hop)))
+        self._each(lambda hop: hop.leave(self._leaving(hop, timeout_s, up_bytes_per_s)))
         self.prefixes.clear()
         for task in self._shrinking:
             task.cancel()
@@ -368,9 +368,13 @@ class Sessions:
         self._each(lambda hop: hop.give_up())
         await asyncio.gather(*(hop.filed() for hop in self._filing), return_exceptions=True)
 
-    def _position_bytes(self, hop: Hop) -> int:
-        """What one position of a session is to hand over."""
-        return self.cost_bytes(hop.session.reserve, 1)
+    def _leaving(self, hop: Hop, timeout_s: float, up_bytes_per_s: int) -> Leaving:
+        return Leaving(
+            epoch=hop.session.epoch,
+            left_ms=round(timeout_s * 1000),
+            row_bytes=self.cost_bytes(hop.session.reserve, 1),
+            up_bytes_per_s=up_bytes_per_s,
+        )
 
     async def _until_empty(self, timeout_s: float) -> None:
         self._emptied.clear()
