@@ -10,6 +10,7 @@ of them asked.
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -22,7 +23,8 @@ from scheduler.route_cost import cost_of
 from scheduler.routing import Route, draw_route, near_best
 from scheduler.wanted import Wanted
 
-PROBE_S = 0.3  # who answers later is judged by what it announced
+PROBE_S = 1.0  # for anybody to answer
+GRACE_S = 0.1  # for the others after that, or as long again as the first one took
 WORTH = 0.5  # a route dearer than the best by more than this part needs no look
 
 
@@ -32,7 +34,10 @@ Loads = Mapping[PeerId, Load | None]  # None: it cannot be reached
 async def ask_loads(
     connections: Connections, peers: Sequence[Announcement], *, timeout_s: float = PROBE_S
 ) -> Loads:
-    """What each says; who does not answer in time, or does not know the question, is left out."""
+    """What each says; who does not answer in time, or does not know the question, is left out.
+
+    A silent peer holds nobody up: the others are given little more time than the first to answer.
+    """
 
     async def ask(peer: Announcement) -> tuple[PeerId, Load | None]:
         addresses = [str(address) for address in peer.addresses]
@@ -44,8 +49,11 @@ async def ask_loads(
         return peer.peer_id, Load.decode(told, sender=peer.peer_id)
 
     asking = [asyncio.create_task(ask(peer)) for peer in peers]
+    began_s = time.monotonic()
     try:
-        await asyncio.wait(asking, timeout=timeout_s)
+        _, late = await asyncio.wait(asking, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if late:
+            await asyncio.wait(late, timeout=max(GRACE_S, time.monotonic() - began_s))
     finally:
         for task in asking:
             task.cancel()
@@ -87,7 +95,19 @@ def choose(
     asked = {route.hops[0].peer_id for route in routes}
     closed = {peer for peer, load in loads.items() if load is None or not load.is_open}
     open_routes = [route for route in routes if route.hops[0].peer_id not in closed]
-    fresh = near_best([_refreshed(route, loads, token_ms) for route in open_routes or routes])
+    changes_ms = {
+        route: _change_ms(route, load, token_ms)
+        for route in routes
+        if (load := loads.get(route.hops[0].peer_id)) is not None
+    }
+    # Who is silent must not look idle: it is taken to be as busy as the busiest that answered.
+    unknown_ms = max(changes_ms.values(), default=0.0)
+    fresh = near_best(
+        [
+            replace(route, cost_ms=max(0.0, route.cost_ms + changes_ms.get(route, unknown_ms)))
+            for route in open_routes or routes
+        ]
+    )
     caller = min(asked)  # the same for all who choose among these
     if (load := loads.get(caller)) is None:
         return draw_route(fresh, rng)
@@ -95,21 +115,15 @@ def choose(
     return in_turn[load.ticket % len(in_turn)]
 
 
-def _refreshed(
-    route: Route,
-    loads: Loads,
-    token_ms: Callable[[Announcement], tuple[float, float]],
-) -> Route:
-    """With what is dearer, or cheaper, at its first hop now; others of its hops bear the same."""
-    first = route.hops[0]
-    load = loads.get(first.peer_id)
-    if load is None:
-        return route
-    block_ms, visit_ms = token_ms(first.announcement)
-    now_block_ms, now_visit_ms = token_ms(load.brings_up_to_date(first.announcement))
-    n_blocks = len(route.span)
-    change_ms = (now_block_ms - block_ms) * n_blocks + (now_visit_ms - visit_ms) * len(route.hops)
-    return replace(route, cost_ms=max(0.0, route.cost_ms + change_ms))
+def _change_ms(
+    route: Route, load: Load, token_ms: Callable[[Announcement], tuple[float, float]]
+) -> float:
+    """What is dearer, or cheaper, at its first hop now; others of its hops bear the same."""
+    first = route.hops[0].announcement
+    block_ms, visit_ms = token_ms(first)
+    now_block_ms, now_visit_ms = token_ms(load.brings_up_to_date(first))
+    n_blocks, n_hops = len(route.span), len(route.hops)
+    return (now_block_ms - block_ms) * n_blocks + (now_visit_ms - visit_ms) * n_hops
 
 
 def _token_ms(

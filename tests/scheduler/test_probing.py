@@ -65,6 +65,12 @@ def test_who_is_gone_or_leaves_is_not_taken():
     assert len({chosen({1: None, 2: None, 3: None}, seed) for seed in range(9)}) > 1
 
 
+def test_who_is_silent_does_not_look_idle():
+    busy = replace(IDLE, n_sessions=5)
+
+    assert {chosen({1: busy, 2: IDLE}, seed) for seed in range(9)} == {(peer_of(2),)}
+
+
 async def test_silent_unknowing_and_dead_peers_hold_nobody_up():
     network = MemoryNetwork()
     listening = []
@@ -87,7 +93,7 @@ async def test_silent_unknowing_and_dead_peers_hold_nobody_up():
     assert loads == {peer_of(1): replace(IDLE, n_sessions=7), peer_of(4): None}
     routes = find_routes(peers, WANTED)
     fresh = await choose_fresh(routes, WANTED, connections, random.Random(1), slowdown={})
-    assert fresh.peer_ids[0] in (peer_of(2), peer_of(3))  # the others told, and it was worse
+    assert fresh.peer_ids[0] != peer_of(4)
     await connections.aclose()
     for listener in listening:
         await listener.aclose(grace_s=0)
