@@ -1,6 +1,7 @@
 """A node that leaves says so while it still serves, and is gone when it has ended."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,15 @@ async def test_others_see_it_draining_while_its_sessions_end_and_then_no_more(mo
         return network.transport(identity, OPEN_SWARM_ID)
 
     async with (
-        swarm(model, tmp_path, over_memory, (0, 6), (0, 6)) as pair,
+        swarm(model, tmp_path, over_memory, (0, 6), (0, 3)) as pair,
         pair.client() as client,
         client.generate(pair.request([5, 6], max_tokens=200, ignore_eos=True)) as run,
     ):
         async for event in run:
             if isinstance(event, Token) and event.index == 3:
                 break
-        leaving, staying = sorted(pair.nodes, key=lambda n: -len(n.node.sessions))
+        leaving, staying = pair.nodes  # nobody else could go on with the session
+        leaving.node.settings = replace(leaving.node.settings, drain_s=10.0)
         stopping = asyncio.create_task(pair.stop(leaving))
         while not stopping.done():
             told = staying.node.gossip.table.get(leaving.node.identity.peer_id, wall_ms())
