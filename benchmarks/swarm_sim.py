@@ -83,7 +83,16 @@ def main() -> None:
         for rule in rules
     ]
     with ProcessPoolExecutor(args.jobs) as pool:
-        outcomes = list(pool.map(run, cases))
+        outcomes = []
+        for outcome in pool.map(run, cases):
+            outcomes.append(outcome)
+            case, report = outcome.case, outcome.report
+            print(
+                f"{case.kind}, {case.rule}, seed {case.seed}: "
+                f"{report.goodput_tokens_per_s:.1f} of {outcome.bound_tokens_per_s:.1f} tokens/s",
+                file=sys.stderr,
+                flush=True,
+            )
     print(
         f"{args.peers} peers, {args.blocks} blocks, {args.minutes:g} min, load {args.load:g}, ",
         end="",

@@ -10,13 +10,18 @@ from protocol.measured import Measured, State
 from protocol.told_links import told_links
 from scheduler.simulator.rates import Rates
 from scheduler.simulator.state import Peer
-from scheduler.simulator.world import World
+from scheduler.simulator.world import PeerSpec, World
 
 MANIFEST: Final = bytes(32)
 PROFILE: Final = "float32/none/float32"
 BATCHES: Final = (1, 2, 4, 8, 16, 32)
 MAX_POSITIONS: Final = 1 << 20
 EPOCH_MS: Final = 1_800_000_000_000
+
+
+def announced_blocks_per_s(spec: PeerSpec) -> float:
+    """What others will take its speed for, by the batch sizes that are measured."""
+    return max(batch / spec.step_s(1, batch) for batch in BATCHES)
 
 
 class Announcer:

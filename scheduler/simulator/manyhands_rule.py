@@ -8,11 +8,20 @@ from collections.abc import Collection
 
 from protocol.identity import PeerId
 from protocol.messages import Span
+from scheduler.moves import TURN_S, next_move
 from scheduler.placement import choose_move, choose_span
+from scheduler.placement_table import Table
 from scheduler.routing import Route, Wanted, draw_route, find_replacement, find_routes
-from scheduler.simulator.announcing import MANIFEST, PROFILE
+from scheduler.simulator.announcing import (
+    EPOCH_MS,
+    MANIFEST,
+    PROFILE,
+    announced_blocks_per_s,
+)
 from scheduler.simulator.policies import Chain, Missing, Seat, Spans, Swarm
 from scheduler.simulator.traces import Request
+
+RELOAD_S = 60.0
 
 
 class Manyhands:
@@ -22,13 +31,21 @@ class Manyhands:
     survives = drains = fetches_first = True
     look_s = 30.0
 
+    def __init__(self) -> None:
+        self._turn = -1
+        self._next: PeerId | None = None  # who may move in this turn
+
     def joined(self, swarm: Swarm, peer_id: PeerId, rng: random.Random) -> Spans:
+        spec = swarm.world.spec(peer_id)
         span = choose_span(
             swarm.announcements,
             manifest=MANIFEST,
             n_blocks=swarm.world.model.n_blocks,
-            capacity_blocks=swarm.world.spec(peer_id).capacity_blocks,
+            capacity_blocks=spec.capacity_blocks,
             peer_id=peer_id,
+            speed_blocks_per_s=announced_blocks_per_s(spec),
+            region=spec.region,
+            now_ms=_now_ms(swarm),
         )
         return {peer_id: span}
 
@@ -36,14 +53,31 @@ class Manyhands:
         return {}
 
     def looked(self, swarm: Swarm, peer_id: PeerId, rng: random.Random) -> Spans:
+        # Whose turn it is costs as much to find out as all the rest, and is the same for everybody
+        # who looks at the same table: here it is found out once per turn, where each real node does
+        # so by itself. The peer whose turn it is then asks as a real one does.
+        turn = _now_ms(swarm) // (1000 * TURN_S)
+        if turn != self._turn:
+            self._turn, self._next = turn, self._next_to_move(swarm, turn)
+        if self._next != peer_id:
+            return {}
+        spec = swarm.world.spec(peer_id)
         span = choose_move(
             swarm.announcements,
             manifest=MANIFEST,
             n_blocks=swarm.world.model.n_blocks,
-            capacity_blocks=swarm.world.spec(peer_id).capacity_blocks,
+            capacity_blocks=spec.capacity_blocks,
             peer_id=peer_id,
+            now_ms=_now_ms(swarm),
+            reload_s=spec.load_block_s * spec.capacity_blocks,
         )
         return {} if span is None else {peer_id: span}
+
+    def _next_to_move(self, swarm: Swarm, turn: int) -> PeerId | None:
+        n_blocks, now_ms = swarm.world.model.n_blocks, _now_ms(swarm)
+        table = Table.of(swarm.announcements, MANIFEST, n_blocks, now_ms=now_ms)
+        move = next_move(table, turn, RELOAD_S)
+        return None if move is None else move[0]
 
     def route(
         self, swarm: Swarm, request: Request, avoid: Collection[PeerId], rng: random.Random
@@ -70,6 +104,10 @@ class Manyhands:
             seed=rng.getrandbits(32),
         )
         return _seats(draw_route(routes, rng)) if routes else None
+
+
+def _now_ms(swarm: Swarm) -> int:
+    return EPOCH_MS + round(swarm.now_s * 1000)
 
 
 def _wanted(swarm: Swarm, request: Request, avoid: Collection[PeerId]) -> Wanted:
