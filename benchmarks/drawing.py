@@ -74,7 +74,7 @@ def lines(
         parts.append(_line([(left, y), (WIDTH - right, y)], "#dddddd"))
         parts.append(_text(left - 6, y + 4, f"{value:.0f}", anchor="end"))
         x = left + x_most * step / 4 * x_scale
-        parts.append(_text(x, bottom + 18, f"{x_most * step / 4:.0f}", anchor="middle"))
+        parts.append(_text(x, bottom + 18, f"{x_most * step / 4:.1f}", anchor="middle"))
     parts.append(_text((left + WIDTH - right) / 2, bottom + 36, x_unit, anchor="middle"))
     for i, (name, line) in enumerate(series.items()):
         colour = "#000000" if name in dashed else COLOURS[i % len(COLOURS)]
