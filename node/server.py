@@ -79,19 +79,22 @@ class Server:
     async def _converse(self, hop: Hop, stream: Stream) -> None:
         """Hear the client until it goes or the session's receipt is filed."""
         over = asyncio.create_task(hop.done.wait())
+        hearing: asyncio.Task[bytes] | None = None
         try:
             while not over.done():
                 hearing = asyncio.create_task(stream.receive())
                 await asyncio.wait((hearing, over), return_when=asyncio.FIRST_COMPLETED)
                 if not hearing.done():
-                    hearing.cancel()
                     break
                 self._hear(hop, hearing.result())
             await stream.drain()
         except PeerUnreachable as error:
             log.debug("control stream ended", extra={"client": hop.client, "error": str(error)})
-        finally:
-            over.cancel()
+        finally:  # also when this handler is cancelled: nobody else knows of these two
+            ours = [over, hearing] if hearing is not None else [over]
+            for task in ours:
+                task.cancel()
+            await asyncio.gather(*ours, return_exceptions=True)
 
     def _hear(self, hop: Hop, message: bytes) -> None:
         try:
