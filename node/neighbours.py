@@ -54,11 +54,11 @@ class Neighbours:
 
     def expect(self, peer: str, addresses: Sequence[str]) -> None:
         """A session will send there: open the stream now, so that the first rows find it up."""
-        link = self._links.get(peer)
-        if link is None or link.is_over:
-            self._links[peer] = _Link(self._transport, peer, addresses, self._told)
-        else:
+        self._links = {peer: link for peer, link in self._links.items() if not link.is_over}
+        if (link := self._links.get(peer)) is not None:
             link.want(addresses)
+        else:
+            self._links[peer] = _Link(self._transport, peer, addresses, self._told)
 
     def push(
         self,
@@ -101,7 +101,7 @@ class Neighbours:
         data = data_bytes(message, pack_width=self._pack_width if is_packed else 0)
         if isinstance(message, Frame):
             self.bytes_saved += max(0, len(message.body) - len(data))
-        if link is not None:
+        if link is not None and not link.is_over:
             link.send(data)
 
     async def aclose(self) -> None:
@@ -163,6 +163,7 @@ class _Link:
             # pause keeps both sides busy with handshakes.
             await self._pause(RETRY_S[attempt])
             attempt += 1
+        self._early.clear()
         self._told.link_failed(self.peer, "the stream could not be opened again")
 
     async def _be_up(self, *, was_up: bool) -> None:

@@ -15,8 +15,9 @@ from protocol.transport import Service, Stream
 from protocol.transport.memory import Faults, MemoryNetwork, MemoryTransport
 from tests.announcing import peer_of
 from tests.gossiping import identity_of, until
+from tests.virtual_time import run_in_virtual_time
 
-US, SUCCESSOR = 1, 2
+US, SUCCESSOR, OTHER = 1, 2, 3
 PEER = peer_of(SUCCESSOR)
 OLD, NEW = SessionId(b"o" * 16), SessionId(b"n" * 16)
 ROW_BYTES = 4
@@ -157,3 +158,20 @@ async def test_a_stream_that_is_lost_as_soon_as_it_is_up_is_not_dialled_in_a_tig
     finally:
         await link.neighbours.aclose()
         await listener.aclose()
+
+
+def test_nothing_is_kept_of_a_peer_that_is_gone_for_good():
+    async def life(_: asyncio.AbstractEventLoop) -> None:
+        network = MemoryNetwork()
+        link = Link(network, Address("127.0.0.1", 1, PEER), [])  # where nobody listens
+        link.begin(OLD)
+        gone = link.neighbours._links[PEER]
+        await until(lambda: gone.is_over, timeout_s=60.0)
+
+        link.neighbours.send(PEER, Gone(NEW))
+        assert gone._early == [], "no session waits for what it cannot reach"
+        link.neighbours.expect(peer_of(OTHER), [])
+        assert list(link.neighbours._links) == [peer_of(OTHER)]
+        await link.neighbours.aclose()
+
+    run_in_virtual_time(life)
