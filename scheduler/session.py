@@ -39,6 +39,7 @@ from protocol.identity import Identity
 from protocol.messages import (
     Account,
     Close,
+    Closed,
     Commit,
     Failure,
     Keep,
@@ -281,6 +282,9 @@ class Session:
                 self._do(self.rules.link_down(peer, successor, epoch, now))
             case Failure(error=error):
                 self._failure(link, decode_error(error, peer), now)
+            case Closed():  # asked to, it is no hop any more, and nothing is lost
+                closed = PeerUnreachable(peer, "it closed the session")
+                self._do(self.rules.lost(peer, closed, now))
 
     def _reserved(self, peer: str, message: Reserved, now: float) -> None:
         try:

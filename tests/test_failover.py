@@ -1,6 +1,7 @@
 """Hops die, streams break, clients vanish: the text stands, the books balance, nothing leaks."""
 
 import asyncio
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from ledger.meter import Rates
 from ledger.verify import verify_ledger
+from protocol.chain_session import AGREE_S
 from protocol.codec import to_client_message, to_hop_bytes
 from protocol.errors import PeerBusy, PeerRefused, SwarmIncomplete, UsageError
 from protocol.hop_state import State
@@ -191,14 +193,18 @@ async def test_a_peer_that_forgot_the_session_is_asked_to_serve_it_anew(
         built.client() as client,
         client.generate(ask(built)) as run,
     ):
-        events = []
+        events, gone_s, back_s = [], 0.0, 0.0
         async for event in run:
             events.append(event)
             if isinstance(event, Token) and event.index == 5:  # as after a quick restart
                 [hop] = built.nodes[place].node.sessions._hops.values()
                 hop.give_up()
+                gone_s = time.monotonic()
+            if isinstance(event, Routed):
+                back_s = time.monotonic()
 
     assert isinstance(events[-1], Finished)
+    assert 0 < back_s - gone_s < AGREE_S, "it said so itself: nobody waits for its answer"
     assert [e.index for e in events if isinstance(e, Token)] == list(range(N))
 
 
