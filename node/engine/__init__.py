@@ -4,7 +4,6 @@
 `engine.step` runs rows. Importing this window loads no torch; calling `load_shard` does.
 """
 
-import ctypes
 import gc
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from node.engine.heap import trim_heap
 from protocol.errors import UsageError
 from protocol.messages import Span
 
@@ -83,7 +83,7 @@ def load_shard(
             progress("self-test", 0.0)
         engine = proved_engine(loaded)
         into_large_pages(loaded.model)
-        trim_heap()  # measured: 270 MB, where 400 MB of weights were brought into another order
+        trim_heap()
         if progress:
             progress("self-test", 1.0)
     return engine
@@ -140,14 +140,6 @@ def release_memory() -> None:
     trim_heap()
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def trim_heap() -> None:
-    """Give the system back what lies free between what is used, which glibc alone does not."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):  # another C library
-        return
 
 
 @contextmanager

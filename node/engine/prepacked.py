@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from node.engine.heap import trim_heap
+
 LEAST_ROWS = 4
 STEPS = ((8, 4), (32, 8), (64, 16), (128, 32), (256, 64), (512, 128))  # above so many rows
 USUAL_ROWS = 64  # what the order is chosen for; orders for 16 to 256 were equally fast at all sizes
@@ -34,6 +36,7 @@ TOLERANCE = {
     torch.bfloat16: 2e-2,
 }  # of the largest output: another order of sums
 LARGE = 2 << 20
+TRIM_BYTES = 8 << 20  # of weights replaced: both copies of so many may be in memory at once
 MADV_COLLAPSE = 25  # Linux 6.1; `mmap` does not name it
 
 
@@ -96,7 +99,7 @@ def prepack(model: nn.Module) -> int:
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             n_uses[id(parameter)] = n_uses.get(id(parameter), 0) + 1
-    packed = []
+    packed, untrimmed = [], 0
     # Nothing here may hold a plain layer for longer than it takes to replace it.
     for parent in [module for module in model.modules() if type(module) is not nn.Linear]:
         for name in [name for name, child in parent.named_children() if type(child) is nn.Linear]:
@@ -106,7 +109,11 @@ def prepack(model: nn.Module) -> int:
                 if _agrees(layer, linear):
                     setattr(parent, name, layer)
                     packed.append(layer)
+                    untrimmed += layer.n_bytes
             del linear
+            if untrimmed >= TRIM_BYTES:
+                trim_heap()
+                untrimmed = 0
     _ask_for_large_pages(packed)
     return len(packed)
 
