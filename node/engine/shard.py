@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from node.engine.adapters import Adapters
+from node.engine.heap import trim_heap
 from node.engine.kv_layout import MAX_ROLLBACK
 from node.engine.lease import Lease
 from node.engine.pruning import text_config
@@ -173,6 +174,7 @@ class ShardEngine(ABC):
             traceback.clear_frames(error.__traceback__)  # they hold the step's tensors
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+            trim_heap()  # what the step had taken by then
             raise OutOfMemory("the device ran out of memory in a step") from error
         self._check_results(items, results)
         return results

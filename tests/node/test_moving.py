@@ -29,7 +29,8 @@ from tests.checkpoints import write_checkpoint
 from tests.local_swarm import LocalNode, Swarm, add_byte_tokenizer, swarm, whole
 
 QUICK = Pace(first_s=0.02, last_s=0.05, settle_s=0.1, rest_s=0.05)
-CAREFUL = replace(QUICK, settle_s=0.8)  # a word takes 0.2 s: now two may move at a time
+# A word takes 0.2 s, and more while nodes of one process load: now two may move at a time.
+CAREFUL = replace(QUICK, settle_s=3.0)
 N = 40
 WANDERING = SamplingParams(temperature=1.0, seed=7)
 
