@@ -34,7 +34,7 @@ async def test_ghost_members_are_gone_as_soon_as_their_place_is_taken(gossips: G
     first = await gossips.start(1)
     await gossips.start(2, first.address)
     ghost = await gossips.start(3, first.address)
-    await until(gossips.agree, timeout_s=10)
+    await until(gossips.agree, timeout_s=30)
 
     await ghost.crash()
     await gossips.start(4, first.address, port=ghost.address.port)
@@ -105,7 +105,7 @@ async def test_gossip_message_too_big_does_not_come_from_long_sessions(pair: Swa
     alone = size()
     async with pair.client() as client:
         asking = [asyncio.create_task(whole(client.generate(ask(pair)))) for _ in range(4)]
-        await until(lambda: len(node.sessions) > 0, timeout_s=10)
+        await until(lambda: len(node.sessions) > 0, timeout_s=30)
         under_way = size()
         await asyncio.gather(*asking)
 
