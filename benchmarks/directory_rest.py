@@ -199,6 +199,7 @@ def clone(source: AnnouncementTable, target: AnnouncementTable) -> None:
 
 
 def measure_rest(n_nodes: int, seconds: float) -> Rest:
+    # Tests, whose clock this is, are not typed.
     return run_in_virtual_time(lambda loop: _measure_rest(n_nodes, seconds, loop))  # type: ignore[no-any-return]
 
 

@@ -184,7 +184,7 @@ def serve(**given: object) -> None:
 
 def _import_engine() -> None:
     """The longest part of a small model's start: torch and transformers."""
-    import node.engine  # noqa: F401
+    import node.engine.selftest  # noqa: F401  (for all that it imports; `node.engine` is lazy)
 
 
 async def _serve(

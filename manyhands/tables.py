@@ -77,7 +77,7 @@ def show_peers(rows: Sequence[dict[str, Any]]) -> None:
         )
         table.title_style = "bold"
         for name, justify in COLUMNS.items():
-            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # a str
         if is_wide:
             table.add_column("PROFILE", no_wrap=True)
             table.add_column("ADDRESS", overflow="fold")
