@@ -199,7 +199,6 @@ class LocalSwarm:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=_environment(),
-                start_new_session=True,
             )
         assert node.process.stdout is not None
         try:

@@ -90,8 +90,15 @@ def gently(work: Callable[[], Result]) -> Result:
     return results[0]
 
 
-def die_with(parent: int) -> None:
-    """End this process when `parent` does, however that one ends: no orphans."""
+def belong_to(parent: int) -> None:
+    """End this process when `parent` does, however that one ends: no orphans.
+
+    A Ctrl-C at the parent's terminal is the parent's to handle. Yet the session stays the same:
+    where Linux groups processes by session ("autogroup", sched(7)), every group gets an equal share
+    of the processor, and a low priority counts only among those of one's own.
+    """
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     else:

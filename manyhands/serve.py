@@ -159,7 +159,7 @@ def serve(**given: object) -> None:
             )
     _check_choice(wanted)
     if wanted.parent is not None:
-        machine.die_with(wanted.parent)
+        machine.belong_to(wanted.parent)
     machine.set_threads(wanted.threads)
     home = Home.at(wanted.home)
     _check_port(wanted.listen)

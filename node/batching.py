@@ -203,7 +203,8 @@ class Batcher:
                 queue.popleft()
             if queue:
                 rows = sum(rows for _, rows in _in_one_piece(queue))
-                waiting.append(Waiting(lane, _blocks(lane), queue[0].start, rows, lane.deadline))
+                start, mends = queue[0].start, lane.mends(queue[0].start)
+                waiting.append(Waiting(lane, _blocks(lane), start, rows, lane.deadline, mends))
             else:
                 del self._queues[lane]
         step = self._schedule.next_step(waiting, time.monotonic())

@@ -256,6 +256,10 @@ class Hop:
     def is_bare(self) -> bool:
         return self.session.reserve.client_ends
 
+    def mends(self, position: int) -> bool:
+        agreed = self.session.commitment
+        return agreed is not None and agreed.n > agreed.n_prompt and position < agreed.n
+
     def draw(self, logits: "np.ndarray[Any, np.dtype[np.float32]]", position: int) -> int:
         session = self.session
         assert session.commitment is not None

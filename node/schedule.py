@@ -6,6 +6,10 @@ together. Prompts fill the step up to `SLOWDOWN` times what the decodes take alo
 `step_cost.py`; where nobody decodes they get whole chunks. Of a step's prompt rows a quarter go to
 the session that waited longest, so that nobody starves, the rest to the shortest prompt, so that a
 short one does not wait behind a long one. Sessions that cannot share a forward take turns.
+
+A prompt that is run again because a hop was lost has a reader who sees the answer stand still. Such
+rows go before all but the quarter, one session after the other, in pieces wide enough to be
+efficient.
 """
 
 from collections.abc import Hashable, Sequence
@@ -19,6 +23,7 @@ PREFILL_ROWS = 256  # a step's prompt rows at most: the fastest chunk measured o
 LEAST_ROWS = 16  # prompts get at least these in each step, whatever it does to the decodes
 UNKNOWN_ROWS = 64  # beside decodes, as long as no step was measured
 SLOWDOWN = 1.8  # of a step with decodes, by prompts in it: p95 stays below two
+MENDING_SLOWDOWN = 10.0  # by rows of answers that stand still, for as long as that takes
 MAX_STEP_US = 2e6  # cancels and deadlines are heeded between steps
 DECODING_S = 1.0  # a session that decoded this lately will do so again, and should not wait long
 
@@ -32,6 +37,7 @@ class Waiting:
     start: int  # position of the first row
     rows: int
     deadline: float  # on the clock that `next_step` is told
+    mends: bool = False  # its answer had begun, and stands still until these rows are run again
 
     @property
     def decodes(self) -> bool:
@@ -116,7 +122,8 @@ class Schedule:
 
     def _shares(self, prompts: Sequence[Waiting], decodes: Shape) -> list[tuple[Waiting, int]]:
         """Rows for each prompt that gets any in this step."""
-        spare_us = self._spare_us(decodes)
+        is_mending = any(work.mends for work in prompts)
+        spare_us = self._spare_us(decodes, MENDING_SLOWDOWN if is_mending else SLOWDOWN)
         longest_unserved = prompts[0]
         shares: dict[Waiting, int] = {}
         room = PREFILL_ROWS
@@ -132,17 +139,17 @@ class Schedule:
             room -= rows
             return rows * row_us
 
-        shortest_first = sorted(prompts, key=lambda work: work.rows)
+        shortest_first = sorted(prompts, key=lambda work: (not work.mends, work.rows))
         least_us = LEAST_ROWS * self.cost.row_us(shortest_first[0].start)
         spare_us = max(spare_us, least_us)
-        if len(prompts) > 1:
+        if len(prompts) > 1 and not longest_unserved.mends:
             fair = max(spare_us / 4, self.cost.row_us(longest_unserved.start) * LEAST_ROWS / 4)
             spare_us -= give(longest_unserved, fair, PREFILL_ROWS // 4)
         for work in shortest_first:
             spare_us -= give(work, spare_us, PREFILL_ROWS)
         return list(shares.items())
 
-    def _spare_us(self, decodes: Shape) -> float:
+    def _spare_us(self, decodes: Shape, slowdown: float) -> float:
         """How much prompts may add to a step that runs `decodes`."""
         alone = Shape.of(*(run for _, run in self._decoders.values()))
         if not self.cost.is_known:
@@ -150,4 +157,4 @@ class Schedule:
         ours_us = self.cost.step_us(decodes)
         if not alone.rows:
             return MAX_STEP_US - ours_us
-        return min(MAX_STEP_US, SLOWDOWN * self.cost.step_us(alone)) - ours_us
+        return min(MAX_STEP_US, slowdown * self.cost.step_us(alone)) - ours_us

@@ -41,6 +41,9 @@ class Lane(Protocol):
     def is_bare(self) -> bool:
         """Whether the client holds the ends: hidden rows in and out, whatever the blocks."""
 
+    def mends(self, position: int) -> bool:
+        """Whether the answer had begun beyond this row, which another hop had run and took away."""
+
     def draw(self, logits: "np.ndarray[Any, np.dtype[np.float32]]", position: int) -> int:
         """The id for `position`; called on the worker thread, a pure function of the session."""
 

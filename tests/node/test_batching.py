@@ -44,6 +44,9 @@ class Session:
         run = Run(self._ticket, start, len(ids), payload, sample=True)
         self.batcher.submit(Work(self, run, self.generation))
 
+    def mends(self, position: int) -> bool:
+        return False
+
     def draw(self, logits, position: int) -> int:
         return int(logits.argmax())
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from node.schedule import (
     LEAST_ROWS,
     MAX_STEP_US,
+    MENDING_SLOWDOWN,
     PREFILL_ROWS,
     SLOWDOWN,
     UNKNOWN_ROWS,
@@ -29,6 +30,10 @@ def prompt(session: str, rows: int, start: int = 0, group: str = "all") -> Waiti
     return Waiting(session, group, start, rows, inf)
 
 
+def mending(session: str, rows: int, start: int = 0) -> Waiting:
+    return Waiting(session, "all", start, rows, inf, mends=True)
+
+
 def rows_of(step: Step) -> dict[object, int]:
     return {work.session: rows for work, rows in step.pieces}
 
@@ -41,6 +46,46 @@ def slow_machine() -> StepCost:
 def quick_machine() -> StepCost:
     """Rows cost almost nothing beside reading the weights, as on a GPU."""
     return StepCost(10_000, 160)
+
+
+@pytest.mark.parametrize("cost", [slow_machine(), quick_machine()])
+def test_an_answer_that_stands_still_goes_before_new_prompts_in_wide_pieces(cost):
+    schedule = Schedule(cost)
+    decodes = [decode(f"d{i}") for i in range(4)]
+    alone = cost.step_us(schedule.next_step(decodes, 0.0).shape)
+    ordinary = rows_of(schedule.next_step([prompt("new", 64), *decodes], 0.1))
+    step = schedule.next_step([mending("m", 400), prompt("new", 64), *decodes], 0.2)
+    mended = rows_of(step)
+
+    assert mended.keys() >= {"d0", "d1", "d2", "d3", "m"}
+    assert mended["m"] >= 2 * ordinary["new"] or mended["m"] == PREFILL_ROWS
+    assert mended.get("new", 0) == 0
+    assert cost.step_us(step.shape) <= MENDING_SLOWDOWN * alone
+
+
+def test_a_new_prompt_that_waits_long_is_not_starved_by_answers_that_are_mended():
+    schedule = Schedule(slow_machine())
+
+    step = schedule.next_step([prompt("new", 400), mending("m", 400), decode("d")], 0.0)
+
+    assert 0 < rows_of(step)["new"] < rows_of(step)["m"]
+
+
+def test_answers_that_stand_still_are_mended_one_after_the_other():
+    schedule, left = Schedule(slow_machine()), {"a": 300, "b": 310, "c": 320}
+    done: list[str] = []
+    for turn in range(30):
+        waiting = [mending(name, rows, 330 - rows) for name, rows in left.items() if rows]
+        step = schedule.next_step([*waiting, decode("d")], turn / 10)
+        assert len({name for name in rows_of(step) if name != "d"} - set(done)) <= 2
+        for work, rows in step.pieces:
+            if work.session in left:
+                left[work.session] -= rows
+                done += [work.session] * (not left[work.session])
+        if len(done) == 3:
+            break
+
+    assert done == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("cost", [slow_machine(), quick_machine()])
