@@ -21,6 +21,8 @@ ManyhandsError
         PeerUnreachable      no connection, or it dropped (exit 4)
         PeerBusy             an honest refusal: no room for now (exit 75)
         PeerRefused          an honest refusal that will not change by waiting (exit 6)
+            NotAMember       of its swarm, or so it says: it tells strangers no more
+            MembershipEnded  revoked, denied or expired, perhaps in the middle of an answer
         VersionMismatch      the two sides speak different protocols or serve different models
         PeerMisbehaved       provable or plain nonsense: keep the evidence, count it
     ChainBroken              a session lost hops; it may replay on another route
@@ -137,6 +139,14 @@ class PeerBusy(PeerError):
 
 class PeerRefused(PeerError):
     exit_code, code = 6, "peer_refused"
+
+
+class NotAMember(PeerRefused):
+    code = "not_a_member"
+
+
+class MembershipEnded(PeerRefused):
+    code = "membership_ended"
 
 
 class VersionMismatch(PeerError):

@@ -1,11 +1,12 @@
-"""The two facts that every call and stream carries before any handler runs.
+"""What every call and stream carries before any handler runs: version, swarm, and who vouches.
 
 In: the metadata of a call. Out: nothing, or the refusal: another protocol version, saying which
-side is older, or another swarm. Both sides of a transport apply the same check.
+side is older, or another swarm. Both sides of a transport apply the same check; what a credential
+is worth is for a `Gate` to say.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from protocol.errors import ManyhandsError, PeerMisbehaved, PeerRefused, VersionMismatch
@@ -13,6 +14,8 @@ from protocol.identity import PeerId
 from protocol.signing import SWARM_ID_BYTES
 
 VERSION_KEY, SWARM_KEY = "manyhands-version", "manyhands-swarm"
+CREDENTIAL_KEY = "manyhands-member-bin"
+_MAX_CREDENTIAL_BYTES = 4096
 _MAX_VERSION = 2**31
 
 
@@ -22,21 +25,32 @@ class Greeting:
 
     version: int
     swarm_id: bytes
+    credential: bytes = b""  # a certificate of membership
 
     def __post_init__(self) -> None:
         if not 0 < self.version < _MAX_VERSION or len(self.swarm_id) != SWARM_ID_BYTES:
             raise ValueError("a greeting has a version and a swarm id")
+        if len(self.credential) > _MAX_CREDENTIAL_BYTES:
+            raise ValueError("a credential is small")
+
+    def showing(self, credential: bytes) -> Self:
+        return replace(self, credential=credential) if credential != self.credential else self
 
     @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        return ((VERSION_KEY, str(self.version)), (SWARM_KEY, self.swarm_id.hex()))
+    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        plain = ((VERSION_KEY, str(self.version)), (SWARM_KEY, self.swarm_id.hex()))
+        return (*plain, (CREDENTIAL_KEY, self.credential)) if self.credential else plain
 
     @classmethod
     def read(cls, metadata: Iterable[tuple[str, str | bytes]]) -> Self | None:
         """The greeting in a call's metadata; None when there is none that can be read."""
-        found = {key: value for key, value in metadata if key in (VERSION_KEY, SWARM_KEY)}
+        keys = (VERSION_KEY, SWARM_KEY, CREDENTIAL_KEY)
+        found = {key: value for key, value in metadata if key in keys}
+        shown = found.get(CREDENTIAL_KEY, b"")
         try:
-            return cls(int(found[VERSION_KEY]), bytes.fromhex(str(found[SWARM_KEY])))
+            swarm_id = bytes.fromhex(str(found[SWARM_KEY]))
+            credential = shown if isinstance(shown, bytes) else b""
+            return cls(int(found[VERSION_KEY]), swarm_id, credential)
         except (KeyError, ValueError):
             return None
 

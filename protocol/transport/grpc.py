@@ -1,8 +1,9 @@
 """The transport for real networks: gRPC over HTTP/2 and mutual TLS, one identity at each end.
 
-In: an identity and a swarm. Out: listeners and connections. The caller pins the peer id it
-expects, the listener learns the caller's; see `protocol.tls` for how. Messages are raw bytes: no
-protobuf between the tensors and the wire. All objects of one transport belong to one event loop.
+In: an identity, a swarm, and a gate where not everybody belongs to it. Out: listeners and
+connections. The caller pins the peer id it expects, the listener learns the caller's; see
+`protocol.tls` for how. Messages are raw bytes: no protobuf between the tensors and the wire. All
+objects of one transport belong to one event loop.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakSet
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # strangers' broken handshakes are no news
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # we start processes, we never fork
@@ -28,6 +30,7 @@ from protocol.tls import (
     issue_server_leaf,
     tls_name,
 )
+from protocol.transport.admission import Admission
 from protocol.transport.greeting import Greeting
 from protocol.transport.grpc_connection import GrpcConnection
 from protocol.transport.grpc_listener import GrpcListener
@@ -35,9 +38,12 @@ from protocol.transport.interface import (
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     Counters,
+    Gate,
     Service,
 )
 from protocol.transport.reach import reachable_hosts, who_answers, why_not_listening
+
+SWEEP_S = 0.2  # after verdicts of the gate changed
 
 # A little above our own bound: what lies between is counted and answered with a typed error, and
 # the core cuts off what is larger without telling the listener.
@@ -83,13 +89,17 @@ class GrpcTransport:
         swarm_id: bytes,
         *,
         version: int = PROTOCOL_VERSION,
+        gate: Gate | None = None,
         network: str = PUBLIC_NETWORK,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.peer_id: PeerId = identity.peer_id
         self.counters = Counters()
         self._network = network
-        self._greeting = Greeting(version, swarm_id)
+        self._admission = Admission(Greeting(version, swarm_id), gate, identity.peer_id)
+        self._open: WeakSet[GrpcConnection | GrpcListener] = WeakSet()
+        if gate is not None:
+            gate.watch(self._verdicts_changed)
         self._client_leaf = LeafRenewal(lambda: issue_client_leaf(identity, network), now=now)
         self._server_leaf = LeafRenewal(lambda: issue_server_leaf(identity), now=now)
 
@@ -99,9 +109,10 @@ class GrpcTransport:
             server,
             service,
             peer_id=self.peer_id,
-            greeting=self._greeting,
+            admission=self._admission,
             counters=self.counters,
         )
+        self._open.add(listener)
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             bound = server.add_secure_port(target, self._server_credentials())
@@ -112,30 +123,52 @@ class GrpcTransport:
         return listener
 
     async def dial(self, address: Address, *, timeout_s: float = 5.0) -> GrpcConnection:
+        connection = self._connect(address)
+        self._open.add(connection)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        try:
+            await connection.hello(timeout_s=timeout_s)
+        except PeerUnreachable as error:
+            await connection.aclose()
+            remaining_s = deadline - asyncio.get_running_loop().time()
+            raise await self._impostor_or(error, address, remaining_s) from error
+        except BaseException:
+            await connection.aclose()
+            raise
+        return connection
+
+    async def ask_openly(
+        self, address: Address, method: str, request: bytes, *, timeout_s: float = 5.0
+    ) -> bytes:
+        connection = self._connect(address)
+        try:
+            return await connection.call(method, request, timeout_s=timeout_s)
+        finally:
+            await connection.aclose()
+
+    def _connect(self, address: Address) -> GrpcConnection:
         options = (
             *_CONNECTION_OPTIONS,
             ("grpc.ssl_target_name_override", tls_name(address.peer_id)),
         )
         credentials = self._channel_credentials(address.peer_id)
         channel = grpc.aio.secure_channel(address.target, credentials, options=options)
-        connection = GrpcConnection(
+        return GrpcConnection(
             channel,
             address.peer_id,
-            caller=self.peer_id,
-            greeting=self._greeting,
+            admission=self._admission,
             counters=self.counters,
         )
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        try:
-            await connection.hello(timeout_s=timeout_s)
-        except PeerUnreachable as error:
-            await channel.close()
-            remaining_s = deadline - asyncio.get_running_loop().time()
-            raise await self._impostor_or(error, address, remaining_s) from error
-        except BaseException:
-            await channel.close()
-            raise
-        return connection
+
+    def _verdicts_changed(self) -> None:
+        """End what may not go on, once those above us had a moment to say why."""
+
+        def sweep() -> None:
+            for each in tuple(self._open):
+                each.sweep()
+
+        if self._open:
+            asyncio.get_running_loop().call_later(SWEEP_S, sweep)
 
     def _server_credentials(self) -> Any:
         roots = anchor_of_network(self._network)

@@ -12,8 +12,9 @@ from weakref import WeakSet
 
 import grpc
 
-from protocol.errors import PeerUnreachable, UsageError
+from protocol.errors import ManyhandsError, MembershipEnded, PeerUnreachable, UsageError
 from protocol.identity import PeerId
+from protocol.transport.admission import Admission
 from protocol.transport.greeting import Greeting
 from protocol.transport.grpc_listener import HELLO, SERVICE_NAME
 from protocol.transport.grpc_status import CALL_ERRORS, failure_of
@@ -32,20 +33,20 @@ class GrpcConnection:
         channel: Any,
         peer_id: PeerId,
         *,
-        caller: PeerId,
-        greeting: Greeting,
+        admission: Admission,
         counters: Counters,
     ) -> None:
         self.peer_id = peer_id
-        self._channel, self._caller = channel, caller
-        self._greeting, self._counters = greeting, counters
+        self._channel, self._admission, self._counters = channel, admission, counters
+        self._credential = b""  # that the other side showed
         self._streams: WeakSet[WireStream] = WeakSet()
+        self._closing: asyncio.Task[None] | None = None
 
     async def hello(self, *, timeout_s: float) -> None:
         """Prove reach, identity, version and swarm, in both directions."""
         wire = self._start_call(HELLO, b"", timeout_s)
         await wire.result()
-        await self._check_greeting(wire)
+        await self._check_greeting(wire, HELLO)
 
     async def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
         if len(request) > MAX_MESSAGE_BYTES:
@@ -54,10 +55,12 @@ class GrpcConnection:
 
     async def open(self, method: str, *, timeout_s: float = 5.0) -> WireStream:
         start = self._channel.stream_stream(_path(method))
-        wire = _ClientWire(start(metadata=self._greeting.metadata), self.peer_id, self._counters)
+        wire = _ClientWire(
+            start(metadata=self._admission.greeting.metadata), self.peer_id, self._counters
+        )
         try:
             async with asyncio.timeout(timeout_s):
-                await self._check_greeting(wire)
+                await self._check_greeting(wire, method)
         except TimeoutError as error:
             wire.abandon()
             raise PeerUnreachable(self.peer_id, f"no stream within {timeout_s:g} s") from error
@@ -75,19 +78,32 @@ class GrpcConnection:
         finally:
             await self._channel.close()
 
+    def sweep(self) -> None:
+        """Leave a peer that we may not ask any more; its streams end with the reason."""
+        gate = self._admission.gate
+        if gate is None or self._closing is not None:
+            return
+        try:
+            gate.trust(self.peer_id, self._credential, HELLO)
+        except ManyhandsError as error:
+            for stream in tuple(self._streams):
+                stream.lose(MembershipEnded(self.peer_id, f"we left it: {error}"))
+            self._closing = asyncio.create_task(self._channel.close())
+
     def _start_call(self, method: str, request: bytes, timeout_s: float) -> "_ClientWire":
         start = self._channel.unary_unary(_path(method))
-        call = start(request, metadata=self._greeting.metadata, timeout=timeout_s)
+        call = start(request, metadata=self._admission.greeting.metadata, timeout=timeout_s)
         return _ClientWire(call, self.peer_id, self._counters)
 
-    async def _check_greeting(self, wire: "_ClientWire") -> None:
-        """The listener greets a caller that it has accepted."""
+    async def _check_greeting(self, wire: "_ClientWire", method: str) -> None:
+        """The listener greets a caller that it has accepted, and shows by what right it serves."""
         theirs = Greeting.read(await wire.initial_metadata())
         if theirs is None:
             raise await wire.failure()
-        mismatch = theirs.refusal(self._greeting, caller=self._caller, listener=self.peer_id)
-        if mismatch is not None:
-            raise mismatch
+        self._credential = theirs.credential
+        distrust = self._admission.distrust(self.peer_id, theirs, method)
+        if distrust is not None:
+            raise distrust
 
 
 class _ClientWire:

@@ -1,20 +1,30 @@
 """The side that is dialled: a gRPC server that knows its callers.
 
 In: a service of ours. Out: handlers run with a proven peer id, after the caller's greeting was
-checked. A stream's handler runs in a task of its own: gRPC cancels the call's task when the caller
-vanishes, and a handler should learn that from its stream instead.
+checked, before a byte of what it sends is read. When the gate's verdicts change, streams of those
+who may not go on are ended. A stream's handler runs in a task of its own: gRPC cancels the call's
+task when the caller vanishes, and a handler should learn that from its stream instead.
 """
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any, TypedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypedDict
 
 import grpc
 
 from protocol.address import Address
-from protocol.errors import IntegrityError, ManyhandsError, PeerMisbehaved, PeerUnreachable
+from protocol.errors import (
+    IntegrityError,
+    ManyhandsError,
+    MembershipEnded,
+    NotAMember,
+    PeerMisbehaved,
+    PeerUnreachable,
+)
 from protocol.identity import PeerId
 from protocol.tls import verified_peer
+from protocol.transport.admission import REFUSAL_S, Admission, to_strangers
 from protocol.transport.greeting import Greeting
 from protocol.transport.grpc_status import abort
 from protocol.transport.handlers import run_call, run_stream
@@ -29,6 +39,16 @@ from protocol.transport.wire_stream import WireStream
 
 SERVICE_NAME = "manyhands.v1.Node"
 HELLO = "Hello"
+MAX_WAITING = 1024  # refusals to strangers that are held back at a time; the rest leave at once
+
+
+@dataclass(frozen=True, slots=True)
+class _Guest:
+    """Who has a stream open here, and by what right."""
+
+    stream: WireStream
+    credential: bytes
+    method: str
 
 
 class _Ours(TypedDict):
@@ -47,22 +67,26 @@ class GrpcListener:
         service: Service,
         *,
         peer_id: PeerId,
-        greeting: Greeting,
+        admission: Admission,
         counters: Counters,
     ) -> None:
         self.addresses: tuple[Address, ...] = ()
         self._server, self._peer_id = server, peer_id
-        self._greeting, self._counters = greeting, counters
+        self._admission, self._counters = admission, counters
         self._ours = _Ours(listener=peer_id, counters=counters)
-        self._streams: dict[asyncio.Task[None], WireStream] = {}  # by their handlers' tasks
+        self._streams: dict[asyncio.Task[None], _Guest] = {}  # by their handlers' tasks
+        self._ending: set[asyncio.Task[None]] = set()
+        self._n_waiting = 0
         self._is_closing = False
         self._stopping: asyncio.Task[None] | None = None
         self._rpcs: set[asyncio.Task[object]] = set()  # gRPC's own, which also send the answers
-        handlers = {HELLO: self._unary(_hello)}
-        handlers |= {name: self._unary(handler) for name, handler in service.calls.items()}
-        handlers |= {name: self._bidi(handler) for name, handler in service.streams.items()}
-        generic = grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
-        server.add_generic_rpc_handlers((generic,))
+        handlers = {HELLO: self._unary(HELLO, _hello)}
+        handlers |= {name: self._unary(name, handler) for name, handler in service.calls.items()}
+        handlers |= {name: self._bidi(name, handler) for name, handler in service.streams.items()}
+        handlers |= {
+            name: self._unary(name, h, is_open=True) for name, h in service.open_calls.items()
+        }
+        server.add_generic_rpc_handlers((_Handlers(handlers, self._not_offered),))
 
     async def start(self, addresses: Iterable[Address]) -> None:
         await self._server.start()
@@ -70,8 +94,8 @@ class GrpcListener:
 
     async def aclose(self, grace_s: float = 0.5) -> None:
         self._is_closing = True
-        closing = [asyncio.create_task(stream.aclose()) for stream in self._streams.values()]
-        tasks = (*closing, *self._streams)
+        closing = [asyncio.create_task(guest.stream.aclose()) for guest in self._streams.values()]
+        tasks = (*closing, *self._streams, *self._ending)
         try:
             if ending := (*tasks, *self._rpcs):
                 await asyncio.wait(ending, timeout=grace_s)
@@ -87,25 +111,43 @@ class GrpcListener:
             self._stopping = asyncio.create_task(self._server.stop(None))
         await asyncio.shield(self._stopping)
 
-    def _unary(self, handler: CallHandler) -> Any:
-        async def serve(request: bytes, context: Any) -> bytes:
-            peer_id = await self._admit(context)
-            if len(request) > MAX_MESSAGE_BYTES:
-                self._counters.oversize += 1
-                await abort(context, PeerMisbehaved(peer_id, f"a request of {len(request)} bytes"))
+    def sweep(self) -> None:
+        """End the streams of those who may not go on."""
+        gate = self._admission.gate
+        for guest in self._streams.values() if gate is not None else ():
+            assert gate is not None
             try:
-                return await run_call(handler, peer_id, request, **self._ours)
+                gate.keep(guest.stream.peer_id, guest.credential, guest.method)
             except ManyhandsError as error:
-                await abort(context, error)
+                ended = MembershipEnded(self._peer_id, f"it ended this: {error}")
+                task = asyncio.create_task(guest.stream.aclose(ended))
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
 
-        return grpc.unary_unary_rpc_method_handler(serve)
-
-    def _bidi(self, handler: StreamHandler) -> Any:
+    def _unary(self, method: str, handler: CallHandler, *, is_open: bool = False) -> Any:
         async def serve(_: object, context: Any) -> None:
-            peer_id = await self._admit(context)
+            began_s = _now_s()
+            peer_id, _greeting = await self._admit(context, method, began_s, is_open=is_open)
+            request = await _request(context, peer_id)
+            try:
+                if len(request) > MAX_MESSAGE_BYTES:
+                    self._counters.oversize += 1
+                    raise PeerMisbehaved(peer_id, f"a request of {len(request)} bytes")
+                answer = await run_call(handler, peer_id, request, **self._ours)
+            except ManyhandsError as error:
+                if is_open and self._admission.is_private:
+                    await self._refuse_stranger(context, began_s)
+                await abort(context, error)
+            await context.write(answer)
+
+        return grpc.stream_stream_rpc_method_handler(serve)
+
+    def _bidi(self, method: str, handler: StreamHandler) -> Any:
+        async def serve(_: object, context: Any) -> None:
+            peer_id, greeting = await self._admit(context, method, _now_s())
             stream = WireStream(_ServerWire(context, peer_id), peer_id, self._counters)
             task = asyncio.create_task(run_stream(handler, stream, **self._ours))
-            self._streams[task] = stream
+            self._streams[task] = _Guest(stream, greeting.credential, method)
             task.add_done_callback(lambda task: self._streams.pop(task, None))
             try:
                 await stream.over.wait()
@@ -115,8 +157,23 @@ class GrpcListener:
 
         return grpc.stream_stream_rpc_method_handler(serve)
 
-    async def _admit(self, context: Any) -> PeerId:
-        """Greet the caller, proven, of our version and swarm; or end the call."""
+    def _not_offered(self, method: str) -> Any:
+        async def serve(_: object, context: Any) -> None:
+            await self._admit(context, method, _now_s(), is_offered=False)
+
+        return grpc.stream_stream_rpc_method_handler(serve)
+
+    async def _admit(
+        self,
+        context: Any,
+        method: str,
+        began_s: float,
+        *,
+        is_open: bool = False,
+        is_offered: bool = True,
+    ) -> tuple[PeerId, Greeting]:
+        """Greet the caller, proven, of our version and swarm, and allowed this; or end the call."""
+        admission = self._admission
         if self._is_closing:
             await abort(context, PeerUnreachable(self._peer_id, "it is closing"))
         self._track_rpc()
@@ -124,20 +181,55 @@ class GrpcListener:
             peer_id = verified_peer(context.auth_context()["x509_pem_cert"][0])
         except (IntegrityError, KeyError, IndexError) as error:
             self._counters.handshakes_failed += 1
+            if admission.is_private:
+                await self._refuse_stranger(context, began_s)
             refusal: ManyhandsError = PeerMisbehaved("", f"the caller proved no identity: {error}")
             await abort(context, refusal, grpc.StatusCode.UNAUTHENTICATED)
         theirs = Greeting.read(context.invocation_metadata())
-        mismatch = self._greeting.refusal(theirs, caller=peer_id, listener=self._peer_id)
-        if mismatch is not None:
-            self._counters.refused += 1
-            await abort(context, mismatch)
-        await context.send_initial_metadata(self._greeting.metadata)
-        return peer_id
+        n_streams = sum(guest.stream.peer_id == peer_id for guest in self._streams.values())
+        no = admission.refusal(
+            peer_id,
+            theirs,
+            method,
+            self._counters,
+            is_open=is_open,
+            is_offered=is_offered,
+            n_streams=n_streams,
+        )
+        if isinstance(no, NotAMember) and admission.is_private:
+            await self._refuse_stranger(context, began_s)
+        if no is not None:
+            await abort(context, no)
+        assert theirs is not None, "who does not greet is refused"
+        await context.send_initial_metadata(admission.greeting.metadata)
+        return peer_id, theirs
+
+    async def _refuse_stranger(self, context: Any, began_s: float) -> NoReturn:
+        """The same answer at the same time after the call began, whatever was wrong with it."""
+        if self._n_waiting < MAX_WAITING:
+            self._n_waiting += 1
+            try:
+                await asyncio.sleep(began_s + REFUSAL_S - _now_s())
+            finally:
+                self._n_waiting -= 1
+        await abort(context, to_strangers(self._peer_id))
 
     def _track_rpc(self) -> None:
         if task := asyncio.current_task():
             self._rpcs.add(task)
             task.add_done_callback(self._rpcs.discard)
+
+
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types here
+    """Our methods by name; whoever asks for another is admitted, or not, like anybody."""
+
+    def __init__(self, ours: dict[str, Any], not_offered: Callable[[str], Any]) -> None:
+        self._ours, self._not_offered = ours, not_offered
+
+    def service(self, handler_call_details: Any) -> Any:
+        service, _, method = handler_call_details.method.removeprefix("/").partition("/")
+        found = self._ours.get(method) if service == SERVICE_NAME else None
+        return found or self._not_offered(method)
 
 
 class _ServerWire:
@@ -171,6 +263,21 @@ class _ServerWire:
 
 # What an operation on a call that is over raises.
 _LOST = (grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError)
+
+
+async def _request(context: Any, peer_id: PeerId) -> bytes:
+    """The one message of a call."""
+    try:
+        message = await context.read()
+    except _LOST as error:
+        raise asyncio.CancelledError from error  # nobody is left to answer
+    if message is grpc.aio.EOF:
+        await abort(context, PeerMisbehaved(peer_id, "a call without a request"))
+    return bytes(message)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _hello(caller: PeerId, request: bytes) -> bytes:

@@ -81,10 +81,44 @@ StreamHandler = Callable[[Stream], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """What a listener answers, by method name."""
+    """What a listener answers, by method name.
 
+    `open_calls` are answered to strangers, too: a gate does not stand before them. Whatever goes
+    wrong in one looks to its caller like the refusal of a stranger.
+    """
+
+    open_calls: Mapping[str, CallHandler] = field(default_factory=dict)
     calls: Mapping[str, CallHandler] = field(default_factory=dict)
     streams: Mapping[str, StreamHandler] = field(default_factory=dict)
+
+
+class Gate(Protocol):
+    """Who belongs to our swarm, and may ask or answer what; `protocol.membership` has one."""
+
+    @property
+    def is_private(self) -> bool:
+        """Whether strangers shall learn nothing, not even why they are refused."""
+
+    @property
+    def credential(self) -> bytes:
+        """What we show the other side of each connection."""
+
+    def admit(self, caller: PeerId, credential: bytes, method: str, *, n_streams: int) -> None:
+        """Return if `caller`, who has so many streams open here, may begin this.
+
+        Raises:
+            NotAMember, MembershipEnded: it does not belong to the swarm.
+            PeerRefused, PeerBusy: it does, and may not, or not now.
+        """
+
+    def keep(self, caller: PeerId, credential: bytes, method: str) -> None:
+        """Return if `caller` may go on with what it began; raises as `admit`."""
+
+    def trust(self, listener: PeerId, credential: bytes, method: str) -> None:
+        """Return if we may ask `listener` this; raises as `admit`."""
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """`changed` is called whenever `keep` and `trust` may answer otherwise than before."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,3 +168,8 @@ class Transport(Protocol):
             PeerRefused: it belongs to another swarm.
             PeerMisbehaved: whoever answered there is not `address.peer_id`.
         """
+
+    async def ask_openly(
+        self, address: Address, method: str, request: bytes, *, timeout_s: float = 5.0
+    ) -> bytes:
+        """One of its open calls, from somebody who is no member; raises as `dial` and `call`."""

@@ -18,12 +18,13 @@ from protocol.address import Address
 from protocol.errors import (
     ConfigError,
     ManyhandsError,
+    MembershipEnded,
     PeerMisbehaved,
-    PeerRefused,
     PeerUnreachable,
     UsageError,
 )
 from protocol.identity import Identity, PeerId
+from protocol.transport.admission import Admission, to_strangers
 from protocol.transport.error_codec import decode_error, encode_error
 from protocol.transport.greeting import Greeting
 from protocol.transport.handlers import is_being_cancelled, run_call, run_stream
@@ -31,12 +32,14 @@ from protocol.transport.interface import (
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     Counters,
+    Gate,
     Service,
 )
 from protocol.transport.memory_stream import Faults, MemoryStream, Pipe
 
 __all__ = ["Faults", "MemoryConnection", "MemoryListener", "MemoryNetwork", "MemoryTransport"]
 
+HELLO = "Hello"
 _FIRST_PORT = 40_000
 _CONCRETE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -57,11 +60,16 @@ class MemoryNetwork:
         self._next_port = _FIRST_PORT
 
     def transport(
-        self, identity: Identity, swarm_id: bytes, *, version: int = PROTOCOL_VERSION
+        self,
+        identity: Identity,
+        swarm_id: bytes,
+        *,
+        version: int = PROTOCOL_VERSION,
+        gate: Gate | None = None,
     ) -> "MemoryTransport":
         """A peer on this network; one that was killed is alive again."""
         self._dead.discard(identity.peer_id)
-        return MemoryTransport(self, identity.peer_id, Greeting(version, swarm_id))
+        return MemoryTransport(self, identity.peer_id, Greeting(version, swarm_id), gate)
 
     def set_faults(self, faults: Faults, *between: PeerId) -> None:
         """From now on: on every link, or on the one between two peers."""
@@ -168,14 +176,26 @@ class MemoryNetwork:
 class MemoryTransport:
     """See `protocol.transport.Transport`."""
 
-    def __init__(self, network: MemoryNetwork, peer_id: PeerId, greeting: Greeting) -> None:
+    def __init__(
+        self, network: MemoryNetwork, peer_id: PeerId, greeting: Greeting, gate: Gate | None = None
+    ) -> None:
         self.peer_id = peer_id
         self.counters = Counters()
         self.greeting = greeting
+        self.admission = Admission(greeting, gate, peer_id)
         self._network = network
+        self._listeners: WeakSet[MemoryListener] = WeakSet()
+        if gate is not None:
+            gate.watch(self._verdicts_changed)
+
+    def _verdicts_changed(self) -> None:
+        for listener in tuple(self._listeners):
+            listener.sweep()
 
     async def listen(self, host: str, port: int, service: Service) -> "MemoryListener":
-        return MemoryListener(self._network, self, service, host, port)
+        listener = MemoryListener(self._network, self, service, host, port)
+        self._listeners.add(listener)
+        return listener
 
     async def dial(self, address: Address, *, timeout_s: float = 5.0) -> "MemoryConnection":
         listener = self._network.find(address)
@@ -187,6 +207,12 @@ class MemoryTransport:
         connection = MemoryConnection(self._network, self, address)
         await connection.hello(timeout_s=timeout_s)
         return connection
+
+    async def ask_openly(
+        self, address: Address, method: str, request: bytes, *, timeout_s: float = 5.0
+    ) -> bytes:
+        connection = MemoryConnection(self._network, self, address)
+        return await connection.call(method, request, timeout_s=timeout_s)
 
 
 class MemoryListener:
@@ -203,24 +229,48 @@ class MemoryListener:
         self.peer_id = transport.peer_id
         self.addresses = (network.add(self, host, port),)
         self._network, self._service = network, service
-        self._greeting, self._counters = transport.greeting, transport.counters
+        self._admission, self._counters = transport.admission, transport.counters
         self._streams: dict[asyncio.Task[None], MemoryStream] = {}
+        self._shown: dict[MemoryStream, tuple[bytes, str]] = {}  # by what right it is open
+        self._ending: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[bytes]] = set()
 
     def admit(self, caller: MemoryTransport, method: str | None) -> None:
-        """Check the caller's greeting, and that we offer `method`."""
-        refusal = self._greeting.refusal(
-            caller.greeting, caller=caller.peer_id, listener=self.peer_id
+        """Check the caller's greeting, and that we offer `method` to it; greet back."""
+        service = self._service
+        offered = {**service.open_calls, **service.calls, **service.streams}
+        refusal = self._admission.refusal(
+            caller.peer_id,
+            caller.admission.greeting,
+            method or HELLO,
+            self._counters,
+            is_offered=method is None or method in offered,
+            is_open=method in service.open_calls,
+            n_streams=sum(stream.peer_id == caller.peer_id for stream in self._streams.values()),
         )
+        if refusal is None:
+            greeting = self._admission.greeting
+            refusal = caller.admission.distrust(self.peer_id, greeting, method or HELLO)
         if refusal is not None:
-            self._counters.refused += 1
             raise refusal
-        if method is not None and method not in {**self._service.calls, **self._service.streams}:
-            raise PeerRefused(self.peer_id, "it does not offer this")
+
+    def sweep(self) -> None:
+        """End the streams of those who may not go on."""
+        gate = self._admission.gate
+        for stream in self._streams.values() if gate is not None else ():
+            assert gate is not None
+            try:
+                gate.keep(stream.peer_id, *self._shown[stream])
+            except ManyhandsError as error:
+                ended = MembershipEnded(self.peer_id, f"it ended this: {error}")
+                task = asyncio.create_task(stream.aclose(ended))
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
 
     async def answer(self, caller: PeerId, method: str, request: bytes) -> bytes:
         """Run a call's handler until it ends, the caller gives up, or this peer dies."""
-        handler = self._service.calls[method]
+        is_open = method in self._service.open_calls
+        handler = (self._service.open_calls if is_open else self._service.calls)[method]
         answering = run_call(
             handler, caller, request, listener=self.peer_id, counters=self._counters
         )
@@ -229,7 +279,9 @@ class MemoryListener:
         task.add_done_callback(self._calls.discard)
         try:
             return await task
-        except ManyhandsError as error:
+        except ManyhandsError as failure:
+            is_hidden = is_open and self._admission.is_private
+            error = to_strangers(self.peer_id) if is_hidden else failure
             raise decode_error(encode_error(error), self.peer_id) from None
         except asyncio.CancelledError as error:
             if is_being_cancelled():
@@ -237,13 +289,18 @@ class MemoryListener:
                 raise
             raise PeerUnreachable(self.peer_id, "the connection is lost") from error
 
-    def accept(self, method: str, stream: MemoryStream) -> None:
+    def accept(self, method: str, stream: MemoryStream, credential: bytes) -> None:
         """Run a stream's handler in a task of its own."""
+        self._shown[stream] = (credential, method)
         handler = self._service.streams[method]
         running = run_stream(handler, stream, listener=self.peer_id, counters=self._counters)
         task = asyncio.create_task(running)
         self._streams[task] = stream
-        task.add_done_callback(lambda task: self._streams.pop(task, None))
+        task.add_done_callback(self._streamed)
+
+    def _streamed(self, task: asyncio.Task[None]) -> None:
+        if (stream := self._streams.pop(task, None)) is not None:
+            self._shown.pop(stream, None)
 
     def vanish(self) -> None:
         """Stop as a killed process does: nobody is told, nothing is waited for."""
@@ -292,7 +349,7 @@ class MemoryConnection:
                 near, far = ends = self._network.connect(
                     self._transport.peer_id, self.peer_id, chance
                 )
-                listener.accept(method, far)
+                listener.accept(method, far, self._transport.admission.greeting.credential)
         except BaseException:
             _lose(ends)
             raise

@@ -1,0 +1,72 @@
+"""What a member may do, and which role each call of a node takes.
+
+A call is open to whoever has one of the roles named here; one that is not named takes `provide`,
+so that a call somebody adds later is closed to those who only look until that is decided.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any
+
+from protocol.errors import IntegrityError
+
+
+class Role(StrEnum):
+    PROVIDE = "provide"  # announce and serve
+    USE = "use"  # open sessions
+    OBSERVE = "observe"  # see who serves
+    RELAY = "relay"  # carry others' bytes
+
+
+Roles = frozenset[Role]
+
+NONE: Roles = frozenset()
+ALL: Roles = frozenset(Role)
+ANY: Roles = ALL  # of a member, whatever it may do
+WORK: Roles = frozenset({Role.USE, Role.PROVIDE})
+SERVE: Roles = frozenset({Role.PROVIDE})
+
+# Of the caller, by the name of the call or stream.
+ASKED: Mapping[str, Roles] = {
+    "Hello": ANY,
+    "ping": ANY,
+    "gossip": ANY,  # what it brings along counts only if who made it may provide
+    "status": ANY,
+    "swarm": ANY,
+    "control": frozenset({Role.USE}),
+    "data": WORK,  # a client that holds the ends sends rows, too
+    "load": WORK,
+    "file": WORK,
+    "weights": WORK,
+    "probe": WORK,
+    "handover": SERVE,
+}
+# Of whoever answers: prompts, tokens and hidden states go to those alone who may provide.
+ANSWERED: Mapping[str, Roles] = {"control": SERVE, "data": SERVE}
+
+
+def asked_of(method: str) -> Roles:
+    return ASKED.get(method, SERVE)
+
+
+def answered_by(method: str) -> Roles:
+    return ANSWERED.get(method, ANY)
+
+
+def role_fields(roles: Iterable[Role]) -> tuple[str, ...]:
+    """Roles have one order, so that what is signed has one spelling."""
+    return tuple(sorted(role.value for role in roles))
+
+
+def read_roles(value: Any) -> Roles:
+    """Roles that a later version adds are passed over: who cannot name one cannot grant it.
+
+    Raises:
+        IntegrityError: these are no roles.
+    """
+    if not isinstance(value, list | tuple) or len(value) > 16:
+        raise IntegrityError("roles are a few words")
+    if not all(type(name) is str for name in value) or list(value) != sorted(set(value)):
+        raise IntegrityError("roles are words in order, each once")
+    known = {role.value: role for role in Role}
+    return frozenset(known[name] for name in value if name in known)
