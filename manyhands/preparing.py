@@ -56,6 +56,8 @@ class Wanted:
     accept_licence: bool
     share_weights: bool
     parent: int | None
+    libp2p: tuple[str, int] | None = None
+    bootstrap: tuple[Address, ...] = ()
     gently: bool = False
     max_blocks: int | None = None
 

@@ -22,6 +22,7 @@ from manyhands.loading import describe, load
 from manyhands.loops import run
 from manyhands.options import (
     AdapterType,
+    AddressType,
     EndpointType,
     SizeType,
     SpanType,
@@ -33,6 +34,7 @@ from manyhands.preparing import Prepared, Wanted, prepare
 from manyhands.progress import say
 from manyhands.running import Running, recorded
 from manyhands.signals import ending_at_once, interruptible
+from protocol.address import Address
 from protocol.errors import UsageError
 from protocol.identity import Identity
 from protocol.signing import OPEN_SWARM_ID
@@ -72,6 +74,17 @@ MAX_TEXT_CHARS = 64
     "--announce",
     type=EndpointType(),
     help="Where others reach it, if not where it listens: what a router forwards here.",
+)
+@click.option(
+    "--libp2p",
+    type=EndpointType(),
+    help="Also be found over libp2p, listening there. Default: not, unless --bootstrap is given.",
+)
+@click.option(
+    "--bootstrap",
+    type=AddressType(),
+    multiple=True,
+    help="A libp2p address to find the swarm by, as a node's ready line has it. Repeat for more.",
 )
 @home_option
 @click.option(
@@ -170,9 +183,10 @@ def serve(**given: object) -> None:
             with ending_at_once():
                 if wanted.gently:
                     machine.gently(_import_engine)
-                prepared = prepare(wanted, home, identity)
+                known = replace(wanted, join=(*wanted.join, *_found(wanted)))
+                prepared = prepare(known, home, identity)
             model, span, device = prepared.model, prepared.span, prepared.device
-            bring_weights(model, prepared.tensors, identity=identity, join=wanted.join)
+            bring_weights(model, prepared.tensors, identity=identity, join=known.join)
             began_s = time.monotonic()
             with ending_at_once():
                 engine = load(wanted, model, span, device, gently=wanted.gently)
@@ -180,6 +194,15 @@ def serve(**given: object) -> None:
             placing = replace(prepared.placing, reload_s=away_s)
             prepared = replace(prepared, placing=placing)
             run(_serve(wanted, home, identity, books, prepared, engine))
+
+
+def _found(wanted: Wanted) -> tuple[Address, ...]:
+    """Peers to ask before the node runs, of whom the command line says only how to find them."""
+    if not wanted.bootstrap:
+        return ()
+    from manyhands.discovering import find_peers
+
+    return run(find_peers(OPEN_SWARM_ID, wanted.bootstrap))
 
 
 def _import_engine() -> None:
@@ -195,6 +218,7 @@ async def _serve(
     prepared: Prepared,
     engine: "ShardEngine",
 ) -> None:
+    from manyhands.discovering import make_plane
     from manyhands.moving import Elsewhere
     from node.node import Node
     from protocol.transport.grpc import GrpcTransport
@@ -211,6 +235,7 @@ async def _serve(
         _settings(wanted, home),
         _software(),
         elsewhere=Elsewhere(wanted, identity, prepared) if moves else None,
+        plane=make_plane(identity, wanted.libp2p, wanted.bootstrap),
     )
     stop = asyncio.Event()
     with interruptible(stop.set):
@@ -228,6 +253,8 @@ async def _serve(
                     "span": [span.start, span.stop],
                     "adapters": engine.adapters.names,
                 }
+                if node.discovery is not None:
+                    ready["libp2p"] = [str(each) for each in node.discovery.plane.addresses]
                 click.echo(json.dumps(ready))
                 say(f"serving blocks {span} of {name}; Ctrl-C to leave")
                 await stop.wait()

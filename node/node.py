@@ -18,6 +18,7 @@ from ledger.writer import LedgerWriter
 from node.bandwidth import METHOD as PROBE_METHOD
 from node.bandwidth import Bandwidth
 from node.batching import Batcher
+from node.discovery import Discovery
 from node.engine import ShardEngine
 from node.files import METHOD as FILE_METHOD
 from node.files import SharedWeights, SmallFiles
@@ -43,6 +44,7 @@ from protocol.load import Load
 from protocol.measured import State
 from protocol.pieces import METHOD as WEIGHTS_METHOD
 from protocol.transport import CallHandler, Listener, Transport
+from protocol.transport.control_plane import ControlPlane
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +65,13 @@ class Node:
         *,
         elsewhere: Elsewhere | None = None,
         pace: Pace | None = None,
+        plane: ControlPlane | None = None,
     ) -> None:
-        """`elsewhere`: how to serve other blocks; without it the node stays with these."""
+        """
+        Args:
+            elsewhere: how to serve other blocks; without it the node stays with these.
+            plane: the network of discovery; without it peers come from join addresses and gossip.
+        """
         self.identity, self.settings = identity, settings
         self.state = State.SERVING
         self._transport = transport
@@ -84,9 +91,9 @@ class Node:
         self._listener: Listener | None = None
         self._take(Serving(self._standing, engine, model))
         self.mover = Mover(self, elsewhere, pace=pace) if elsewhere else None
-        self.gossip = Gossip(
-            AnnouncementTable(swarm_id), transport, identity.key, self.draft, join=settings.join
-        )
+        table = AnnouncementTable(swarm_id)
+        self.gossip = Gossip(table, transport, identity.key, self.draft, join=settings.join)
+        self.discovery = Discovery(table, plane) if plane else None
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -105,10 +112,14 @@ class Node:
             gossip = tasks.create_task(self.gossip.run(), name="gossip")
             mover = tasks.create_task(self._move(), name="mover")
             meetings = tasks.create_task(self._meetings().run(), name="meetings")
+            if self.discovery is not None:
+                await self.discovery.start()
+            discovery = tasks.create_task(self._discover(), name="discovery")
             try:
                 yield self
             finally:
                 await _ended(meetings)
+                await _ended(discovery)
                 await self._leave(gossip, mover)
 
     def _meetings(self) -> Meetings:
@@ -124,6 +135,10 @@ class Node:
         if self.mover is not None:
             await self.mover.run()
 
+    async def _discover(self) -> None:
+        if self.discovery is not None:
+            await self.discovery.run()
+
     async def _leave(self, gossip: "asyncio.Task[None]", mover: "asyncio.Task[None]") -> None:
         self._set(State.DRAINING)
         self.gossip.announce()  # who looks sees why it takes nobody, until it is gone
@@ -136,6 +151,8 @@ class Node:
             await self.gossip.leave()
         except ManyhandsError as error:
             log.info("left without a word", extra={"error": str(error)})
+        if self.discovery is not None:
+            await self.discovery.leave()
         if self._listener is not None:
             await self._listener.aclose()
 
@@ -309,6 +326,7 @@ class Node:
             "tasks": len(asyncio.all_tasks()),
             "moving": self.mover.status() if self.mover else None,
             "weights_shared_bytes": self.shared.bytes_shared,
+            "libp2p": self.discovery.status() if self.discovery else None,
             **(self._serving.status() if self._serving else _summary(self.draft())),
         }
 

@@ -1,13 +1,14 @@
 """A trio loop in one daemon thread, for libraries that speak trio, and the bridge to asyncio.
 
 In: async functions for trio. Out: what they return or raise, awaited on asyncio; cancelling the
-waiter cancels the work. Nothing made on one loop may be touched on the other.
+waiter cancels the work. `ask` is the way back. Nothing made on one loop may be touched on the
+other.
 """
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -16,13 +17,13 @@ STOP_TIMEOUT_S = 5.0
 
 
 class TrioThread:
-    """Started in the constructor, once trio runs; belongs to the asyncio loop that made it."""
+    """Started in the constructor, once trio runs; belongs to `loop`, as a rule that which runs."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
         import trio  # an extra: imported by who uses it
 
         self._trio: Any = trio
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop or asyncio.get_running_loop()
         self._token: Any = None
         self._nursery: Any = None
         self._stopping: Any = None
@@ -58,6 +59,30 @@ class TrioThread:
     async def start(self, serve: Callable[..., Awaitable[None]]) -> Any:
         """Run `serve(task_status=…)` until `stop`; return what it reports once it has started."""
         return await self.call(lambda: self._nursery.start(serve))
+
+    async def ask(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """On trio: run `work` on the asyncio loop until it ends. Cancelling us cancels it."""
+        done, tasks = self._trio.Event(), list[asyncio.Task[T]]()
+
+        def finish(task: "asyncio.Task[T]") -> None:
+            with contextlib.suppress(self._trio.RunFinishedError):
+                self._on_trio(done.set)
+
+        def begin() -> None:
+            tasks.append(self._loop.create_task(work()))
+            tasks[0].add_done_callback(finish)
+
+        def cancel() -> None:
+            for task in tasks:
+                task.cancel()
+
+        self._post(begin)
+        try:
+            await done.wait()
+        except BaseException:
+            self._post(cancel)
+            raise
+        return tasks[0].result()
 
     async def stop(self) -> None:
         """Cancel what still runs there and wait for the thread."""

@@ -1,0 +1,80 @@
+"""The network of discovery, as the rest of Manyhands sees it: keys, values, and who keeps them.
+
+In: a `Keeper` that answers for this peer. Out: values published to the peers whose ids lie closest
+to a key, and values found there. What keys and values mean is left to `protocol.record_pages` and
+to whoever keeps them; `libp2p.py` is the one for real networks, `memory_plane.py` its twin inside
+one process. All of it is awaited on one asyncio loop.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from protocol.address import Address
+from protocol.identity import PeerId
+from protocol.messages import require
+
+CLOSEST = 8  # peers that keep a key, and that are asked for it
+
+
+class Told(NamedTuple):
+    """A value, and who gave it."""
+
+    sender: PeerId
+    value: bytes
+
+
+class Keeper(Protocol):
+    """What a peer answers when others ask it. It is never asked for more than was admitted."""
+
+    async def keep(self, sender: PeerId, key: bytes, value: bytes) -> bool:
+        """Take a value in; False if it is not worth keeping: the sender is told."""
+
+    async def kept(self, sender: PeerId, key: bytes) -> bytes:
+        """The value of a key, or nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneLimits:
+    """What strangers may have of us. Whatever is above is refused and counted."""
+
+    connections: int = 100
+    connections_per_peer: int = 2
+    connections_per_host: int = 16  # of one IP address
+    streams: int = 256
+    streams_per_peer: int = 16
+    requests_per_s: float = 20.0  # of one peer
+    requests_burst: float = 200.0
+    timeout_s: float = 5.0  # for one request, ours or another's
+
+    def __post_init__(self) -> None:
+        counts = (self.connections, self.connections_per_peer, self.connections_per_host)
+        require(min(counts) > 0 and self.streams >= self.streams_per_peer > 0, "limits are counts")
+
+
+class ControlPlane(Protocol):
+    """One peer's end. `start` it, then `stop` it."""
+
+    peer_id: PeerId
+    addresses: tuple[Address, ...]
+    refused: Counter[str]  # what strangers asked for and did not get, by reason
+    problem: str  # why it does not run although it should; empty while it does
+
+    async def start(self, keeper: Keeper) -> None:
+        """Listen, and greet the bootstrap peers when they answer.
+
+        Raises:
+            ConfigError: it cannot run here.
+        """
+
+    async def stop(self) -> None: ...
+
+    def peers(self) -> Collection[PeerId]:
+        """Who is connected now."""
+
+    async def publish(self, key: bytes, value: bytes) -> int:
+        """Have the peers closest to `key` keep `value`; how many took it."""
+
+    async def find(self, key: bytes, *, n_peers: int = CLOSEST) -> Collection[Told]:
+        """What up to `n_peers` of the peers closest to `key` keep there."""
