@@ -23,6 +23,7 @@ class Hop:
     running: bool = False  # it has a stretch that is not closed yet
     epoch: int = -1  # the last one it was committed to
     agreed_epoch: int = -1  # answered the reserve or raise of this epoch
+    reserved_at: float = float("inf")
     length: int = 0
     journal_from: int = 0
     base: int = 0  # rows it had when the epoch was committed

@@ -47,12 +47,11 @@ from protocol.chain_actions import (
 )
 from protocol.chain_hops import Hop, Phase
 from protocol.errors import ManyhandsError, PeerError, PeerUnreachable
+from protocol.lateness import late, silent
 from protocol.messages import Leaving, Progress, Raised, Reserved, Span, TokenEvent
 from protocol.succession import Succession
 
-SILENCE_S = 3.0  # a hop reports every 0.25 s; this long without a word is a loss
 STALL_S = 30.0  # a hop reports but nothing moves
-AGREE_S = 5.0  # to answer a reserve or a raise
 
 
 class ChainSession:
@@ -110,6 +109,7 @@ class ChainSession:
             return []
         hop.length = message.prefix_length  # to the rules a survivor like any other (5a.8)
         hop.journal_from, hop.agreed_epoch = message.journal_from, self.epoch
+        hop.reserved_at = now
         return self._agree(now)
 
     def raised(self, peer: str, message: Raised, now: float) -> list[ChainAction]:
@@ -177,17 +177,13 @@ class ChainSession:
         return self._done("", error) if self.phase is not Phase.DONE else []
 
     def tick(self, now: float) -> list[ChainAction]:
-        if self.phase is Phase.AGREEING and now - self._agreeing_since >= AGREE_S:
-            late = next((hop for hop in self.hops if hop.agreed_epoch != self.epoch), None)
-            if late is not None:
-                error = PeerUnreachable(late.peer, f"no answer within {AGREE_S:.0f} s")
-                return self.lost(late.peer, error, now)
+        if self.phase is Phase.AGREEING:
+            tardy = late(self.hops, self.epoch, self._agreeing_since, now)
+            return self._without(tardy, "no answer in time", now)
         if self.phase is not Phase.RUNNING:
             return []
-        for hop in self.hops:
-            if now - hop.heard_at >= SILENCE_S:
-                error = PeerUnreachable(hop.peer, f"silent for {SILENCE_S:.0f} s")
-                return self.lost(hop.peer, error, now)
+        if gone := silent(self.hops, now):
+            return self._without(gone, "it fell silent", now)
         if not self._unpaid and now - self._moved_at >= STALL_S:
             return self._heal_or_lose(self._blamed(), "rows went in and none came out", now)
         if self.succession.leaver is None or self.succession.is_late(now):
@@ -297,6 +293,11 @@ class ChainSession:
         self.phase = Phase.ROUTING
         survivors = tuple(hop.seat for hop in self.hops)
         return [*actions, FindRoute(self.epoch, missing, survivors, dict(self.avoid))]
+
+    def _without(self, hops: Sequence[Hop], reason: str, now: float) -> list[ChainAction]:
+        """Go on without these, of whom nothing is heard, if there are any."""
+        self.avoid |= {hop.peer: PeerUnreachable(hop.peer, reason) for hop in hops}
+        return self._next_epoch(now) if hops else []
 
     def _missing(self) -> tuple[Span, ...]:
         """The maximal runs of blocks no survivor covers."""

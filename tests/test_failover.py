@@ -9,10 +9,10 @@ import pytest
 
 from ledger.meter import Rates
 from ledger.verify import verify_ledger
-from protocol.chain_session import AGREE_S
 from protocol.codec import to_client_message, to_hop_bytes
 from protocol.errors import PeerBusy, PeerRefused, SwarmIncomplete, UsageError
 from protocol.hop_state import State
+from protocol.lateness import AGREE_S
 from protocol.messages import Failure, Reserve, Reserved, SessionId, Span
 from protocol.sampling import SamplingParams
 from protocol.signing import OPEN_SWARM_ID

@@ -79,6 +79,7 @@ class Node:
     begins_at: int = 0  # rows it had before the session
     draining: bool = False
     stuck: bool = False  # it lives and reports, and runs nothing any more
+    frozen: bool = False  # it hears and says nothing any more, and its connections stand
     garbles: bool = False  # what it sends has another shape
     takes_from: str = ""  # the leaver whose rows it takes over now
     queue: deque[Run] = field(default_factory=deque)
@@ -105,17 +106,19 @@ class World:
         drains: int = 0,
         stalls: int = 0,
         garblers: int = 0,
+        freezes: int = 0,
         busy: float = 0.0,
         broken_handovers: float = 0.0,
     ) -> None:
         """
         prefixes: of each new hop the die picks one as the rows it has already.
+        freezes: how often some hops, one or all at once, are stopped as by SIGSTOP.
         busy: how often a hop refuses. broken_handovers: how often one ends before it has all.
         """
         self.die, self.loss, self.duplication = die, loss, duplication
         self.kills_left, self.window, self.cancel_at = kills, window, cancel_at
         self.drains_left, self.stalls_left, self.garblers_left = drains, stalls, garblers
-        self.busy, self.broken_handovers = busy, broken_handovers
+        self.busy, self.broken_handovers, self.freezes_left = busy, broken_handovers, freezes
         self.inherited: dict[str, int] = {}  # rows that heirs had from leavers
         self.n_blocks, self.max_tokens = spans[-1].stop, max_tokens
         self.nodes = {
@@ -238,6 +241,8 @@ class World:
                 case Over(reason):
                     node.over = reason
                     node.queue.clear()
+                    if reason == "expired" and node.session is not None:  # its stream ends
+                        self._do_hop_message(node, ("expired", node.session.epoch))
 
     def _send_data(self, sender: str, receiver: str, message: object) -> None:
         if isinstance(message, Frame) and sender in self.nodes and self.nodes[sender].garbles:
@@ -250,6 +255,8 @@ class World:
             queue.append(message)
 
     def _handle_control(self, node: Node, message: object) -> None:
+        if node.frozen:
+            return None
         if isinstance(message, Reserve):
             if node.draining or self.die.random() < self.busy:
                 busy = PeerBusy(node.peer, "no room")
@@ -314,7 +321,12 @@ class World:
         assert session is not None
         assert model is not None
         length, giver = model.length, leaver.session
-        can_give = leaver.alive and giver is not None and giver.state is State.RUNNING
+        can_give = (
+            leaver.alive
+            and not leaver.frozen
+            and giver is not None
+            and giver.state is State.RUNNING
+        )
         if can_give and giver is not None and giver.epoch < session.epoch:
             stop = min(giver.length, length + self.die.randint(1, 4))
             assert leaver.model is not None
@@ -346,7 +358,7 @@ class World:
         return length
 
     def _handle_data(self, node: Node, sender: str, message: object) -> None:
-        if node.session is None:
+        if node.session is None or node.frozen:
             return
         match message:
             case Frame(groups, row_bytes, body):
@@ -378,6 +390,11 @@ class World:
         match message:
             case ("failure", PeerBusy() | PeerMisbehaved() as error):
                 self._failed(peer, error)
+            case ("expired", int(epoch)):
+                serves = {hop.peer: hop.agreed_epoch for hop in self.client.hops}
+                if serves.get(peer) == epoch:
+                    lost = PeerUnreachable(peer, "it closed the stream")
+                    self._do_client(self.client.lost(peer, lost, self.now))
             case Leaving():
                 self._do_client(self.client.leaving(peer, message, self.now))
             case Reserved():
@@ -425,7 +442,10 @@ class World:
 
     def _busy(self) -> bool:
         return any(self.control.values()) or any(
-            node.alive and node.session is not None and node.session.state is not State.OVER
+            node.alive
+            and not node.frozen
+            and node.session is not None
+            and node.session.state is not State.OVER
             for node in self.nodes.values()
         )
 
@@ -434,9 +454,9 @@ class World:
         moves: list[tuple[str, object]] = [
             *(("control", link) for link, queue in self.control.items() if queue),
             *(("data", link) for link, queue in self.data.items() if queue),
-            *(("compute", node) for node in self.nodes.values() if node.alive and node.queue),
+            *(("compute", node) for node in self.awake() if node.queue),
             *(("pay", peer) for peer in self.vouchers),
-            *(("take", node) for node in self.nodes.values() if node.alive and node.takes_from),
+            *(("take", node) for node in self.awake() if node.takes_from),
         ]
         if not moves:
             return False
@@ -446,6 +466,10 @@ class World:
             self._drain()
         if self.stalls_left and self.die.random() < 0.01:
             self.stalls_left -= self._spoil("stuck")
+        if self.freezes_left and self.die.random() < 0.02:
+            self.freezes_left -= 1
+            for _ in range(self.die.randint(1, len(self.spans))):
+                self._spoil("frozen")
         if self.garblers_left and self.die.random() < 0.01:
             self.garblers_left -= self._spoil("garbles")
         kind, what = self.die.choice(moves)
@@ -457,11 +481,11 @@ class World:
             self._deliver_data(*what)
         elif kind == "compute":
             assert isinstance(what, Node)
-            if what.alive and what.queue:
+            if what.alive and not what.frozen and what.queue:
                 self._compute(what)
         elif kind == "take":
             assert isinstance(what, Node)
-            if what.takes_from:
+            if what.takes_from and not what.frozen:
                 self._take_over(what)
         else:
             assert isinstance(what, str)
@@ -514,7 +538,7 @@ class World:
         return self.die.choice(doomed) if doomed else None
 
     def _is_sound(self, node: Node) -> bool:
-        spoilt = node.draining or node.stuck or node.garbles
+        spoilt = node.draining or node.stuck or node.garbles or node.frozen
         return node.alive and not spoilt and node.peer not in self.client.avoid
 
     def _spoil(self, how: str) -> int:
@@ -537,9 +561,12 @@ class World:
 
     def _tick(self) -> None:
         self._do_client(self.client.tick(self.now))
-        for node in self.nodes.values():
-            if node.alive and node.session is not None:
+        for node in self.awake():
+            if node.session is not None:
                 self._do_hop(node, node.session.tick(self.now))
+
+    def awake(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.alive and not node.frozen]
 
 
 def _commit(action: chain.SendCommit, n_prompt: int) -> Commit:

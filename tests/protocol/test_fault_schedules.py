@@ -23,6 +23,7 @@ schedules = {
     "kills": st.integers(0, 3),
     "drains": st.integers(0, 3),
     "stalls": st.integers(0, 2),
+    "freezes": st.integers(0, 2),
     "garblers": st.integers(0, 1),
     "busy": st.sampled_from([0.0, 0.0, 0.1]),
     "broken_handovers": st.sampled_from([0.0, 0.1]),
@@ -75,6 +76,22 @@ def test_hops_that_leave_properly_cost_no_failover(die, spans, drains, parts):
 
     assert world.client.failovers == 0
     assert world.client.heals == 0
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_hops_that_freeze_together_are_given_up_together_and_nobody_else_is(seed):
+    """Some or all hops of a chain are stopped at once: those who take their places wait for none
+    of them longer than a reservation lives, and are not held to be what was lost.
+    """
+    world = World(
+        random.Random(seed), THREE_HOPS, prompt=PROMPT, max_tokens=12, spares=1, freezes=1
+    )
+    world.run()
+
+    assert world.ended is not None
+    assert world.ended.error is None
+    assert world.client.ids == undisturbed(PROMPT, THREE_HOPS, 12)
+    assert set(world.client.avoid) <= {n.peer for n in world.nodes.values() if n.frozen}
 
 
 def test_heirs_run_nothing_that_the_leaver_handed_over():

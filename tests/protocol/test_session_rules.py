@@ -21,7 +21,7 @@ def check_agreement(world: World) -> None:
     for hop in world.client.hops:
         node = world.nodes[hop.peer]
         session, model, tab = node.session, node.model, node.tab
-        if not node.alive or session is None or model is None or tab is None:
+        if node not in world.awake() or session is None or model is None or tab is None:
             continue
         assert session.state is State.OVER
         if not session.reserve.is_last:
