@@ -16,6 +16,7 @@ from protocol.announcements import Announcement
 from protocol.measured import State
 from scheduler.capacity import blocks_per_s
 from scheduler.flow import Host, bottleneck
+from scheduler.route_cost import alone_us
 
 SLOW = 1.5  # times what was announced
 FULL_POSITIONS = 256  # a node that has room for fewer is full to most who ask
@@ -94,8 +95,9 @@ def condition_of(peer: Announcement, seen: Seen) -> Condition:
     if (room := positions_free(peer)) is not None and room < FULL_POSITIONS:
         found.append(("full", f"full: room for {room} more tokens of context"))
     if seen.slowdown is not None and seen.slowdown >= SLOW:
-        took_ms = peer.decode_us / 1000 * seen.slowdown
-        said = f"a step took {took_ms:.1f} ms, it announces {peer.decode_us / 1000:.1f} ms"
+        said_ms = alone_us(peer) / 1000
+        took_ms = said_ms * seen.slowdown
+        said = f"a step took {took_ms:.1f} ms, it announces {said_ms:.1f} ms"
         found.append(("slow", f"slow: {said}"))
     if abs(seen.skew_s) >= SKEWED_S:
         side = "ahead" if seen.skew_s > 0 else "behind"

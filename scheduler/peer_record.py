@@ -31,6 +31,7 @@ from protocol.errors import (
 from protocol.identity import PeerId
 from protocol.messages import require
 from scheduler.blame import Ride, slower_ms, undivided
+from scheduler.route_cost import alone_us
 
 MAX_RIDES, MAX_ALIKE = 64, 4  # in all, and over the same hops
 MAX_PEERS = 1_000
@@ -210,5 +211,5 @@ def _patience_s(peer: PeerId, since_s: float) -> float:
 
 
 def _alone_ms(peer: Announcement) -> float:
-    """Per block, for a session that it has to itself; 0 where it does not tell."""
-    return peer.decode_us / 1000 / len(peer.span) if peer.span else 0.0
+    """Per block, for a session that it has to itself."""
+    return alone_us(peer) / 1000 / len(peer.span) if peer.span else 0.0

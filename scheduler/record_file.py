@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA = "manyhands/peer-record/v1"
 MAX_BYTES = 4 << 20
+NONSENSE = OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def read_records(path: Path) -> PeerRecords:
         _fill(records, json.loads(path.read_bytes()))
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ManyhandsError) as error:
+    except (*NONSENSE, ManyhandsError) as error:
         log.warning("the record of peers cannot be read", extra={"reason": str(error)})
         return PeerRecords()
     return records

@@ -126,7 +126,14 @@ def batched_us(peer: Announcement) -> float:
 
 
 def alone_us(peer: Announcement) -> float:
+    """A decode step through the whole span of a session that has the peer to itself.
+
+    Costs are read off the curve where there is one, and so is what the peer is held to: it might
+    say one thing there, and another by `decode_us`. Who says nothing is held to what we assume.
+    """
     assert peer.span is not None
+    if curve := peer.measured.decode_steps_us:
+        return _read_off(curve, 1)
     return peer.decode_us or UNMEASURED_BLOCK_MS * 1000 * len(peer.span)
 
 

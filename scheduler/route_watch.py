@@ -7,6 +7,7 @@ failures in a `PeerRecords`. Watching changes nothing about the session.
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from protocol.chain_actions import Seat
@@ -16,10 +17,11 @@ from scheduler.blame import Leg, Ride
 from scheduler.directory import Directory
 from scheduler.latency import Latencies
 from scheduler.peer_record import PeerRecords
-from scheduler.route_cost import cost_of
-from scheduler.wanted import Wanted
+from scheduler.route_cost import alone_us, cost_of
+from scheduler.wanted import Goal, Wanted
 
 LEAST_TOKENS = 8  # of one chain, before they say anything
+MOST_MS = 1e6  # that a block or a wait can be said to take: more is nonsense, and as bad
 PARTS = 8  # a ride is cut into so many; the median part speaks, so that a hiccup does not
 
 
@@ -74,23 +76,25 @@ class RouteWatch:
             self._records.note_ride(ride)
 
     def _promised(self, seats: Sequence[Seat]) -> tuple[tuple[Leg, ...], float]:
-        """Nothing where some hop has not told how fast it is."""
-        wanted, live = self._wanted(), self._directory.live()
+        """Of one session beside those there are: nobody promised a row the time that it has in a
+        full batch, though who wants throughput chooses by that.
+        """
+        wanted, live = replace(self._wanted(), goal=Goal.LATENCY), self._directory.live()
         latencies = Latencies(live, self._directory.rtt_ms)
         known = {peer.peer_id: peer for peer in live}
         legs: list[Leg] = []
         besides_ms = 0.0
         for seat in seats:
             peer = known.get(PeerId(seat.peer))
-            if peer is None or peer.span is None or not peer.decode_us:
+            if peer is None or peer.span is None:
                 return (), 0.0
             cost = cost_of(peer, wanted)
-            alone_ms = peer.decode_us / 1000 / len(peer.span)
-            legs.append(Leg(peer.peer_id, len(seat.span), cost.compute_ms, alone_ms))
+            said_ms = (cost.compute_ms, alone_us(peer) / 1000 / len(peer.span))
+            legs.append(Leg(peer.peer_id, len(seat.span), *(min(ms, MOST_MS) for ms in said_ms)))
             besides_ms += cost.hop_ms + cost.queue_ms
         ring = [PeerId(seat.peer) for seat in (*seats, seats[0])]
         besides_ms += sum(latencies.one_way_ms(one, other) for one, other in pairwise(ring))
-        return tuple(legs), besides_ms
+        return tuple(legs), min(besides_ms, MOST_MS)
 
 
 def _typical_s(times: Sequence[float]) -> float:

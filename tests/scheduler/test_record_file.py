@@ -60,6 +60,11 @@ def test_clients_that_run_side_by_side_keep_what_each_of_them_saw(tmp_path):
         b'"token_ms": 1, "besides_ms": 0, "legs": [["p", 1, 1, 1]]}], "standings": {}}',
         b'{"schema": "manyhands/peer-record/v1", "rides": [], '
         b'"standings": {"p": [NaN, 1, 1, 1, null]}}',
+        b'{"schema": "manyhands/peer-record/v1", "rides": [], '
+        b'"standings": {"p": [1, 1, 1, 1, 1e999]}}',
+        b'{"schema": "manyhands/peer-record/v1", "rides": [{"at_s": 1, "n_tokens": 1e999, '
+        b'"token_ms": 1, "besides_ms": 0, "legs": []}], "standings": {}}',
+        b"[" * 100_000,
         b" " * (5 << 20),
     ],
 )
