@@ -8,7 +8,8 @@ A model's hosts are those that take new sessions and answer. They chain together
 share an execution profile, so the profile that serves the model best speaks for it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from manyhands.coverage import Run, hosts_per_block, spell, stretches
@@ -114,14 +115,20 @@ def positions_free(peer: Announcement) -> int | None:
 
 def model_condition(conditions: Mapping[Announcement, Condition]) -> ModelCondition:
     """How one model is served by those who announce it, one at least."""
-    n_blocks = max(peer.n_blocks for peer in conditions)
+    n_blocks = blocks_of_model(peer.n_blocks for peer in conditions)
     by_profile: dict[str, list[Host]] = {peer.profile: [] for peer in conditions}
     for peer, condition in conditions.items():
-        if condition.takes_sessions and peer.span is not None:
+        if condition.takes_sessions and peer.span is not None and peer.n_blocks == n_blocks:
             by_profile[peer.profile].append(Host(peer.span, blocks_per_s(peer)))
     judged = [_judged(profile, by_profile[profile], n_blocks) for profile in sorted(by_profile)]
     best = max(judged, key=lambda found: (-_n_missing(found), found.tokens_per_s))
     return replace(best, warnings=tuple(_warnings(best, conditions)))
+
+
+def blocks_of_model(said: Iterable[int]) -> int:
+    """How many blocks a model has, by those who announce it: most of them, and so no single liar."""
+    counts = Counter(said)
+    return max(counts, key=lambda n_blocks: (counts[n_blocks], -n_blocks))
 
 
 def _judged(profile: str, hosts: list[Host], n_blocks: int) -> ModelCondition:
@@ -144,6 +151,10 @@ def _warnings(found: ModelCondition, conditions: Mapping[Announcement, Condition
     single = found.runs_with(1)
     if single and not found.missing and len(conditions) > 1:
         yield f"blocks {spell(single)} have one host only: without it no answer is complete"
+    odd = sum(peer.n_blocks != found.n_blocks for peer in conditions)
+    if odd:
+        who = "1 peer says" if odd == 1 else f"{odd} peers say"
+        yield f"{who} that the model has another number of blocks: nobody uses what they announce"
     others = sorted({peer.profile for peer in conditions} - {found.profile})
     if others:
         n_others = sum(peer.profile in others for peer in conditions)

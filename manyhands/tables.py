@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from manyhands.condition import blocks_of_model
+
 PIPE_COLUMNS, WIDE_COLUMNS = 160, 120
 MAX_BAR = 24
 STYLES = {
@@ -127,7 +129,7 @@ def short(peer: str) -> str:
 def _by_model(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for manifest in dict.fromkeys(row["manifest"] for row in rows):
         of_model = [row for row in rows if row["manifest"] == manifest]
-        n_blocks = max(row["n_blocks"] for row in of_model)
+        n_blocks = blocks_of_model(row["n_blocks"] for row in of_model)
         yield f"{of_model[0]['model']}, {n_blocks} blocks", of_model
 
 

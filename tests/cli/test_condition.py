@@ -126,3 +126,17 @@ def test_views_say_the_same_to_scripts():
     assert {"path", "age_s", "queue_us", "kv_free_bytes", "blocks_per_s", "why"} <= set(rows[0])
     assert [model["complete"] for model in models] == [True, False]
     assert models[0]["states"] == {"serving": 1, "draining": 1, "silent": 1, "unreachable": 1}
+
+
+def test_one_peer_that_makes_the_model_longer_than_it_is_makes_it_incomplete_for_nobody(capsys):
+    whole, liar = announce(1), announce(2, (0, 900), n_blocks=1000)
+    seen = {whole: WELL, liar: WELL}
+
+    [told] = model_views(seen)
+    show_peers(peer_views(seen))
+
+    assert told["complete"]
+    assert told["n_blocks"] == 8
+    assert told["coverage"] == [[0, 8, 1]]
+    assert any("another number of blocks" in warning for warning in told["warnings"])
+    assert "tiny, 8 blocks" in capsys.readouterr().out
