@@ -126,7 +126,7 @@ def model_condition(conditions: Mapping[Announcement, Condition]) -> ModelCondit
 
 
 def blocks_of_model(said: Iterable[int]) -> int:
-    """How many blocks a model has, by those who announce it: most of them, and so no single liar."""
+    """How many a model has, by those who announce it: most of them, and so no single liar."""
     counts = Counter(said)
     return max(counts, key=lambda n_blocks: (counts[n_blocks], -n_blocks))
 

@@ -1,4 +1,4 @@
-"""What peers are held to: what they said that decided over their traffic, whatever else they say."""
+"""Peers are held to what they said that decided over their traffic, whatever else they say."""
 
 from dataclasses import replace
 
