@@ -164,7 +164,8 @@ def translated(path: Path) -> Iterator[None]:
                 hint=f"check who owns it: ls -l {path.parent}",
             ) from error
         if primary == sqlite3.SQLITE_FULL:
-            raise OutOfMemory(f"no disk space left for {path}") from error
+            hint = "free some, or choose another --home"
+            raise OutOfMemory(f"no disk space left for {path}", hint=hint) from error
         raise damaged(path, str(error)) from error
     except UnicodeDecodeError as error:  # text that no longer is, in a row or in the schema
         raise damaged(path, str(error)) from error

@@ -22,8 +22,9 @@ from manyhands.loops import run
 from manyhands.models import TINY, Model, find_model
 from manyhands.options import accept_licence_option, home_option
 from manyhands.progress import say, shown
-from manyhands.running import Running, recorded
+from manyhands.running import Running, found_running, recorded
 from manyhands.signals import interruptible
+from protocol.errors import ConfigError
 
 DEFAULT_PORT = 8400
 
@@ -55,6 +56,7 @@ def up(
     block has no host that answers. A node that ends is started again.
     """
     place = Home.at(home)
+    require_alone(place)
     with shown(model) as progress:
         found = find_model(model, progress=progress)
     spans = replicated_split(found.manifest.n_blocks, nodes, replicas)
@@ -62,6 +64,19 @@ def up(
     bring_weights(found, found.manifest.tensors, identity=open_identity(place.client))
     swarm = LocalSwarm(model, spans, place.root / "swarm")
     run(_up(place, found, swarm, replicas, port))
+
+
+def require_alone(home: Home) -> None:
+    """Two swarms would start each other's nodes.
+
+    Raises:
+        ConfigError: one runs on this home.
+    """
+    if other := next((known for known in found_running(home) if known.command == "up"), None):
+        raise ConfigError(
+            f"a swarm of {other.model} runs on {home.root} already, as pid {other.pid}",
+            hint="use that one, end it with Ctrl-C, or give this one a home of its own: --home DIR",
+        )
 
 
 async def _up(home: Home, model: Model, swarm: LocalSwarm, replicas: int, port: int) -> None:

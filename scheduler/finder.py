@@ -93,7 +93,7 @@ class RouteFinder:
         self.waits_for: ManyhandsError | None = None
         self.on_wait: Callable[[ManyhandsError], None] = lambda error: None
         self._unreachable: ManyhandsError | None = None  # why nobody answered when last asked
-        self._ask_s = ASK_S
+        self._ask_s, self._has_asked = ASK_S, False  # for the chain at hand
         self._since: float | None = None  # when the chain at hand began to be looked for
         self._tried_again: set[str] = set()  # since then, of those who had failed
         self._staying: set[str] = set()  # hops of the chain that need no replacement
@@ -118,7 +118,7 @@ class RouteFinder:
         until = min(deadline, self._since + self._request.wait_s)
         while True:
             routes = await self._look(action, action.avoid)
-            if routes is None and time.monotonic() < until:
+            if routes is None and (time.monotonic() < until or not self._has_asked):
                 self._unreachable = await self._ask(action.avoid, until)
                 routes = await self._look(action, action.avoid)
                 if routes is None:
@@ -156,6 +156,7 @@ class RouteFinder:
     def found(self) -> None:
         """The chain stands: the next search has time of its own."""
         self._agreed, self._since, self._unreachable = self.profile, None, None
+        self._has_asked = False
         self._tried_again.clear()
 
     async def _settled(self, routes: list[Route], action: FindRoute) -> list[Route]:
@@ -280,6 +281,7 @@ class RouteFinder:
 
         Each time in vain they get twice as long: all of a busy machine's nodes may be slow alike.
         """
+        self._has_asked = True
         known = [
             address
             for peer in self._directory.live()

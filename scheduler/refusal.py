@@ -19,7 +19,8 @@ IN_WORDS = {
     Constraint.GROUP: "{group}",
     Constraint.PRICE: "for {max_price} ncr per million or less",
     Constraint.AVOID: "whom you do not avoid",
-    Constraint.REQUIRE: "as you require: {required}",
+    Constraint.REQUIRE: "with the required {required}",
+    Constraint.PROFILE: "in profile {profile}",
     Constraint.CONTEXT: "with room for {n_positions} positions",
     Constraint.STATE: "that takes new sessions",
 }
@@ -38,6 +39,8 @@ def incomplete(
         for peer in hosts
         if (why := _chosen_constraint(peer, wanted)) is not None and _holds_any(peer, missing)
     )
+    if not wanted.profile:  # nobody asked for one: see `_serving`
+        del ruled_out[Constraint.PROFILE]
     absent = _absent(hosts, wanted)
     named = next((c for c in IN_WORDS if ruled_out[c]), None)
     if absent:
@@ -50,7 +53,7 @@ def incomplete(
         within=_in_words(named, wanted, absent) if named else "",
         constraint=named.value if named else "",
         hint=_relaxing(named, ruled_out[named], hosts)
-        if named
+        if named and named is not Constraint.PROFILE
         else _serving(hosts, wanted, model, f"{start}:{stop}"),
     )
 
@@ -72,9 +75,9 @@ def _absent(hosts: Sequence[Announcement], wanted: Wanted) -> str:
     known = {peer.peer_id: peer for peer in hosts}
     for peer_id in wanted.limits.require:
         if (peer := known.get(peer_id)) is None:
-            return f"{peer_id} is not among those who serve it"
+            return f"{peer_id}, which is not among those who serve it,"
         if (why := wanted.rules_out(peer)) is not None:
-            return f"{peer_id} is ruled out by {why.value}"
+            return f"{peer_id}, which {why.value} rules out,"
     return ""
 
 
@@ -86,6 +89,7 @@ def _in_words(named: Constraint, wanted: Wanted, absent: str) -> str:
         max_price=limits.max_price,
         required=absent,
         n_positions=wanted.n_positions,
+        profile=wanted.profile,
     )
 
 

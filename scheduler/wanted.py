@@ -61,7 +61,9 @@ class Limits:
         for peer in (*self.avoid, *self.require):
             public_key_from_peer_id(peer)
         if both := sorted({*self.avoid} & {*self.require}):
-            raise UsageError(f"{both[0]} is both avoided and required")
+            raise UsageError(
+                f"{both[0]} is both avoided and required", hint="choose one of the two"
+            )
         if max(len(self.regions), len(self.avoid), len(self.require)) > MAX_NAMED:
             raise UsageError(f"up to {MAX_NAMED} peers and regions can be named")
         if any(not region or not region.isprintable() for region in self.regions):

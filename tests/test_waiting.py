@@ -54,6 +54,16 @@ async def test_an_answer_waits_in_its_middle_for_blocks_to_come_back(model, tmp_
     assert any("2:5" in reason for reason in reasons)
 
 
+async def test_who_does_not_want_to_wait_still_asks_who_is_there(model, tmp_path, network):
+    async with (
+        swarm(model, tmp_path, over(network), (0, 6)) as built,
+        built.client() as client,
+    ):
+        answer = await whole(client.generate(ask(built, wait_s=0.0, max_tokens=2)))
+
+    assert len(answer.token_ids) == 2
+
+
 @pytest.mark.parametrize(
     "token", [pytest.param(None, marks=pytest.mark.slow), 5], ids=["at the start", "in the middle"]
 )

@@ -64,7 +64,7 @@ def test_a_group_without_a_host_leaves_everything():
     ("peers", "why"),
     [
         ([announce(1)], "is not among those"),
-        ([announce(1), announce(2, None)], "ruled out by model"),
+        ([announce(1), announce(2, None)], "which model rules out"),
     ],
 )
 def test_a_required_peer_that_cannot_serve_is_named_with_the_reason(peers, why):
@@ -72,8 +72,17 @@ def test_a_required_peer_that_cannot_serve_is_named_with_the_reason(peers, why):
 
     assert refusal is not None
     assert refusal.constraint == "require"
-    assert f"{peer_of(2)} " in str(refusal)
+    assert f"nobody with the required {peer_of(2)}, which " in str(refusal)
     assert why in str(refusal)
+
+
+def test_a_profile_that_was_asked_for_and_nobody_runs_is_named_with_those_that_are_run():
+    refusal = incomplete([announce(1)], replace(WANTED, profile="bfloat16/none/bfloat16"))
+
+    assert refusal is not None
+    assert (refusal.missing, refusal.constraint) == (((0, 8),), "profile")
+    assert "nobody in profile bfloat16/none/bfloat16 serves" in str(refusal)
+    assert "others run float32/none/float32" in refusal.hint
 
 
 def test_who_was_lost_in_this_session_is_no_constraint_of_the_client():
