@@ -97,6 +97,7 @@ class Session:
         self._prefixes = prefixes
         self._links: dict[str, ControlLink] = {}
         self._tasks: asyncio.TaskGroup
+        self._passing: list[asyncio.Task[None]] = []  # what nobody needs once the answer ended
         self._ended = asyncio.Event()
         self._mistake: Exception | None = None
         self._deadline = time.monotonic() + request.timeout_s
@@ -114,7 +115,7 @@ class Session:
         """
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                ticking = self._start(self._tick())
+                self._passing.append(self._start(self._tick()))
                 self._do(self.rules.begin())
                 try:
                     await self._ended.wait()
@@ -122,7 +123,8 @@ class Session:
                     self._do(self.rules.cancel())
                     raise
                 finally:
-                    ticking.cancel()
+                    for task in self._passing:
+                        task.cancel()
                     await asyncio.shield(asyncio.ensure_future(self._close()))
         finally:
             self.transcript.end()
@@ -152,7 +154,7 @@ class Session:
         commits = [action for action in actions if isinstance(action, SendCommit)]
         if commits:
             self._commit(commits)
-        for action in actions:
+        for action in actions:  # commits were sent above, all together
             match action:
                 case SendReserve(seat, epoch, leaver):
                     self._reserve(seat, epoch, leaver)
@@ -161,16 +163,14 @@ class Session:
                 case Release(peer):
                     self._send(peer, Close(reason="released"))
                 case FindRoute():
-                    self._start(self._find(action))
+                    self._passing.append(self._start(self._find(action)))
                 case FindHeirs():
-                    self._start(self._find_heirs(action))
+                    self._passing.append(self._start(self._find_heirs(action)))
                 case Deliver(event):
                     self._deliver(event)
                 case Done(finish_reason, error):
                     self._finish_reason, self.error = finish_reason, error
                     self._ended.set()
-                case SendCommit():
-                    pass  # sent above, all together
 
     def _send(self, peer: str, message: Raise | Close | Commit | Pay | Keep) -> None:
         if (link := self._links.get(peer)) is not None:

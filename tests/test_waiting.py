@@ -64,6 +64,18 @@ async def test_who_does_not_want_to_wait_still_asks_who_is_there(model, tmp_path
     assert len(answer.token_ids) == 2
 
 
+async def test_an_answer_that_waits_for_ever_can_be_left(model, tmp_path, network):
+    async with (
+        swarm(model, tmp_path, over(network), (0, 2)) as built,
+        built.client() as client,
+        asyncio.timeout(5),
+    ):
+        async with client.generate(ask(built, wait_s=FOR_EVER)) as run:
+            async for event in run:
+                if isinstance(event, Waiting):
+                    break
+
+
 @pytest.mark.parametrize(
     "token", [pytest.param(None, marks=pytest.mark.slow), 5], ids=["at the start", "in the middle"]
 )

@@ -9,7 +9,9 @@ import socket
 import pytest
 
 from ledger.log import Ledger
+from manyhands.home import Home
 from manyhands.models import BUILT_IN
+from manyhands.running import Running, recorded
 from protocol.identity import load_or_create_identity
 from protocol.signing import OPEN_SWARM_ID
 from tests.cli.command import assert_explained, manyhands
@@ -253,3 +255,11 @@ def test_a_gpu_that_is_required_and_not_here_ends_before_anything_is_loaded(tmp_
 
     assert ended.code == 3
     assert "there is no GPU here that torch can use" in ended.err or "CPUs only" in ended.err
+
+
+def test_two_swarms_on_one_home_would_start_each_others_nodes(tmp_path):
+    mine = Running(command="up", pid=os.getpid(), model="tiny", addresses=())
+    with recorded(Home.at(tmp_path), mine):
+        ended = manyhands("up", "--home", tmp_path, "--port", 0)
+
+    assert_explained(ended, 3, f"as pid {os.getpid()}")
