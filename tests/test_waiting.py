@@ -69,11 +69,11 @@ async def test_an_answer_that_waits_for_ever_can_be_left(model, tmp_path, networ
         swarm(model, tmp_path, over(network), (0, 2)) as built,
         built.client() as client,
         asyncio.timeout(5),
+        client.generate(ask(built, wait_s=FOR_EVER)) as run,
     ):
-        async with client.generate(ask(built, wait_s=FOR_EVER)) as run:
-            async for event in run:
-                if isinstance(event, Waiting):
-                    break
+        async for event in run:
+            if isinstance(event, Waiting):
+                break
 
 
 @pytest.mark.parametrize(
