@@ -23,13 +23,16 @@ MAX_FOUND = 16
 
 
 def make_plane(
-    identity: Identity, listen: tuple[str, int] | None, bootstrap: Sequence[Address]
+    identity: Identity,
+    swarm_id: bytes,
+    listen: tuple[str, int] | None,
+    bootstrap: Sequence[Address],
 ) -> Libp2pPlane | None:
     """A plane if any of the two flags was given. Nothing listens that nobody asked for."""
     if listen is None and not bootstrap:
         return None
     host, port = listen or ("0.0.0.0", 0)
-    return Libp2pPlane(identity, host=host, port=port, bootstrap=bootstrap)
+    return Libp2pPlane(identity, host=host, port=port, bootstrap=bootstrap, swarm_id=swarm_id)
 
 
 async def find_peers(swarm_id: bytes, bootstrap: Sequence[Address]) -> tuple[Address, ...]:
@@ -38,7 +41,7 @@ async def find_peers(swarm_id: bytes, bootstrap: Sequence[Address]) -> tuple[Add
     A stranger does this: the identity of the node is not seen before the node serves.
     """
     identity = Identity(SigningKey.generate())
-    plane = Libp2pPlane(identity, host="127.0.0.1", bootstrap=bootstrap)
+    plane = Libp2pPlane(identity, host="127.0.0.1", bootstrap=bootstrap, swarm_id=swarm_id)
     discovery = Discovery(AnnouncementTable(swarm_id), plane)
     if not bootstrap or not await discovery.start():
         return ()

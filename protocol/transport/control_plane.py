@@ -26,7 +26,10 @@ class Told(NamedTuple):
 
 
 class Keeper(Protocol):
-    """What a peer answers when others ask it. It is never asked for more than was admitted."""
+    """What a peer answers when others ask it."""
+
+    def admits(self, peer_id: PeerId) -> bool:
+        """Whether that peer may connect, be connected to, or ask. From any thread, and quick."""
 
     async def keep(self, sender: PeerId, key: bytes, value: bytes) -> bool:
         """Take a value in; False if it is not worth keeping: the sender is told."""

@@ -35,18 +35,20 @@ log = logging.getLogger(__name__)
 
 PROTOCOL = TProtocol("/ipfs/kad/1.0.0")
 ALPHA = 4  # requests of one walk at once
+BETA = 3  # the closest so many have to answer before a walk that looks for peers ends
 MAX_WALK = 3 * CLOSEST  # peers asked in one walk
 MAX_KEY_BYTES = 64
 MAX_REQUEST_BYTES = MAX_PUT_BYTES + 2048
 MAX_ANSWER_BYTES = MAX_VALUE_BYTES + 64 * 1024
 MAX_CLOSER, MAX_ADDRESSES = 20, 4
 MAX_REQUESTS_PER_STREAM = 64
-NEAR_S = 300.0  # who is closest to a key is asked again after that
+NEAR_S, SMALL_NEAR_S = 300.0, 30.0  # who is closest to a key is asked again after that
 _IDS = ("FIND_NODE", "GET_VALUE", "PUT_VALUE", "PING")
 FIND_NODE, GET_VALUE, PUT_VALUE, PING = (Message.MessageType.Value(name) for name in _IDS)
 
 Keep = Callable[[PeerId, bytes, bytes], Awaitable[bool]]
 Kept = Callable[[PeerId, bytes], Awaitable[bytes]]
+Admits = Callable[[PeerId], bool]
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ class _Near:
     """Who was closest to a key, and until when that is believed."""
 
     peers: list[ID]
+    infos: dict[ID, PeerInfo]
     until_s: float
 
 
@@ -68,21 +71,27 @@ class _Walk:
     answered: list[ID] = field(default_factory=list)
     told: list[tuple[ID, bytes]] = field(default_factory=list)
 
-    def next(self, n: int) -> list[ID]:
-        """Whom to ask now: those not yet asked among the closest that have not failed."""
+    def closest(self, n: int) -> list[ID]:
+        """Of those heard of, and that have not failed."""
         failed = self.asked - set(self.answered)
         alive = [peer for peer in dict.fromkeys(self.candidates) if peer not in failed]
-        near = sort_peer_ids_by_distance(self.key, alive)[:n]
-        return [peer for peer in near if peer not in self.asked][:ALPHA]
+        return list(sort_peer_ids_by_distance(self.key, alive))[:n]
+
+    def next(self, n: int) -> list[ID]:
+        """Whom to ask now: those of the closest that were not asked yet."""
+        return [peer for peer in self.closest(n) if peer not in self.asked][:ALPHA]
 
 
 class Kademlia:
     """Both sides, over one host. All of it on trio."""
 
-    def __init__(self, host: Any, keep: Keep, kept: Kept, limits: PlaneLimits) -> None:
+    def __init__(
+        self, host: Any, keep: Keep, kept: Kept, admits: Admits, limits: PlaneLimits
+    ) -> None:
         self.refused: Counter[str] = Counter()
         self.table = RoutingTable(host.get_id(), host)
         self._host, self._keep, self._kept, self._limits = host, keep, kept, limits
+        self._admits = admits
         self._requests = RateLimit(Limit(limits.requests_per_s, limits.requests_burst))
         self._near: dict[bytes, _Near] = {}
         host.set_stream_handler(PROTOCOL, self.handle)
@@ -102,12 +111,13 @@ class Kademlia:
         taken: list[ID] = []
 
         async def put(peer: ID) -> None:
-            answer = await self._request(peer, request)
+            answer = await self._request(peer, request, near.infos.get(peer))
             if answer is not None and answer.type == PUT_VALUE and answer.key == key:
                 taken.append(peer)
 
+        near = await self._closest(key)
         async with trio.open_nursery() as nursery:
-            for peer in await self._closest(key):
+            for peer in near.peers:
                 nursery.start_soon(put, peer)
         return len(taken)
 
@@ -122,16 +132,16 @@ class Kademlia:
         own = self._host.get_id().to_bytes()
         await self._walk(own, Message(type=FIND_NODE, key=own), CLOSEST)
 
-    async def _closest(self, key: bytes) -> list[ID]:
+    async def _closest(self, key: bytes) -> _Near:
         near = self._near.get(key)
         if near is not None and trio.current_time() < near.until_s and near.peers:
-            return near.peers
-        walk = await self._walk(key, Message(type=FIND_NODE, key=key), CLOSEST)
-        peers = list(sort_peer_ids_by_distance(key, walk.answered))[:CLOSEST]
+            return near
+        walk = await self._walk(key, Message(type=FIND_NODE, key=key), BETA)
+        peers = walk.closest(CLOSEST)
         # A small neighbourhood is still growing.
-        lasts_s = NEAR_S if len(peers) >= CLOSEST else 30.0
-        self._near[key] = _Near(peers, trio.current_time() + lasts_s)
-        return peers
+        lasts_s = NEAR_S if len(peers) >= CLOSEST else SMALL_NEAR_S
+        self._near[key] = _Near(peers, walk.infos, trio.current_time() + lasts_s)
+        return self._near[key]
 
     async def _walk(self, key: bytes, request: Any, n: int) -> _Walk:
         """Ask ever closer peers, until the `n` closest that answer have answered."""
@@ -212,6 +222,8 @@ class Kademlia:
             return False
         if not self._requests.take(str(peer), 1.0, trio.current_time()):
             raise _Refused("too many")
+        if not self._admits(PeerId(str(peer))):
+            raise _Refused("peer not admitted")
         request = Message()
         try:
             request.ParseFromString(data)

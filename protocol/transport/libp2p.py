@@ -10,12 +10,14 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from protocol.address import Address
 from protocol.errors import ConfigError
 from protocol.identity import Identity, PeerId
+from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.control_plane import CLOSEST, ControlPlane, Keeper, PlaneLimits, Told
 from protocol.transport.doorkeeper import Doorkeeper
 from protocol.transport.reach import reachable_hosts, why_not_listening
@@ -52,13 +54,11 @@ class Libp2pPlane(ControlPlane):
         port: int = 0,
         bootstrap: Sequence[Address] = (),
         limits: PlaneLimits | None = None,
-        admits: Callable[[PeerId], bool] = lambda peer_id: True,
-        swarm_key: bytes = b"",
+        swarm_id: bytes = OPEN_SWARM_ID,
     ) -> None:
         """
         Args:
-            admits: whether a peer may connect or be connected to; called from another thread.
-            swarm_key: 32 bytes that all peers of a private swarm share, see docs/network.md.
+            swarm_id: of any swarm but the open one, those alone who know it get a connection.
         """
         self.peer_id: PeerId = identity.peer_id
         self.addresses: tuple[Address, ...] = ()
@@ -66,8 +66,8 @@ class Libp2pPlane(ControlPlane):
         self._identity, self._host, self._port = identity, host, port
         self._bootstrap = [each for each in bootstrap if each.peer_id != identity.peer_id]
         self._limits = limits or PlaneLimits()
-        self._swarm_key = swarm_key
-        self._door = Doorkeeper(self._limits, admits, time.monotonic)
+        self._swarm_key = _swarm_key(swarm_id)
+        self._door = Doorkeeper(self._limits, self._admits, time.monotonic)
         self._thread: TrioThread | None = None
         self._keeper: Keeper | None = None
         self._dht: Kademlia | None = None
@@ -123,6 +123,9 @@ class Libp2pPlane(ControlPlane):
             return ()
         found = await thread.call(lambda: dht.find(key, n_peers))
         return [Told(PeerId(str(peer)), value) for peer, value in found]
+
+    def _admits(self, peer_id: PeerId) -> bool:
+        return self._keeper is None or self._keeper.admits(peer_id)
 
     # --- on trio ----------------------------------------------------------------------------------
 
@@ -198,7 +201,7 @@ class Libp2pPlane(ControlPlane):
         async def kept(sender: PeerId, key: bytes) -> bytes:
             return await thread.ask(lambda: keeper.kept(sender, key))
 
-        return Kademlia(host, keep, kept, self._limits)
+        return Kademlia(host, keep, kept, self._admits, self._limits)
 
     async def _stay_connected(self, host: Any, dht: "Kademlia") -> None:
         """Greet bootstrap peers while few are connected, and know who is closest to us."""
@@ -232,6 +235,16 @@ class Libp2pPlane(ControlPlane):
             except Exception as error:  # of a library with many kinds, about a stranger
                 extra = {"address": str(address), "reason": repr(error)}
                 log.debug("a bootstrap peer does not answer", extra=extra)
+
+
+def _swarm_key(swarm_id: bytes) -> bytes:
+    """Of a swarm that is not open: what libp2p's private networks are entered with, else nothing.
+
+    py-libp2p's cipher for them is not the one of other implementations; all our peers have it.
+    """
+    if swarm_id == OPEN_SWARM_ID:
+        return b""
+    return sha256(b"manyhands-private-network-v1\x00" + swarm_id).digest()
 
 
 def _import_and_start(loop: asyncio.AbstractEventLoop) -> TrioThread:

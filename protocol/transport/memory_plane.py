@@ -51,7 +51,8 @@ class MemoryPlane:
         return [peer for peer in self._network.running if peer not in {self.peer_id, *cut_off}]
 
     async def publish(self, key: bytes, value: bytes) -> int:
-        return sum([await keeper.keep(self.peer_id, key, value) for _, keeper in self._near(key)])
+        kept = [await keeper.keep(self.peer_id, key, value) for _, keeper in self._near(key)]
+        return sum(kept)
 
     async def find(self, key: bytes, *, n_peers: int = CLOSEST) -> Collection[Told]:
         near = self._near(key)[:n_peers]
@@ -60,7 +61,11 @@ class MemoryPlane:
 
     def _near(self, key: bytes) -> list[tuple[PeerId, Keeper]]:
         reached = [self._network.running[peer] for peer in self.peers()]
-        found = [(each.peer_id, each._keeper) for each in reached if each._keeper is not None]
+        found = [
+            (each.peer_id, each._keeper)
+            for each in reached
+            if each._keeper is not None and each._keeper.admits(self.peer_id)
+        ]
         return sorted(found, key=lambda each: distance(each[0], key))[:CLOSEST]
 
 

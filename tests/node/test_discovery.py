@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from node.discovery import CALLS, Discovery
+from node.discovery import CALLS, STRIKES, Discovery
 from protocol.announcement_table import AnnouncementTable, Dropped, Merged
 from protocol.anti_entropy import GossipMessage, Record
 from protocol.errors import ConfigError
@@ -140,6 +140,24 @@ async def test_a_flood_of_one_peer_is_cut_off_and_another_is_served_meanwhile():
     assert peer.table.dropped[Dropped(peer_of(9), Merged.LIMITED)] >= 400
     assert len(peer.table.entries) == 1
     assert answered
+
+
+async def test_who_sends_what_does_not_hold_again_and_again_is_banned_for_a_while():
+    now = 0.0
+    network = MemoryPlanes()
+    peer = discovery(network, 1, now_s=lambda: now)
+    forged = write_records([record(5, signer=6)])
+
+    for _ in range(int(STRIKES.burst)):
+        await peer.keep(peer_of(9), KEY, forged)
+    assert peer.admits(peer_of(9))
+    await peer.keep(peer_of(9), KEY, forged)
+
+    assert not peer.admits(peer_of(9))
+    assert peer.admits(peer_of(8))
+    assert peer.status()["banned"] == [peer_of(9)]
+    now = 601.0
+    assert peer.admits(peer_of(9))
 
 
 async def test_asking_for_foreign_keys_gets_nothing():

@@ -25,8 +25,12 @@ KEY = b"/mh/0123456789abcdef/00"
 class Shelf:
     """A keeper that takes everything but what is bad."""
 
-    def __init__(self) -> None:
+    def __init__(self, denied: PeerId | None = None) -> None:
         self.values: dict[bytes, bytes] = {}
+        self.denied = denied
+
+    def admits(self, peer_id: PeerId) -> bool:
+        return peer_id != self.denied
 
     async def keep(self, sender: PeerId, key: bytes, value: bytes) -> bool:
         if value != b"bad":
@@ -42,9 +46,11 @@ def new_identity() -> Identity:
 
 
 @asynccontextmanager
-async def plane(*bootstrap: Address, **options: Any) -> AsyncIterator[Libp2pPlane]:
+async def plane(
+    *bootstrap: Address, keeper: Shelf | None = None, **options: Any
+) -> AsyncIterator[Libp2pPlane]:
     made = Libp2pPlane(options.pop("identity", new_identity()), bootstrap=bootstrap, **options)
-    await made.start(options.get("keeper", Shelf()))
+    await made.start(keeper or Shelf())
     try:
         yield made
     finally:
@@ -142,12 +148,30 @@ async def test_a_value_is_kept_by_others_and_found_by_who_knows_one_of_them():
 async def test_a_peer_that_is_denied_gets_nowhere():
     denied = new_identity()
     async with (
-        plane(admits=lambda peer: peer != denied.peer_id) as made,
+        plane(keeper=Shelf(denied.peer_id)) as made,
         plane(*made.addresses, identity=denied),
     ):
         await until(lambda: made.refused["peer not admitted"] > 0, timeout_s=20)
 
         assert not made.peers()
+
+
+@pytest.mark.libp2p
+@needs_libp2p
+async def test_who_does_not_know_a_private_swarm_gets_no_connection():
+    ours, limits = bytes(range(32)), PlaneLimits(timeout_s=1.0)
+    async with (
+        plane(swarm_id=ours, limits=limits) as first,
+        plane(*first.addresses, swarm_id=ours) as second,
+        plane(*first.addresses, swarm_id=bytes(32), limits=limits) as guessing,
+        plane(*first.addresses, limits=limits) as open_one,
+    ):
+        await until(lambda: bool(second.peers()), timeout_s=20)
+        await asyncio.sleep(2.0)  # the others have tried, and were given up
+
+        assert list(first.peers()) == [second.peer_id]
+        assert not guessing.peers()
+        assert not open_one.peers()
 
 
 @pytest.mark.libp2p
