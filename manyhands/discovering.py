@@ -1,8 +1,8 @@
 """Discovery over libp2p, for the command line: from flags to a plane, and a first look at a swarm.
 
-In: `--libp2p` and `--bootstrap`. Out: the plane that a node runs, or None when nobody asked for
-one; addresses of peers that serve, for what has to be known before the node runs: which blocks the
-swarm misses, and who has weights.
+In: `--libp2p`, `--bootstrap` and `--lan`. Out: the plane that a node runs, or None when nobody
+asked for one; addresses of peers that serve, for what has to be known before the node runs: which
+blocks the swarm misses, and who has weights.
 """
 
 import asyncio
@@ -27,12 +27,16 @@ def make_plane(
     swarm_id: bytes,
     listen: tuple[str, int] | None,
     bootstrap: Sequence[Address],
+    *,
+    lan: bool,
 ) -> Libp2pPlane | None:
-    """A plane if any of the two flags was given. Nothing listens that nobody asked for."""
-    if listen is None and not bootstrap:
+    """A plane if any of the flags was given. Nothing listens that nobody asked for."""
+    if listen is None and not bootstrap and not lan:
         return None
     host, port = listen or ("0.0.0.0", 0)
-    return Libp2pPlane(identity, host=host, port=port, bootstrap=bootstrap, swarm_id=swarm_id)
+    return Libp2pPlane(
+        identity, host=host, port=port, bootstrap=bootstrap, swarm_id=swarm_id, lan=lan
+    )
 
 
 async def find_peers(swarm_id: bytes, bootstrap: Sequence[Address]) -> tuple[Address, ...]:

@@ -58,6 +58,7 @@ class Wanted:
     parent: int | None
     libp2p: tuple[str, int] | None = None
     bootstrap: tuple[Address, ...] = ()
+    lan: bool = False
     gently: bool = False
     max_blocks: int | None = None
 

@@ -86,6 +86,7 @@ MAX_TEXT_CHARS = 64
     multiple=True,
     help="A libp2p address to find the swarm by, as a node's ready line has it. Repeat for more.",
 )
+@click.option("--lan", is_flag=True, help="Find peers on this local network, and be found there.")
 @home_option
 @click.option(
     "--dtype",
@@ -235,7 +236,7 @@ async def _serve(
         _settings(wanted, home),
         _software(),
         elsewhere=Elsewhere(wanted, identity, prepared) if moves else None,
-        plane=make_plane(identity, OPEN_SWARM_ID, wanted.libp2p, wanted.bootstrap),
+        plane=make_plane(identity, OPEN_SWARM_ID, wanted.libp2p, wanted.bootstrap, lan=wanted.lan),
     )
     stop = asyncio.Event()
     with interruptible(stop.set):

@@ -37,7 +37,7 @@ EXTRAS = [
 DEV = [Requirement(text) for text in PYPROJECT["dependency-groups"]["dev"]]
 
 # Modules that extras bring along, each imported where its extra is asked for.
-WITH_EXTRAS = {"libp2p", "multiaddr", "trio", "varint", "bitsandbytes", "gguf"}
+WITH_EXTRAS = {"libp2p", "multiaddr", "trio", "varint", "zeroconf", "bitsandbytes", "gguf"}
 
 
 def constraints() -> dict[str, Version]:

@@ -9,7 +9,7 @@ outright. What strangers may have of us is the `doorkeeper`'s, what they may ask
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from protocol.identity import Identity, PeerId
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.control_plane import CLOSEST, ControlPlane, Keeper, PlaneLimits, Told
 from protocol.transport.doorkeeper import Doorkeeper
+from protocol.transport.lan import MAX_HEARD, LocalNetwork
 from protocol.transport.reach import reachable_hosts, why_not_listening
 from protocol.transport.trio_thread import TrioThread
 
@@ -55,9 +56,11 @@ class Libp2pPlane(ControlPlane):
         bootstrap: Sequence[Address] = (),
         limits: PlaneLimits | None = None,
         swarm_id: bytes = OPEN_SWARM_ID,
+        lan: bool = False,
     ) -> None:
         """
         Args:
+            lan: also find peers on the local network, and be found there.
             swarm_id: of any swarm but the open one, those alone who know it get a connection.
         """
         self.peer_id: PeerId = identity.peer_id
@@ -68,6 +71,9 @@ class Libp2pPlane(ControlPlane):
         self._limits = limits or PlaneLimits()
         self._swarm_key = _swarm_key(swarm_id)
         self._door = Doorkeeper(self._limits, self._admits, time.monotonic)
+        self._lan = lan
+        self._heard: deque[Address] = deque(maxlen=MAX_HEARD)  # on the network, not greeted yet
+        self._listening: asyncio.Task[None] | None = None
         self._thread: TrioThread | None = None
         self._keeper: Keeper | None = None
         self._dht: Kademlia | None = None
@@ -87,6 +93,9 @@ class Libp2pPlane(ControlPlane):
         hosts = reachable_hosts(self._host)
         self.addresses = tuple(Address(host, port, self.peer_id) for host in hosts)
         self.problem = ""
+        if self._lan:
+            network = LocalNetwork(self.addresses, self._swarm_key, self._heard.append)
+            self._listening = asyncio.create_task(network.run(), name="mdns")
 
     async def _start(self, keeper: Keeper) -> int:
         """The port; whatever a library of this size trips over is a reason to go on without it."""
@@ -103,6 +112,10 @@ class Libp2pPlane(ControlPlane):
         return port
 
     async def stop(self) -> None:
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
         thread, self._thread = self._thread, None
         self.addresses, self._connected, self.problem = (), (), self.problem or "stopped"
         if thread is not None:
@@ -219,6 +232,8 @@ class Libp2pPlane(ControlPlane):
                     for address in self._bootstrap:
                         if address.peer_id not in self._connected:
                             nursery.start_soon(self._greet, host, address)
+                while self._heard:
+                    nursery.start_soon(self._greet, host, self._heard.popleft())
                 if connected and now_s >= settle_s:
                     settle_s = now_s + (SETTLE_EVERY_S if settle_s else SETTLE_AGAIN_S)
                     nursery.start_soon(dht.settle)
