@@ -100,8 +100,8 @@ def joined(
     raise AssertionError("unreachable")
 
 
-def against_the_optimum(n_cases: int, time_limit_s: float) -> None:
-    rng, ratios, n_moves = random.Random(1), {name: [] for name in ROWS}, 0
+def against_the_optimum(n_cases: int, time_limit_s: float, seed: int) -> None:
+    rng, ratios, n_moves = random.Random(seed), {name: [] for name in ROWS}, 0
     for _ in range(n_cases):
         n_blocks, drawn = random_capacities(rng)
         capacities = [Capacity(*one) for one in drawn]
@@ -114,7 +114,7 @@ def against_the_optimum(n_cases: int, time_limit_s: float) -> None:
         flows = (max_flow(hosts, n_blocks), at_first, after, weighed)
         for name, flow in zip(ROWS, flows, strict=True):
             ratios[name].append(flow / best)
-    print(f"\n{n_cases} swarms of 2 to 10 nodes; {n_moves / n_cases:.2f} moves each until rest\n")
+    print(f"\n{n_cases} swarms of 2 to 10 nodes, seed {seed}; {n_moves / n_cases:.2f} moves each\n")
     common.table(
         ["flow / exact optimum", "mean", "worst", "below 0.80", "goal"],
         [
@@ -203,6 +203,7 @@ PEERS: list[PeerId] = []
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=200, help="0: decision times alone")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--time-limit", type=float, default=20.0, help="of the solver, per case")
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
@@ -210,7 +211,7 @@ def main() -> None:
     print(common.machine())
     decision_times((1_000, 10_000), options.rounds)
     if options.cases:
-        against_the_optimum(options.cases, options.time_limit)
+        against_the_optimum(options.cases, options.time_limit, options.seed)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ In: who serves now (announcements), and how many blocks this node can hold. Out:
 Pure; the front door hands these to the node, so that `node` need not know this room. Each node
 decides for itself; there is no coordinator. What a placement is worth is weighed in `board.py`.
 
-Joining (`choose_span`): cover what is uncovered, in such a way that what is left lies together;
-then raise the swarm's max-flow most, counting the risk that a block's only hosts leave; where that
-is near-equal, complete chains among near peers; then a lot drawn from the peer id, so that nodes
-that start together spread. Everybody serves as many blocks as it can hold: any host may be entered
-in the middle, so that speed flows to wherever in its span it is missed. That is water-filling by
-speed, subject to memory, and the max-flow is its level.
+Joining (`choose_span`): cover what is uncovered, in such a way that what is left lies together, and
+beside whoever is weak, since those who cover it will hold a little more than that; then raise the
+swarm's max-flow most, counting the risk that a block's only hosts leave; where that is near-equal,
+complete chains among near peers; then a lot drawn from the peer id, so that nodes that start
+together spread. Everybody serves as many blocks as it can hold: any host may be entered in the
+middle, so that speed flows to wherever in its span it is missed. That is water-filling by speed,
+subject to memory, and the max-flow is its level.
 
 Moving (`choose_move`): a node moves when that wins clearly and pays for the reload, and only from
 blocks that others hold too; in a swarm that lacks blocks, and so makes no tokens anyway, it may
@@ -21,7 +22,11 @@ says that it moves, waits until all have heard, and asks again before it drains.
 `node/moving_rules.py`: they keep every block hosted, whatever is chosen here.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
 
 from protocol.announcements import Announcement
 from protocol.identity import PeerId
@@ -68,12 +73,44 @@ def choose_span(
     trials = [Trial((), (place,)) for place in places]
     values = table.board.weigh(trials, length=length)
     order = [int(i) for i in values.order()]
+    if values.uncovered[order[0]]:
+        places = [places[i] for i in order if not values.covers_better(order[0], i)]
+        values = table.board.weigh(_once_covered(table, places))
+        order = [int(i) for i in values.order()]
     equal = [i for i in order if _is_near_equal(values, i, order[0], speed, n_blocks)]
     near_by = table.near(region, near)
     if len(equal) > 1 and near_by.counts.any():
-        preferred = int(near_by.weigh([trials[i] for i in equal], length=length).order()[0])
-        return places[equal[preferred]].span
+        alone = [Trial((), (places[i],)) for i in equal]
+        return places[equal[int(near_by.weigh(alone, length=length).order()[0])]].span
     return places[order[0]].span
+
+
+def _once_covered(table: Table, places: Sequence[Member]) -> list[Trial]:
+    """Each place with others beside it, who cover what is left.
+
+    These hold a little more than that, and what is held twice helps whoever is weak beside the gap.
+    Later moves cannot bring it about: in a swarm that can just hold the model nobody may go.
+    """
+    lengths = [len(member.span) for member in (*table.members.values(), places[0])]
+    trials = []
+    for place in places:
+        uncovered = table.board.counts == 0
+        uncovered[place.span.start : place.span.stop] = False
+        others = _imagined(uncovered, round(fmean(lengths)), table.typical_speed)
+        trials.append(Trial((), (place, *others)))
+    return trials
+
+
+def _imagined(uncovered: NDArray[np.bool_], length: int, speed: float) -> Iterator[Member]:
+    """For each run of uncovered blocks those who will hold it, as one host that reaches as far
+    beyond the run as they could.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], uncovered.astype(int), [0])))).tolist()
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        n_nodes = -(-(stop - start) // length)
+        spare = n_nodes * length - (stop - start)
+        span = Span(max(0, start - spare), min(len(uncovered), stop + spare))
+        yield Member(span, n_nodes * speed)
 
 
 def _is_near_equal(values: Values, one: int, best: int, speed: float, n_blocks: int) -> bool:

@@ -92,6 +92,25 @@ def test_the_rest_stays_coverable_by_few_nodes():
     assert {choose([], capacity=4, n=n) for n in range(20)} == {Span(0, 4), Span(4, 8)}
 
 
+def test_what_is_left_for_others_lies_beside_whoever_is_weak():
+    weak, strong = host(1, (0, 4), 400, 16), host(2, (8, 12), 4000, 16)
+
+    # Who comes next holds 4 blocks, of which one is missing: the other three help the weak host.
+    places = {
+        choose_span(
+            [weak, strong, host(3, (12, 16), n_blocks=16)],
+            manifest=MANIFEST,
+            n_blocks=16,
+            capacity_blocks=3,
+            peer_id=peer_of(n),
+            speed_blocks_per_s=3000,
+        )
+        for n in range(4, 12)
+    }
+
+    assert places == {Span(5, 8)}
+
+
 def test_the_slowest_blocks_are_strengthened_when_none_is_missing():
     swarm = [announce(1, (0, 4), decode_us=1_000), announce(2, (4, 8), decode_us=90_000)]
 
