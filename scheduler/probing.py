@@ -73,12 +73,18 @@ async def choose_fresh(
     slowdown: Mapping[PeerId, float],
 ) -> Route:
     """One of `routes`, best first, by what their first hops say now."""
-    worth = [route for route in routes if route.cost_ms <= routes[0].cost_ms * (1 + WORTH)]
-    firsts = {route.hops[0].peer_id: route.hops[0].announcement for route in worth}
+    worth, firsts = worth_asking(routes)
     if len(firsts) < 2:
         return draw_route(worth, rng)
-    loads = await ask_loads(connections, list(firsts.values()))
-    return choose(worth, loads, rng, lambda peer: _token_ms(peer, wanted, slowdown))
+    loads = await ask_loads(connections, firsts)
+    return choose(worth, loads, rng, lambda peer: token_ms(peer, wanted, slowdown))
+
+
+def worth_asking(routes: Sequence[Route]) -> tuple[list[Route], list[Announcement]]:
+    """Those of `routes`, best first, that could be the best now, and the first hops of these."""
+    worth = [route for route in routes if route.cost_ms <= routes[0].cost_ms * (1 + WORTH)]
+    firsts = {route.hops[0].peer_id: route.hops[0].announcement for route in worth}
+    return worth, list(firsts.values())
 
 
 def choose(
@@ -126,8 +132,9 @@ def _change_ms(
     return (now_block_ms - block_ms) * n_blocks + (now_visit_ms - visit_ms) * n_hops
 
 
-def _token_ms(
+def token_ms(
     peer: Announcement, wanted: Wanted, slowdown: Mapping[PeerId, float]
 ) -> tuple[float, float]:
+    """What a token costs at a peer: per block, and per visit."""
     cost = cost_of(peer, wanted, slowdown=slowdown.get(peer.peer_id, 1.0))
     return cost.block_ms, cost.visit_ms

@@ -25,7 +25,7 @@ from scheduler.wanted import Goal, Wanted
 
 HOP_MS = 0.5  # what a visit costs beside computing: framing, two event loops, a thread switch
 UNMEASURED_BLOCK_MS = 2.0
-SHARE_PER_SESSION = 0.17  # batched sessions slow each other: 8 at once give 3.7 times one's tokens
+SHARE_PER_SESSION = 0.12  # batched sessions slow each other: 8 at once give 4.4 times one's tokens
 FULL_BATCH = 8  # sessions, where no curve is announced
 MS_PER_NCR = 1.0  # what we wait, at most, to save a nanocredit on a token
 NEARLY_FULL_MS = 2.0  # per token, where a session takes all KV room that is left: others want it

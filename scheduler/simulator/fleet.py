@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from protocol.announcements import Announcement
 from protocol.identity import PeerId
+from protocol.load import Load
 from protocol.measured import State
 from protocol.messages import Span
 from scheduler.simulator.announcing import Announcer
@@ -71,6 +72,19 @@ class Fleet:
         if self._listed is None:
             self._listed = tuple(self._table.values())
         return self._listed
+
+    def ask_load(self, peer_id: PeerId) -> Load | None:
+        peer = self.peer(peer_id)
+        if peer.span is None or not (peer.is_serving or peer.state is PeerState.DRAINING):
+            return None
+        now, peer.n_asked = self._announcer.record(peer, _state(peer), self.now_s), peer.n_asked + 1
+        return Load(
+            n_sessions=now.n_sessions,
+            queue_us=now.measured.queue_us,
+            kv_free_bytes=now.kv_free_bytes,
+            state=now.measured.state,
+            ticket=peer.n_asked,
+        )
 
     def peer(self, peer_id: PeerId) -> Peer:
         return self.peers[self.world.index[peer_id]]
@@ -234,10 +248,7 @@ class Fleet:
         self._events.after(announce_s, lambda: self._announce(peer, visit))
 
     def _publish(self, peer: Peer) -> None:
-        state = State.SERVING
-        if peer.state is PeerState.DRAINING:
-            state = State.DRAINING if peer.next_span is None else State.MOVING
-        peer.announced = record = self._announcer.record(peer, state, self.now_s)
+        peer.announced = record = self._announcer.record(peer, _state(peer), self.now_s)
         if self.now_s == 0:
             self._take(peer, record)
         else:
@@ -250,3 +261,9 @@ class Fleet:
         elif peer.state is PeerState.AWAY and peer.announced is record:
             self._table[peer.spec.peer_id] = record  # it died before its record was everywhere
             self._listed = None
+
+
+def _state(peer: Peer) -> State:
+    if peer.state is not PeerState.DRAINING:
+        return State.SERVING
+    return State.DRAINING if peer.next_span is None else State.MOVING

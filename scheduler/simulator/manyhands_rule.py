@@ -4,13 +4,14 @@ Nothing is decided here. Spans come from `scheduler.placement`, chains from `sch
 """
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from protocol.identity import PeerId
 from protocol.messages import Span
 from scheduler.moves import TURN_S, next_move
 from scheduler.placement import choose_move, choose_span
 from scheduler.placement_table import Table
+from scheduler.probing import choose, token_ms, worth_asking
 from scheduler.routing import Route, Wanted, draw_route, find_replacement, find_routes
 from scheduler.simulator.announcing import (
     EPOCH_MS,
@@ -82,10 +83,9 @@ class Manyhands:
     def route(
         self, swarm: Swarm, request: Request, avoid: Collection[PeerId], rng: random.Random
     ) -> Chain | None:
-        routes = find_routes(
-            swarm.announcements, _wanted(swarm, request, avoid), seed=rng.getrandbits(32)
-        )
-        return _seats(draw_route(routes, rng)) if routes else None
+        wanted = _wanted(swarm, request, avoid)
+        routes = find_routes(swarm.announcements, wanted, seed=rng.getrandbits(32))
+        return _seats(_asked(swarm, routes, wanted, rng)) if routes else None
 
     def mend(
         self,
@@ -118,6 +118,15 @@ def _wanted(swarm: Swarm, request: Request, avoid: Collection[PeerId]) -> Wanted
         profile=PROFILE,
         avoid=frozenset(avoid),
     )
+
+
+def _asked(swarm: Swarm, routes: Sequence[Route], wanted: Wanted, rng: random.Random) -> Route:
+    """As `choose_fresh` does, over a network that answers at once."""
+    worth, firsts = worth_asking(routes)
+    if len(firsts) < 2:
+        return draw_route(worth, rng)
+    loads = {peer.peer_id: swarm.ask_load(peer.peer_id) for peer in firsts}
+    return choose(worth, loads, rng, lambda peer: token_ms(peer, wanted, {}))
 
 
 def _seats(route: Route) -> Chain:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from protocol.announcements import Announcement
 from protocol.identity import PeerId
+from protocol.load import Load
 from protocol.messages import Span
 from scheduler.simulator.traces import Request
 from scheduler.simulator.world import PeerSpec, World
@@ -56,6 +57,10 @@ class Swarm(Protocol):
     @property
     def announcements(self) -> Sequence[Announcement]:
         """What has spread and has not expired; some of them may be dead."""
+        ...
+
+    def ask_load(self, peer_id: PeerId) -> Load | None:
+        """What a peer answers who is asked how busy it is; None: it is gone."""
         ...
 
 

@@ -53,6 +53,7 @@ class Peer:
     next_span: Span | None = None  # while it drains in order to move
     is_fetching: bool = False  # the weights of another span, while it serves this one
     since_s: float = 0.0
+    n_asked: int = 0  # how often somebody asked how busy it is
     announced: Announcement | None = None
 
     @property

@@ -144,7 +144,7 @@ def test_two_answers_at_once_share_steps_as_the_cost_curve_says():
     # The other one is there for all but the half millisecond between two visits.
     visit_s = alone_s
     for _ in range(100):
-        visit_s = alone_s * (1 + 0.17 * visit_s / (visit_s + EXACT.visit_s))
+        visit_s = alone_s * (1 + 0.12 * visit_s / (visit_s + EXACT.visit_s))
     assert report.per_token_s[0] == pytest.approx(visit_s + EXACT.visit_s, rel=1e-3)
 
 
@@ -212,8 +212,8 @@ def test_a_peer_that_comes_later_fetches_its_weights_first():
 
 def test_the_bound_is_what_was_asked_and_what_those_who_are_there_can_make():
     world = World(MODEL, [peer(0), peer(1)], region_rtt_ms=HERE)
-    # 8 blocks of 1 ms x 0.17 and 0.1 ms for each prompt row, of which there is one per token.
-    tokens_per_s = 1 / (8 * (0.00017 + 0.0001))
+    # 8 blocks of 1 ms x 0.12 and 0.1 ms for each prompt row, of which there is one per token.
+    tokens_per_s = 1 / (8 * (0.00012 + 0.0001))
     presences = (Presence(0.0, 10.0, peer_id_of(0)), Presence(5.0, 10.0, peer_id_of(1)))
 
     def bound(*requests: Request) -> float:
