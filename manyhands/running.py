@@ -29,6 +29,7 @@ class Running:
     pid: int
     model: str
     addresses: tuple[str, ...]
+    without: tuple[str, ...] = ()  # what was asked for and cannot be, in words
 
 
 @contextmanager
@@ -57,7 +58,8 @@ def found_running(home: Home) -> list[Running]:
                 path.unlink()
                 continue
             read = json.loads(path.read_text())
-            records.append(Running(**{**read, "addresses": tuple(read["addresses"])}))
+            lists = {name: tuple(read.get(name, ())) for name in ("addresses", "without")}
+            records.append(Running(**{**read, **lists}))
     return records
 
 

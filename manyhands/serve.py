@@ -244,7 +244,14 @@ async def _serve(
             addresses = tuple(map(str, node.addresses))
             name, span = wanted.name or model.name, engine.span
             names = wanted.name or prepared.names
-            record = Running(command="serve", pid=os.getpid(), model=names, addresses=addresses)
+            problem = node.discovery.plane.problem if node.discovery else ""
+            record = Running(
+                command="serve",
+                pid=os.getpid(),
+                model=names,
+                addresses=addresses,
+                without=(f"no discovery over libp2p: {problem}",) if problem else (),
+            )
             with recorded(home, record):
                 ready = {
                     "event": "ready",

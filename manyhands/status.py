@@ -41,7 +41,12 @@ def status(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
         "version": __version__,
         "home": str(place.root),
         "running": [
-            {"command": record.command, "pid": record.pid, "model": record.model}
+            {
+                "command": record.command,
+                "pid": record.pid,
+                "model": record.model,
+                "without": list(record.without),
+            }
             for record in found_running(place)
         ],
         "models": model_views(seen),
