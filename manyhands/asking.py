@@ -40,6 +40,7 @@ class Ask:
     stops: tuple[str, ...] = ()
     ignore_eos: bool = False
     forget: bool = False
+    no_spares: bool = False
     timeout_s: float = 600.0
     wait_s: float | None = None  # for blocks that nobody serves
     profile: str | None = None
@@ -81,6 +82,7 @@ class Ask:
             stops=self.stops,
             ignore_eos=self.ignore_eos,
             reuse_prefix=not self.forget,
+            spares=not self.no_spares,
             timeout_s=self.timeout_s,
             wait_s=WAIT_S if self.wait_s is None else self.wait_s,
             profile=self.spelled_profile(),

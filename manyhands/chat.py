@@ -44,6 +44,7 @@ PRIVACY = "Peers that serve the first and last blocks can read what you write."
 @click.option("--profile", metavar="P", help="Ask for one execution profile. Default: any.")
 @limits_options
 @click.option("--forget", is_flag=True, help="Peers keep nothing; each turn runs all of it again.")
+@click.option("--no-spares", is_flag=True, help="No other peer holds a copy while it runs.")
 @wait_option
 @home_option
 def chat(model: str, join: tuple[Address, ...], home: Path | None, **choices: Any) -> None:

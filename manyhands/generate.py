@@ -49,6 +49,7 @@ Show = Callable[["Event"], None]
 @click.option("--profile", metavar="P", help="Ask for one execution profile. Default: any.")
 @limits_options
 @click.option("--forget", is_flag=True, help="Peers keep nothing to begin later prompts with.")
+@click.option("--no-spares", is_flag=True, help="No other peer holds a copy while it runs.")
 @click.option("--timeout", "timeout_s", type=float, default=600.0, metavar="S", help="For all.")
 @wait_option
 @home_option

@@ -43,6 +43,7 @@ from protocol.load import METHOD as LOAD_METHOD
 from protocol.load import Load
 from protocol.measured import State
 from protocol.pieces import METHOD as WEIGHTS_METHOD
+from protocol.spare import METHOD as SPARE_METHOD
 from protocol.transport import CallHandler, Listener, Transport
 from protocol.transport.control_plane import ControlPlane
 
@@ -75,6 +76,7 @@ class Node:
         self.identity, self.settings = identity, settings
         self.state = State.SERVING
         self._transport = transport
+        self.bandwidth = Bandwidth()
         self._standing = Standing(
             identity=identity,
             swarm_id=swarm_id,
@@ -82,8 +84,8 @@ class Node:
             books=books,
             settings=settings,
             software=software,
+            up_bytes_per_s=lambda: self.bandwidth.up_bytes_per_s,
         )
-        self.bandwidth = Bandwidth()
         self._serving: Serving | None = None
         self._n_asked = 0  # for our load, by clients that choose
         self._said: Announcement | None = None
@@ -162,6 +164,7 @@ class Node:
             GOSSIP_METHOD: self.gossip.handle,
             FILE_METHOD: lambda peer, request: self.files.handle(peer, request),
             HANDOVER_METHOD: lambda peer, request: self.serving.giving.handle(peer, request),
+            SPARE_METHOD: lambda peer, request: self.serving.sparing.handle(peer, request),
             WEIGHTS_METHOD: lambda peer, request: self.shared.handle(peer, request),
             "status": self._status_call,
             "ping": _ping,

@@ -7,7 +7,8 @@ node's; span, adapter, wire form and, unless a client shares, its peer id are ad
 nobody finds out from a hit what others asked.
 
 Rows of sessions that are over are only ever kept in room that nobody needs: the longest unused go
-first, before any live session is refused.
+first, before any live session is refused. So are copies of what another node runs (5a.20, made by
+`sparing.py`); they go before all others, and never take the room of anything.
 """
 
 import asyncio
@@ -23,12 +24,15 @@ from protocol.asking import PrefixNames
 from protocol.errors import ManyhandsError
 from protocol.hop_session import HopSession
 from protocol.journal import Journal
-from protocol.messages import Reserve
+from protocol.messages import Reserve, SessionId
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 600.0
 MAX_RETAINED = 256
+COPY_IDLE_S = 60.0  # of copies: their clients ask again sooner, as long as an answer runs
+MAX_COPIES, MAX_COPIES_OF_CLIENT = 256, 64
+CLIENT_SHARE = 0.5  # of the room, that the copies of one client may take
 PIECE_BYTES = 16 << 20  # of a copy between two steps: who decodes waits some milliseconds
 MIN_PIECE = 64  # rows
 PATIENCE_S = 1.0  # then the rest is copied at once: a client waits for this
@@ -106,10 +110,20 @@ class Prefixes:
         self._clock = clock
         self._named: dict[Name, dict[Rows, None]] = {}  # newest last
         self._retained: dict[Rows, None] = {}  # longest unused first
+        self._copies: dict[Rows, None] = {}  # likewise
 
     @property
     def n_retained(self) -> int:
         return len(self._retained)
+
+    @property
+    def n_copies(self) -> int:
+        return len(self._copies)
+
+    @property
+    def n_kept(self) -> int:
+        """Retained rows and copies."""
+        return len(self._retained) + len(self._copies)
 
     # --- sessions that live -----------------------------------------------------------------------
 
@@ -141,9 +155,10 @@ class Prefixes:
     def drop(self, rows: Rows) -> None:
         """Forget rows: their session is over, or their room is needed."""
         self._unname(rows)
-        if rows in self._retained:
-            del self._retained[rows]
-            self.retained_bytes -= rows.n_bytes
+        for kept in (self._retained, self._copies):
+            if rows in kept:
+                del kept[rows]
+                self.retained_bytes -= rows.n_bytes
 
     # --- sessions that are over -------------------------------------------------------------------
 
@@ -171,8 +186,8 @@ class Prefixes:
 
     def give_way(self, n_bytes: int, room_bytes: int) -> None:
         """Let go of the longest unused rows until `n_bytes` more fit into the room."""
-        while self._retained and self.retained_bytes + n_bytes > room_bytes:
-            self.drop(next(iter(self._retained)))
+        while self.n_kept and self.retained_bytes + n_bytes > room_bytes:
+            self.drop(next(iter(self._copies or self._retained)))
 
     def shrunk(self, rows: Rows, lease: Lease, journal: Journal, n_bytes: int) -> None:
         """What is kept was copied to where it needs less room."""
@@ -183,20 +198,51 @@ class Prefixes:
     def expire(self) -> None:
         """Let go of what nobody asked for in IDLE_S."""
         now = self._clock()
-        for rows in list(self._retained):
-            if rows.ended_at is not None and now - rows.ended_at >= IDLE_S:
-                self.drop(rows)
+        for kept, idle_s in ((self._retained, IDLE_S), (self._copies, COPY_IDLE_S)):
+            for rows in list(kept):
+                if rows.ended_at is not None and now - rows.ended_at >= idle_s:
+                    self.drop(rows)
 
     def clear(self) -> None:
-        for rows in list(self._retained):
+        for rows in (*self._retained, *self._copies):
             self.drop(rows)
+
+    # --- copies of what another node runs ---------------------------------------------------------
+
+    def copies(self, client: str, session: SessionId) -> list[Rows]:
+        """What is held here for this session of this client."""
+        return [r for r in self._copies if (r.client, r.reserve.session) == (client, session)]
+
+    def may_copy(self, client: str, n_bytes: int, room_bytes: int) -> bool:
+        """Whether there is room for one more that costs nobody anything."""
+        theirs = [rows for rows in self._copies if rows.client == client]
+        taken = sum(rows.n_bytes for rows in theirs)
+        return (
+            len(self._copies) < MAX_COPIES
+            and len(theirs) < MAX_COPIES_OF_CLIENT
+            and self.retained_bytes + n_bytes <= room_bytes
+            and taken + n_bytes <= room_bytes * CLIENT_SHARE
+        )
+
+    def add_copy(self, rows: Rows, n_bytes: int) -> None:
+        """An empty one, to be filled, after `may_copy`."""
+        rows.n_bytes, rows.ended_at = n_bytes, self._clock()
+        self._copies[rows] = None
+        self.retained_bytes += n_bytes
+
+    def copied(self, rows: Rows, length: int) -> bool:
+        """It has so many rows now; False when it was dropped meanwhile."""
+        rows.left = length
+        self._touch(rows)
+        return rows in self._copies
 
     # --- inside -----------------------------------------------------------------------------------
 
     def _touch(self, rows: Rows) -> None:
-        if rows in self._retained:
-            rows.ended_at = self._clock()
-            self._retained[rows] = self._retained.pop(rows)
+        for kept in (self._retained, self._copies):
+            if rows in kept:
+                rows.ended_at = self._clock()
+                kept[rows] = kept.pop(rows)
 
     def _unname(self, rows: Rows, beyond: int = 0) -> None:
         kept = {at: name for at, name in rows.names.items() if at <= beyond}

@@ -24,6 +24,7 @@ from node.neighbours import Neighbours
 from node.offers import Offers, Terms
 from node.sessions import Served, Sessions
 from node.settings import NodeSettings
+from node.sparing import Sparing
 from node.step_cost import StepCost
 from node.surroundings import Surroundings
 from node.throughput import Speeds
@@ -68,6 +69,7 @@ class Standing:
     inbound: dict[str, Stream] = field(default_factory=dict)  # what predecessors opened, by peer
     offer_numbers: Iterator[int] = field(default_factory=lambda: count(1))
     since_ms: int = field(default_factory=wall_ms)
+    up_bytes_per_s: Callable[[], int] = lambda: 0  # as receivers saw it; 0: none has yet
 
     async def file(self, receipt: Receipt) -> tuple[bytes, int]:
         entry = await asyncio.wrap_future(self.books.file(receipt))
@@ -102,7 +104,8 @@ class Serving:
         till = Till(identity.key, standing.swarm_id, self.offer, settings.lend_limit_ncr)
         served = Served(engine, model.digest, self.profile, settings.kv_cache_bytes)
         self.sessions = Sessions(served, till)
-        self.giving = Giving(self.sessions, standing.swarm_id)
+        self.giving = Giving(self.sessions, standing.swarm_id, standing.up_bytes_per_s)
+        self.sparing = Sparing(self.sessions, standing.swarm_id)
         self.shelf = AdapterShelf(settings.adapters, engine.adapters)
         self.neighbours = Neighbours(
             standing.transport,
@@ -181,6 +184,8 @@ class Serving:
             "refused": sessions.refused,
             "kv_reserved_bytes": sessions.reserved_bytes,
             "retained_bytes": sessions.prefixes.retained_bytes,
+            "spare_copies": sessions.prefixes.n_copies,
+            "spare_bytes_given": self.giving.spare_bytes_given,
             "prefix_hits": sessions.prefixes.hits,
             "prefix_positions": sessions.prefixes.positions,
             "kv_budget_bytes": self.settings.kv_cache_bytes,

@@ -104,7 +104,7 @@ class Sessions:
         """
         try:
             self._supersede(reserve, client)
-            self._check(reserve, client)
+            self.check(reserve, client)
         except ManyhandsError:
             self.refused += 1
             raise
@@ -156,7 +156,7 @@ class Sessions:
         try:
             return open_lease()
         except OutOfMemory:
-            if not self.prefixes.n_retained:
+            if not self.prefixes.n_kept:
                 raise
             self.prefixes.clear()  # what is only kept never costs a live session its room
             return open_lease()
@@ -172,7 +172,8 @@ class Sessions:
         if held.session.epoch < reserve.epoch:
             held.give_up()
 
-    def _check(self, reserve: Reserve, client: str) -> None:
+    def check(self, reserve: Reserve, client: str) -> None:
+        """Raises ManyhandsError: why this is not served here now."""
         engine, served = self.served.engine, self.served
         if self.draining:
             raise self._busy("this node is leaving")

@@ -15,6 +15,7 @@ from protocol.messages import require
 
 MAX_DECODE_STEPS = 8
 MAX_GROUP_CHARS = 64
+ASSUMED_BYTES_PER_S = 12_500_000  # of a way up or down that nobody has measured: 100 Mbit/s
 
 
 class State(StrEnum):

@@ -46,6 +46,8 @@ from scheduler.routing import (
     find_routes,
     prefill_ms,
 )
+from scheduler.seats import neighbour, seat_of
+from scheduler.spares import prefill_us
 
 ASK_S = 1.0  # to answer what they know, at first; most do within milliseconds
 FINAL = (PeerRefused, VersionMismatch, PeerMisbehaved)  # no time mends these
@@ -66,6 +68,7 @@ class RouteFinder:
 
     profile: of the seats found last. adapter: of all seats, `name@digest` once some were found.
     waits_for: what keeps it from an answer, while it waits for that to change; `on_wait` is told.
+    copies: who holds how many rows of the session, by blocks: they are found first.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class RouteFinder:
         self.adapter = request.adapter
         self.waits_for: ManyhandsError | None = None
         self.on_wait: Callable[[ManyhandsError], None] = lambda error: None
+        self.copies: Callable[[], Mapping[Span, tuple[Seat, int]]] = dict
         self._unreachable: ManyhandsError | None = None  # why nobody answered when last asked
         self._ask_s, self._has_asked = ASK_S, False  # for the chain at hand
         self._since: float | None = None  # when the chain at hand began to be looked for
@@ -148,6 +152,18 @@ class RouteFinder:
         """Those of `heirs`, once they are chosen."""
         return self._seats(routes)
 
+    async def spare(
+        self, seat: Seat, others: Sequence[Seat], avoid: Collection[str]
+    ) -> Seat | None:
+        """Who would take all blocks of this hop now, if it were lost."""
+        taken = {*avoid, seat.peer, *(other.peer for other in others)}
+        routes = [r for r in await self._search(seat.span, others, taken) if len(r.hops) == 1]
+        return seat_of(draw_route(routes, self._rng).hops[0]) if routes else None
+
+    def announced(self, peer: str) -> Announcement | None:
+        """What it says of itself."""
+        return self._directory.get(PeerId(peer))
+
     @property
     def nobody(self) -> ManyhandsError | None:
         """Why nobody can be reached, while nobody is known at all."""
@@ -178,28 +194,43 @@ class RouteFinder:
         """A route for every missing run from what is known now, or None."""
         chosen: list[Route] = []
         taken = {*avoid, *(seat.peer for seat in action.survivors)}
-        live = self._directory.live()
-        judged = self._judged(live)
         for missing in action.missing:
-            search = partial(
-                find_replacement,
-                live,
-                missing,
-                self._wanted(taken),
-                before=_neighbour(action.survivors, missing, -1, self._ends),
-                after=_neighbour(action.survivors, missing, +1, self._ends),
-                **judged,
-                seed=self._rng.getrandbits(32),
-            )
-            # Among thousands it takes longer than what else runs on this loop should wait.
-            routes = await asyncio.to_thread(search) if len(live) > OFF_LOOP else search()
+            routes = await self._search(missing, action.survivors, taken)
             if not routes:
                 return None
-            familiar = self._familiar_route(routes, taken)
-            chosen.append(familiar or draw_route(routes, self._rng))
-            self._choice = () if familiar else routes
+            known = self._copied_route(routes, action.survivors, taken)
+            known = known or self._familiar_route(routes, taken)
+            chosen.append(known or draw_route(routes, self._rng))
+            self._choice = () if known else routes
             taken.update(chosen[-1].peer_ids)
         return chosen
+
+    async def _search(
+        self, missing: Span, survivors: Sequence[Seat], taken: Collection[str]
+    ) -> Sequence[Route]:
+        """The best through these blocks, between those who stay, without those who are taken."""
+        live = self._directory.live()
+        search = self._searching(live, missing, survivors, taken)
+        # Among thousands it takes longer than what else runs on this loop should wait.
+        return await asyncio.to_thread(search) if len(live) > OFF_LOOP else search()
+
+    def _searching(
+        self,
+        peers: Sequence[Announcement],
+        missing: Span,
+        survivors: Sequence[Seat],
+        taken: Collection[str],
+    ) -> Callable[[], tuple[Route, ...]]:
+        return partial(
+            find_replacement,
+            peers,
+            missing,
+            self._wanted(taken),
+            before=neighbour(survivors, missing, -1, self._ends),
+            after=neighbour(survivors, missing, +1, self._ends),
+            **self._judged(peers),
+            seed=self._rng.getrandbits(32),
+        )
 
     def _judged(self, peers: Sequence[Announcement]) -> "_Judged":
         """What this client saw of them itself, as the route search takes it."""
@@ -241,20 +272,40 @@ class RouteFinder:
         known = find_routes(live, self._wanted(avoid), **self._judged(live))
         for route in known:
             if [(hop.peer_id, hop.span) for hop in route.hops] == wanted:
-                dearer_ms = (route.cost_ms - routes[0].cost_ms) * self._request.max_tokens
-                saved_ms = prefill_ms(route) * familiar.length
-                is_near = route.cost_ms <= routes[0].cost_ms * (1 + DETOUR)
-                return route if is_near or dearer_ms <= saved_ms else None
+                return self._if_it_pays(route, routes, prefill_ms(route) * familiar.length)
         return None
+
+    def _copied_route(
+        self, routes: Sequence[Route], survivors: Sequence[Seat], avoid: Collection[str]
+    ) -> Route | None:
+        """Those who hold what a lost hop has run, unless they are much slower than others."""
+        missing = routes[0].span
+        held = {
+            (seat.peer, span): n_rows
+            for span, (seat, n_rows) in self.copies().items()
+            if missing.holds(span) and seat.peer not in avoid
+        }
+        peers = {peer for peer, _ in held}
+        live = [peer for peer in self._directory.live() if peer.peer_id in peers]
+        if not live:
+            return None
+        for route in self._searching(live, missing, survivors, avoid)():
+            rows = [(hop, held.get((hop.peer_id, hop.span), 0)) for hop in route.hops]
+            saved_us = sum(n * prefill_us(hop.announcement, hop.span) for hop, n in rows)
+            if saved_us:
+                return self._if_it_pays(route, routes, saved_us / 1000)
+        return None
+
+    def _if_it_pays(self, route: Route, routes: Sequence[Route], saved_ms: float) -> Route | None:
+        """A route that needs not run some rows, beside the best ones."""
+        dearer_ms = (route.cost_ms - routes[0].cost_ms) * self._request.max_tokens
+        is_near = route.cost_ms <= routes[0].cost_ms * (1 + DETOUR)
+        return route if is_near or dearer_ms <= saved_ms else None
 
     def _seats(self, routes: Sequence[Route]) -> list[Seat]:
         self.profile = routes[0].hops[0].announcement.profile
         self.adapter = self._pinned()
-        return [
-            Seat(hop.peer_id, hop.span, tuple(str(address) for address in hop.addresses))
-            for route in routes
-            for hop in route.hops
-        ]
+        return [seat_of(hop) for route in routes for hop in route.hops]
 
     def _wanted(self, avoid: Collection[str]) -> Wanted:
         request, limits = self._request, self._request.limits
@@ -333,18 +384,3 @@ class RouteFinder:
 def _passes(why: ManyhandsError) -> bool:
     """Whether a peer that failed like this may serve a moment later (5a.15)."""
     return isinstance(why, PeerError) and not isinstance(why, FINAL)
-
-
-def _neighbour(
-    survivors: Sequence[Seat], missing: Span, side: int, ends: PeerId | None
-) -> PeerId | None:
-    """The surviving hop before (-1) or after (+1) a run; beyond the ends, or around the ring."""
-    ordered = sorted(survivors, key=lambda seat: seat.span)
-    if side < 0:
-        beside = [seat for seat in ordered if seat.span.stop <= missing.start]
-    else:
-        beside = [seat for seat in reversed(ordered) if seat.span.start >= missing.stop]
-    if not beside and ends is not None:
-        return ends
-    around = beside or (ordered if side < 0 else ordered[::-1])
-    return PeerId(around[-1].peer) if around else None

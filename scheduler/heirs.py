@@ -9,11 +9,12 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from protocol.chain_actions import FindHeirs
+from protocol.measured import ASSUMED_BYTES_PER_S
 from protocol.messages import Leaving
 from scheduler.routing import Route
 
 LITTLE_S = 1.0
-ASSUMED_BYTES_PER_S = 12_500_000  # where nobody has measured: 100 Mbit/s
 ASSUMED_PREFILL_US = 2_000  # of one row in one block
 
 
@@ -62,6 +63,15 @@ def estimate(
         rest_s=rest_s,
         left_s=left_s,
     )
+
+
+def choose(routes: Sequence[Route], action: FindHeirs, rest_s: float) -> Choice:
+    """What to do with these heirs, of whom there may be none."""
+    if not routes:
+        return Choice.STAY
+    return estimate(
+        routes, action.leaving, n_rows=action.n_rows, rest_s=rest_s, left_s=action.left_s
+    ).choice
 
 
 def _prefill_s(route: Route) -> float:

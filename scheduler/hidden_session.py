@@ -66,6 +66,7 @@ class HiddenRequest:
             model=self.model,
             adapter=self.adapter,
             reuse_prefix=False,
+            spares=False,  # rows may be taken back
         )
 
 

@@ -16,16 +16,18 @@ import numpy as np
 
 from protocol.asking import MAX_PREFIXES, PREFIX_BYTES, PrefixNames
 from protocol.chain_actions import Seat
+from protocol.chain_session import ChainSession
 from protocol.codec import ids_to_bytes
-from protocol.errors import PeerMisbehaved
+from protocol.errors import IntegrityError, PeerMisbehaved
 from protocol.identity import Identity
-from protocol.messages import TOKEN_BYTES, SessionId
+from protocol.messages import TOKEN_BYTES, Keep, SessionId
 from scheduler.request import GenerationRequest
 
 STRIDE = 64  # positions; doubled until a history fits
 MAX_STRIDES = MAX_PREFIXES - 8
 MIN_PREFIX = 32  # a shorter one is run sooner than copied
 MAX_SESSIONS = 64  # remembered
+CHEATED = PeerMisbehaved, IntegrityError
 
 Ids = np.ndarray[Any, np.dtype[np.uint32]]
 
@@ -111,9 +113,11 @@ class SessionPrefixes:
         self._salt, self._ends = salt, ends
         self._asked: dict[str, tuple[int, ...]] = {}  # by hop
 
-    def ask(self, ids: Sequence[int], path: Sequence[Seat]) -> PrefixNames:
-        """What to ask the last hop of `path` for."""
-        names = self.names(ids, path)
+    def ask(
+        self, ids: Sequence[int], path: Sequence[Seat], copied: PrefixNames | None = None
+    ) -> PrefixNames:
+        """What to ask the last hop of `path` for. `copied`: what it holds for this very session."""
+        names = copied or self.names(ids, path)
         self._asked[path[-1].peer] = names.positions
         return names
 
@@ -140,6 +144,18 @@ class SessionPrefixes:
         return PrefixNames(
             positions=positions, digests=digests, shared=bool(self._request.prefix_group)
         )
+
+    def keeps(self, rules: ChainSession) -> list[tuple[str, Keep]]:
+        """What to ask the hops to keep of what they have run, unless one cannot be trusted."""
+        seats = [hop.seat for hop in rules.hops]
+        is_whole = sum(len(seat.span) for seat in seats) == self._request.n_blocks
+        if not is_whole or any(isinstance(why, CHEATED) for why in rules.avoid.values()):
+            return []
+        named = [
+            (seats[at].peer, self.names(rules.ids, seats[: at + 1])) for at in range(len(seats))
+        ]
+        self.remember(rules.ids, seats)
+        return [(peer, Keep(prefixes=names)) for peer, names in named if names.positions]
 
     def remember(self, ids: Sequence[int], seats: Sequence[Seat]) -> None:
         """This chain has run these ids, or is about to."""

@@ -1,7 +1,8 @@
 """What a session says when it asks for a place in a hop, and when it takes it.
 
 In: what the rules want, the request, the settlement's signatures. Out: `Reserve` and `Commit`, as
-hops understand them. A hop that takes a leaver's place gets the client's note to it.
+hops understand them. A hop that takes a leaver's place gets the client's note to it, and so does a
+spare that copies from a hop.
 """
 
 import secrets
@@ -13,6 +14,7 @@ from protocol.codec import ids_to_bytes
 from protocol.handover import Note
 from protocol.identity import public_key_from_peer_id
 from protocol.messages import Commit, Reserve
+from protocol.spare import SpareNote
 from scheduler.request import GenerationRequest
 from scheduler.settlement import Settlement
 
@@ -27,7 +29,7 @@ def reserve_message(
     profile: str,
     adapter: str,
     prefixes: PrefixNames,
-    leaver: Seat | None,
+    handover: Handover,
 ) -> Reserve:
     return Reserve(
         session=settlement.session,
@@ -46,12 +48,15 @@ def reserve_message(
         stops=request.stops,
         extensions=Extensions(adapter=adapter),
         prefixes=prefixes,
-        handover=_handover(settlement, seat, epoch, leaver) if leaver else Handover(),
+        handover=handover,
         hears_leaving=True,
     )
 
 
-def _handover(settlement: Settlement, seat: Seat, epoch: int, leaver: Seat) -> Handover:
+def taking_over(settlement: Settlement, seat: Seat, epoch: int, leaver: Seat | None) -> Handover:
+    """What `leaver` has run goes to `seat`, which takes its place in that epoch."""
+    if leaver is None:
+        return Handover()
     note = Note(
         session=settlement.session,
         epoch=epoch,
@@ -59,8 +64,24 @@ def _handover(settlement: Settlement, seat: Seat, epoch: int, leaver: Seat) -> H
         taker=public_key_from_peer_id(seat.peer),
         span=seat.span,
     )
-    addresses = leaver.addresses[:MAX_ADDRESSES]
-    return Handover(peer=leaver.peer, addresses=addresses, note=settlement.sealed(note))
+    return _handover(leaver, settlement.sealed(note))
+
+
+def copying(settlement: Settlement, seat: Seat, epoch: int, giver: Seat, stop: int) -> Handover:
+    """Rows `[0, stop)` of `giver`, which serves in that epoch, are copied by `seat`."""
+    note = SpareNote(
+        session=settlement.session,
+        epoch=epoch,
+        giver=public_key_from_peer_id(giver.peer),
+        taker=public_key_from_peer_id(seat.peer),
+        span=seat.span,
+        stop=stop,
+    )
+    return _handover(giver, settlement.sealed(note))
+
+
+def _handover(giver: Seat, note: bytes) -> Handover:
+    return Handover(peer=giver.peer, addresses=giver.addresses[:MAX_ADDRESSES], note=note)
 
 
 def commit_message(

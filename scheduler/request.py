@@ -21,6 +21,7 @@ class GenerationRequest:
     timeout_s: for all of it, finding peers included. wait_s: for peers and blocks to appear.
     reuse_prefix: begin where an earlier session ended, and leave the hops something to begin with.
     prefix_group: a secret; clients who give the same one begin where any of them ended.
+    spares: while the answer runs, peers that would replace its hops hold copies of what was run.
 
     Raises:
         UsageError: the request can never be served; the message says which part.
@@ -41,6 +42,7 @@ class GenerationRequest:
     adapter: str = ""  # a name, or a name@digest
     reuse_prefix: bool = True
     prefix_group: str = field(default="", repr=False)
+    spares: bool = True
     model: str = ""  # for messages to people
     vocab_size: int = 0  # 0: not known here, the first hop checks
 

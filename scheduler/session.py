@@ -11,7 +11,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from protocol.asking import PrefixNames
+from protocol.asking import Handover, PrefixNames
 from protocol.chain_actions import (
     ChainAction,
     Deliver,
@@ -27,7 +27,6 @@ from protocol.chain_actions import (
 from protocol.chain_hops import Hop, Phase
 from protocol.chain_session import ChainSession
 from protocol.errors import (
-    IntegrityError,
     ManyhandsError,
     PeerError,
     PeerMisbehaved,
@@ -59,10 +58,11 @@ from protocol.messages import (
 )
 from protocol.transport.error_codec import decode_error
 from scheduler.chain import Connections, ControlLink
+from scheduler.copies import Copies
 from scheduler.finder import RouteFinder
-from scheduler.heirs import Choice, estimate
+from scheduler.heirs import Choice, choose
 from scheduler.prefixes import SessionPrefixes
-from scheduler.proposals import commit_message, reserve_message
+from scheduler.proposals import commit_message, reserve_message, taking_over
 from scheduler.request import GenerationRequest
 from scheduler.settlement import Settlement
 from scheduler.transcript import Transcript
@@ -71,7 +71,6 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 SETTLE_S = 2.0  # for hops to state, be paid and file
-CHEATED = PeerMisbehaved, IntegrityError
 
 
 class Session:
@@ -95,6 +94,9 @@ class Session:
         finder.on_wait = self.transcript.waiting
         self._identity, self._settlement = identity, settlement
         self._prefixes = prefixes
+        self._copies = Copies(
+            self.rules, finder, connections, settlement, self._asking, is_on=request.spares
+        )
         self._links: dict[str, ControlLink] = {}
         self._tasks: asyncio.TaskGroup
         self._passing: list[asyncio.Task[None]] = []  # what nobody needs once the answer ended
@@ -177,7 +179,13 @@ class Session:
             link.send(message)
 
     def _reservation(self, seat: Seat, epoch: int, leaver: Seat | None) -> Reserve:
-        path = self._path_to(seat)
+        prefixes, path = PrefixNames(), self._path_to(seat)
+        if path:
+            prefixes = self._prefixes.ask(self.rules.ids, path, self._copies.names(seat))
+        handover = taking_over(self._settlement, seat, epoch, leaver)
+        return self._asking(seat, epoch, prefixes, handover)
+
+    def _asking(self, seat: Seat, epoch: int, prefixes: PrefixNames, handover: Handover) -> Reserve:
         return reserve_message(
             self.request,
             self._settlement,
@@ -186,8 +194,8 @@ class Session:
             budget_ms=max(1, round((self._deadline - time.monotonic()) * 1000)),
             profile=self._finder.profile,
             adapter=self._finder.adapter,
-            prefixes=self._prefixes.ask(self.rules.ids, path) if path else PrefixNames(),
-            leaver=leaver,
+            prefixes=prefixes,
+            handover=handover,
         )
 
     def _reserve(self, seat: Seat, epoch: int, leaver: Seat | None) -> None:
@@ -235,15 +243,7 @@ class Session:
 
     async def _find_heirs(self, action: FindHeirs) -> None:
         routes = await self._finder.heirs(action)
-        choice = Choice.STAY
-        if routes:
-            choice = estimate(
-                routes,
-                action.leaving,
-                n_rows=action.n_rows,
-                rest_s=self.transcript.rest_s(self.request.max_tokens),
-                left_s=action.left_s,
-            ).choice
+        choice = choose(routes, action, self._rest_s)
         log.info("a hop leaves", extra={"peer": action.leaver.peer, "choice": choice.name})
         seats = [] if choice is Choice.STAY else self._finder.seats(routes)
         hand_over, now = choice is Choice.HAND_OVER, time.monotonic()
@@ -360,11 +360,18 @@ class Session:
                 self._do(self.rules.fail(self._finder.waits_for or self._finder.nobody or late))
             else:
                 self._do(self.rules.tick(now))
+                self._copies.look(self._rest_s, self._start)
+
+    @property
+    def _rest_s(self) -> float:
+        return self.transcript.rest_s(self.request.max_tokens)
 
     async def _close(self) -> None:
         """Close every hop, settle every tab, file every receipt, say how it went."""
         self.transcript.complete()
-        self._keep()
+        forgetting = asyncio.create_task(self._copies.forget())
+        for peer, keep in self._prefixes.keeps(self.rules):
+            self._send(peer, keep)
         for hop in self.rules.hops:
             self._send(hop.peer, Close(reason=self._finish_reason or "failed"))
         serving = {hop.peer for hop in self.rules.hops}  # nobody waits for a hop that was lost
@@ -377,6 +384,7 @@ class Session:
         receipts = await self._settlement.file()
         for link in self._links.values():
             link.abandon()
+        forgetting.cancel()  # who has not heard it by now drops it later
         if self.error is None and self._mistake is None:
             self._finish(receipts)
 
@@ -387,14 +395,3 @@ class Session:
             seed=self.request.sampling.seed,
             receipts=receipts,
         )
-
-    def _keep(self) -> None:
-        """Ask the hops to keep what they have run, unless one of the chain cannot be trusted."""
-        hops = self.rules.hops
-        is_whole = sum(len(hop.seat.span) for hop in hops) == self.request.n_blocks
-        if not is_whole or any(isinstance(c, CHEATED) for c in self.rules.avoid.values()):
-            return
-        for hop in hops:
-            if (names := self._prefixes.names(self.rules.ids, self._path_to(hop.seat))).positions:
-                self._send(hop.peer, Keep(prefixes=names))
-        self._prefixes.remember(self.rules.ids, [hop.seat for hop in hops])

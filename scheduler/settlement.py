@@ -24,6 +24,7 @@ from protocol.handover import Note
 from protocol.identity import Identity, public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve, Reserved, SessionId
 from protocol.signing import Envelope
+from protocol.spare import SpareNote
 from scheduler import prices
 
 log = logging.getLogger(__name__)
@@ -183,8 +184,8 @@ class Settlement:
         route = SignedRoute(session=self.session, epoch=epoch, hops=hops)
         return route.seal(self._swarm_id, self._identity.key).encode()
 
-    def sealed(self, note: Note) -> bytes:
-        """A hop's leave to take over what another one has run (5a.19)."""
+    def sealed(self, note: Note | SpareNote) -> bytes:
+        """A peer's leave to have what a hop has run (5a.19, 5a.20)."""
         return note.seal(self._swarm_id, self._identity.key)
 
     def digest(self, ids: bytes) -> bytes:

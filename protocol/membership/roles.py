@@ -34,6 +34,7 @@ ASKED: Mapping[str, Roles] = {
     "status": ANY,
     "swarm": ANY,
     "control": frozenset({Role.USE}),
+    "spare": frozenset({Role.USE}),
     "data": WORK,  # a client that holds the ends sends rows, too
     "load": WORK,
     "file": WORK,
@@ -42,7 +43,7 @@ ASKED: Mapping[str, Roles] = {
     "handover": SERVE,
 }
 # Of whoever answers: prompts, tokens and hidden states go to those alone who may provide.
-ANSWERED: Mapping[str, Roles] = {"control": SERVE, "data": SERVE}
+ANSWERED: Mapping[str, Roles] = {"control": SERVE, "data": SERVE, "spare": SERVE}
 
 
 def asked_of(method: str) -> Roles:

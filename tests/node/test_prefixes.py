@@ -16,7 +16,16 @@ from node.batching import Batcher
 from node.engine import Lease
 from node.engine.kv_layout import BlockLayout, KVLayout
 from node.engine.slabs import SlabLease
-from node.prefixes import IDLE_S, MAX_RETAINED, Found, Prefixes, Rows, copy_rows
+from node.prefixes import (
+    COPY_IDLE_S,
+    IDLE_S,
+    MAX_COPIES_OF_CLIENT,
+    MAX_RETAINED,
+    Found,
+    Prefixes,
+    Rows,
+    copy_rows,
+)
 from protocol.asking import Extensions, PrefixNames
 from protocol.hop_session import HopSession
 from protocol.journal import Journal
@@ -335,3 +344,64 @@ def test_whatever_comes_and_goes_every_name_leads_to_rows_that_are_there(data):
             assert holders
             assert all(rows in live or rows in prefixes._retained for rows in holders)
             assert all(name in rows.names.values() for rows in holders)
+
+
+def copied(prefixes: Prefixes, text: str, n_bytes: int = 10, client: str = "alice") -> Rows:
+    """A copy of what another node runs, all of whose rows have arrived."""
+    reserve = replace(RESERVE, session=SessionId(secrets.token_bytes(16)))
+    lease = cast("Lease", FakeLease())
+    rows = Rows(client, reserve, lease, Journal(ROW_BYTES, 0), None)
+    prefixes.add_copy(rows, n_bytes)
+    prefixes.name(rows, names(text, len(text)))
+    assert prefixes.copied(rows, len(text))
+    return rows
+
+
+def test_a_copy_is_found_as_far_as_it_has_come():
+    prefixes = Prefixes()
+    rows = copied(prefixes, "abcd")
+    prefixes.name(rows, names("abcdefgh", 4, 8))
+
+    assert found(prefixes, "abcdefgh", 4, 8) == 4
+    assert prefixes.copied(rows, 8)
+    assert found(prefixes, "abcdefgh", 4, 8) == 8
+
+
+def test_copies_go_before_what_sessions_left_and_take_nobodys_room():
+    prefixes = Prefixes()
+    assert prefixes.retain(begun(prefixes, "kept", 4, length=4), 10, 30)
+    rows = copied(prefixes, "copy")
+
+    assert not prefixes.may_copy("alice", 11, 30), "there is room for ten more"
+    prefixes.give_way(20, 30)
+
+    assert [found(prefixes, text, 4) for text in ("kept", "copy")] == [4, 0]
+    assert prefixes.retained_bytes == 10
+    assert not prefixes.copied(rows, 8), "whoever fills it hears that it was dropped"
+
+
+def test_one_clients_copies_leave_room_for_those_of_others():
+    prefixes = Prefixes()
+    copied(prefixes, "alices", 40)
+
+    assert not prefixes.may_copy("alice", 11, 100)
+    assert prefixes.may_copy("bob", 11, 100)
+    for index in range(MAX_COPIES_OF_CLIENT):
+        copied(prefixes, f"{index:04d}", 0, client="bob")
+    assert not prefixes.may_copy("bob", 1, 100)
+
+
+def test_a_copy_that_nobody_asks_for_again_is_forgotten_soon():
+    now = [0.0]
+    prefixes = Prefixes(lambda: now[0])
+    rows = copied(prefixes, "abcd")
+    now[0] = COPY_IDLE_S - 1
+    assert prefixes.copied(rows, 4)
+    now[0] = COPY_IDLE_S + 1
+    prefixes.expire()
+    assert prefixes.copies("alice", rows.reserve.session) == [rows]
+
+    now[0] = 2 * COPY_IDLE_S
+    prefixes.expire()
+
+    assert prefixes.n_copies == prefixes.retained_bytes == 0

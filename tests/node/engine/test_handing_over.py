@@ -8,8 +8,8 @@ import torch
 
 from node.engine import Lease, ShardEngine, StepItem, load_shard
 from node.giving import _shape
+from node.pulling import _load
 from node.rows import bytes_of
-from node.taking import _load
 from protocol.errors import BadRows, UsageError
 from protocol.handover import Part
 from protocol.messages import Span
