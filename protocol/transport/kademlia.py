@@ -42,6 +42,7 @@ MAX_REQUEST_BYTES = MAX_PUT_BYTES + 2048
 MAX_ANSWER_BYTES = MAX_VALUE_BYTES + 64 * 1024
 MAX_CLOSER, MAX_ADDRESSES = 20, 4
 MAX_REQUESTS_PER_STREAM = 64
+MAX_KNOWN = 500  # peers whose addresses and keys the host remembers
 NEAR_S, SMALL_NEAR_S = 300.0, 30.0  # who is closest to a key is asked again after that
 _IDS = ("FIND_NODE", "GET_VALUE", "PUT_VALUE", "PING")
 FIND_NODE, GET_VALUE, PUT_VALUE, PING = (Message.MessageType.Value(name) for name in _IDS)
@@ -126,6 +127,20 @@ class Kademlia:
         for peer in connected:
             if not self.table.peer_in_table(peer) and _speaks_kademlia(self._host, peer):
                 await self.table.add_peer(peer, skip_server_mode_check=True)
+
+    def forget(self, connected: Iterable[ID]) -> None:
+        """Keep the host's book of peers small.
+
+        The library never tidies it by itself, and when a thousand are in it throws out whom it
+        finds without addresses first, our own keys among them.
+        """
+        book = self._host.get_peerstore()
+        known = book.peer_ids()
+        if len(known) > MAX_KNOWN:
+            kept = {self._host.get_id(), *connected, *self.table.get_peer_ids()}
+            for peer in known:
+                if peer not in kept:
+                    book.clear_peerdata(peer)
 
     async def settle(self) -> None:
         """Find those who are closest to ourselves, so that we know them and they know us."""

@@ -225,6 +225,7 @@ class Libp2pPlane(ControlPlane):
             while True:
                 connected = host.get_connected_peers()
                 await dht.meet(connected)
+                dht.forget(connected)
                 self._connected = tuple(PeerId(str(peer)) for peer in connected)
                 now_s = trio.current_time()
                 if len(connected) < ENOUGH_PEERS and now_s >= greet_s:

@@ -271,6 +271,34 @@ async def test_oversized_and_malformed_requests_end_their_stream_and_are_counted
         assert not made.problem
 
 
+@pytest.mark.libp2p
+@needs_libp2p
+async def test_peers_that_came_and_went_are_forgotten_and_we_never_are():
+    from libp2p import new_host
+    from libp2p.peer.id import ID
+    from multiaddr import Multiaddr
+
+    from protocol.transport.kademlia import Kademlia
+
+    async def nothing(*_: object) -> Any:
+        return b""
+
+    thread = TrioThread("book")
+
+    async def meet_many() -> tuple[int, bool, int]:
+        host = new_host()
+        dht = Kademlia(host, nothing, nothing, lambda peer: True, PlaneLimits())
+        book, far = host.get_peerstore(), [Multiaddr("/ip4/203.0.113.5/tcp/4001")]
+        friend = ID(bytes([0, 2, 1, 1]))
+        for peer in (friend, *(ID(bytes([0, 2, n // 256, n % 256])) for n in range(300, 900))):
+            book.add_addrs(peer, far, 100)
+        dht.forget([friend])
+        return len(book.peer_ids()), book.has_peer(friend), len(host.get_public_key().to_bytes())
+
+    assert await thread.call(meet_many) == (2, True, 32)
+    await thread.stop()
+
+
 async def test_the_bridge_carries_results_errors_and_cancellation():
     trio = pytest.importorskip("trio")
     thread, cancelled = TrioThread("test"), []

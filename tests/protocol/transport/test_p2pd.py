@@ -106,6 +106,7 @@ async def test_what_is_no_record_of_ours_is_reset_whoever_sends_it(daemon: Daemo
     }  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_one_daemon_finds_another_through_us(daemon: Daemon, node: Discovery, tmp_path: Path):
     assert P2PD is not None
     (tmp_path / "b").mkdir()
@@ -120,6 +121,7 @@ async def test_one_daemon_finds_another_through_us(daemon: Daemon, node: Discove
     assert daemon.peer in bytes_of(found[5][0])
 
 
+@pytest.mark.slow
 async def test_the_daemon_keeps_no_pages_and_we_are_asked_for_them_instead(
     daemon: Daemon, node: Discovery
 ):
