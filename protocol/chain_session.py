@@ -73,6 +73,7 @@ class ChainSession:
         self.succession = Succession()
         self._top_epoch = -1  # the highest one that anybody was told of
         self._healed_at = -1  # ids held when the epoch was last raised without a loss
+        self._healing_epoch: int | None = None  # of that, in which a loss is a failover
         self._agreeing_since = 0.0
         self._moved_at = 0.0
         self._unpaid: set[str] = set()
@@ -270,10 +271,10 @@ class ChainSession:
             hop.stretches.append(Stretch(hop.base, stop, self._n))
         hop.running = False
 
-    def _next_epoch(self, now: float) -> list[ChainAction]:
+    def _next_epoch(self, now: float, *, heals: bool = False) -> list[ChainAction]:
         """Raise the epoch on the survivors; ask for a route where blocks are missing."""
         actions: list[ChainAction] = []
-        was_running = self.phase is Phase.RUNNING
+        is_first = self.phase is Phase.RUNNING or self.epoch == self._healing_epoch
         alive = [hop for hop in self.hops if hop.peer not in self.avoid]
         for hop in self.hops:
             if hop not in alive and hop.committed:
@@ -282,9 +283,10 @@ class ChainSession:
                 actions.append(Release(hop.peer))
         actions += [Release(hop.peer) for hop in alive if not hop.committed]
         self.hops = [hop for hop in alive if hop.committed]
-        self.failovers += was_running
+        self.failovers += is_first and not heals
         actions += self.succession.give_up()
         self.epoch = self._top_epoch = self._top_epoch + 1
+        self._healing_epoch = self.epoch if heals else self._healing_epoch
         actions += [SendRaise(hop.peer, self.epoch) for hop in self.hops]
         missing = self._missing()
         if not missing:
@@ -384,9 +386,7 @@ class ChainSession:
             return self.lost(peer, PeerError(peer, reason), now)
         self._healed_at = self._held()
         self.heals += 1
-        actions = self._next_epoch(now)
-        self.failovers -= 1  # nobody was lost
-        return actions
+        return self._next_epoch(now, heals=True)
 
     def _done(self, finish_reason: str, error: ManyhandsError | None = None) -> list[ChainAction]:
         releases = [Release(hop.peer) for hop in self.hops if not hop.committed]

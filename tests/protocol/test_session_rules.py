@@ -6,11 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protocol.errors import SwarmIncomplete
+from protocol.errors import PeerUnreachable, SwarmIncomplete
 from protocol.hop_state import State
 from protocol.messages import Span
 from tests.protocol.hash_span import undisturbed
-from tests.protocol.session_world import World
+from tests.protocol.session_world import Node, World
 
 THREE_HOPS = [Span(0, 2), Span(2, 5), Span(5, 6)]
 PROMPT = [11, 22, 33, 44, 55]
@@ -154,8 +154,6 @@ def test_survivors_run_at_most_the_rows_in_flight_again(victim):
     world._do_client(world.client.begin())
     while len(world.delivered) < 6:
         world._step()
-    from tests.protocol.session_world import Node, PeerUnreachable
-
     world.nodes[spare] = Node(spare, world.nodes[victim].span)
     world.nodes[victim].alive = False
     world._do_client(world.client.lost(victim, PeerUnreachable(victim, "killed"), world.now))
@@ -167,3 +165,26 @@ def test_survivors_run_at_most_the_rows_in_flight_again(victim):
             assert node.tab is not None
             assert node.tab.rows <= len(PROMPT) + 11 + 1, "one row was in flight"
     assert world.client.failovers == 1
+
+
+@pytest.mark.parametrize("n_steps_between", [0, 3, 6])
+def test_a_loss_counts_once_whether_or_not_a_link_was_just_being_healed(n_steps_between):
+    world = World(random.Random(7), THREE_HOPS, prompt=PROMPT, max_tokens=12, spares=1)
+    client = world.client
+    world._do_client(client.begin())
+    while len(world.delivered) < 3:
+        world._step()
+    first, middle, last = (hop.peer for hop in client.hops)
+    world._do_client(client.link_down(first, middle, client.epoch, world.now))
+    assert (client.heals, client.failovers) == (1, 0)
+    for _ in range(n_steps_between):
+        world._step()
+    world.nodes[last].alive = False
+    lost = PeerUnreachable(last, "killed")
+    world._do_client(client.lost(last, lost, world.now))
+    world._do_client(client.lost(last, lost, world.now))  # said twice, counted once
+    while world.ended is None:
+        assert world._step()
+
+    assert (client.heals, client.failovers) == (1, 1)
+    assert client.ids == undisturbed(PROMPT, THREE_HOPS, 12)
