@@ -77,7 +77,7 @@ class Announcer:
 
     def publish(self, draft: Announcement, *, now_s: float, now_ms: int) -> Record:
         """Put a new record into the table, and begin another chain of beats."""
-        self._pace = pace = self.pace
+        self._pace = pace = self.pace if len(self._table) else self.pace.with_beats()
         # From the clock, so that a restart goes on; above what others remember, if the clock fell.
         sequence = max(now_ms, self._table.last_sequence(self._peer_id) + 1)
         lifetime_ms = round(pace.lifetime_s * 1000)

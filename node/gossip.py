@@ -8,19 +8,24 @@ messages `protocol.gossip_rules`', what to announce when `announcer.py`'s, whom 
 
 Every second or so a node exchanges with one peer drawn at random, and with each join address that
 it does not know yet, for ever. News (a peer that came, left or moved) is passed on at once.
+
+A join address is an introduction and nothing more: its connection is not kept once others are
+known. Everybody has it, so whoever is named there would be asked by all the swarm, for ever.
 """
 
 import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from typing import NamedTuple
 
 from node.announcer import Announcer
 from node.ghosts import Ghosts
 from node.links import LinkTimes
 from node.pace import GossipTiming
-from node.partners import Partners
+from node.partners import KEPT, Partners
+from node.pressure import Pressure
 from protocol.address import Address
 from protocol.announcement_table import MAX_REPLY_BYTES, AnnouncementTable, Merged
 from protocol.announcements import Announcement, AnnouncementSource
@@ -37,15 +42,23 @@ __all__ = ["Gossip", "GossipTiming"]
 log = logging.getLogger(__name__)
 
 NEWS_PARTNERS = 3  # each tells so many: 94 of 100 hear it at once, the rest a second later
-MAX_PATIENCE = 4.0
-STORM_PARTNERS = 2  # when news follows on news; see `_pause`
+STORM_PARTNERS = 1  # when news follows on news: it is gathered, and told once; see `_pause`
 COMPARE_EVERY = 10  # exchanges; whole tables, when what is new was exchanged
 LEAVE_PARTNERS = 3
 LEAVE_TIMEOUT_S = 1.0
+NEXT_JOIN_S = 0.25  # before another address to join by is asked, too (RFC 8305, section 5)
 # Of one sender. At rest it calls twice a second; a client takes 10 MB for a table of 10,000.
 CALLS = Limit(per_s=20, burst=200)
 BYTES = Limit(per_s=MAX_REPLY_BYTES, burst=64 * MAX_REPLY_BYTES)
 CHECKS = Limit(per_s=100, burst=1_000)  # signatures, 0.1 ms each
+
+
+class Partner(NamedTuple):
+    """Whom to exchange with, and why."""
+
+    peer_id: PeerId
+    addresses: tuple[Address, ...]
+    is_introduction: bool = False  # an address to join by, and not drawn
 
 
 class Gossip(AnnouncementSource):
@@ -87,7 +100,7 @@ class Gossip(AnnouncementSource):
         self._wake = asyncio.Event()
         self._has_news = False
         self._gap_s = self._timing.news_gap_s
-        self._n_silent = 0  # exchanges in a row that timed out: see `_exchange`
+        self._pressure = Pressure()
         self._n_uncompared = COMPARE_EVERY  # exchanges since the last comparison that found nothing
 
     async def run(self) -> None:
@@ -99,8 +112,8 @@ class Gossip(AnnouncementSource):
                     if self._has_news:
                         for suspicion in self._ghosts.look(self._now_s()):
                             tasks.create_task(self._ghosts.check(suspicion))
-                    for peer_id, addresses in self._choose_partners():
-                        tasks.create_task(self._exchange(peer_id, addresses))
+                    for partner in self._choose_partners():
+                        tasks.create_task(self._exchange(partner))
                     await self._pause()
         finally:
             self._announcer.hurry()
@@ -162,32 +175,48 @@ class Gossip(AnnouncementSource):
         await self._partners.aclose()
 
     @property
-    def _patience(self) -> float:
-        return min(2.0 ** max(0, self._n_silent - 2), MAX_PATIENCE)
-
-    @property
     def _window_ms(self) -> int:
         return round(self._announcer.pace.window_s * 1000)
 
-    def _choose_partners(self) -> list[tuple[PeerId, tuple[Address, ...]]]:
+    def _choose_partners(self) -> list[Partner]:
         """Whom to exchange with now: at random, more when there is news, and join addresses."""
         is_storm = self._gap_s > 2 * self._timing.news_gap_s
         n_news = STORM_PARTNERS if is_storm else NEWS_PARTNERS
         n_partners = n_news if self._has_news else 1
         self._has_news = False
-        drawn = self._partners.draw(self._others(), n_partners, self._now_s())
-        partners = [(peer.peer_id, peer.addresses) for peer in drawn]
-        drawn_ids = {peer_id for peer_id, _ in partners}
-        for address in self._join:
-            peer_id = address.peer_id
-            is_free = peer_id not in drawn_ids and not self._partners.is_busy(peer_id)
-            if is_free and self._is_unknown(peer_id):
-                partners.append((peer_id, (address,)))
-        return partners
+        others = self._others()
+        drawn = self._partners.draw(
+            others, n_partners, self._now_s(), n_at_once=self._pressure.n_at_once
+        )
+        partners = [Partner(peer.peer_id, peer.addresses) for peer in drawn]
+        return [*partners, *self._introductions({peer.peer_id for peer in drawn})]
+
+    def _introductions(self, drawn: Container[PeerId] = ()) -> list[Partner]:
+        """Addresses to join by whose peer is not known and not being asked already.
+
+        Whoever knows nobody is told the whole table by each that it asks: one address after the
+        other then, in any order, and all that just failed at once.
+        """
+        free = [
+            Partner(address.peer_id, (address,), is_introduction=True)
+            for address in self._join
+            if address.peer_id not in drawn
+            and not self._partners.is_busy(address.peer_id)
+            and self._is_unknown(address.peer_id)
+        ]
+        untried = [each for each in free if not self._is_shunned(each.peer_id)]
+        return [self._rng.choice(untried)] if untried and self._is_alone else free
 
     def _others(self) -> list[Announcement]:
         own = self._transport.peer_id
         return [peer for peer in self.table.live(self._now_ms()) if peer.peer_id != own]
+
+    @property
+    def _is_alone(self) -> bool:
+        return not self._others()
+
+    def _is_shunned(self, peer_id: PeerId) -> bool:
+        return self._partners.is_shunned(peer_id, self._now_s())
 
     def _is_unknown(self, peer_id: PeerId) -> bool:
         return self.table.get(peer_id, self._now_ms()) is None
@@ -198,7 +227,10 @@ class Gossip(AnnouncementSource):
         News that follows on news is gathered for twice as long each time: when many join at once,
         telling of each of them at once would keep everybody busy with calls.
         """
-        interval_s = self._announcer.pace.interval_s * self._patience * self._rng.uniform(0.8, 1.2)
+        interval_s = self._announcer.pace.interval_s * self._pressure.patience
+        interval_s *= self._rng.uniform(0.8, 1.2)
+        if self._is_alone and not all(self._is_shunned(peer) for peer, *_ in self._introductions()):
+            interval_s = min(interval_s, NEXT_JOIN_S)
         try:
             async with asyncio.timeout(interval_s):
                 await self._wake.wait()
@@ -209,27 +241,28 @@ class Gossip(AnnouncementSource):
             self._gap_s = min(2 * self._gap_s, interval_s)
         self._wake.clear()
 
-    async def _exchange(self, peer_id: PeerId, addresses: tuple[Address, ...]) -> None:
-        """One exchange; when several in a row fail by silence, we call less often, and wait longer.
-
-        Where everybody is short of time, calls that are given up and made again would take all that
-        is left of it. A refused connection costs nobody anything and changes nothing.
-        """
+    async def _exchange(self, partner: Partner) -> None:
+        """One exchange. A refused connection costs nobody anything and slows nobody."""
+        peer_id, addresses, is_introduction = partner
+        was_shunned = self._is_shunned(peer_id)
         self._partners.begin(peer_id)
         began_s = self._now_s()
         try:
             await self._converse(peer_id, addresses)
             self._partners.trust(peer_id)
-            self._n_silent = 0
+            self._pressure.answered()
+            if is_introduction and len(self._others()) > KEPT:
+                await self._partners.let_go(peer_id)
         except ManyhandsError as error:
-            if self._now_s() - began_s >= self._timing.timeout_s:
-                self._n_silent += 1
-            await self._failed(peer_id, addresses, error)
+            is_silent = self._now_s() - began_s >= self._timing.timeout_s
+            if is_silent and not (is_introduction and was_shunned):  # that one may be long gone
+                self._pressure.silent()
+            await self._failed(peer_id, addresses, error, is_silent)
         finally:
             self._partners.end(peer_id)
 
     async def _converse(self, peer_id: PeerId, addresses: tuple[Address, ...]) -> None:
-        timeout_s = self._timing.timeout_s * self._patience
+        timeout_s = self._timing.timeout_s * self._pressure.patience
         connection = await self._partners.connect(peer_id, addresses, timeout_s=timeout_s)
         compares = self._n_uncompared >= COMPARE_EVERY
         exchange = Exchange(self.table, compare=compares, window_ms=self._window_ms)
@@ -253,9 +286,13 @@ class Gossip(AnnouncementSource):
             self._wake.set()
 
     async def _failed(
-        self, peer_id: PeerId, addresses: Sequence[Address], error: ManyhandsError
+        self,
+        peer_id: PeerId,
+        addresses: Sequence[Address],
+        error: ManyhandsError,
+        is_silent: bool,
     ) -> None:
-        await self._partners.shun(peer_id, self._now_s())
+        await self._partners.shun(peer_id, self._now_s(), keeps=is_silent)
         for address in addresses:
             if address in self._join and self._is_unknown(peer_id):
                 self._warn_of(address, error)

@@ -6,7 +6,7 @@ stays the same: at 1,000 records about 15 beats and half a record a second, each
 on once. What this costs is told in DECISIONS.md, what it measured to in benchmarks/RESULTS.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from protocol.announcements import MAX_LIFETIME_MS
 from protocol.heartbeats import MAX_BEATS
@@ -14,6 +14,7 @@ from protocol.heartbeats import MAX_BEATS
 N_QUICK = 150  # up to so many records a beat follows every `refresh_s`
 RECORD_EVERY = 0.18  # times `refresh_s` and the number of records: what a full record waits
 CHANGE_EVERY = 0.03  # the same, of a peer whose load or room has changed
+FIRST_BEATS = 12  # of a newcomer that knows nobody yet
 N_PROMPT = 330  # up to so many records exchanges keep their first interval
 SLOWEST = 3.0  # times that
 
@@ -41,6 +42,15 @@ class Pace:
     beat_s: float
     lifetime_s: float  # after the last sign of life
     n_beats: int  # between two records; 0: records come as often as beats would
+
+    def with_beats(self) -> "Pace":
+        """For who knows nobody yet, and so does not know how many will hear its first record.
+
+        Without beats all of a swarm would have to check a second one after ten seconds.
+        """
+        if self.n_beats:
+            return self
+        return replace(self, n_beats=FIRST_BEATS, record_s=self.beat_s * FIRST_BEATS)
 
     @property
     def window_s(self) -> float:

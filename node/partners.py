@@ -30,13 +30,19 @@ class Partners:
         self._shunned_until_s: dict[PeerId, float] = {}
 
     def draw(
-        self, others: Sequence[Announcement], n_partners: int, now_s: float
+        self,
+        others: Sequence[Announcement],
+        n_partners: int,
+        now_s: float,
+        *,
+        n_at_once: int = KEPT,
     ) -> list[Announcement]:
         """Up to `n_partners` of `others` that are free; those that just failed us come last.
 
-        None at all while as many as are kept are busy: then we, or they, have too much to do.
+        None at all while `n_at_once` are busy: then we, or they, have too much to do.
         """
-        if len(self._busy) >= KEPT:
+        n_partners = min(n_partners, n_at_once - len(self._busy))
+        if n_partners <= 0:
             return []
         free = [peer for peer in others if peer.peer_id not in self._busy]
         well = [peer for peer in free if not self.is_shunned(peer.peer_id, now_s)] or free
@@ -63,10 +69,18 @@ class Partners:
     def trust(self, peer_id: PeerId) -> None:
         self._shunned_until_s.pop(peer_id, None)
 
-    async def shun(self, peer_id: PeerId, now_s: float) -> None:
-        """It failed us: others come first for a while."""
+    async def shun(self, peer_id: PeerId, now_s: float, *, keeps: bool = False) -> None:
+        """It failed us: others come first for a while.
+
+        keeps: its connection, if it was only silent. One that is dead is found out below us.
+        """
         current = {peer: s for peer, s in self._shunned_until_s.items() if s > now_s}
         self._shunned_until_s = {**current, peer_id: now_s + self._shun_s}
+        if not keeps:
+            await self.let_go(peer_id)
+
+    async def let_go(self, peer_id: PeerId) -> None:
+        """Close the connection to it, if there is one: it will be drawn as rarely as any other."""
         connection = self._connections.pop(peer_id, None)
         if connection is not None:
             await connection.aclose()

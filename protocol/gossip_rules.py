@@ -12,9 +12,11 @@ tables compared, since before that two tables of a busy swarm never agree.
 
 import itertools
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
+
+import numpy as np
 
 from protocol.announcement_table import DROPPED, TAKEN, AnnouncementTable, Entry, Merged
 from protocol.anti_entropy import (
@@ -36,7 +38,6 @@ MAX_JUNK_PER_MESSAGE = 8  # after that the rest of a message is not looked at
 MAX_RANGES_SENT = 1_024
 MAX_OVERDUE = 64
 MAX_STEPS = 12  # calls of one exchange; enough to compare tables of 8^10 records
-_64_BITS, _SHIFT = 2**64 - 1, 64 - 8 * MARK_BYTES
 
 
 class Taken(NamedTuple):
@@ -81,7 +82,9 @@ class Exchange:
         # Half a window more than others offer: what we learned just before is not sent again.
         since_ms = now_ms - self._window_ms * 3 // 2
         salt = int.from_bytes(self._salt, "big")
-        self._listed = {_mark(each.tag, salt): each for each in table.learned_since(since_ms)}
+        recent = list(table.learned_since(since_ms))
+        marks = _marks([each.tag for each in recent], salt)
+        self._listed = dict(zip(marks, recent, strict=True))
         lately = Lately(self._salt, tuple(self._listed))
         return GossipMessage(lately=lately, overdue=_overdue(table, now_ms)).encode()
 
@@ -124,8 +127,9 @@ def answer(
     lacking: tuple[bytes, ...] = ()
     if asked.lately is not None:
         salt, marks = int.from_bytes(asked.lately.salt, "big"), set(asked.lately.marks)
-        recent = table.learned_since(now_ms - window_ms)
-        lacked = [each for each in recent if _mark(each.tag, salt) not in marks]
+        recent = list(table.learned_since(now_ms - window_ms))
+        ours = _marks([each.tag for each in recent], salt)
+        lacked = [each for each, mark in zip(recent, ours, strict=True) if mark not in marks]
         lacking = tuple(marks - _known_marks(table, salt)) if marks else ()
     reply = _reply(table, asked, lacked, merged.is_behind, now_ms)
     return merged.taken(replace(reply, lacking=lacking).encode())
@@ -299,11 +303,15 @@ def _overdue(table: AnnouncementTable, now_ms: int) -> tuple[bytes, ...]:
 
 def _known_marks(table: AnnouncementTable, salt: int) -> set[bytes]:
     """Of all that is held, and of the version before: whoever still has that is behind."""
-    held = table.learned_since(0)
-    return {_mark(tag, salt) for entry in held for tag in (entry.tag, entry.former_tag)}
+    held = list(table.learned_since(0))
+    return set(_marks([each.tag for each in held] + [each.former_tag for each in held], salt))
 
 
-def _mark(tag: int, salt: int) -> bytes:
-    """Two bytes for a version. Another salt makes others of them collide."""
-    mixed = (tag ^ salt) * 0x9E3779B97F4A7C15 & _64_BITS
-    return (mixed >> _SHIFT).to_bytes(MARK_BYTES, "big")
+def _marks(tags: Sequence[int], salt: int) -> list[bytes]:
+    """Two bytes for each version. Another salt makes others of them collide.
+
+    In arrays: thousands of them are made for every message, and one by one they cost the most.
+    """
+    mixed = (np.array(tags, np.uint64) ^ np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
+    packed = (mixed >> np.uint64(64 - 8 * MARK_BYTES)).astype(">u2").tobytes()
+    return [packed[i : i + MARK_BYTES] for i in range(0, len(packed), MARK_BYTES)]

@@ -64,10 +64,12 @@ def tls_name(peer_id: PeerId) -> str:
     return f"{peer_id.lower()}.peer"
 
 
+@lru_cache(maxsize=1024)
 def anchor_of_peer(peer_id: PeerId) -> bytes:
     """The only root to trust when `peer_id` must answer.
 
-    Made from the public key alone: nobody checks the self-signature of a trust anchor.
+    Made from the public key alone: nobody checks the self-signature of a trust anchor. A tenth of
+    what a handshake takes, hence the cache.
     """
     public_key = ed25519.Ed25519PublicKey.from_public_bytes(public_key_from_peer_id(peer_id))
     return _anchor(public_key, ed25519.Ed25519PrivateKey.generate())

@@ -131,6 +131,8 @@ class GrpcTransport:
         except PeerUnreachable as error:
             await connection.aclose()
             remaining_s = deadline - asyncio.get_running_loop().time()
+            if remaining_s <= 0:
+                raise
             raise await self._impostor_or(error, address, remaining_s) from error
         except BaseException:
             await connection.aclose()

@@ -147,3 +147,9 @@ def test_an_announcement_that_stands_is_what_was_drafted():
     stamp = {name: getattr(own, name) for name in ("sequence", "issued_ms", "expires_ms")}
     assert own == replace(DRAFT, heartbeats=own.heartbeats, **stamp)
     assert isinstance(own, Announcement)
+
+
+def test_who_knows_nobody_yet_promises_beats_so_that_its_second_record_can_wait():
+    speaking = Speaking(n_others=0)
+
+    assert [speaking.at(s) for s in (0, 10, 20)] == [(0, 0), (0, 1), (0, 2)]

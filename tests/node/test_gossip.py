@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 
 import pytest
 
@@ -17,7 +18,12 @@ from protocol.gossip_rules import METHOD, tell
 from protocol.identity import public_key_from_peer_id
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
-from protocol.transport.memory import Faults, MemoryNetwork, MemoryTransport
+from protocol.transport.memory import (
+    Faults,
+    MemoryConnection,
+    MemoryNetwork,
+    MemoryTransport,
+)
 from tests.announcing import NOW_MS, peer_of, record
 from tests.gossiping import GossipSwarm, identity_of, until
 from tests.virtual_time import run_in_virtual_time
@@ -270,12 +276,22 @@ def test_in_a_swarm_at_production_pace_the_dead_vanish_at_their_expiry_and_the_l
 
 def test_who_is_not_answered_asks_less_often_and_comes_back_when_it_is():
     async def life(loop):
-        dialled_s = []
+        asked_s = []
+
+        @dataclass
+        class CountingConnection:
+            connection: MemoryConnection
+
+            async def call(self, method, request, *, timeout_s):
+                asked_s.append(loop.time())
+                return await self.connection.call(method, request, timeout_s=timeout_s)
+
+            async def aclose(self):
+                await self.connection.aclose()
 
         class Counting(MemoryTransport):
             async def dial(self, address, *, timeout_s=5.0):
-                dialled_s.append(loop.time())
-                return await super().dial(address, timeout_s=timeout_s)
+                return CountingConnection(await super().dial(address, timeout_s=timeout_s))
 
         def transport(n):
             plain = network.transport(identity_of(n), OPEN_SWARM_ID)
@@ -292,11 +308,12 @@ def test_who_is_not_answered_asks_less_often_and_comes_back_when_it_is():
         await swarm.start(1, first.address, **times)
         await asyncio.sleep(5)
         network.set_faults(Faults(loss=1.0))  # silence: nothing is refused, nothing arrives
+        n_before = len(asked_s)
         await asyncio.sleep(90)
-        n_in_silence = len(dialled_s)
+        n_in_silence = len(asked_s) - n_before
         network.set_faults(Faults())
         await asyncio.sleep(30)
-        healed_s = dialled_s[-1] - 95
+        healed_s = next(at_s for at_s in asked_s[n_before + n_in_silence :]) - 95
         await swarm.aclose()
         return n_in_silence, healed_s
 
