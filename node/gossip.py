@@ -254,7 +254,7 @@ class Gossip(AnnouncementSource):
             if is_introduction and len(self._others()) > KEPT:
                 await self._partners.let_go(peer_id)
         except ManyhandsError as error:
-            is_silent = self._now_s() - began_s >= self._timing.timeout_s
+            is_silent = self._now_s() - began_s >= 0.99 * self._timing.timeout_s  # clocks round
             if is_silent and not (is_introduction and was_shunned):  # that one may be long gone
                 self._pressure.silent()
             await self._failed(peer_id, addresses, error, is_silent)
