@@ -96,4 +96,5 @@ def _row_us(peer: Announcement) -> float:
     steps_us = [us / size for size, us in peer.measured.decode_steps_us]
     steps_us += [peer.decode_us] if peer.decode_us else []
     row_us = min(steps_us, default=ASSUMED_PREFILL_US * len(peer.span))
-    return min(row_us, 1e6 / max(1, peer.measured.rows_per_s))
+    rows_per_s = peer.measured.rows_per_s
+    return min(row_us, 1e6 / rows_per_s) if rows_per_s else row_us
