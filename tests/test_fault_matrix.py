@@ -61,11 +61,12 @@ class Trouble:
         self.leaving: list[asyncio.Task[None]] = []
         self.done: list[str] = []
 
-    def befall(self, peer: str, client: str) -> None:
+    def befall(self, peer: str, client: str, kind: str = "") -> None:
+        """kind: one of `KINDS`, else the die picks one."""
         local = next(n for n in self.built.nodes if n.node.identity.peer_id == peer)
         if peer in self.spoilt or not self._has_spare(local):
             return
-        kind = self.die.choice(KINDS)
+        kind = kind or self.die.choice(KINDS)
         self.done.append(f"{kind} {local.node.engine.span}")
         if kind == "break":
             self.network.break_streams(client, peer)

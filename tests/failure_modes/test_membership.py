@@ -1,21 +1,23 @@
 """Who is in the swarm, and how it is told: modes 4, 8 and 9."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sized
 from typing import Any
 
 import pytest
 
 from protocol.announcement_table import MAX_REPLY_BYTES, AnnouncementTable, Merged
-from protocol.announcements import MAX_RECORD_BYTES, seal_announcement
-from protocol.anti_entropy import Record
+from protocol.announcements import MAX_RECORD_BYTES, TYPE, _to_fields, seal_announcement
+from protocol.anti_entropy import MAX_MESSAGE_BYTES, Record
 from protocol.gossip_rules import Exchange, answer
-from protocol.signing import OPEN_SWARM_ID
+from protocol.signing import OPEN_SWARM_ID, seal
 from protocol.transport.memory import MemoryNetwork
-from tests.announcing import NOW_MS, peer_of, record
+from tests.announcing import NOW_MS, announce, key_of, peer_of, record
 from tests.failure_modes.conftest import ask
 from tests.gossiping import GossipSwarm, identity_of, until
 from tests.local_swarm import Swarm, whole
+
+LITTLE = 16 * 1024  # bytes of records in a message
 
 
 @pytest.fixture
@@ -62,10 +64,16 @@ def test_state_log_growth_does_not_happen_where_state_is_a_table():
     questions = [Exchange(table).question(stamp) for table in (long_lived, fresh)]
     answers = [answer(long_lived, question, sender="x", now_ms=stamp) for question in questions]
 
-    assert len(long_lived) == len(long_lived.live(stamp)) == 3
+    assert len(long_lived.live(stamp)) == len(fresh.live(stamp)) == len(long_lived) == 3
+    assert _sizes(long_lived) == _sizes(fresh)
     assert len(questions[0]) == len(questions[1])
     assert [told.n_taken for told in answers] == [0, 0]
     assert max(len(told.reply) for told in answers) < 200
+
+
+def _sizes(table: AnnouncementTable) -> dict[str, int]:
+    """Of everything in it."""
+    return {name: len(held) for name, held in vars(table).items() if isinstance(held, Sized)}
 
 
 def test_gossip_message_too_big_is_never_made_and_never_taken():
@@ -74,9 +82,11 @@ def test_gossip_message_too_big_is_never_made_and_never_taken():
     Here what is gossiped knows nothing of sessions but their number, every answer is bounded,
     however large the table, and a record that is larger than any may be is dropped and counted.
     """
-    full, empty = AnnouncementTable(OPEN_SWARM_ID), AnnouncementTable(OPEN_SWARM_ID)
-    for n in range(1, 600):
+    full = AnnouncementTable(OPEN_SWARM_ID, reply_bytes=LITTLE)
+    empty = AnnouncementTable(OPEN_SWARM_ID)
+    for n in range(1, 200):
         full.merge(record(n, software="x" * 100), sender="x", now_ms=NOW_MS)
+    held = sum(len(entry.data) for entry in full.entries.values())
     sizes: list[int] = []
 
     while len(empty) < len(full):
@@ -86,11 +96,14 @@ def test_gossip_message_too_big_is_never_made_and_never_taken():
             told = answer(full, message, sender="client", now_ms=NOW_MS)
             sizes.append(len(told.reply))
             message = exchange.take(told.reply, sender="full", now_ms=NOW_MS).reply
-    oversized = Record(30_000, b"x" * (MAX_RECORD_BYTES + 1))
+    padding = (("of a later version", b"x" * MAX_RECORD_BYTES),)
+    fields = (*_to_fields(announce(1, sequence=NOW_MS + 1)), padding)
+    oversized = Record(30_000, seal(TYPE, OPEN_SWARM_ID, fields, key_of(1)).encode())
 
-    assert len(sizes) < 20, sizes
-    assert max(sizes) <= MAX_REPLY_BYTES * 1.2
-    assert full.merge(oversized, sender="liar", now_ms=NOW_MS) is Merged.FORGED
+    assert len(sizes) < 40, sizes
+    assert max(sizes) <= 2 * LITTLE < held / 2
+    assert 2 * MAX_REPLY_BYTES <= MAX_MESSAGE_BYTES
+    assert full.merge(oversized, sender="liar", now_ms=NOW_MS) is Merged.FORGED, "well signed, too"
     assert sum(full.dropped.values()) == 1
 
 
