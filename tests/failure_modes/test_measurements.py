@@ -119,3 +119,13 @@ def test_retry_backoff_charged_to_the_innocent_is_not_for_an_honest_refusal():
         records.note_failure(full.peer_id, PeerBusy(full.peer_id, "full"), float(at_s), full)
 
     assert records.risk_ms([full], 20.0) == pytest.approx({})
+
+
+def test_retry_backoff_charged_to_the_innocent_is_not_for_who_complains_of_a_link():
+    """The same for who says that it cannot reach its successor: their link is avoided, no more."""
+    records, one, other = PeerRecords(), announce(1), announce(2)
+
+    records.note_link_down(one.peer_id, other.peer_id, 0.0)
+
+    assert records.risk_ms([one, other], 1.0) == pytest.approx({})
+    assert list(records.broken_links(1.0)) == [(one.peer_id, other.peer_id)]
