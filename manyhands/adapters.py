@@ -15,15 +15,15 @@ from typing import Any
 
 import click
 
-from manyhands.home import Home, open_identity
+from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.options import AdapterType, home_option, json_option
+from manyhands.party import open_party
 from manyhands.progress import say
 from manyhands.running import found_running
 from protocol.adapter_names import bare, is_name, pinned
 from protocol.address import Address
 from protocol.errors import BadAdapter, ManyhandsError, UsageError
-from protocol.signing import OPEN_SWARM_ID
 
 WAIT_S, AGAIN_S = 10.0, 0.25  # for a node to look
 
@@ -151,11 +151,10 @@ def _until(home: Home, name: str, wanted: str, state: str = "") -> None:
 
 def _node_status(home: Home) -> dict[str, Any] | None:
     """What the node of this home says of itself; None when none answers."""
-    from protocol.transport.grpc import GrpcTransport
+    party = open_party(home, "client")
 
     async def ask(address: Address) -> dict[str, Any]:
-        transport = GrpcTransport(open_identity(home.client), OPEN_SWARM_ID)
-        connection = await transport.dial(address, timeout_s=2.0)
+        connection = await party.transport().dial(address, timeout_s=2.0)
         try:
             told: dict[str, Any] = json.loads(await connection.call("status", b"", timeout_s=2.0))
             return told

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from manyhands.home import Home, open_books, open_identity
+from manyhands.home import Home, open_books
 from manyhands.models import Model
+from manyhands.party import open_party
 from protocol.address import Address
 from protocol.errors import ContextExceeded, UsageError
-from protocol.signing import OPEN_SWARM_ID
 
 if TYPE_CHECKING:
     from protocol.text import Tokenizer
@@ -139,18 +139,26 @@ async def open_client(home: Home, join: Sequence[Address]) -> AsyncIterator["Cli
 
     Raises:
         ConfigError, IntegrityError: the home's key or ledger cannot be used.
+        MembershipEnded, NotAMember: it belongs to its swarm no more.
     """
-    from protocol.transport.grpc import GrpcTransport
     from scheduler.client import Client
     from scheduler.record_file import kept_records
 
-    identity = open_identity(home.client)
+    party = open_party(home, "client")
     with (
-        open_books(home.client, identity, OPEN_SWARM_ID) as books,
+        open_books(home.client, party.identity, party.swarm_id) as books,
         kept_records(home.client / RECORD_NAME) as records,
     ):
-        transport = GrpcTransport(identity, OPEN_SWARM_ID)
         async with Client(
-            identity, OPEN_SWARM_ID, transport, books, join, records=records
+            party.identity,
+            party.swarm_id,
+            party.transport(),
+            books,
+            join,
+            records=records,
+            membership=party.membership,
         ) as client:
-            yield client
+            try:
+                yield client
+            finally:
+                party.remember(client.met())

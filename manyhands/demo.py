@@ -17,12 +17,13 @@ from typing import Any
 import click
 
 from manyhands.fetching import bring_weights
-from manyhands.home import Home, open_identity
+from manyhands.home import Home
 from manyhands.licences import require_accepted
 from manyhands.local import LocalSwarm, even_split
 from manyhands.loops import run
 from manyhands.models import TINY, find_model
 from manyhands.options import accept_licence_option
+from manyhands.party import open_party
 from manyhands.telling import Teller
 from manyhands.tour import Tour
 
@@ -59,7 +60,7 @@ def demo(
     tour = Tour(teller, secrets.randbits(16) if seed is None else seed)
     with _place(home) as place:
         require_accepted(place, found.manifest, accepts=accept_licence)
-        bring_weights(found, found.manifest.tensors, identity=open_identity(place.client))
+        bring_weights(found, found.manifest.tensors, party=open_party(place, "client"))
         swarm = LocalSwarm(
             model, spans * 2, place.root / "swarm", price_per_mtl=PRICE_PER_MTL, threads=1
         )

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 from manyhands.boundary import Interrupted
 from manyhands.loops import run
 from manyhands.models import Model
+from manyhands.party import Party
 from manyhands.progress import say, size, transferring
 from manyhands.signals import interruptible
 from manyhands.weights.store import Store, Writer, require_disk
 from protocol.address import Address
 from protocol.errors import HubUnreachable, IntegrityError, ManyhandsError
-from protocol.identity import Identity
 from protocol.pieces import Piece, cut_pieces
-from protocol.signing import OPEN_SWARM_ID
 
 if TYPE_CHECKING:
     from scheduler.weights import Agreed
@@ -43,7 +42,7 @@ def missing_bytes(model: Model, tensors: Collection[str]) -> int:
 
 
 def bring_weights(
-    model: Model, tensors: Collection[str], *, identity: Identity, join: Sequence[Address] = ()
+    model: Model, tensors: Collection[str], *, party: Party, join: Sequence[Address] = ()
 ) -> None:
     """Fetch what is missing of these tensors, and check what is here.
 
@@ -61,7 +60,7 @@ def bring_weights(
             return
         try:
             with transferring(f"{model.name}: fetching", missing_bytes(model, tensors)) as advance:
-                _fetch(model, store, tensors, identity, join, advance)
+                _fetch(model, store, tensors, party, join, advance)
         except (KeyboardInterrupt, Interrupted):
             say("what was fetched is kept; the same command goes on there")
             raise
@@ -83,7 +82,7 @@ def _fetch(
     model: Model,
     store: Store,
     tensors: Collection[str],
-    identity: Identity,
+    party: Party,
     join: Sequence[Address],
     advance: Advance,
 ) -> None:
@@ -96,7 +95,7 @@ def _fetch(
     if model.hub is not None:
         from manyhands.weights.download import Download
 
-        stated = _vouched(model, tensors, identity, join) if join else {}
+        stated = _vouched(model, tensors, party, join) if join else {}
         download = Download(
             hub=model.hub, store=store, wanted=tensors, stated=stated, advance=advance, say=say
         )
@@ -106,14 +105,14 @@ def _fetch(
             if not join:
                 raise
             say(f"warning: {error}; asking peers instead")
-    return run(_from_peers(store, tensors, identity, join, advance))
+    return run(_from_peers(store, tensors, party, join, advance))
 
 
 def _vouched(
-    model: Model, tensors: Collection[str], identity: Identity, join: Sequence[Address]
+    model: Model, tensors: Collection[str], party: Party, join: Sequence[Address]
 ) -> Mapping[str, bytes]:
     try:
-        agreed = run(_agreed(model.manifest.digest, tensors, identity, join))
+        agreed = run(_agreed(model.manifest.digest, tensors, party, join))
     except ManyhandsError as error:
         say(f"warning: no peer vouches for what the hub sends: {error}")
         return {}
@@ -121,16 +120,13 @@ def _vouched(
 
 
 async def _agreed(
-    digest: bytes, tensors: Collection[str], identity: Identity, join: Sequence[Address]
+    digest: bytes, tensors: Collection[str], party: Party, join: Sequence[Address]
 ) -> "Agreed":
-    from protocol.announcement_table import AnnouncementTable
-    from protocol.transport.grpc import GrpcTransport
-    from scheduler.directory import Directory, fetch_directory
+    from scheduler.directory import fetch_directory
     from scheduler.weights import agreed_hashes
 
     with interruptible():
-        transport = GrpcTransport(identity, OPEN_SWARM_ID)
-        directory = Directory(AnnouncementTable(OPEN_SWARM_ID))
+        transport, directory = party.transport(), party.directory()
         await fetch_directory(transport, join, directory)
         return await agreed_hashes(transport, directory.hosts(digest), digest, tensors)
 
@@ -138,21 +134,18 @@ async def _agreed(
 async def _from_peers(
     store: Store,
     tensors: Collection[str],
-    identity: Identity,
+    party: Party,
     join: Sequence[Address],
     advance: Advance,
 ) -> None:
-    from protocol.announcement_table import AnnouncementTable
-    from protocol.transport.grpc import GrpcTransport
-    from scheduler.directory import Directory, fetch_directory
+    from scheduler.directory import fetch_directory
     from scheduler.weights import Fetch, agreed_hashes
 
     manifest = store.manifest
     pieces = _lacking(store, cut_pieces(manifest, tensors))
     require_disk(store.place, sum(map(len, pieces)))
     with interruptible(), store.writing() as writer:
-        transport = GrpcTransport(identity, OPEN_SWARM_ID)
-        directory = Directory(AnnouncementTable(OPEN_SWARM_ID))
+        transport, directory = party.transport(), party.directory()
         await fetch_directory(transport, join, directory)
         hosts = directory.hosts(manifest.digest)
         wanted = [name for piece in pieces for name in piece.tensors]

@@ -2,23 +2,26 @@
 
 In: `--home`, `MANYHANDS_HOME`, or nothing. Out: directories with mode 0700, an identity and the
 books of each party. `node/` belongs to one `serve` at a time; `client/` is shared by all clients.
+A home may hold others, `swarms/NAME/`, one for each swarm that it joined: see `membership.py`.
 """
 
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protocol.errors import ConfigError, HomeInUse
+from protocol.errors import ConfigError, HomeInUse, UsageError
 
 if TYPE_CHECKING:
     from ledger.writer import LedgerWriter
     from protocol.identity import Identity
 
 KEY_NAME, LOCK_NAME = "identity.key", "lock"
+MEMBERSHIP, SWARMS, DEFAULT, OPEN = "membership", "swarms", "default-swarm", "open"
+JOIN_HINT = "manyhands swarm list shows those of this home; manyhands swarm join mh://… adds one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,56 @@ def default_home() -> Path:
     import platformdirs
 
     return platformdirs.user_data_path("manyhands")
+
+
+def home_of(base: Path, swarm: str | None) -> Path:
+    """The home of a swarm: of the named one, else of the default one, else `base` itself.
+
+    Raises:
+        UsageError: this home is not in that swarm.
+    """
+    name = swarm or default_swarm(base)
+    if not name or name == OPEN or (base / MEMBERSHIP).exists():
+        return base
+    root = base / SWARMS / name
+    if not _is_name(name) or not (root / MEMBERSHIP).exists():
+        raise UsageError(f"{base} belongs to no swarm {name[:64]!r}", hint=JOIN_HINT)
+    return root
+
+
+def default_swarm(base: Path) -> str:
+    with suppress(OSError):
+        return (base / DEFAULT).read_text().strip()
+    return ""
+
+
+def set_default(base: Path, name: str) -> None:
+    write_whole(base / DEFAULT, f"{name}\n".encode())
+
+
+def swarms_of(base: Path) -> list[str]:
+    """By name."""
+    found = (base / SWARMS).glob(f"*/{MEMBERSHIP}/founding")
+    return sorted(path.parent.parent.name for path in found)
+
+
+def _is_name(name: str) -> bool:
+    """As `protocol.membership.policy.is_name`, which this door need not load."""
+    return (
+        name[:1].isalnum() and name.replace("-", "a").replace("_", "a").replace(".", "a").isalnum()
+    )
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Into a private file, whole or not at all."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        beside.write_bytes(data)
+        beside.chmod(0o600)
+        beside.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 
 
 def open_identity(party: Path) -> "Identity":

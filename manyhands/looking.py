@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from manyhands.asking import RECORD_NAME
 from manyhands.condition import Seen
-from manyhands.home import Home, open_identity
+from manyhands.home import Home
+from manyhands.party import open_party
 from manyhands.signals import interruptible
 from protocol.address import Address
 from protocol.errors import ManyhandsError, PeerError
 from protocol.identity import PeerId
-from protocol.signing import OPEN_SWARM_ID
 
 if TYPE_CHECKING:
     from protocol.announcements import Announcement
@@ -33,13 +33,11 @@ async def look(home: Home, join: Sequence[Address]) -> "dict[Announcement, Seen]
     Raises:
         PeerError: nobody of `join` answers.
     """
-    from protocol.announcement_table import AnnouncementTable
-    from protocol.transport.grpc import GrpcTransport
-    from scheduler.directory import Directory, fetch_directory
+    from scheduler.directory import fetch_directory
     from scheduler.record_file import read_records
 
-    directory = Directory(AnnouncementTable(OPEN_SWARM_ID))
-    transport = GrpcTransport(open_identity(home.client), OPEN_SWARM_ID)
+    party = open_party(home, "client")
+    directory, transport = party.directory(), party.transport()
     connections: dict[PeerId, Connection] = {}
     with interruptible():
         try:

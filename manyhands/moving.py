@@ -12,6 +12,7 @@ import click
 
 from manyhands.fetching import bring_weights
 from manyhands.loading import describe, load
+from manyhands.party import Party
 from manyhands.placing import Servable
 from manyhands.planning import forecast
 from manyhands.preparing import Prepared, Wanted
@@ -19,7 +20,7 @@ from manyhands.progress import say
 from manyhands.weights.store import require_disk
 from protocol.address import Address
 from protocol.errors import ManyhandsError
-from protocol.identity import Identity, PeerId
+from protocol.identity import PeerId
 
 if TYPE_CHECKING:
     from node.engine import ShardEngine
@@ -37,8 +38,8 @@ class Abandoned(ManyhandsError):
 class Elsewhere:
     """See `node.moving.Elsewhere`."""
 
-    def __init__(self, wanted: Wanted, identity: Identity, prepared: Prepared) -> None:
-        self._wanted, self._identity, self._prepared = wanted, identity, prepared
+    def __init__(self, wanted: Wanted, party: Party, prepared: Prepared) -> None:
+        self._wanted, self._party, self._prepared = wanted, party, prepared
         self._peers: Mapping[bytes, list[Address]] = {}  # of each model, as last seen
         self._is_abandoned = False
 
@@ -50,7 +51,7 @@ class Elsewhere:
         stuck: Collection[PeerId],
     ) -> "Target | None":
         placing = self._prepared.placing
-        hosts = [one for one in announcements if one.peer_id != self._identity.peer_id]
+        hosts = [one for one in announcements if one.peer_id != self._party.peer_id]
         self._peers = {
             choice.digest: [one.addresses[0] for one in hosts if one.manifest == choice.digest]
             for choice in placing.choices
@@ -70,7 +71,7 @@ class Elsewhere:
         require_disk(model.directory, told.fetch_bytes)
         peers = self._peers.get(target.manifest, [])[:MAX_ASKED]
         join = tuple(dict.fromkeys((*peers, *wanted.join)))
-        bring_weights(model, tensors, identity=self._identity, join=join)
+        bring_weights(model, tensors, party=self._party, join=join)
         return told.plan.fits
 
     def load(self, target: "Target") -> "ShardEngine":

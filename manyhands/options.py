@@ -1,12 +1,14 @@
 """What flags mean: addresses, spans, sizes and endpoints as values, and options several share."""
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
+from manyhands.home import default_home, home_of
 from protocol.adapter_names import is_name
 from protocol.address import Address
 from protocol.identity import PeerId, public_key_from_peer_id
@@ -102,13 +104,32 @@ class PeerType(click.ParamType[Any]):
         return str(peer_id)
 
 
-def home_option(command: Command) -> Command:
+def base_option(command: Command) -> Command:
+    """The home that a person names, which may hold those of several swarms."""
     return click.option(
         "--home",
         type=click.Path(path_type=Path, file_okay=True),
         envvar="MANYHANDS_HOME",
         help="Where keys and ledgers live. Default: the platform's place for user data.",
     )(command)
+
+
+def home_option(command: Command) -> Command:
+    """`--home` and `--swarm`; the command gets one `home`, that of the swarm."""
+
+    @functools.wraps(command)
+    def in_swarm(*args: Any, home: Path | None, swarm: str | None, **given: Any) -> Any:
+        base = (home or default_home()).expanduser().absolute()
+        chosen = home_of(base, swarm)
+        return command(*args, home=home if chosen == base else chosen, **given)
+
+    with_swarm = click.option(
+        "--swarm",
+        envvar="MANYHANDS_SWARM",
+        metavar="NAME",
+        help="A swarm this home has joined, or open. Default: the home's default, else open.",
+    )(in_swarm)
+    return cast("Command", base_option(with_swarm))
 
 
 def join_option(command: Command) -> Command:

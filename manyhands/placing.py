@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from manyhands.models import Model
+from manyhands.party import Party
 from manyhands.progress import say
 from manyhands.signals import interruptible
 from protocol.address import Address
 from protocol.clock import wall_ms
 from protocol.errors import PeerError
-from protocol.identity import Identity, PeerId
+from protocol.identity import PeerId
 from protocol.messages import Span
-from protocol.signing import OPEN_SWARM_ID
 
 if TYPE_CHECKING:
     from node.moving_rules import Target
@@ -122,18 +122,14 @@ class Placing:
         )
 
 
-async def who_serves(identity: Identity, join: Sequence[Address]) -> "tuple[Announcement, ...]":
+async def who_serves(party: Party, join: Sequence[Address]) -> "tuple[Announcement, ...]":
     """What the swarm says of itself, as far as it answers."""
-    from protocol.announcement_table import AnnouncementTable
-    from protocol.transport.grpc import GrpcTransport
-    from scheduler.directory import Directory, fetch_directory
+    from scheduler.directory import fetch_directory
 
-    directory = Directory(AnnouncementTable(OPEN_SWARM_ID))
+    directory = party.directory()
     with interruptible():
         try:
-            await fetch_directory(
-                GrpcTransport(identity, OPEN_SWARM_ID), join, directory, timeout_s=JOIN_WAIT_S
-            )
+            await fetch_directory(party.transport(), join, directory, timeout_s=JOIN_WAIT_S)
         except PeerError as error:
             say(f"warning: choosing a span without knowing the swarm: {error}")
     return directory.live()

@@ -10,11 +10,12 @@ from pathlib import Path
 import click
 
 from manyhands.devices import choose_device, look
-from manyhands.home import Home, open_identity
+from manyhands.home import Home
 from manyhands.licences import require_accepted
 from manyhands.loops import run
 from manyhands.models import HubAway, Model, NotHere, find_model
 from manyhands.options import SizeType, SpanType, home_option, join_option, json_option
+from manyhands.party import open_party
 from manyhands.progress import say, shown
 from manyhands.signals import ending_at_once
 from manyhands.thin import from_swarm
@@ -82,4 +83,4 @@ def _find(text: str, home: Home, join: tuple[Address, ...]) -> Model:
     except (NotHere, HubAway):
         if not join:
             raise
-    return run(from_swarm(text, open_identity(home.client), join))[0]
+    return run(from_swarm(text, open_party(home, "client"), join))[0]

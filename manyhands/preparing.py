@@ -16,12 +16,12 @@ from manyhands.home import Home
 from manyhands.licences import require_accepted
 from manyhands.loops import run
 from manyhands.models import HubAway, Model, NotHere, find_model
+from manyhands.party import Party
 from manyhands.placing import Placing, Servable, who_serves
 from manyhands.progress import Progress, say, shown
 from manyhands.thin import from_swarm
 from protocol.address import Address
 from protocol.errors import UsageError
-from protocol.identity import Identity
 from protocol.manifest import INDEX
 from protocol.messages import Span
 
@@ -88,9 +88,9 @@ class Prepared:
         return ", ".join(choice.model.name for choice in self.placing.choices)
 
 
-def prepare(wanted: Wanted, home: Home, identity: Identity) -> Prepared:
+def prepare(wanted: Wanted, home: Home, party: Party) -> Prepared:
     """What will be served, once it is known that it may be, and that it fits."""
-    models = list(_find_all(wanted, identity).values())
+    models = list(_find_all(wanted, party).values())
     for model in models:
         require_accepted(home, model.manifest, accepts=wanted.accept_licence)
         _check_span(wanted.span, model)
@@ -101,8 +101,8 @@ def prepare(wanted: Wanted, home: Home, identity: Identity) -> Prepared:
     choices = tuple(
         Servable(model=model, capacity_blocks=_capacity(wanted, model, device)) for model in models
     )
-    placing = Placing(choices=choices, peer_id=identity.peer_id, region=wanted.region)
-    chosen, span = _choose(wanted, placing, identity)
+    placing = Placing(choices=choices, peer_id=party.peer_id, region=wanted.region)
+    chosen, span = _choose(wanted, placing, party)
     told, tensors = forecast(
         chosen.model,
         span,
@@ -117,31 +117,31 @@ def prepare(wanted: Wanted, home: Home, identity: Identity) -> Prepared:
     return Prepared(placing=placing, forecast=told, tensors=tensors)
 
 
-def _find_all(wanted: Wanted, identity: Identity) -> dict[bytes, Model]:
+def _find_all(wanted: Wanted, party: Party) -> dict[bytes, Model]:
     """By digest: one that was named twice counts once."""
     found = {}
     for name in wanted.models:
         with shown(name) as progress:
-            model = _find(name, wanted.join, identity, progress)
+            model = _find(name, wanted.join, party, progress)
         found[model.manifest.digest] = model
     return found
 
 
-def _find(name: str, join: Sequence[Address], identity: Identity, progress: Progress) -> Model:
+def _find(name: str, join: Sequence[Address], party: Party, progress: Progress) -> Model:
     """What a person put here or the hub has; else what peers serve under that name."""
     try:
         return find_model(name, progress=progress)
     except (NotHere, HubAway):
         if not join:
             raise
-    return run(from_swarm(name, identity, join, also=(INDEX,)))[0]
+    return run(from_swarm(name, party, join, also=(INDEX,)))[0]
 
 
-def _choose(wanted: Wanted, placing: Placing, identity: Identity) -> tuple[Servable, Span]:
+def _choose(wanted: Wanted, placing: Placing, party: Party) -> tuple[Servable, Span]:
     """What was asked for, or what the swarm misses most, as far as it can be asked."""
     if wanted.span is not None:
         return placing.choices[0], wanted.span
-    announcements = run(who_serves(identity, wanted.join)) if wanted.join else ()
+    announcements = run(who_serves(party, wanted.join)) if wanted.join else ()
     return placing.first(announcements)
 
 

@@ -64,7 +64,8 @@ def found_running(home: Home) -> list[Running]:
 
 
 def join_addresses(home: Home, given: Sequence[Address]) -> tuple[Address, ...]:
-    """Where to begin: what the caller named, else whoever runs on this home.
+    """Where to begin: what the caller named, else whoever runs on this home, else whom it met in
+    its swarm.
 
     Raises:
         PeerUnreachable: neither.
@@ -75,6 +76,10 @@ def join_addresses(home: Home, given: Sequence[Address]) -> tuple[Address, ...]:
     for record in found_running(home):
         with suppress(ManyhandsError):
             local += [Address.parse(address) for address in record.addresses]
+    if not local and (home.root / "membership").exists():
+        from manyhands.membership import known_addresses
+
+        local += known_addresses(home)
     if not local:
         raise PeerUnreachable("", f"no --join, and no swarm runs on {home.root}", hint=NOBODY_HINT)
     return tuple(dict.fromkeys(local))

@@ -17,9 +17,10 @@ import click
 
 from manyhands import __version__, machine
 from manyhands.fetching import bring_weights
-from manyhands.home import Home, open_books, open_identity
+from manyhands.home import Home, open_books
 from manyhands.loading import describe, load
 from manyhands.loops import run
+from manyhands.membership import keep_state, known_addresses, register_path
 from manyhands.options import (
     AdapterType,
     AddressType,
@@ -30,21 +31,25 @@ from manyhands.options import (
     home_option,
     join_option,
 )
+from manyhands.party import Party, open_party
 from manyhands.preparing import Prepared, Wanted, prepare
 from manyhands.progress import say
 from manyhands.running import Running, recorded
 from manyhands.signals import ending_at_once, interruptible
 from protocol.address import Address
-from protocol.errors import UsageError
-from protocol.identity import Identity
+from protocol.errors import ConfigError, UsageError
+from protocol.membership.roles import Role
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.reach import why_not_listening
 
 if TYPE_CHECKING:
     from ledger.meter import Rates
     from ledger.writer import LedgerWriter
+    from node.belonging import Place
     from node.engine import ShardEngine
     from node.settings import NodeSettings
+    from protocol.membership.gate import Membership
+    from protocol.transport.grpc import GrpcTransport
 
 USUAL_PORT = 31400
 MAX_TEXT_CHARS = 64
@@ -179,22 +184,25 @@ def serve(**given: object) -> None:
     _check_port(wanted.listen)
     _check_sessions_and_adapters(wanted)
     with home.sole_node():
-        identity = open_identity(home.node)
-        with open_books(home.node, identity, OPEN_SWARM_ID) as books:
+        party = open_party(home, "node")
+        party.require(Role.PROVIDE)
+        _check_discovery(wanted, party)
+        wanted = _joining(wanted, home)
+        with open_books(home.node, party.identity, party.swarm_id) as books:
             with ending_at_once():
                 if wanted.gently:
                     machine.gently(_import_engine)
                 known = replace(wanted, join=(*wanted.join, *_found(wanted)))
-                prepared = prepare(known, home, identity)
+                prepared = prepare(known, home, party)
             model, span, device = prepared.model, prepared.span, prepared.device
-            bring_weights(model, prepared.tensors, identity=identity, join=known.join)
+            bring_weights(model, prepared.tensors, party=party, join=known.join)
             began_s = time.monotonic()
             with ending_at_once():
                 engine = load(wanted, model, span, device, gently=wanted.gently)
             away_s = time.monotonic() - began_s + wanted.drain
             placing = replace(prepared.placing, reload_s=away_s)
             prepared = replace(prepared, placing=placing)
-            run(_serve(wanted, home, identity, books, prepared, engine))
+            run(_serve(wanted, home, party, books, prepared, engine))
 
 
 def _found(wanted: Wanted) -> tuple[Address, ...]:
@@ -214,7 +222,7 @@ def _import_engine() -> None:
 async def _serve(
     wanted: Wanted,
     home: Home,
-    identity: Identity,
+    party: Party,
     books: "LedgerWriter",
     prepared: Prepared,
     engine: "ShardEngine",
@@ -222,21 +230,24 @@ async def _serve(
     from manyhands.discovering import make_plane
     from manyhands.moving import Elsewhere
     from node.node import Node
-    from protocol.transport.grpc import GrpcTransport
 
+    transport = party.transport()
     model, moves = prepared.model, wanted.span is None
     capacity = prepared.placing.of(model.manifest.digest).capacity_blocks if moves else 0
     node = Node(
-        identity,
-        OPEN_SWARM_ID,
-        GrpcTransport(identity, OPEN_SWARM_ID),
+        party.identity,
+        party.swarm_id,
+        transport,
         engine,
         describe(wanted, model, engine, capacity_blocks=capacity),
         books,
         _settings(wanted, home),
         _software(),
-        elsewhere=Elsewhere(wanted, identity, prepared) if moves else None,
-        plane=make_plane(identity, OPEN_SWARM_ID, wanted.libp2p, wanted.bootstrap, lan=wanted.lan),
+        elsewhere=Elsewhere(wanted, party, prepared) if moves else None,
+        plane=make_plane(
+            party.identity, party.swarm_id, wanted.libp2p, wanted.bootstrap, lan=wanted.lan
+        ),
+        place=_place(home, party, transport),
     )
     stop = asyncio.Event()
     with interruptible(stop.set):
@@ -255,7 +266,7 @@ async def _serve(
             with recorded(home, record):
                 ready = {
                     "event": "ready",
-                    "peer": identity.peer_id,
+                    "peer": party.peer_id,
                     "addresses": addresses,
                     "model": name,
                     "span": [span.start, span.stop],
@@ -267,6 +278,41 @@ async def _serve(
                 say(f"serving blocks {span} of {name}; Ctrl-C to leave")
                 await stop.wait()
             say("leaving: open sessions may finish; Ctrl-C again to end now")
+
+
+def _check_discovery(wanted: Wanted, party: Party) -> None:
+    """
+    Raises:
+        UsageError: strangers would be told who serves.
+    """
+    if party.membership is not None and (wanted.libp2p or wanted.bootstrap or wanted.lan):
+        raise UsageError(
+            "a swarm with members is not looked for over libp2p: anybody could look there",
+            hint="leave out --libp2p, --bootstrap and --lan; --join finds its members",
+        )
+
+
+def _joining(wanted: Wanted, home: Home) -> Wanted:
+    """Whom to join: who was named, else whom this home met in its swarm."""
+    return wanted if wanted.join else replace(wanted, join=known_addresses(home))
+
+
+def _place(home: Home, party: Party, transport: "GrpcTransport") -> "Place | None":
+    from node.belonging import Place
+    from node.registrar import Registrar
+
+    membership = party.membership
+    if membership is None:
+        return None
+
+    async def keep(membership: "Membership") -> None:
+        try:
+            await asyncio.to_thread(keep_state, home, membership.state)
+        except ConfigError as error:
+            say(f"warning: what was heard of the swarm is not kept: {error}")
+
+    registrar = Registrar(membership, party.identity.key, register_path(home))
+    return Place(membership=membership, transport=transport, registrar=registrar, keep=keep)
 
 
 def _software() -> str:

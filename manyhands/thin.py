@@ -9,16 +9,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from manyhands.home import Home, open_identity
+from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.models import TINY, Model, find_model, split_adapter
+from manyhands.party import Party, open_party
 from manyhands.running import join_addresses
 from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.errors import NoSuchModel, UsageError
-from protocol.identity import Identity
 from protocol.manifest import Manifest
-from protocol.signing import OPEN_SWARM_ID
 
 DIGEST_CHARS = 8  # at least so many of a digest name a model
 
@@ -39,11 +38,11 @@ def _find(text: str, home: Home, join: Sequence[Address]) -> Model:
     if text == TINY or text.startswith(("/", ".", "~")) or Path(text).exists():
         return find_model(text)
     addresses = join_addresses(home, join)
-    return run(from_swarm(text, open_identity(home.client), addresses))[0]
+    return run(from_swarm(text, open_party(home, "client"), addresses))[0]
 
 
 async def from_swarm(
-    text: str, identity: Identity, join: Sequence[Address], *, also: Collection[str] = ()
+    text: str, party: Party, join: Sequence[Address], *, also: Collection[str] = ()
 ) -> tuple[Model, tuple[Announcement, ...]]:
     """The model that peers serve under this name or digest, and the peers; small files only.
 
@@ -51,13 +50,10 @@ async def from_swarm(
     """
     from manyhands.weights.named import open_store
     from manyhands.weights.store import Store, cache_root
-    from protocol.announcement_table import AnnouncementTable
-    from protocol.transport.grpc import GrpcTransport
-    from scheduler.directory import Directory, fetch_directory
+    from scheduler.directory import fetch_directory
     from scheduler.thin import fetch_small_files
 
-    transport = GrpcTransport(identity, OPEN_SWARM_ID)
-    directory = Directory(AnnouncementTable(OPEN_SWARM_ID))
+    transport, directory = party.transport(), party.directory()
     await fetch_directory(transport, join, directory)
     digest = _choose(text, directory.live())
     hosts = directory.hosts(digest)

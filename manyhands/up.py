@@ -14,13 +14,15 @@ import click
 from manyhands.asking import open_client
 from manyhands.fetching import bring_weights
 from manyhands.health import HOST, health_server
-from manyhands.home import Home, open_identity
+from manyhands.home import Home
 from manyhands.keeping import Keeper, say_ready
 from manyhands.licences import require_accepted
 from manyhands.local import LocalSwarm, replicated_split
 from manyhands.loops import run
+from manyhands.membership import adopt
 from manyhands.models import TINY, Model, find_model
 from manyhands.options import accept_licence_option, home_option
+from manyhands.party import open_party
 from manyhands.progress import say, shown
 from manyhands.running import Running, found_running, recorded
 from manyhands.signals import interruptible
@@ -61,8 +63,9 @@ def up(
         found = find_model(model, progress=progress)
     spans = replicated_split(found.manifest.n_blocks, nodes, replicas)
     require_accepted(place, found.manifest, accepts=accept_licence)
-    bring_weights(found, found.manifest.tensors, identity=open_identity(place.client))
+    bring_weights(found, found.manifest.tensors, party=open_party(place, "client"))
     swarm = LocalSwarm(model, spans, place.root / "swarm")
+    adopt(place, [node.home for node in swarm.nodes])
     run(_up(place, found, swarm, replicas, port))
 
 

@@ -18,6 +18,7 @@ from ledger.writer import LedgerWriter
 from node.bandwidth import METHOD as PROBE_METHOD
 from node.bandwidth import Bandwidth
 from node.batching import Batcher
+from node.belonging import Belonging, Place
 from node.discovery import Discovery
 from node.engine import ShardEngine
 from node.files import METHOD as FILE_METHOD
@@ -32,7 +33,6 @@ from node.serving import Model, Serving, Standing, until_gone
 from node.sessions import Sessions
 from node.settings import NodeSettings
 from protocol.address import Address
-from protocol.announcement_table import AnnouncementTable
 from protocol.announcements import Announcement
 from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError, PeerBusy
@@ -42,6 +42,7 @@ from protocol.identity import Identity, PeerId
 from protocol.load import METHOD as LOAD_METHOD
 from protocol.load import Load
 from protocol.measured import State
+from protocol.membership.table import new_table
 from protocol.pieces import METHOD as WEIGHTS_METHOD
 from protocol.spare import METHOD as SPARE_METHOD
 from protocol.transport import CallHandler, Listener, Transport
@@ -67,11 +68,13 @@ class Node:
         elsewhere: Elsewhere | None = None,
         pace: Pace | None = None,
         plane: ControlPlane | None = None,
+        place: Place | None = None,
     ) -> None:
         """
         Args:
             elsewhere: how to serve other blocks; without it the node stays with these.
             plane: the network of discovery; without it peers come from join addresses and gossip.
+            place: its place in the swarm, when not everybody belongs to it.
         """
         self.identity, self.settings = identity, settings
         self.state = State.SERVING
@@ -93,9 +96,10 @@ class Node:
         self._listener: Listener | None = None
         self._take(Serving(self._standing, engine, model))
         self.mover = Mover(self, elsewhere, pace=pace) if elsewhere else None
-        table = AnnouncementTable(swarm_id)
+        table = new_table(swarm_id, place.membership if place else None)
         self.gossip = Gossip(table, transport, identity.key, self.draft, join=settings.join)
         self.discovery = Discovery(table, plane) if plane else None
+        self._belonging = Belonging(place, self._others, settings.join) if place else None
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -104,7 +108,12 @@ class Node:
         """Listen, announce and serve; drain and leave on the way out."""
         await self.serving.prepare()
         streams = {PROBE_METHOD: self.bandwidth.handle}
-        service = Server(lambda: self.sessions).service(self._calls(), streams)
+        belonging = self._belonging
+        server, open_calls = (
+            Server(lambda: self.sessions),
+            belonging.open_calls if belonging else {},
+        )
+        service = server.service(self._calls(), streams, open_calls)
         self._listener = await self._transport.listen(
             self.settings.host, self.settings.port, service
         )
@@ -117,21 +126,19 @@ class Node:
             if self.discovery is not None:
                 await self.discovery.start()
             discovery = tasks.create_task(self._discover(), name="discovery")
+            belongs = tasks.create_task(belonging.run(), name="belonging") if belonging else None
             try:
                 yield self
             finally:
-                await _ended(meetings)
-                await _ended(discovery)
+                for task in filter(None, (meetings, discovery, belongs)):
+                    await _ended(task)
                 await self._leave(gossip, mover)
 
     def _meetings(self) -> Meetings:
-        def others() -> Sequence[Announcement]:
-            return [peer for peer in self.announcements() if peer.peer_id != self.peer_id]
-
         def is_idle() -> bool:
             return self.n_sessions == 0
 
-        return Meetings(self._transport, others, self.gossip.links, self.bandwidth, is_idle)
+        return Meetings(self._transport, self._others, self.gossip.links, self.bandwidth, is_idle)
 
     async def _move(self) -> None:
         if self.mover is not None:
@@ -169,6 +176,7 @@ class Node:
             "status": self._status_call,
             "ping": _ping,
             LOAD_METHOD: self._load_call,
+            **(self._belonging.calls if self._belonging else {}),
         }
 
     async def _load_call(self, peer: str, request: bytes) -> bytes:
@@ -198,6 +206,9 @@ class Node:
 
     def announcements(self) -> Sequence[Announcement]:
         return self.gossip.table.live(wall_ms())
+
+    def _others(self) -> Sequence[Announcement]:
+        return [peer for peer in self.announcements() if peer.peer_id != self.peer_id]
 
     def become(self, state: State) -> None:
         """Say so to all, and take new sessions or none."""
@@ -311,6 +322,7 @@ class Node:
             software=self._standing.software,
             offer=serving.offer().encode(),
             adapters=serving.engine.adapters.names,
+            membership=self._belonging.credential if self._belonging else b"",
             measured=replace(
                 serving.measured(),
                 since_ms=self._standing.since_ms,

@@ -15,6 +15,7 @@ from protocol.codec import data_message, to_client_bytes, to_hop_message
 from protocol.errors import (
     IntegrityError,
     ManyhandsError,
+    MembershipEnded,
     PeerMisbehaved,
     PeerUnreachable,
 )
@@ -39,11 +40,16 @@ class Server:
         self._sessions = sessions
 
     def service(
-        self, calls: Mapping[str, CallHandler], streams: Mapping[str, StreamHandler]
+        self,
+        calls: Mapping[str, CallHandler],
+        streams: Mapping[str, StreamHandler],
+        open_calls: Mapping[str, CallHandler],
     ) -> Service:
-        """`calls` and `streams`: what a node answers besides, whatever it serves."""
+        """What a node answers besides, whatever it serves; `open_calls` to strangers, too."""
         return Service(
-            calls=dict(calls), streams={"control": self.control, "data": self.data, **streams}
+            open_calls=dict(open_calls),
+            calls=dict(calls),
+            streams={"control": self.control, "data": self.data, **streams},
         )
 
     async def control(self, stream: Stream) -> None:
@@ -90,6 +96,9 @@ class Server:
             await stream.drain()
         except PeerUnreachable as error:
             log.debug("control stream ended", extra={"client": hop.client, "error": str(error)})
+        except MembershipEnded as error:  # the transport has told the client: nothing more is run
+            log.info("a client was sent away", extra={"client": hop.client, "error": str(error)})
+            hop.give_up()
         finally:  # also when this handler is cancelled: nobody else knows of these two
             ours = [over, hearing] if hearing is not None else [over]
             for task in ours:

@@ -17,7 +17,7 @@ other to become one is in `gossip_rules.py`.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
@@ -48,11 +48,19 @@ class Merged(Enum):
     EXPIRED = "expired"
     FUTURE = "future"  # its clock is too far ahead of ours
     FORGED = "forged"  # malformed, not made by its peer, or of another swarm
+    OUTSIDER = "outsider"  # of a peer that may not announce in this swarm
     FULL = "full"
     LIMITED = "limited"  # a message of a sender that sends too much: not looked at
 
 
-DROPPED = (Merged.EXPIRED, Merged.FUTURE, Merged.FORGED, Merged.FULL, Merged.LIMITED)
+DROPPED = (
+    Merged.EXPIRED,
+    Merged.FUTURE,
+    Merged.FORGED,
+    Merged.OUTSIDER,
+    Merged.FULL,
+    Merged.LIMITED,
+)
 TAKEN = (Merged.NEW, Merged.NEWER)
 
 
@@ -89,8 +97,11 @@ class AnnouncementTable:
         *,
         capacity: int = MAX_RECORDS,
         reply_bytes: int = MAX_REPLY_BYTES,
+        may_announce: Callable[[PeerId, bytes], bool] = lambda peer_id, membership: True,
     ) -> None:
+        """may_announce: whether a peer that shows this certificate may provide."""
         self.swarm_id = swarm_id
+        self._may_announce = may_announce
         self.reply_bytes = reply_bytes  # of records, in one message
         self.dropped: Counter[Dropped] = Counter()
         self.ranges = KeyRanges()  # the versions held, without their beats
@@ -165,6 +176,13 @@ class AnnouncementTable:
             entry.deadline_ms = self._next_ms = min(entry.deadline_ms, now_ms)
             self.expire(now_ms)
 
+    def judge_again(self) -> None:
+        """Who may announce has changed: whoever may not any more vanishes at the next look."""
+        for entry in self.entries.values():
+            announcer = entry.announcement
+            if entry.data and not self._may_announce(announcer.peer_id, announcer.membership):
+                entry.deadline_ms = self._next_ms = 0
+
     def learned_since(self, since_ms: int) -> Iterator[Entry]:
         """What is held and was learned later than that, newest first."""
         for key in reversed(self._recent):
@@ -217,6 +235,8 @@ class AnnouncementTable:
         ttl_ms = _ttl_ms(claimed, issued_ms, record.ttl_ms, now_ms)
         if ttl_ms <= 0 or issued_ms + claimed.lifetime_ms + MAX_SKEW_MS <= now_ms:
             return Merged.EXPIRED
+        if not self._may_announce(claimed.peer_id, claimed.membership):
+            return Merged.OUTSIDER
         if known is None and not self._make_room(now_ms):
             return Merged.FULL
         if not _is_genuine(record, claimed, envelope, self.swarm_id):  # last: it costs the most

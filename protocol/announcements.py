@@ -29,6 +29,7 @@ MAX_LIFETIME_MS = 600_000
 MAX_ADDRESSES, MAX_LINKS, MAX_EXTRAS = 8, 16, 16
 MAX_TEXT_CHARS = 128
 MAX_OFFER_BYTES = 4 * 1024
+MAX_MEMBERSHIP_BYTES = 1024
 MANIFEST_BYTES = 32
 
 
@@ -66,6 +67,7 @@ class Announcement:
     adapters: tuple[str, ...] = ()  # name@digest of those that sessions may ask for
     measured: Measured = NOT_MEASURED
     heartbeats: Heartbeats | None = None  # signs of life that prolong this record
+    membership: bytes = b""  # by what right it serves: its certificate, in a swarm that has them
     sequence: int = 0
     issued_ms: int = 0
     expires_ms: int = 0
@@ -82,6 +84,7 @@ class Announcement:
             require(len(text) <= MAX_TEXT_CHARS and text.isprintable(), f"{name} is not plain text")
         require(len(self.manifest) == MANIFEST_BYTES, "a manifest digest has 32 bytes")
         require(len(self.offer) <= MAX_OFFER_BYTES, "the offer is too large")
+        require(len(self.membership) <= MAX_MEMBERSHIP_BYTES, "the certificate is too large")
         require(len(self.links) <= MAX_LINKS, f"more than {MAX_LINKS} links")
         require(len({link.peer_id for link in self.links}) == len(self.links), "a link twice")
         require(len(self.adapters) <= MAX_ADAPTERS, f"more than {MAX_ADAPTERS} adapters")
@@ -225,6 +228,8 @@ def _extras(announcement: Announcement) -> tuple[Field, ...]:
         named.append(("adapters", announcement.adapters))
     if (beats := announcement.heartbeats) is not None:
         named.append(("beats", (beats.anchor, beats.n_beats, beats.interval_ms)))
+    if announcement.membership:
+        named.append(("member", announcement.membership))
     return (tuple(named),) if named else ()
 
 
@@ -264,6 +269,7 @@ def _from_fields(fields: list[Any]) -> Announcement:
             adapters=_read_adapters(added),
             measured=Measured.read(added),
             heartbeats=_read_heartbeats(added),
+            membership=_read_membership(added),
             sequence=sequence,
             issued_ms=issued_ms,
             expires_ms=expires_ms,
@@ -310,6 +316,14 @@ def _read_heartbeats(extras: dict[str, Any]) -> Heartbeats | None:
             return Heartbeats(anchor, n_beats, interval_ms)
         case _:
             raise NotCanonical("heartbeats are an anchor, how many, and how often")
+
+
+def _read_membership(extras: dict[str, Any]) -> bytes:
+    match extras.get("member", b""):
+        case bytes() as certificate:
+            return certificate
+        case _:
+            raise NotCanonical("a certificate is bytes")
 
 
 def _read_span(span: list[Any]) -> Span | None:

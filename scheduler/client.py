@@ -13,9 +13,10 @@ from typing import Self
 
 from ledger.writer import LedgerWriter
 from protocol.address import Address
-from protocol.announcement_table import AnnouncementTable
 from protocol.errors import PeerUnreachable
 from protocol.identity import Identity
+from protocol.membership.gate import Membership
+from protocol.membership.table import new_table
 from protocol.messages import SessionId
 from protocol.transport import Transport
 from scheduler.chain import Connections
@@ -28,6 +29,7 @@ from scheduler.prefixes import Prefixes
 from scheduler.request import Event, GenerationRequest
 from scheduler.session import Session
 from scheduler.settlement import Settlement
+from scheduler.swarm_watch import watch_swarm
 
 
 class Generation:
@@ -83,23 +85,37 @@ class Client:
         *,
         rng: random.Random | None = None,
         records: PeerRecords | None = None,
+        membership: Membership | None = None,
     ) -> None:
-        """records: what earlier clients of this home saw of their peers; this one adds to it."""
+        """membership: the gate of `transport`, in a swarm that has members; it is kept up to date.
+        records: what earlier clients of this home saw of their peers; this one adds to it."""
         self.records = records or PeerRecords()
         self.identity, self.swarm_id, self.transport = identity, swarm_id, transport
         self._books, self._join = books, tuple(join)
         self._rng = rng or random.Random()
         self._connections = Connections(transport)
         self._data = DataLinks(self._connections)
-        self._directory = Directory(AnnouncementTable(swarm_id))
+        self._directory = Directory(new_table(swarm_id, membership))
+        self._membership = membership
+        self._watching: asyncio.Task[None] | None = None
         self._prefixes = Prefixes(identity)
 
     async def __aenter__(self) -> Self:
+        if self._membership is not None:
+            known = (self._connections, self._directory, self._join, self._rng)
+            self._watching = asyncio.create_task(watch_swarm(self._membership, *known))
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         await self._data.aclose()
         await self._connections.aclose()
+
+    def met(self) -> tuple[Address, ...]:
+        """Where to begin another time: an address of each who serves, as far as is known."""
+        return tuple(peer.addresses[0] for peer in self._directory.live() if peer.addresses)
 
     async def directory(self) -> Directory:
         """A fresh look at who serves what.

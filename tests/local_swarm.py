@@ -16,11 +16,13 @@ from ledger.log import Ledger
 from ledger.meter import Rates
 from ledger.objects import FREE
 from ledger.writer import LedgerWriter
+from node.belonging import Place
 from node.engine import ShardEngine, load_shard
 from node.files import SharedFile
 from node.moving import Elsewhere
 from node.moving_rules import Pace
 from node.node import Node
+from node.registrar import Registrar
 from node.serving import Model
 from node.settings import NodeSettings
 from node.throughput import Speeds
@@ -29,13 +31,16 @@ from protocol.answer import Answer
 from protocol.describing import make_manifest
 from protocol.identity import Identity
 from protocol.manifest import Manifest
+from protocol.membership.gate import Membership
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.text import Tokenizer
 from protocol.transport import Transport
+from protocol.transport.grpc import GrpcTransport
 from scheduler import Client, Finished, Generation, GenerationRequest, GenerationResult
 
 TransportOf = Callable[[Identity], Transport]
+MembershipOf = Callable[[Identity], Membership]
 SPEEDS = Speeds(((1, 10_000),), 1000)  # what they announce; they are faster, so keep their word
 
 
@@ -57,8 +62,16 @@ class LocalNode:
 class Swarm:
     """Made by `swarm`; `start` nodes, then ask `client()`."""
 
-    def __init__(self, directory: Path, home: Path, transport_of: TransportOf) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        home: Path,
+        transport_of: TransportOf,
+        membership_of: MembershipOf | None = None,
+    ) -> None:
+        """`membership_of`: of a swarm that has members, over real sockets."""
         self.directory, self.home, self.transport_of = directory, home, transport_of
+        self.membership_of = membership_of
         self.manifest: Manifest = make_manifest(directory)
         self.tokenizer = Tokenizer.from_directory(directory)
         self.nodes: list[LocalNode] = []
@@ -88,7 +101,9 @@ class Swarm:
         engine = _engine(self.directory, span, len(self.nodes))
         home = self.home / f"node-{len(self.nodes)}"
         home.mkdir(parents=True)
-        books = LedgerWriter(lambda: Ledger.open(home, identity.key, OPEN_SWARM_ID))
+        transport, membership = self._transport(identity)
+        swarm_id = membership.swarm_id if membership else OPEN_SWARM_ID
+        books = LedgerWriter(lambda: Ledger.open(home, identity.key, swarm_id))
         join = tuple(node.address for node in self.nodes[:1])
         settings = NodeSettings(
             join=join,
@@ -101,8 +116,8 @@ class Swarm:
         model = self.model(capacity_blocks=len(span) if move[0] else 0)
         node = Node(
             identity,
-            OPEN_SWARM_ID,
-            self.transport_of(identity),
+            swarm_id,
+            transport,
             engine,
             model,
             books,
@@ -110,6 +125,7 @@ class Swarm:
             "test",
             elsewhere=move[0],
             pace=move[1],
+            place=self._place(identity, membership, transport, home) if membership else None,
         )
         local = LocalNode(node, books, home)
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -128,6 +144,21 @@ class Swarm:
             local.task.result()
         self.nodes.append(local)
         return local
+
+    def _transport(self, identity: Identity) -> tuple[Transport, Membership | None]:
+        if self.membership_of is None:
+            return self.transport_of(identity), None
+        membership = self.membership_of(identity)
+        return GrpcTransport(identity, membership.swarm_id, gate=membership), membership
+
+    def _place(
+        self, identity: Identity, membership: Membership, transport: Transport, home: Path
+    ) -> Place:
+        async def keep(membership: Membership) -> None:
+            (home / "state").write_bytes(membership.state.encode())
+
+        registrar = Registrar(membership, identity.key, home / "register.jsonl")
+        return Place(membership=membership, transport=transport, registrar=registrar, keep=keep)
 
     def model(self, capacity_blocks: int = 0) -> Model:
         """What goes with any span of it, on a node that could serve so many blocks."""
@@ -161,12 +192,19 @@ class Swarm:
         identity = Identity(SigningKey.generate())
         home = self.home / name
         home.mkdir(parents=True)
-        books = LedgerWriter(lambda: Ledger.open(home, identity.key, OPEN_SWARM_ID))
+        transport, membership = self._transport(identity)
+        swarm_id = membership.swarm_id if membership else OPEN_SWARM_ID
+        books = LedgerWriter(lambda: Ledger.open(home, identity.key, swarm_id))
         join = [node.address for node in self.nodes if not node.stop.is_set()]
-        transport = self.transport_of(identity)
         try:
             async with Client(
-                identity, OPEN_SWARM_ID, transport, books, join, rng=random.Random(seed)
+                identity,
+                swarm_id,
+                transport,
+                books,
+                join,
+                rng=random.Random(seed),
+                membership=membership,
             ) as client:
                 yield client
         finally:

@@ -136,11 +136,11 @@ def _bring_ends(model: "Model", home: "Home") -> None:
     if model.store is None:
         return
     from manyhands.fetching import bring_weights
-    from manyhands.home import open_identity
+    from manyhands.party import open_party
     from node.engine.ends import ends_tensors
 
     tensors = ends_tensors(model.directory, model.manifest.tensors)
-    bring_weights(model, tensors, identity=open_identity(home.client))
+    bring_weights(model, tensors, party=open_party(home, "client"))
 
 
 @asynccontextmanager

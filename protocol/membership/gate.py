@@ -7,6 +7,7 @@ about members is values in this package; here they meet a clock.
 
 import time
 from collections.abc import Callable
+from weakref import WeakMethod
 
 from protocol.clock import wall_ms
 from protocol.errors import PeerBusy, PeerRefused
@@ -33,7 +34,7 @@ class Membership:
         self.state = state
         self.credential = credential
         self._now_ms, self._now_s = now_ms, now_s
-        self._watching: list[Callable[[], None]] = []
+        self._watching: list[WeakMethod[Callable[[], None]]] = []
         self._known: dict[PeerId, float] = {}  # guests, by when they called last
         self._newcomers: tuple[int, RateLimit] | None = None
 
@@ -46,12 +47,15 @@ class Membership:
         return self.state.policy.is_private
 
     def watch(self, changed: Callable[[], None]) -> None:
-        self._watching.append(changed)
+        """See `Gate`. `changed` is a method, called for as long as its object lives."""
+        self._watching.append(WeakMethod(changed))
 
     def look_again(self) -> None:
         """Time has passed, or something was learned: let everybody who watches judge anew."""
-        for changed in self._watching:
-            changed()
+        self._watching = [each for each in self._watching if each() is not None]
+        for each in self._watching:
+            if (changed := each()) is not None:
+                changed()
 
     def merge(self, data: bytes) -> bool:
         """See `SwarmState.merge`; what was news has taken effect when this returns."""

@@ -5,6 +5,10 @@ private swarm, every refusal of a stranger is the same one: whether it named ano
 version, showed a bad certificate or none, or asked for what does not exist.
 """
 
+import asyncio
+from typing import Protocol
+from weakref import WeakSet
+
 from protocol.errors import ManyhandsError, MembershipEnded, NotAMember, PeerRefused
 from protocol.identity import PeerId
 from protocol.transport.greeting import Greeting
@@ -12,6 +16,7 @@ from protocol.transport.interface import Counters, Gate
 
 # A stranger's refusal leaves so long after its call came, whatever was found out about it.
 REFUSAL_S = 0.05
+SWEEP_S = 0.2  # after verdicts changed: those above the transport have a moment to say why
 JOIN_HINT = "ask its people for an invite, then: manyhands swarm join mh://…"
 
 
@@ -20,12 +25,38 @@ def to_strangers(listener: PeerId) -> NotAMember:
     return NotAMember(listener, "it does not talk to strangers", hint=JOIN_HINT)
 
 
+class Swept(Protocol):
+    """A listener or a connection."""
+
+    def sweep(self) -> None:
+        """End what may not go on."""
+
+
 class Admission:
     """Of one transport: what it says of itself, and whom it hears."""
 
     def __init__(self, greeting: Greeting, gate: Gate | None, peer_id: PeerId) -> None:
         self.gate = gate
         self._greeting, self._peer_id = greeting, peer_id
+        self._open: WeakSet[Swept] = WeakSet()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        if gate is not None:
+            gate.watch(self._verdicts_changed)
+
+    def opened(self, each: Swept) -> None:
+        """It is swept from now on, for as long as it lives."""
+        self._loop = asyncio.get_running_loop()
+        self._open.add(each)
+
+    def _verdicts_changed(self) -> None:
+        """In whatever thread it was that something was learned."""
+        loop = self._loop
+        if self._open and loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(loop.call_later, SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        for each in tuple(self._open):
+            each.sweep()
 
     @property
     def greeting(self) -> Greeting:

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
-from weakref import WeakSet
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # strangers' broken handshakes are no news
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # we start processes, we never fork
@@ -42,8 +41,6 @@ from protocol.transport.interface import (
     Service,
 )
 from protocol.transport.reach import reachable_hosts, who_answers, why_not_listening
-
-SWEEP_S = 0.2  # after verdicts of the gate changed
 
 # A little above our own bound: what lies between is counted and answered with a typed error, and
 # the core cuts off what is larger without telling the listener.
@@ -97,9 +94,6 @@ class GrpcTransport:
         self.counters = Counters()
         self._network = network
         self._admission = Admission(Greeting(version, swarm_id), gate, identity.peer_id)
-        self._open: WeakSet[GrpcConnection | GrpcListener] = WeakSet()
-        if gate is not None:
-            gate.watch(self._verdicts_changed)
         self._client_leaf = LeafRenewal(lambda: issue_client_leaf(identity, network), now=now)
         self._server_leaf = LeafRenewal(lambda: issue_server_leaf(identity), now=now)
 
@@ -112,7 +106,7 @@ class GrpcTransport:
             admission=self._admission,
             counters=self.counters,
         )
-        self._open.add(listener)
+        self._admission.opened(listener)
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             bound = server.add_secure_port(target, self._server_credentials())
@@ -124,7 +118,7 @@ class GrpcTransport:
 
     async def dial(self, address: Address, *, timeout_s: float = 5.0) -> GrpcConnection:
         connection = self._connect(address)
-        self._open.add(connection)
+        self._admission.opened(connection)
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
             await connection.hello(timeout_s=timeout_s)
@@ -161,16 +155,6 @@ class GrpcTransport:
             admission=self._admission,
             counters=self.counters,
         )
-
-    def _verdicts_changed(self) -> None:
-        """End what may not go on, once those above us had a moment to say why."""
-
-        def sweep() -> None:
-            for each in tuple(self._open):
-                each.sweep()
-
-        if self._open:
-            asyncio.get_running_loop().call_later(SWEEP_S, sweep)
 
     def _server_credentials(self) -> Any:
         roots = anchor_of_network(self._network)

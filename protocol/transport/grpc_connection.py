@@ -38,7 +38,7 @@ class GrpcConnection:
     ) -> None:
         self.peer_id = peer_id
         self._channel, self._admission, self._counters = channel, admission, counters
-        self._credential = b""  # that the other side showed
+        self._credential: bytes | None = None  # that the other side showed, once it has
         self._streams: WeakSet[WireStream] = WeakSet()
         self._closing: asyncio.Task[None] | None = None
 
@@ -54,6 +54,7 @@ class GrpcConnection:
         return await self._start_call(method, request, timeout_s).result()
 
     async def open(self, method: str, *, timeout_s: float = 5.0) -> WireStream:
+        self._require_open()
         start = self._channel.stream_stream(_path(method))
         wire = _ClientWire(
             start(metadata=self._admission.greeting.metadata), self.peer_id, self._counters
@@ -81,7 +82,7 @@ class GrpcConnection:
     def sweep(self) -> None:
         """Leave a peer that we may not ask any more; its streams end with the reason."""
         gate = self._admission.gate
-        if gate is None or self._closing is not None:
+        if gate is None or self._credential is None or self._closing is not None:
             return
         try:
             gate.trust(self.peer_id, self._credential, HELLO)
@@ -91,9 +92,14 @@ class GrpcConnection:
             self._closing = asyncio.create_task(self._channel.close())
 
     def _start_call(self, method: str, request: bytes, timeout_s: float) -> "_ClientWire":
+        self._require_open()
         start = self._channel.unary_unary(_path(method))
         call = start(request, metadata=self._admission.greeting.metadata, timeout=timeout_s)
         return _ClientWire(call, self.peer_id, self._counters)
+
+    def _require_open(self) -> None:
+        if self._closing is not None:
+            raise MembershipEnded(self.peer_id, "we left it: it may not answer us any more")
 
     async def _check_greeting(self, wire: "_ClientWire", method: str) -> None:
         """The listener greets a caller that it has accepted, and shows by what right it serves."""

@@ -50,7 +50,8 @@ class Stream(Protocol):
         """
 
     async def aclose(self, error: ManyhandsError | None = None) -> None:
-        """End the stream after sending what is queued; `error` reaches the other side typed."""
+        """End the stream after sending what is queued; `error` reaches the other side typed, and
+        whoever still receives here."""
 
 
 class Connection(Protocol):

@@ -184,17 +184,10 @@ class MemoryTransport:
         self.greeting = greeting
         self.admission = Admission(greeting, gate, peer_id)
         self._network = network
-        self._listeners: WeakSet[MemoryListener] = WeakSet()
-        if gate is not None:
-            gate.watch(self._verdicts_changed)
-
-    def _verdicts_changed(self) -> None:
-        for listener in tuple(self._listeners):
-            listener.sweep()
 
     async def listen(self, host: str, port: int, service: Service) -> "MemoryListener":
         listener = MemoryListener(self._network, self, service, host, port)
-        self._listeners.add(listener)
+        self.admission.opened(listener)
         return listener
 
     async def dial(self, address: Address, *, timeout_s: float = 5.0) -> "MemoryConnection":

@@ -159,7 +159,7 @@ class MemoryStream:
     async def aclose(self, error: ManyhandsError | None = None) -> None:
         if self._inbox.reason is None:
             self.outgoing.carry_end(error or _Closed())
-            self._inbox.end(PeerUnreachable(self.peer_id, "closed here"), drop=True)
+            self._inbox.end(error or PeerUnreachable(self.peer_id, "closed here"), drop=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_GRACE_S):
                 await self.outgoing.emptied()

@@ -96,7 +96,7 @@ class WireStream:
     async def aclose(self, error: ManyhandsError | None = None) -> None:
         if self._inbox.reason is None:
             last = _END if error is None else _ERROR + encode_error(error)
-            self._close(last, PeerUnreachable(self.peer_id, "closed here"))
+            self._close(last, error or PeerUnreachable(self.peer_id, "closed here"))
         try:
             await self._finish()
         finally:

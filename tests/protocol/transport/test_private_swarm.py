@@ -275,6 +275,24 @@ async def test_a_caller_leaves_a_peer_that_was_revoked():
         await connection.aclose()
 
 
+async def test_a_look_around_disturbs_no_dial_that_is_under_way():
+    serving, calling = member(FOUNDING, SERVER), member(FOUNDING, CALLER)
+    async with Net(None).serving(serving) as address:
+        transport = Net(None).transport(CALLER, calling)
+        assert isinstance(transport, GrpcTransport)
+        connection = transport._connect(address)
+
+        connection.sweep()  # nothing is known of the other side yet
+
+        await connection.hello(timeout_s=5)
+        assert await connection.call("ping", b"x", timeout_s=5) == b"x"
+        calling.merge(framed(rule(calling.state, SERVER, Verdict.REVOKED)))
+        connection.sweep()
+        with pytest.raises(MembershipEnded, match="we left it"):
+            await connection.call("ping", b"x", timeout_s=5)
+        await connection.aclose()
+
+
 async def test_an_expired_membership_ends_what_it_opened(net):
     now_ms = [wall_ms()]
     serving = member(FOUNDING, SERVER, now_ms=lambda: now_ms[0])

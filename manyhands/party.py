@@ -1,0 +1,88 @@
+"""Who somebody of this home is to others: a key, and a place in a swarm.
+
+In: a home, and which of its two parties. Out: an identity with its membership, if its swarm has
+members, and the transports and tables that go with both. A home whose `membership/` holds nothing
+is of the swarm `open`, to which everybody belongs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from manyhands.home import Home, open_identity
+from protocol.errors import PeerRefused
+from protocol.identity import Identity, PeerId
+from protocol.signing import OPEN_SWARM_ID
+
+if TYPE_CHECKING:
+    from protocol.address import Address
+    from protocol.membership.gate import Membership
+    from protocol.membership.roles import Role
+    from protocol.transport.grpc import GrpcTransport
+    from scheduler.directory import Directory
+
+Who = Literal["node", "client"]
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """The node or the clients of a home, ready to meet others."""
+
+    home: Home
+    identity: Identity
+    membership: "Membership | None" = None
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self.identity.peer_id
+
+    @property
+    def swarm_id(self) -> bytes:
+        return self.membership.swarm_id if self.membership else OPEN_SWARM_ID
+
+    def transport(self) -> "GrpcTransport":
+        from protocol.transport.grpc import GrpcTransport
+
+        return GrpcTransport(self.identity, self.swarm_id, gate=self.membership)
+
+    def directory(self) -> "Directory":
+        """An empty one."""
+        from protocol.membership.table import new_table
+        from scheduler.directory import Directory
+
+        return Directory(new_table(self.swarm_id, self.membership))
+
+    def require(self, role: "Role") -> None:
+        """Return if we may do this in our swarm.
+
+        Raises:
+            PeerRefused: our certificate does not say so.
+        """
+        membership = self.membership
+        if membership is not None and not membership.may(self.peer_id, membership.credential, role):
+            raise PeerRefused(
+                "",
+                f"your membership in swarm {membership.state.policy.name} does not let you {role}",
+                hint=f"ask for an invite: manyhands swarm invite --role {role}",
+            )
+
+    def remember(self, addresses: "Sequence[Address]" = ()) -> None:
+        """Keep what was learned of the swarm for the next start."""
+        if self.membership is not None:
+            from manyhands.membership import keep_state
+
+            keep_state(self.home, self.membership.state, addresses)
+
+
+def open_party(home: Home, who: Who) -> Party:
+    """
+    Raises:
+        InsecureHome, ConfigError, IntegrityError: its files cannot be used.
+        MembershipEnded, NotAMember: it does not belong to its swarm any more.
+    """
+    identity = open_identity(home.node if who == "node" else home.client)
+    if not (home.root / "membership").exists():
+        return Party(home, identity)
+    from manyhands.membership import open_membership
+
+    return Party(home, identity, open_membership(home, who, identity))

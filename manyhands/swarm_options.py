@@ -1,0 +1,41 @@
+"""What the flags of `manyhands swarm` mean: roles and durations as values."""
+
+import re
+from typing import Any
+
+import click
+
+from protocol.membership.roles import Role, Roles
+
+_UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class RolesType(click.ParamType[Any]):
+    """`provide,use`: what somebody may do."""
+
+    name = "ROLE,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Roles:
+        if isinstance(value, frozenset):
+            return value
+        words = [word.strip() for word in str(value).split(",")]
+        if unknown := [word for word in words if word not in [*Role]]:
+            known = ", ".join(Role)
+            self.fail(f"{unknown[0]!r} is no role: give some of {known}", param, ctx)
+        return frozenset(map(Role, words))
+
+
+class DurationType(click.ParamType[Any]):
+    """`30m`, `12h`, `7d`, in milliseconds."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        matched = re.fullmatch(r"(\d{1,5})([mhd])", str(value).strip())
+        if not matched or not int(matched[1]):
+            self.fail(f"{value!r} is no time: write 30m, 12h or 7d", param, ctx)
+        return int(matched[1]) * _UNITS_MS[matched[2]]

@@ -1,0 +1,123 @@
+"""A node's part in its swarm: it keeps its state like the others', and lets go whom that sends off.
+
+In: a membership, who serves now. Out: an exchange of states with one peer every few seconds, with
+several at once when there is news, so that a revocation reaches everybody within seconds; the call
+by which others do the same; and a fresh look at who may stay, since memberships also expire.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from node.registrar import Registrar
+from protocol.address import Address
+from protocol.announcements import Announcement
+from protocol.errors import ManyhandsError, PeerBusy
+from protocol.identity import PeerId
+from protocol.membership.exchange import METHOD, answer, exchange
+from protocol.membership.gate import Membership
+from protocol.membership.invites import METHOD as REDEEM
+from protocol.rate_limits import Limit, RateLimit
+from protocol.transport import CallHandler, Transport
+
+log = logging.getLogger(__name__)
+
+EVERY_S, NEWS_PARTNERS = 3.0, 4
+TIMEOUT_S = 3.0
+CALLS = Limit(per_s=5, burst=50)  # of one member
+BYTES = Limit(per_s=256 * 1024, burst=4 * 2**20)
+
+Keep = Callable[[Membership], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A node's place in a swarm that has members."""
+
+    membership: Membership  # the gate of `transport`
+    transport: Transport
+    registrar: Registrar
+    keep: Keep  # called with what is new, for the next start of this home
+
+
+class Belonging:
+    """`run` it for as long as the node is up."""
+
+    def __init__(
+        self,
+        place: Place,
+        others: Callable[[], Sequence[Announcement]],
+        join: Sequence[Address] = (),
+        *,
+        rng: random.Random | None = None,
+    ) -> None:
+        """`others`: who serves now, but this node."""
+        membership = place.membership
+        self.calls: Mapping[str, CallHandler] = {METHOD: self.handle}
+        self.open_calls: Mapping[str, CallHandler] = {REDEEM: place.registrar.handle}
+        self._membership, self._transport, self._others = membership, place.transport, others
+        self._join = [address for address in join if address.peer_id != self._transport.peer_id]
+        self._keep, self._rng = place.keep, rng or random.Random()
+        self._calls, self._bytes = RateLimit(CALLS), RateLimit(BYTES)
+        self._wake = asyncio.Event()
+        self._told = membership.state.digest
+        membership.watch(self._changed)
+
+    @property
+    def credential(self) -> bytes:
+        """By what right this node serves."""
+        return self._membership.credential
+
+    def _changed(self) -> None:
+        if self._membership.state.digest != self._told:
+            self._wake.set()
+
+    async def handle(self, peer_id: PeerId, request: bytes) -> bytes:
+        """Answer another member's call of the method "swarm".
+
+        Raises:
+            PeerBusy: it calls too often. PeerMisbehaved: it sent what no admin made.
+        """
+        now_s = time.monotonic()
+        limits = ((self._calls, 1.0), (self._bytes, float(len(request))))
+        if not all(limit.take(peer_id, amount, now_s) for limit, amount in limits):
+            raise PeerBusy(self._transport.peer_id, "too many questions about the swarm")
+        told = answer(self._membership, request, sender=peer_id)
+        self._bytes.owe(peer_id, len(told), now_s)
+        return told
+
+    async def run(self) -> None:
+        """Until cancelled; no peer's failure ends it."""
+        while True:
+            is_news = self._membership.state.digest != self._told
+            self._told = self._membership.state.digest
+            self._wake.clear()
+            if is_news:
+                await self._keep(self._membership)
+            async with asyncio.TaskGroup() as tasks:
+                for address in self._partners(NEWS_PARTNERS if is_news else 1):
+                    tasks.create_task(self._exchange(address))
+            try:
+                async with asyncio.timeout(EVERY_S * self._rng.uniform(0.8, 1.2)):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._membership.look_again()
+
+    def _partners(self, n_partners: int) -> list[Address]:
+        known = {peer.peer_id: peer.addresses[0] for peer in self._others() if peer.addresses}
+        known |= {address.peer_id: address for address in self._join}
+        return self._rng.sample(list(known.values()), min(n_partners, len(known)))
+
+    async def _exchange(self, address: Address) -> None:
+        try:
+            connection = await self._transport.dial(address, timeout_s=TIMEOUT_S)
+            try:
+                await exchange(connection, self._membership, timeout_s=TIMEOUT_S)
+            finally:
+                await connection.aclose()
+        except ManyhandsError as error:
+            why = {"peer": address.peer_id, "why": str(error)}
+            log.debug("a state was not exchanged", extra=why)
