@@ -15,15 +15,14 @@ from manyhands.fetching import bring_weights, missing_bytes
 from manyhands.home import Home
 from manyhands.licences import read_licence, require_accepted
 from manyhands.models import BUILT_IN, Model, find_model
+from manyhands.party import open_party
 from manyhands.progress import Transfer
 from manyhands.weights.store import Store
 from node.engine import span_tensors
 from node.engine.ends import ends_tensors, load_ends
 from protocol.describing import make_manifest
 from protocol.errors import HubUnreachable, LicenceNotAccepted
-from protocol.identity import Identity
 from protocol.messages import Span
-from protocol.signing import SigningKey
 from tests.cli.command import assert_explained, manyhands
 from tests.hub_server import Fault, hub_server
 from tests.swarm.processes import start, swarm
@@ -116,7 +115,7 @@ def test_a_plan_for_a_model_on_the_hub_reads_headers_alone(plan, hub, model):
 
 @pytest.mark.swarm
 def test_a_node_serves_a_span_that_it_fetched_from_the_hub_and_needs_it_no_more(
-    env, inside, hub, model
+    env, inside, hub, model, tmp_path
 ):
     with serving(env, NAME, "--span", "2:5") as ready:
         assert ready["span"] == [2, 5]
@@ -125,12 +124,12 @@ def test_a_node_serves_a_span_that_it_fetched_from_the_hub_and_needs_it_no_more(
 
     inside()
     found = find_model(NAME)
-    me = Identity(SigningKey.generate())
+    me = open_party(Home.at(tmp_path), "client")
     for span in (Span(2, 5), Span(3, 4)):
         bring_weights(found, span_tensors(found.directory, span, found.manifest.tensors),
-                      identity=me)  # fmt: skip
+                      party=me)  # fmt: skip
     with pytest.raises(HubUnreachable, match="are not here") as caught:
-        bring_weights(found, found.manifest.tensors, identity=me)
+        bring_weights(found, found.manifest.tensors, party=me)
 
     assert "--join" in caught.value.hint
     assert hub.sent["model.safetensors"] == sent
@@ -189,11 +188,11 @@ def test_ctrl_c_while_fetching_keeps_what_came(env, plan, hub):
     assert told["fetch_bytes"] < 4_500_000
 
 
-def test_who_holds_the_ends_fetches_the_ends_alone(inside, hub, model):
+def test_who_holds_the_ends_fetches_the_ends_alone(inside, hub, model, tmp_path):
     found = find_model(NAME)
 
     tensors = ends_tensors(found.directory, found.manifest.tensors)
-    bring_weights(found, tensors, identity=Identity(SigningKey.generate()))
+    bring_weights(found, tensors, party=open_party(Home.at(tmp_path), "client"))
 
     assert tensors == {"model.embed_tokens.weight", "model.norm.weight"}
     assert hub.sent["model.safetensors"] < 2**17 + 900_000
@@ -222,13 +221,13 @@ def test_a_third_node_that_has_nothing_gets_its_span_from_peers_and_serves(
         sent = hub.sent["model.safetensors"]
         found = find_model(NAME)
         second = [name for name in found.manifest.tensors if "layers.1." in name]
-        me = Identity(SigningKey.generate())
-        bring_weights(found, second, identity=me, join=[nodes[0].address])
+        me = open_party(Home.at(tmp_path_factory.mktemp("me")), "client")
+        bring_weights(found, second, party=me, join=[nodes[0].address])
         assert hub.sent["model.safetensors"] > sent  # from the hub, and a peer vouches
         sent = hub.sent["model.safetensors"]
         hub.faults["model.safetensors"].append(Fault(status=400))
         third = [name for name in found.manifest.tensors if "layers.2." in name]
-        bring_weights(found, third, identity=me, join=[nodes[0].address])
+        bring_weights(found, third, party=me, join=[nodes[0].address])
         assert hub.sent["model.safetensors"] == sent  # from a peer, for the hub would not
 
     manifest = make_manifest(model)
