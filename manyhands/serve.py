@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import click
 
 from manyhands import __version__, machine
+from manyhands.belonging import check_discovery, joining, place_in_swarm
 from manyhands.fetching import bring_weights
 from manyhands.home import Home, open_books
 from manyhands.loading import describe, load
 from manyhands.loops import run
-from manyhands.membership import keep_state, known_addresses, register_path
 from manyhands.options import (
     AdapterType,
     AddressType,
@@ -37,7 +37,7 @@ from manyhands.progress import say
 from manyhands.running import Running, recorded
 from manyhands.signals import ending_at_once, interruptible
 from protocol.address import Address
-from protocol.errors import ConfigError, UsageError
+from protocol.errors import UsageError
 from protocol.membership.roles import Role
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.reach import why_not_listening
@@ -45,11 +45,8 @@ from protocol.transport.reach import why_not_listening
 if TYPE_CHECKING:
     from ledger.meter import Rates
     from ledger.writer import LedgerWriter
-    from node.belonging import Place
     from node.engine import ShardEngine
     from node.settings import NodeSettings
-    from protocol.membership.gate import Membership
-    from protocol.transport.grpc import GrpcTransport
 
 USUAL_PORT = 31400
 MAX_TEXT_CHARS = 64
@@ -186,8 +183,8 @@ def serve(**given: object) -> None:
     with home.sole_node():
         party = open_party(home, "node")
         party.require(Role.PROVIDE)
-        _check_discovery(wanted, party)
-        wanted = _joining(wanted, home)
+        check_discovery(wanted, party)
+        wanted = joining(wanted, home)
         with open_books(home.node, party.identity, party.swarm_id) as books:
             with ending_at_once():
                 if wanted.gently:
@@ -247,7 +244,7 @@ async def _serve(
         plane=make_plane(
             party.identity, party.swarm_id, wanted.libp2p, wanted.bootstrap, lan=wanted.lan
         ),
-        place=_place(home, party, transport),
+        place=place_in_swarm(home, party, transport),
     )
     stop = asyncio.Event()
     with interruptible(stop.set):
@@ -278,41 +275,6 @@ async def _serve(
                 say(f"serving blocks {span} of {name}; Ctrl-C to leave")
                 await stop.wait()
             say("leaving: open sessions may finish; Ctrl-C again to end now")
-
-
-def _check_discovery(wanted: Wanted, party: Party) -> None:
-    """
-    Raises:
-        UsageError: strangers would be told who serves.
-    """
-    if party.membership is not None and (wanted.libp2p or wanted.bootstrap or wanted.lan):
-        raise UsageError(
-            "a swarm with members is not looked for over libp2p: anybody could look there",
-            hint="leave out --libp2p, --bootstrap and --lan; --join finds its members",
-        )
-
-
-def _joining(wanted: Wanted, home: Home) -> Wanted:
-    """Whom to join: who was named, else whom this home met in its swarm."""
-    return wanted if wanted.join else replace(wanted, join=known_addresses(home))
-
-
-def _place(home: Home, party: Party, transport: "GrpcTransport") -> "Place | None":
-    from node.belonging import Place
-    from node.registrar import Registrar
-
-    membership = party.membership
-    if membership is None:
-        return None
-
-    async def keep(membership: "Membership") -> None:
-        try:
-            await asyncio.to_thread(keep_state, home, membership.state)
-        except ConfigError as error:
-            say(f"warning: what was heard of the swarm is not kept: {error}")
-
-    registrar = Registrar(membership, party.identity.key, register_path(home))
-    return Place(membership=membership, transport=transport, registrar=registrar, keep=keep)
 
 
 def _software() -> str:
