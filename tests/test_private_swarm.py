@@ -19,7 +19,7 @@ from protocol.membership.gate import Membership
 from protocol.membership.invites import METHOD as REDEEM
 from protocol.membership.invites import Grant, Invite, Redemption
 from protocol.membership.joining import accept
-from protocol.membership.roles import Roles
+from protocol.membership.roles import ASKED, Roles
 from protocol.membership.state import SwarmState
 from protocol.signing import SigningKey
 from protocol.transport.grpc import GrpcTransport
@@ -110,6 +110,11 @@ async def test_members_are_served_and_nobody_else_hears_a_word(model, tmp_path):
         counters = [local.node._transport.counters for local in built.nodes]
         assert any(counter.refused for counter in counters)
         assert all(local.node.sessions.refused == 0 for local in built.nodes)
+
+
+async def test_every_call_of_a_node_takes_a_role_that_somebody_chose(model, tmp_path):
+    async with private(model, tmp_path, Society(), (0, 3)) as built:
+        assert {*built.nodes[0].node._calls(), "control", "data", "probe"} <= ASKED.keys()
 
 
 async def test_a_member_that_may_only_use_announces_in_vain(model, tmp_path):
