@@ -253,6 +253,36 @@ async def test_a_reader_that_says_half_a_request_and_stalls_is_cut_off():
 
 @pytest.mark.libp2p
 @needs_libp2p
+async def test_who_asks_for_much_and_reads_nothing_is_cut_off_while_others_are_served():
+    limits = PlaneLimits(timeout_s=1.0)
+    shelf = Shelf()
+    shelf.values[KEY] = bytes(200_000)
+    ask = b"\x08\x01\x12" + bytes([len(KEY)]) + KEY  # GET_VALUE
+
+    async def never_read(host: Any) -> None:
+        import trio
+        from libp2p.custom_types import TProtocol
+
+        (peer,) = host.get_connected_peers()
+        stream = await host.new_stream(peer, [TProtocol("/ipfs/kad/1.0.0")])
+        for _ in range(200):  # more than any window holds
+            with suppress(Exception):
+                await stream.write(bytes([len(ask)]) + ask)
+        await trio.sleep(30)
+
+    async with plane(keeper=shelf, limits=limits) as made, plane(*made.addresses) as other:
+        await until(lambda: bool(other.peers()), timeout_s=20)
+        stalling = asyncio.create_task(on_a_strangers_host(made.addresses[0], never_read))
+        await until(lambda: made.refused["stalled"] > 0, timeout_s=25)
+
+        assert [len(told.value) for told in await other.find(KEY)] == [200_000]
+        stalling.cancel()
+        await asyncio.gather(stalling, return_exceptions=True)
+        assert not made.problem
+
+
+@pytest.mark.libp2p
+@needs_libp2p
 async def test_oversized_and_malformed_requests_end_their_stream_and_are_counted():
     async def send_junk(host: Any) -> None:
         from libp2p.custom_types import TProtocol
