@@ -39,7 +39,6 @@ from manyhands.signals import ending_at_once, interruptible
 from protocol.address import Address
 from protocol.errors import UsageError
 from protocol.membership.roles import Role
-from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.reach import why_not_listening
 
 if TYPE_CHECKING:
@@ -189,7 +188,7 @@ def serve(**given: object) -> None:
             with ending_at_once():
                 if wanted.gently:
                     machine.gently(_import_engine)
-                known = replace(wanted, join=(*wanted.join, *_found(wanted)))
+                known = replace(wanted, join=(*wanted.join, *_found(wanted, party.swarm_id)))
                 prepared = prepare(known, home, party)
             model, span, device = prepared.model, prepared.span, prepared.device
             bring_weights(model, prepared.tensors, party=party, join=known.join)
@@ -202,13 +201,13 @@ def serve(**given: object) -> None:
             run(_serve(wanted, home, party, books, prepared, engine))
 
 
-def _found(wanted: Wanted) -> tuple[Address, ...]:
+def _found(wanted: Wanted, swarm_id: bytes) -> tuple[Address, ...]:
     """Peers to ask before the node runs, of whom the command line says only how to find them."""
     if not wanted.bootstrap:
         return ()
     from manyhands.discovering import find_peers
 
-    return run(find_peers(OPEN_SWARM_ID, wanted.bootstrap))
+    return run(find_peers(swarm_id, wanted.bootstrap))
 
 
 def _import_engine() -> None:
