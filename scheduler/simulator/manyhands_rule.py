@@ -35,6 +35,7 @@ class Manyhands:
     def __init__(self) -> None:
         self._turn = -1
         self._next: PeerId | None = None  # who may move in this turn
+        self._decided: dict[PeerId, tuple[int, Span]] = {}  # who fetches: since when, what
 
     def joined(self, swarm: Swarm, peer_id: PeerId, rng: random.Random) -> Spans:
         spec = swarm.world.spec(peer_id)
@@ -57,11 +58,15 @@ class Manyhands:
         # Whose turn it is costs as much to find out as all the rest, and is the same for everybody
         # who looks at the same table: here it is found out once per turn, where each real node does
         # so by itself. The peer whose turn it is then asks as a real one does.
-        turn = _now_ms(swarm) // (1000 * TURN_S)
+        now_ms = _now_ms(swarm)
+        turn = now_ms // (1000 * TURN_S)
         if turn != self._turn:
             self._turn, self._next = turn, self._next_to_move(swarm, turn)
-        if self._next != peer_id:
-            return {}
+        decided_ms, target = self._decided.pop(peer_id, (now_ms, None))
+        if target is None or target == swarm.standing[peer_id].span:
+            if self._next != peer_id:
+                return {}
+            decided_ms = now_ms
         spec = swarm.world.spec(peer_id)
         span = choose_move(
             swarm.announcements,
@@ -69,10 +74,13 @@ class Manyhands:
             n_blocks=swarm.world.model.n_blocks,
             capacity_blocks=spec.capacity_blocks,
             peer_id=peer_id,
-            now_ms=_now_ms(swarm),
+            now_ms=decided_ms,  # weights take longer than a turn: it asks again as of when it began
             reload_s=spec.load_block_s * spec.capacity_blocks,
         )
-        return {} if span is None else {peer_id: span}
+        if span is None:
+            return {}
+        self._decided[peer_id] = decided_ms, span
+        return {peer_id: span}
 
     def _next_to_move(self, swarm: Swarm, turn: int) -> PeerId | None:
         n_blocks, now_ms = swarm.world.model.n_blocks, _now_ms(swarm)
