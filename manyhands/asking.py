@@ -90,6 +90,7 @@ class Ask:
             goal=Goal(self.prefer),
             model=model.asked,
             vocab_size=model.manifest.vocab_size,
+            hidden_size=model.manifest.hidden_size,
             adapter=model.adapter,
         )
 

@@ -14,7 +14,7 @@ from manyhands.tables import short
 
 PIPE_COLUMNS = 160
 MAX_OTHERS = 40
-PARTS = ("compute", "link", "visit", "queue", "room", "price", "risk")
+PARTS = ("compute", "link", "carriage", "visit", "queue", "room", "price", "risk")
 
 
 def show_explanation(view: dict[str, Any]) -> None:

@@ -187,7 +187,11 @@ def _kind(wanted: Wanted) -> Wanted:
     unit = 2 * CONTEXT_UNIT  # prices know no finer context
     n_positions = wanted.n_positions // unit * unit
     return replace(
-        wanted, avoid=(), n_positions=n_positions, limits=replace(wanted.limits, require=())
+        wanted,
+        avoid=(),
+        n_positions=n_positions,
+        n_prompt=0,
+        limits=replace(wanted.limits, require=()),
     )
 
 

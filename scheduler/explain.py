@@ -13,6 +13,7 @@ from protocol.announcements import Announcement
 from protocol.errors import SwarmIncomplete
 from protocol.identity import PeerId
 from protocol.messages import Span
+from scheduler.carriage import carriage_ms
 from scheduler.latency import Latencies, Pair
 from scheduler.prices import asked
 from scheduler.refusal import incomplete
@@ -32,11 +33,17 @@ class ExplainedHop:
     span: Span
     cost: Cost[float]
     link_ms: float  # to the next hop, from the last one back to the first
+    carriage_ms: float  # the prompt's rows on that link, spread over the answer
     spares: tuple[PeerId, ...]  # who could take its blocks over, best first
 
     @property
     def ms(self) -> float:
-        return self.cost.block_ms * len(self.span) + self.cost.visit_ms + self.link_ms
+        return (
+            self.cost.block_ms * len(self.span)
+            + self.cost.visit_ms
+            + self.link_ms
+            + self.carriage_ms
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +125,8 @@ def _hops(
     ring = [*range(len(route.hops)), 0]
     known_ms = latencies.matrix(route.peer_ids) * LINK_SHARE[wanted.goal]
     links_ms = [float(known_ms[one, other]) for one, other in pairwise(ring)]
+    peers = [hop.announcement for hop in route.hops]
+    carried_ms = carriage_ms(peers, peers, wanted).diagonal(1) * LINK_SHARE[wanted.goal]
     able = spares(route, announcements, wanted)
     return tuple(
         ExplainedHop(
@@ -130,9 +139,12 @@ def _hops(
                 extra_ms=extra_ms.get(hop.peer_id, 0.0),
             ),
             link_ms,
+            carriage,
             tuple(peer.peer_id for peer in those[:MAX_SPARES]),
         )
-        for hop, link_ms, those in zip(route.hops, links_ms, able, strict=True)
+        for hop, link_ms, carriage, those in zip(
+            route.hops, links_ms, [*carried_ms.tolist(), 0.0], able, strict=True
+        )
     )
 
 

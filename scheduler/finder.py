@@ -316,6 +316,8 @@ class RouteFinder:
             manifest=request.manifest,
             n_blocks=request.n_blocks,
             n_positions=request.capacity,
+            n_prompt=len(request.prompt_ids),
+            hidden_size=request.hidden_size,
             profile=self._agreed or None,
             adapter=self._pinned(),
             avoid=frozenset(map(PeerId, avoid)),

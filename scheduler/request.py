@@ -45,6 +45,7 @@ class GenerationRequest:
     spares: bool = True
     model: str = ""  # for messages to people
     vocab_size: int = 0  # 0: not known here, the first hop checks
+    hidden_size: int = 0  # of a row between hops; 0: not known here
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:

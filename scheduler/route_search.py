@@ -47,12 +47,14 @@ MORE_TRIES = 4  # for alternatives that cost far more
 class Links(NamedTuple):
     """One-way latencies among some hosts, [from, to], and to the neighbours that are fixed.
 
-    before_ms and after_ms None: there are none, and the last host sends to the first.
+    before_ms and after_ms None: there are none, and the last host sends to the first, which takes
+    closing_ms, or as long as among_ms says.
     """
 
     among_ms: NDArray[np.float64]
     before_ms: NDArray[np.float64] | None = None
     after_ms: NDArray[np.float64] | None = None
+    closing_ms: NDArray[np.float64] | None = None
 
 
 LinksOf = Callable[[Sequence[int]], Links]
@@ -237,9 +239,9 @@ class _Board:
 
     def closing_ms(self, first: Any, last: Any) -> Any:
         """The links that lead into a way and out of it, or from its end back to its beginning."""
-        among_ms, before_ms, after_ms = self.links
+        among_ms, before_ms, after_ms, closing_ms = self.links
         if before_ms is None or after_ms is None:
-            return among_ms[last, first]
+            return (among_ms if closing_ms is None else closing_ms)[last, first]
         return before_ms[first] + after_ms[last]
 
 

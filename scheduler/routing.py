@@ -18,6 +18,7 @@ from protocol.announcements import Announcement
 from protocol.identity import PeerId
 from protocol.messages import Span
 from scheduler.candidates import Candidates, candidates
+from scheduler.carriage import carriage_ms
 from scheduler.latency import Latencies, Pair
 from scheduler.route_cost import LINK_SHARE, cost_of
 from scheduler.route_search import Links, cheapest_covers
@@ -131,14 +132,17 @@ def find_replacement(
         wanted: `avoid` names the dead and, since a peer has one tab per session, all survivors.
     """
     latencies = Latencies(announcements, rtt_ms)
+    giver = next((peer for peer in announcements if peer.peer_id == before), None)
+    if lost.start == 0:
+        giver = None  # the last hop passes tokens on, no rows
     routes: list[Route] = []
     for group in candidates(
         announcements, wanted, slowdown=slowdown or {}, extra_ms=extra_ms or {}, seed=seed
     ):
         # What a record says of KV room may be old: who seems full comes last.
-        routes += _through(group.roomy(), lost, wanted, latencies, before, after, k) or _through(
-            group, lost, wanted, latencies, before, after, k
-        )
+        routes += _through(
+            group.roomy(), lost, wanted, latencies, before, after, giver, k
+        ) or _through(group, lost, wanted, latencies, before, after, giver, k)
     routes.sort(key=lambda route: (route.cost_ms, len(route.hops)))  # stable: lots decide the rest
     return tuple(routes[:k])
 
@@ -150,17 +154,22 @@ def _through(
     latencies: Latencies,
     before: PeerId | None,
     after: PeerId | None,
+    giver: Announcement | None,
     k: int,
 ) -> list[Route]:
     """The best routes among peers that may serve together."""
 
     def links(chosen: Sequence[int]) -> Links:
-        ids, share = [group.peers[i].peer_id for i in chosen], LINK_SHARE[wanted.goal]
+        peers, share = [group.peers[i] for i in chosen], LINK_SHARE[wanted.goal]
+        ids = [peer.peer_id for peer in peers]
+        among_ms = latencies.matrix(ids)
+        carrying_ms = (among_ms + carriage_ms(peers, peers, wanted)) * share
         if before is None and after is None:
-            return Links(latencies.matrix(ids) * share)
+            return Links(carrying_ms, closing_ms=among_ms * share)
+        given_ms = carriage_ms([giver], peers, wanted)[0] if giver else 0.0
         return Links(
-            latencies.matrix(ids) * share,
-            latencies.to_many(before, ids) * share,
+            carrying_ms,
+            (latencies.to_many(before, ids) + given_ms) * share,
             latencies.to_many(after, ids) * share,
         )
 

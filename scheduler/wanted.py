@@ -87,6 +87,8 @@ class Wanted:
     manifest: bytes
     n_blocks: int
     n_positions: int = 0  # prompt and answer
+    n_prompt: int = 0  # of them
+    hidden_size: int = 0  # of a row; 0: not known here
     profile: str | None = None
     adapter: str = ""  # name@digest
     allow_mix: bool = False  # the client takes hops of different profiles

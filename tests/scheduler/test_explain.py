@@ -35,6 +35,25 @@ def test_the_parts_of_a_route_add_up_to_what_the_search_says():
     assert first.spares == (peer_of(3), peer_of(5))
 
 
+def test_a_prompt_avoids_narrow_links_and_the_explanation_says_what_they_would_take():
+    wide = Measured(up_bytes_per_s=10**7, down_bytes_per_s=10**7)
+    narrow = Measured(up_bytes_per_s=10**5, down_bytes_per_s=10**5)
+    first, near = announce(1, (0, 4), measured=wide), announce(2, (4, 8), measured=narrow)
+    far = announce(3, (4, 8), measured=wide, decode_us=6_000)
+    asked = replace(WANTED, n_positions=1_100, n_prompt=1_000, hidden_size=256)
+    unmeasured = [replace(peer, measured=Measured()) for peer in (first, near, far)]
+
+    explained = explain([first, near, far], asked)
+
+    assert explained.routes[0].hops[1].announcement == far
+    carried = [hop.carriage_ms for route in explained.routes for hop in route.hops]
+    row_ms = 1_000 * 256 * 4 / 100 / 10**7 * 1000  # per token of the answer
+    assert carried == pytest.approx([row_ms, 0, 100 * row_ms, 0]), "tokens alone go back"
+    for route in explained.routes:
+        assert sum(hop.ms for hop in route.hops) == pytest.approx(route.cost_ms, abs=1e-3)
+    assert find_routes(unmeasured, asked)[0].hops[1].announcement == unmeasured[1]
+
+
 def test_others_are_ruled_out_by_a_constraint_or_dearer():
     wanted = replace(limited(avoid=(peer_of(3),)), n_positions=64)
     far = [announce(n, decode_us=10**6 * n) for n in (11, 12, 13)]
