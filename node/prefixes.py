@@ -36,7 +36,7 @@ CLIENT_SHARE = 0.5  # of the room, that the copies of one client may take
 PIECE_BYTES = 16 << 20  # of a copy between two steps: who decodes waits some milliseconds
 MIN_PIECE = 64  # rows
 PATIENCE_S = 1.0  # then the rest is copied at once: a client waits for this
-WAIT_S = 1.0  # for a step to end; who cannot have that runs the rows again
+WAIT_S = 2.0  # for a step to end; who cannot have that runs the rows again, behind that step
 
 
 class Name(NamedTuple):
