@@ -7,7 +7,7 @@ import pytest
 
 from manyhands.health import HOST, health_server
 from protocol.codec import to_client_message, to_hop_bytes
-from protocol.errors import PeerRefused
+from protocol.errors import PeerMisbehaved, PeerRefused
 from protocol.identity import Identity
 from protocol.messages import Close, Failure, Raise, Resume
 from protocol.signing import OPEN_SWARM_ID, SigningKey
@@ -65,7 +65,7 @@ async def _says(transport, address, greeting, word):
 async def test_unauthenticated_control_endpoints_are_not_among_a_nodes_calls(
     pair: Swarm, network: MemoryNetwork
 ):
-    """The same of single calls: they read, and none of them changes what a node does."""
+    """The same of single calls: they read; `spare` keeps rows in free room, for a signed note."""
     node = pair.nodes[0].node
     stranger = network.transport(Identity(SigningKey.generate()), OPEN_SWARM_ID)
     connection = await stranger.dial(pair.nodes[0].address)
@@ -74,12 +74,14 @@ async def test_unauthenticated_control_endpoints_are_not_among_a_nodes_calls(
     for method in ("stop", "drain", "unload", "move", "delete", "instance", "config"):
         with pytest.raises(PeerRefused, match="does not offer"):
             await connection.call(method, b"{}", timeout_s=2)
+    with pytest.raises(PeerMisbehaved):
+        await connection.call("spare", b"\xa0", timeout_s=2)
     told = json.loads(await connection.call("status", b'{"draining": true}', timeout_s=2))
 
     assert told["draining"] is False
     assert (node.engine, node.sessions, node.state) == before
     assert set(node._calls()) == {
-        *("gossip", "file", "weights", "handover", "status", "load", "ping")
+        *("gossip", "file", "weights", "handover", "spare", "status", "load", "ping")
     }
 
 
