@@ -26,7 +26,7 @@ def found(
         nonce=bytes(16),
         founders=(key_of(founder).public_key,),
         is_private=is_private,
-        **more,  # type: ignore[arg-type]
+        **more,  # type: ignore[arg-type]  # fields of the policy, as the test wants them
     )
     return policy.seal(b"", key_of(founder))
 

@@ -132,7 +132,7 @@ async def until_nobody_holds_anything(built: Swarm, but: Collection[str] = ()) -
     async with asyncio.timeout(10):
         for local in built.nodes:
             if local.node.identity.peer_id not in but:
-                while local.node.sessions.prefixes.n_kept:  # noqa: ASYNC110
+                while local.node.sessions.prefixes.n_kept:  # noqa: ASYNC110 (it has no event)
                     await asyncio.sleep(0.02)
 
 

@@ -80,7 +80,7 @@ class Libp2pPlane(ControlPlane):
         self._connected: tuple[PeerId, ...] = ()
 
     @property
-    def refused(self) -> Counter[str]:  # type: ignore[override]
+    def refused(self) -> Counter[str]:  # type: ignore[override]  # there a field; here a sum
         return self._door.refused + (self._dht.refused if self._dht else Counter())
 
     async def start(self, keeper: Keeper) -> None:
@@ -265,6 +265,6 @@ def _swarm_key(swarm_id: bytes) -> bytes:
 
 def _import_and_start(loop: asyncio.AbstractEventLoop) -> TrioThread:
     """Off the loop: the import takes a second."""
-    import libp2p  # noqa: F401
+    import libp2p  # noqa: F401  (so that nobody on the loop has to)
 
     return TrioThread("libp2p", loop)

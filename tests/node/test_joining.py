@@ -81,7 +81,7 @@ async def join_and_agree(loop, n_nodes, *, over_s, n_introducing=2, limit_s=60):
     crowd = Crowd(loop, n_nodes)
     await crowd.join(over_s, n_introducing)
     joined_s = loop.time()
-    while not crowd.agrees() and loop.time() < joined_s + limit_s:  # noqa: ASYNC110
+    while not crowd.agrees() and loop.time() < joined_s + limit_s:  # noqa: ASYNC110 (no event)
         await asyncio.sleep(0.25)
     agreed_s = loop.time() - joined_s
     await crowd.aclose()
