@@ -20,7 +20,7 @@ from node.engine.pruning import compact, find_blocks, spanned, text_config
 from node.engine.quantization import choose
 from node.engine.reading import Reader
 from node.engine.text_part import text_names
-from node.engine.weights import DTYPES, quiet, read_config
+from node.engine.weights import DTYPES, alone_with_transformers, read_config
 from protocol.messages import Span
 
 
@@ -60,7 +60,7 @@ class _EndsOutline(Outline):
 
 def ends_tensors(directory: Path, stored: Iterable[str]) -> frozenset[str]:
     """Which of a checkpoint's `stored` tensors the ends need; from config.json alone."""
-    with quiet():
+    with alone_with_transformers():
         checkpoint = replace(
             open_checkpoint(directory, weights=False), files=dict.fromkeys(stored, "")
         )
@@ -78,7 +78,7 @@ def load_ends(
     Raises:
         BadModel: the checkpoint is missing, damaged, incomplete, or of a kind we cannot serve.
     """
-    with quiet():
+    with alone_with_transformers():
         checkpoint = open_checkpoint(directory)
         config = read_config(checkpoint)
         text = config.get_text_config(decoder=True)

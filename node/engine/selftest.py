@@ -31,7 +31,7 @@ from node.engine.pruning import find_blocks, text_config
 from node.engine.session_cache import EmptyCache, SessionLayout
 from node.engine.session_engine import SessionEngine
 from node.engine.shard import ShardEngine, StepItem
-from node.engine.weights import LoadedSpan, quiet
+from node.engine.weights import LoadedSpan, alone_with_transformers
 from protocol.errors import BadModel, OutOfMemory
 from protocol.profile import PLAIN
 
@@ -59,7 +59,7 @@ def proved_engine(loaded: LoadedSpan) -> ShardEngine:
         BadModel: none does.
         OutOfMemory: not even the test's few rows fit.
     """
-    with quiet(), torch.inference_mode():
+    with alone_with_transformers(), torch.inference_mode():
         gated = GatedModel(loaded.model)
         try:
             return _proved_packed(loaded, gated)

@@ -8,6 +8,7 @@ What the span computes is proved in `selftest.py`.
 """
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from protocol.profile import PLAIN, Profile
 from protocol.tensor_table import TensorEntry
 
 log = logging.getLogger(__name__)
+_TRANSFORMERS = threading.RLock()
 
 DTYPES = {
     "float32": torch.float32,
@@ -86,7 +88,7 @@ def load_span(
     """
     report = progress or (lambda phase, fraction: None)
     report("configuration", 0.0)
-    with quiet():
+    with alone_with_transformers():
         checkpoint = open_checkpoint(directory)
         outline, quantization, dtype = _outlined(checkpoint, span, wanted)
         _check_device(wanted.device)
@@ -120,7 +122,7 @@ def plan_span(
     Raises:
         BadModel, UsageError, ConfigError: as for loading it.
     """
-    with quiet():
+    with alone_with_transformers():
         checkpoint = open_checkpoint(directory, weights=False)
         outline, quantization, dtype = _outlined(checkpoint, span, wanted)
         return _plan(outline, quantization, dtype, wanted, headroom)
@@ -132,7 +134,7 @@ def span_tensors(directory: Path, span: Span, stored: Iterable[str]) -> frozense
     Raises:
         BadModel, UsageError: as for loading it.
     """
-    with quiet():
+    with alone_with_transformers():
         bare = open_checkpoint(directory, weights=False)
         checkpoint = replace(bare, files=dict.fromkeys(stored, ""))
         config = read_config(checkpoint)
@@ -152,10 +154,21 @@ def _outlined(
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers off stderr while it works for us; what matters we say ourselves."""
+def alone_with_transformers() -> Iterator[None]:
+    """The library to this thread alone, and off stderr; what matters we say ourselves.
+
+    While it makes a model it replaces functions of its own and of torch and puts back what it
+    found: of two threads the later one leaves the other's replacements behind for good, such as
+    a `tie_weights` that does nothing. Its verbosity and Python's warnings are no better.
+    """
     from transformers.utils import logging
 
+    with _TRANSFORMERS, _off_stderr(logging):
+        yield
+
+
+@contextmanager
+def _off_stderr(logging: Any) -> Iterator[None]:
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

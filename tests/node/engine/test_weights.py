@@ -6,12 +6,15 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from node.engine import StepItem, load_shard, plan_shard
 from protocol.errors import BadModel, OutOfMemory, UsageError
@@ -45,6 +48,21 @@ def test_a_span_loads_without_the_files_of_the_others(sharded: Path) -> None:
     rows = torch.randn(5, 64)
     hidden = [e.step([StepItem(e.open(8), 0, rows)])[0].hidden for e in (whole, partial)]
     assert torch.equal(hidden[0], hidden[1])
+
+
+def test_spans_that_load_at_once_leave_the_library_as_it_was(checkpoint: Any) -> None:
+    """A process may hold several nodes; what the library replaces meanwhile is the process's."""
+    directory = checkpoint("llama")
+
+    def found() -> list[Any]:
+        tie = vars(PreTrainedModel)["tie_weights"]
+        return [tie, torch.linspace, torch.get_default_dtype(), logging.get_verbosity()]
+
+    before = found()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: load_shard(directory, Span(2, 4), dtype="bfloat16"), range(6)))
+
+    assert found() == before
 
 
 def test_an_end_needs_its_own_tensors_only(sharded: Path) -> None:
