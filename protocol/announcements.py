@@ -20,13 +20,14 @@ from protocol.heartbeats import Heartbeats
 from protocol.identity import PeerId, peer_id_from_public_key, public_key_from_peer_id
 from protocol.measured import NOT_MEASURED, Measured
 from protocol.messages import Span, require
+from protocol.reachability import NOTHING_KNOWN, Reach
 from protocol.signing import Envelope, SigningKey, open_envelope, seal
 
 TYPE = "mh/announcement/1"
 VERSION = 1
 MAX_RECORD_BYTES = 8 * 1024
 MAX_LIFETIME_MS = 600_000
-MAX_ADDRESSES, MAX_LINKS, MAX_EXTRAS = 8, 16, 16
+MAX_ADDRESSES, MAX_LINKS, MAX_EXTRAS = 8, 16, 32
 MAX_TEXT_CHARS = 128
 MAX_OFFER_BYTES = 4 * 1024
 MAX_MEMBERSHIP_BYTES = 1024
@@ -68,6 +69,7 @@ class Announcement:
     measured: Measured = NOT_MEASURED
     heartbeats: Heartbeats | None = None  # signs of life that prolong this record
     membership: bytes = b""  # by what right it serves: its certificate, in a swarm that has them
+    reach: Reach = NOTHING_KNOWN  # whether strangers can dial it
     sequence: int = 0
     issued_ms: int = 0
     expires_ms: int = 0
@@ -93,6 +95,7 @@ class Announcement:
         for count in (self.decode_us, self.prefill_us_per_row, self.kv_free_bytes):
             require(count >= 0, "a measurement cannot be negative")
         require(self.max_positions >= 0 and self.n_sessions >= 0, "a count cannot be negative")
+        require(self.reach.n_confirmed <= len(self.addresses), "it confirms what it does not name")
         require(0 <= self.lifetime_ms <= MAX_LIFETIME_MS, "it expires before, or long after, issue")
 
     def _check_span(self) -> None:
@@ -144,6 +147,7 @@ class Announcement:
             n_sessions=0,
             measured=NOT_MEASURED,
             heartbeats=None,
+            reach=NOTHING_KNOWN,
         )
 
 
@@ -230,6 +234,7 @@ def _extras(announcement: Announcement) -> tuple[Field, ...]:
         named.append(("beats", (beats.anchor, beats.n_beats, beats.interval_ms)))
     if announcement.membership:
         named.append(("member", announcement.membership))
+    named.extend(announcement.reach.extras())
     return (tuple(named),) if named else ()
 
 
@@ -270,6 +275,7 @@ def _from_fields(fields: list[Any]) -> Announcement:
             measured=Measured.read(added),
             heartbeats=_read_heartbeats(added),
             membership=_read_membership(added),
+            reach=Reach.read(added),
             sequence=sequence,
             issued_ms=issued_ms,
             expires_ms=expires_ms,
