@@ -23,6 +23,8 @@ ManyhandsError
         PeerRefused          an honest refusal that will not change by waiting (exit 6)
             NotAMember       of its swarm, or so it says: it tells strangers no more
             MembershipEnded  revoked, denied or expired, perhaps in the middle of an answer
+            NotPermitted     a model that the swarm's rules keep from being served or used
+            NotAccepted      a model's licence, or the swarm's terms, that nobody here accepted
         VersionMismatch      the two sides speak different protocols or serve different models
         PeerMisbehaved       provable or plain nonsense: keep the evidence, count it
     ChainBroken              a session lost hops; it may replay on another route
@@ -147,6 +149,14 @@ class NotAMember(PeerRefused):
 
 class MembershipEnded(PeerRefused):
     code = "membership_ended"
+
+
+class NotPermitted(PeerRefused):
+    code = "not_permitted"
+
+
+class NotAccepted(PeerRefused):
+    code = "not_accepted"
 
 
 class VersionMismatch(PeerError):

@@ -1,16 +1,20 @@
 """A swarm's founder and its members, for tests: real keys, grown from small numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from protocol.clock import wall_ms
 from protocol.identity import Identity, PeerId
+from protocol.membership.advisories import Advisory, Severity
 from protocol.membership.certificates import Certificate, Ruling, Verdict
 from protocol.membership.gate import Membership
 from protocol.membership.policy import GuestLimits, Policy
+from protocol.membership.releases import Release, Standing
 from protocol.membership.roles import NONE, Role, Roles
+from protocol.membership.rules import Channel, Quorum, ReleaseRule, Rules
 from protocol.membership.state import SwarmState
 from protocol.signing import Envelope
-from tests.announcing import key_of, peer_of
+from tests.announcing import MANIFEST, NOW_MS, key_of, peer_of
 
 FOUNDER = 900
 HOUR_MS = 3_600_000
@@ -91,3 +95,53 @@ def identity_of(n: int) -> Identity:
 
 def name_of(n: int) -> PeerId:
     return peer_of(n)
+
+
+RELEASERS = (901, 902, 903)  # two of whom release
+WARNERS = (904, 905)
+
+
+def quorum(ns: Sequence[int], needs: int) -> Quorum:
+    return Quorum.of([key_of(n).public_key for n in ns], needs)
+
+
+def releasing(models: str = "*", channel: Channel = Channel.STABLE) -> ReleaseRule:
+    return ReleaseRule(models, channel, quorum(RELEASERS, 2))
+
+
+def govern(state: SwarmState, *, sequence: int = 1, by: int = FOUNDER, **more: Any) -> Envelope:
+    """Rules of which two releasers of three let a model in, and one of two warns."""
+    demands: dict[str, Any] = {"releases": (releasing(),), "advisories": quorum(WARNERS, 1)}
+    return Rules(sequence=sequence, **{**demands, **more}).seal(state.swarm_id, key_of(by))
+
+
+def release(
+    state: SwarmState,
+    *by: int,
+    manifest: bytes = MANIFEST,
+    model: str = "tiny",
+    channel: Channel = Channel.STABLE,
+    stamp_ms: int = NOW_MS,
+    **more: Any,
+) -> Envelope:
+    record = Release(model=model, manifest=manifest, channel=channel, stamp_ms=stamp_ms, **more)
+    return record.seal(state.swarm_id, *map(key_of, by))
+
+
+def withdraw(state: SwarmState, *by: int, **more: Any) -> Envelope:
+    return release(state, *by, standing=Standing.WITHDRAWN, **more)
+
+
+def advise(
+    state: SwarmState,
+    *by: int,
+    id: str = "A-1",
+    severity: Severity = Severity.STOP,
+    stamp_ms: int = NOW_MS,
+    **more: Any,
+) -> Envelope:
+    about = more if "models" in more else {"manifest": MANIFEST, **more}
+    record = Advisory(
+        id=id, severity=severity, reason="weights were poisoned", stamp_ms=stamp_ms, **about
+    )
+    return record.seal(state.swarm_id, *map(key_of, by))

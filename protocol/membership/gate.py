@@ -6,13 +6,15 @@ about members is values in this package; here they meet a clock.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from weakref import WeakMethod
 
 from protocol.clock import wall_ms
 from protocol.errors import PeerBusy, PeerRefused
 from protocol.identity import PeerId
+from protocol.membership.governance import Judgement
 from protocol.membership.roles import Role, Roles, answered_by, asked_of
+from protocol.membership.rules import Channel
 from protocol.membership.state import SwarmState
 from protocol.rate_limits import Limit, RateLimit
 
@@ -92,6 +94,14 @@ class Membership:
             return role in self.state.roles(peer_id, credential, self._now_ms())
         except PeerRefused:
             return False
+
+    # --- models -----------------------------------------------------------------------------------
+
+    def judge(
+        self, manifest: bytes, model: str = "", *, channels: Sequence[Channel] | None = None
+    ) -> Judgement:
+        """See `Governance.judge`."""
+        return self.state.governance.judge(manifest, model, self._now_ms(), channels)
 
     def _require(self, peer_id: PeerId, credential: bytes, wanted: Roles, what: str) -> None:
         held = self.state.roles(peer_id, credential, self._now_ms())

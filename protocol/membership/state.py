@@ -3,10 +3,12 @@
 In: the founding policy, later policies, rulings, in any order and however often, from anybody. Out:
 one state, the same for all who have heard the same (a policy is replaced by a higher sequence, a
 peer's ruling by a later one; so states only grow, and merging them in any order gives the same),
-and the roles of a peer by it. No clock, no sockets: `now_ms` is an argument.
+and the roles of a peer by it. What is said of models is in `governance.py`, and travels behind the
+rest. No clock, no sockets: `now_ms` is an argument.
 
 Two members compare states by digest and send each other what they hold when it differs. It is
 small: one policy, and a ruling of 200 bytes for each peer that was ever revoked, denied or allowed.
+What a later version adds is passed over.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,12 +26,15 @@ from protocol.membership.certificates import (
     Ruling,
     Verdict,
 )
+from protocol.membership.governance import TYPES as GOVERNING
+from protocol.membership.governance import Governance
 from protocol.membership.roles import ALL, Roles
 from protocol.signing import Envelope
 
 DIGEST_BYTES = 32
 MAX_RULINGS = 4096
 MAX_STATE_BYTES = 2 * 2**20
+KNOWN = frozenset({policies.TYPE, RULING}) | GOVERNING
 _REMEMBERED = 4096  # certificates that were found to be good
 
 
@@ -52,6 +57,7 @@ class SwarmState:
         self.policy, self.swarm_id = policies.open_founding(founding)
         self.rulings: dict[bytes, Held] = {}
         self._first, self._update = self.policy, founding
+        self.governance = Governance(self.policy.name, self.swarm_id, self.policy.founders)
         self._certificates: dict[bytes, tuple[Certificate, bytes]] = {}  # and who signed it
         self._digest = b""
 
@@ -62,7 +68,8 @@ class SwarmState:
         """The same for two members exactly if they hold the same."""
         if not self._digest:
             held = sorted(held.envelope.encode() for held in self.rulings.values())
-            parts = [self._update.encode(), *held]
+            said = (envelope.encode() for envelope in self.governance.envelopes())
+            parts = [self._update.encode(), *held, *said]
             self._digest = sha256(b"".join(sha256(part).digest() for part in parts)).digest()
         return self._digest
 
@@ -75,6 +82,7 @@ class SwarmState:
             yield self._update
         for key in sorted(self.rulings):
             yield self.rulings[key].envelope
+        yield from self.governance.envelopes()
 
     def merge(self, data: bytes) -> bool:
         """Take in what somebody sent; whether any of it was news.
@@ -87,19 +95,22 @@ class SwarmState:
         before = self.digest
         for part in frames(data):
             envelope = Envelope.decode(part)
-            if envelope.type != RULING or self.policy.may_admit(envelope.signers[0]):
-                self.learn(
-                    envelope
-                )  # else: by an admin that is none any more, as the sender will hear
+            if envelope.type == RULING and not self.policy.may_admit(envelope.signers[0]):
+                continue  # by an admin that is none any more, as the sender will hear
+            if envelope.type in KNOWN:
+                self.learn(envelope)
         return self.digest != before
 
     def learn(self, envelope: Envelope) -> bool:
-        """Take in one policy or ruling; whether it was news.
+        """Take in one policy, ruling, or word about models; whether it was news.
 
         Raises:
-            IntegrityError: it is neither, or not made by who may.
+            IntegrityError: it is none of them, or not made by who may.
         """
-        news = self._rule(envelope) if envelope.type == RULING else self._replace(envelope)
+        if envelope.type in GOVERNING:
+            news = self.governance.learn(envelope)
+        else:
+            news = self._rule(envelope) if envelope.type == RULING else self._replace(envelope)
         if news:
             self._digest = b""
         return news
