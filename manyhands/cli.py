@@ -28,6 +28,7 @@ COMMANDS = {  # name: (module, attribute, what it does)
     "route": ("manyhands.route", "route", "Which peers would carry an answer, and why."),
     "swarm": ("manyhands.swarm_inviting", "swarm", "Private swarms: create, invite, join, revoke."),
     "identity": ("manyhands.whoami", "identity", "The keys of a home."),
+    "doctor": ("manyhands.doctor.command", "doctor", "What is wrong here, and what mends it."),
     "adapters": ("manyhands.adapters", "adapters", "The adapters that this home's node serves."),
     "ledger": ("ledger.cli", "ledger", "Who did what for whom: balance, verify, prove."),
 }

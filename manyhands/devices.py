@@ -74,7 +74,7 @@ def choose_device(asked: str, seen: Seen, *, require_gpu: bool = False) -> Choic
     """
     devices = _best(seen) if asked == "auto" else _named(asked, seen)
     kind = devices[0].partition(":")[0]
-    unused = _unused_gpu(seen)
+    unused = idle_gpu(seen)
     if kind == "cpu" and require_gpu:
         reason, hint = unused or ("there is no GPU here that torch can use", "")
         raise ConfigError(reason, hint=hint or "serve without --require-gpu to use the CPU")
@@ -103,7 +103,7 @@ def _named(asked: str, seen: Seen) -> list[str]:
         is_named = kind in counts and (not index or (kind == "cuda" and index.isdecimal()))
         if is_named and int(index or 0) < counts[kind] and kind == devices[0].partition(":")[0]:
             continue
-        reason, hint = (kind == "cuda" and _unused_gpu(seen)) or ("", "")
+        reason, hint = (kind == "cuda" and idle_gpu(seen)) or ("", "")
         raise UsageError(
             f"there is no device {device} here (torch {seen.torch_version})"
             + (f": {reason}" if reason else ""),
@@ -112,7 +112,7 @@ def _named(asked: str, seen: Seen) -> list[str]:
     return devices
 
 
-def _unused_gpu(seen: Seen) -> tuple[str, str] | None:
+def idle_gpu(seen: Seen) -> tuple[str, str] | None:
     """(what is wrong, what to do) where an NVIDIA GPU is here that torch does not use."""
     if not seen.has_nvidia or seen.gpus:
         return None

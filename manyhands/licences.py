@@ -58,18 +58,26 @@ def require_accepted(home: Home, manifest: Manifest, *, accepts: bool) -> None:
         say(f"licence of {manifest.name}: not stated; ask its publisher what you may do with it")
         return
     say(f"licence of {manifest.name}: {licence}")
-    if licence.lower() in PERMISSIVE:
-        return
-    directory = home.root / ACCEPTED
-    note = directory / f"{manifest.digest.hex()}-{re.sub(r'[^a-z0-9.-]', '_', licence.lower())}"
-    if accepts:
-        directory.mkdir(mode=0o700, exist_ok=True)
+    if accepts and licence.lower() not in PERMISSIVE:
+        note = _note(home, manifest)
+        note.parent.mkdir(mode=0o700, exist_ok=True)
         note.touch()
-    elif not note.exists():
+    elif not is_accepted(home, manifest):
         raise LicenceNotAccepted(
             f"{manifest.name} comes under {licence}, which has terms of its own",
             hint="read them, then say so once: --accept-licence",
         )
+
+
+def is_accepted(home: Home, manifest: Manifest) -> bool:
+    """Whether its licence asks for nothing, or somebody of this home has accepted it."""
+    licence = manifest.licence.lower()
+    return not licence or licence in PERMISSIVE or _note(home, manifest).exists()
+
+
+def _note(home: Home, manifest: Manifest) -> Path:
+    licence = re.sub(r"[^a-z0-9.-]", "_", manifest.licence.lower())
+    return home.root / ACCEPTED / f"{manifest.digest.hex()}-{licence}"
 
 
 def _text(path: Path) -> str:

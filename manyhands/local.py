@@ -257,7 +257,7 @@ def _environment() -> dict[str, str]:
     """Ours, so that the child finds this very package, wherever it was imported from."""
     here = str(Path(manyhands.__file__).parents[1])
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    without = {"OMP_NUM_THREADS", "MANYHANDS_HOME"}
+    without = {"OMP_NUM_THREADS", "MANYHANDS_HOME", "MANYHANDS_SWARM"}
     ours = {name: value for name, value in os.environ.items() if name not in without}
     return ours | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
 

@@ -19,6 +19,7 @@ Result = TypeVar("Result")
 PROCESS_BYTES = 500 * 2**20  # of a node before any weights
 HEADROOM = 0.9
 PR_SET_PDEATHSIG = 1  # prctl(2)
+MANY_FILES = 10_240  # all that macOS gives a process, whatever it says
 GENTLE_NICE = 15  # a busy neighbour gets some thirty times as much
 
 
@@ -34,6 +35,31 @@ def set_threads(n_threads: int | None) -> int:
 def _from_environment() -> int | None:
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) else None
+
+
+def file_limits() -> tuple[int, int] | None:
+    """(now, at most) how many files and connections this process may have open; None: no limit is
+    known here."""
+    try:
+        import resource
+    except ImportError:  # Windows: sockets are not files there
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MANY_FILES if hard == resource.RLIM_INFINITY else hard
+    return (most if soft == resource.RLIM_INFINITY else soft), most
+
+
+def raise_file_limit() -> None:
+    """Take as many open files as we may: desktops begin with 256 or 1024, fewer than some nodes
+    have connections."""
+    limits = file_limits()
+    if limits is None or limits[0] >= min(limits[1], MANY_FILES):
+        return
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(OSError, ValueError):  # macOS allows fewer than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[1], MANY_FILES), hard))
 
 
 def capacity_blocks(

@@ -176,6 +176,7 @@ def serve(**given: object) -> None:
     if wanted.parent is not None:
         machine.belong_to(wanted.parent)
     machine.set_threads(wanted.threads)
+    machine.raise_file_limit()
     home = Home.at(wanted.home)
     _check_port(wanted.listen)
     _check_sessions_and_adapters(wanted)

@@ -1,0 +1,214 @@
+"""The doctor on the ways to others: real listeners on loopback, and names that nobody has."""
+
+import importlib.util
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from manyhands.doctor.case import Asked, Case
+from manyhands.doctor.examining import examine
+from manyhands.doctor.finding import Finding, Verdict
+from manyhands.doctor.network import clock_finding, reach_finding
+from manyhands.doctor.registry import chosen
+from manyhands.home import Home, open_identity
+from manyhands.local import free_ports
+from protocol.address import Address
+from protocol.announcement_table import AnnouncementTable, Merged
+from protocol.announcements import seal_announcement
+from protocol.anti_entropy import Record
+from protocol.clock import wall_ms
+from protocol.gossip_rules import METHOD, answer
+from protocol.identity import Identity, PeerId
+from protocol.reachability import Nat, Reach
+from protocol.reachability import Verdict as Reached
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport import Service
+from protocol.transport.grpc import GrpcTransport
+from tests.announcing import announce, key_of, peer_of
+
+
+def announced(who: Identity, address: Address, now_ms: int, **more: object) -> bytes:
+    said = announce(
+        1,
+        peer_id=who.peer_id,
+        addresses=(address,),
+        issued_ms=now_ms,
+        expires_ms=now_ms + 30_000,
+        sequence=now_ms,
+        **more,
+    )
+    return seal_announcement(said, OPEN_SWARM_ID, who.key)
+
+
+@asynccontextmanager
+async def peer(n: int, *others: bytes, ahead_ms: int = 0) -> AsyncIterator[Address]:
+    """A peer that answers and gossips, whose clock is so far ahead of ours; it tells of others
+    what they sealed."""
+
+    def now_ms() -> int:
+        return wall_ms() + ahead_ms
+
+    table = AnnouncementTable(OPEN_SWARM_ID)
+
+    async def gossip(caller: PeerId, request: bytes) -> bytes:
+        return answer(table, request, sender=caller, now_ms=now_ms()).reply
+
+    async def ping(caller: PeerId, request: bytes) -> bytes:
+        return b""
+
+    transport = GrpcTransport(Identity(key_of(n)), OPEN_SWARM_ID)
+    service = Service(calls={METHOD: gossip, "ping": ping})
+    listener = await transport.listen("127.0.0.1", 0, service)
+    [address] = listener.addresses
+    ours = announced(Identity(key_of(n)), address, now_ms())
+    for sealed in (ours, *others):
+        assert table.merge(Record(30_000, sealed), sender="", now_ms=now_ms()) is Merged.NEW
+    try:
+        yield address
+    finally:
+        await listener.aclose(grace_s=0)
+
+
+@pytest.fixture
+def look(tmp_path):
+    """Run one check; what it found."""
+
+    async def run(check: str, *join: Address, **more: object) -> Finding:
+        asked = Asked(home=tmp_path / "home", join=join, **more)  # type: ignore[arg-type]
+        [result] = await examine(chosen((check,), ()), Case(asked))
+        return result.finding
+
+    return run
+
+
+def nobody(n: int) -> Address:
+    return Address("127.0.0.1", free_ports(1)[0], peer_of(n))
+
+
+async def test_addresses_that_answer_are_well_and_the_others_are_named(look):
+    async with peer(1) as address:
+        dead = nobody(2)
+
+        well = await look("bootstrap", address)
+        half = await look("bootstrap", address, dead)
+        impostor = await look("bootstrap", Address("127.0.0.1", address.port, peer_of(3)))
+    none = await look("bootstrap", dead)
+
+    assert well.verdict is Verdict.OK
+    assert "1 of 1 addresses answer" in well.reason
+    assert "1 peers are announced" in well.reason
+    assert (half.verdict, dead.target in half.reason) == (Verdict.WARN, True)
+    assert (impostor.verdict, "is peer" in impostor.reason) == (Verdict.FAIL, True)
+    assert f"use /p2p/{peer_of(1)}" in impostor.fix
+    assert (none.verdict, "0 of 1" in none.reason) == (Verdict.FAIL, True)
+    assert (await look("bootstrap")).verdict is Verdict.SKIP
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "verdict", "words"),
+    [(0, "ok", ""), (120, "warn", "120.0 s behind"), (1200, "fail", "ten minutes from now")],
+)
+async def test_a_clock_that_differs_from_those_of_peers_is_told(look, ahead_s, verdict, words):
+    async with peer(1, ahead_ms=1000 * ahead_s) as address:
+        found = await look("clock", address)
+
+    assert found.verdict == verdict
+    assert words in found.reason
+
+
+@pytest.mark.parametrize(
+    ("now_s", "skews_s", "dropped", "verdict"),
+    [
+        (0.0, [], {}, "fail"),
+        (2e9, [], {}, "skip"),
+        (2e9, [-0.2, 0.1, 400.0], {}, "ok"),  # one peer's clock is its own affair
+        (2e9, [-400.0, -401.0, 0.1], {}, "warn"),
+        (2e9, [601.0], {}, "fail"),
+        (2e9, [0.1], {Merged.EXPIRED: 9}, "fail"),
+        (2e9, [0.1, 0.2], {Merged.EXPIRED: 1, Merged.FORGED: 9}, "ok"),
+    ],
+)
+def test_the_median_of_clocks_counts_and_what_no_clock_can_be(now_s, skews_s, dropped, verdict):
+    assert clock_finding(now_s, skews_s, dropped).verdict == verdict
+
+
+async def test_a_name_that_nobody_has_is_an_error(look):
+    found = await look("dns", Address("no-such-host.invalid", 31400, peer_of(1)))
+    local = await look("dns", Address("localhost", 31400, peer_of(1)))
+    hub = await look("dns", environment={"HF_ENDPOINT": "http://hub.invalid:80"})
+
+    assert (found.verdict, "no-such-host.invalid" in found.reason) == (Verdict.FAIL, True)
+    assert local.verdict is Verdict.OK
+    assert (hub.verdict, "hub.invalid" in hub.reason) == (Verdict.WARN, True)
+
+
+REACHES: Sequence[tuple[Reach, str, str]] = (
+    (Reach(), "skip", ""),
+    (Reach(verdict=Reached.DIRECT, nat=Nat.NONE, n_confirmed=1), "ok", ""),
+    (Reach(verdict=Reached.MAPPED, nat=Nat.ENDPOINT_INDEPENDENT, n_confirmed=1), "ok", ""),
+    (Reach(verdict=Reached.NAT, nat=Nat.SYMMETRIC), "warn", "forward TCP port 31400"),
+    (Reach(verdict=Reached.FIREWALLED), "warn", "firewall"),
+)
+
+
+@pytest.mark.parametrize(("reach", "verdict", "fix"), REACHES)
+def test_what_peers_found_of_a_node_is_told_with_the_step_that_opens_it(reach, verdict, fix):
+    found = reach_finding(reach, (nobody(1),), 31400)
+
+    assert found.verdict == verdict
+    assert fix in found.fix
+
+
+async def test_the_node_of_this_home_is_judged_by_what_it_announces(look, tmp_path):
+    ours = open_identity(Home.at(tmp_path / "home").node)
+    reach = Reach(verdict=Reached.NAT, nat=Nat.SYMMETRIC)
+    said = announced(ours, Address("10.1.2.3", 31400, ours.peer_id), wall_ms(), reach=reach)
+
+    async with peer(1) as address:
+        unknown = await look("reachability", address)
+    async with peer(1, said) as address:
+        known = await look("reachability", address)
+
+    assert unknown.verdict is Verdict.SKIP
+    assert (known.verdict, "symmetric" in known.reason) == (Verdict.WARN, True)
+
+
+async def test_libp2p_is_told_to_be_there_or_how_to_get_it(look):
+    found = await look("libp2p")
+
+    if importlib.util.find_spec("libp2p") is None:
+        assert (found.verdict, "manyhands[libp2p]" in found.fix) == (Verdict.WARN, True)
+    else:
+        assert found.verdict is Verdict.OK
+
+
+async def test_one_check_that_hangs_or_breaks_hides_no_other(look, tmp_path):
+    async def breaks(case: Case) -> Finding:
+        raise RuntimeError("oh")
+
+    [port] = chosen(("port",), ())
+    [met] = chosen(("bootstrap",), ())
+    asked = Asked(home=tmp_path, join=(nobody(1),), listen=("127.0.0.1", 0))
+    began_s = time.monotonic()
+
+    results = await examine(
+        [replace(met, deadline_s=0.0), replace(port, id="broken", examine=breaks), port],
+        Case(asked),
+    )
+
+    assert [result.finding.verdict.value for result in results] == ["warn", "fail", "skip"]
+    assert "could not be told" in results[0].finding.reason
+    assert "RuntimeError: oh" in results[1].finding.reason
+    assert time.monotonic() - began_s < 5
+
+
+@pytest.mark.slow
+async def test_a_node_that_cannot_start_on_loopback_is_an_error(look, monkeypatch):
+    monkeypatch.setenv("MANYHANDS_SERVE_DEVICE", "cuda:9")
+
+    found = await look("generation")
+
+    assert (found.verdict, "no device cuda:9" in found.reason) == (Verdict.FAIL, True)
