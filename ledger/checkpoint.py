@@ -53,6 +53,7 @@ class Checkpoint:
             name, size, root, blank, line, end = note.split("\n")
             signed = b64decode(line.rpartition(" ")[2], validate=True)
             checkpoint = cls(name, int(size), b64decode(root, validate=True))
+            note.encode()  # what JSON may hold and no file can: half of a character
         except (ValueError, Base64Error) as error:
             raise BadProof("a checkpoint is origin, size, root and one signature") from error
         signature = signed[4:]

@@ -136,7 +136,7 @@ def check_proof_view(view: object) -> tuple[Checkpoint, ClosedTab]:
         )
         tab = verify_proof(proof, account, swarm_id)
         named = bytes.fromhex(view["receipt"])
-    except (KeyError, TypeError, ValueError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
         raise IntegrityError(f"the proof cannot be read: {error}") from error
     if named != receipt_id(proof.receipt, swarm_id):
         raise IntegrityError("the proof is of another receipt than it names")

@@ -6,6 +6,7 @@ values alone. What a template may call is what the transformers library offers: 
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -18,6 +19,9 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from protocol.errors import BadModel, UsageError
+
+MAX_CHARS, MAX_BASE, MAX_POWER = 1_000_000, 1_000_000, 64  # of what `*` and `**` make
+_WIDE = re.compile(r"%[^a-zA-Z%]*(?:\d{5}|\*)")  # a format that pads by much
 
 
 class Refused(jinja2.TemplateError):
@@ -50,7 +54,7 @@ def render_chat(
     """
     try:
         compiled = _compile(template)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, SyntaxError, ValueError, RecursionError) as error:
         raise BadModel(f"the model's chat template does not parse: {error}") from error
     plain = json.loads(json.dumps(list(messages)))  # no methods for the template to find
     try:
@@ -70,9 +74,31 @@ def render_chat(
         ) from error
 
 
+class Sandbox(ImmutableSandboxedEnvironment):
+    """One in which a few letters cannot ask for all memory. What loops make is not bounded."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(
+        self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
+    ) -> Any:
+        if operator == "**":
+            fits = all(isinstance(each, int | float) for each in (left, right))
+            fits = fits and abs(left) <= MAX_BASE and abs(right) <= MAX_POWER
+        elif operator == "%":
+            fits = not isinstance(left, str) or not _WIDE.search(left)
+        else:
+            sized = [each for each in (left, right) if isinstance(each, str | list | tuple)]
+            times = [each for each in (left, right) if isinstance(each, int)]
+            fits = not sized or not times or len(sized[0]) * times[0] <= MAX_CHARS
+        if not fits:
+            raise Refused(f"{operator} would make too much")
+        return super().call_binop(context, operator, left, right)
+
+
 @lru_cache(maxsize=16)
 def _compile(template: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
+    environment = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlocks, loopcontrols]
     )
     environment.filters["tojson"] = _to_json

@@ -30,6 +30,7 @@ SCHEMA = "manyhands/manifest/v2"
 OLDER = "manyhands/manifest/v1"  # the same without hashes of tensors
 DOMAIN = "manyhands/manifest/v1"  # of the digest, which covers what it always did
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_NONSENSE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 MAX_SMALL_BYTES = 32 * 2**20  # what any peer serves to a client that has nothing (DESIGN 5a.14)
 MAX_MANIFEST_BYTES = 64 * 2**20
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")  # a plain name in one directory
@@ -228,7 +229,7 @@ class Manifest:
             stated = fields.get("digest")
         except BadModel:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except _NONSENSE as error:
             raise BadModel(f"this is no manifest: {type(error).__name__}: {error}") from error
         if stated not in (None, manifest.digest.hex()):
             raise BadModel("a manifest states a digest that is not its own")

@@ -16,6 +16,10 @@ from typing import Any, cast
 from protocol.errors import BadModel
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+_NONSENSE = (
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError),
+    OverflowError,  # JSON has numbers without end: `Infinity`, 1e999
+)
 
 BITS: Mapping[str, float] = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64,
@@ -131,7 +135,7 @@ def _parse_header(name: str, header: bytes, *, base: int) -> dict[str, TensorEnt
             )
             for tensor, field in fields.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except _NONSENSE as error:
         raise _corrupt(name, f"its header is not a table of tensors ({error})") from error
 
 

@@ -8,14 +8,15 @@ same code on the same ids, and so agree on the text and on the token that ends i
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as FastTokenizer
 
-from protocol.errors import BadModel, UsageError
+from protocol.errors import BadModel, ManyhandsError, UsageError
 
 TEXT_FILES = (
     "tokenizer.json",
@@ -42,13 +43,15 @@ class Tokenizer:
         self._generation = _parse(files, "generation_config.json")
         self._model = _parse(files, "config.json")
         self._fast = _load(files)
-        self.special_tokens = self._read_special_tokens(_parse(files, "special_tokens_map.json"))
-        self._add_missing_tokens()
-        self.chat_template = self._read_chat_template(files)
+        with _no_panic("the tokenizer's settings make no sense"):
+            named = _parse(files, "special_tokens_map.json")
+            self.special_tokens = self._read_special_tokens(named)
+            self._add_missing_tokens()
+            self.chat_template = self._read_chat_template(files)
+            self.eos_ids = self._read_eos_ids()
         self.special_ids = frozenset(
             id for id, token in self._fast.get_added_tokens_decoder().items() if token.special
         )
-        self.eos_ids = self._read_eos_ids()
 
     @classmethod
     def from_directory(cls, directory: Path) -> Self:
@@ -85,11 +88,13 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError as error:
             raise UsageError(f"the text is not valid Unicode: {error.reason}") from error
-        ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
+        with _no_panic("the model's tokenizer cannot take this text"):
+            ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        text: str = self._fast.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        with _no_panic("the model's tokenizer cannot spell these ids"):
+            text: str = self._fast.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
 
     def chat(
@@ -270,16 +275,28 @@ def _parse(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     return parsed
 
 
+@contextmanager
+def _no_panic(complaint: str) -> Iterator[None]:
+    """The library raises bare exceptions, and on some files it panics, which no `except
+    Exception` catches: one model's file would end the process."""
+    try:
+        yield
+    except ManyhandsError:
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise BadModel(f"{complaint}: {error}") from error
+        raise
+
+
 def _load(files: Mapping[str, bytes]) -> FastTokenizer:
     if "tokenizer.json" not in files:
         raise BadModel(
             "the model has no tokenizer.json",
             hint="convert its tokenizer once: AutoTokenizer.from_pretrained(d).save_pretrained(d)",
         )
-    try:
+    with _no_panic("tokenizer.json describes no tokenizer"):
         fast = FastTokenizer.from_buffer(files["tokenizer.json"])
-    except Exception as error:  # the library raises bare exceptions
-        raise BadModel(f"tokenizer.json describes no tokenizer: {error}") from error
     fast.no_truncation()
     fast.no_padding()
     return fast

@@ -208,7 +208,7 @@ class Hub:
             raise Stumbled(f"no byte for {self.stall_s:g} s") from error
         except httpx2.HTTPError as error:
             raise Stumbled(str(error) or type(error).__name__) from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise IntegrityError(
                 f"what the hub says of {self.name} makes no sense: {error}",
                 hint=f"is {self.endpoint} a hub? see HF_ENDPOINT",

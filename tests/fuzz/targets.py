@@ -1,0 +1,12 @@
+"""All targets by name."""
+
+from tests.fuzz import door_targets, model_targets, trust_targets, wire_targets
+from tests.fuzz.harness import Target
+
+ALL: tuple[Target, ...] = (
+    *wire_targets.TARGETS,
+    *trust_targets.TARGETS,
+    *model_targets.TARGETS,
+    *door_targets.TARGETS,
+)
+TARGETS = {target.name: target for target in ALL}

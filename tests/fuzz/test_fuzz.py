@@ -1,0 +1,94 @@
+"""A few hundred inputs for each parser, and what once failed."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.fuzz.harness import Target, fuzz
+from tests.fuzz.targets import ALL, TARGETS
+
+INPUTS = 150
+
+# What a fuzzer found, by the parser that it broke: each ended in another error than ours.
+FOUND = {
+    "a size without end in a table of tensors": (
+        "safetensors-table",
+        b'{"a":{"dtype":"F32","shape":[1e999],"data_offsets":[0,48]}}',
+    ),
+    "a place without end in a header": (
+        "safetensors-header",
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,Infinity]}}',
+    ),
+    "a manifest with blocks without end": (
+        "manifest",
+        b'{"schema":"manyhands/manifest/v2","name":"x","licence":"","architecture":"A",'
+        b'"n_blocks":Infinity}',
+    ),
+    "a proof of an entry without end": (
+        "proof",
+        b'{"schema":"manyhands/ledger-proof/v1","entry":Infinity,"swarm":"","peer":'
+        b'"12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"}',
+    ),
+    "half a character in a checkpoint": (
+        "checkpoint",
+        b"origin\xed\xa0\x80\n5\n" + b"A" * 43 + b"=\n\n\xe2\x80\x94 origin\xed\xa0\x80 AAAA\n",
+    ),
+    "a loop that is broken where there is none": ("chat-template", b"{% break %}"),
+    "a template nested too deeply": ("chat-template", b"{{" + b"(" * 5000),
+    "a template that would take all memory": ("chat-template", b"{{ 'x' * 10000000000 }}"),
+    "a template that pads by a gigabyte": ("chat-template", b"{{ '%999999999d' % 1 }}"),
+    "a template that would count for ever": ("chat-template", b"{{ 9 ** 9 ** 9 }}"),
+    "settings of a tokenizer that are a text": (
+        "tokenizer-config",
+        b'{"added_tokens_decoder": "text"}',
+    ),
+    "a merge of nothing, on which the tokenizers library panics": (
+        "tokenizer",
+        b'{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0,"":1,"b":2},'
+        b'"continuing_subword_prefix":"abc","merges":["a b"]}}',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ALL, ids=lambda target: target.name)
+def test_whatever_bytes_come_a_parser_gives_a_value_or_a_typed_error(target: Target):
+    report = fuzz(target, INPUTS)
+
+    assert [(each.why, each.where, each.data.hex()) for each in report.findings] == []
+    assert report.n_inputs == INPUTS
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_what_once_broke_a_parser_is_a_typed_error(what: str):
+    name, data = FOUND[what]
+    target = TARGETS[name]
+
+    with pytest.raises(target.errors):
+        target.parse(data)
+
+
+def test_the_harness_notices_what_it_is_for():
+    def breaks(data: bytes) -> None:
+        if data != b"seed":
+            raise KeyError("none of ours")
+
+    def idles(data: bytes) -> None:
+        if data != b"seed":
+            until_s = time.thread_time() + 0.06
+            while time.thread_time() < until_s:
+                pass
+
+    def hoards(data: bytes) -> None:
+        if data != b"seed":
+            kept.append(bytearray(b"\x01") * (100 << 20))
+
+    def found(parse: Callable[[bytes], None]) -> set[str]:
+        target = Target(name="bad", parse=parse, seeds=lambda: [b"seed"])
+        return {each.why.partition(":")[0] for each in fuzz(target, 2).findings}
+
+    kept: list[bytearray] = []
+
+    assert found(breaks) == {"KeyError"}
+    assert found(idles) == {"time"}
+    assert "memory" in found(hoards)
