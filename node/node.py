@@ -19,6 +19,7 @@ from node.bandwidth import METHOD as PROBE_METHOD
 from node.bandwidth import Bandwidth
 from node.batching import Batcher
 from node.belonging import Belonging, Place
+from node.compliance import Compliance
 from node.discovery import Discovery
 from node.engine import ShardEngine
 from node.files import METHOD as FILE_METHOD
@@ -77,7 +78,7 @@ class Node:
             place: its place in the swarm, when not everybody belongs to it.
         """
         self.identity, self.settings = identity, settings
-        self.state = State.SERVING
+        self.state = self._meant = State.SERVING  # as it is; as it would be if it were not held
         self._transport = transport
         self.bandwidth = Bandwidth()
         self._standing = Standing(
@@ -100,6 +101,7 @@ class Node:
         self.gossip = Gossip(table, transport, identity.key, self.draft, join=settings.join)
         self.discovery = Discovery(table, plane) if plane else None
         self._belonging = Belonging(place, self._others, settings.join) if place else None
+        self._compliance = Compliance(self, place.membership if place else None)
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -120,6 +122,7 @@ class Node:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._run(self.serving)
+            self._compliance.begin(tasks)
             gossip = tasks.create_task(self.gossip.run(), name="gossip")
             mover = tasks.create_task(self._move(), name="mover")
             meetings = tasks.create_task(self._meetings().run(), name="meetings")
@@ -167,12 +170,13 @@ class Node:
 
     def _calls(self) -> dict[str, CallHandler]:
         """What other peers may ask, whatever is served at the time."""
+        share = self._compliance.unless_held(lambda peer, ask: self.shared.handle(peer, ask))
         return {
             GOSSIP_METHOD: self.gossip.handle,
             FILE_METHOD: lambda peer, request: self.files.handle(peer, request),
             HANDOVER_METHOD: lambda peer, request: self.serving.giving.handle(peer, request),
             SPARE_METHOD: lambda peer, request: self.serving.sparing.handle(peer, request),
-            WEIGHTS_METHOD: lambda peer, request: self.shared.handle(peer, request),
+            WEIGHTS_METHOD: share,
             "status": self._status_call,
             "ping": _ping,
             LOAD_METHOD: self._load_call,
@@ -228,6 +232,16 @@ class Node:
         await serving.prepare()
         self._take(serving)
         self._run(serving)
+        self._compliance.look()
+
+    # --- node.compliance.Governed -----------------------------------------------------------------
+
+    def say_again(self) -> None:
+        self.become(self._meant)
+
+    async def drain(self) -> None:
+        if self._serving is not None:
+            await self._serving.drain(self.settings.drain_s)
 
     async def _stop(self, serving: Serving) -> None:
         up = self.bandwidth.up_bytes_per_s
@@ -236,9 +250,10 @@ class Node:
             await _ended(self._serving_task)
 
     def _set(self, state: State) -> None:
-        self.state = state
+        self._meant, self.state = state, self._compliance.state(state)
         if self._serving is not None:
-            self._serving.sessions.draining = state is not State.SERVING
+            self._serving.sessions.draining = self.state is not State.SERVING
+            self._serving.sessions.held = self._compliance.judged
 
     def _take(self, serving: Serving) -> None:
         """Serve this from now on."""
@@ -246,7 +261,7 @@ class Node:
         self._serving = serving
         self.files = SmallFiles(model.digest, model.files)
         self.shared = SharedWeights(model.digest, model.weights, lambda: self.n_sessions > 0)
-        self.target = Target(model.digest, serving.span)
+        self.target, self.called = Target(model.digest, serving.span), model.name
 
     def _run(self, serving: Serving) -> None:
         run = serving.run(self.gossip.announce)
@@ -338,6 +353,7 @@ class Node:
             "addresses": [str(address) for address in self.addresses],
             "software": self._standing.software,
             "state": self.state.value,
+            **self._compliance.status(),
             "tasks": len(asyncio.all_tasks()),
             "moving": self.mover.status() if self.mover else None,
             "weights_shared_bytes": self.shared.bytes_shared,

@@ -25,8 +25,10 @@ from protocol.codec import data_bytes
 from protocol.errors import (
     ContextExceeded,
     ManyhandsError,
+    NotPermitted,
     OutOfMemory,
     PeerBusy,
+    PeerError,
     PeerMisbehaved,
     PeerRefused,
     UsageError,
@@ -35,6 +37,7 @@ from protocol.errors import (
 from protocol.frames import Ack, Ask, Frame, Gone
 from protocol.identity import public_key_from_peer_id
 from protocol.journal import Journal
+from protocol.membership.governance import Judgement
 from protocol.messages import Leaving, Reserve, Resume, SessionId
 from protocol.profile import Profile
 from protocol.transport import Stream
@@ -71,7 +74,7 @@ class Sessions:
         self.served, self.till = served, till
         self.around: Surroundings  # set by the node, which it belongs to
         self.prefixes = Prefixes()
-        self.draining = False
+        self.draining, self.held = False, Judgement()
         self.reserved_bytes = 0
         self.refused = 0
         self._hops: dict[SessionId, Hop] = {}
@@ -176,7 +179,7 @@ class Sessions:
         """Raises ManyhandsError: why this is not served here now."""
         engine, served = self.served.engine, self.served
         if self.draining:
-            raise self._busy("this node is leaving")
+            raise self._away()
         if reserve.manifest != served.manifest:
             raise VersionMismatch(
                 "",
@@ -214,6 +217,11 @@ class Sessions:
         if cost > room or len(self._hops) >= MAX_SESSIONS:
             raise self._busy(f"the session needs {cost} bytes of KV room, {room} are free")
         self.around.batcher.check_wait(reserve.budget_ms / 1000)
+
+    def _away(self) -> PeerError:
+        if self.held.refused:
+            return NotPermitted("", self.held.refused, hint=self.held.hint)
+        return self._busy("this node is leaving")
 
     def _busy(self, reason: str) -> PeerBusy:
         return PeerBusy("", reason, queue_depth=len(self._hops), hint="try again shortly")
@@ -355,16 +363,14 @@ class Sessions:
 
     async def drain(self, timeout_s: float, *, up_bytes_per_s: int = 0) -> None:
         """Take nobody new, let the others end or go on elsewhere, as their clients choose; then
-        settle what is left, and file every receipt.
-        """
+        settle what is left, and file every receipt."""
         self.draining = True
         self._each(lambda hop: hop.leave(self._leaving(hop, timeout_s, up_bytes_per_s)))
         self.prefixes.clear()
         for task in self._shrinking:
             task.cancel()
         await self._until_empty(timeout_s)
-        leaving = PeerBusy("", "this node is leaving")
-        self._each(lambda hop: hop.refuse(leaving))
+        self._each(lambda hop: hop.refuse(self._away()))
         await self._until_empty(min(2.0, timeout_s))
         self._each(lambda hop: hop.give_up())
         await asyncio.gather(*(hop.filed() for hop in self._filing), return_exceptions=True)

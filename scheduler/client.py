@@ -16,6 +16,7 @@ from protocol.address import Address
 from protocol.errors import PeerUnreachable
 from protocol.identity import Identity
 from protocol.membership.gate import Membership
+from protocol.membership.rules import Channel
 from protocol.membership.table import new_table
 from protocol.messages import SessionId
 from protocol.transport import Transport
@@ -25,11 +26,12 @@ from scheduler.directory import Directory, fetch_directory
 from scheduler.finder import RouteFinder
 from scheduler.hidden_session import HiddenRequest, HiddenSession
 from scheduler.peer_record import PeerRecords
+from scheduler.permission import Permission
 from scheduler.prefixes import Prefixes
 from scheduler.request import Event, GenerationRequest
 from scheduler.session import Session
 from scheduler.settlement import Settlement
-from scheduler.swarm_watch import watch_swarm
+from scheduler.swarm_watch import hear, watch_swarm
 
 
 class Generation:
@@ -86,8 +88,10 @@ class Client:
         rng: random.Random | None = None,
         records: PeerRecords | None = None,
         membership: Membership | None = None,
+        channel: Channel = Channel.STABLE,
     ) -> None:
-        """membership: the gate of `transport`, in a swarm that has members; it is kept up to date.
+        """channel: in which a model must be released, where the swarm releases models.
+        membership: the gate of `transport`, in a swarm that has members; it is kept up to date.
         records: what earlier clients of this home saw of their peers; this one adds to it."""
         self.records = records or PeerRecords()
         self.identity, self.swarm_id, self.transport = identity, swarm_id, transport
@@ -97,12 +101,15 @@ class Client:
         self._data = DataLinks(self._connections)
         self._directory = Directory(new_table(swarm_id, membership))
         self._membership = membership
+        self.permission = Permission(membership, channel, self._directory)
         self._watching: asyncio.Task[None] | None = None
         self._prefixes = Prefixes(identity)
 
     async def __aenter__(self) -> Self:
         if self._membership is not None:
             known = (self._connections, self._directory, self._join, self._rng)
+            if self._membership.state.governance.is_strict:
+                await hear(self._membership, *known)  # before it judges
             self._watching = asyncio.create_task(watch_swarm(self._membership, *known))
         return self
 
@@ -147,16 +154,19 @@ class Client:
             prefixes.familiar,
             records=self.records,
             connections=self._connections,
+            permit=self.permission.of(request.manifest, request.model),
         )
         connections, identity = self._connections, self.identity
-        return Generation(Session(request, finder, connections, identity, settlement, prefixes))
+        running = Session(request, finder, connections, identity, settlement, prefixes)
+        self.permission.watch(running)
+        return Generation(running)
 
     def hidden(self, request: HiddenRequest) -> HiddenSession:
         """A session of hidden rows: the caller embeds, norms and draws (`ends="client"`)."""
         session, identity = SessionId(secrets.token_bytes(16)), self.identity
         asked = request.as_generation()
         known = (self.transport, self._directory, self._join, self._rng)
-        return HiddenSession(
+        running = HiddenSession(
             request,
             RouteFinder(
                 asked,
@@ -164,6 +174,7 @@ class Client:
                 ends=identity.peer_id,
                 records=self.records,
                 connections=self._connections,
+                permit=self.permission.of(asked.manifest, asked.model),
             ),
             self._connections,
             self._data,
@@ -171,3 +182,5 @@ class Client:
             Settlement(session, identity, self.swarm_id, self._books),
             self._prefixes.session(session, asked),
         )
+        self.permission.watch(running)
+        return running

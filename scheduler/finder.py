@@ -83,9 +83,11 @@ class RouteFinder:
         ends: PeerId | None = None,
         records: PeerRecords | None = None,
         connections: Connections | None = None,
+        permit: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
+            permit: raises NotPermitted where the swarm does not let this model be used.
             connections: to ask peers by, before the choice among them; None: nobody is asked.
             ends: whoever sits before the first hop and behind the last one; None closes a ring.
             records: what the client saw of its peers in earlier sessions; this one adds to it.
@@ -103,7 +105,7 @@ class RouteFinder:
         self._staying: set[str] = set()  # hops of the chain that need no replacement
         self._request, self._transport = request, transport
         self._directory, self._join, self._rng = directory, tuple(join), rng
-        self._familiar, self._connections = familiar, connections
+        self._familiar, self._connections, self._permit = familiar, connections, permit
         self._choice: Sequence[Route] = ()  # among which the last route was drawn
         self._records = records or PeerRecords()
         self.watch = RouteWatch(self._records, directory, lambda: self._wanted(()))
@@ -112,6 +114,7 @@ class RouteFinder:
         """Seats for every missing run.
 
         Raises:
+            NotPermitted: the swarm does not let this model be used.
             PeerUnreachable: nobody answers at all.
             SwarmIncomplete: nobody serves some blocks, or all who do were lost.
             ManyhandsError: the refusal, when those who serve the blocks refused.
@@ -121,6 +124,7 @@ class RouteFinder:
         self._since = self._since or time.monotonic()
         until = min(deadline, self._since + self._request.wait_s)
         while True:
+            self._permit()
             routes = await self._look(action, action.avoid)
             if routes is None and (time.monotonic() < until or not self._has_asked):
                 self._unreachable = await self._ask(action.avoid, until)

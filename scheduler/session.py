@@ -133,8 +133,8 @@ class Session:
         if self._mistake is not None:
             raise self._mistake
 
-    def cancel(self) -> None:
-        self._do(self.rules.cancel())
+    def cancel(self, why: ManyhandsError | None = None) -> None:
+        self._do(self.rules.fail(why) if why else self.rules.cancel())
 
     def _start(
         self, work: Coroutine[Any, Any, None], name: str | None = None

@@ -29,15 +29,27 @@ async def watch_swarm(
 ) -> None:
     """Until cancelled."""
     while True:
-        serving = [(peer.peer_id, peer.addresses) for peer in directory.live()]
-        known = serving or [(address.peer_id, (address,)) for address in join]
-        if known:
-            peer_id, addresses = rng.choice(known)
-            try:
-                texts = tuple(map(str, addresses))
-                connection = await connections.to(peer_id, texts, timeout_s=TIMEOUT_S)
-                await exchange(connection, membership, timeout_s=TIMEOUT_S)
-            except ManyhandsError as error:
-                log.debug("no word of the swarm", extra={"peer": peer_id, "why": str(error)})
+        await hear(membership, connections, directory, join, rng)
         membership.look_again()
         await asyncio.sleep(EVERY_S * rng.uniform(0.8, 1.2))
+
+
+async def hear(
+    membership: Membership,
+    connections: Connections,
+    directory: Directory,
+    join: tuple[Address, ...],
+    rng: random.Random,
+) -> None:
+    """Ask one peer, if any is known and answers."""
+    serving = [(peer.peer_id, peer.addresses) for peer in directory.live()]
+    known = serving or [(address.peer_id, (address,)) for address in join]
+    if not known:
+        return
+    peer_id, addresses = rng.choice(known)
+    try:
+        texts = tuple(map(str, addresses))
+        connection = await connections.to(peer_id, texts, timeout_s=TIMEOUT_S)
+        await exchange(connection, membership, timeout_s=TIMEOUT_S)
+    except ManyhandsError as error:
+        log.debug("no word of the swarm", extra={"peer": peer_id, "why": str(error)})

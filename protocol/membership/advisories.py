@@ -6,6 +6,7 @@ replaces it, and so one is sharpened, softened or lifted. It is about a manifest
 names the very bytes, or about names of models, which are only what peers call them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
@@ -65,8 +66,10 @@ class Advisory:
         """The latest counts; of two at one time the stricter one."""
         return self.stamp_ms, _STRICTNESS.index(self.severity), encode(self._fields())
 
-    def is_about(self, manifest: bytes, model: str) -> bool:
-        return self.manifest == manifest if self.manifest else matches(model, self.models)
+    def is_about(self, manifest: bytes, names: Iterable[str]) -> bool:
+        if self.manifest:
+            return self.manifest == manifest
+        return any(matches(name, self.models) for name in names)
 
     def holds(self, now_ms: int) -> bool:
         is_over = bool(self.expires_ms) and now_ms >= self.expires_ms

@@ -6,7 +6,7 @@ about members is values in this package; here they meet a clock.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from weakref import WeakMethod
 
 from protocol.clock import wall_ms
@@ -98,10 +98,16 @@ class Membership:
     # --- models -----------------------------------------------------------------------------------
 
     def judge(
-        self, manifest: bytes, model: str = "", *, channels: Sequence[Channel] | None = None
+        self,
+        manifest: bytes,
+        model: str = "",
+        *,
+        channels: Sequence[Channel] | None = None,
+        also: Collection[str] = (),
     ) -> Judgement:
         """See `Governance.judge`."""
-        return self.state.governance.judge(manifest, model, self._now_ms(), channels)
+        now_ms = self._now_ms()
+        return self.state.governance.judge(manifest, model, now_ms, channels, also=also)
 
     def _require(self, peer_id: PeerId, credential: bytes, wanted: Roles, what: str) -> None:
         held = self.state.roles(peer_id, credential, self._now_ms())

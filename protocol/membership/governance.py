@@ -91,6 +91,11 @@ class Governance:
         self.advisories.judge_again()
         return True
 
+    @property
+    def is_strict(self) -> bool:
+        """Whether anything is demanded of models at all."""
+        return self._rules is not None
+
     # --- what follows -----------------------------------------------------------------------------
 
     def judge(
@@ -99,17 +104,21 @@ class Governance:
         model: str,
         now_ms: int,
         channels: Sequence[Channel] | None = None,
+        *,
+        also: Collection[str] = (),
     ) -> Judgement:
         """Whether this revision may be served or used under this name.
 
         Args:
             model: what peers call it; empty: under any name.
             channels: that will do; None: those that nodes serve.
+            also: what else it is called, for advisories that are about names.
         """
+        names = {model, *also} - {""}
         about = [
             gathered.record
             for gathered in self.advisories.standing()
-            if gathered.record.is_about(manifest, model) and gathered.record.holds(now_ms)
+            if gathered.record.is_about(manifest, names) and gathered.record.holds(now_ms)
         ]
         flags = tuple(advisory for advisory in about if advisory.severity is Severity.FLAG)
         stops = [advisory for advisory in about if advisory.severity is Severity.STOP]
