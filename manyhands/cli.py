@@ -26,7 +26,7 @@ COMMANDS = {  # name: (module, attribute, what it does)
     "status": ("manyhands.status", "status", "Whether a swarm is complete, and who serves."),
     "peers": ("manyhands.status", "peers", "The peers of a swarm, one per line."),
     "route": ("manyhands.route", "route", "Which peers would carry an answer, and why."),
-    "swarm": ("manyhands.swarm_inviting", "swarm", "Private swarms: create, invite, join, revoke."),
+    "swarm": ("manyhands.swarm_why", "swarm", "Private swarms: create, invite, join, revoke."),
     "identity": ("manyhands.whoami", "identity", "The keys of a home."),
     "doctor": ("manyhands.doctor.command", "doctor", "What is wrong here, and what mends it."),
     "adapters": ("manyhands.adapters", "adapters", "The adapters that this home's node serves."),

@@ -2,8 +2,7 @@
 
 import importlib.util
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,62 +13,13 @@ from manyhands.doctor.finding import Finding, Verdict
 from manyhands.doctor.network import clock_finding, reach_finding
 from manyhands.doctor.registry import chosen
 from manyhands.home import Home, open_identity
-from manyhands.local import free_ports
 from protocol.address import Address
-from protocol.announcement_table import AnnouncementTable, Merged
-from protocol.announcements import seal_announcement
-from protocol.anti_entropy import Record
+from protocol.announcement_table import Merged
 from protocol.clock import wall_ms
-from protocol.gossip_rules import METHOD, answer
-from protocol.identity import Identity, PeerId
 from protocol.reachability import Nat, Reach
 from protocol.reachability import Verdict as Reached
-from protocol.signing import OPEN_SWARM_ID
-from protocol.transport import Service
-from protocol.transport.grpc import GrpcTransport
-from tests.announcing import announce, key_of, peer_of
-
-
-def announced(who: Identity, address: Address, now_ms: int, **more: object) -> bytes:
-    said = announce(
-        1,
-        peer_id=who.peer_id,
-        addresses=(address,),
-        issued_ms=now_ms,
-        expires_ms=now_ms + 30_000,
-        sequence=now_ms,
-        **more,
-    )
-    return seal_announcement(said, OPEN_SWARM_ID, who.key)
-
-
-@asynccontextmanager
-async def peer(n: int, *others: bytes, ahead_ms: int = 0) -> AsyncIterator[Address]:
-    """A peer that answers and gossips, whose clock is so far ahead of ours; it tells of others
-    what they sealed."""
-
-    def now_ms() -> int:
-        return wall_ms() + ahead_ms
-
-    table = AnnouncementTable(OPEN_SWARM_ID)
-
-    async def gossip(caller: PeerId, request: bytes) -> bytes:
-        return answer(table, request, sender=caller, now_ms=now_ms()).reply
-
-    async def ping(caller: PeerId, request: bytes) -> bytes:
-        return b""
-
-    transport = GrpcTransport(Identity(key_of(n)), OPEN_SWARM_ID)
-    service = Service(calls={METHOD: gossip, "ping": ping})
-    listener = await transport.listen("127.0.0.1", 0, service)
-    [address] = listener.addresses
-    ours = announced(Identity(key_of(n)), address, now_ms())
-    for sealed in (ours, *others):
-        assert table.merge(Record(30_000, sealed), sender="", now_ms=now_ms()) is Merged.NEW
-    try:
-        yield address
-    finally:
-        await listener.aclose(grace_s=0)
+from tests.announcing import peer_of
+from tests.doctor.peers import announced, nobody, peer
 
 
 @pytest.fixture
@@ -82,10 +32,6 @@ def look(tmp_path):
         return result.finding
 
     return run
-
-
-def nobody(n: int) -> Address:
-    return Address("127.0.0.1", free_ports(1)[0], peer_of(n))
 
 
 async def test_addresses_that_answer_are_well_and_the_others_are_named(look):
