@@ -33,6 +33,7 @@ from node.server import Server
 from node.serving import Model, Serving, Standing, until_gone
 from node.sessions import Sessions
 from node.settings import NodeSettings
+from node.whereabouts import Ways, Whereabouts
 from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.clock import wall_ms
@@ -70,12 +71,14 @@ class Node:
         pace: Pace | None = None,
         plane: ControlPlane | None = None,
         place: Place | None = None,
+        ways: Ways | None = None,
     ) -> None:
         """
         Args:
             elsewhere: how to serve other blocks; without it the node stays with these.
             plane: the network of discovery; without it peers come from join addresses and gossip.
             place: its place in the swarm, when not everybody belongs to it.
+            ways: by which others may reach it, besides where it listens.
         """
         self.identity, self.settings = identity, settings
         self.state = self._meant = State.SERVING  # as it is; as it would be if it were not held
@@ -102,6 +105,8 @@ class Node:
         self.discovery = Discovery(table, plane) if plane else None
         self._belonging = Belonging(place, self._others, settings.join) if place else None
         self._compliance = Compliance(self, place.membership if place else None)
+        ways = ways or Ways(announce=settings.announce)
+        self.whereabouts = Whereabouts(transport, self._others, self.gossip.announce, ways)
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -115,10 +120,12 @@ class Node:
             Server(lambda: self.sessions),
             belonging.open_calls if belonging else {},
         )
-        service = server.service(self._calls(), streams, open_calls)
+        seen_calls = self.whereabouts.seen_calls
+        service = server.service(self._calls(), streams, open_calls, seen_calls)
         self._listener = await self._transport.listen(
             self.settings.host, self.settings.port, service
         )
+        self.whereabouts.listening(self._listener)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._run(self.serving)
@@ -126,6 +133,7 @@ class Node:
             gossip = tasks.create_task(self.gossip.run(), name="gossip")
             mover = tasks.create_task(self._move(), name="mover")
             meetings = tasks.create_task(self._meetings().run(), name="meetings")
+            reaching = tasks.create_task(self.whereabouts.run(), name="reaching")
             if self.discovery is not None:
                 await self.discovery.start()
             discovery = tasks.create_task(self._discover(), name="discovery")
@@ -133,7 +141,7 @@ class Node:
             try:
                 yield self
             finally:
-                for task in filter(None, (meetings, discovery, belongs)):
+                for task in filter(None, (meetings, reaching, discovery, belongs)):
                     await _ended(task)
                 await self._leave(gossip, mover)
 
@@ -196,11 +204,7 @@ class Node:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        if self._listener is None:
-            return ()
-        if self.settings.announce is not None:
-            return (Address(*self.settings.announce, self.identity.peer_id),)
-        return self._listener.addresses
+        return self.whereabouts.addresses
 
     # --- node.moving.Movable ----------------------------------------------------------------------
 
@@ -338,6 +342,7 @@ class Node:
             offer=serving.offer().encode(),
             adapters=serving.engine.adapters.names,
             membership=self._belonging.credential if self._belonging else b"",
+            reach=self.whereabouts.reach,
             measured=replace(
                 serving.measured(),
                 since_ms=self._standing.since_ms,
@@ -351,6 +356,7 @@ class Node:
             "schema": "manyhands/node-status/v1",
             "peer": self.identity.peer_id,
             "addresses": [str(address) for address in self.addresses],
+            "reach": self.whereabouts.status(),
             "software": self._standing.software,
             "state": self.state.value,
             **self._compliance.status(),

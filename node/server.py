@@ -22,7 +22,7 @@ from protocol.errors import (
 from protocol.frames import Ask, DataMessage, Frame
 from protocol.identity import PeerId
 from protocol.messages import Failure, Reserve, Resume
-from protocol.transport import CallHandler, Service, Stream, StreamHandler
+from protocol.transport import CallHandler, SeenCallHandler, Service, Stream, StreamHandler
 from protocol.transport.error_codec import encode_error
 
 log = logging.getLogger(__name__)
@@ -44,11 +44,13 @@ class Server:
         calls: Mapping[str, CallHandler],
         streams: Mapping[str, StreamHandler],
         open_calls: Mapping[str, CallHandler],
+        seen_calls: Mapping[str, SeenCallHandler],
     ) -> Service:
         """What a node answers besides, whatever it serves; `open_calls` to strangers, too."""
         return Service(
             open_calls=dict(open_calls),
             calls=dict(calls),
+            seen_calls=dict(seen_calls),
             streams={"control": self.control, "data": self.data, **streams},
         )
 

@@ -78,6 +78,24 @@ class Address:
         return address
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """An IP address and a port, of whomever: where a connection comes from, or what answers."""
+
+    host: str  # as the ipaddress module spells it; an IPv4 address in an IPv6 one as IPv4
+    port: int
+
+    def __post_init__(self) -> None:
+        ip = _ip(self.host)
+        if ip is None or not 0 <= self.port <= 65535:
+            raise UsageError(f"not an IP address and a port: {self.host[:80]!r} {self.port}")
+        plain = ip.ipv4_mapped if isinstance(ip, IPv6Address) and ip.ipv4_mapped else ip
+        object.__setattr__(self, "host", str(plain))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
 def _ip(host: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(host) if "%" not in host else None

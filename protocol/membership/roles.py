@@ -40,6 +40,7 @@ ASKED: Mapping[str, Roles] = {
     "file": WORK,
     "weights": WORK,
     "probe": WORK,
+    "dial_back": SERVE,  # who serves wants to be dialled; clients are dialled by nobody
     "handover": SERVE,
 }
 # Of whoever answers: prompts, tokens and hidden states go to those alone who may provide.

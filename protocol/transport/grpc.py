@@ -112,8 +112,11 @@ class GrpcTransport:
             bound = server.add_secure_port(target, self._server_credentials())
         except RuntimeError as error:
             raise why_not_listening(host, port) from error
-        hosts = reachable_hosts(host)
-        await listener.start(Address(host, bound, self.peer_id) for host in hosts)
+
+        def addresses() -> tuple[Address, ...]:
+            return tuple(Address(each, bound, self.peer_id) for each in reachable_hosts(host))
+
+        await listener.start(addresses)
         return listener
 
     async def dial(self, address: Address, *, timeout_s: float = 5.0) -> GrpcConnection:

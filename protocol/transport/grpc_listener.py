@@ -7,13 +7,14 @@ task when the caller vanishes, and a handler should learn that from its stream i
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypedDict
+from urllib.parse import unquote
 
 import grpc
 
-from protocol.address import Address
+from protocol.address import Address, Endpoint
 from protocol.errors import (
     IntegrityError,
     ManyhandsError,
@@ -21,6 +22,7 @@ from protocol.errors import (
     NotAMember,
     PeerMisbehaved,
     PeerUnreachable,
+    UsageError,
 )
 from protocol.identity import PeerId
 from protocol.tls import verified_peer
@@ -32,6 +34,7 @@ from protocol.transport.interface import (
     MAX_MESSAGE_BYTES,
     CallHandler,
     Counters,
+    SeenCallHandler,
     Service,
     StreamHandler,
 )
@@ -70,7 +73,7 @@ class GrpcListener:
         admission: Admission,
         counters: Counters,
     ) -> None:
-        self.addresses: tuple[Address, ...] = ()
+        self._addresses: Callable[[], tuple[Address, ...]] = tuple
         self._server, self._peer_id = server, peer_id
         self._admission, self._counters = admission, counters
         self._ours = _Ours(listener=peer_id, counters=counters)
@@ -82,15 +85,21 @@ class GrpcListener:
         self._rpcs: set[asyncio.Task[object]] = set()  # gRPC's own, which also send the answers
         handlers = {HELLO: self._unary(HELLO, _hello)}
         handlers |= {name: self._unary(name, handler) for name, handler in service.calls.items()}
+        handlers |= {name: self._seeing(name, h) for name, h in service.seen_calls.items()}
         handlers |= {name: self._bidi(name, handler) for name, handler in service.streams.items()}
         handlers |= {
             name: self._unary(name, h, is_open=True) for name, h in service.open_calls.items()
         }
         server.add_generic_rpc_handlers((_Handlers(handlers, self._not_offered),))
 
-    async def start(self, addresses: Iterable[Address]) -> None:
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """As they are now: a machine that moves has others afterwards."""
+        return self._addresses()
+
+    async def start(self, addresses: Callable[[], tuple[Address, ...]]) -> None:
         await self._server.start()
-        self.addresses = tuple(addresses)
+        self._addresses = addresses
 
     async def aclose(self, grace_s: float = 0.5) -> None:
         self._is_closing = True
@@ -125,6 +134,18 @@ class GrpcListener:
                 task.add_done_callback(self._ending.discard)
 
     def _unary(self, method: str, handler: CallHandler, *, is_open: bool = False) -> Any:
+        return self._answering(method, lambda _: handler, is_open=is_open)
+
+    def _seeing(self, method: str, handler: SeenCallHandler) -> Any:
+        def bound(context: Any) -> CallHandler:
+            seen = seen_endpoint(context.peer())
+            return lambda peer_id, request: handler(peer_id, seen, request)
+
+        return self._answering(method, bound, is_open=False)
+
+    def _answering(
+        self, method: str, handler_for: Callable[[Any], CallHandler], *, is_open: bool
+    ) -> Any:
         async def serve(_: object, context: Any) -> None:
             began_s = _now_s()
             peer_id, _greeting = await self._admit(context, method, began_s, is_open=is_open)
@@ -133,7 +154,7 @@ class GrpcListener:
                 if len(request) > MAX_MESSAGE_BYTES:
                     self._counters.oversize += 1
                     raise PeerMisbehaved(peer_id, f"a request of {len(request)} bytes")
-                answer = await run_call(handler, peer_id, request, **self._ours)
+                answer = await run_call(handler_for(context), peer_id, request, **self._ours)
             except ManyhandsError as error:
                 if is_open and self._admission.is_private:
                     await self._refuse_stranger(context, began_s)
@@ -274,6 +295,18 @@ async def _request(context: Any, peer_id: PeerId) -> bytes:
     if message is grpc.aio.EOF:
         await abort(context, PeerMisbehaved(peer_id, "a call without a request"))
     return bytes(message)
+
+
+def seen_endpoint(peer: str) -> Endpoint | None:
+    """What gRPC says of where a call comes from; None where that is no address of a network."""
+    family, _, target = unquote(peer).partition(":")
+    host, _, port = target.rpartition(":")
+    if family not in ("ipv4", "ipv6") or not port.isdecimal():
+        return None
+    try:
+        return Endpoint(host.removeprefix("[").removesuffix("]").partition("%")[0], int(port))
+    except UsageError:
+        return None
 
 
 def _now_s() -> float:

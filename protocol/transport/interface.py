@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from protocol.address import Address
+from protocol.address import Address, Endpoint
 from protocol.errors import ManyhandsError
 from protocol.identity import PeerId
 
@@ -76,6 +76,9 @@ class Connection(Protocol):
 
 CallHandler = Callable[[PeerId, bytes], Awaitable[bytes]]
 
+SeenCallHandler = Callable[[PeerId, Endpoint | None, bytes], Awaitable[bytes]]
+"""Also told from where the caller's connection comes; None: from no address of a network."""
+
 StreamHandler = Callable[[Stream], Awaitable[None]]
 """The stream ends when the handler returns; a `ManyhandsError` it raises reaches the caller."""
 
@@ -90,6 +93,7 @@ class Service:
 
     open_calls: Mapping[str, CallHandler] = field(default_factory=dict)
     calls: Mapping[str, CallHandler] = field(default_factory=dict)
+    seen_calls: Mapping[str, SeenCallHandler] = field(default_factory=dict)
     streams: Mapping[str, StreamHandler] = field(default_factory=dict)
 
 

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from random import Random
 from weakref import WeakSet
 
-from protocol.address import Address
+from protocol.address import Address, Endpoint
 from protocol.errors import (
     ConfigError,
     ManyhandsError,
@@ -31,6 +31,7 @@ from protocol.transport.handlers import is_being_cancelled, run_call, run_stream
 from protocol.transport.interface import (
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
+    CallHandler,
     Counters,
     Gate,
     Service,
@@ -41,6 +42,7 @@ __all__ = ["Faults", "MemoryConnection", "MemoryListener", "MemoryNetwork", "Mem
 
 HELLO = "Hello"
 _FIRST_PORT = 40_000
+_CALLING_PORT = 50_000
 _CONCRETE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -169,6 +171,12 @@ class MemoryNetwork:
     def remove(self, listener: "MemoryListener") -> None:
         self._listeners = {at: one for at, one in self._listeners.items() if one is not listener}
 
+    def seen(self, caller: PeerId) -> Endpoint | None:
+        """From where a peer's connections come: the host that it listens on, if it does."""
+        hosts = (host for (host, _), one in self._listeners.items() if one.peer_id == caller)
+        host = next(hosts, None)
+        return Endpoint(host, _CALLING_PORT) if host else None
+
     def find(self, address: Address) -> "MemoryListener | None":
         return self._listeners.get((address.host, address.port))
 
@@ -231,7 +239,8 @@ class MemoryListener:
     def admit(self, caller: MemoryTransport, method: str | None) -> None:
         """Check the caller's greeting, and that we offer `method` to it; greet back."""
         service = self._service
-        offered = {**service.open_calls, **service.calls, **service.streams}
+        calls = {**service.open_calls, **service.calls, **service.seen_calls}
+        offered = {**calls, **service.streams}
         refusal = self._admission.refusal(
             caller.peer_id,
             caller.admission.greeting,
@@ -263,7 +272,7 @@ class MemoryListener:
     async def answer(self, caller: PeerId, method: str, request: bytes) -> bytes:
         """Run a call's handler until it ends, the caller gives up, or this peer dies."""
         is_open = method in self._service.open_calls
-        handler = (self._service.open_calls if is_open else self._service.calls)[method]
+        handler = self._handler(method)
         answering = run_call(
             handler, caller, request, listener=self.peer_id, counters=self._counters
         )
@@ -281,6 +290,12 @@ class MemoryListener:
                 task.cancel()
                 raise
             raise PeerUnreachable(self.peer_id, "the connection is lost") from error
+
+    def _handler(self, method: str) -> CallHandler:
+        service = self._service
+        if (seeing := service.seen_calls.get(method)) is not None:
+            return lambda peer_id, request: seeing(peer_id, self._network.seen(peer_id), request)
+        return service.open_calls.get(method) or service.calls[method]
 
     def accept(self, method: str, stream: MemoryStream, credential: bytes) -> None:
         """Run a stream's handler in a task of its own."""

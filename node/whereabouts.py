@@ -1,0 +1,155 @@
+"""Where others reach this node: what it announces of it, and how it finds out.
+
+In: where it listens, what its operator says, what a router was asked for, what peers who dialled
+back saw. Out: addresses, best first, and the verdict that is announced with them. Until somebody
+tried, the addresses are announced as they are; one that peers dialled in vain goes, as long as
+another is left.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from node.dialling_back import DiallingBack
+from node.reachability import Finding
+from node.reaching import Reaching, ReachTiming
+from protocol.address import Address, Endpoint
+from protocol.announcements import MAX_ADDRESSES, Announcement
+from protocol.dialling_back import METHOD
+from protocol.reachability import Reach
+from protocol.transport import Listener, SeenCallHandler, Transport
+from protocol.transport.one_port import OnePort
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """What a node may use besides its listener. one_port: None where there are no real sockets."""
+
+    announce: tuple[str, int] | None = None
+    one_port: Callable[[], OnePort] | None = None
+    timing: ReachTiming | None = None
+
+
+class Whereabouts:
+    """See the module."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        others: Callable[[], Sequence[Announcement]],
+        changed: Callable[[], None],
+        ways: Ways,
+    ) -> None:
+        """
+        Args:
+            others: who serves now, but this node.
+            changed: called when there is something else to announce.
+        """
+        self._peer_id, self._announce = transport.peer_id, ways.announce
+        self._listener: Listener | None = None
+        self._dialling_back = DiallingBack(transport, self.own)
+        self._reaching = Reaching(
+            transport,
+            others,
+            self.own,
+            self._ports,
+            changed,
+            one_port=ways.one_port,
+            timing=ways.timing,
+        )
+
+    @property
+    def seen_calls(self) -> Mapping[str, SeenCallHandler]:
+        return {METHOD: self._dialling_back.handle}
+
+    def listening(self, listener: Listener) -> None:
+        self._listener = listener
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._reaching.run()
+
+    async def ask(self) -> None:
+        """Have peers dial back now."""
+        await self._reaching.round()
+
+    # --- what is known ----------------------------------------------------------------------------
+
+    @property
+    def finding(self) -> Finding:
+        return self._reaching.finding
+
+    def own(self) -> tuple[Address, ...]:
+        """Where it listens, at addresses of this machine."""
+        return self._listener.addresses if self._listener is not None else ()
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Best first: those that peers confirmed, then those that might be."""
+        own = self.own()
+        if self._announce is not None and own:
+            return (Address(*self._announce, self._peer_id),)
+        confirmed = [
+            Address(each.host, each.port, self._peer_id) for each in self.finding.confirmed
+        ]
+        refuted = {(each.host, each.port) for each in self.finding.refuted}
+        known = tuple(dict.fromkeys([*confirmed, *own]))
+        left = tuple(each for each in known if (each.host, each.port) not in refuted)
+        return (left or known)[:MAX_ADDRESSES]
+
+    @property
+    def reach(self) -> Reach:
+        """What to announce of it."""
+        finding, n_confirmed = self.finding, 0
+        for address in self.addresses:
+            if not self._is_confirmed(address):
+                break
+            n_confirmed += 1
+        return Reach(verdict=finding.verdict, nat=finding.nat, n_confirmed=n_confirmed)
+
+    def status(self) -> dict[str, object]:
+        """For `manyhands status`, and whoever wonders."""
+        finding = self.finding
+        return {
+            "verdict": finding.verdict.value,
+            "nat": finding.nat.value,
+            "why": finding.why,
+            "at": _time_of_day(finding.at_s),
+            "confirmed": [str(each) for each in finding.confirmed],
+            "refuted": [str(each) for each in finding.refuted],
+            "seen_hosts": list(finding.seen_hosts),
+            "witnesses": [
+                {
+                    "peer": each.peer_id,
+                    "endpoint": str(each.endpoint),
+                    "outcome": each.outcome.value,
+                    "ms": round(each.took_us / 1000, 1),
+                    "reason": each.reason,
+                }
+                for each in finding.witnesses
+            ],
+            "dialled_for_others": self._dialling_back.n_dialled,
+            "declined": self._dialling_back.n_declined,
+        }
+
+    def _ports(self) -> tuple[int, ...]:
+        """At which others would dial it, likeliest first."""
+        announced = (self._announce[1],) if self._announce is not None else ()
+        return tuple(dict.fromkeys([*announced, *(address.port for address in self.own())]))
+
+    def _is_confirmed(self, address: Address) -> bool:
+        """A name counts as confirmed with any port of another machine's address: the router's."""
+        if address.family != "dns4":
+            return Endpoint(address.host, address.port) in self.finding.confirmed
+        own = {each.host for each in self.own()}
+        confirmed = self.finding.confirmed
+        return any(each.port == address.port and each.host not in own for each in confirmed)
+
+
+def _time_of_day(at_s: float) -> str | None:
+    """Of a moment of the monotonic clock, for people; None if it never was."""
+    if not at_s:
+        return None
+    at = datetime.now(UTC).timestamp() - (time.monotonic() - at_s)
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
