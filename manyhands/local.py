@@ -9,6 +9,7 @@ alone, which then ends them in order.
 import asyncio
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -26,6 +27,7 @@ from protocol.errors import ConfigError, IntegrityError, ManyhandsError, OutOfMe
 from protocol.messages import Span
 
 HOST = "127.0.0.1"
+NOBODYS_PORTS = range(20_000, 32_000)
 READY_S = 120.0
 STOP_S = 10.0
 KV_CACHE = "256MiB"
@@ -245,11 +247,17 @@ def _prepare(directory: Path, index: int, span: Span, port: int) -> LocalNode:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now; held all at once, so that they differ."""
-    held = [socket.create_server((HOST, 0)) for _ in range(count)]
-    ports = [int(holder.getsockname()[1]) for holder in held]
-    for holder in held:
-        holder.close()
+    """Ports that are free now, and likely to be when a node has loaded its model.
+
+    Below those that systems give to whoever asks for any (RFC 6335 section 6; Linux begins
+    at 32768), and drawn, so that two swarms that start at once seldom choose alike.
+    """
+    ports: list[int] = []
+    for port in random.SystemRandom().sample(NOBODYS_PORTS, len(NOBODYS_PORTS)):
+        if len(ports) == count:
+            break
+        with suppress(OSError), socket.create_server((HOST, port)):
+            ports.append(port)
     return ports
 
 
