@@ -78,7 +78,7 @@ def test_what_a_later_version_adds_is_passed_over():
         [(("adapters", (A,)), ("adapters", (B,)))],
         [("adapters",)],
         [((7, 7),)],
-        [tuple((f"x{n}", n) for n in range(17))],
+        [tuple((f"x{n}", n) for n in range(33))],
         [(), ()],
     ],
 )
