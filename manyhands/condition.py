@@ -8,6 +8,7 @@ A model's hosts are those that take new sessions and answer. They chain together
 share an execution profile, so the profile that serves the model best speaks for it.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -52,7 +53,7 @@ class Condition:
 
     @property
     def takes_sessions(self) -> bool:
-        return self.state not in ("unreachable", "draining", "moving")
+        return self.state not in ("unreachable", "draining", "moving", "paused")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,8 @@ def condition_of(peer: Announcement, seen: Seen) -> Condition:
         found.append(("draining", "draining: it leaves and takes no new sessions"))
     if peer.measured.state is State.MOVING:
         found.append(("moving", "moving: it takes no new sessions until it serves other blocks"))
+    if peer.measured.state is State.PAUSED:
+        found.append(("paused", _paused(peer, seen)))
     if seen.age_s * 1000 >= peer.lifetime_ms / 2:  # it should have spoken, and lost one message
         found.append(("silent", f"silent since {seen.age_s:.0f} s: nobody heard of it"))
     if (room := positions_free(peer)) is not None and room < FULL_POSITIONS:
@@ -105,6 +108,16 @@ def condition_of(peer: Announcement, seen: Seen) -> Condition:
         found.append((WELL, f"its clock is {abs(seen.skew_s):.0f} s {side}"))
     state = found[0][0] if found else WELL
     return Condition(state=state, why=tuple(why for _, why in found))
+
+
+def _paused(peer: Announcement, seen: Seen) -> str:
+    """By its own clock, as far as we know how that differs from ours."""
+    measured = peer.measured
+    why = f"paused: {measured.paused or 'it gives way to its owner'}"
+    if not measured.back_ms:
+        return f"{why}; it comes back by itself"
+    back = time.localtime(measured.back_ms / 1000 - seen.skew_s)
+    return f"{why}; back at {time.strftime('%a %H:%M', back)} or later"
 
 
 def positions_free(peer: Announcement) -> int | None:

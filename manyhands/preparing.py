@@ -27,6 +27,7 @@ from protocol.messages import Span
 
 if TYPE_CHECKING:
     from manyhands.planning import Forecast
+    from node.manners import Hours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,9 @@ class Wanted:
     bootstrap: tuple[Address, ...] = ()
     lan: bool = False
     gently: bool = False
+    hours: "Hours | None" = None
+    on_battery: str = "serve"
+    when_idle_min: float | None = None
     max_blocks: int | None = None
 
 

@@ -21,6 +21,7 @@ from manyhands.fetching import bring_weights
 from manyhands.home import Home, open_books
 from manyhands.loading import describe, load
 from manyhands.loops import run
+from manyhands.manners import manners_options, sensing, wishes_of
 from manyhands.options import (
     AdapterType,
     AddressType,
@@ -150,6 +151,7 @@ MAX_TEXT_CHARS = 64
     metavar="S",
     help="How long SIGTERM lets open sessions go on. Default: 30.",
 )
+@manners_options
 @accept_licence_option
 @click.option(
     "--share-weights/--no-share-weights",
@@ -180,6 +182,7 @@ def serve(**given: object) -> None:
     home = Home.at(wanted.home)
     _check_port(wanted.listen)
     _check_sessions_and_adapters(wanted)
+    wishes_of(wanted)
     with home.sole_node():
         party = open_party(home, "node")
         party.require(Role.PROVIDE)
@@ -303,6 +306,8 @@ def _settings(wanted: Wanted, home: Home) -> "NodeSettings":
         region=wanted.region,
         group=wanted.group,
         rates=_rates(wanted.price_per_mtl),
+        wishes=wishes_of(wanted),
+        sense=sensing(),
     )
 
 

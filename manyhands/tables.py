@@ -18,6 +18,7 @@ STYLES = {
     "full": "yellow",
     "draining": "yellow",
     "moving": "yellow",
+    "paused": "yellow",
     "silent": "red",
     "unreachable": "red",
 }

@@ -166,8 +166,8 @@ class Hop:
         self.do(self.session.control_back(message.have, time.monotonic()))
         self._tell_leave()
 
-    def leave(self, leaving: Leaving) -> None:
-        """This node goes: tell the client now, or as soon as it has committed."""
+    def leave(self, leaving: Leaving | None) -> None:
+        """This node goes: tell the client now, or as soon as it has committed. None: it stays."""
         self._leaving = leaving
         self._tell_leave()
 

@@ -91,6 +91,9 @@ class Movable(Protocol):
     def target(self) -> Target:
         """What is served now, or was until a moment ago."""
 
+    @property
+    def state(self) -> State: ...
+
     def announcements(self) -> Sequence[Announcement]:
         """The live ones, its own among them."""
 
@@ -149,6 +152,8 @@ class Mover:
 
     async def _look(self) -> float:
         """Move if there is reason to; how long to leave it at that."""
+        if self._node.state is State.PAUSED:  # whoever uses the machine is not to notice a load
+            return 0.0
         self._decided_ms, began_s = wall_ms(), time.monotonic()
         try:
             target = await self._choice(self._node.announcements())

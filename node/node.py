@@ -29,8 +29,9 @@ from node.meetings import Meetings
 from node.moving import Elsewhere, Mover
 from node.moving_rules import Pace, Target
 from node.neighbours import Neighbours
+from node.pausing import Pausing
 from node.server import Server
-from node.serving import Model, Serving, Standing, until_gone
+from node.serving import Model, Serving, Standing, summary, until_gone
 from node.sessions import Sessions
 from node.settings import NodeSettings
 from node.whereabouts import Ways, Whereabouts
@@ -107,6 +108,7 @@ class Node:
         self._compliance = Compliance(self, place.membership if place else None)
         ways = ways or Ways(announce=settings.announce)
         self.whereabouts = Whereabouts(transport, self._others, self.gossip.announce, ways)
+        self._pausing = Pausing(self, settings)
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -130,6 +132,7 @@ class Node:
             self._tasks = tasks
             self._run(self.serving)
             self._compliance.begin(tasks)
+            pausing = tasks.create_task(self._pausing.run(), name="pausing")
             gossip = tasks.create_task(self.gossip.run(), name="gossip")
             mover = tasks.create_task(self._move(), name="mover")
             meetings = tasks.create_task(self._meetings().run(), name="meetings")
@@ -141,7 +144,7 @@ class Node:
             try:
                 yield self
             finally:
-                for task in filter(None, (meetings, reaching, discovery, belongs)):
+                for task in filter(None, (pausing, meetings, reaching, discovery, belongs)):
                     await _ended(task)
                 await self._leave(gossip, mover)
 
@@ -179,6 +182,7 @@ class Node:
     def _calls(self) -> dict[str, CallHandler]:
         """What other peers may ask, whatever is served at the time."""
         share = self._compliance.unless_held(lambda peer, ask: self.shared.handle(peer, ask))
+        share = self._pausing.unless_paused(share)
         return {
             GOSSIP_METHOD: self.gossip.handle,
             FILE_METHOD: lambda peer, request: self.files.handle(peer, request),
@@ -243,6 +247,11 @@ class Node:
     def say_again(self) -> None:
         self.become(self._meant)
 
+    def ask_to_go(self, left_s: float | None) -> None:
+        if self._serving is not None:
+            up = self.bandwidth.up_bytes_per_s
+            self._serving.sessions.ask_to_go(left_s, up_bytes_per_s=up)
+
     async def drain(self) -> None:
         if self._serving is not None:
             await self._serving.drain(self.settings.drain_s)
@@ -254,10 +263,11 @@ class Node:
             await _ended(self._serving_task)
 
     def _set(self, state: State) -> None:
-        self._meant, self.state = state, self._compliance.state(state)
+        self._meant, self.state = state, self._pausing.state(self._compliance.state(state))
         if self._serving is not None:
             self._serving.sessions.draining = self.state is not State.SERVING
             self._serving.sessions.held = self._compliance.judged
+            self._serving.sessions.paused = self._pausing.why
 
     def _take(self, serving: Serving) -> None:
         """Serve this from now on."""
@@ -318,6 +328,7 @@ class Node:
             said.measured,
             state=self.state,
             relayed=relayed,
+            **self._pausing.said(),
             up_bytes_per_s=self.bandwidth.up_bytes_per_s,
             down_bytes_per_s=self.bandwidth.down_bytes_per_s,
         )
@@ -360,29 +371,16 @@ class Node:
             "software": self._standing.software,
             "state": self.state.value,
             **self._compliance.status(),
+            **self._pausing.status(),
             "tasks": len(asyncio.all_tasks()),
             "moving": self.mover.status() if self.mover else None,
             "weights_shared_bytes": self.shared.bytes_shared,
             "libp2p": self.discovery.status() if self.discovery else None,
-            **(self._serving.status() if self._serving else _summary(self.draft())),
+            **(self._serving.status() if self._serving else summary(self.draft())),
         }
 
     async def _status_call(self, peer_id: PeerId, request: bytes) -> bytes:
         return json.dumps(self.status()).encode()
-
-
-def _summary(said: Announcement) -> dict[str, object]:
-    """Of what was served last, while nothing is."""
-    span = said.span
-    return {
-        "model": said.model,
-        "manifest": said.manifest.hex(),
-        "span": [span.start, span.stop] if span else None,
-        "n_blocks": said.n_blocks,
-        "profile": said.profile,
-        "sessions": 0,
-        "draining": True,
-    }
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:

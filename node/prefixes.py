@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from node.batching import Batcher
-from node.engine import Lease
+from node.engine import Lease, ShardEngine
 from protocol.asking import PrefixNames
 from protocol.errors import ManyhandsError
 from protocol.hop_session import HopSession
@@ -262,6 +262,21 @@ def _names(
     span, adapter = reserve.span, reserve.extensions.adapter
     of_chain = (span.start, span.stop, adapter, row_bytes, reserve.client_ends)
     return [(position, Name(owner, *of_chain, digest)) for position, digest in names.items()]
+
+
+async def smaller(
+    rows: Rows, engine: ShardEngine, batcher: Batcher
+) -> tuple[Lease, Journal] | None:
+    """A copy of what is kept that takes no more room than it needs; None: it cannot be made."""
+    span, length = rows.reserve.span, rows.length
+    journal = Journal(rows.journal.row_bytes, 0 if rows.reserve.is_last else length)
+    try:
+        lease = engine.open(length, entry=span.start, exit=span.stop)
+        await copy_rows(rows, length, lease, journal, batcher)
+    except (ManyhandsError, ValueError, RuntimeError) as error:  # then they stay as they are
+        log.debug("rows were not copied", extra={"error": str(error)})
+        return None
+    return lease, journal
 
 
 async def copy_rows(

@@ -30,6 +30,7 @@ from node.surroundings import Surroundings
 from node.throughput import Speeds
 from node.vitals import Vitals
 from protocol.actions import Ending
+from protocol.announcements import Announcement
 from protocol.clock import wall_ms
 from protocol.identity import Identity
 from protocol.measured import Measured
@@ -203,6 +204,20 @@ class Serving:
             "adapter_bytes": adapters.n_bytes,
             "draining": sessions.draining,
         }
+
+
+def summary(said: Announcement) -> dict[str, object]:
+    """Of what was served last, while nothing is."""
+    span = said.span
+    return {
+        "model": said.model,
+        "manifest": said.manifest.hex(),
+        "span": [span.start, span.stop] if span else None,
+        "n_blocks": said.n_blocks,
+        "profile": said.profile,
+        "sessions": 0,
+        "draining": True,
+    }
 
 
 async def until_gone(parts: Parts) -> None:

@@ -18,7 +18,7 @@ from functools import partial
 from node.engine import Lease, ShardEngine
 from node.hop import Hop
 from node.metering import SessionMeter, Till
-from node.prefixes import Prefixes, Rows, copy_rows
+from node.prefixes import Prefixes, Rows, smaller
 from node.surroundings import Surroundings
 from node.taking import Taking
 from protocol.codec import data_bytes
@@ -36,7 +36,6 @@ from protocol.errors import (
 )
 from protocol.frames import Ack, Ask, Frame, Gone
 from protocol.identity import public_key_from_peer_id
-from protocol.journal import Journal
 from protocol.membership.governance import Judgement
 from protocol.messages import Leaving, Reserve, Resume, SessionId
 from protocol.profile import Profile
@@ -74,7 +73,7 @@ class Sessions:
         self.served, self.till = served, till
         self.around: Surroundings  # set by the node, which it belongs to
         self.prefixes = Prefixes()
-        self.draining, self.held = False, Judgement()
+        self.draining, self.held, self.paused = False, Judgement(), ""
         self.reserved_bytes = 0
         self.refused = 0
         self._hops: dict[SessionId, Hop] = {}
@@ -221,6 +220,8 @@ class Sessions:
     def _away(self) -> PeerError:
         if self.held.refused:
             return NotPermitted("", self.held.refused, hint=self.held.hint)
+        if self.paused:
+            return self._busy(f"this node is paused: {self.paused}")
         return self._busy("this node is leaving")
 
     def _busy(self, reason: str) -> PeerBusy:
@@ -264,15 +265,9 @@ class Sessions:
 
     async def _shrink(self, rows: Rows) -> None:
         """Copy what is kept to where it takes no more room than it needs."""
-        span, length, row_bytes = rows.reserve.span, rows.length, rows.journal.row_bytes
-        journal = Journal(row_bytes, 0 if rows.reserve.is_last else length)
-        try:
-            lease = self.served.engine.open(length, entry=span.start, exit=span.stop)
-            await copy_rows(rows, length, lease, journal, self.around.batcher)
-        except (ManyhandsError, ValueError, RuntimeError) as error:  # then they stay as they are
-            log.debug("rows were not copied", extra={"error": str(error)})
-            return
-        self.prefixes.shrunk(rows, lease, journal, self.cost_bytes(rows.reserve, length))
+        copy = await smaller(rows, self.served.engine, self.around.batcher)
+        if copy is not None:
+            self.prefixes.shrunk(rows, *copy, self.cost_bytes(rows.reserve, rows.length))
 
     # --- the data streams -------------------------------------------------------------------------
 
@@ -365,7 +360,7 @@ class Sessions:
         """Take nobody new, let the others end or go on elsewhere, as their clients choose; then
         settle what is left, and file every receipt."""
         self.draining = True
-        self._each(lambda hop: hop.leave(self._leaving(hop, timeout_s, up_bytes_per_s)))
+        self.ask_to_go(timeout_s, up_bytes_per_s=up_bytes_per_s)
         self.prefixes.clear()
         for task in self._shrinking:
             task.cancel()
@@ -374,6 +369,11 @@ class Sessions:
         await self._until_empty(min(2.0, timeout_s))
         self._each(lambda hop: hop.give_up())
         await asyncio.gather(*(hop.filed() for hop in self._filing), return_exceptions=True)
+
+    def ask_to_go(self, left_s: float | None, *, up_bytes_per_s: int = 0) -> None:
+        """Have clients go on elsewhere; those that find nobody stay. None: all may stay."""
+        for hop in list(self._hops.values()):
+            hop.leave(None if left_s is None else self._leaving(hop, left_s, up_bytes_per_s))
 
     def _leaving(self, hop: Hop, timeout_s: float, up_bytes_per_s: int) -> Leaving:
         return Leaving(

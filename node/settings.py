@@ -1,10 +1,12 @@
 """Every knob of a node, read once at the front door and handed down."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ledger.meter import Rates
 from ledger.objects import FREE
+from node.manners import NO_WISHES, Sensed, Wishes
 from protocol.address import Address
 from protocol.errors import ConfigError
 
@@ -37,6 +39,14 @@ class NodeSettings:
 
     wire: str = ""
     """What hidden rows travel as; empty: the dtype they are computed in, without loss."""
+
+    wishes: Wishes = NO_WISHES
+    """When it gives way to its owner."""
+
+    sense: Callable[[Wishes], Sensed] = lambda wishes: Sensed()
+    """What this machine says of itself, asked on a thread."""
+
+    sense_every_s: float = 5.0
 
     rates: Rates = FREE
     credit_window_ncr: int = 10_000_000

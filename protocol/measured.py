@@ -15,6 +15,7 @@ from protocol.messages import require
 
 MAX_DECODE_STEPS = 8
 MAX_GROUP_CHARS = 64
+MAX_WHY_CHARS = 256
 ASSUMED_BYTES_PER_S = 12_500_000  # of a way up or down that nobody has measured: 100 Mbit/s
 
 
@@ -24,6 +25,7 @@ class State(StrEnum):
     SERVING = "serving"
     DRAINING = "draining"  # it goes: no new sessions, those it has end or are handed over
     MOVING = "moving"  # the same, but it comes back with another span
+    PAUSED = "paused"  # the same, but it stays, and comes back with what it has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,8 @@ class Measured:
     position_bytes: int = 0  # of KV room and journal, that a position takes in the whole span
     since_ms: int = 0  # wall clock; when it began to serve, whatever span
     state: State = State.SERVING
+    paused: str = ""  # why it gives way to its owner
+    back_ms: int = 0  # wall clock; until when, if it knows
     group: str = ""  # a private group whose members alone may use it; empty: anybody
     relayed: tuple[bytes, ...] = ()  # public keys of links that were measured through a relay
 
@@ -51,6 +55,9 @@ class Measured:
         for field in fields(self):
             value = getattr(self, field.name)
             require(not isinstance(value, int) or value >= 0, f"{field.name} is negative")
+        require(
+            len(self.paused) <= MAX_WHY_CHARS and self.paused.isprintable(), "a pause has a reason"
+        )
         require(
             len(self.group) <= MAX_GROUP_CHARS and self.group.isprintable(),
             "group is not plain text",
