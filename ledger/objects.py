@@ -4,9 +4,10 @@ Offer by the provider; terms by both; statement by the payee; voucher and route 
 Whether objects bear each other out is left to `receipts.py`, arithmetic to `meter.py`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from hashlib import sha256
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from ledger.errors import BadObject
 from ledger.fields import (
@@ -26,6 +27,9 @@ from ledger.fields import (
     check_uint,
 )
 from ledger.meter import Meter, Rates, price
+from protocol.canonical import Field
+from protocol.constraints import Constraints
+from protocol.errors import PeerError
 
 NO_OBJECT = bytes(32)  # where an object's id is expected and there is none
 NO_ASSET = b""  # a swarm without issuers: claims between two parties, nobody else's promise
@@ -68,6 +72,20 @@ class Offer(SignedObject):
         return price(self.rates, meter)
 
 
+def check_asked(value: Any) -> None:
+    if type(value) is not bytes:
+        raise BadObject("expected bytes")
+    try:
+        is_plain = Constraints.decode(value).encode() == value
+    except PeerError as error:
+        raise BadObject(f"these are no constraints: {error}") from error
+    if not is_plain:
+        raise BadObject("constraints are spelled in one way")
+
+
+Asked = Annotated[bytes, check_asked]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms(SignedObject):
     """What payer and payee agree on when a tab is opened; both sign."""
@@ -97,6 +115,7 @@ class Terms(SignedObject):
     prev_hop_key: Reserved = None  # terms name no neighbours: a route does (DESIGN 5a.18)
     next_hop_key: Reserved = None
     expires_ms: Uint
+    constraints: Asked = b""  # of the client, on who may serve: left out where there are none
 
     def __post_init__(self) -> None:
         SignedObject.__post_init__(self)
@@ -106,6 +125,19 @@ class Terms(SignedObject):
             raise BadObject("an account is its own key until keys can be delegated")
         if self.payer == self.payee:
             raise BadObject("payer and payee are one account: nobody owes themselves")
+
+    def to_fields(self) -> list[Field]:
+        told = super(Terms, self).to_fields()
+        return told if self.constraints else told[:-1]
+
+    @classmethod
+    def from_fields(cls, values: Sequence[Any]) -> Self:
+        n_without = len(fields(cls))  # the version counted, constraints not
+        if len(values) == n_without:
+            return super(Terms, cls).from_fields([*values, b""])
+        if values[n_without:] == [b""]:
+            raise BadObject("terms without constraints leave them out")
+        return super(Terms, cls).from_fields(values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

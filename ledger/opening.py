@@ -29,6 +29,7 @@ class Wanted:
     salt_commit: bytes
     client_nonce: bytes
     max_prepaid: int = 0
+    constraints: bytes = b""  # on who may serve, as `protocol.constraints` spells them
 
 
 def propose_terms(
@@ -65,6 +66,7 @@ def propose_terms(
         client_nonce=wanted.client_nonce,
         provider_nonce=provider_nonce,
         expires_ms=expires_ms,
+        constraints=wanted.constraints,
     )
     check_bond(cited, offer_oid, terms)
     return terms.seal(swarm_id, key)
@@ -97,6 +99,11 @@ def accept_terms(
         )
     if profile and _computed_in(cited.exec_profile) != _computed_in(profile):
         raise BadObject(f"the offer is to run {cited.exec_profile}, the chain runs {profile}")
+    if proposed.constraints != wanted.constraints:
+        raise BadObject(
+            "the terms leave out or alter what the session asks of its hops",
+            hint="update Manyhands on that node",
+        )
     for name in Wanted.__slots__:
         if name != "max_prepaid" and getattr(proposed, name) != getattr(wanted, name):
             raise BadObject(f"the terms name another {name.replace('_', ' ')} than asked for")

@@ -13,6 +13,7 @@ from ledger.meter import Meter
 from ledger.reader import LedgerReader
 from ledger.receipts import ClosedTab, open_receipt, receipt_id
 from ledger.report import Report
+from protocol.constraints import Constraints
 from protocol.errors import IntegrityError, UsageError
 from protocol.identity import peer_id_from_public_key, public_key_from_peer_id
 
@@ -72,6 +73,7 @@ def _line(reader: LedgerReader, entry: LogEntry) -> Json:
         "manifest": tab.terms.manifest.hex(),
         "span": [tab.terms.layer_lo, tab.terms.layer_hi],
         "execution": tab.offer.exec_profile,
+        "constraints": Constraints.decode(tab.terms.constraints).to_json(),
         "meter": meter_view(tab.meter),
         "amount_ncr": tab.amount,
     }

@@ -18,6 +18,7 @@ from protocol.address import Address
 from protocol.errors import ContextExceeded, UsageError
 
 if TYPE_CHECKING:
+    from protocol.constraints import Group
     from protocol.text import Tokenizer
     from scheduler.client import Client
     from scheduler.request import GenerationRequest
@@ -45,7 +46,8 @@ class Ask:
     wait_s: float | None = None  # for blocks that nobody serves
     profile: str | None = None
     regions: tuple[str, ...] = ()
-    group: str = ""
+    groups: "tuple[Group, ...]" = ()
+    believe_regions: bool = False
     max_price: int | None = None
     avoid: tuple[str, ...] = ()
     require: tuple[str, ...] = ()
@@ -104,8 +106,9 @@ class Ask:
         from scheduler.wanted import Limits
 
         return Limits(
-            regions=self.regions,
-            group=self.group,
+            regions=tuple(r.strip() for text in self.regions for r in text.split(",")),
+            groups=self.groups,
+            believe_regions=self.believe_regions,
             max_price=self.max_price,
             avoid=tuple(map(PeerId, self.avoid)),
             require=tuple(map(PeerId, self.require)),

@@ -35,6 +35,7 @@ class Seen:
     age_s: float = 0.0  # of its announcement, by our clock
     slowdown: float | None = None  # how many times longer it took than it announces
     skew_s: float = 0.0  # by how much its clock is ahead of ours
+    doubt: str = ""  # why it cannot be in the region that it announces
 
     @property
     def path(self) -> str:
@@ -106,6 +107,8 @@ def condition_of(peer: Announcement, seen: Seen) -> Condition:
     if abs(seen.skew_s) >= SKEWED_S:
         side = "ahead" if seen.skew_s > 0 else "behind"
         found.append((WELL, f"its clock is {abs(seen.skew_s):.0f} s {side}"))
+    if seen.doubt:
+        found.append((WELL, seen.doubt))
     state = found[0][0] if found else WELL
     return Condition(state=state, why=tuple(why for _, why in found))
 

@@ -33,6 +33,7 @@ async def look(home: Home, join: Sequence[Address]) -> "dict[Announcement, Seen]
     Raises:
         PeerError: nobody of `join` answers.
     """
+    from protocol.regions import doubts
     from scheduler.directory import fetch_directory
     from scheduler.record_file import read_records
 
@@ -56,12 +57,14 @@ async def look(home: Home, join: Sequence[Address]) -> "dict[Announcement, Seen]
     reached = {peer_id: task.result() for peer_id, task in dialling.items()}
     # By what this home's clients had of them, and when.
     slowdowns = read_records(home.client / RECORD_NAME).believed(peers, fetched_ms / 1000)
+    doubted = doubts(peers)
     return {
         peer: _seen(
             peer,
             directory,
             reached=reached.get(peer.peer_id),
             slowdown=slowdowns.get(peer.peer_id),
+            doubt=str(doubted.get(peer.peer_id, "")),
             now_ms=fetched_ms,
         )
         for peer in peers
@@ -105,6 +108,7 @@ def _seen(
     *,
     reached: float | str | None,
     slowdown: float | None,
+    doubt: str,
     now_ms: int,
 ) -> Seen:
     heard_ms = directory.table.heard_ms(peer.peer_id, now_ms)
@@ -113,5 +117,6 @@ def _seen(
         why_not=reached if isinstance(reached, str) else "",
         age_s=heard_ms / 1000,
         slowdown=slowdown,
+        doubt=doubt,
         skew_s=directory.table.skew_ms(peer.peer_id, now_ms) / 1000,
     )

@@ -11,6 +11,7 @@ import click
 from manyhands.home import default_home, home_of
 from protocol.adapter_names import is_name
 from protocol.address import Address
+from protocol.constraints import Group
 from protocol.identity import PeerId, public_key_from_peer_id
 from protocol.messages import Span
 
@@ -93,6 +94,22 @@ class AdapterType(click.ParamType[Any]):
         return name, Path(directory).expanduser()
 
 
+class GroupType(click.ParamType[Any]):
+    """`NAME`, or `NAME=PEER,PEER…`: a trust group, or the peers that are one."""
+
+    name = "G"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Group:
+        if isinstance(value, Group):
+            return value
+        name, equals, listed = value.partition("=")
+        named = listed.split(",") if equals else ()
+        peers = (PeerId(PeerType().convert(peer.strip(), param, ctx)) for peer in named)
+        return Group(name, tuple(peers))
+
+
 class PeerType(click.ParamType[Any]):
     """A peer id, or an address that ends in one."""
 
@@ -165,13 +182,25 @@ def limits_options(command: Command) -> Command:
             metavar="NCR",
             help="At most, for a million tokens through one block. 0: donations alone.",
         ),
-        click.option("--group", default="", metavar="G", help="Peers of this private group alone."),
+        click.option(
+            "--group",
+            "groups",
+            type=GroupType(),
+            multiple=True,
+            metavar="G[=PEER,…]",
+            help="Peers of this trust group alone, or of these. Repeat for more.",
+        ),
+        click.option(
+            "--believe-regions",
+            is_flag=True,
+            help="Take peers at their word where measurements contradict their region.",
+        ),
         click.option(
             "--region",
             "regions",
             multiple=True,
-            metavar="R",
-            help="Peers in this region alone: eu takes eu-west too. Repeat for more.",
+            metavar="R,…",
+            help="Peers in these regions alone: eu takes eu-west too. Repeat for more.",
         ),
     ):
         command = option(command)

@@ -50,7 +50,11 @@ class Party:
         from protocol.membership.table import new_table
         from scheduler.directory import Directory
 
-        return Directory(new_table(self.swarm_id, self.membership))
+        membership = self.membership
+        return Directory(
+            new_table(self.swarm_id, membership),
+            groups_of=membership.groups_of if membership else None,
+        )
 
     def require(self, role: "Role") -> None:
         """Return if we may do this in our swarm.

@@ -103,6 +103,7 @@ async def _explain(
             slowdown=client.records.believed(peers, now_s),
             extra_ms=client.records.risk_ms(peers, now_s),
             model=model.asked,
+            groups_of=directory.groups_of,
         )
 
 

@@ -145,6 +145,7 @@ def _peer_view(peer: "Announcement", saw: "Seen") -> dict[str, Any]:
         "sessions": peer.n_sessions,
         "adapters": list(peer.adapters),
         "region": peer.region,
+        "region_doubt": saw.doubt,
         "group": measured.group,
         "since_ms": measured.since_ms or None,
         "software": peer.software,

@@ -25,7 +25,7 @@ from protocol.errors import ConfigError, IntegrityError, ManyhandsError, NotAMem
 from protocol.identity import Identity, public_key_from_peer_id
 from protocol.membership.invites import METHOD, Grant, Invite, Redemption, roles_of_home
 from protocol.membership.joining import Joined, accept
-from protocol.membership.roles import Roles, role_fields
+from protocol.membership.roles import MAX_GROUPS, Role, Roles, is_group, role_fields
 from protocol.membership.state import SwarmState
 from protocol.signing import SigningKey
 
@@ -34,6 +34,13 @@ TIMEOUT_S = 10.0
 
 @swarm.command()
 @click.option("--role", "roles", type=RolesType(), default="provide,use", help="provide,use")
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="G",
+    help="A trust group that nodes which join by it are in. Repeat for more.",
+)
 @click.option(
     "--uses",
     type=click.IntRange(min=0, max=10_000),
@@ -54,6 +61,7 @@ TIMEOUT_S = 10.0
 @json_option
 def invite(
     roles: Roles,
+    groups: tuple[str, ...],
     uses: int,
     expires: int,
     lasts: int,
@@ -65,6 +73,7 @@ def invite(
     """Print an invite: whoever has the line may join. Pass it on as you would a password."""
     place = place_of(home, name)
     state = load_state(place)
+    _check_groups(groups, roles)
     signer, where = admin_key(place, state), _registrars(place, state, via, is_counted=bool(uses))
     token, now_ms = SigningKey.generate(), wall_ms()
     grant = Grant(
@@ -75,6 +84,7 @@ def invite(
         expires_ms=now_ms + expires,
         lifetime_ms=lasts,
         registrar=public_key_from_peer_id(where[0].peer_id) if uses else b"",
+        groups=frozenset(groups),
     )
     made = Invite(
         name=state.policy.name,
@@ -88,6 +98,7 @@ def invite(
             "schema": "manyhands/swarm-invite/v1",
             "invite": str(made),
             "roles": list(role_fields(roles)),
+            "groups": sorted(groups),
             "uses": uses,
             "expires_ms": grant.expires_ms,
             "addresses": [str(address) for address in where],
@@ -97,6 +108,19 @@ def invite(
     click.echo(str(made))
     often = f"{uses} home(s) may join" if uses else "any number of homes may join"
     say(f"{often} swarm {state.policy.name} to {', '.join(role_fields(roles))} by it")
+
+
+def _check_groups(groups: Sequence[str], roles: Roles) -> None:
+    """
+    Raises:
+        UsageError: no node could be in them.
+    """
+    if len(set(groups)) > MAX_GROUPS or not all(map(is_group, groups)):
+        raise UsageError(
+            f"a node is in up to {MAX_GROUPS} groups, each named in up to 64 printable characters"
+        )
+    if groups and Role.PROVIDE not in roles:
+        raise UsageError("only who serves is in a trust group", hint="--role provide,use")
 
 
 def _registrars(

@@ -65,7 +65,7 @@ def member_rows(home: Home) -> list[Row]:
         standing = "member" if one.expires_ms > wall_ms() else "expired"
         rows[peer_id_from_public_key(one.peer)] = {
             "standing": standing,
-            "roles": list(role_fields(one.roles)),
+            "roles": list(role_fields(one.roles, one.groups)),
             "until_ms": one.expires_ms,
             "issued_ms": one.issued_ms,
         }

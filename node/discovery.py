@@ -24,9 +24,9 @@ from protocol.record_pages import (
     MAX_VALUE_BYTES,
     N_PAGES,
     key_of_page,
-    own_record,
     page_of,
     read_key,
+    record_of,
     take,
     write_page,
     write_records,
@@ -103,7 +103,7 @@ class Discovery(AnnouncementSource, Keeper):
 
     async def publish(self) -> int:
         """Put our record where others look for it; how many peers keep it."""
-        record = own_record(self.table, self.plane.peer_id, self._now_ms())
+        record = record_of(self.table, self.plane.peer_id, self._now_ms())
         if record is None:
             return 0
         key = key_of_page(self.table.swarm_id, page_of(self.plane.peer_id))

@@ -68,6 +68,7 @@ class Giving:
             raise
         except ManyhandsError as error:
             raise PeerMisbehaved(peer_id, f"it may not have these rows: {error}") from error
+        self._sessions.around.vetting.peer(hop.constraints, peer_id)
         if isinstance(note, SpareNote):
             return (await self._to_spare(hop, note, start)).encode()
         async with self._turns:

@@ -27,6 +27,7 @@ from node.work import Done, Work
 from protocol.actions import Action, Over, Push, Return, Run, Settle, Tell
 from protocol.asking import PrefixNames
 from protocol.codec import to_client_bytes
+from protocol.constraints import NONE, Constraints
 from protocol.errors import BadRows, IntegrityError, ManyhandsError, PeerMisbehaved
 from protocol.frames import RowGroup
 from protocol.hop_session import HopSession
@@ -73,9 +74,11 @@ class Hop:
         row_bytes: int,
         profile: Profile,
         found: Found | Taking | None = None,
+        constraints: Constraints = NONE,
     ) -> None:
         """`found`: where its first rows come from, of another session or of a hop that leaves."""
         self.client = client
+        self.constraints = constraints
         self.lease = lease
         self.wire: WireFormat = wire_format(profile.wire)
         self.generation = 0
@@ -197,7 +200,9 @@ class Hop:
             return
         require(hashlib.sha256(commit.salt).digest() == self._salt_commit, "another salt")
         around, reserve = self._around, self.session.reserve
-        check_route(commit, reserve, self.client, around.peer_id, around.swarm_id)
+        route = check_route(commit, reserve, self.client, around.peer_id, around.swarm_id)
+        neighbours = (commit.previous, commit.next)
+        around.vetting.route(self.constraints, route, neighbours, commit.records, self.client)
         if self.meter.tab is None:
             require(bool(commit.terms), "the first commit carries the terms")
             self.meter.accept(

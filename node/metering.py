@@ -32,7 +32,13 @@ class SessionMeter:
     """See `protocol.actions.Tab`, which this is: may these rows run? these rows were run."""
 
     def __init__(
-        self, till: Till, reserve: Reserve, payer: bytes, row_bytes: int, nonce: bytes
+        self,
+        till: Till,
+        reserve: Reserve,
+        payer: bytes,
+        row_bytes: int,
+        nonce: bytes,
+        constraints: bytes = b"",
     ) -> None:
         self._till = till
         self._row_bytes = TOKEN_BYTES if reserve.is_first else row_bytes
@@ -49,6 +55,7 @@ class SessionMeter:
                 layer_hi=reserve.span.stop,
                 salt_commit=reserve.salt_commit,
                 client_nonce=reserve.client_nonce,
+                constraints=constraints,
             ),
             till.key,
             till.swarm_id,

@@ -34,6 +34,7 @@ from node.server import Server
 from node.serving import Model, Serving, Standing, summary, until_gone
 from node.sessions import Sessions
 from node.settings import NodeSettings
+from node.vetting import Vetting
 from node.whereabouts import Ways, Whereabouts
 from protocol.address import Address
 from protocol.announcements import Announcement
@@ -85,7 +86,10 @@ class Node:
         self.state = self._meant = State.SERVING  # as it is; as it would be if it were not held
         self._transport = transport
         self.bandwidth = Bandwidth()
+        membership = place.membership if place else None
+        table = new_table(swarm_id, membership)
         self._standing = Standing(
+            vetting=Vetting(identity.peer_id, swarm_id, table, self.draft, membership),
             identity=identity,
             swarm_id=swarm_id,
             transport=transport,
@@ -101,7 +105,6 @@ class Node:
         self._listener: Listener | None = None
         self._take(Serving(self._standing, engine, model))
         self.mover = Mover(self, elsewhere, pace=pace) if elsewhere else None
-        table = new_table(swarm_id, place.membership if place else None)
         self.gossip = Gossip(table, transport, identity.key, self.draft, join=settings.join)
         self.discovery = Discovery(table, plane) if plane else None
         self._belonging = Belonging(place, self._others, settings.join) if place else None

@@ -20,7 +20,7 @@ from protocol.identity import PeerId, peer_id_from_public_key
 from protocol.membership.certificates import Certificate
 from protocol.membership.gate import Membership
 from protocol.membership.joining import redeem
-from protocol.membership.roles import read_roles, role_fields
+from protocol.membership.roles import read_groups, read_roles, role_fields
 from protocol.rate_limits import Limit, RateLimit
 from protocol.signing import SigningKey
 
@@ -43,7 +43,7 @@ class Entry:
             "invite": self.invite.hex(),
             "peer": peer_id_from_public_key(one.peer),
             "key": one.peer.hex(),
-            "roles": list(role_fields(one.roles)),
+            "roles": list(role_fields(one.roles, one.groups)),
             "issued_ms": one.issued_ms,
             "expires_ms": one.expires_ms,
         }
@@ -59,6 +59,7 @@ class Entry:
             issued_ms=int(fields["issued_ms"]),
             expires_ms=int(fields["expires_ms"]),
             invite=invite,
+            groups=read_groups(fields["roles"]),
         )
         return cls(invite, certificate)
 

@@ -1,16 +1,18 @@
 """Whether a commit says of its chain what the client signed (DESIGN 5a.18).
 
-In: a commit, the reserve it follows, who is who. Out: nothing, or the rule that was broken.
+In: a commit, the reserve it follows, who is who. Out: its hops, or the rule that was broken.
 """
 
 from ledger.objects import Route
-from protocol.identity import public_key_from_peer_id
+from protocol.identity import PeerId, peer_id_from_public_key, public_key_from_peer_id
 from protocol.messages import Commit, Reserve, require
 from protocol.signing import Envelope
 
 
-def check_route(commit: Commit, reserve: Reserve, client: str, ours: str, swarm_id: bytes) -> None:
-    """Return if the signed route names us, our span and our neighbours.
+def check_route(
+    commit: Commit, reserve: Reserve, client: str, ours: str, swarm_id: bytes
+) -> list[PeerId]:
+    """All hops of the signed route, if it names us, our span and our neighbours.
 
     Raises:
         PeerMisbehaved: it does not.
@@ -31,3 +33,4 @@ def check_route(commit: Commit, reserve: Reserve, client: str, ours: str, swarm_
     require(neighbours == named, "the route names other neighbours than the commit")
     agreed = (route.session, route.epoch) == (reserve.session, commit.epoch)
     require(agreed, "the route is of another session or epoch")
+    return [peer_id_from_public_key(key) for key in keys]

@@ -28,6 +28,7 @@ from node.sparing import Sparing
 from node.step_cost import StepCost
 from node.surroundings import Surroundings
 from node.throughput import Speeds
+from node.vetting import Vetting
 from node.vitals import Vitals
 from protocol.actions import Ending
 from protocol.announcements import Announcement
@@ -67,6 +68,7 @@ class Standing:
     books: LedgerWriter
     settings: NodeSettings
     software: str
+    vetting: Vetting
     inbound: dict[str, Stream] = field(default_factory=dict)  # what predecessors opened, by peer
     offer_numbers: Iterator[int] = field(default_factory=lambda: count(1))
     since_ms: int = field(default_factory=wall_ms)
@@ -129,6 +131,7 @@ class Serving:
             neighbours=self.neighbours,
             prefixes=self.sessions.prefixes,
             transport=standing.transport,
+            vetting=standing.vetting,
             inbound=standing.inbound,
             ending=model.ending,
             freed=self.sessions.freed,

@@ -22,6 +22,7 @@ from node.prefixes import Prefixes, Rows, smaller
 from node.surroundings import Surroundings
 from node.taking import Taking
 from protocol.codec import data_bytes
+from protocol.constraints import Constraints
 from protocol.errors import (
     ContextExceeded,
     ManyhandsError,
@@ -35,7 +36,7 @@ from protocol.errors import (
     VersionMismatch,
 )
 from protocol.frames import Ack, Ask, Frame, Gone
-from protocol.identity import public_key_from_peer_id
+from protocol.identity import PeerId, public_key_from_peer_id
 from protocol.membership.governance import Judgement
 from protocol.messages import Leaving, Reserve, Resume, SessionId
 from protocol.profile import Profile
@@ -106,35 +107,30 @@ class Sessions:
         """
         try:
             self._supersede(reserve, client)
-            self.check(reserve, client)
+            constraints = self.check(reserve, client)
         except ManyhandsError:
             self.refused += 1
             raise
         row_bytes, cost = self.served.row_bytes, self.cost_bytes(reserve)
-        found = self._taking(reserve, client) or self.prefixes.find(reserve, client, row_bytes)
+        taking = self._taking(reserve, client, constraints)
+        found = taking or self.prefixes.find(reserve, client, row_bytes)
         self.prefixes.give_way(cost, self.free_bytes)
         lease = self._open(reserve)
         payer = public_key_from_peer_id(client)
-        meter = SessionMeter(self.till, reserve, payer, row_bytes, secrets.token_bytes(16))
-        hop = Hop(
-            self.around,
-            reserve,
-            client,
-            stream,
-            lease,
-            meter,
-            row_bytes,
-            self.served.profile,
-            found,
-        )
+        nonce = secrets.token_bytes(16)
+        meter = SessionMeter(self.till, reserve, payer, row_bytes, nonce, constraints.encode())
+        profile = self.served.profile
+        places = (row_bytes, profile, found, constraints)
+        hop = Hop(self.around, reserve, client, stream, lease, meter, *places)
         self.reserved_bytes += cost
         self._hops[reserve.session] = hop
         return hop
 
-    def _taking(self, reserve: Reserve, client: str) -> Taking | None:
+    def _taking(self, reserve: Reserve, client: str, constraints: Constraints) -> Taking | None:
         """What a hop that leaves hands over to this session here."""
         if not reserve.handover.peer:
             return None
+        self.around.vetting.peer(constraints, PeerId(reserve.handover.peer))
         served, around = self.served, self.around
         return Taking(
             around.transport,
@@ -174,8 +170,8 @@ class Sessions:
         if held.session.epoch < reserve.epoch:
             held.give_up()
 
-    def check(self, reserve: Reserve, client: str) -> None:
-        """Raises ManyhandsError: why this is not served here now."""
+    def check(self, reserve: Reserve, client: str) -> Constraints:
+        """What the client asks of the session's hops. Raises ManyhandsError: why not here, now."""
         engine, served = self.served.engine, self.served
         if self.draining:
             raise self._away()
@@ -204,6 +200,7 @@ class Sessions:
             raise ContextExceeded(
                 f"{reserve.capacity} positions do not fit the model's {engine.max_positions}"
             )
+        constraints = self.around.vetting.opened(reserve, client)
         if client == self.around.peer_id:
             raise UsageError("a node cannot be its own client: use another home")
         if reserve.session in self._hops:
@@ -216,6 +213,7 @@ class Sessions:
         if cost > room or len(self._hops) >= MAX_SESSIONS:
             raise self._busy(f"the session needs {cost} bytes of KV room, {room} are free")
         self.around.batcher.check_wait(reserve.budget_ms / 1000)
+        return constraints
 
     def _away(self) -> PeerError:
         if self.held.refused:
@@ -350,6 +348,7 @@ class Sessions:
                 except Exception:  # a mistake of ours in one session: it ends, the node lives on
                     log.exception("a session failed in its tick")
                     hop.give_up()
+            self.around.vetting.look_again(list(self._hops.values()), now)
             self.prefixes.expire()
             self._filing = {hop for hop in self._filing if not hop.done.is_set()}
             for session, until in list(self._tombstones.items()):

@@ -48,7 +48,8 @@ class Sparing:
             return held_bytes(0)
         note = self._note(peer_id, reserve)
         async with self._turn(peer_id, reserve):
-            self._sessions.check(reserve, peer_id)
+            constraints = self._sessions.check(reserve, peer_id)
+            self._sessions.around.vetting.peer(constraints, PeerId(reserve.handover.peer))
             rows = self._found(peer_id, reserve) or self._begun(peer_id, reserve)
             self._sessions.prefixes.name(rows, reserve.prefixes)
             await self._fill(rows, reserve, note)

@@ -8,6 +8,7 @@ from ledger.receipts import Receipt
 from node.batching import Batcher
 from node.neighbours import Neighbours
 from node.prefixes import Prefixes
+from node.vetting import Vetting
 from protocol.actions import Ending
 from protocol.messages import Reserve
 from protocol.transport import Stream, Transport
@@ -26,6 +27,7 @@ class Surroundings:
     neighbours: Neighbours
     prefixes: Prefixes
     transport: Transport
+    vetting: Vetting
     inbound: dict[str, Stream]  # data streams that predecessors opened to us
     ending: Callable[[Reserve, Sequence[int], int], Ending]
     freed: Callable[["Hop"], None]

@@ -25,6 +25,7 @@ ManyhandsError
             MembershipEnded  revoked, denied or expired, perhaps in the middle of an answer
             NotPermitted     a model that the swarm's rules keep from being served or used
             NotAccepted      a model's licence, or the swarm's terms, that nobody here accepted
+            ConstraintBroken a session's client does not want that peer next to its rows
         VersionMismatch      the two sides speak different protocols or serve different models
         PeerMisbehaved       provable or plain nonsense: keep the evidence, count it
     ChainBroken              a session lost hops; it may replay on another route
@@ -157,6 +158,16 @@ class NotPermitted(PeerRefused):
 
 class NotAccepted(PeerRefused):
     code = "not_accepted"
+
+
+class ConstraintBroken(PeerRefused):
+    """`peer_id` is outside what the client asks for; `constraint` says which part of it."""
+
+    code = "constraint_broken"
+
+    def __init__(self, peer_id: str, reason: str, *, constraint: str = "", hint: str = "") -> None:
+        super().__init__(peer_id, reason, hint=hint)
+        self.constraint = constraint
 
 
 class VersionMismatch(PeerError):

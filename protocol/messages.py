@@ -23,6 +23,7 @@ SessionId = NewType("SessionId", bytes)
 MAX_STOPS, MAX_STOP_CHARS = 16, 256
 MAX_HOPS = 512
 MAX_BUDGET_MS = 1 << 40  # 34 years
+MAX_CONSTRAINTS_BYTES, MAX_RECORDS_BYTES = 9 * 1024, 18 * 1024
 TOKEN_BYTES = 4  # a token id on the wire: unsigned, little-endian
 
 
@@ -79,6 +80,7 @@ class Reserve:
     client_ends: bool = False  # it embeds and samples: every hop takes and gives hidden rows
     handover: Handover = field(default_factory=Handover)
     hears_leaving: bool = False  # tell it when you go
+    constraints: bytes = b""  # on its hops, as `protocol.constraints` seals them
 
     def __post_init__(self) -> None:
         require_id(self.session, "session")
@@ -95,6 +97,7 @@ class Reserve:
         require(len(self.stops) <= MAX_STOPS, f"more than {MAX_STOPS} stop strings")
         require(all(0 < len(s) <= MAX_STOP_CHARS for s in self.stops), "stop string out of range")
         require(len(self.trace_id) <= 64, "trace id too long")
+        require(len(self.constraints) <= MAX_CONSTRAINTS_BYTES, "constraints are too large")
 
     @property
     def is_first(self) -> bool:
@@ -124,6 +127,7 @@ class Commit:
     ids: for the first hop, ids [length, n); for a new last hop, ids [0, n); else empty.
     digest: for middle hops, the salted digest of the ids they will never see.
     route, terms: encoded envelopes the client signed; terms only for a hop new to the chain.
+    records: announcements of the neighbours, where the session has constraints on them.
     """
 
     epoch: int
@@ -140,6 +144,7 @@ class Commit:
     ids: bytes = b""
     history: bytes = b""
     digest: bytes = b""
+    records: bytes = b""
 
     def __post_init__(self) -> None:
         require(self.epoch >= 0, "negative epoch")
@@ -149,6 +154,7 @@ class Commit:
         require(bool(self.previous) and bool(self.next), "a hop needs neighbours")
         require(len(self.next_addresses) <= MAX_ADDRESSES, "too many addresses")
         require_id(self.salt, "salt", 32)
+        require(len(self.records) <= MAX_RECORDS_BYTES, "too many records")
         require(len(self.ids) in (0, (self.n - self.length) * TOKEN_BYTES), "ids do not fit")
         require(len(self.history) in (0, self.n * TOKEN_BYTES), "history does not fit")
 

@@ -74,8 +74,8 @@ def write_page(table: AnnouncementTable, page: int, now_ms: int) -> bytes:
     return write_records(_told(held, now_ms))
 
 
-def own_record(table: AnnouncementTable, peer_id: PeerId, now_ms: int) -> Record | None:
-    """What we last said of ourselves, with the last sign of life, unless that has expired."""
+def record_of(table: AnnouncementTable, peer_id: PeerId, now_ms: int) -> Record | None:
+    """What a peer last said of itself, with its last sign of life, unless that has expired."""
     table.expire(now_ms)
     entry = table.held(key_of(peer_id))
     return None if entry is None else next(iter(_told([entry], now_ms)), None)

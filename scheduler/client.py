@@ -99,7 +99,10 @@ class Client:
         self._rng = rng or random.Random()
         self._connections = Connections(transport)
         self._data = DataLinks(self._connections)
-        self._directory = Directory(new_table(swarm_id, membership))
+        self._directory = Directory(
+            new_table(swarm_id, membership),
+            groups_of=membership.groups_of if membership else None,
+        )
         self._membership = membership
         self.permission = Permission(membership, channel, self._directory)
         self._watching: asyncio.Task[None] | None = None
@@ -143,6 +146,7 @@ class Client:
             self.swarm_id,
             self._books,
             max_price=request.limits.max_price,
+            constraints=request.limits.constraints(request.profile),
         )
         prefixes = self._prefixes.session(session, request)
         finder = RouteFinder(

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from protocol.adapter_names import bare, is_pinned
 from protocol.address import Address
@@ -27,7 +27,7 @@ from protocol.identity import PeerId
 from protocol.transport import Connection, Transport
 from scheduler.latency import Pair
 from scheduler.refusal import incomplete
-from scheduler.wanted import Wanted
+from scheduler.wanted import GroupsOf, Wanted
 
 MAX_ASKED = 8
 MAX_ROUNDS = 64  # answers are bounded: a large table comes in parts
@@ -41,7 +41,9 @@ class Directory:
 
     table: AnnouncementTable
     now_ms: Callable[[], int] = wall_ms
+    groups_of: GroupsOf | None = None  # by certificates; None in a swarm that gives none
     _rtts: dict[Pair, deque[tuple[float, float]]] = field(default_factory=dict)  # (at_s, ms)
+    _last: tuple[tuple[Announcement, ...], Wanted] | None = None  # judged by these records
 
     @property
     def rtt_ms(self) -> dict[Pair, float]:
@@ -69,6 +71,16 @@ class Directory:
         """The hosts of every model, by the digest of its manifest."""
         manifests = dict.fromkeys(peer.manifest for peer in self.live())
         return {manifest: self.hosts(manifest) for manifest in manifests}
+
+    def judged(self, wanted: Wanted) -> Wanted:
+        """The same, by what this table shows of regions and groups."""
+        limits, live = wanted.limits, self.live()
+        if not limits.regions and not limits.groups:
+            return wanted
+        if self._last is None or self._last[0] is not live or self._last[1].limits != limits:
+            self._last = live, wanted.judged(live, self.groups_of)
+        last = self._last[1]
+        return replace(wanted, doubted=last.doubted, members=last.members)
 
     def require_complete(self, wanted: Wanted, *, model: str = "") -> None:
         """Return if every block is served.

@@ -13,13 +13,14 @@ from protocol.announcements import Announcement
 from protocol.errors import SwarmIncomplete
 from protocol.identity import PeerId
 from protocol.messages import Span
+from protocol.regions import doubts
 from scheduler.carriage import carriage_ms
 from scheduler.latency import Latencies, Pair
 from scheduler.prices import asked
 from scheduler.refusal import incomplete
 from scheduler.route_cost import LINK_SHARE, Cost, cost_of
 from scheduler.routing import NEAR_BEST, Route, find_routes, spares
-from scheduler.wanted import Constraint, Wanted
+from scheduler.wanted import Constraint, GroupsOf, Wanted
 
 MAX_COMPARED = 32  # hosts for which a route of their own is looked for
 MAX_SPARES = 3
@@ -77,8 +78,11 @@ def explain(
     slowdown: Mapping[PeerId, float] | None = None,
     extra_ms: Mapping[PeerId, float] | None = None,
     model: str = "",
+    groups_of: GroupsOf | None = None,
 ) -> Explanation:
-    """See the module; the arguments are those of `find_routes`."""
+    """See the module; the arguments are those of `find_routes` and `Wanted.judged`."""
+    wanted = wanted.judged(announcements, groups_of)
+    doubted = doubts(announcements) if wanted.doubted else {}
 
     def search(wanted: Wanted, k: int) -> tuple[Route, ...]:
         return find_routes(
@@ -104,7 +108,8 @@ def explain(
     for peer in hosts:
         constraint, why = wanted.rules_out(peer), ""
         if constraint is not None:
-            why = in_words(constraint, peer, wanted)
+            is_doubted = constraint is Constraint.DOUBTED
+            why = str(doubted[peer.peer_id]) if is_doubted else in_words(constraint, peer, wanted)
         elif not routes:
             why = "others are missing"
         elif len(others) < MAX_COMPARED:
@@ -179,9 +184,14 @@ def in_words(constraint: Constraint, peer: Announcement, wanted: Wanted) -> str:
             return f"it runs {peer.profile}"
         case Constraint.REGION:
             return f"it is in region {peer.region}" if peer.region else "it names no region"
+        case Constraint.DOUBTED:
+            return f"measurements contradict its region {peer.region}"
         case Constraint.GROUP:
             group = peer.measured.group
-            return f"it serves group {group} alone" if group else "it is in no private group"
+            if group and group not in {each.name for each in wanted.limits.groups}:
+                return f"it serves group {group} alone"
+            names = " or ".join(each.name for each in wanted.limits.groups)
+            return f"nothing shows that it is in group {names}"
         case Constraint.PRICE:
             price = asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
             return f"it asks {price.over(len(peer.span)):g} ncr per million"

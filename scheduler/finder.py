@@ -29,6 +29,7 @@ from protocol.errors import (
 )
 from protocol.identity import PeerId
 from protocol.messages import Span
+from protocol.record_pages import record_of, write_records
 from protocol.transport import Transport
 from scheduler.chain import Connections
 from scheduler.directory import Directory, fetch_directory
@@ -167,6 +168,12 @@ class RouteFinder:
     def announced(self, peer: str) -> Announcement | None:
         """What it says of itself."""
         return self._directory.get(PeerId(peer))
+
+    def records_of(self, peers: Sequence[str]) -> bytes:
+        """What these peers say of themselves, for others who may not have heard it yet."""
+        table, now_ms = self._directory.table, self._directory.now_ms()
+        known = (record_of(table, PeerId(peer), now_ms) for peer in dict.fromkeys(peers))
+        return write_records(record for record in known if record is not None)
 
     @property
     def nobody(self) -> ManyhandsError | None:
@@ -316,7 +323,7 @@ class RouteFinder:
         if limits.require:  # those who stay have their blocks already
             left = tuple(peer for peer in limits.require if peer not in self._staying)
             limits = replace(limits, require=left)
-        return Wanted(
+        wanted = Wanted(
             manifest=request.manifest,
             n_blocks=request.n_blocks,
             n_positions=request.capacity,
@@ -328,6 +335,7 @@ class RouteFinder:
             limits=limits,
             goal=request.goal,
         )
+        return self._directory.judged(wanted)
 
     def _pinned(self) -> str:
         """Hops of one chain never mix two versions of an adapter."""

@@ -50,6 +50,7 @@ def reserve_message(
         prefixes=prefixes,
         handover=handover,
         hears_leaving=True,
+        constraints=settlement.constraints,
     )
 
 
@@ -85,7 +86,12 @@ def _handover(giver: Seat, note: bytes) -> Handover:
 
 
 def commit_message(
-    commit: SendCommit, rules: ChainSession, settlement: Settlement, route: bytes, terms: bytes
+    commit: SendCommit,
+    rules: ChainSession,
+    settlement: Settlement,
+    route: bytes,
+    terms: bytes,
+    records: bytes,
 ) -> Commit:
     is_end = bool(commit.ids) or commit.next.peer == rules.hops[0].peer
     return Commit(
@@ -102,5 +108,6 @@ def commit_message(
         terms=terms,
         ids=ids_to_bytes(commit.ids),
         history=ids_to_bytes(commit.history),
+        records=records,
         digest=b"" if is_end else settlement.digest(ids_to_bytes(rules.ids)),
     )

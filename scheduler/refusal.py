@@ -16,6 +16,7 @@ from scheduler.wanted import Constraint, Wanted
 
 IN_WORDS = {
     Constraint.REGION: "in region {regions}",
+    Constraint.DOUBTED: "in region {regions}, as far as measurements go,",
     Constraint.GROUP: "{group}",
     Constraint.PRICE: "for {max_price} ncr per million or less",
     Constraint.AVOID: "whom you do not avoid",
@@ -83,9 +84,10 @@ def _absent(hosts: Sequence[Announcement], wanted: Wanted) -> str:
 
 def _in_words(named: Constraint, wanted: Wanted, absent: str) -> str:
     limits = wanted.limits
+    names = " or ".join(group.name for group in limits.groups)
     return IN_WORDS[named].format(
         regions=" or ".join(limits.regions),
-        group=f"in group {limits.group}" if limits.group else "outside private groups",
+        group=f"in group {names}" if names else "outside private groups",
         max_price=limits.max_price,
         required=absent,
         n_positions=wanted.n_positions,
@@ -103,6 +105,9 @@ def _relaxing(named: Constraint, n_others: int, hosts: Sequence[Announcement]) -
             return f"ask for fewer tokens: the largest context served is {most}"
         case Constraint.REQUIRE:
             return "manyhands peers shows who serves; leave out --require"
+        case Constraint.DOUBTED:
+            others = "1 peer says" if n_others == 1 else f"{n_others} peers say"
+            return f"{others} so and cannot be there: --believe-regions takes their word"
         case _:
             others = "1 other peer does" if n_others == 1 else f"{n_others} other peers do"
             return f"{others}: change --{named.value} or leave it out"

@@ -27,6 +27,7 @@ from protocol.chain_actions import (
 from protocol.chain_hops import Hop, Phase
 from protocol.chain_session import ChainSession
 from protocol.errors import (
+    ConstraintBroken,
     ManyhandsError,
     PeerError,
     PeerMisbehaved,
@@ -227,7 +228,9 @@ class Session:
             except ManyhandsError as error:  # terms nobody asked for: go on without that hop
                 self._do(self.rules.lost(commit.peer, error, time.monotonic()))
                 return
-            message = commit_message(commit, self.rules, self._settlement, route, terms)
+            around = (commit.previous, commit.next.peer) if self._settlement.constraints else ()
+            records = self._finder.records_of(around)
+            message = commit_message(commit, self.rules, self._settlement, route, terms, records)
             self._send(commit.peer, message)
         self._finder.found()
         self._prefixes.remember(self.rules.ids, seats)
@@ -301,7 +304,7 @@ class Session:
         log.info("a hop refused or failed", extra={"peer": peer, "error": str(error)})
         if link.is_resumed and isinstance(error, PeerRefused):
             error = PeerUnreachable(peer, error.reason)  # the session is gone there, not the peer
-        accused = error.peer_id if isinstance(error, PeerMisbehaved) else peer
+        accused = error.peer_id if isinstance(error, PeerMisbehaved | ConstraintBroken) else peer
         if accused != peer and any(hop.peer == accused for hop in self.rules.hops):
             # One of the two lies; neither's word is worth a second try in this session.
             self._do(self.rules.lost(accused, error, now))

@@ -19,6 +19,7 @@ from ledger.tab import PayerTab
 from ledger.writer import LedgerWriter
 from protocol.chain_actions import Seat, Stretch
 from protocol.clock import wall_ms
+from protocol.constraints import NONE, Constraints
 from protocol.errors import ManyhandsError, PeerRefused
 from protocol.handover import Note
 from protocol.identity import Identity, public_key_from_peer_id
@@ -33,9 +34,17 @@ log = logging.getLogger(__name__)
 class ClientTab:
     """One hop's account, as the client keeps it."""
 
-    def __init__(self, reserve: Reserve, peer: str, identity: Identity, swarm_id: bytes) -> None:
+    def __init__(
+        self,
+        reserve: Reserve,
+        peer: str,
+        identity: Identity,
+        swarm_id: bytes,
+        constraints: bytes = b"",
+    ) -> None:
         self._reserve, self._peer = reserve, peer
         self._identity, self._swarm_id = identity, swarm_id
+        self._constraints = constraints
         self._reserved: Reserved | None = None
         self._tab: PayerTab | None = None
 
@@ -60,6 +69,7 @@ class ClientTab:
             layer_hi=span.stop,
             salt_commit=reserve.salt_commit,
             client_nonce=reserve.client_nonce,
+            constraints=self._constraints,
         )
         terms = accept_terms(
             offer,
@@ -146,8 +156,14 @@ class Settlement:
         books: LedgerWriter,
         *,
         max_price: int | None = None,
+        constraints: Constraints = NONE,
     ) -> None:
-        """max_price: ncr for a million positions through one block; None: any."""
+        """max_price: ncr for a million positions through one block; None: any.
+
+        constraints: on who may serve; all hops get the same bytes, and terms repeat them.
+        """
+        self.constraints = constraints.seal(session, swarm_id, identity.key)
+        self._asked = constraints.encode()
         self._max_price = max_price
         self.session, self.salt = session, secrets.token_bytes(32)
         self.salt_commit = hashlib.sha256(self.salt).digest()
@@ -158,7 +174,7 @@ class Settlement:
     def open(self, peer: str, reserve: Reserve) -> ClientTab:
         if (earlier := self.tabs.get(peer)) is not None:
             self._earlier.append(earlier)  # a hop that was lost and came back has two tabs
-        tab = ClientTab(reserve, peer, self._identity, self._swarm_id)
+        tab = ClientTab(reserve, peer, self._identity, self._swarm_id, self._asked)
         self.tabs[peer] = tab
         return tab
 

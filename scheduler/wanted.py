@@ -6,18 +6,21 @@ announced offers; whether the terms of a tab keep to them is looked at again whe
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Self
 
 from protocol.announcements import Announcement
+from protocol.constraints import MAX_GROUPS, MAX_NAMED, Constraints, Group
 from protocol.errors import UsageError
 from protocol.identity import PeerId, public_key_from_peer_id
 from protocol.measured import MAX_GROUP_CHARS, State
 from protocol.profile import rounds_rows
+from protocol.regions import doubts, is_within
 from scheduler.prices import UNREADABLE, asked
 
-MAX_NAMED = 64  # peers or regions in one request
+GroupsOf = Callable[[Announcement], frozenset[str]]  # those that its certificate names
 
 
 class Goal(StrEnum):
@@ -37,6 +40,7 @@ class Constraint(StrEnum):
     ADAPTER = "adapter"
     PROFILE = "profile"
     REGION = "region"
+    DOUBTED = "believe-regions"
     GROUP = "group"
     PRICE = "max-price"
     REQUIRE = "require"
@@ -46,32 +50,50 @@ class Constraint(StrEnum):
 class Limits:
     """Which peers a client will have; the defaults rule nobody out but private groups.
 
-    regions: `eu` takes `eu` and `eu-west`. group: one whose peers alone shall serve; without one,
-    none that belongs to any. max_price: ncr for a million positions through one block. require:
-    the blocks these peers hold are run by them alone.
+    regions: `eu` takes `eu` and `eu-west`. believe_regions: also where measurements contradict a
+    peer. groups: of which one shall serve; without any, none that belongs to any. max_price: ncr
+    for a million positions through one block. require: the blocks these peers hold are run by them
+    alone.
     """
 
     regions: tuple[str, ...] = ()
-    group: str = ""
+    groups: tuple[Group, ...] = ()
     max_price: int | None = None
     avoid: tuple[PeerId, ...] = ()
     require: tuple[PeerId, ...] = ()
+    believe_regions: bool = False
 
     def __post_init__(self) -> None:
-        for peer in (*self.avoid, *self.require):
+        listed = [peer for group in self.groups for peer in group.members]
+        for peer in (*self.avoid, *self.require, *listed):
             public_key_from_peer_id(peer)
         if both := sorted({*self.avoid} & {*self.require}):
             raise UsageError(
                 f"{both[0]} is both avoided and required", hint="choose one of the two"
             )
-        if max(len(self.regions), len(self.avoid), len(self.require)) > MAX_NAMED:
+        members = [len(group.members) for group in self.groups]
+        if max(len(self.regions), len(self.avoid), len(self.require), *members, 0) > MAX_NAMED:
             raise UsageError(f"up to {MAX_NAMED} peers and regions can be named")
         if any(not region or not region.isprintable() for region in self.regions):
             raise UsageError("a region is a word, such as eu or eu-west")
-        if len(self.group) > MAX_GROUP_CHARS or not self.group.isprintable():
-            raise UsageError(f"a group has up to {MAX_GROUP_CHARS} printable characters")
+        if len(self.groups) > MAX_GROUPS:
+            raise UsageError(f"up to {MAX_GROUPS} groups can be named")
+        for group in self.groups:
+            if not 0 < len(group.name) <= MAX_GROUP_CHARS or not group.name.isprintable():
+                raise UsageError(f"a group has up to {MAX_GROUP_CHARS} printable characters")
         if self.max_price is not None and self.max_price < 0:
             raise UsageError(f"a price is 0 or more, got {self.max_price}")
+
+    def constraints(self, profile: str | None) -> Constraints:
+        """What of it every hop is told, and keeps its neighbours to."""
+        return Constraints(
+            regions=self.regions,
+            groups=self.groups,
+            avoid=self.avoid,
+            require=self.require,
+            profile=profile or "",
+            believes_regions=self.believe_regions,
+        )
 
 
 ANY_PEER = Limits()
@@ -81,7 +103,9 @@ ANY_PEER = Limits()
 class Wanted:
     """What a session asks of its hosts.
 
-    `profile` None: any that rounds nothing on the wire, but one for the whole chain.
+    `profile` None: any that rounds nothing on the wire, but one for the whole chain. doubted: who
+    cannot be in the region that it announces. members: who is in a group that was asked for; None:
+    as peers announce it. `judged` says who is both.
     """
 
     manifest: bytes
@@ -95,6 +119,23 @@ class Wanted:
     avoid: Collection[PeerId] = ()
     limits: Limits = ANY_PEER
     goal: Goal = Goal.LATENCY
+    doubted: frozenset[PeerId] = frozenset()
+    members: frozenset[PeerId] | None = None
+
+    def judged(
+        self, announcements: Iterable[Announcement], groups_of: GroupsOf | None = None
+    ) -> Self:
+        """The same, by what these announcements show. groups_of: None where nobody certifies."""
+        limits, peers = self.limits, tuple(announcements)
+        doubted = frozenset(doubts(peers)) if limits.regions and not limits.believe_regions else ()
+        if not limits.groups or groups_of is None:
+            return replace(self, doubted=frozenset(doubted), members=None)
+        members = frozenset(
+            peer.peer_id
+            for peer in peers
+            if any(group.holds(peer, groups_of(peer)) for group in limits.groups)
+        )
+        return replace(self, doubted=frozenset(doubted), members=members)
 
     def groups(self, announcements: Iterable[Announcement]) -> list[list[Announcement]]:
         """The peers that may serve, split into those that may serve together."""
@@ -123,13 +164,22 @@ class Wanted:
             return Constraint.ADAPTER
         if not self._runs_as_wanted(peer.profile):
             return Constraint.PROFILE
-        if peer.measured.group != limits.group:
+        if not self._is_in_group(peer):
             return Constraint.GROUP
-        if limits.regions and not any(_is_within(peer.region, region) for region in limits.regions):
+        if limits.regions and not any(is_within(peer.region, region) for region in limits.regions):
             return Constraint.REGION
+        if limits.regions and peer.peer_id in self.doubted:
+            return Constraint.DOUBTED
         if peer.offer and self._asks_too_much(peer):
             return Constraint.PRICE
         return None
+
+    def _is_in_group(self, peer: Announcement) -> bool:
+        if not self.limits.groups:
+            return not peer.measured.group
+        if self.members is not None:
+            return peer.peer_id in self.members
+        return any(group.holds(peer, None) for group in self.limits.groups)
 
     def _asks_too_much(self, peer: Announcement) -> bool:
         assert peer.span is not None
@@ -141,7 +191,3 @@ class Wanted:
         if self.profile is None:
             return not rounds_rows(profile)
         return self.allow_mix or profile == self.profile
-
-
-def _is_within(region: str, wider: str) -> bool:
-    return region == wider or region.startswith(f"{wider}-")

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from protocol.canonical import NotCanonical
 from protocol.errors import IntegrityError
-from protocol.membership.roles import NONE, Roles, read_roles, role_fields
+from protocol.membership.roles import NONE, Roles, read_groups, read_roles, role_fields
 from protocol.signing import Envelope, SigningKey, check_public_key, open_envelope, seal
 
 CERTIFICATE, RULING, VERSION = "mh/member/1", "mh/ruling/1", 1
@@ -31,18 +31,20 @@ _SEVERITY = (Verdict.ALLOWED, Verdict.REVOKED, Verdict.DENIED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """That `peer`, a public key, is a member."""
+    """That `peer`, a public key, is a member, and of which trust groups of the swarm."""
 
     peer: bytes
     roles: Roles
     issued_ms: int
     expires_ms: int
     invite: bytes = b""  # the id of the invite it was got by
+    groups: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         check_public_key(self.peer)
         if not self.roles or not 0 <= self.issued_ms < self.expires_ms:
             raise IntegrityError("a certificate gives a role, for a time")
+        read_groups(role_fields((), self.groups))
         if len(self.invite) not in (0, INVITE_ID_BYTES):
             raise IntegrityError("an invite's id has 32 bytes")
 
@@ -51,7 +53,7 @@ class Certificate:
         return self.issued_ms - MAX_SKEW_MS <= now_ms < self.expires_ms
 
     def seal(self, swarm_id: bytes, key: SigningKey) -> Envelope:
-        roles = role_fields(self.roles)
+        roles = role_fields(self.roles, self.groups)
         fields = (VERSION, self.peer, roles, self.issued_ms, self.expires_ms, self.invite)
         return seal(CERTIFICATE, swarm_id, fields, key)
 
@@ -73,6 +75,7 @@ class Certificate:
                     issued_ms=issued_ms,
                     expires_ms=expires_ms,
                     invite=invite,
+                    groups=read_groups(roles),
                 )
             case _:
                 raise NotCanonical("a certificate has other fields")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from weakref import WeakMethod
 
+from protocol.announcements import Announcement
 from protocol.clock import wall_ms
 from protocol.errors import PeerBusy, PeerRefused
 from protocol.identity import PeerId
@@ -94,6 +95,10 @@ class Membership:
             return role in self.state.roles(peer_id, credential, self._now_ms())
         except PeerRefused:
             return False
+
+    def groups_of(self, peer: Announcement) -> frozenset[str]:
+        """The trust groups that the certificate in its announcement puts it in."""
+        return self.state.groups(peer.peer_id, peer.membership, self._now_ms())
 
     # --- models -----------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from protocol.address import Address
 from protocol.canonical import NotCanonical, decode, encode
 from protocol.errors import IntegrityError, ManyhandsError, UsageError
 from protocol.membership.policy import is_name
-from protocol.membership.roles import Role, Roles, read_roles, role_fields
+from protocol.membership.roles import Role, Roles, read_groups, read_roles, role_fields
 from protocol.signing import (
     PUBLIC_KEY_BYTES,
     SEED_BYTES,
@@ -50,6 +50,7 @@ class Grant:
     expires_ms: int
     lifetime_ms: int  # of the certificates
     registrar: bytes = b""  # who counts the uses; empty: nobody need
+    groups: frozenset[str] = frozenset()  # that the nodes which join by it are in
 
     def __post_init__(self) -> None:
         check_public_key(self.token)
@@ -59,9 +60,10 @@ class Grant:
             raise IntegrityError("an invite has a count of uses, and a registrar's key")
         if self.n_uses and not self.registrar:
             raise IntegrityError("who counts an invite's uses must be named in it")
+        read_groups(role_fields((), self.groups))
 
     def seal(self, swarm_id: bytes, key: SigningKey) -> Envelope:
-        roles = role_fields(self.roles)
+        roles = role_fields(self.roles, self.groups)
         times = (self.issued_ms, self.expires_ms, self.lifetime_ms)
         fields = (VERSION, self.token, roles, self.n_uses, *times, self.registrar)
         return seal(GRANT, swarm_id, fields, key)
@@ -89,6 +91,7 @@ class Grant:
                     expires_ms=expires_ms,
                     lifetime_ms=lifetime_ms,
                     registrar=registrar,
+                    groups=read_groups(roles),
                 )
             case _:
                 raise NotCanonical("an invite has other fields")

@@ -14,6 +14,7 @@ from protocol.errors import IntegrityError, ManyhandsError, NotAMember
 from protocol.identity import PeerId, peer_id_from_public_key
 from protocol.membership.certificates import MAX_SKEW_MS, Certificate, Verdict
 from protocol.membership.invites import Grant, Invite, Redemption, is_within
+from protocol.membership.roles import Role
 from protocol.membership.state import SwarmState, framed, frames
 from protocol.signing import Envelope, SigningKey
 
@@ -61,6 +62,7 @@ def redeem(
             issued_ms=now_ms,
             expires_ms=now_ms + grant.lifetime_ms,
             invite=redemption.grant_id,
+            groups=grant.groups if Role.PROVIDE in roles else frozenset(),
         )
         for key, roles in redemption.members
     ]

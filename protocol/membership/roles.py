@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from protocol.errors import IntegrityError
+from protocol.measured import MAX_GROUP_CHARS
 
 
 class Role(StrEnum):
@@ -19,6 +20,9 @@ class Role(StrEnum):
 
 
 Roles = frozenset[Role]
+
+GROUP = "group:"  # before the name of one, among roles
+MAX_GROUPS = 8
 
 NONE: Roles = frozenset()
 ALL: Roles = frozenset(Role)
@@ -55,9 +59,17 @@ def answered_by(method: str) -> Roles:
     return ANSWERED.get(method, ANY)
 
 
-def role_fields(roles: Iterable[Role]) -> tuple[str, ...]:
-    """Roles have one order, so that what is signed has one spelling."""
-    return tuple(sorted(role.value for role in roles))
+def role_fields(roles: Iterable[Role], groups: Iterable[str] = ()) -> tuple[str, ...]:
+    """Roles have one order, so that what is signed has one spelling.
+
+    groups: of the same peer; they stand among its roles, where earlier versions pass them over.
+    """
+    return tuple(sorted([*(role.value for role in roles), *(GROUP + name for name in groups)]))
+
+
+def is_group(name: str) -> bool:
+    """Whether a group may be called so."""
+    return 0 < len(name) <= MAX_GROUP_CHARS and name.isprintable()
 
 
 def read_roles(value: Any) -> Roles:
@@ -72,3 +84,15 @@ def read_roles(value: Any) -> Roles:
         raise IntegrityError("roles are words in order, each once")
     known = {role.value: role for role in Role}
     return frozenset(known[name] for name in value if name in known)
+
+
+def read_groups(value: Any) -> frozenset[str]:
+    """The groups among what `read_roles` has found to be roles.
+
+    Raises:
+        IntegrityError: one has a name that none can have.
+    """
+    groups = frozenset(name.removeprefix(GROUP) for name in value if name.startswith(GROUP))
+    if not all(map(is_group, groups)) or len(groups) > MAX_GROUPS:
+        raise IntegrityError(f"a peer is in up to {MAX_GROUPS} groups, each with a plain name")
+    return groups

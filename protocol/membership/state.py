@@ -179,6 +179,19 @@ class SwarmState:
                 return allowed | self.policy.guests
             raise
 
+    def groups(self, peer_id: PeerId, credential: bytes, now_ms: int) -> frozenset[str]:
+        """The trust groups that its certificate puts it in, while that counts."""
+        key = public_key_from_peer_id(peer_id)
+        held = self.rulings.get(key)
+        ruling = held.ruling if held else None
+        if ruling is not None and ruling.verdict is Verdict.DENIED:
+            return frozenset()
+        try:
+            self._certified(peer_id, key, credential, ruling, now_ms)
+            return self._certificate(credential)[0].groups
+        except (NotAMember, MembershipEnded):
+            return frozenset()
+
     def is_guest(self, peer_id: PeerId, credential: bytes, now_ms: int) -> bool:
         """Whether it may do what it may only because everybody may."""
         key = public_key_from_peer_id(peer_id)

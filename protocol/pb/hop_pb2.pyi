@@ -339,6 +339,7 @@ class Reserve(_message.Message):
     CLIENT_ENDS_FIELD_NUMBER: _builtins.int
     HANDOVER_FIELD_NUMBER: _builtins.int
     HEARS_LEAVING_FIELD_NUMBER: _builtins.int
+    CONSTRAINTS_FIELD_NUMBER: _builtins.int
     session: _builtins.bytes
     epoch: _builtins.int
     manifest: _builtins.bytes
@@ -355,6 +356,8 @@ class Reserve(_message.Message):
     """hidden rows in and out at every hop: the client embeds and samples"""
     hears_leaving: _builtins.bool
     """the client understands Leaving"""
+    constraints: _builtins.bytes
+    """a signed object, see protocol/constraints.py"""
     @_builtins.property
     def span(self) -> Global___Span: ...
     @_builtins.property
@@ -390,10 +393,11 @@ class Reserve(_message.Message):
         client_ends: _builtins.bool = ...,
         handover: Global___Handover | None = ...,
         hears_leaving: _builtins.bool = ...,
+        constraints: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["extensions", b"extensions", "handover", b"handover", "prefixes", b"prefixes", "sampling", b"sampling", "span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_ends", b"client_ends", "client_nonce", b"client_nonce", "epoch", b"epoch", "extensions", b"extensions", "handover", b"handover", "hears_leaving", b"hears_leaving", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "n_blocks", b"n_blocks", "prefixes", b"prefixes", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stops", b"stops", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_ends", b"client_ends", "client_nonce", b"client_nonce", "constraints", b"constraints", "epoch", b"epoch", "extensions", b"extensions", "handover", b"handover", "hears_leaving", b"hears_leaving", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "n_blocks", b"n_blocks", "prefixes", b"prefixes", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stops", b"stops", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -436,6 +440,7 @@ class Commit(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     length: _builtins.int
     next_length: _builtins.int
@@ -449,6 +454,8 @@ class Commit(_message.Message):
     ids: _builtins.bytes
     history: _builtins.bytes
     digest: _builtins.bytes
+    records: _builtins.bytes
+    """of the neighbours, where there are constraints: a gossip message of records alone"""
     @_builtins.property
     def next_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -468,10 +475,11 @@ class Commit(_message.Message):
         ids: _builtins.bytes = ...,
         history: _builtins.bytes = ...,
         digest: _builtins.bytes = ...,
+        records: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "epoch", b"epoch", "history", b"history", "ids", b"ids", "length", b"length", "n", b"n", "n_prompt", b"n_prompt", "next", b"next", "next_addresses", b"next_addresses", "next_length", b"next_length", "previous", b"previous", "route", b"route", "salt", b"salt", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "epoch", b"epoch", "history", b"history", "ids", b"ids", "length", b"length", "n", b"n", "n_prompt", b"n_prompt", "next", b"next", "next_addresses", b"next_addresses", "next_length", b"next_length", "previous", b"previous", "records", b"records", "route", b"route", "salt", b"salt", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from protocol import errors
 from protocol.errors import (
+    ConstraintBroken,
     ManyhandsError,
     PeerBusy,
     PeerError,
@@ -46,6 +47,8 @@ def encode_error(error: ManyhandsError) -> bytes:
         fields["hint"] = error.hint[:_MAX_HINT_CHARS]
     if isinstance(error, PeerBusy):
         fields["queue_depth"] = error.queue_depth
+    if isinstance(error, ConstraintBroken):
+        fields["constraint"] = error.constraint
     if isinstance(error, SwarmIncomplete):
         fields["missing"] = error.missing[:_MAX_RUNS]
     text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
@@ -74,6 +77,8 @@ def _from_fields(fields: dict[str, Any], sender: str) -> ManyhandsError:
     if issubclass(kind, PeerBusy):
         depth = max(0, int(fields.get("queue_depth", 0)))
         return kind(blamed, message, queue_depth=depth, hint=hint)
+    if issubclass(kind, ConstraintBroken):
+        return kind(blamed, message, constraint=_plain(fields.get("constraint", ""), 40), hint=hint)
     if issubclass(kind, PeerError):
         return kind(blamed, message, hint=hint)
     if issubclass(kind, SwarmIncomplete):

@@ -12,9 +12,9 @@ from protocol.record_pages import (
     N_PAGES,
     key_of_page,
     keys_of,
-    own_record,
     page_of,
     read_key,
+    record_of,
     take,
     write_page,
     write_records,
@@ -71,12 +71,12 @@ def test_of_one_peers_records_the_highest_sequence_stays_whatever_the_order():
 def test_what_is_left_of_a_lifetime_travels_with_the_record():
     table = table_of(1)
 
-    own = own_record(table, peer_of(1), NOW_MS + 20_000)
+    own = record_of(table, peer_of(1), NOW_MS + 20_000)
 
     assert own is not None
     assert own.ttl_ms == 10_000
-    assert own_record(table, peer_of(1), NOW_MS + 30_000) is None
-    assert own_record(table, peer_of(2), NOW_MS) is None
+    assert record_of(table, peer_of(1), NOW_MS + 30_000) is None
+    assert record_of(table, peer_of(2), NOW_MS) is None
 
 
 @pytest.mark.parametrize(

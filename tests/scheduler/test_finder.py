@@ -12,6 +12,7 @@ from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
 from protocol.chain_actions import FindRoute, Seat
 from protocol.clock import wall_ms
+from protocol.constraints import Group
 from protocol.errors import (
     ManyhandsError,
     PeerBusy,
@@ -236,7 +237,8 @@ async def test_limits_of_a_request_are_kept_and_named_when_nobody_is_left():
     assert await found(limited(avoid=(peer_of(DEAD),)), after({})) == [peer_of(LIVE)]
     assert await found(limited(require=(peer_of(LIVE),)), after({})) == [peer_of(LIVE)]
 
-    for limits in ({"regions": ("eu",)}, {"group": "lab"}, {"require": (peer_of(OTHER),)}):
+    lab = Group("lab")
+    for limits in ({"regions": ("eu",)}, {"groups": (lab,)}, {"require": (peer_of(OTHER),)}):
         with pytest.raises(SwarmIncomplete) as caught:
             await found(limited(**limits), after({}))
         assert caught.value.constraint in ("region", "group", "require")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from protocol.constraints import Group
 from protocol.measured import Measured, State
 from scheduler.refusal import incomplete
 from scheduler.wanted import Limits
@@ -53,7 +54,7 @@ def test_the_constraint_that_leaves_blocks_without_a_host_is_named(
 
 
 def test_a_group_without_a_host_leaves_everything():
-    refusal = incomplete([HALF], limited(group="lab"))
+    refusal = incomplete([HALF], limited(groups=(Group("lab"),)))
 
     assert refusal is not None
     assert (refusal.missing, refusal.constraint) == (((0, 8),), "group")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ledger.meter import Rates
 from ledger.objects import Offer
 from protocol.announcements import Announcement, Link
+from protocol.constraints import Group
 from protocol.errors import UsageError
 from protocol.measured import Measured, State
 from protocol.messages import Span
@@ -62,8 +63,8 @@ PRICED = announce(1, offer=offer(1, prefill_tl=500, decode_tl=500))
         (WANTED, announce(1, measured=Measured(state=State.DRAINING)), Constraint.STATE),
         (WANTED, announce(1, measured=Measured(state=State.MOVING)), Constraint.STATE),
         (WANTED, announce(1, measured=Measured(group="lab")), Constraint.GROUP),
-        (limited(group="lab"), announce(1, measured=Measured(group="lab")), None),
-        (limited(group="lab"), announce(1), Constraint.GROUP),
+        (limited(groups=(Group("lab"),)), announce(1, measured=Measured(group="lab")), None),
+        (limited(groups=(Group("lab"),)), announce(1), Constraint.GROUP),
         (limited(regions=("eu",)), announce(1, region="eu-west"), None),
         (limited(regions=("eu",)), announce(1, region="europa"), Constraint.REGION),
         (limited(regions=("eu",)), announce(1), Constraint.REGION),
@@ -236,7 +237,7 @@ def test_what_cannot_be_asked_for_is_refused():
         {"avoid": ("nobody",)},
         {"max_price": -1},
         {"regions": ("",)},
-        {"group": "a\nb"},
+        {"groups": (Group("a\nb"),)},
         {"regions": ("eu",) * 65},
     ):
         with pytest.raises(UsageError):
