@@ -29,6 +29,22 @@ class AddressType(click.ParamType[Any]):
         return value if isinstance(value, Address) else Address.parse(value)
 
 
+class RelayType(click.ParamType[Any]):
+    """A relay's address, or `auto`, which is None."""
+
+    name = "ADDR|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Address | None:
+        if value is None or value == "auto":
+            return None
+        address = value if isinstance(value, Address) else Address.parse(value)
+        if address.relay:
+            self.fail("a relay is dialled directly, not through another one", param, ctx)
+        return address
+
+
 class SpanType(click.ParamType[Any]):
     """`A:B`, or `auto`, which is None."""
 

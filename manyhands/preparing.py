@@ -60,6 +60,9 @@ class Wanted:
     libp2p: tuple[str, int] | None = None
     bootstrap: tuple[Address, ...] = ()
     lan: bool = False
+    relay: tuple[str, int] | None = None
+    relay_limit: int = 12 << 20
+    via: tuple[Address | None, ...] = ()  # None: any relay of the swarm
     gently: bool = False
     hours: "Hours | None" = None
     on_battery: str = "serve"

@@ -26,6 +26,7 @@ from manyhands.options import (
     AdapterType,
     AddressType,
     EndpointType,
+    RelayType,
     SizeType,
     SpanType,
     accept_licence_option,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from node.engine import ShardEngine
     from node.settings import NodeSettings
 
-USUAL_PORT = 31400
+USUAL_PORT, RELAY_PORT = 31400, 31402
 MAX_TEXT_CHARS = 64
 
 
@@ -76,6 +77,25 @@ MAX_TEXT_CHARS = 64
     "--announce",
     type=EndpointType(),
     help="Where others reach it, if not where it listens: what a router forwards here.",
+)
+@click.option(
+    "--relay",
+    type=EndpointType(),
+    is_flag=False,
+    flag_value=f"0.0.0.0:{RELAY_PORT}",
+    help=f"Carry bytes of nodes that nobody can dial. Listens on 0.0.0.0:{RELAY_PORT} unless told.",
+)
+@click.option(
+    "--relay-limit",
+    type=SizeType(),
+    default="12MiB",
+    help="With --relay: bytes a second, in the long run, of all together. Default: 12MiB.",
+)
+@click.option(
+    "--via",
+    type=RelayType(),
+    multiple=True,
+    help="Be reachable through this relay, or auto: through some that the swarm has.",
 )
 @click.option(
     "--libp2p",
@@ -181,11 +201,14 @@ def serve(**given: object) -> None:
     machine.raise_file_limit()
     home = Home.at(wanted.home)
     _check_port(wanted.listen)
+    _check_port(wanted.relay)
     _check_sessions_and_adapters(wanted)
     wishes_of(wanted)
     with home.sole_node():
         party = open_party(home, "node")
         party.require(Role.PROVIDE)
+        if wanted.relay is not None:
+            party.require(Role.RELAY)
         check_discovery(wanted, party)
         wanted = joining(wanted, home)
         with open_books(home.node, party.identity, party.swarm_id) as books:
@@ -290,6 +313,7 @@ def _software() -> str:
 
 
 def _settings(wanted: Wanted, home: Home) -> "NodeSettings":
+    from node.relay_book import quotas_of
     from node.settings import NodeSettings
 
     host, port = wanted.listen or ("0.0.0.0", _usual_or_any_port())
@@ -297,6 +321,11 @@ def _settings(wanted: Wanted, home: Home) -> "NodeSettings":
         host=host,
         port=port,
         announce=wanted.announce,
+        relay=wanted.relay,
+        relay_quotas=quotas_of(wanted.relay_limit),
+        relay_file=home.node / "relay.json",
+        via=tuple(each for each in wanted.via if each is not None),
+        via_auto=None in wanted.via,
         join=wanted.join,
         kv_cache_bytes=wanted.kv_cache,
         drain_s=wanted.drain,

@@ -30,6 +30,9 @@ MAX_REMEMBERED = 1_000
 SPREAD_S = 0.01  # for each peer that may check the same newcomer
 
 
+Place = tuple[str, int, str]
+
+
 class Suspicion(NamedTuple):
     """Both announce the same place: `gone` may be the former self of whoever is `there`."""
 
@@ -92,7 +95,7 @@ class Ghosts:
 
 def suspicions(live: Iterable[Announcement]) -> Iterator[Suspicion]:
     """Pairs of which one announces no place that the other does not announce, too."""
-    by_place: dict[tuple[str, int], list[Announcement]] = defaultdict(list)
+    by_place: dict[Place, list[Announcement]] = defaultdict(list)
     for peer in live:
         for place in _places(peer):
             by_place[place].append(peer)
@@ -102,9 +105,10 @@ def suspicions(live: Iterable[Announcement]) -> Iterator[Suspicion]:
                 yield Suspicion(gone, there)
 
 
-def _places(peer: Announcement) -> set[tuple[str, int]]:
+def _places(peer: Announcement) -> set[Place]:
     return set(map(_place, peer.addresses))
 
 
-def _place(address: Address) -> tuple[str, int]:
-    return address.host, address.port
+def _place(address: Address) -> Place:
+    """Where it is dialled; at a relay's port everybody it carries has a place of its own."""
+    return address.host, address.port, address.peer_id if address.relay else ""

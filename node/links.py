@@ -8,22 +8,15 @@ it has been measured.
 """
 
 from collections import deque
-from enum import Enum
 
 from protocol.announcements import Link
 from protocol.identity import PeerId, public_key_from_peer_id
+from protocol.path import Path
 from protocol.told_links import told_links
 
 MAX_SAMPLES = 16
 MAX_AGE_S = 300.0
 MAX_PEERS = 1_000
-
-
-class Path(Enum):
-    """How a measurement travelled."""
-
-    DIRECT = "direct"
-    RELAYED = "relayed"
 
 
 class LinkTimes:
@@ -42,16 +35,16 @@ class LinkTimes:
             del self._samples[next(iter(self._samples))]
 
     def rtt_s(self, peer_id: PeerId, now_s: float) -> float | None:
-        """The least round trip measured lately: directly, or else through a relay."""
+        """The least round trip measured lately: directly, or else as best can be."""
         for path in Path:
             if (rtt_s := self._least(peer_id, path, now_s)) is not None:
                 return rtt_s
         return None
 
     def is_relayed(self, peer_id: PeerId, now_s: float) -> bool:
-        """Whether only a relay has been measured lately."""
+        """Whether it has been measured lately, and not directly."""
         direct = self._least(peer_id, Path.DIRECT, now_s)
-        return direct is None and self._least(peer_id, Path.RELAYED, now_s) is not None
+        return direct is None and self.rtt_s(peer_id, now_s) is not None
 
     def best(self, now_s: float) -> tuple[Link, ...]:
         """The links worth telling, as many as an announcement holds."""

@@ -19,6 +19,7 @@ from node.bandwidth import METHOD as PROBE_METHOD
 from node.bandwidth import Bandwidth
 from node.batching import Batcher
 from node.belonging import Belonging, Place
+from node.carrying import Carrying
 from node.compliance import Compliance
 from node.discovery import Discovery
 from node.engine import ShardEngine
@@ -37,7 +38,7 @@ from node.settings import NodeSettings
 from node.vetting import Vetting
 from node.whereabouts import Ways, Whereabouts
 from protocol.address import Address
-from protocol.announcements import Announcement
+from protocol.announcements import MAX_ADDRESSES, Announcement
 from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError, PeerBusy
 from protocol.gossip_rules import METHOD as GOSSIP_METHOD
@@ -112,6 +113,8 @@ class Node:
         ways = ways or Ways(announce=settings.announce)
         self.whereabouts = Whereabouts(transport, self._others, self.gossip.announce, ways)
         self._pausing = Pausing(self, settings)
+        where = self.whereabouts
+        self.carrying = Carrying(self._standing, self._others, self.gossip.announce, where)
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -119,19 +122,18 @@ class Node:
     async def running(self) -> AsyncIterator["Node"]:
         """Listen, announce and serve; drain and leave on the way out."""
         await self.serving.prepare()
-        streams = {PROBE_METHOD: self.bandwidth.handle}
+        streams = {PROBE_METHOD: self.bandwidth.handle, **self.carrying.streams}
         belonging = self._belonging
-        server, open_calls = (
-            Server(lambda: self.sessions),
-            belonging.open_calls if belonging else {},
-        )
+        server = Server(lambda: self.sessions)
+        open_calls = belonging.open_calls if belonging else {}
         seen_calls = self.whereabouts.seen_calls
         service = server.service(self._calls(), streams, open_calls, seen_calls)
         self._listener = await self._transport.listen(
             self.settings.host, self.settings.port, service
         )
         self.whereabouts.listening(self._listener)
-        async with asyncio.TaskGroup() as tasks:
+        port = self._listener.addresses[0].port
+        async with self.carrying.running(port), asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._run(self.serving)
             self._compliance.begin(tasks)
@@ -211,7 +213,7 @@ class Node:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        return self.whereabouts.addresses
+        return (*self.whereabouts.addresses, *self.carrying.addresses)[:MAX_ADDRESSES]
 
     # --- node.moving.Movable ----------------------------------------------------------------------
 
@@ -334,6 +336,7 @@ class Node:
             **self._pausing.said(),
             up_bytes_per_s=self.bandwidth.up_bytes_per_s,
             down_bytes_per_s=self.bandwidth.down_bytes_per_s,
+            relay_slots=self.carrying.n_slots,
         )
         return replace(said, measured=measured)
 
@@ -379,6 +382,7 @@ class Node:
             "moving": self.mover.status() if self.mover else None,
             "weights_shared_bytes": self.shared.bytes_shared,
             "libp2p": self.discovery.status() if self.discovery else None,
+            **self.carrying.status(),
             **(self._serving.status() if self._serving else summary(self.draft())),
         }
 

@@ -1,12 +1,13 @@
 """Every knob of a node, read once at the front door and handed down."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ledger.meter import Rates
 from ledger.objects import FREE
 from node.manners import NO_WISHES, Sensed, Wishes
+from node.relay_book import Quotas
 from protocol.address import Address
 from protocol.errors import ConfigError
 
@@ -19,6 +20,19 @@ class NodeSettings:
     port: int = 0  # 0 picks one
     announce: tuple[str, int] | None = None
     """Where others reach it, if not where it listens."""
+
+    relay: tuple[str, int] | None = None
+    """Where to listen for callers of peers that cannot be dialled, and carry their bytes."""
+
+    relay_quotas: Quotas = field(default_factory=Quotas)
+    relay_file: Path | None = None
+    """Keeps what was carried for whom, across starts."""
+
+    via: tuple[Address, ...] = ()
+    """Relays through which to be reachable."""
+
+    via_auto: bool = False
+    """Be reachable through relays that announce themselves."""
 
     join: tuple[Address, ...] = ()
     kv_cache_bytes: int = 1 << 30

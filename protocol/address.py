@@ -1,7 +1,10 @@
 """Where a peer can be dialled, and who must answer there.
 
 In and out: multiaddr text, `/ip4/203.0.113.5/tcp/31400/p2p/12D3Koo…`, in the three forms that a
-gRPC target can have (ip4, ip6, dns4). Reaching the address is left to the transports.
+gRPC target can have (ip4, ip6, dns4). A peer that a relay makes reachable is spelled as libp2p
+spells circuits, `…/p2p/RELAY/p2p-circuit/p2p/PEER`: whoever dials it connects to the relay's host
+and port and asks there for the peer by name (see `protocol.relaying`). Reaching the address is left
+to the transports.
 """
 
 import re
@@ -11,6 +14,7 @@ from typing import Literal, Self
 
 from protocol.errors import UsageError
 from protocol.identity import PeerId, public_key_from_peer_id
+from protocol.path import Path
 
 Family = Literal["ip4", "ip6", "dns4"]
 
@@ -18,6 +22,9 @@ MAX_HOST_CHARS = 253  # RFC 1035 section 2.3.4, in text
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _EXAMPLE = "an address looks like /ip4/203.0.113.5/tcp/31400/p2p/12D3Koo…"
+_RELAYED_EXAMPLE = "a relayed one: /ip4/203.0.113.5/tcp/31402/p2p/RELAY/p2p-circuit/p2p/PEER"
+_CIRCUIT = "/p2p-circuit/p2p/"
+_NOBODY = PeerId("")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -27,6 +34,7 @@ class Address:
     host: str
     port: int
     peer_id: PeerId
+    relay: PeerId = _NOBODY  # whose host and port these are, where it is not the peer itself
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
@@ -34,9 +42,18 @@ class Address:
         if _ip(self.host) is None and not _is_name(self.host):
             raise UsageError(f"not a host: {self.host[:80]!r}", hint=_EXAMPLE)
         public_key_from_peer_id(self.peer_id)
+        if self.relay:
+            public_key_from_peer_id(self.relay)
+            if self.relay == self.peer_id:
+                raise UsageError("nobody relays to itself", hint=_RELAYED_EXAMPLE)
 
     def __str__(self) -> str:
-        return f"/{self.family}/{self.host}/tcp/{self.port}/p2p/{self.peer_id}"
+        there = f"/{self.family}/{self.host}/tcp/{self.port}/p2p/"
+        return there + (f"{self.relay}{_CIRCUIT}{self.peer_id}" if self.relay else self.peer_id)
+
+    @property
+    def path(self) -> Path:
+        return Path.RELAYED if self.relay else Path.DIRECT
 
     @property
     def is_far(self) -> bool:
@@ -66,13 +83,17 @@ class Address:
         Raises:
             UsageError: it is not one that Manyhands can dial.
         """
-        parts = text.strip().split("/")
+        there, circuit, relayed = text.strip().partition(_CIRCUIT)
+        parts = there.split("/")
         if len(parts) != 7 or parts[0] or parts[3] != "tcp" or parts[5] != "p2p":
             raise UsageError(f"not a peer's address: {text[:120]!r}", hint=_EXAMPLE)
         family, host, port, peer_id = parts[1], parts[2], parts[4], parts[6]
         if not _PORT.fullmatch(port):
             raise UsageError(f"not a port: {port[:20]!r}", hint=_EXAMPLE)
-        address = cls(host, int(port), PeerId(peer_id))
+        if circuit:
+            address = cls(host, int(port), PeerId(relayed), PeerId(peer_id))
+        else:
+            address = cls(host, int(port), PeerId(peer_id))
         if address.family != family:
             raise UsageError(f"{host!r} is not of the family {family[:20]!r}", hint=_EXAMPLE)
         return address

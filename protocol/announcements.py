@@ -105,6 +105,8 @@ class Announcement:
             all(address.peer_id == self.peer_id for address in self.addresses),
             "a peer announces its own addresses only",
         )
+        ranks = [address.path.rank for address in self.addresses]
+        require(ranks == sorted(ranks), "addresses of its own come before a relay's")
         if self.span is not None:
             require(self.span.stop <= self.n_blocks, f"span {self.span} is outside the model")
             require(bool(self.addresses), "a peer that serves has an address")
@@ -206,7 +208,7 @@ def _to_fields(announcement: Announcement) -> tuple[Field, ...]:
         announcement.sequence,
         announcement.issued_ms,
         announcement.expires_ms,
-        tuple(str(address) for address in announcement.addresses),
+        tuple(str(address) for address in announcement.addresses if not address.relay),
         announcement.model,
         announcement.manifest,
         announcement.n_blocks,
@@ -228,6 +230,9 @@ def _to_fields(announcement: Announcement) -> tuple[Field, ...]:
 def _extras(announcement: Announcement) -> tuple[Field, ...]:
     """What was added to version 1: named, and left out where there is nothing to say."""
     named: list[tuple[str, Any]] = list(announcement.measured.extras())
+    # Older peers read the first field and know of no relays: one such address would spoil it.
+    if relayed := tuple(str(address) for address in announcement.addresses if address.relay):
+        named.append(("circuits", relayed))
     if announcement.adapters:
         named.append(("adapters", announcement.adapters))
     if (beats := announcement.heartbeats) is not None:
@@ -256,7 +261,7 @@ def _from_fields(fields: list[Any]) -> Announcement:
     try:
         return Announcement(
             peer_id=peer_id_from_public_key(public_key),
-            addresses=tuple(Address.parse(_text(address)) for address in addresses),
+            addresses=_read_addresses(addresses, added),
             model=model,
             manifest=manifest,
             n_blocks=n_blocks,
@@ -282,6 +287,16 @@ def _from_fields(fields: list[Any]) -> Announcement:
         )
     except (UsageError, ValueError) as error:  # a stranger's address, key or span: not our mistake
         raise NotCanonical(f"an announcement with a bad field: {error}") from error
+
+
+def _read_addresses(direct: list[Any], extras: dict[str, Any]) -> tuple[Address, ...]:
+    """Its own first; where either list holds one of the other kind, the record is refused."""
+    relayed = extras.get("circuits", [])
+    require(isinstance(relayed, list), "circuits are addresses")
+    read = [[Address.parse(_text(address)) for address in texts] for texts in (direct, relayed)]
+    apart = [bool(address.relay) for address in (*read[0], *read[1])]
+    require(apart == [False] * len(direct) + [True] * len(relayed), "an address of another kind")
+    return (*read[0], *read[1])
 
 
 def _text(value: object) -> str:

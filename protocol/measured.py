@@ -45,6 +45,7 @@ class Measured:
     paused: str = ""  # why it gives way to its owner
     back_ms: int = 0  # wall clock; until when, if it knows
     group: str = ""  # a private group whose members alone may use it; empty: anybody
+    relay_slots: int = 0  # so many peers it would carry for now, as a relay; 0: it is none
     relayed: tuple[bytes, ...] = ()  # public keys of links that were measured through a relay
 
     def __post_init__(self) -> None:

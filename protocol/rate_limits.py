@@ -58,6 +58,14 @@ class RateLimit:
         self._fill(bucket, now_s)
         bucket.tokens = max(bucket.tokens - amount, -self.limit.burst)
 
+    def debt_s(self, sender: str, now_s: float) -> float:
+        """How long until `sender` owes nothing; 0 while it owes nothing now."""
+        bucket = self._buckets.get(sender)
+        if bucket is None:
+            return 0.0
+        self._fill(bucket, now_s)
+        return max(0.0, -bucket.tokens / self.limit.per_s)
+
     def _bucket(self, sender: str, now_s: float) -> _Bucket:
         bucket = self._buckets.get(sender)
         if bucket is not None:

@@ -46,9 +46,16 @@ ASKED: Mapping[str, Roles] = {
     "probe": WORK,
     "dial_back": SERVE,  # who serves wants to be dialled; clients are dialled by nobody
     "handover": SERVE,
+    "relay": SERVE,  # be carried
 }
 # Of whoever answers: prompts, tokens and hidden states go to those alone who may provide.
-ANSWERED: Mapping[str, Roles] = {"control": SERVE, "data": SERVE, "spare": SERVE}
+# Bytes are carried by those who may relay.
+ANSWERED: Mapping[str, Roles] = {
+    "control": SERVE,
+    "data": SERVE,
+    "spare": SERVE,
+    "relay": frozenset({Role.RELAY}),
+}
 
 
 def asked_of(method: str) -> Roles:

@@ -41,6 +41,7 @@ from protocol.transport.interface import (
     Service,
 )
 from protocol.transport.reach import reachable_hosts, who_answers, why_not_listening
+from protocol.transport.relayed import why_not_relayed
 
 # A little above our own bound: what lies between is counted and answered with a typed error, and
 # the core cuts off what is larger without telling the listener.
@@ -155,6 +156,7 @@ class GrpcTransport:
         return GrpcConnection(
             channel,
             address.peer_id,
+            path=address.path,
             admission=self._admission,
             counters=self.counters,
         )
@@ -190,6 +192,8 @@ class GrpcTransport:
         self, error: PeerUnreachable, address: Address, remaining_s: float
     ) -> ManyhandsError:
         """Tell another peer at that address from nobody: gRPC reports both as unavailable."""
+        if address.relay:
+            return await why_not_relayed(address, timeout_s=remaining_s) or error
         try:
             found = await who_answers(address, timeout_s=remaining_s)
         except IntegrityError as proof:

@@ -14,6 +14,7 @@ import grpc
 
 from protocol.errors import ManyhandsError, MembershipEnded, PeerUnreachable, UsageError
 from protocol.identity import PeerId
+from protocol.path import Path
 from protocol.transport.admission import Admission
 from protocol.transport.greeting import Greeting
 from protocol.transport.grpc_listener import HELLO, SERVICE_NAME
@@ -33,10 +34,11 @@ class GrpcConnection:
         channel: Any,
         peer_id: PeerId,
         *,
+        path: Path = Path.DIRECT,
         admission: Admission,
         counters: Counters,
     ) -> None:
-        self.peer_id = peer_id
+        self.peer_id, self.path = peer_id, path
         self._channel, self._admission, self._counters = channel, admission, counters
         self._credential: bytes | None = None  # that the other side showed, once it has
         self._streams: WeakSet[WireStream] = WeakSet()

@@ -12,6 +12,7 @@ from typing import Protocol
 from protocol.address import Address, Endpoint
 from protocol.errors import ManyhandsError
 from protocol.identity import PeerId
+from protocol.path import Path
 
 PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 64 * 2**20
@@ -59,6 +60,10 @@ class Connection(Protocol):
 
     @property
     def peer_id(self) -> PeerId: ...
+
+    @property
+    def path(self) -> Path:
+        """How the bytes get there."""
 
     async def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
         """One request, one answer.

@@ -333,7 +333,7 @@ class MemoryConnection:
     def __init__(
         self, network: MemoryNetwork, transport: MemoryTransport, address: Address
     ) -> None:
-        self.peer_id = address.peer_id
+        self.peer_id, self.path = address.peer_id, address.path
         self._network, self._transport, self._address = network, transport, address
         self._streams: WeakSet[MemoryStream] = WeakSet()
         self._is_open = True

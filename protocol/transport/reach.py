@@ -56,8 +56,12 @@ def why_not_listening(host: str, port: int) -> ConfigError:
     return ConfigError(f"cannot listen on {host}:{port}", hint=other)
 
 
-async def who_answers(address: Address, *, timeout_s: float) -> PeerId | None:
+async def who_answers(
+    address: Address, *, timeout_s: float, alerts: list[str] | None = None
+) -> PeerId | None:
     """The identity behind a TLS server at `address`, whoever it is; None when there is no server.
+
+    alerts: takes OpenSSL's word for why the other side broke the handshake off.
 
     Raises:
         IntegrityError: its certificate proves no identity.
@@ -68,10 +72,18 @@ async def who_answers(address: Address, *, timeout_s: float) -> PeerId | None:
     context.verify_mode = ssl.CERT_NONE  # verified_peer below is the check
     context.set_alpn_protocols(["h2"])
     with contextlib.suppress(OSError, TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            _, writer = await asyncio.open_connection(
-                address.host, address.port, ssl=context, server_hostname=tls_name(address.peer_id)
-            )
+        try:
+            async with asyncio.timeout(timeout_s):
+                _, writer = await asyncio.open_connection(
+                    address.host,
+                    address.port,
+                    ssl=context,
+                    server_hostname=tls_name(address.peer_id),
+                )
+        except ssl.SSLError as error:
+            if alerts is not None:
+                alerts.append(error.reason or "")
+            raise
         try:
             certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         finally:

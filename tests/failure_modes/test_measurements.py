@@ -2,9 +2,10 @@
 
 import pytest
 
-from node.links import MAX_AGE_S, LinkTimes, Path
+from node.links import MAX_AGE_S, LinkTimes
 from protocol.errors import PeerBusy, PeerUnreachable
 from protocol.identity import PeerId
+from protocol.path import Path
 from protocol.transport.memory import MemoryNetwork
 from scheduler import Routed, Token
 from scheduler.peer_record import PeerRecords

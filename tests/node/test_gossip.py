@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from node.gossip import CALLS, GossipTiming
-from node.links import LinkTimes, Path
+from node.links import LinkTimes
 from protocol.announcement_table import Dropped, Merged
 from protocol.announcements import Link
 from protocol.anti_entropy import GossipMessage
@@ -17,6 +17,7 @@ from protocol.errors import PeerBusy, PeerMisbehaved
 from protocol.gossip_rules import METHOD, tell
 from protocol.identity import public_key_from_peer_id
 from protocol.messages import Span
+from protocol.path import Path
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import (
     Faults,

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from protocol.address import Address
 from protocol.errors import UsageError
 from protocol.identity import Identity
+from protocol.path import Path
 from protocol.signing import SigningKey
 
 PEER = Identity(SigningKey.from_seed(bytes(32))).peer_id
+RELAY = Identity(SigningKey.from_seed(bytes([1]) * 32)).peer_id
 
 hosts = st.one_of(
     st.ip_addresses().map(str),
@@ -24,6 +26,31 @@ def test_an_address_survives_its_text(host, port):
     address = Address(host, port, PEER)
 
     assert Address.parse(str(address)) == address
+
+
+@given(host=hosts, port=st.integers(1, 65535))
+def test_a_relayed_address_survives_its_text_and_leads_to_the_relay(host, port):
+    address = Address(host, port, PEER, RELAY)
+
+    assert Address.parse(str(address)) == address
+    assert str(address).endswith(f"/p2p/{RELAY}/p2p-circuit/p2p/{PEER}")
+    assert (address.path, Address(host, port, PEER).path) == (Path.RELAYED, Path.DIRECT)
+    assert address.target == Address(host, port, RELAY).target
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"/ip4/203.0.113.5/tcp/1/p2p/{PEER}/p2p-circuit/p2p/{PEER}",
+        "/ip4/203.0.113.5/tcp/1/p2p/{RELAY}/p2p-circuit/p2p/{PEER}/p2p-circuit/p2p/{RELAY}",
+        "/ip4/203.0.113.5/tcp/1/p2p/{RELAY}/p2p-circuit",
+        "/ip4/203.0.113.5/tcp/1/p2p/{RELAY}/p2p-circuit/p2p/",
+        "/ip4/203.0.113.5/tcp/1/p2p-circuit/p2p/{PEER}",
+    ],
+)
+def test_circuits_that_lead_nowhere_are_refused(text):
+    with pytest.raises(UsageError):
+        Address.parse(text.format(RELAY=RELAY, PEER=PEER))
 
 
 @pytest.mark.parametrize(

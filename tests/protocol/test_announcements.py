@@ -101,6 +101,25 @@ def test_an_impossible_announcement_cannot_be_made(changes):
         replace(announce(1), **changes)
 
 
+def test_relayed_addresses_stand_apart_where_peers_who_know_no_relays_pass_them_over():
+    peer, relay = peer_of(1), peer_of(2)
+    own, relayed = Address("10.0.0.1", 1, peer), Address("203.0.113.5", 31402, peer, relay)
+    announcement = announce(1, addresses=(own, relayed))
+
+    data = seal_announcement(announcement, OPEN_SWARM_ID, key_of(1))
+
+    assert read_announcement(data)[0] == announcement
+    fields = cbor2.loads(Envelope.decode(data).payload)
+    assert fields[5] == [str(own)]
+    assert fields[20] == [["circuits", [str(relayed)]]]
+    for direct, circuits in (([str(relayed)], []), ([str(own)], [str(own)]), ([str(own)], "x")):
+        fields[5], fields[20] = direct, [["circuits", circuits]]
+        with pytest.raises((NotCanonical, PeerMisbehaved)):
+            read_announcement(seal("mh/announcement/1", OPEN_SWARM_ID, fields, key_of(1)).encode())
+    with pytest.raises(PeerMisbehaved, match="come before"):
+        replace(announcement, addresses=(relayed, own))
+
+
 @pytest.mark.parametrize("bad", [[5, 5], [7, 3], [3], ["a", "b"], None])
 def test_a_signed_announcement_with_a_nonsensical_span_is_refused(bad):
     fields = cbor2.loads(Envelope.decode(record(1).data).payload)

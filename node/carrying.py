@@ -1,0 +1,150 @@
+"""What a node has to do with relays: being one, and being reachable through some.
+
+In: settings, who else is there. Out: the stream `relay`, relayed addresses to announce, how many
+more peers it would carry, and what it carried for whom, kept in a file across starts.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from node.relay import Relay
+from node.reserving import Reservations
+from node.serving import Standing
+from node.settings import NodeSettings
+from node.whereabouts import Whereabouts
+from protocol.address import Address
+from protocol.announcements import Announcement
+from protocol.relaying import METHOD
+from protocol.transport import StreamHandler
+
+log = logging.getLogger(__name__)
+
+KEEP_S = 60.0
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+
+
+class Carrying:
+    """Made by a node; does its work while `running`."""
+
+    def __init__(
+        self,
+        standing: Standing,
+        others: Callable[[], Sequence[Announcement]],
+        changed: Callable[[], None],
+        whereabouts: Whereabouts,
+    ) -> None:
+        """
+        Args:
+            others: who serves now, but this node.
+            changed: called when there are other addresses to announce.
+            whereabouts: whether peers found that nobody can dial this node.
+        """
+        settings, identity, swarm_id = standing.settings, standing.identity, standing.swarm_id
+        self._settings, self._whereabouts = settings, whereabouts
+        self._port = 0  # of our own listener
+        self.relay = Relay(identity, swarm_id, settings.relay_quotas) if settings.relay else None
+        self.reservations = Reservations(
+            standing.transport,
+            swarm_id,
+            given=settings.via,
+            others=others,
+            is_wanted=lambda: bool(settings.via) or settings.via_auto or self._is_hidden(),
+            local=self._local,
+            changed=changed,
+        )
+
+    @property
+    def streams(self) -> Mapping[str, StreamHandler]:
+        return {METHOD: self.relay.handle} if self.relay else {}
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        return self.reservations.addresses
+
+    @property
+    def n_slots(self) -> int:
+        """How many more peers it would carry; a relay that nobody can dial is none."""
+        return self.relay.book.n_free if self.relay and not self._is_hidden() else 0
+
+    def status(self) -> dict[str, object]:
+        return {
+            "relay": self.relay.status() if self.relay else None,
+            "via": self.reservations.status(),
+        }
+
+    @asynccontextmanager
+    async def running(self, port: int) -> AsyncIterator[None]:
+        """`port`: our own listener's."""
+        self._port = port
+        async with AsyncExitStack() as stack:
+            if self.relay is not None:
+                await stack.enter_async_context(carrying_on(self.relay, self._settings))
+            reserving = asyncio.create_task(self.reservations.run(), name="reservations")
+            stack.push_async_callback(_ended, reserving)
+            yield
+
+    def _is_hidden(self) -> bool:
+        return not self._whereabouts.reach.is_dialable
+
+    def _local(self) -> tuple[str, int] | None:
+        host = self._settings.host
+        return (_ANY.get(host, host), self._port) if self._port else None
+
+
+@asynccontextmanager
+async def carrying_on(relay: Relay, settings: NodeSettings) -> AsyncIterator[None]:
+    """The relay runs, and its sums are kept.
+
+    Raises:
+        ConfigError: its port cannot be had.
+    """
+    assert settings.relay is not None
+    announced = settings.announce[0] if settings.announce else ""
+    path = settings.relay_file
+    if path is not None:
+        _restore(relay, path)
+    async with relay.running(*settings.relay, announced):
+        keeping = asyncio.create_task(_keep_on(relay, path), name="relay sums") if path else None
+        try:
+            yield
+        finally:
+            if keeping is not None and path is not None:
+                await _ended(keeping)
+                _keep(json.dumps(relay.book.kept()), path)
+
+
+def _restore(relay: Relay, path: Path) -> None:
+    try:
+        relay.book.restore(json.loads(path.read_text()))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        log.warning("sums of the relay are lost", extra={"file": str(path), "why": str(error)})
+
+
+async def _keep_on(relay: Relay, path: Path) -> None:
+    while True:
+        await asyncio.sleep(KEEP_S)
+        await asyncio.to_thread(_keep, json.dumps(relay.book.kept()), path)
+
+
+def _keep(sums: str, path: Path) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_text(sums)
+        scratch.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        log.warning("sums of the relay are not kept", extra={"why": str(error)})
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,94 @@
+"""Answers through a relay, between real nodes that can reach each other in no other way."""
+
+import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from protocol.identity import Identity
+from protocol.path import Path as Way
+from protocol.sampling import SamplingParams
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport.grpc import GrpcTransport
+from scheduler import Finished, Token
+from tests.checkpoints import write_checkpoint
+from tests.local_swarm import LocalNode, Swarm, add_byte_tokenizer, swarm, whole
+from tests.node.relaying import relay_of, until
+
+WANDERING = SamplingParams(temperature=1.0, seed=7)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return add_byte_tokenizer(write_checkpoint(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+async def first(model: Path, tmp_path: Path):
+    """A swarm of one node, which relays."""
+
+    def over_sockets(identity: Identity) -> GrpcTransport:
+        return GrpcTransport(identity, OPEN_SWARM_ID)
+
+    async with swarm(model, tmp_path, over_sockets) as built:
+        await built.start((0, 3), relay=("127.0.0.1", 0))
+        yield built
+
+
+async def hidden(built: Swarm, span: tuple[int, int], **more: object) -> LocalNode:
+    """A node whose own address leads nowhere: a router forwards nothing to it."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        [local] = await built.start(span, announce=nobody.getsockname(), **more)
+    await until(lambda: bool(local.node.carrying.addresses))
+    return local
+
+
+def ask(built: Swarm, n: int = 24):
+    prompt = built.tokenizer.encode("Tell me about hands.")
+    return built.request(prompt, max_tokens=n, sampling=WANDERING, ignore_eos=True)
+
+
+async def test_an_answer_comes_from_a_node_that_nobody_can_dial(first: Swarm):
+    relay = first.nodes[0]
+    behind = await hidden(first, (3, 6), via_auto=True)
+
+    assert [a.path for a in behind.node.addresses] == [Way.DIRECT, Way.RELAYED]
+    async with first.client() as client:
+        answer = await whole(client.generate(ask(first)))
+
+    assert len(answer.token_ids) == 24
+    assert [hop.peer for hop in answer.route] == [relay.node.peer_id, behind.node.peer_id]
+    told = relay.node.status()["relay"]
+    assert told["peers"][behind.node.peer_id]["to_peer_bytes"] > 10_000
+    assert behind.node.status()["via"][0]["relay"] == relay.node.peer_id
+
+
+async def test_a_relay_killed_in_mid_answer_costs_no_token(first: Swarm):
+    async with AsyncExitStack() as lives:
+        relays = {}
+        for _ in range(2):
+            life = await lives.enter_async_context(AsyncExitStack())
+            relay, gate = await life.enter_async_context(relay_of())
+            relays[gate] = relay, life
+        behind = await hidden(first, (3, 6), via=tuple(relays))
+        await until(lambda: len(behind.node.carrying.addresses) == 2)
+        async with first.client() as client:
+            right = await whole(client.generate(ask(first, 64)))
+            tokens, killed, result = 0, False, None
+            async with client.generate(ask(first, 64)) as run:
+                async for event in run:
+                    tokens += isinstance(event, Token)
+                    if tokens == 5 and not killed:
+                        [life] = [
+                            life for relay, life in relays.values() if relay.status()["connections"]
+                        ]
+                        await life.aclose()
+                        killed = True
+                    if isinstance(event, Finished):
+                        result = event.result
+
+    assert killed
+    assert result is not None
+    assert result.token_ids == right.token_ids
