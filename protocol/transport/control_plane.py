@@ -43,7 +43,7 @@ class PlaneLimits:
     """What strangers may have of us. Whatever is above is refused and counted."""
 
     connections: int = 100
-    connections_per_peer: int = 2
+    connections_per_peer: int = 4  # one each way, and a circuit each way
     connections_per_host: int = 16  # of one IP address
     streams: int = 256
     streams_per_peer: int = 16
@@ -54,6 +54,48 @@ class PlaneLimits:
     def __post_init__(self) -> None:
         counts = (self.connections, self.connections_per_peer, self.connections_per_host)
         require(min(counts) > 0 and self.streams >= self.streams_per_peer > 0, "limits are counts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelLimits:
+    """What peers may have of us through tunnels, and we of relays."""
+
+    streams: int = 64
+    streams_per_peer: int = 4  # each is a connection of gRPC: one is enough
+    idle_s: float = 180.0  # gRPC says something every twenty
+    places: int = 2  # we keep at relays, while strangers cannot dial us
+
+    def __post_init__(self) -> None:
+        require(self.streams >= self.streams_per_peer > 0 <= self.places, "limits are counts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitLimits:
+    """What others may have of this machine as a relay."""
+
+    places: int = 64
+    place_s: int = 3600
+    circuits: int = 32
+    circuits_per_peer: int = 4  # it calls, or that call it
+    circuit_s: int = 4 * 3600
+    circuit_bytes: int = 8 * 2**30
+    idle_s: float = 180.0
+    bytes_per_day: int = 50 * 10**9  # all circuits together
+
+    def __post_init__(self) -> None:
+        counts = (self.places, self.place_s, self.circuits, self.circuits_per_peer)
+        most = (self.circuit_s, self.circuit_bytes, self.bytes_per_day)
+        require(min(*counts, *most) > 0 and self.idle_s > 0, "quotas are positive")
+
+
+class Tunnel(Protocol):
+    """A way to a peer's service that no TCP connection of ours takes."""
+
+    @property
+    def address(self) -> Address:
+        """Where to dial it: on this machine, and whoever answers proves to be that peer."""
+
+    async def aclose(self) -> None: ...
 
 
 class ControlPlane(Protocol):

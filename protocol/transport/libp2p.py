@@ -3,7 +3,8 @@
 In: an identity, where to listen, bootstrap peers. Out: a `ControlPlane`. libp2p is an optional
 extra and speaks trio: it is imported when a plane starts, and lives in a thread of its own. Its
 defaults would also accept plaintext and half a dozen transports; what may be spoken is named here
-outright. What strangers may have of us is the `doorkeeper`'s, what they may ask `kademlia`'s.
+outright. What strangers may have of us is the `doorkeeper`'s, what they may ask `kademlia`'s. Where
+asked to, the host also carries the service itself, and circuits of others: see `carrying`.
 """
 
 import asyncio
@@ -18,7 +19,16 @@ from protocol.address import Address
 from protocol.errors import ConfigError
 from protocol.identity import Identity, PeerId
 from protocol.signing import OPEN_SWARM_ID
-from protocol.transport.control_plane import CLOSEST, ControlPlane, Keeper, PlaneLimits, Told
+from protocol.transport.carrying import Carrying, info_of
+from protocol.transport.control_plane import (
+    CLOSEST,
+    CircuitLimits,
+    ControlPlane,
+    Keeper,
+    PlaneLimits,
+    Told,
+    TunnelLimits,
+)
 from protocol.transport.doorkeeper import Doorkeeper
 from protocol.transport.lan import MAX_HEARD, LocalNetwork
 from protocol.transport.reach import reachable_hosts, why_not_listening
@@ -57,10 +67,14 @@ class Libp2pPlane(ControlPlane):
         limits: PlaneLimits | None = None,
         swarm_id: bytes = OPEN_SWARM_ID,
         lan: bool = False,
+        tunnels: TunnelLimits | None = None,
+        relaying: CircuitLimits | None = None,
     ) -> None:
         """
         Args:
             lan: also find peers on the local network, and be found there.
+            relaying: what others may have of this host as a relay for circuits; None: nothing.
+            tunnels: carry the service through streams of this host; None: not at all.
             swarm_id: of any swarm but the open one, those alone who know it get a connection.
         """
         self.peer_id: PeerId = identity.peer_id
@@ -77,11 +91,15 @@ class Libp2pPlane(ControlPlane):
         self._thread: TrioThread | None = None
         self._keeper: Keeper | None = None
         self._dht: Kademlia | None = None
+        if self._swarm_key:  # the library puts its cipher on one end of a circuit alone
+            tunnels = relaying = None
+        self.carrying = Carrying(tunnels, relaying, self._admits, self._limits.timeout_s)
         self._connected: tuple[PeerId, ...] = ()
 
     @property
     def refused(self) -> Counter[str]:  # type: ignore[override]  # there a field; here a sum
-        return self._door.refused + (self._dht.refused if self._dht else Counter())
+        kademlia = self._dht.refused if self._dht else Counter[str]()
+        return self._door.refused + kademlia + self.carrying.refused
 
     async def start(self, keeper: Keeper) -> None:
         try:
@@ -105,6 +123,7 @@ class Libp2pPlane(ControlPlane):
         try:
             self._thread = await asyncio.to_thread(_import_and_start, asyncio.get_running_loop())
             port: int = await self._thread.start(self._serve)
+            self.carrying.thread = self._thread
         except Exception as error:
             raise ConfigError(f"libp2p does not start: {error!r}", hint=INSTALL_HINT) from error
         if not port:
@@ -116,7 +135,7 @@ class Libp2pPlane(ControlPlane):
         if listening is not None:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
-        thread, self._thread = self._thread, None
+        thread, self._thread, self.carrying.thread = self._thread, None, None
         self.addresses, self._connected, self.problem = (), (), self.problem or "stopped"
         if thread is not None:
             await thread.stop()
@@ -144,15 +163,20 @@ class Libp2pPlane(ControlPlane):
 
     async def _serve(self, *, task_status: Any) -> None:
         """Run the host until the thread stops; started with its port, or with 0."""
+        import trio
+
         is_started = False
         try:
             host, listen = self._make_host()
             async with host.run(listen_addrs=listen):
                 ports = [int(address.value_for_protocol("tcp")) for address in host.get_addrs()]
                 self._dht = dht = self._make_dht(host)
+                self.carrying.begin(host, (self._host, ports[0] if ports else 0))
                 is_started = True
                 task_status.started(ports[0] if ports else 0)  # none when it cannot listen
-                await self._stay_connected(host, dht)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.carrying.run)
+                    await self._stay_connected(host, dht)
         except Exception as error:
             if not is_started:
                 raise
@@ -242,12 +266,10 @@ class Libp2pPlane(ControlPlane):
 
     async def _greet(self, host: Any, address: Address) -> None:
         import trio
-        from libp2p.peer.peerinfo import info_from_p2p_addr
-        from multiaddr import Multiaddr
 
         with trio.move_on_after(self._limits.timeout_s):
             try:
-                await host.connect(info_from_p2p_addr(Multiaddr(str(address))))
+                await self.carrying.meet(host, info_of(address))
             except Exception as error:  # of a library with many kinds, about a stranger
                 extra = {"address": str(address), "reason": repr(error)}
                 log.debug("a bootstrap peer does not answer", extra=extra)

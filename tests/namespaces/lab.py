@@ -97,13 +97,15 @@ class Host:
         )  # fmt: skip
         return Ended(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *command: object, **env: str) -> "subprocess.Popen[str]":
+    def start(
+        self, *command: object, stdin: int = subprocess.DEVNULL, **env: str
+    ) -> "subprocess.Popen[str]":
         """Start a command here; stdout is a pipe, stderr kept for `errors`."""
         self._errors.append(self.lab.directory / f"{self.name}-{len(self._errors)}.err")
         with self._errors[-1].open("w") as errors:
             process = subprocess.Popen(
                 self._here(command),
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+                stdin=stdin, stdout=subprocess.PIPE, stderr=errors,
                 text=True, env=environment(OMP_WAIT_POLICY="passive", **env),
             )  # fmt: skip
         self._processes.append(process)
