@@ -51,6 +51,11 @@ class Home:
         return self.node / "adapters"
 
     @property
+    def bans(self) -> Path:
+        """Whom the node does not hear for a while; need not exist. See `node.barring`."""
+        return self.node / "bans.json"
+
+    @property
     def client(self) -> Path:
         return self.root / "client"
 

@@ -332,6 +332,7 @@ def _settings(wanted: Wanted, home: Home) -> "NodeSettings":
         wire="" if wanted.wire == "auto" else wanted.wire,
         pack=wanted.pack,
         adapters=home.adapters,
+        bans=home.bans,
         region=wanted.region,
         group=wanted.group,
         rates=_rates(wanted.price_per_mtl),

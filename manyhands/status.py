@@ -16,9 +16,11 @@ import click
 from manyhands import __version__
 from manyhands.home import Home
 from manyhands.loops import run
-from manyhands.options import home_option, join_option, json_option
+from manyhands.options import PeerType, home_option, join_option, json_option
 from manyhands.running import found_running, join_addresses
 from protocol.address import Address
+from protocol.clock import wall_ms
+from protocol.identity import PeerId
 
 if TYPE_CHECKING:
     from manyhands.condition import Condition, Seen
@@ -49,25 +51,63 @@ def status(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
             }
             for record in found_running(place)
         ],
+        "bans": ban_views(place),
         "models": model_views(seen),
         "peers_not_well": [row for row in peer_views(seen) if row["why"]],
     }
     click.echo(json.dumps(view)) if as_json else show_status(view)
 
 
-@click.command(short_help="The peers of a swarm, one per line.")
+@click.group(invoke_without_command=True, short_help="The peers of a swarm, one per line.")
 @join_option
 @home_option
 @json_option
-def peers(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
-    """Who serves which blocks, how fast, how it is, and for whatever is not well, why."""
+@click.pass_context
+def peers(
+    context: click.Context, join: tuple[Address, ...], home: Path | None, as_json: bool
+) -> None:
+    """Who serves which blocks, how fast, how it is, and for whatever is not well, why; and whom
+    the node of this home does not hear for a while."""
+    if context.invoked_subcommand:
+        return
     from manyhands.looking import look
     from manyhands.tables import show_peers
 
     place = Home.at(home)
     rows = peer_views(run(look(place, join_addresses(place, join))))
-    view = {"schema": "manyhands/peers/v1", "peers": rows}
-    click.echo(json.dumps(view)) if as_json else show_peers(rows)
+    bans = ban_views(place)
+    view = {"schema": "manyhands/peers/v1", "peers": rows, "bans": bans}
+    click.echo(json.dumps(view)) if as_json else show_peers(rows, bans)
+
+
+@peers.command(short_help="Hear a banned peer again.")
+@click.argument("peer", type=PeerType())
+@home_option
+@json_option
+def unban(peer: PeerId, home: Path | None, as_json: bool) -> None:
+    """Let the node of this home hear PEER again, from a second later on, if it runs."""
+    from node.barring import read_bans, write_bans
+
+    place = Home.at(home)
+    held = read_bans(place.bans)
+    was_banned = any(ban.peer_id == peer for ban in held)
+    if was_banned:
+        write_bans(place.bans, [ban for ban in held if ban.peer_id != peer])
+    view = {"schema": "manyhands/unban/v1", "peer": peer, "was_banned": was_banned}
+    said = f"{peer} is heard again" if was_banned else f"{peer} was not banned here"
+    click.echo(json.dumps(view) if as_json else said)
+
+
+def ban_views(place: Home) -> list[dict[str, Any]]:
+    """Whom the node of this home does not hear now."""
+    from node.barring import read_bans
+
+    now_ms = wall_ms()
+    return [
+        {"peer": ban.peer_id, "why": ban.why, "until_ms": ban.until_ms, "number": ban.number}
+        for ban in read_bans(place.bans)
+        if ban.until_ms > now_ms
+    ]
 
 
 def model_views(seen: "Mapping[Announcement, Seen]") -> list[dict[str, Any]]:

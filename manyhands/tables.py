@@ -5,6 +5,7 @@ gets wide tables, with profiles and addresses.
 """
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ def show_status(view: dict[str, Any]) -> None:
         _show_model(model)
     if not view["models"]:
         console.print("swarm    nobody serves anything")
+    _show_bans(view["bans"])
     for row in view["peers_not_well"]:
         for why in row["why"]:
             _told(f"peer     {short(row['peer'])}", Text(why, STYLES[row["state"]]))
@@ -70,7 +72,16 @@ def _show_model(model: dict[str, Any]) -> None:
         _told("", Text(f"warning: {warning}", "yellow"))
 
 
-def show_peers(rows: Sequence[dict[str, Any]]) -> None:
+def _show_bans(bans: Sequence[dict[str, Any]]) -> None:
+    from rich.text import Text
+
+    for ban in bans:
+        left_min = max(0.0, ban["until_ms"] / 1000 - time.time()) / 60
+        why = f"banned here for {left_min:.0f} more minutes: {ban['why']}"
+        _told(f"peer     {short(ban['peer'])}", Text(why, "yellow"))
+
+
+def show_peers(rows: Sequence[dict[str, Any]], bans: Sequence[dict[str, Any]] = ()) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -94,6 +105,7 @@ def show_peers(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         for why in row["why"]:
             _told(short(row["peer"]), Text(why, STYLES[row["state"]]))
+    _show_bans(bans)
 
 
 COLUMNS = {

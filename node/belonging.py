@@ -8,7 +8,6 @@ by which others do the same; and a fresh look at who may stay, since memberships
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,19 +15,20 @@ from node.registrar import Registrar
 from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.errors import ManyhandsError, PeerBusy
+from protocol.guard import Allowance, Budget
 from protocol.identity import PeerId
 from protocol.membership.exchange import METHOD, answer, exchange
 from protocol.membership.gate import Membership
 from protocol.membership.invites import METHOD as REDEEM
-from protocol.rate_limits import Limit, RateLimit
+from protocol.rate_limits import Limit
 from protocol.transport import CallHandler, Transport
 
 log = logging.getLogger(__name__)
 
 EVERY_S, NEWS_PARTNERS = 3.0, 4
 TIMEOUT_S = 3.0
-CALLS = Limit(per_s=5, burst=50)  # of one member
-BYTES = Limit(per_s=256 * 1024, burst=4 * 2**20)
+# Of one member.
+BUDGET = Budget(calls=Limit(per_s=5, burst=50), bytes=Limit(per_s=256 * 1024, burst=4 * 2**20))
 
 Keep = Callable[[Membership], Awaitable[None]]
 
@@ -61,7 +61,7 @@ class Belonging:
         self._membership, self._transport, self._others = membership, place.transport, others
         self._join = [address for address in join if address.peer_id != self._transport.peer_id]
         self._keep, self._rng = place.keep, rng or random.Random()
-        self._calls, self._bytes = RateLimit(CALLS), RateLimit(BYTES)
+        self._allowance = Allowance(BUDGET)
         self._wake = asyncio.Event()
         self._told = membership.state.digest
         membership.watch(self._changed)
@@ -81,12 +81,10 @@ class Belonging:
         Raises:
             PeerBusy: it calls too often. PeerMisbehaved: it sent what no admin made.
         """
-        now_s = time.monotonic()
-        limits = ((self._calls, 1.0), (self._bytes, float(len(request))))
-        if not all(limit.take(peer_id, amount, now_s) for limit, amount in limits):
+        if not self._allowance.admit(peer_id, len(request)):
             raise PeerBusy(self._transport.peer_id, "too many questions about the swarm")
         told = answer(self._membership, request, sender=peer_id)
-        self._bytes.owe(peer_id, len(told), now_s)
+        self._allowance.owe(peer_id, n_bytes=len(told))
         return told
 
     async def run(self) -> None:

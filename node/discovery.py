@@ -17,8 +17,9 @@ from protocol.announcement_table import AnnouncementTable, Merged
 from protocol.announcements import AnnouncementSource
 from protocol.clock import wall_ms
 from protocol.errors import ConfigError, ManyhandsError, PeerMisbehaved
+from protocol.guard import Allowance, Budget, Guard
 from protocol.identity import PeerId
-from protocol.rate_limits import Limit, RateLimit
+from protocol.rate_limits import Limit
 from protocol.record_pages import (
     MAX_PUT_BYTES,
     MAX_VALUE_BYTES,
@@ -45,9 +46,7 @@ LEAVE_TIMEOUT_S = 1.0
 CALLS = Limit(per_s=5, burst=100)
 BYTES = Limit(per_s=MAX_VALUE_BYTES, burst=N_PAGES * MAX_VALUE_BYTES)
 CHECKS = Limit(per_s=20, burst=200)  # signatures, 0.1 ms each
-STRIKES = Limit(per_s=1 / 60, burst=20)  # values that do not hold, of one sender
-BAN_S = 600.0
-MAX_BANS = 1_000
+BUDGET = Budget(calls=CALLS, bytes=BYTES, checks=CHECKS)
 
 
 class Discovery(AnnouncementSource, Keeper):
@@ -63,15 +62,16 @@ class Discovery(AnnouncementSource, Keeper):
         now_ms: Callable[[], int] = wall_ms,
         now_s: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        guard: Guard | None = None,
     ) -> None:
+        """`guard`: the node's, which hears of values that do not hold."""
         self.table, self.plane = table, plane
         self.n_found = 0  # records that the table did not hold
         self.refused: Counter[str] = Counter()
         self._every_s, self._alone_every_s = every_s, alone_every_s
         self._now_ms, self._now_s, self._rng = now_ms, now_s, rng or random.Random()
-        self._calls, self._bytes, self._checks = map(RateLimit, (CALLS, BYTES, CHECKS))
-        self._strikes = RateLimit(STRIKES)
-        self._bans: dict[PeerId, float] = {}  # until when; oldest first
+        self._allowance = Allowance(BUDGET, self._now_s)
+        self._guard = guard or Guard(now_s=self._now_s, now_ms=self._now_ms)
         self._pages: dict[int, tuple[float, bytes]] = {}  # written for others, and until when
 
     async def start(self) -> bool:
@@ -139,7 +139,7 @@ class Discovery(AnnouncementSource, Keeper):
     # --- what others ask --------------------------------------------------------------------------
 
     def admits(self, peer_id: PeerId) -> bool:
-        return self._bans.get(peer_id, 0.0) <= self._now_s()
+        return self._guard.bans.of(peer_id) is None
 
     async def keep(self, sender: PeerId, key: bytes, value: bytes) -> bool:
         try:
@@ -153,7 +153,7 @@ class Discovery(AnnouncementSource, Keeper):
             log.debug("a value not kept", extra={"peer": sender, "reason": str(error)})
             self._strike(sender)
             return self._refuse("malformed", sender)
-        self._checks.owe(sender, put.n_checked, self._now_s())
+        self._allowance.owe(sender, n_checks=put.n_checked)
         self.n_found += put.n_taken
         if put.is_clean:
             return True
@@ -174,22 +174,16 @@ class Discovery(AnnouncementSource, Keeper):
         if self._now_s() >= until_s:
             written = write_page(self.table, page, self._now_ms())
             self._pages[page] = (self._now_s() + PAGE_LASTS_S, written)
-        self._bytes.owe(sender, len(written), self._now_s())
+        self._allowance.owe(sender, n_bytes=len(written))
         return written
 
     def _admit(self, sender: PeerId, n_bytes: int) -> None:
-        now_s = self._now_s()
-        limits = ((self._calls, 1.0), (self._bytes, n_bytes), (self._checks, 1.0))
-        if not all(limit.take(sender, amount, now_s) for limit, amount in limits):
+        if not self._allowance.admit(sender, n_bytes):
             raise _Limited
 
     def _strike(self, sender: PeerId) -> None:
         """One value that does not hold may be an accident; many are not."""
-        if not self._strikes.take(sender, 1.0, self._now_s()):
-            self._bans.pop(sender, None)
-            self._bans[sender] = self._now_s() + BAN_S
-            while len(self._bans) > MAX_BANS:
-                del self._bans[next(iter(self._bans))]
+        self._guard.offended(sender, "it stores what does not hold")
 
     def _refuse(self, why: str, sender: PeerId, merged: Merged | None = None) -> bool:
         self.refused[why] += 1
@@ -204,7 +198,6 @@ class Discovery(AnnouncementSource, Keeper):
             "addresses": [str(address) for address in self.plane.addresses],
             "peers": len(self.plane.peers()),
             "records_found": self.n_found,
-            "banned": [peer for peer in list(self._bans) if not self.admits(peer)],
             "refused": dict(self.refused + self.plane.refused),
         }
 

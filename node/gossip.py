@@ -32,8 +32,9 @@ from protocol.announcements import Announcement, AnnouncementSource
 from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError, PeerBusy
 from protocol.gossip_rules import MAX_STEPS, METHOD, Exchange, Taken, answer, tell
+from protocol.guard import FLOOD_WEIGHT, Allowance, Budget, Guard
 from protocol.identity import PeerId
-from protocol.rate_limits import Limit, RateLimit
+from protocol.rate_limits import Limit
 from protocol.signing import SigningKey
 from protocol.transport import Transport
 
@@ -51,6 +52,7 @@ NEXT_JOIN_S = 0.25  # before another address to join by is asked, too (RFC 8305,
 CALLS = Limit(per_s=20, burst=200)
 BYTES = Limit(per_s=MAX_REPLY_BYTES, burst=64 * MAX_REPLY_BYTES)
 CHECKS = Limit(per_s=100, burst=1_000)  # signatures, 0.1 ms each
+BUDGET = Budget(calls=CALLS, bytes=BYTES, checks=CHECKS)
 
 
 class Partner(NamedTuple):
@@ -76,11 +78,13 @@ class Gossip(AnnouncementSource):
         now_ms: Callable[[], int] = wall_ms,
         now_s: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """
         Args:
             draft: what to announce now, unstamped; asked when a record may be due.
             join: where to begin, in any state: asked until its peer is known.
+            guard: the node's, which hears of those that send what was forged.
         """
         self.table = table
         self.links = LinkTimes()
@@ -95,7 +99,8 @@ class Gossip(AnnouncementSource):
         self._ghosts = Ghosts(
             table, transport, self._rng, now_ms=now_ms, timeout_s=self._timing.timeout_s
         )
-        self._calls, self._bytes, self._checks = map(RateLimit, (CALLS, BYTES, CHECKS))
+        self._allowance = Allowance(BUDGET, self._now_s)
+        self._guard = guard or Guard(now_s=self._now_s)
         self._warned_at_s: dict[Address, float] = {}
         self._wake = asyncio.Event()
         self._has_news = False
@@ -124,9 +129,8 @@ class Gossip(AnnouncementSource):
         Raises:
             PeerBusy: that peer calls too often, or makes us work too much.
         """
-        now_s = self._now_s()
-        limits = ((self._calls, 1.0), (self._bytes, len(message)), (self._checks, 1.0))
-        if not all(limit.take(peer_id, amount, now_s) for limit, amount in limits):
+        if not self._allowance.admit(peer_id, len(message)):
+            self._guard.offended(peer_id, "it gossips far more than it may", FLOOD_WEIGHT)
             self.table.count(Merged.LIMITED, peer_id)
             raise PeerBusy(self._transport.peer_id, "too much gossip from you for now")
         taken = answer(
@@ -136,8 +140,9 @@ class Gossip(AnnouncementSource):
             now_ms=self._now_ms(),
             window_ms=self._window_ms,
         )
-        self._bytes.owe(peer_id, len(taken.reply), now_s)
-        self._checks.owe(peer_id, taken.n_checked, now_s)
+        self._allowance.owe(peer_id, n_bytes=len(taken.reply), n_checks=taken.n_checked)
+        for _ in range(taken.n_forged):
+            self._guard.offended(peer_id, "it passes on records that nobody made")
         self._note(taken)
         return taken.reply
 

@@ -82,6 +82,7 @@ class Hop:
         self.lease = lease
         self.wire: WireFormat = wire_format(profile.wire)
         self.generation = 0
+        self.since_s = time.monotonic()
         self.meter = meter
         self.done = asyncio.Event()
         self._around = around
@@ -251,6 +252,11 @@ class Hop:
     @property
     def deadline(self) -> float:
         return self.session.deadline
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether its client ever agreed to it."""
+        return self.session.commitment is not None
 
     @property
     def is_own_ring(self) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from ledger.writer import LedgerWriter
 from node.bandwidth import METHOD as PROBE_METHOD
 from node.bandwidth import Bandwidth
+from node.barring import Barring
 from node.batching import Batcher
 from node.belonging import Belonging, Place
 from node.carrying import Carrying
@@ -32,7 +33,7 @@ from node.moving_rules import Pace, Target
 from node.neighbours import Neighbours
 from node.pausing import Pausing
 from node.server import Server
-from node.serving import Model, Serving, Standing, summary, until_gone
+from node.serving import Model, Serving, Standing, load_of, summary, until_gone
 from node.sessions import Sessions
 from node.settings import NodeSettings
 from node.vetting import Vetting
@@ -42,10 +43,10 @@ from protocol.announcements import MAX_ADDRESSES, Announcement
 from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError, PeerBusy
 from protocol.gossip_rules import METHOD as GOSSIP_METHOD
+from protocol.guard import Guard
 from protocol.handover import METHOD as HANDOVER_METHOD
 from protocol.identity import Identity, PeerId
 from protocol.load import METHOD as LOAD_METHOD
-from protocol.load import Load
 from protocol.measured import State
 from protocol.membership.table import new_table
 from protocol.pieces import METHOD as WEIGHTS_METHOD
@@ -106,9 +107,11 @@ class Node:
         self._listener: Listener | None = None
         self._take(Serving(self._standing, engine, model))
         self.mover = Mover(self, elsewhere, pace=pace) if elsewhere else None
-        self.gossip = Gossip(table, transport, identity.key, self.draft, join=settings.join)
-        self.discovery = Discovery(table, plane) if plane else None
-        self._belonging = Belonging(place, self._others, settings.join) if place else None
+        self.guard, join = (guard := Guard()), settings.join
+        self._barring = Barring(guard.bans, settings.bans)
+        self.gossip = Gossip(table, transport, identity.key, self.draft, join=join, guard=guard)
+        self.discovery = Discovery(table, plane, guard=guard) if plane else None
+        self._belonging = Belonging(place, self._others, join) if place else None
         self._compliance = Compliance(self, place.membership if place else None)
         ways = ways or Ways(announce=settings.announce)
         self.whereabouts = Whereabouts(transport, self._others, self.gossip.announce, ways)
@@ -127,11 +130,11 @@ class Node:
         server = Server(lambda: self.sessions)
         open_calls = belonging.open_calls if belonging else {}
         seen_calls = self.whereabouts.seen_calls
-        service = server.service(self._calls(), streams, open_calls, seen_calls)
-        self._listener = await self._transport.listen(
-            self.settings.host, self.settings.port, service
-        )
+        service = server.service(self._calls(), streams, open_calls, seen_calls, self.guard)
+        at = self.settings.host, self.settings.port
+        self._listener = await self._transport.listen(*at, service)
         self.whereabouts.listening(self._listener)
+        self.guard.bans.watch(self._listener.sweep)
         port = self._listener.addresses[0].port
         async with self.carrying.running(port), asyncio.TaskGroup() as tasks:
             self._tasks = tasks
@@ -144,12 +147,14 @@ class Node:
             reaching = tasks.create_task(self.whereabouts.run(), name="reaching")
             if self.discovery is not None:
                 await self.discovery.start()
+            barring = tasks.create_task(self._barring.run(), name="barring")
             discovery = tasks.create_task(self._discover(), name="discovery")
             belongs = tasks.create_task(belonging.run(), name="belonging") if belonging else None
             try:
                 yield self
             finally:
-                for task in filter(None, (pausing, meetings, reaching, discovery, belongs)):
+                ending = (pausing, meetings, reaching, discovery, belongs, barring)
+                for task in filter(None, ending):
                     await _ended(task)
                 await self._leave(gossip, mover)
 
@@ -202,14 +207,7 @@ class Node:
 
     async def _load_call(self, peer: str, request: bytes) -> bytes:
         self._n_asked += 1
-        serving = self._serving
-        return Load(
-            n_sessions=self.n_sessions,
-            queue_us=serving.vitals.queue_us if serving else 0,
-            kv_free_bytes=max(0, serving.sessions.free_bytes) if serving else 0,
-            state=self.state,
-            ticket=self._n_asked,
-        ).encode()
+        return load_of(self._serving, self.state, self._n_asked).encode()
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -379,6 +377,7 @@ class Node:
             **self._compliance.status(),
             **self._pausing.status(),
             "tasks": len(asyncio.all_tasks()),
+            "guard": self.guard.status(),
             "moving": self.mover.status() if self.mover else None,
             "weights_shared_bytes": self.shared.bytes_shared,
             "libp2p": self.discovery.status() if self.discovery else None,

@@ -20,6 +20,7 @@ from protocol.errors import (
     PeerUnreachable,
 )
 from protocol.frames import Ask, DataMessage, Frame
+from protocol.guard import Guard
 from protocol.identity import PeerId
 from protocol.messages import Failure, Reserve, Resume
 from protocol.transport import CallHandler, SeenCallHandler, Service, Stream, StreamHandler
@@ -45,9 +46,11 @@ class Server:
         streams: Mapping[str, StreamHandler],
         open_calls: Mapping[str, CallHandler],
         seen_calls: Mapping[str, SeenCallHandler],
+        guard: Guard | None = None,
     ) -> Service:
         """What a node answers besides, whatever it serves; `open_calls` to strangers, too."""
         return Service(
+            guard=guard,
             open_calls=dict(open_calls),
             calls=dict(calls),
             seen_calls=dict(seen_calls),

@@ -22,7 +22,8 @@ from node.giving import Giving
 from node.metering import Till
 from node.neighbours import Neighbours
 from node.offers import Offers, Terms
-from node.sessions import Served, Sessions
+from node.served import Served
+from node.sessions import Sessions
 from node.settings import NodeSettings
 from node.sparing import Sparing
 from node.step_cost import StepCost
@@ -34,7 +35,8 @@ from protocol.actions import Ending
 from protocol.announcements import Announcement
 from protocol.clock import wall_ms
 from protocol.identity import Identity
-from protocol.measured import Measured
+from protocol.load import Load
+from protocol.measured import Measured, State
 from protocol.messages import Reserve, Span
 from protocol.profile import Execution
 from protocol.transport import Stream, Transport
@@ -231,3 +233,14 @@ async def until_gone(parts: Parts) -> None:
         if not any(part() for part in parts):
             return
     log.warning("a span that is over still takes memory")
+
+
+def load_of(serving: Serving | None, state: State, ticket: int) -> Load:
+    """How busy a node is, that serves this or nothing at present."""
+    return Load(
+        n_sessions=len(serving.sessions) if serving else 0,
+        queue_us=serving.vitals.queue_us if serving else 0,
+        kv_free_bytes=max(0, serving.sessions.free_bytes) if serving else 0,
+        state=state,
+        ticket=ticket,
+    )

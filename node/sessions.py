@@ -12,13 +12,14 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
-from node.engine import Lease, ShardEngine
+from node.engine import Lease
 from node.hop import Hop
 from node.metering import SessionMeter, Till
 from node.prefixes import Prefixes, Rows, smaller
+from node.served import Served
+from node.shares import Holding, Shares
 from node.surroundings import Surroundings
 from node.taking import Taking
 from protocol.codec import data_bytes
@@ -39,9 +40,7 @@ from protocol.frames import Ack, Ask, Frame, Gone
 from protocol.identity import PeerId, public_key_from_peer_id
 from protocol.membership.governance import Judgement
 from protocol.messages import Leaving, Reserve, Resume, SessionId
-from protocol.profile import Profile
 from protocol.transport import Stream
-from protocol.wire import wire_format
 
 log = logging.getLogger(__name__)
 
@@ -50,21 +49,6 @@ TICK_S = 0.1
 MAX_SESSIONS = 1024
 SERVED = ("adapter",)  # of the extensions
 WASTEFUL = 2  # a session that ends with this many times the room it used leaves a copy instead
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What this node serves: what a request must fit."""
-
-    engine: ShardEngine
-    manifest: bytes
-    profile: Profile
-    budget_bytes: int  # for KV caches and journals together
-
-    @property
-    def row_bytes(self) -> int:
-        """One row of hidden states, on the wire or in a journal."""
-        return wire_format(self.profile.wire).row_bytes(self.engine.hidden_size)
 
 
 class Sessions:
@@ -77,6 +61,7 @@ class Sessions:
         self.draining, self.held, self.paused = False, Judgement(), ""
         self.reserved_bytes = 0
         self.refused = 0
+        self.shares = Shares(served.budget_bytes)
         self._hops: dict[SessionId, Hop] = {}
         self._tombstones: dict[SessionId, float] = {}
         self._filing: set[Hop] = set()
@@ -107,7 +92,8 @@ class Sessions:
         """
         try:
             self._supersede(reserve, client)
-            constraints = self.check(reserve, client)
+            constraints = self.check(reserve, client, turns_away=True)
+            self._check_shares(reserve, client)
         except ManyhandsError:
             self.refused += 1
             raise
@@ -124,6 +110,7 @@ class Sessions:
         hop = Hop(self.around, reserve, client, stream, lease, meter, *places)
         self.reserved_bytes += cost
         self._hops[reserve.session] = hop
+        self.shares.admitted(client)
         return hop
 
     def _taking(self, reserve: Reserve, client: str, constraints: Constraints) -> Taking | None:
@@ -170,8 +157,11 @@ class Sessions:
         if held.session.epoch < reserve.epoch:
             held.give_up()
 
-    def check(self, reserve: Reserve, client: str) -> Constraints:
-        """What the client asks of the session's hops. Raises ManyhandsError: why not here, now."""
+    def check(self, reserve: Reserve, client: str, *, turns_away: bool = False) -> Constraints:
+        """What the client asks of the session's hops. Raises ManyhandsError: why not here, now.
+
+        turns_away: whoever finds no room waits for it now.
+        """
         engine, served = self.served.engine, self.served
         if self.draining:
             raise self._away()
@@ -211,6 +201,8 @@ class Sessions:
                 "", f"the session needs {cost} bytes, this node keeps {served.budget_bytes} in all"
             )
         if cost > room or len(self._hops) >= MAX_SESSIONS:
+            if turns_away:
+                self.shares.turned_away(client, time.monotonic())
             raise self._busy(f"the session needs {cost} bytes of KV room, {room} are free")
         self.around.batcher.check_wait(reserve.budget_ms / 1000)
         return constraints
@@ -221,6 +213,12 @@ class Sessions:
         if self.paused:
             return self._busy(f"this node is paused: {self.paused}")
         return self._busy("this node is leaving")
+
+    def _check_shares(self, reserve: Reserve, client: str) -> None:
+        """Raises PeerBusy: this client holds its share of the room already."""
+        cost, now, hops = self.cost_bytes, time.monotonic(), self._hops.values()
+        held = [Holding(h.client, cost(h.session.reserve), h.is_committed) for h in hops]
+        self.shares.check(client, cost(reserve), held, now, is_long=bool(reserve.handover.peer))
 
     def _busy(self, reason: str) -> PeerBusy:
         return PeerBusy("", reason, queue_depth=len(self._hops), hint="try again shortly")
@@ -241,7 +239,10 @@ class Sessions:
         session = hop.session.id
         if self._hops.pop(session, None) is None:
             return
-        self.reserved_bytes -= self.cost_bytes(hop.session.reserve)
+        cost, now = self.cost_bytes(hop.session.reserve), time.monotonic()
+        self.reserved_bytes -= cost
+        if not hop.is_committed:
+            self.shares.wasted(hop.client, cost, now - hop.since_s, now)
         self._leave(hop)
         self._tombstones[session] = time.monotonic() + TOMBSTONE_S
         self._filing.add(hop)

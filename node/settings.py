@@ -69,6 +69,9 @@ class NodeSettings:
     lend_limit_ncr: int = 1_000_000_000
     """What is lent for one admitted prompt, to anybody."""
 
+    bans: Path | None = None
+    """A file of peers that are not heard for a while; without it they are forgotten at the end."""
+
     offer_lifetime_s: float = 3600.0
 
     def __post_init__(self) -> None:

@@ -47,6 +47,7 @@ class Taken(NamedTuple):
     n_taken: int  # records and beats that we did not hold
     has_news: bool  # somebody came, left or moved: worth telling others at once
     n_checked: int = 0  # signatures that had to be checked, roughly: what the message cost us
+    n_forged: int = 0  # of the records and beats in it
 
 
 class Exchange:
@@ -155,9 +156,10 @@ class _Merge(NamedTuple):
     has_news: bool
     n_checked: int
     is_behind: bool  # there were beats of records that we do not hold
+    n_forged: int
 
     def taken(self, reply: bytes) -> Taken:
-        return Taken(reply, self.n_taken, self.has_news, self.n_checked)
+        return Taken(reply, self.n_taken, self.has_news, self.n_checked, self.n_forged)
 
 
 def _decode(table: AnnouncementTable, message: bytes, sender: str) -> GossipMessage:
@@ -181,7 +183,8 @@ def _merge(table: AnnouncementTable, told: GossipMessage, sender: str, now_ms: i
         if n_junk > MAX_JUNK_PER_MESSAGE:
             break
     n_taken = sum(result in TAKEN for result in results)
-    return _Merge(n_taken, Merged.NEW in results, n_taken + n_junk, Merged.UNKNOWN in results)
+    has_news, is_behind = Merged.NEW in results, Merged.UNKNOWN in results
+    return _Merge(n_taken, has_news, n_taken + n_junk, is_behind, results.count(Merged.FORGED))
 
 
 def _reply(

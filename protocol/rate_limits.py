@@ -43,6 +43,10 @@ class RateLimit:
     def __len__(self) -> int:
         return len(self._buckets)
 
+    def __contains__(self, sender: object) -> bool:
+        """Whether it has a bucket of its own."""
+        return sender in self._buckets
+
     def take(self, sender: str, amount: float, now_s: float) -> bool:
         """Whether `sender` may have `amount` now; if not, nothing is taken."""
         bucket = self._bucket(sender, now_s)
@@ -65,6 +69,10 @@ class RateLimit:
             return 0.0
         self._fill(bucket, now_s)
         return max(0.0, -bucket.tokens / self.limit.per_s)
+
+    def forget(self, sender: str) -> None:
+        """It has a full bucket again."""
+        self._buckets.pop(sender, None)
 
     def _bucket(self, sender: str, now_s: float) -> _Bucket:
         bucket = self._buckets.get(sender)

@@ -10,6 +10,7 @@ from typing import Protocol
 from weakref import WeakSet
 
 from protocol.errors import ManyhandsError, MembershipEnded, NotAMember, PeerRefused
+from protocol.guard import Guard, banned
 from protocol.identity import PeerId
 from protocol.transport.greeting import Greeting
 from protocol.transport.interface import Counters, Gate
@@ -77,9 +78,14 @@ class Admission:
         is_offered: bool,
         is_open: bool,
         n_streams: int = 0,
+        guard: Guard | None = None,
     ) -> ManyhandsError | None:
         """Why `caller` may not have `method`; None: it may."""
         error = self._refusal(caller, theirs, method, is_open=is_open, n_streams=n_streams)
+        if error is None and guard is not None:
+            error = guard.refusal(caller, method, n_streams=n_streams, listener=self._peer_id)
+            if is_open and error is not None and self.is_private:
+                error = to_strangers(self._peer_id)
         if error is None and not is_offered:
             error = PeerRefused(
                 self._peer_id, "it does not offer this", hint="update Manyhands there"
@@ -108,6 +114,19 @@ class Admission:
         if mismatch is not None and is_open and self.gate.is_private:
             return to_strangers(self._peer_id)
         return mismatch
+
+    def require_keeps(
+        self, caller: PeerId, credential: bytes, method: str, guard: Guard | None
+    ) -> None:
+        """Return if `caller` may go on with what it began.
+
+        Raises:
+            ManyhandsError: why not.
+        """
+        if guard is not None and (ban := guard.bans.of(caller)) is not None:
+            raise banned(ban, self._peer_id)
+        if self.gate is not None:
+            self.gate.keep(caller, credential, method)
 
     def distrust(self, listener: PeerId, theirs: Greeting, method: str) -> ManyhandsError | None:
         """Why we do not ask `listener` for `method`; None: we do."""

@@ -7,9 +7,10 @@ task when the caller vanishes, and a handler should learn that from its stream i
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypedDict
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 import grpc
@@ -29,7 +30,7 @@ from protocol.tls import verified_peer
 from protocol.transport.admission import REFUSAL_S, Admission, to_strangers
 from protocol.transport.greeting import Greeting
 from protocol.transport.grpc_status import abort
-from protocol.transport.handlers import run_call, run_stream
+from protocol.transport.handlers import Ours, run_call, run_stream
 from protocol.transport.interface import (
     MAX_MESSAGE_BYTES,
     CallHandler,
@@ -54,13 +55,6 @@ class _Guest:
     method: str
 
 
-class _Ours(TypedDict):
-    """What running a handler needs to know about us."""
-
-    listener: PeerId
-    counters: Counters
-
-
 class GrpcListener:
     """See `protocol.transport.Listener`."""
 
@@ -76,8 +70,10 @@ class GrpcListener:
         self._addresses: Callable[[], tuple[Address, ...]] = tuple
         self._server, self._peer_id = server, peer_id
         self._admission, self._counters = admission, counters
-        self._ours = _Ours(listener=peer_id, counters=counters)
+        self._guard = service.guard
+        self._ours = Ours(listener=peer_id, counters=counters, guard=service.guard)
         self._streams: dict[asyncio.Task[None], _Guest] = {}  # by their handlers' tasks
+        self._n_streams: Counter[PeerId] = Counter()
         self._ending: set[asyncio.Task[None]] = set()
         self._n_waiting = 0
         self._is_closing = False
@@ -122,11 +118,10 @@ class GrpcListener:
 
     def sweep(self) -> None:
         """End the streams of those who may not go on."""
-        gate = self._admission.gate
-        for guest in self._streams.values() if gate is not None else ():
-            assert gate is not None
+        for guest in self._streams.values():
+            who = guest.stream.peer_id, guest.credential, guest.method
             try:
-                gate.keep(guest.stream.peer_id, guest.credential, guest.method)
+                self._admission.require_keeps(*who, self._guard)
             except ManyhandsError as error:
                 ended = MembershipEnded(self._peer_id, f"it ended this: {error}")
                 task = asyncio.create_task(guest.stream.aclose(ended))
@@ -154,7 +149,9 @@ class GrpcListener:
                 if len(request) > MAX_MESSAGE_BYTES:
                     self._counters.oversize += 1
                     raise PeerMisbehaved(peer_id, f"a request of {len(request)} bytes")
-                answer = await run_call(handler_for(context), peer_id, request, **self._ours)
+                answer = await run_call(
+                    handler_for(context), peer_id, request, method=method, **self._ours
+                )
             except ManyhandsError as error:
                 if is_open and self._admission.is_private:
                     await self._refuse_stranger(context, began_s)
@@ -165,11 +162,11 @@ class GrpcListener:
 
     def _bidi(self, method: str, handler: StreamHandler) -> Any:
         async def serve(_: object, context: Any) -> None:
-            peer_id, greeting = await self._admit(context, method, _now_s())
+            peer_id, greeting = await self._admit(context, method, _now_s(), opens=True)
             stream = WireStream(_ServerWire(context, peer_id), peer_id, self._counters)
             task = asyncio.create_task(run_stream(handler, stream, **self._ours))
             self._streams[task] = _Guest(stream, greeting.credential, method)
-            task.add_done_callback(lambda task: self._streams.pop(task, None))
+            task.add_done_callback(self._streamed)
             try:
                 await stream.over.wait()
             except asyncio.CancelledError:  # gRPC's way of saying that the caller is gone
@@ -177,6 +174,15 @@ class GrpcListener:
                 raise
 
         return grpc.stream_stream_rpc_method_handler(serve)
+
+    def _streamed(self, task: asyncio.Task[None]) -> None:
+        if (guest := self._streams.pop(task, None)) is not None:
+            self._ended(guest.stream.peer_id)
+
+    def _ended(self, peer_id: PeerId) -> None:
+        self._n_streams[peer_id] -= 1
+        if not self._n_streams[peer_id]:
+            del self._n_streams[peer_id]
 
     def _not_offered(self, method: str) -> Any:
         async def serve(_: object, context: Any) -> None:
@@ -192,6 +198,7 @@ class GrpcListener:
         *,
         is_open: bool = False,
         is_offered: bool = True,
+        opens: bool = False,
     ) -> tuple[PeerId, Greeting]:
         """Greet the caller, proven, of our version and swarm, and allowed this; or end the call."""
         admission = self._admission
@@ -207,7 +214,6 @@ class GrpcListener:
             refusal: ManyhandsError = PeerMisbehaved("", f"the caller proved no identity: {error}")
             await abort(context, refusal, grpc.StatusCode.UNAUTHENTICATED)
         theirs = Greeting.read(context.invocation_metadata())
-        n_streams = sum(guest.stream.peer_id == peer_id for guest in self._streams.values())
         no = admission.refusal(
             peer_id,
             theirs,
@@ -215,14 +221,21 @@ class GrpcListener:
             self._counters,
             is_open=is_open,
             is_offered=is_offered,
-            n_streams=n_streams,
+            n_streams=self._n_streams[peer_id],
+            guard=self._guard,
         )
         if isinstance(no, NotAMember) and admission.is_private:
             await self._refuse_stranger(context, began_s)
         if no is not None:
             await abort(context, no)
         assert theirs is not None, "who does not greet is refused"
-        await context.send_initial_metadata(admission.greeting.metadata)
+        self._n_streams.update([peer_id] if opens else [])  # before others of it are asked about
+        try:
+            await context.send_initial_metadata(admission.greeting.metadata)
+        except BaseException:
+            if opens:
+                self._ended(peer_id)
+            raise
         return peer_id, theirs
 
     async def _refuse_stranger(self, context: Any, began_s: float) -> NoReturn:

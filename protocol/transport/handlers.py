@@ -5,8 +5,10 @@ In: a handler and its caller. Out: its answer, or one of our errors, fit to be s
 
 import asyncio
 import logging
+from typing import TypedDict
 
 from protocol.errors import ManyhandsError
+from protocol.guard import Guard
 from protocol.identity import PeerId
 from protocol.transport.error_codec import PeerFailed
 from protocol.transport.interface import (
@@ -20,8 +22,23 @@ from protocol.transport.interface import (
 log = logging.getLogger(__name__)
 
 
+class Ours(TypedDict):
+    """What running a handler takes of its listener."""
+
+    listener: PeerId
+    counters: Counters
+    guard: Guard | None
+
+
 async def run_call(
-    handler: CallHandler, caller: PeerId, request: bytes, *, listener: PeerId, counters: Counters
+    handler: CallHandler,
+    caller: PeerId,
+    request: bytes,
+    *,
+    listener: PeerId,
+    counters: Counters,
+    guard: Guard | None = None,
+    method: str = "",
 ) -> bytes:
     """The handler's answer.
 
@@ -32,15 +49,24 @@ async def run_call(
         answer = await handler(caller, request)
         if len(answer) > MAX_MESSAGE_BYTES:
             raise ValueError(f"an answer of {len(answer)} bytes")
+        if guard is not None:
+            guard.answered(caller, method, len(answer))
         return answer
-    except ManyhandsError:
+    except ManyhandsError as error:
+        if guard is not None:
+            guard.failed(caller, error)
         raise
     except Exception as error:
         raise _unexpected(caller, listener, counters) from error
 
 
 async def run_stream(
-    handler: StreamHandler, stream: Stream, *, listener: PeerId, counters: Counters
+    handler: StreamHandler,
+    stream: Stream,
+    *,
+    listener: PeerId,
+    counters: Counters,
+    guard: Guard | None = None,
 ) -> None:
     """Run the handler to its end, which ends the stream."""
     ending: ManyhandsError | None = None
@@ -48,6 +74,8 @@ async def run_stream(
         await handler(stream)
     except ManyhandsError as error:
         ending = error
+        if guard is not None:
+            guard.failed(stream.peer_id, error)
     except Exception:
         ending = _unexpected(stream.peer_id, listener, counters)
     await stream.aclose(ending)

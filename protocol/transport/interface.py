@@ -11,6 +11,7 @@ from typing import Protocol
 
 from protocol.address import Address, Endpoint
 from protocol.errors import ManyhandsError
+from protocol.guard import Guard
 from protocol.identity import PeerId
 from protocol.path import Path
 
@@ -96,6 +97,9 @@ class Service:
     wrong in one looks to its caller like the refusal of a stranger.
     """
 
+    guard: Guard | None = None
+    """What one caller may take of us; without it, all it wants."""
+
     open_calls: Mapping[str, CallHandler] = field(default_factory=dict)
     calls: Mapping[str, CallHandler] = field(default_factory=dict)
     seen_calls: Mapping[str, SeenCallHandler] = field(default_factory=dict)
@@ -148,6 +152,9 @@ class Listener(Protocol):
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Where others may dial it, best first."""
+
+    def sweep(self) -> None:
+        """End what may not go on: of members that are none any more, of peers that are banned."""
 
     async def aclose(self, grace_s: float = 0.5) -> None:
         """Stop accepting, end every call and stream within `grace_s`, and wait for handlers."""

@@ -27,7 +27,7 @@ from protocol.identity import Identity, PeerId
 from protocol.transport.admission import Admission, to_strangers
 from protocol.transport.error_codec import decode_error, encode_error
 from protocol.transport.greeting import Greeting
-from protocol.transport.handlers import is_being_cancelled, run_call, run_stream
+from protocol.transport.handlers import Ours, is_being_cancelled, run_call, run_stream
 from protocol.transport.interface import (
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
@@ -231,6 +231,7 @@ class MemoryListener:
         self.addresses = (network.add(self, host, port),)
         self._network, self._service = network, service
         self._admission, self._counters = transport.admission, transport.counters
+        self._ours = Ours(listener=self.peer_id, counters=self._counters, guard=service.guard)
         self._streams: dict[asyncio.Task[None], MemoryStream] = {}
         self._shown: dict[MemoryStream, tuple[bytes, str]] = {}  # by what right it is open
         self._ending: set[asyncio.Task[None]] = set()
@@ -249,6 +250,7 @@ class MemoryListener:
             is_offered=method is None or method in offered,
             is_open=method in service.open_calls,
             n_streams=sum(stream.peer_id == caller.peer_id for stream in self._streams.values()),
+            guard=service.guard if method is not None else None,
         )
         if refusal is None:
             greeting = self._admission.greeting
@@ -258,11 +260,10 @@ class MemoryListener:
 
     def sweep(self) -> None:
         """End the streams of those who may not go on."""
-        gate = self._admission.gate
-        for stream in self._streams.values() if gate is not None else ():
-            assert gate is not None
+        for stream in self._streams.values():
+            who = stream.peer_id, *self._shown[stream]
             try:
-                gate.keep(stream.peer_id, *self._shown[stream])
+                self._admission.require_keeps(*who, self._service.guard)
             except ManyhandsError as error:
                 ended = MembershipEnded(self.peer_id, f"it ended this: {error}")
                 task = asyncio.create_task(stream.aclose(ended))
@@ -273,9 +274,7 @@ class MemoryListener:
         """Run a call's handler until it ends, the caller gives up, or this peer dies."""
         is_open = method in self._service.open_calls
         handler = self._handler(method)
-        answering = run_call(
-            handler, caller, request, listener=self.peer_id, counters=self._counters
-        )
+        answering = run_call(handler, caller, request, method=method, **self._ours)
         task = asyncio.create_task(answering)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
@@ -301,7 +300,7 @@ class MemoryListener:
         """Run a stream's handler in a task of its own."""
         self._shown[stream] = (credential, method)
         handler = self._service.streams[method]
-        running = run_stream(handler, stream, listener=self.peer_id, counters=self._counters)
+        running = run_stream(handler, stream, **self._ours)
         task = asyncio.create_task(running)
         self._streams[task] = stream
         task.add_done_callback(self._streamed)

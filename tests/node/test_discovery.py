@@ -5,10 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
-from node.discovery import CALLS, STRIKES, Discovery
+from node.discovery import CALLS, Discovery
 from protocol.announcement_table import AnnouncementTable, Dropped, Merged
 from protocol.anti_entropy import GossipMessage, Record
+from protocol.bans import OFFENCES
 from protocol.errors import ConfigError
+from protocol.guard import Guard
 from protocol.record_pages import (
     MAX_PUT_BYTES,
     N_PAGES,
@@ -24,7 +26,12 @@ from tests.gossiping import until
 KEY = key_of_page(OPEN_SWARM_ID, 0)
 
 
-def discovery(network: MemoryPlanes, n: int, now_s: Callable[[], float] = lambda: 0.0) -> Discovery:
+def discovery(
+    network: MemoryPlanes,
+    n: int,
+    now_s: Callable[[], float] = lambda: 0.0,
+    guard: Guard | None = None,
+) -> Discovery:
     """Of a peer that has announced itself."""
     table = AnnouncementTable(OPEN_SWARM_ID)
     table.merge(record(n), sender="self", now_ms=NOW_MS)
@@ -36,6 +43,7 @@ def discovery(network: MemoryPlanes, n: int, now_s: Callable[[], float] = lambda
         now_ms=lambda: NOW_MS,
         now_s=now_s,
         rng=random.Random(n),
+        guard=guard,
     )
 
 
@@ -143,20 +151,21 @@ async def test_a_flood_of_one_peer_is_cut_off_and_another_is_served_meanwhile():
 
 
 async def test_who_sends_what_does_not_hold_again_and_again_is_banned_for_a_while():
-    now = 0.0
+    now_ms = NOW_MS
     network = MemoryPlanes()
-    peer = discovery(network, 1, now_s=lambda: now)
+    guard = Guard(now_ms=lambda: now_ms)
+    peer = discovery(network, 1, guard=guard)
     forged = write_records([record(5, signer=6)])
 
-    for _ in range(int(STRIKES.burst)):
+    for _ in range(int(OFFENCES.burst)):
         await peer.keep(peer_of(9), KEY, forged)
     assert peer.admits(peer_of(9))
     await peer.keep(peer_of(9), KEY, forged)
 
     assert not peer.admits(peer_of(9))
     assert peer.admits(peer_of(8))
-    assert peer.status()["banned"] == [peer_of(9)]
-    now = 601.0
+    assert [ban.peer_id for ban in guard.bans.now()] == [peer_of(9)]
+    now_ms += 601_000
     assert peer.admits(peer_of(9))
 
 
