@@ -79,6 +79,8 @@ def swarm(n_members: int, n_processes: int, over_s: float) -> None:
             ("all joined within", f"{found.joining_s:.1f} s", ""),
             ("all see all, after the last join", f"{found.converged_s:.1f} s", goal),
             ("calls per member until then", f"{found.calls:.0f}", ""),
+            ("handshakes begun per member until then", f"{found.dials:.1f}", ""),
+            ("of all of these came to nothing", str(found.n_given_up), ""),
             ("messages per member until then, both ways", f"{found.kilobytes:.0f} kB", ""),
             ("CPU per member until then", f"{found.cpu_s:.2f} s", ""),
             ("resident memory per member", f"{found.megabytes:.1f} MB", ""),

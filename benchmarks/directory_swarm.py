@@ -24,11 +24,13 @@ from node.pace import pace_of
 from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
 from protocol.clock import wall_ms
+from protocol.errors import ManyhandsError
 from protocol.gossip_rules import METHOD
 from protocol.identity import Identity, PeerId
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport import Service
 from protocol.transport.grpc import GrpcTransport
+from protocol.transport.grpc_connection import GrpcConnection
 from tests.announcing import announce, key_of
 
 LIMIT_S = 150.0
@@ -39,6 +41,8 @@ class Swarm:
     joining_s: float
     converged_s: float
     calls: float
+    dials: float
+    n_given_up: int
     cpu_s: float
     kilobytes: float
     megabytes: float
@@ -106,6 +110,8 @@ def _measure(n_members: int, over_s: float, processes: list[Process]) -> Swarm:
         joining_s=started_s - began_s,
         converged_s=max(each["agreed_s"] for each in told) - started_s,
         calls=sum(each["n_calls"] for each in told) / n_members,
+        dials=sum(each["n_dials"] for each in told) / n_members,
+        n_given_up=sum(each["n_given_up"] for each in told),
         cpu_s=sum(each["cpu_s"] for each in told) / n_members,
         kilobytes=2 * sum(each["n_bytes"] for each in told) / n_members / 1000,
         megabytes=sum(each["resident_mb"] for each in told) / n_members,
@@ -118,13 +124,27 @@ def _measure(n_members: int, over_s: float, processes: list[Process]) -> Swarm:
 # --- inside --------------------------------------------------------------------------------------
 
 
+class CountingTransport(GrpcTransport):
+    """Counts its handshakes, and those that came to nothing."""
+
+    n_dials = n_given_up = 0
+
+    async def dial(self, address: Address, *, timeout_s: float = 5.0) -> GrpcConnection:
+        self.n_dials += 1
+        try:
+            return await super().dial(address, timeout_s=timeout_s)
+        except ManyhandsError:
+            self.n_given_up += 1
+            raise
+
+
 class Member:
     """One node that only gossips."""
 
     def __init__(self, n: int) -> None:
         self.n, self.n_bytes, self.n_calls = n, 0, 0
         self.table = AnnouncementTable(OPEN_SWARM_ID)
-        self.transport = GrpcTransport(Identity(key_of(n)), OPEN_SWARM_ID)
+        self.transport = CountingTransport(Identity(key_of(n)), OPEN_SWARM_ID)
         self.addresses: tuple[Address, ...] = ()
         self.gossip: Gossip | None = None
 
@@ -181,6 +201,8 @@ async def inside(first: int, stop: int) -> None:
             "agreed_s": agreed_s,
             "n_calls": sum(member.n_calls for member in members),
             "n_bytes": sum(member.n_bytes for member in members),
+            "n_dials": sum(member.transport.n_dials for member in members),
+            "n_given_up": sum(member.transport.n_given_up for member in members),
             "cpu_s": time.process_time() - began_s,
             "resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
         }

@@ -107,6 +107,7 @@ class Gossip(AnnouncementSource):
         self._gap_s = self._timing.news_gap_s
         self._pressure = Pressure()
         self._n_uncompared = COMPARE_EVERY  # exchanges since the last comparison that found nothing
+        self._told_ms = 0  # what was learned before that has been told to somebody
 
     async def run(self) -> None:
         """Announce and exchange until cancelled; no peer's failure ends it."""
@@ -183,10 +184,14 @@ class Gossip(AnnouncementSource):
     def _window_ms(self) -> int:
         return round(self._announcer.pace.window_s * 1000)
 
+    @property
+    def _is_storm(self) -> bool:
+        """Whether news follows on news."""
+        return self._gap_s > 2 * self._timing.news_gap_s
+
     def _choose_partners(self) -> list[Partner]:
         """Whom to exchange with now: at random, more when there is news, and join addresses."""
-        is_storm = self._gap_s > 2 * self._timing.news_gap_s
-        n_news = STORM_PARTNERS if is_storm else NEWS_PARTNERS
+        n_news = STORM_PARTNERS if self._is_storm else NEWS_PARTNERS
         n_partners = n_news if self._has_news else 1
         self._has_news = False
         others = self._others()
@@ -240,7 +245,7 @@ class Gossip(AnnouncementSource):
             async with asyncio.timeout(interval_s):
                 await self._wake.wait()
         except TimeoutError:
-            self._gap_s = self._timing.news_gap_s
+            self._gap_s = max(self._timing.news_gap_s, self._gap_s / 2)
         else:
             await asyncio.sleep(self._gap_s * self._rng.uniform(0.8, 1.2))
             self._gap_s = min(2 * self._gap_s, interval_s)
@@ -270,8 +275,14 @@ class Gossip(AnnouncementSource):
         timeout_s = self._timing.timeout_s * self._pressure.patience
         connection = await self._partners.connect(peer_id, addresses, timeout_s=timeout_s)
         compares = self._n_uncompared >= COMPARE_EVERY
-        exchange = Exchange(self.table, compare=compares, window_ms=self._window_ms)
-        message, n_steps, found = exchange.question(self._now_ms()), 0, False
+        exchange = Exchange(
+            self.table,
+            compare=compares,
+            tells_since_ms=self._told_ms if self._is_storm else None,
+            window_ms=self._window_ms,
+        )
+        self._told_ms = self._now_ms()
+        message, n_steps, found = exchange.question(self._told_ms), 0, False
         while message and n_steps < MAX_STEPS:
             began_s = self._now_s()
             told = await connection.call(METHOD, message, timeout_s=timeout_s)
@@ -281,7 +292,7 @@ class Gossip(AnnouncementSource):
             self._note(taken)
             found = n_steps > 0 and taken.n_taken > 0
             message, n_steps = taken.reply, n_steps + 1
-        if compares and not found:
+        if compares and (self._is_storm or not found):  # in a storm no two tables are alike
             self._n_uncompared = 0
         self._n_uncompared += 1
 

@@ -1,9 +1,10 @@
 """Whom a node exchanges with, and the connections that it keeps for that.
 
 In: who serves, and how exchanges went. Out: partners drawn at random, mostly among those that are
-connected already: a handshake costs as many bytes as a dozen exchanges at rest. Which connections
-are kept changes one by one, so that over time everybody meets everybody, and who is linked to whom
-stays random enough for news to reach all in O(log n) rounds.
+connected already: a handshake costs as many bytes as a dozen exchanges at rest. Connections become
+more, and change, one by one, so that over time everybody meets everybody, and who is linked to whom
+stays random enough for news to reach all in O(log n) rounds; two of each node's own are enough for
+all to hang together (Fenner and Frieze, 1982).
 """
 
 import random
@@ -17,6 +18,8 @@ from protocol.identity import PeerId
 from protocol.transport import Connection, Transport
 
 KEPT = 6  # connections that it opened; about as many are opened to it
+LEAST = 2  # so many are opened at once; a newcomer's others follow one by one
+GROWTH_CHANCE = 1 / 8  # of drawing a new partner while fewer than `KEPT` are connected
 CHANGE_CHANCE = 1 / 32  # of drawing a partner among all, though enough are connected
 
 
@@ -39,7 +42,8 @@ class Partners:
     ) -> list[Announcement]:
         """Up to `n_partners` of `others` that are free; those that just failed us come last.
 
-        None at all while `n_at_once` are busy: then we, or they, have too much to do.
+        None at all while `n_at_once` are busy: then we, or they, have too much to do. Whoever is
+        slow to answer is no reason to shake hands with others, who have as much to do.
         """
         n_partners = min(n_partners, n_at_once - len(self._busy))
         if n_partners <= 0:
@@ -47,11 +51,17 @@ class Partners:
         free = [peer for peer in others if peer.peer_id not in self._busy]
         well = [peer for peer in free if not self.is_shunned(peer.peer_id, now_s)] or free
         near = [peer for peer in well if peer.peer_id in self._connections]
-        # One new connection at a time: when everybody has news, nobody should shake hands with all.
-        n_near = min(KEPT, len(well)) if n_partners == 1 else n_partners
-        if len(near) >= n_near and self._rng.random() >= CHANGE_CHANCE:
-            well = near
-        return self._rng.sample(well, min(n_partners, len(well)))
+        held = {peer for peer in self._connections if not self.is_shunned(peer, now_s)}
+        n_held, enough = len(held | self._busy), min(KEPT, len(others))
+        chance = CHANGE_CHANCE if n_held >= enough else GROWTH_CHANCE
+        if n_held >= min(LEAST, enough) and self._rng.random() >= chance:
+            return self._rng.sample(near, min(n_partners, len(near)))
+        # Few new ones at a time: when everybody has news, nobody should shake hands with all.
+        far = [peer for peer in well if peer.peer_id not in self._connections] or near
+        n_far = max(1, LEAST - n_held)
+        drawn = self._rng.sample(far, min(n_far, n_partners, len(far)))
+        rest = [peer for peer in near if peer not in drawn]
+        return [*drawn, *self._rng.sample(rest, min(n_partners - len(drawn), len(rest)))]
 
     def is_busy(self, peer_id: PeerId) -> bool:
         return peer_id in self._busy

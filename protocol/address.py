@@ -9,6 +9,7 @@ to the transports.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, Self
 
@@ -117,6 +118,7 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@lru_cache(maxsize=4096)  # asked thrice for each address, and records name the same ones again
 def _ip(host: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(host) if "%" not in host else None

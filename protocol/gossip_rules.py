@@ -37,6 +37,7 @@ WINDOW_MS = 10_000  # what was learned since is offered to others
 MAX_JUNK_PER_MESSAGE = 8  # after that the rest of a message is not looked at
 MAX_RANGES_SENT = 1_024
 MAX_OVERDUE = 64
+MOST_TOLD = 32  # unasked, of one storm of news; who learned more at once came late, and is no news
 MAX_STEPS = 12  # calls of one exchange; enough to compare tables of 8^10 records
 
 
@@ -59,6 +60,7 @@ class Exchange:
         *,
         compare: bool = True,
         gives: bool = True,
+        tells_since_ms: int | None = None,
         window_ms: int = WINDOW_MS,
         salt: bytes = b"",
     ) -> None:
@@ -66,8 +68,12 @@ class Exchange:
         Args:
             compare: whether to compare whole tables when what is new has been exchanged.
             gives: False for a client, which only wants to know: it compares at once.
+            tells_since_ms: in a storm of news. Records learned since then go with the question,
+                and what the other side lacks beside them is left to whom it asks: one call
+                instead of two.
         """
         self._table, self._gives, self._window_ms = table, gives, window_ms
+        self._tells_since_ms = tells_since_ms
         self._compares_later = compare and gives
         self._salt = salt or secrets.token_bytes(SALT_BYTES)
         self._listed: dict[bytes, Entry] = {}
@@ -87,7 +93,8 @@ class Exchange:
         marks = _marks([each.tag for each in recent], salt)
         self._listed = dict(zip(marks, recent, strict=True))
         lately = Lately(self._salt, tuple(self._listed))
-        return GossipMessage(lately=lately, overdue=_overdue(table, now_ms)).encode()
+        told = _records(table, self._fresh(recent), now_ms)
+        return GossipMessage(records=told, lately=lately, overdue=_overdue(table, now_ms)).encode()
 
     def take(self, message: bytes, *, sender: str, now_ms: int) -> Taken:
         """Take an answer in; `reply` is the next question, if any.
@@ -98,7 +105,8 @@ class Exchange:
         told = _decode(self._table, message, sender)
         merged = _merge(self._table, told, sender, now_ms)
         if self._gives:
-            lacked = [self._listed[mark] for mark in told.lacking if mark in self._listed]
+            lacking = told.lacking if self._tells_since_ms is None else ()
+            lacked = [self._listed[mark] for mark in lacking if mark in self._listed]
             reply = _reply(self._table, told, lacked, merged.is_behind, now_ms)
             if self._compares_later and not reply.ranges:
                 reply = replace(reply, ranges=_whole(self._table))
@@ -107,6 +115,14 @@ class Exchange:
             found = _reconcile(self._table, told)
             reply = GossipMessage(ranges=found.ranges, wanted=found.wanted, overdue=found.overdue)
         return merged.taken(b"" if reply.is_empty else reply.encode())
+
+    def _fresh(self, recent: Iterable[Entry]) -> list[Entry]:
+        """What to tell unasked (rumor mongering: Demers et al., 1987)."""
+        since_ms = self._tells_since_ms
+        if since_ms is None:
+            return []
+        told = [each for each in recent if each.learned_ms >= since_ms and not each.by_beat]
+        return told if len(told) <= MOST_TOLD else []
 
 
 def answer(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocol.announcement_table import AnnouncementTable, Merged
 from protocol.anti_entropy import SUMMARIES, GossipMessage, Lately, Record, Summary
 from protocol.errors import PeerMisbehaved
-from protocol.gossip_rules import WINDOW_MS, Exchange, answer, tell
+from protocol.gossip_rules import MOST_TOLD, WINDOW_MS, Exchange, answer, tell
 from protocol.heartbeats import LINK_BYTES
 from protocol.key_ranges import SUM_BYTES, Range
 from protocol.signing import OPEN_SWARM_ID
@@ -83,6 +83,41 @@ def test_what_was_learned_lately_is_not_told_to_those_who_know():
 
     assert len(ours) == len(theirs) == 101
     assert sum(sizes) < 2 * len(MANY[0].data) + 2 * 100 + 150
+
+
+def one_call(ours, theirs, *, tells_since_ms):
+    """An exchange in a storm of news; whether it needs another call."""
+    exchange = Exchange(ours, compare=False, tells_since_ms=tells_since_ms)
+    told = answer(theirs, exchange.question(NOW_MS), sender="us", now_ms=NOW_MS).reply
+    return bool(exchange.take(told, sender="them", now_ms=NOW_MS).reply)
+
+
+def test_in_a_storm_of_news_one_call_brings_both_sides_what_came_since_the_last():
+    ours, theirs = table_of(MANY[0], MANY[1]), table_of(MANY[1], MANY[2])
+
+    needs_more = one_call(ours, theirs, tells_since_ms=NOW_MS)
+
+    assert not needs_more
+    assert len(ours) == len(theirs) == 3
+
+
+def test_in_a_storm_of_news_what_was_told_before_is_left_to_others():
+    ours, theirs = table_of(MANY[0], MANY[1]), table_of(MANY[1], MANY[2])
+
+    needs_more = one_call(ours, theirs, tells_since_ms=NOW_MS + 1)
+
+    assert not needs_more
+    assert (len(ours), len(theirs)) == (3, 2)
+    exchange(theirs, ours)
+    assert len(theirs) == 3, "and comes when they ask"
+
+
+def test_who_has_just_learned_everything_takes_none_of_it_for_news():
+    ours, theirs = table_of(*MANY[: MOST_TOLD + 1]), table_of(MANY[0], MANY[1])
+
+    one_call(ours, theirs, tells_since_ms=NOW_MS)
+
+    assert len(theirs) == 2
 
 
 def test_news_reach_a_swarm_in_a_logarithmic_number_of_rounds():
