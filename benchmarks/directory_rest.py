@@ -164,7 +164,10 @@ class RestingSwarm:
             gossip.links.learn(peer_of(peer), self.rng.uniform(0.01, 0.2), at_s=-age_s)
         announcer = gossip._announcer  # a benchmark's privilege: it begins in the middle
         announcer.publish(gossip._draft(), now_s=-age_s, now_ms=NOW_MS - round(age_s * 1000))
-        announcer.speak_when_due(now_s=0.0, now_ms=NOW_MS)
+        beat_s = pace_of(self.n_nodes, GossipTiming()).beat_s
+        for n in range(1, int(age_s / beat_s) + 1):  # who slept would begin anew
+            now_s = n * beat_s - age_s
+            announcer.speak_when_due(now_s=now_s, now_ms=NOW_MS + round(now_s * 1000))
         entry = next(gossip.table.learned_since(0))
         beat, beats = entry.version.beat, entry.announcement.heartbeats
         assert beats is not None
