@@ -1,12 +1,15 @@
 """How long a row takes from one peer to another, as well as we can know.
 
 In: what peers publish about their links, and what we measured ourselves. Out: one-way milliseconds
-for any pair. Measuring is left to whoever dials.
+for any pair. Measuring is left to whoever dials. What records say of links is read once for as long
+as the same ones are asked about: many routes are looked for between two changes of a table.
 """
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,7 @@ from protocol.identity import PeerId
 
 UNKNOWN_MS = 20.0  # one way, on a network we know nothing about: a continent's width
 SAME_HOST_MS = 0.2
+MAX_TABLES = 4  # remembered
 
 Pair = tuple[PeerId, PeerId]
 
@@ -29,11 +33,7 @@ class Latencies:
     def __init__(
         self, announcements: Iterable[Announcement], measured_rtt_ms: Mapping[Pair, float] | None
     ) -> None:
-        self._peers = {announcement.peer_id: announcement for announcement in announcements}
-        self._place = {peer_id: i for i, peer_id in enumerate(self._peers)}
-        names: dict[str, int] = {"": -1}
-        regions = [names.setdefault(peer.region, len(names) - 1) for peer in self._peers.values()]
-        self._regions = np.array([*regions, -1])  # the last: of whoever is not known here
+        self._told = _told(tuple(announcements))
         self._own_ms: dict[Pair, float] = {}
         for (one, other), rtt_ms in (measured_rtt_ms or {}).items():
             pair = _pair(one, other)
@@ -50,19 +50,18 @@ class Latencies:
 
         A link that nobody measured is taken for a usual one between those two regions.
         """
-        place = {peer: i for i, peer in enumerate(peers)}
-        among = np.full(len(self._regions), -1)  # by their place among all
-        rows = np.array([self._place.get(peer, -1) for peer in peers])
+        told, place = self._told, {peer: i for i, peer in enumerate(peers)}
+        among = np.full(len(told.regions), -1)  # by their place among all
+        rows = np.array([told.place.get(peer, -1) for peer in peers])
         among[rows] = np.arange(len(peers))
         among[-1] = -1
-        links = [self._peers[peer].links if peer in self._peers else () for peer in peers]
-        told = [link for of_peer in links for link in of_peer]
-        sources = np.repeat(np.arange(len(peers)), [len(of_peer) for of_peer in links])
-        targets = np.array([self._place.get(link.peer_id, -1) for link in told], np.intp)
-        links_ms = np.array([link.rtt_us for link in told], np.float64) / 2000
-        regions = self._regions[rows]
-        latencies = _usual(regions[sources], self._regions[targets], links_ms, regions)
-        local = np.array([self._is_on_loopback(peer) for peer in peers])
+        links = [told.links(row) for row in rows.tolist()]
+        sources = np.repeat(np.arange(len(peers)), [len(of_peer.targets) for of_peer in links])
+        targets = np.concatenate([_NOBODY.targets, *(of_peer.targets for of_peer in links)])
+        links_ms = np.concatenate([_NOBODY.ms, *(of_peer.ms for of_peer in links)])
+        regions = told.regions[rows]
+        latencies = _usual(regions[sources], told.regions[targets], links_ms, regions)
+        local = np.array([of_peer.is_on_loopback for of_peer in links], bool)
         is_here = local[:, None] & local[None, :]
         latencies[is_here] = np.minimum(latencies[is_here], SAME_HOST_MS)
         inside = among[targets] >= 0
@@ -84,9 +83,57 @@ class Latencies:
             return np.zeros(len(peers))
         return self.matrix([one, *peers])[0, 1:]
 
-    def _is_on_loopback(self, peer: PeerId) -> bool:
-        announced = self._peers.get(peer)
-        return announced is not None and any(_is_loopback(a.host) for a in announced.addresses)
+
+class _Links(NamedTuple):
+    """What one record says of its peer's way to others."""
+
+    targets: NDArray[np.intp]  # places; -1 is whoever is not known here
+    ms: NDArray[np.float64]
+    is_on_loopback: bool
+
+
+_NOBODY = _Links(np.empty(0, np.intp), np.empty(0), False)
+
+
+class _Told:
+    """What some announcements say of links. A peer's are read when they are first asked for."""
+
+    def __init__(self, announcements: tuple[Announcement, ...]) -> None:
+        self.announcements = announcements
+        self._peers = tuple({peer.peer_id: peer for peer in announcements}.values())
+        self.place = {peer.peer_id: i for i, peer in enumerate(self._peers)}
+        names: dict[str, int] = {"": -1}
+        regions = [names.setdefault(peer.region, len(names) - 1) for peer in self._peers]
+        self.regions = np.array([*regions, -1])  # the last: of whoever is not known here
+        self._links: dict[int, _Links] = {-1: _NOBODY}
+
+    def links(self, place: int) -> _Links:
+        found = self._links.get(place)
+        if found is None:
+            peer = self._peers[place]
+            targets = [self.place.get(link.peer_id, -1) for link in peer.links]
+            self._links[place] = found = _Links(
+                np.array(targets, np.intp),
+                np.array([link.rtt_us for link in peer.links], np.float64) / 2000,
+                any(_is_loopback(address.host) for address in peer.addresses),
+            )
+        return found
+
+
+_lock = threading.Lock()  # routes are looked for on threads too
+_told_before: list[_Told] = []  # the last first
+
+
+def _told(announcements: tuple[Announcement, ...]) -> _Told:
+    with _lock:
+        before = tuple(_told_before)
+    for told in before:
+        if told.announcements == announcements:  # the same objects: a glance
+            return told
+    told = _Told(announcements)
+    with _lock:
+        _told_before[:] = [told, *_told_before[: MAX_TABLES - 1]]
+    return told
 
 
 def _usual(
