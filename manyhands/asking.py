@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from protocol.constraints import Group
     from protocol.text import Tokenizer
     from scheduler.client import Client
+    from scheduler.permission import Terms
     from scheduler.request import GenerationRequest
     from scheduler.wanted import Limits
 
@@ -52,6 +53,7 @@ class Ask:
     avoid: tuple[str, ...] = ()
     require: tuple[str, ...] = ()
     prefer: str = "latency"
+    channel: str = "stable"
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -138,13 +140,23 @@ class Ask:
 
 
 @asynccontextmanager
-async def open_client(home: Home, join: Sequence[Address]) -> AsyncIterator["Client"]:
+async def open_client(
+    home: Home,
+    join: Sequence[Address],
+    channel: str = "stable",
+    terms: "Terms | None" = None,
+) -> AsyncIterator["Client"]:
     """A client with the key, the books and the memory of this home.
+
+    Args:
+        channel: of models, where the swarm releases them.
+        terms: what has to be accepted, see `governing.gate.terms_for`.
 
     Raises:
         ConfigError, IntegrityError: the home's key or ledger cannot be used.
         MembershipEnded, NotAMember: it belongs to its swarm no more.
     """
+    from protocol.membership.rules import Channel
     from scheduler.client import Client
     from scheduler.record_file import kept_records
 
@@ -161,6 +173,8 @@ async def open_client(home: Home, join: Sequence[Address]) -> AsyncIterator["Cli
             join,
             records=records,
             membership=party.membership,
+            channel=Channel(channel),
+            terms=terms,
         ) as client:
             try:
                 yield client

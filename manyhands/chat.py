@@ -15,10 +15,18 @@ import click
 
 from manyhands.asking import Ask, open_client
 from manyhands.generate import stream
+from manyhands.governing.gate import terms_for
 from manyhands.home import Home
 from manyhands.loops import new_runner
 from manyhands.models import TINY, Model
-from manyhands.options import home_option, join_option, limits_options, wait_option
+from manyhands.options import (
+    accept_licence_option,
+    channel_option,
+    home_option,
+    join_option,
+    limits_options,
+    wait_option,
+)
 from manyhands.progress import say
 from manyhands.running import join_addresses
 from manyhands.thin import find_client_model
@@ -46,14 +54,23 @@ PRIVACY = "Peers that serve the first and last blocks can read what you write."
 @click.option("--forget", is_flag=True, help="Peers keep nothing; each turn runs all of it again.")
 @click.option("--no-spares", is_flag=True, help="No other peer holds a copy while it runs.")
 @wait_option
+@channel_option
+@accept_licence_option
 @home_option
-def chat(model: str, join: tuple[Address, ...], home: Path | None, **choices: Any) -> None:
+def chat(
+    model: str,
+    join: tuple[Address, ...],
+    home: Path | None,
+    accept_licence: bool,
+    **choices: Any,
+) -> None:
     """Talk with MODEL. Ctrl-C stops an answer; /quit or Ctrl-D ends."""
     from protocol.text import Tokenizer
 
     ask = Ask(**choices)
     place = Home.at(home)
-    found = find_client_model(model, place, join)
+    found = find_client_model(model, place, join, ask.channel)
+    terms = terms_for(place, found.manifest, accepts=accept_licence)
     tokenizer = Tokenizer.from_directory(found.directory)
     addresses = join_addresses(place, join)
     is_terminal = sys.stdin.isatty()
@@ -61,7 +78,9 @@ def chat(model: str, join: tuple[Address, ...], home: Path | None, **choices: An
         say(f"{found.name}. {PRIVACY} Ctrl-C stops an answer, /quit ends.")
     with new_runner() as runner:
         stack = AsyncExitStack()
-        client = runner.run(stack.enter_async_context(open_client(place, addresses)))
+        client = runner.run(
+            stack.enter_async_context(open_client(place, addresses, ask.channel, terms))
+        )
         try:
             _converse(runner, client, Conversation(found, tokenizer, ask), is_terminal)
         finally:

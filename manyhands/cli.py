@@ -26,7 +26,12 @@ COMMANDS = {  # name: (module, attribute, what it does)
     "status": ("manyhands.status", "status", "Whether a swarm is complete, and who serves."),
     "peers": ("manyhands.status", "peers", "The peers of a swarm, one per line."),
     "route": ("manyhands.route", "route", "Which peers would carry an answer, and why."),
-    "swarm": ("manyhands.swarm_why", "swarm", "Private swarms: create, invite, join, revoke."),
+    "swarm": (
+        "manyhands.governing.rules_command",
+        "swarm",
+        "Private swarms: create, invite, join, revoke, rules.",
+    ),
+    "models": ("manyhands.governing.showing", "models", "What a swarm lets in, and on what terms."),
     "identity": ("manyhands.whoami", "identity", "The keys of a home."),
     "doctor": ("manyhands.doctor.command", "doctor", "What is wrong here, and what mends it."),
     "adapters": ("manyhands.adapters", "adapters", "The adapters that this home's node serves."),

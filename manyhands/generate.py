@@ -7,7 +7,9 @@ else; the seed and the speed go to stderr. The shapes are a contract: docs/cli.m
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +17,18 @@ import click
 
 from manyhands.asking import Ask, open_client
 from manyhands.boundary import innermost
+from manyhands.governing.gate import tell_flags, terms_for
 from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.models import Model
-from manyhands.options import home_option, join_option, limits_options, wait_option
+from manyhands.options import (
+    accept_licence_option,
+    channel_option,
+    home_option,
+    join_option,
+    limits_options,
+    wait_option,
+)
 from manyhands.progress import say
 from manyhands.running import join_addresses
 from manyhands.signals import interruptible
@@ -52,6 +62,8 @@ Show = Callable[["Event"], None]
 @click.option("--no-spares", is_flag=True, help="No other peer holds a copy while it runs.")
 @click.option("--timeout", "timeout_s", type=float, default=600.0, metavar="S", help="For all.")
 @wait_option
+@channel_option
+@accept_licence_option
 @home_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--jsonl", "as_jsonl", is_flag=True, help="Print a line of JSON per event.")
@@ -61,6 +73,7 @@ def generate(
     prompt_ids: str | None,
     join: tuple[Address, ...],
     home: Path | None,
+    accept_licence: bool,
     as_json: bool,
     as_jsonl: bool,
     **choices: Any,
@@ -72,13 +85,15 @@ def generate(
         ask = Ask(**choices)
         read = read_prompt(prompt, prompt_ids)
         place = Home.at(home)
-        found = find_client_model(model, place, join)
+        found = find_client_model(model, place, join, ask.channel)
         tokenizer = _tokenizer(found, needed=isinstance(read, str))
         ids = tokenizer.encode(read) if tokenizer and isinstance(read, str) else read
         assert not isinstance(ids, str)
         request = ask.request(found, ids, tokenizer)
         addresses = join_addresses(place, join)
-        run(_generate(place, addresses, request, _shower(as_json, as_jsonl)))
+        terms = terms_for(place, found.manifest, accepts=accept_licence)
+        opening = partial(open_client, place, addresses, ask.channel, terms)
+        run(_generate(opening, request, _shower(as_json, as_jsonl)))
     except Exception as error:
         if as_jsonl:
             cause = innermost(error)
@@ -130,9 +145,11 @@ def _tokenizer(model: Model, *, needed: bool) -> "Tokenizer | None":
 
 
 async def _generate(
-    home: Home, join: Sequence[Address], request: "GenerationRequest", show: Show
+    opening: "Callable[[], AbstractAsyncContextManager[Client]]",
+    request: "GenerationRequest",
+    show: Show,
 ) -> "GenerationResult":
-    async with open_client(home, join) as client:
+    async with opening() as client:
         return await stream(client, request, show, interrupt=True)
 
 
@@ -146,6 +163,7 @@ async def stream(
     from scheduler.request import WAIT_S, Finished, Waiting
 
     result: GenerationResult | None = None
+    tell_flags(client, request)
     generation = client.generate(request)
     cancelling: list[asyncio.Task[None]] = []
 
@@ -167,6 +185,7 @@ async def stream(
             await iterate()
     else:
         await iterate()
+    tell_flags(client, request)
     assert result is not None, "a generation ends with a result or an error"
     return result
 

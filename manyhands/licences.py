@@ -59,9 +59,7 @@ def require_accepted(home: Home, manifest: Manifest, *, accepts: bool) -> None:
         return
     say(f"licence of {manifest.name}: {licence}")
     if accepts and licence.lower() not in PERMISSIVE:
-        note = _note(home, manifest)
-        note.parent.mkdir(mode=0o700, exist_ok=True)
-        note.touch()
+        accept(home, manifest)
     elif not is_accepted(home, manifest):
         raise LicenceNotAccepted(
             f"{manifest.name} comes under {licence}, which has terms of its own",
@@ -75,9 +73,42 @@ def is_accepted(home: Home, manifest: Manifest) -> bool:
     return not licence or licence in PERMISSIVE or _note(home, manifest).exists()
 
 
+def word_for(manifest: Manifest) -> str:
+    """What a person is told of it."""
+    return manifest.licence or "not stated"
+
+
+def accept(home: Home, manifest: Manifest) -> None:
+    """Remember that somebody accepts this licence of this very model."""
+    _remember(_note(home, manifest))
+
+
+def has_accepted(home: Home, manifest: Manifest) -> bool:
+    """Whether somebody of this home said so, whatever the licence asks for."""
+    return _note(home, manifest).exists()
+
+
+def accept_use(home: Home, use_hash: bytes) -> None:
+    """Remember that somebody accepts a swarm's text on acceptable use."""
+    _remember(_use_note(home, use_hash))
+
+
+def has_accepted_use(home: Home, use_hash: bytes) -> bool:
+    return _use_note(home, use_hash).exists()
+
+
 def _note(home: Home, manifest: Manifest) -> Path:
-    licence = re.sub(r"[^a-z0-9.-]", "_", manifest.licence.lower())
+    licence = re.sub(r"[^a-z0-9.-]", "_", manifest.licence.lower()) or "unstated"
     return home.root / ACCEPTED / f"{manifest.digest.hex()}-{licence}"
+
+
+def _use_note(home: Home, use_hash: bytes) -> Path:
+    return home.root / ACCEPTED / f"use-{use_hash.hex()}"
+
+
+def _remember(note: Path) -> None:
+    note.parent.mkdir(mode=0o700, exist_ok=True)
+    note.touch()
 
 
 def _text(path: Path) -> str:

@@ -93,6 +93,7 @@ def describe(
         speeds=measure(engine),
         capacity_blocks=capacity_blocks,
         weights=_shared(model) if wanted.share_weights else {},
+        signature=model.signature,
     )
 
 

@@ -43,6 +43,7 @@ async def look(home: Home, join: Sequence[Address]) -> "dict[Announcement, Seen]
     with interruptible():
         try:
             await fetch_directory(transport, join, directory, connections=connections)
+            await party.hear(join)
             fetched_ms = directory.now_ms()
             peers = directory.live()
             room = asyncio.Semaphore(AT_ONCE)

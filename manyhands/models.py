@@ -16,7 +16,7 @@ from manyhands.licences import read_licence
 from protocol.adapter_names import is_adapter
 from protocol.describing import make_manifest
 from protocol.errors import BadModel, HubUnreachable, NoSuchModel
-from protocol.manifest import Manifest
+from protocol.manifest import SIGNATURE, Manifest
 
 if TYPE_CHECKING:
     from manyhands.weights.hub import Hub
@@ -41,6 +41,7 @@ class Model:
     adapter: str = ""  # that answers shall be made with
     store: "Store | None" = None  # where weights may be missing
     hub: "Hub | None" = None  # that has them
+    signature: str = ""  # what its publisher's says, once it was checked
 
     def small_files(self) -> dict[str, bytes]:
         """What any peer serves of it by digest: all but the weights, and the manifest itself."""
@@ -49,6 +50,8 @@ class Model:
             for file in self.manifest.files
             if not file.is_weights
         }
+        if (signature := self.directory / SIGNATURE).is_file():
+            files[SIGNATURE] = signature.read_bytes()  # not in the digest: it proves itself
         manifest = self.manifest if self.store is None else self.store.known
         return files | {"manifest": manifest.to_json()}
 

@@ -56,7 +56,13 @@ class Elsewhere:
             choice.digest: [one.addresses[0] for one in hosts if one.manifest == choice.digest]
             for choice in placing.choices
         }
-        return placing.next(announcements, now, now_ms, stuck)
+        target = placing.next(announcements, now, now_ms, stuck)
+        return target if target is not None and self._may_serve(target) else None
+
+    def _may_serve(self, target: "Target") -> bool:
+        """By the swarm's rules, which may have changed since this node began."""
+        membership, model = self._party.membership, self._servable(target).model
+        return membership is None or not membership.judge(target.manifest, model.name).refused
 
     def fetch(self, target: "Target") -> bool:
         wanted, model = self._wanted, self._servable(target).model

@@ -243,5 +243,25 @@ def accept_licence_option(command: Command) -> Command:
     )(command)
 
 
+def trusted_key_option(command: Command) -> Command:
+    return click.option(
+        "--trusted-key",
+        "trusted_keys",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        metavar="FILE",
+        help="PEM of a key or certificate whose signature (model.sig) you trust. Repeat for more.",
+    )(command)
+
+
+def channel_option(command: Command) -> Command:
+    return click.option(
+        "--channel",
+        type=click.Choice(["stable", "candidate", "dev"]),
+        default="stable",
+        help="Where the swarm releases models: take those of this channel or a safer one.",
+    )(command)
+
+
 def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)

@@ -6,11 +6,12 @@ is of the swarm `open`, to which everybody belongs.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from manyhands.home import Home, open_identity
-from protocol.errors import PeerRefused
+from protocol.errors import ManyhandsError, PeerRefused
 from protocol.identity import Identity, PeerId
 from protocol.signing import OPEN_SWARM_ID
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from protocol.transport.grpc import GrpcTransport
     from scheduler.directory import Directory
 
+HEARD_OF, HEAR_S = 4, 2.0  # peers that are tried, one after the other
 Who = Literal["node", "client"]
 
 
@@ -69,6 +71,26 @@ class Party:
                 f"your membership in swarm {membership.state.policy.name} does not let you {role}",
                 hint=f"ask for an invite: manyhands swarm invite --role {role}",
             )
+
+    async def hear(self, join: "Sequence[Address]" = ()) -> None:
+        """Ask somebody what the swarm says now, if it has rules that a command goes by; that nobody
+        answers is nobody's fault."""
+        membership = self.membership
+        if membership is None or not membership.state.governance.is_strict:
+            return
+        from manyhands.membership import known_addresses
+        from protocol.membership.exchange import exchange
+
+        transport = self.transport()
+        for address in tuple(dict.fromkeys((*join, *known_addresses(self.home))))[:HEARD_OF]:
+            with suppress(ManyhandsError):
+                connection = await transport.dial(address, timeout_s=HEAR_S)
+                try:
+                    await exchange(connection, membership, timeout_s=HEAR_S)
+                finally:
+                    await connection.aclose()
+                break
+        self.remember()
 
     def remember(self, addresses: "Sequence[Address]" = ()) -> None:
         """Keep what was learned of the swarm for the next start."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from manyhands import machine
 from manyhands.devices import choose_device, look
+from manyhands.governing.gate import require_served
 from manyhands.home import Home
 from manyhands.licences import require_accepted
 from manyhands.loops import run
@@ -22,7 +23,7 @@ from manyhands.progress import Progress, say, shown
 from manyhands.thin import from_swarm
 from protocol.address import Address
 from protocol.errors import UsageError
-from protocol.manifest import INDEX
+from protocol.manifest import INDEX, SIGNATURE
 from protocol.messages import Span
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Wanted:
     drain: float
     accept_licence: bool
     share_weights: bool
+    trusted_keys: tuple[Path, ...]
     parent: int | None
     libp2p: tuple[str, int] | None = None
     bootstrap: tuple[Address, ...] = ()
@@ -97,7 +99,15 @@ class Prepared:
 
 def prepare(wanted: Wanted, home: Home, party: Party) -> Prepared:
     """What will be served, once it is known that it may be, and that it fits."""
-    models = list(_find_all(wanted, party).values())
+    models = require_served(
+        home,
+        party,
+        list(_find_all(wanted, party).values()),
+        name=wanted.name,
+        accepts=wanted.accept_licence,
+        trusted_keys=wanted.trusted_keys,
+        join=wanted.join,
+    )
     for model in models:
         require_accepted(home, model.manifest, accepts=wanted.accept_licence)
         _check_span(wanted.span, model)
@@ -141,7 +151,7 @@ def _find(name: str, join: Sequence[Address], party: Party, progress: Progress) 
     except (NotHere, HubAway):
         if not join:
             raise
-    return run(from_swarm(name, party, join, also=(INDEX,)))[0]
+    return run(from_swarm(name, party, join, also=(INDEX, SIGNATURE)))[0]
 
 
 def _choose(wanted: Wanted, placing: Placing, party: Party) -> tuple[Servable, Span]:

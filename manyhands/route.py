@@ -94,6 +94,7 @@ async def _explain(
 
     async with open_client(home, join) as client:
         directory = await client.directory()
+        client.permission.judge(wanted.manifest, model.asked).require(model.asked)
         peers, now_s = directory.live(), time.time()
         pinned = directory.pin_adapter(wanted.manifest, wanted.adapter)
         return explain(

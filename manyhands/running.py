@@ -30,6 +30,7 @@ class Running:
     model: str
     addresses: tuple[str, ...]
     without: tuple[str, ...] = ()  # what was asked for and cannot be, in words
+    signature: str = ""  # of the model, by its publisher, in words
 
 
 @contextmanager

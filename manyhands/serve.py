@@ -32,6 +32,7 @@ from manyhands.options import (
     accept_licence_option,
     home_option,
     join_option,
+    trusted_key_option,
 )
 from manyhands.party import Party, open_party
 from manyhands.preparing import Prepared, Wanted, prepare
@@ -173,6 +174,7 @@ MAX_TEXT_CHARS = 64
 )
 @manners_options
 @accept_licence_option
+@trusted_key_option
 @click.option(
     "--share-weights/--no-share-weights",
     default=True,
@@ -284,6 +286,7 @@ async def _serve(
                 pid=os.getpid(),
                 model=names,
                 addresses=addresses,
+                signature=model.signature,
                 without=(f"no discovery over libp2p: {problem}",) if problem else (),
             )
             with recorded(home, record):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manyhands import __version__
+from manyhands.governing.telling import judged, words
 from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.options import PeerType, home_option, join_option, json_option
@@ -25,6 +26,9 @@ from protocol.identity import PeerId
 if TYPE_CHECKING:
     from manyhands.condition import Condition, Seen
     from protocol.announcements import Announcement
+    from protocol.membership.governance import Judgement
+
+NOTHING_SAID: "Mapping[bytes, Judgement]" = {}
 
 
 @click.command(short_help="Whether a swarm is complete, and how well it is.")
@@ -38,6 +42,7 @@ def status(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
 
     place = Home.at(home)
     seen = run(look(place, join_addresses(place, join)))
+    said = judged(place, seen)
     view = {
         "schema": "manyhands/status/v1",
         "version": __version__,
@@ -48,11 +53,12 @@ def status(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
                 "pid": record.pid,
                 "model": record.model,
                 "without": list(record.without),
+                "signature": record.signature,
             }
             for record in found_running(place)
         ],
         "bans": ban_views(place),
-        "models": model_views(seen),
+        "models": model_views(seen, said),
         "peers_not_well": [row for row in peer_views(seen) if row["why"]],
     }
     click.echo(json.dumps(view)) if as_json else show_status(view)
@@ -74,7 +80,8 @@ def peers(
     from manyhands.tables import show_peers
 
     place = Home.at(home)
-    rows = peer_views(run(look(place, join_addresses(place, join))))
+    seen = run(look(place, join_addresses(place, join)))
+    rows = peer_views(seen, judged(place, seen))
     bans = ban_views(place)
     view = {"schema": "manyhands/peers/v1", "peers": rows, "bans": bans}
     click.echo(json.dumps(view)) if as_json else show_peers(rows, bans)
@@ -110,20 +117,26 @@ def ban_views(place: Home) -> list[dict[str, Any]]:
     ]
 
 
-def model_views(seen: "Mapping[Announcement, Seen]") -> list[dict[str, Any]]:
-    """Of every model that anybody serves."""
+def model_views(
+    seen: "Mapping[Announcement, Seen]", said: "Mapping[bytes, Judgement]" = NOTHING_SAID
+) -> list[dict[str, Any]]:
+    """Of every model that anybody serves. said: of models, by their swarm."""
     from manyhands.condition import condition_of
 
     conditions = {peer: condition_of(peer, saw) for peer, saw in seen.items()}
     manifests = dict.fromkeys(peer.manifest for peer in seen)
     return [
-        _model_view([peer for peer in seen if peer.manifest == manifest], conditions)
+        _model_view(
+            [peer for peer in seen if peer.manifest == manifest], conditions, said.get(manifest)
+        )
         for manifest in manifests
     ]
 
 
 def _model_view(
-    hosts: "Sequence[Announcement]", conditions: "Mapping[Announcement, Condition]"
+    hosts: "Sequence[Announcement]",
+    conditions: "Mapping[Announcement, Condition]",
+    said: "Judgement | None",
 ) -> dict[str, Any]:
     from manyhands.condition import model_condition
 
@@ -143,16 +156,20 @@ def _model_view(
         "tokens_per_s": round(found.tokens_per_s, 2),
         "limited_by": [list(blocks) for blocks in found.limits],
         "sessions": sum(host.n_sessions for host in hosts),
-        "warnings": list(found.warnings),
+        "warnings": [*words(said), *found.warnings],
+        "refused": said.refused if said else "",
+        "advisories": [str(flag) for flag in said.flags] if said else [],
     }
 
 
-def peer_views(seen: "Mapping[Announcement, Seen]") -> list[dict[str, Any]]:
-    """Of every peer, in the table's order."""
-    return [_peer_view(peer, saw) for peer, saw in seen.items()]
+def peer_views(
+    seen: "Mapping[Announcement, Seen]", said: "Mapping[bytes, Judgement]" = NOTHING_SAID
+) -> list[dict[str, Any]]:
+    """Of every peer, in the table's order. said: of models, by their swarm."""
+    return [_peer_view(peer, saw, words(said.get(peer.manifest))) for peer, saw in seen.items()]
 
 
-def _peer_view(peer: "Announcement", saw: "Seen") -> dict[str, Any]:
+def _peer_view(peer: "Announcement", saw: "Seen", said: "Sequence[str]") -> dict[str, Any]:
     from manyhands.condition import condition_of, positions_free
     from scheduler.capacity import blocks_per_s
 
@@ -160,7 +177,7 @@ def _peer_view(peer: "Announcement", saw: "Seen") -> dict[str, Any]:
     return {
         "peer": peer.peer_id,
         "state": condition.state,
-        "why": list(condition.why),
+        "why": [*condition.why, *said],
         "addresses": [str(address) for address in peer.addresses],
         "path": saw.path,
         "rtt_ms": None if saw.rtt_ms is None else round(saw.rtt_ms, 2),

@@ -33,6 +33,8 @@ def show_status(view: dict[str, Any]) -> None:
     for record in view["running"]:
         line = f"running  {record['command']} {record['model']}, pid {record['pid']}"
         console.print(line, highlight=False)
+        if record["signature"].startswith("signed"):
+            _told("", Text(record["signature"]))
         for why in record["without"]:
             _told("", Text(why, "yellow"))
     for model in view["models"]:

@@ -16,13 +16,18 @@ from manyhands.party import Party, open_party
 from manyhands.running import join_addresses
 from protocol.address import Address
 from protocol.announcements import Announcement
+from protocol.clock import wall_ms
 from protocol.errors import NoSuchModel, UsageError
 from protocol.manifest import Manifest
+from protocol.membership.gate import Membership
+from protocol.membership.rules import Channel
 
 DIGEST_CHARS = 8  # at least so many of a digest name a model
 
 
-def find_client_model(text: str, home: Home, join: Sequence[Address]) -> Model:
+def find_client_model(
+    text: str, home: Home, join: Sequence[Address], channel: str = "stable"
+) -> Model:
     """The model a person means, without its weights; `MODEL:ADAPTER` names an adapter, too.
 
     Raises:
@@ -31,22 +36,31 @@ def find_client_model(text: str, home: Home, join: Sequence[Address]) -> Model:
         PeerUnreachable: nobody answers, or nobody is known to ask.
     """
     model, adapter = split_adapter(text)
-    return replace(_find(model, home, join), adapter=adapter)
+    return replace(_find(model, home, join, channel), adapter=adapter)
 
 
-def _find(text: str, home: Home, join: Sequence[Address]) -> Model:
+def _find(text: str, home: Home, join: Sequence[Address], channel: str) -> Model:
     if text == TINY or text.startswith(("/", ".", "~")) or Path(text).exists():
         return find_model(text)
     addresses = join_addresses(home, join)
-    return run(from_swarm(text, open_party(home, "client"), addresses))[0]
+    channels = Channel(channel).and_safer
+    return run(from_swarm(text, open_party(home, "client"), addresses, channels=channels))[0]
 
 
 async def from_swarm(
-    text: str, party: Party, join: Sequence[Address], *, also: Collection[str] = ()
+    text: str,
+    party: Party,
+    join: Sequence[Address],
+    *,
+    also: Collection[str] = (),
+    channels: Sequence[Channel] | None = None,
 ) -> tuple[Model, tuple[Announcement, ...]]:
     """The model that peers serve under this name or digest, and the peers; small files only.
 
-    `also`: files besides that a node needs.
+    Args:
+        also: files besides that a node needs.
+        channels: in which it must be released, where the swarm releases models; None: those that
+            nodes serve.
     """
     from manyhands.weights.named import open_store
     from manyhands.weights.store import Store, cache_root
@@ -55,7 +69,8 @@ async def from_swarm(
 
     transport, directory = party.transport(), party.directory()
     await fetch_directory(transport, join, directory)
-    digest = _choose(text, directory.live())
+    await party.hear(join)
+    digest = _choose(text, directory.live(), party, channels)
     hosts = directory.hosts(digest)
     place = cache_root() / digest.hex()
     store = open_store(place)
@@ -71,13 +86,20 @@ def _named(manifest: Manifest, names: Collection[str]) -> list[str]:
     return [file.name for file in manifest.files if file.name in names]
 
 
-def _choose(text: str, live: Sequence[Announcement]) -> bytes:
+def _choose(
+    text: str,
+    live: Sequence[Announcement],
+    party: Party,
+    channels: Sequence[Channel] | None,
+) -> bytes:
     named = {
         peer.manifest: peer.model
         for peer in live
         if peer.model == text
         or (len(text) >= DIGEST_CHARS and peer.manifest.hex().startswith(text.lower()))
     }
+    if party.membership is not None and len(named) > 1:
+        named = _permitted(named, party.membership, channels) or named
     if len(named) == 1:
         return next(iter(named))
     if named:
@@ -90,3 +112,20 @@ def _choose(text: str, live: Sequence[Announcement]) -> bytes:
         f"{text} is no directory here, and no peer serves a model of that name",
         hint=f"models served now: {others}",
     )
+
+
+def _permitted(
+    named: dict[bytes, str], membership: Membership, channels: Sequence[Channel] | None
+) -> dict[bytes, str]:
+    """Those that the swarm permits under these names; of several, what was released last."""
+    governance = membership.state.governance
+    if not governance.is_strict:
+        return named
+    may = {
+        digest: name
+        for digest, name in named.items()
+        if not membership.judge(digest, name, channels=channels).refused
+    }
+    out = governance.released(wall_ms(), governance.rules.serves if channels is None else channels)
+    latest = [(one.manifest, one.model) for one in out if may.get(one.manifest) == one.model]
+    return dict(latest[-1:]) or may

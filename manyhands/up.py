@@ -13,6 +13,7 @@ import click
 
 from manyhands.asking import open_client
 from manyhands.fetching import bring_weights
+from manyhands.governing.gate import require_served
 from manyhands.health import HOST, health_server
 from manyhands.home import Home
 from manyhands.keeping import Keeper, say_ready
@@ -27,6 +28,7 @@ from manyhands.progress import say, shown
 from manyhands.running import Running, found_running, recorded
 from manyhands.signals import interruptible
 from protocol.errors import ConfigError
+from protocol.membership.rules import Channel
 
 DEFAULT_PORT = 8400
 
@@ -62,8 +64,10 @@ def up(
     with shown(model) as progress:
         found = find_model(model, progress=progress)
     spans = replicated_split(found.manifest.n_blocks, nodes, replicas)
+    party = open_party(place, "client")
+    (found,) = require_served(place, party, [found], accepts=accept_licence)
     require_accepted(place, found.manifest, accepts=accept_licence)
-    bring_weights(found, found.manifest.tensors, party=open_party(place, "client"))
+    bring_weights(found, found.manifest.tensors, party=party)
     swarm = LocalSwarm(model, spans, place.root / "swarm")
     adopt(place, [node.home for node in swarm.nodes])
     run(_up(place, found, swarm, replicas, port))
@@ -93,7 +97,8 @@ async def _up(home: Home, model: Model, swarm: LocalSwarm, replicas: int, port: 
     with interruptible():
         async with health_server(port, why_not_ready) as bound:
             say(f"starting {len(swarm.nodes)} nodes; health on http://{HOST}:{bound}/health/ready")
-            async with swarm.running(say_ready), open_client(home, swarm.addresses) as client:
+            running = open_client(home, swarm.addresses, Channel.DEV)  # whatever the nodes serve
+            async with swarm.running(say_ready), running as client:
                 with recorded(home, record):
                     keeper = Keeper(swarm, client, model)
                     await keeper.run(lambda: _announce(swarm, model, replicas, bound))

@@ -77,14 +77,14 @@ class Compliance:
         judged = self._membership.judge(self._node.target.manifest, self._node.called)
         before, self.judged = self.judged, judged
         for flag in set(judged.flags) - set(before.flags):
-            log.warning("an advisory on what is served", extra={"advisory": str(flag)})
+            log.warning("of what is served here: %s", flag)
         if judged.refused == before.refused:
             return
         if self._drain is not None:
             self._drain.cancel()
         self._node.say_again()
         if judged.refused:
-            log.warning("held by the swarm", extra={"why": judged.refused})
+            log.warning("held by the swarm: %s", judged.refused)  # the operator's to read
             self._drain = self._tasks.create_task(self._node.drain(), name="held")
         else:
             log.warning("let go by the swarm")

@@ -58,6 +58,7 @@ class Model:
     speeds: Speeds  # of the span, before anybody was served
     capacity_blocks: int = 0  # the most of it that this node could serve; 0: it never moves
     weights: Mapping[str, SharedFile] = field(default_factory=dict)  # for other nodes to fetch
+    signature: str = ""  # what its publisher's says, in words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +184,7 @@ class Serving:
         return {
             "model": self.model.name,
             "manifest": self.model.digest.hex(),
+            "signature": self.model.signature,
             "span": [self.span.start, self.span.stop],
             "n_blocks": self.engine.n_blocks,
             "profile": str(self.profile),

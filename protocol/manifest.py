@@ -31,6 +31,7 @@ OLDER = "manyhands/manifest/v1"  # the same without hashes of tensors
 DOMAIN = "manyhands/manifest/v1"  # of the digest, which covers what it always did
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _NONSENSE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+SIGNATURE = "model.sig"  # lies beside the files, and is none of them: see `model_signature.py`
 MAX_SMALL_BYTES = 32 * 2**20  # what any peer serves to a client that has nothing (DESIGN 5a.14)
 MAX_MANIFEST_BYTES = 64 * 2**20
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")  # a plain name in one directory

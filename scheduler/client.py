@@ -26,7 +26,7 @@ from scheduler.directory import Directory, fetch_directory
 from scheduler.finder import RouteFinder
 from scheduler.hidden_session import HiddenRequest, HiddenSession
 from scheduler.peer_record import PeerRecords
-from scheduler.permission import Permission
+from scheduler.permission import Permission, Terms
 from scheduler.prefixes import Prefixes
 from scheduler.request import Event, GenerationRequest
 from scheduler.session import Session
@@ -89,9 +89,11 @@ class Client:
         records: PeerRecords | None = None,
         membership: Membership | None = None,
         channel: Channel = Channel.STABLE,
+        terms: Terms | None = None,
     ) -> None:
         """channel: in which a model must be released, where the swarm releases models.
         membership: the gate of `transport`, in a swarm that has members; it is kept up to date.
+        terms: what has to be accepted before a model is used, see `Permission`.
         records: what earlier clients of this home saw of their peers; this one adds to it."""
         self.records = records or PeerRecords()
         self.identity, self.swarm_id, self.transport = identity, swarm_id, transport
@@ -104,7 +106,7 @@ class Client:
             groups_of=membership.groups_of if membership else None,
         )
         self._membership = membership
-        self.permission = Permission(membership, channel, self._directory)
+        self.permission = Permission(membership, channel, self._directory, terms)
         self._watching: asyncio.Task[None] | None = None
         self._prefixes = Prefixes(identity)
 

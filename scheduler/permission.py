@@ -1,8 +1,8 @@
 """Whether a client may use a model, by what its swarm says of it, before an answer and during one.
 
-In: a membership, the channel that a person chose, what is announced. Out: for each session a check
-that the route finder makes, and the end of those whose model was stopped meanwhile. A swarm without
-members permits everything.
+In: a membership, the channel that a person chose, what they accepted, what is announced. Out: for
+each session a check that the route finder makes, and the end of those whose model was stopped
+meanwhile. A swarm without members permits everything.
 """
 
 from collections.abc import Callable
@@ -10,12 +10,14 @@ from weakref import WeakSet
 
 from protocol.chain_hops import Phase
 from protocol.errors import NotPermitted
+from protocol.membership.advisories import Advisory
 from protocol.membership.gate import Membership
 from protocol.membership.governance import Judgement
-from protocol.membership.rules import Channel
+from protocol.membership.rules import Channel, Rules
 from scheduler.directory import Directory
 from scheduler.session import Session
 
+Terms = Callable[[Rules, bytes], None]  # raises NotAccepted, of a model by digest
 RUNS = (Phase.AGREEING, Phase.RUNNING)  # else the route finder asks before it goes on
 
 
@@ -23,11 +25,17 @@ class Permission:
     """One client's."""
 
     def __init__(
-        self, membership: Membership | None, channel: Channel, directory: Directory
+        self,
+        membership: Membership | None,
+        channel: Channel,
+        directory: Directory,
+        terms: Terms | None = None,
     ) -> None:
-        self._membership, self._directory = membership, directory
+        """terms: what a person has to accept before a model is used."""
+        self._membership, self._directory, self._terms = membership, directory, terms
         self._channels = channel.and_safer
         self._sessions: WeakSet[Session] = WeakSet()
+        self._told: set[Advisory] = set()
         if membership is not None:
             membership.watch(self._judge_again)
 
@@ -40,7 +48,20 @@ class Permission:
 
     def of(self, manifest: bytes, model: str) -> Callable[[], None]:
         """See `scheduler.finder`."""
-        return lambda: self.judge(manifest, model).require(model or manifest.hex()[:16])
+
+        def permit() -> None:
+            self.judge(manifest, model).require(model or manifest.hex()[:16])
+            if self._terms is not None and self._membership is not None:
+                self._terms(self._membership.state.governance.rules, manifest)
+
+        return permit
+
+    def news(self, manifest: bytes, model: str) -> list[Advisory]:
+        """Warnings of it that were not asked for before."""
+        flags = self.judge(manifest, model).flags
+        fresh = [flag for flag in flags if flag not in self._told]
+        self._told.update(fresh)
+        return fresh
 
     def watch(self, session: Session) -> None:
         """End it when its model is stopped."""

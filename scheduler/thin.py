@@ -5,13 +5,13 @@ against the digest, so that it does not matter who served them (DESIGN 5a.14). N
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 
 from protocol.announcements import Announcement
 from protocol.canonical import encode
-from protocol.errors import BadModel, ManyhandsError, PeerMisbehaved
-from protocol.manifest import Manifest
+from protocol.errors import BadModel, ManyhandsError, PeerMisbehaved, PeerRefused
+from protocol.manifest import SIGNATURE, Manifest
 from protocol.transport import Connection, Transport
 
 METHOD, MANIFEST = "file", "manifest"
@@ -27,7 +27,8 @@ async def fetch_small_files(
 ) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest and the small files of a model, by name, from the first host that has them.
 
-    `also`: files to fetch besides, where the model has them: a node needs the index of weights.
+    `also`: files to fetch besides, where the model has them: a node needs the index of weights, and
+    what was signed.
 
     Raises:
         PeerMisbehaved: what a host served does not match the digest.
@@ -89,4 +90,7 @@ async def _fetch(
         if (len(content), sha256(content).digest()) != (entry.n_bytes, entry.sha256):
             raise PeerMisbehaved(connection.peer_id, f"it served another {entry.name}")
         files[entry.name] = content
+    if SIGNATURE in also:
+        with suppress(PeerRefused):  # it has none, as most
+            files[SIGNATURE] = await _file(connection, digest, SIGNATURE)
     return manifest, files

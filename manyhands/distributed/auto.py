@@ -42,6 +42,7 @@ class AutoDistributedModelForCausalLM:
         home: str | PathLike[str] | None = None,
         dtype: "torch.dtype | str | None" = None,
         profile: str = "",
+        channel: str = "stable",
         timeout_s: float = 3600.0,
         wait_s: float = 10.0,
     ) -> Any:
@@ -54,26 +55,32 @@ class AutoDistributedModelForCausalLM:
             home: where this client's key and ledger are.
             dtype: what peers must compute in, and the ends, too; None takes what is served.
             profile: the whole execution profile to require, such as `bfloat16/nf4/bfloat16`.
+            channel: of models, where the swarm releases them: stable, candidate or dev.
             timeout_s: how long one session may last. wait_s: for blocks that nobody serves.
 
         Raises:
+            NotPermitted, NotAccepted: the swarm says no, or asks for `manyhands models accept`.
+            BadSignature: its files are not what their publisher signed.
             BadModel: the model is not here, or of a kind that cannot be served.
             PeerUnreachable, SwarmIncomplete: nobody runs its blocks.
         """
         from manyhands.distributed.portal import Portal
+        from manyhands.governing.gate import require_signature, rules_of, terms_for
         from manyhands.home import Home
         from manyhands.models import find_model, split_adapter
+        from manyhands.party import open_party
         from manyhands.running import join_addresses
         from protocol.address import Address
 
         name, adapter = split_adapter(str(model))
         found = find_model(name)
         place = Home.at(Path(home) if home is not None else None)
+        require_signature(found, rules_of(open_party(place, "client")))
         _bring_ends(found, place)
         addresses = join_addresses(place, [Address.parse(text) for text in join])
-        portal = Portal()
+        portal, terms = Portal(), terms_for(place, found.manifest)
         try:
-            client = portal.call(portal.enter(_client(place, addresses)))
+            client = portal.call(portal.enter(_client(place, addresses, channel, terms)))
             return assemble(
                 found,
                 portal,
@@ -144,10 +151,10 @@ def _bring_ends(model: "Model", home: "Home") -> None:
 
 
 @asynccontextmanager
-async def _client(home: Any, join: Any) -> Any:
+async def _client(home: Any, join: Any, channel: str, terms: Any) -> Any:
     from manyhands.asking import open_client
 
-    async with open_client(home, join) as client:
+    async with open_client(home, join, channel, terms) as client:
         yield client
 
 

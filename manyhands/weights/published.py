@@ -12,7 +12,7 @@ from hashlib import sha256
 from manyhands.weights.hub import Hub, Published
 from protocol.describing import describe, parse_config, weights_files
 from protocol.errors import BadModel, IntegrityError
-from protocol.manifest import INDEX, MAX_SMALL_BYTES, FileEntry, Manifest
+from protocol.manifest import INDEX, MAX_SMALL_BYTES, SIGNATURE, FileEntry, Manifest
 from protocol.tensor_table import TensorEntry
 from protocol.text import TEXT_FILES
 
@@ -27,7 +27,7 @@ def describe_published(hub: Hub, published: Published) -> tuple[Manifest, dict[s
         BadModel: it is no model that can be served. HubUnreachable, HubRefused: see `Hub`.
     """
     here = published.files
-    names = [n for n in (*TEXT_FILES, INDEX) if n in here]
+    names = [n for n in (*TEXT_FILES, INDEX, SIGNATURE) if n in here]
     if sum(here[n].n_bytes for n in names) > 2 * MAX_SMALL_BYTES:
         raise BadModel(f"the small files of {hub.name} are not small")
     if "config.json" not in here:
@@ -47,7 +47,11 @@ def describe_published(hub: Hub, published: Published) -> tuple[Manifest, dict[s
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = pool.map(lambda file: hub.table(file, here[file].n_bytes), weights)
         tables: Mapping[str, Mapping[str, TensorEntry]] = dict(zip(weights, found, strict=True))
-    files = [FileEntry(n, len(content), sha256(content).digest()) for n, content in small.items()]
+    files = [
+        FileEntry(n, len(content), sha256(content).digest())
+        for n, content in small.items()
+        if n != SIGNATURE
+    ]
     files += [FileEntry(n, here[n].n_bytes, _hash(hub, published, n)) for n in weights]
     manifest = describe(
         parse_config(small["config.json"], hub.name),

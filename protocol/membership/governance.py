@@ -34,7 +34,8 @@ class Judgement:
             NotPermitted: the swarm does not let it be served or used.
         """
         if self.refused:
-            raise NotPermitted("", f"{model}: {self.refused}", hint=self.hint)
+            hint = self.hint.replace("MODEL", model)
+            raise NotPermitted("", f"{model}: {self.refused}", hint=hint)
 
 
 class Governance:
