@@ -8,7 +8,6 @@ is loaded and the port is open; then a node until a signal, which drains it. Wha
 import asyncio
 import json
 import os
-import socket
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -35,6 +34,7 @@ from manyhands.options import (
     trusted_key_option,
 )
 from manyhands.party import Party, open_party
+from manyhands.ports import USUAL_PORT, check_port, usual_or_any_port
 from manyhands.preparing import Prepared, Wanted, prepare
 from manyhands.progress import say
 from manyhands.running import Running, recorded
@@ -42,7 +42,6 @@ from manyhands.signals import ending_at_once, interruptible
 from protocol.address import Address
 from protocol.errors import UsageError
 from protocol.membership.roles import Role
-from protocol.transport.reach import why_not_listening
 
 if TYPE_CHECKING:
     from ledger.meter import Rates
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from node.engine import ShardEngine
     from node.settings import NodeSettings
 
-USUAL_PORT, RELAY_PORT = 31400, 31402
+RELAY_PORT = 31402
 MAX_TEXT_CHARS = 64
 
 
@@ -202,8 +201,8 @@ def serve(**given: object) -> None:
     machine.set_threads(wanted.threads)
     machine.raise_file_limit()
     home = Home.at(wanted.home)
-    _check_port(wanted.listen)
-    _check_port(wanted.relay)
+    check_port(wanted.listen)
+    check_port(wanted.relay)
     _check_sessions_and_adapters(wanted)
     wishes_of(wanted)
     with home.sole_node():
@@ -319,7 +318,7 @@ def _settings(wanted: Wanted, home: Home) -> "NodeSettings":
     from node.relay_book import quotas_of
     from node.settings import NodeSettings
 
-    host, port = wanted.listen or ("0.0.0.0", _usual_or_any_port())
+    host, port = wanted.listen or ("0.0.0.0", usual_or_any_port())
     return NodeSettings(
         host=host,
         port=port,
@@ -367,16 +366,6 @@ def _check_choice(wanted: Wanted) -> None:
         )
 
 
-def _check_port(listen: tuple[str, int] | None) -> None:
-    """Find out now, before minutes of loading, whether the port can be had.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    if listen is not None and not _is_free(*listen):
-        raise why_not_listening(*listen)
-
-
 def _check_sessions_and_adapters(wanted: Wanted) -> None:
     """Find out now what needs no weights; whether an adapter fits the model is known later.
 
@@ -390,18 +379,3 @@ def _check_sessions_and_adapters(wanted: Wanted) -> None:
     check_kv_cache(wanted.kv_cache)
     for _, directory in wanted.adapters:
         read_adapter(directory)
-
-
-def _usual_or_any_port() -> int:
-    return USUAL_PORT if _is_free("0.0.0.0", USUAL_PORT) else 0
-
-
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((host, port))
-            trial.listen()
-        except OSError:
-            return False
-    return True
