@@ -66,7 +66,7 @@ OF_METHOD: Mapping[str, Budget] = {
     "ping": Budget(calls=Limit(per_s=20, burst=200)),
     "probe": Budget(calls=Limit(per_s=1, burst=20)),
     "file": Budget(
-        calls=Limit(per_s=10, burst=200), bytes=Limit(per_s=8 * 2**20, burst=256 * 2**20)
+        calls=Limit(per_s=10, burst=200), bytes=Limit(per_s=4 * 2**20, burst=128 * 2**20)
     ),
 }
 

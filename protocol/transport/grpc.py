@@ -40,6 +40,7 @@ from protocol.transport.interface import (
     Gate,
     Service,
 )
+from protocol.transport.port_watch import PortWatch
 from protocol.transport.reach import reachable_hosts, who_answers, why_not_listening
 from protocol.transport.relayed import why_not_relayed
 
@@ -47,6 +48,9 @@ from protocol.transport.relayed import why_not_relayed
 # the core cuts off what is larger without telling the listener.
 _CORE_MESSAGE_BYTES = MAX_MESSAGE_BYTES + 2**20
 
+IDLE_MS = 5 * 60_000
+MAX_CONNECTIONS = 4096  # of one listener; far below what a process may have open
+EVERYWHERE = ("", "0.0.0.0", "::")  # hosts that stand for all interfaces
 _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", _CORE_MESSAGE_BYTES),
@@ -64,6 +68,9 @@ _LISTENER_OPTIONS = (
     ("grpc.so_reuseport", 0),  # else two nodes silently share a port
     ("grpc.max_concurrent_streams", 1024),  # per connection
     ("grpc.server_handshake_timeout_ms", 10_000),
+    # Without a call under way; streams are calls. Whoever comes back connects again by itself.
+    ("grpc.max_connection_idle_ms", IDLE_MS),
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 0),
 )
@@ -108,16 +115,24 @@ class GrpcTransport:
             counters=self.counters,
         )
         self._admission.opened(listener)
+        watched: list[PortWatch] = []
+
+        def accepted() -> None:
+            for each in watched:
+                each.accepted()
+
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = server.add_secure_port(target, self._server_credentials())
+            bound = server.add_secure_port(target, self._server_credentials(accepted))
         except RuntimeError as error:
             raise why_not_listening(host, port) from error
 
         def addresses() -> tuple[Address, ...]:
             return tuple(Address(each, bound, self.peer_id) for each in reachable_hosts(host))
 
-        await listener.start(addresses)
+        watch = PortWatch(bound, "" if host in EVERYWHERE else host)
+        watched.append(watch)
+        await listener.start(addresses, watch)
         return listener
 
     async def dial(self, address: Address, *, timeout_s: float = 5.0) -> GrpcConnection:
@@ -161,7 +176,8 @@ class GrpcTransport:
             counters=self.counters,
         )
 
-    def _server_credentials(self) -> Any:
+    def _server_credentials(self, accepted: Callable[[], None]) -> Any:
+        """`accepted` is called with each connection, in a thread of gRPC."""
         roots = anchor_of_network(self._network)
         served = self._server_leaf.current()
 
@@ -172,6 +188,7 @@ class GrpcTransport:
         def renewed() -> Any:
             """Asked before every handshake, in a thread of gRPC; None keeps what there is."""
             nonlocal served
+            accepted()
             current = self._server_leaf.current()
             if current is served:
                 return None

@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -39,10 +40,13 @@ from protocol.transport.interface import (
     Service,
     StreamHandler,
 )
+from protocol.transport.port_watch import PortWatch
 from protocol.transport.wire_stream import WireStream
 
 SERVICE_NAME = "manyhands.v1.Node"
 HELLO = "Hello"
+REQUEST_S = 10.0  # for the one message of a call to come
+ANSWER_S, SLOWEST_BYTES_PER_S = 10.0, 32 * 2**10  # for an answer to be taken
 MAX_WAITING = 1024  # refusals to strangers that are held back at a time; the rest leave at once
 
 
@@ -75,6 +79,8 @@ class GrpcListener:
         self._streams: dict[asyncio.Task[None], _Guest] = {}  # by their handlers' tasks
         self._n_streams: Counter[PeerId] = Counter()
         self._ending: set[asyncio.Task[None]] = set()
+        self._watch: PortWatch | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._n_waiting = 0
         self._is_closing = False
         self._stopping: asyncio.Task[None] | None = None
@@ -93,12 +99,15 @@ class GrpcListener:
         """As they are now: a machine that moves has others afterwards."""
         return self._addresses()
 
-    async def start(self, addresses: Callable[[], tuple[Address, ...]]) -> None:
+    async def start(self, addresses: Callable[[], tuple[Address, ...]], watch: PortWatch) -> None:
         await self._server.start()
-        self._addresses = addresses
+        self._addresses, self._watch = addresses, watch
+        self._watching = asyncio.create_task(watch.run())
 
     async def aclose(self, grace_s: float = 0.5) -> None:
         self._is_closing = True
+        if self._watching is not None:
+            self._watching.cancel()
         closing = [asyncio.create_task(guest.stream.aclose()) for guest in self._streams.values()]
         tasks = (*closing, *self._streams, *self._ending)
         try:
@@ -156,7 +165,7 @@ class GrpcListener:
                 if is_open and self._admission.is_private:
                     await self._refuse_stranger(context, began_s)
                 await abort(context, error)
-            await context.write(answer)
+            await _answer(context, peer_id, answer)
 
         return grpc.stream_stream_rpc_method_handler(serve)
 
@@ -229,6 +238,8 @@ class GrpcListener:
         if no is not None:
             await abort(context, no)
         assert theirs is not None, "who does not greet is refused"
+        if self._watch is not None and (seen := seen_endpoint(context.peer())) is not None:
+            self._watch.prove((seen.host, seen.port))
         self._n_streams.update([peer_id] if opens else [])  # before others of it are asked about
         try:
             await context.send_initial_metadata(admission.greeting.metadata)
@@ -302,7 +313,10 @@ _LOST = (grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError)
 async def _request(context: Any, peer_id: PeerId) -> bytes:
     """The one message of a call."""
     try:
-        message = await context.read()
+        async with asyncio.timeout(REQUEST_S):
+            message = await context.read()
+    except TimeoutError:
+        await abort(context, PeerMisbehaved(peer_id, "a call that never says what it asks"))
     except _LOST as error:
         raise asyncio.CancelledError from error  # nobody is left to answer
     if message is grpc.aio.EOF:
@@ -310,6 +324,16 @@ async def _request(context: Any, peer_id: PeerId) -> bytes:
     return bytes(message)
 
 
+async def _answer(context: Any, peer_id: PeerId, answer: bytes) -> None:
+    """Send it, or give up on who takes nothing: what waits for that is our memory."""
+    try:
+        async with asyncio.timeout(ANSWER_S + len(answer) / SLOWEST_BYTES_PER_S):
+            await context.write(answer)
+    except TimeoutError:
+        await abort(context, PeerMisbehaved(peer_id, "it asked, and takes no answer"))
+
+
+@lru_cache(maxsize=4096)
 def seen_endpoint(peer: str) -> Endpoint | None:
     """What gRPC says of where a call comes from; None where that is no address of a network."""
     family, _, target = unquote(peer).partition(":")
