@@ -41,7 +41,7 @@ def show_status(view: dict[str, Any]) -> None:
         _show_model(model)
     if not view["models"]:
         console.print("swarm    nobody serves anything")
-    _show_bans(view["bans"])
+    _show_bans(view.get("bans", ()))
     for row in view["peers_not_well"]:
         for why in row["why"]:
             _told(f"peer     {short(row['peer'])}", Text(why, STYLES[row["state"]]))

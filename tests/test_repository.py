@@ -1,6 +1,7 @@
 """What the repository says of itself is true: versions, dependencies, documents, the wheel."""
 
 import ast
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -221,6 +222,35 @@ def test_no_file_names_a_place_on_somebodys_machine():
     found = [f"{path}: {match[0]}" for path, text in texts() for match in places.finditer(text)]
 
     assert not found
+
+
+THREATS = "docs/security.md"
+
+
+def test_every_test_that_the_threat_model_names_exists():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / THREATS).read_text())
+
+    missing = [f"{path}::{name}" for path, name in named if name not in _tests_in(path)]
+
+    assert len(named) > 50
+    assert not missing
+
+
+def test_every_claim_of_the_threat_model_names_a_test():
+    holds = (ROOT / THREATS).read_text().partition("## What holds")[2].partition("\n## ")[0]
+    claims = [line for line in holds.splitlines() if line.startswith("- ")]
+
+    assert len(claims) > 30
+    assert not [claim for claim in claims if "::test_" not in claim]
+
+
+@functools.cache
+def _tests_in(path: str) -> set[str]:
+    if not (ROOT / path).is_file():
+        return set()
+    tree = ast.parse((ROOT / path).read_text())
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {each.name for each in ast.walk(tree) if isinstance(each, functions)}
 
 
 # Set-up
