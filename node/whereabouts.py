@@ -6,27 +6,33 @@ tried, the addresses are announced as they are; one that peers dialled in vain g
 another is left.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from node.dialling_back import DiallingBack
+from node.ports import PortMapper
 from node.reachability import Finding
 from node.reaching import Reaching, ReachTiming
 from protocol.address import Address, Endpoint
 from protocol.announcements import MAX_ADDRESSES, Announcement
 from protocol.dialling_back import METHOD
-from protocol.reachability import Reach
+from protocol.reachability import Reach, Scope, scope_of
 from protocol.transport import Listener, SeenCallHandler, Transport
 from protocol.transport.one_port import OnePort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ways:
-    """What a node may use besides its listener. one_port: None where there are no real sockets."""
+    """What a node may use besides its listener.
+
+    one_port: None where there are no real sockets. mapper: asks the router for a port.
+    """
 
     announce: tuple[str, int] | None = None
+    mapper: PortMapper | None = None
     one_port: Callable[[], OnePort] | None = None
     timing: ReachTiming | None = None
 
@@ -47,6 +53,7 @@ class Whereabouts:
             changed: called when there is something else to announce.
         """
         self._peer_id, self._announce = transport.peer_id, ways.announce
+        self.mapper, self._changed = ways.mapper, changed
         self._listener: Listener | None = None
         self._dialling_back = DiallingBack(transport, self.own)
         self._reaching = Reaching(
@@ -67,12 +74,20 @@ class Whereabouts:
         self._listener = listener
 
     async def run(self) -> None:
-        """Until cancelled."""
-        await self._reaching.run()
+        """Until cancelled; then a port at the router is given back."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._reaching.run())
+            if self.mapper is not None and (own := self.own()):
+                tasks.create_task(self.mapper.run(own[0].port, self._mapped))
 
     async def ask(self) -> None:
         """Have peers dial back now."""
         await self._reaching.round()
+
+    def _mapped(self) -> None:
+        """The router has given or taken a port."""
+        self._reaching.hurry()
+        self._changed()
 
     # --- what is known ----------------------------------------------------------------------------
 
@@ -94,7 +109,8 @@ class Whereabouts:
             Address(each.host, each.port, self._peer_id) for each in self.finding.confirmed
         ]
         refuted = {(each.host, each.port) for each in self.finding.refuted}
-        known = tuple(dict.fromkeys([*confirmed, *own]))
+        mapped = [Address(*each, self._peer_id) for each in self._external()]
+        known = tuple(dict.fromkeys([*confirmed, *mapped, *own]))
         left = tuple(each for each in known if (each.host, each.port) not in refuted)
         return (left or known)[:MAX_ADDRESSES]
 
@@ -129,14 +145,25 @@ class Whereabouts:
                 }
                 for each in finding.witnesses
             ],
+            "port_mapping": self.mapper.status() if self.mapper is not None else None,
             "dialled_for_others": self._dialling_back.n_dialled,
             "declined": self._dialling_back.n_declined,
         }
 
     def _ports(self) -> tuple[int, ...]:
         """At which others would dial it, likeliest first."""
-        announced = (self._announce[1],) if self._announce is not None else ()
-        return tuple(dict.fromkeys([*announced, *(address.port for address in self.own())]))
+        announced = [self._announce[1]] if self._announce is not None else []
+        external = self.mapper.external if self.mapper is not None else None
+        mapped = [external.port] if external is not None else []
+        return tuple(dict.fromkeys([*announced, *mapped, *(each.port for each in self.own())]))
+
+    def _external(self) -> tuple[tuple[str, int], ...]:
+        """Where the router says that it takes connections for us, unless peers see us elsewhere."""
+        external = self.mapper.external if self.mapper is not None else None
+        seen = {host for host in self.finding.seen_hosts if scope_of(host) is Scope.WORLD}
+        if external is None or (seen and external.host not in seen):
+            return ()
+        return ((external.host, external.port),)
 
     def _is_confirmed(self, address: Address) -> bool:
         """A name counts as confirmed with any port of another machine's address: the router's."""
