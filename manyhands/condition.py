@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from manyhands.coverage import Run, hosts_per_block, spell, stretches
+from manyhands.whereabouts import spoken
 from protocol.announcements import Announcement
 from protocol.measured import State
 from scheduler.capacity import blocks_per_s
@@ -35,6 +36,7 @@ class Seen:
     age_s: float = 0.0  # of its announcement, by our clock
     slowdown: float | None = None  # how many times longer it took than it announces
     skew_s: float = 0.0  # by how much its clock is ahead of ours
+    reach_why: str = ""  # how it came to its verdict on who reaches it, by its own word
     doubt: str = ""  # why it cannot be in the region that it announces
 
     @property
@@ -88,7 +90,8 @@ def condition_of(peer: Announcement, seen: Seen) -> Condition:
     """What is to say of one peer."""
     found: list[tuple[str, str]] = []
     if seen.why_not:
-        found.append(("unreachable", f"not reachable from here: {seen.why_not}"))
+        own_word = "" if peer.reach.is_dialable else f"; by its own word {spoken(peer.reach)}"
+        found.append(("unreachable", f"not reachable from here: {seen.why_not}{own_word}"))
     if peer.measured.state is State.DRAINING:
         found.append(("draining", "draining: it leaves and takes no new sessions"))
     if peer.measured.state is State.MOVING:

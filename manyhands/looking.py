@@ -6,7 +6,7 @@ to `MAX_DIALLED` of them: that one is announced does not mean that it can be rea
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from manyhands.asking import RECORD_NAME
@@ -14,6 +14,7 @@ from manyhands.condition import Seen
 from manyhands.home import Home
 from manyhands.party import open_party
 from manyhands.signals import interruptible
+from manyhands.whereabouts import why_of
 from protocol.address import Address
 from protocol.errors import ManyhandsError, PeerError
 from protocol.identity import PeerId
@@ -27,8 +28,12 @@ MAX_DIALLED, AT_ONCE = 64, 16
 DIAL_S = 3.0
 
 
-async def look(home: Home, join: Sequence[Address]) -> "dict[Announcement, Seen]":
+async def look(
+    home: Home, join: Sequence[Address], own: Collection[PeerId] = ()
+) -> "dict[Announcement, Seen]":
     """Everybody in the swarm's table, in its order, and what was seen of them.
+
+    `own` are asked, besides, how they came to know whether strangers reach them.
 
     Raises:
         PeerError: nobody of `join` answers.
@@ -52,6 +57,8 @@ async def look(home: Home, join: Sequence[Address]) -> "dict[Announcement, Seen]
                     peer.peer_id: tasks.create_task(_reach(transport, peer, connections, room))
                     for peer in peers[:MAX_DIALLED]
                 }
+            asked = {peer_id: connections[peer_id] for peer_id in own if peer_id in connections}
+            reach_whys = {peer_id: await why_of(each) for peer_id, each in asked.items()}
         finally:
             for connection in connections.values():
                 await connection.aclose()
@@ -66,6 +73,7 @@ async def look(home: Home, join: Sequence[Address]) -> "dict[Announcement, Seen]
             reached=reached.get(peer.peer_id),
             slowdown=slowdowns.get(peer.peer_id),
             doubt=str(doubted.get(peer.peer_id, "")),
+            reach_why=reach_whys.get(peer.peer_id, ""),
             now_ms=fetched_ms,
         )
         for peer in peers
@@ -110,6 +118,7 @@ def _seen(
     reached: float | str | None,
     slowdown: float | None,
     doubt: str,
+    reach_why: str,
     now_ms: int,
 ) -> Seen:
     heard_ms = directory.table.heard_ms(peer.peer_id, now_ms)
@@ -119,5 +128,6 @@ def _seen(
         age_s=heard_ms / 1000,
         slowdown=slowdown,
         doubt=doubt,
+        reach_why=reach_why,
         skew_s=directory.table.skew_ms(peer.peer_id, now_ms) / 1000,
     )

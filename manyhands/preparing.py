@@ -65,6 +65,7 @@ class Wanted:
     relay: tuple[str, int] | None = None
     relay_limit: int = 12 << 20
     via: tuple[Address | None, ...] = ()  # None: any relay of the swarm
+    map_port: bool = False
     gently: bool = False
     hours: "Hours | None" = None
     on_battery: str = "serve"

@@ -25,7 +25,6 @@ from manyhands.options import (
     AdapterType,
     AddressType,
     EndpointType,
-    RelayType,
     SizeType,
     SpanType,
     accept_licence_option,
@@ -39,6 +38,8 @@ from manyhands.preparing import Prepared, Wanted, prepare
 from manyhands.progress import say
 from manyhands.running import Running, recorded
 from manyhands.signals import ending_at_once, interruptible
+from manyhands.way_options import ways_options
+from manyhands.whereabouts import check_mapping, ready_fields, ways_of
 from protocol.address import Address
 from protocol.errors import UsageError
 from protocol.membership.roles import Role
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from node.engine import ShardEngine
     from node.settings import NodeSettings
 
-RELAY_PORT = 31402
 MAX_TEXT_CHARS = 64
 
 
@@ -73,30 +73,7 @@ MAX_TEXT_CHARS = 64
     type=EndpointType(),
     help=f"Where to listen. Default: 0.0.0.0:{USUAL_PORT}, or any port when that one is taken.",
 )
-@click.option(
-    "--announce",
-    type=EndpointType(),
-    help="Where others reach it, if not where it listens: what a router forwards here.",
-)
-@click.option(
-    "--relay",
-    type=EndpointType(),
-    is_flag=False,
-    flag_value=f"0.0.0.0:{RELAY_PORT}",
-    help=f"Carry bytes of nodes that nobody can dial. Listens on 0.0.0.0:{RELAY_PORT} unless told.",
-)
-@click.option(
-    "--relay-limit",
-    type=SizeType(),
-    default="12MiB",
-    help="With --relay: bytes a second, in the long run, of all together. Default: 12MiB.",
-)
-@click.option(
-    "--via",
-    type=RelayType(),
-    multiple=True,
-    help="Be reachable through this relay, or auto: through some that the swarm has.",
-)
+@ways_options
 @click.option(
     "--libp2p",
     type=EndpointType(),
@@ -186,7 +163,7 @@ def serve(**given: object) -> None:
     most, now and later.
 
     When ready, prints one line of JSON: {"event": "ready", "peer", "addresses", "model", "span",
-    "adapters"}.
+    "adapters", "reach"}.
     """
     wanted = Wanted(**given)  # type: ignore[arg-type]
     for text in (wanted.name, wanted.region, wanted.group):
@@ -203,6 +180,7 @@ def serve(**given: object) -> None:
     home = Home.at(wanted.home)
     check_port(wanted.listen)
     check_port(wanted.relay)
+    check_mapping(wanted)
     _check_sessions_and_adapters(wanted)
     wishes_of(wanted)
     with home.sole_node():
@@ -272,10 +250,12 @@ async def _serve(
             party.identity, party.swarm_id, wanted.libp2p, wanted.bootstrap, lan=wanted.lan
         ),
         place=place_in_swarm(home, party, transport),
+        ways=ways_of(wanted),
     )
     stop = asyncio.Event()
     with interruptible(stop.set):
         async with node.running():
+            reach = await ready_fields(node)
             addresses = tuple(map(str, node.addresses))
             name, span = wanted.name or model.name, engine.span
             names = wanted.name or prepared.names
@@ -296,6 +276,7 @@ async def _serve(
                     "model": name,
                     "span": [span.start, span.stop],
                     "adapters": engine.adapters.names,
+                    **reach,
                 }
                 if node.discovery is not None:
                     ready["libp2p"] = [str(each) for each in node.discovery.plane.addresses]

@@ -19,6 +19,7 @@ from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.options import PeerType, home_option, join_option, json_option
 from manyhands.running import found_running, join_addresses
+from manyhands.whereabouts import peers_of, reach_view
 from protocol.address import Address
 from protocol.clock import wall_ms
 from protocol.identity import PeerId
@@ -41,7 +42,9 @@ def status(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
     from manyhands.tables import show_status
 
     place = Home.at(home)
-    seen = run(look(place, join_addresses(place, join)))
+    running = [(record, peers_of(record.addresses)) for record in found_running(place)]
+    own = [peer for _, its_peers in running for peer in its_peers]
+    seen = run(look(place, join_addresses(place, join), own))
     said = judged(place, seen)
     view = {
         "schema": "manyhands/status/v1",
@@ -54,8 +57,13 @@ def status(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
                 "model": record.model,
                 "without": list(record.without),
                 "signature": record.signature,
+                "reach": [
+                    {"peer": peer.peer_id, **reach_view(peer.reach, peer.addresses, saw.reach_why)}
+                    for peer, saw in seen.items()
+                    if peer.peer_id in its_peers
+                ],
             }
-            for record in found_running(place)
+            for record, its_peers in running
         ],
         "bans": ban_views(place),
         "models": model_views(seen, said),
@@ -180,6 +188,9 @@ def _peer_view(peer: "Announcement", saw: "Seen", said: "Sequence[str]") -> dict
         "why": [*condition.why, *said],
         "addresses": [str(address) for address in peer.addresses],
         "path": saw.path,
+        "reach": peer.reach.verdict.value,
+        "nat": peer.reach.nat.value,
+        "n_confirmed": peer.reach.n_confirmed,
         "rtt_ms": None if saw.rtt_ms is None else round(saw.rtt_ms, 2),
         "age_s": round(saw.age_s, 1),
         "model": peer.model,

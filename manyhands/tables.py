@@ -37,6 +37,8 @@ def show_status(view: dict[str, Any]) -> None:
             _told("", Text(record["signature"]))
         for why in record["without"]:
             _told("", Text(why, "yellow"))
+        for reach in record["reach"] if record["command"] == "serve" else ():
+            _show_reach(reach)
     for model in view["models"]:
         _show_model(model)
     if not view["models"]:
@@ -45,6 +47,16 @@ def show_status(view: dict[str, Any]) -> None:
     for row in view["peers_not_well"]:
         for why in row["why"]:
             _told(f"peer     {short(row['peer'])}", Text(why, STYLES[row["state"]]))
+
+
+def _show_reach(reach: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    style = {"unknown": "", "nat": "yellow", "firewalled": "yellow"}.get(reach["verdict"], "green")
+    why = f" ({reach['why']})" if reach["why"] else ""
+    _told("reach", Text.assemble(Text(reach["told"], style), why))
+    if reach["fix"]:
+        _told("", f"fix: {reach['fix']}")
 
 
 def _show_model(model: dict[str, Any]) -> None:
@@ -97,10 +109,11 @@ def show_peers(rows: Sequence[dict[str, Any]], bans: Sequence[dict[str, Any]] = 
         for name, justify in COLUMNS.items():
             table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # a str
         if is_wide:
+            table.add_column("REACH", no_wrap=True)
             table.add_column("PROFILE", no_wrap=True)
             table.add_column("ADDRESS", overflow="fold")
         for row in of_model:
-            more = [row["profile"], _address(row)] if is_wide else []
+            more = [row["reach"], row["profile"], _address(row)] if is_wide else []
             state = Text(row["state"], STYLES[row["state"]])
             table.add_row(short(row["peer"]), _span(row), state, *_cells(row), *more)
         console.print(table)

@@ -133,7 +133,7 @@ class Reaching:
         return [
             peer
             for peer in self._others()
-            if peer.addresses
+            if directly(peer)
             and peer.reach.is_dialable
             and peer.peer_id not in self._unable
             and peer not in asked
@@ -151,7 +151,7 @@ class Reaching:
         self, peer: Announcement, one_port: OnePort | None, *, dials: bool = True
     ) -> Sample | None:
         """All our questions to one peer; how it saw us, if that was from our one port."""
-        towards = peer.addresses[0]
+        towards = directly(peer)[0]
         try:
             if one_port is None:
                 connection = await self._transport.dial(towards, timeout_s=ANSWER_S)
@@ -245,15 +245,20 @@ def choose_dialers(
 
     beside: who was asked before: their networks come last.
     """
-    used = {network_of(peer.addresses[0].host) for peer in beside}
+    used = {network_of(directly(peer)[0].host) for peer in beside}
     shuffled = rng.sample(list(willing), len(willing))
     chosen: list[Announcement] = []
     rest: list[Announcement] = []
     for peer in shuffled:
-        network = network_of(peer.addresses[0].host)
+        network = network_of(directly(peer)[0].host)
         if network in used:
             rest.append(peer)
         else:
             used.add(network)
             chosen.append(peer)
     return [*chosen, *rest][:n_peers]
+
+
+def directly(peer: Announcement) -> tuple[Address, ...]:
+    """Its addresses without a relay: through one, nobody sees where a question comes from."""
+    return tuple(address for address in peer.addresses if not address.relay)

@@ -38,7 +38,16 @@ EXTRAS = [
 DEV = [Requirement(text) for text in PYPROJECT["dependency-groups"]["dev"]]
 
 # Modules that extras bring along, each imported where its extra is asked for.
-WITH_EXTRAS = {"libp2p", "multiaddr", "trio", "varint", "zeroconf", "bitsandbytes", "gguf"}
+WITH_EXTRAS = {
+    "libp2p",
+    "multiaddr",
+    "trio",
+    "varint",
+    "zeroconf",
+    "bitsandbytes",
+    "gguf",
+    "miniupnpc",
+}
 
 
 def constraints() -> dict[str, Version]:

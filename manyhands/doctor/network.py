@@ -15,11 +15,12 @@ from manyhands.doctor.finding import Check, Finding, fail, in_thread, ok, on_thr
 from manyhands.doctor.firewall import firewall_finding, look_at_firewalls
 from manyhands.home import KEY_NAME
 from manyhands.running import found_running
+from manyhands.whereabouts import advice, spoken
 from protocol.address import Address
 from protocol.announcement_table import MAX_SKEW_MS, PLAUSIBLE_SKEW_MS, Merged
 from protocol.errors import PeerError
 from protocol.identity import load_identity
-from protocol.reachability import Nat, Reach
+from protocol.reachability import Reach
 from protocol.reachability import Verdict as Reached
 from protocol.transport.reach import why_not_listening
 
@@ -121,22 +122,13 @@ async def _reachability(case: Case) -> Finding:
 def reach_finding(reach: Reach, addresses: Sequence[Address], port: int) -> Finding:
     """About a node that says this of itself, as peers have shown it."""
     targets = ", ".join(address.target for address in addresses) or "no address"
-    nat = "" if reach.nat in (Nat.UNKNOWN, Nat.NONE) else f"; its router's mapping is {reach.nat}"
     match reach.verdict:
         case Reached.UNKNOWN:
-            return skip(f"too few peers have tried to dial it back yet: {targets}")
+            return skip(f"{spoken(reach)}: {targets}")
         case Reached.DIRECT | Reached.MAPPED:
-            told = "directly" if reach.verdict is Reached.DIRECT else "through a port of its router"
-            return ok(f"peers reach it {told}: {targets}{nat}")
-        case Reached.FIREWALLED:
-            fix = (
-                f"open TCP port {port} in this machine's firewall: manyhands doctor --only firewall"
-            )
-            return warn(f"nothing from outside gets through to {targets}", fix)
-        case Reached.NAT:
-            forwarding = f"forward TCP port {port} to this machine in the router"
-            fix = f"{forwarding}, then: manyhands serve … --announce PUBLIC_HOST:{port}"
-            return warn(f"it is behind a router that forwards nothing to it{nat}", fix)
+            return ok(f"{spoken(reach)}: {targets}")
+        case Reached.FIREWALLED | Reached.NAT:
+            return warn(f"{spoken(reach)}: {targets}", advice(reach, port))
 
 
 def _port(case: Case) -> Finding:

@@ -109,7 +109,7 @@ def test_tables_fit_a_terminal_of_eighty_columns(monkeypatch, capsys):
     view = {"version": "0.1.0", "home": "/h", "running": [], "models": model_views(motley())}
 
     show_peers(rows)
-    show_status(view | {"peers_not_well": [row for row in rows if row["why"]]})
+    show_status(view | {"peers_not_well": [row for row in rows if row["why"]], "bans": []})
 
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert max(map(len, shown.splitlines())) <= 80
