@@ -64,7 +64,7 @@ async def ready_fields(node: "Node") -> dict[str, object]:
         async with asyncio.timeout(ROUTER_S):
             await mapper.tried()
     if mapper.problem:
-        say(f"no port at the router yet: {mapper.problem}")
+        say(f"no port at the router: {mapper.problem}")
     return {**fields, "port_mapping": mapper.status()}
 
 

@@ -105,9 +105,9 @@ class Reachability:
         self._seen.clear()
         self._nat = None
 
-    def finding(self, own_hosts: Collection[str], n_others: int, now_s: float) -> Finding:
-        """own_hosts: this machine's addresses; n_others: how many peers there are to ask."""
-        quorum = min(QUORUM, max(1, n_others))
+    def finding(self, own_hosts: Collection[str], n_dialers: int, now_s: float) -> Finding:
+        """own_hosts: this machine's addresses; n_dialers: how many peers there are to ask."""
+        quorum = min(QUORUM, max(1, n_dialers))
         fresh = [
             witness
             for witnesses in self._tried.values()

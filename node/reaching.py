@@ -90,7 +90,7 @@ class Reaching:
             await self.round()
             is_known = self.finding.verdict is not Verdict.UNKNOWN
             wait_s = self._timing.every_s if is_known else min(2 * wait_s, self._timing.every_s)
-            if not self._others():  # the first peer that comes is asked soon
+            if not self._dialers():  # the first peer that comes is asked soon
                 wait_s = self._timing.again_s
             if await self._rest(wait_s * self._rng.uniform(0.8, 1.2)):
                 wait_s = self._timing.again_s
@@ -129,23 +129,21 @@ class Reaching:
             log.info("a peer sees this node elsewhere", extra={"hosts": self.finding.seen_hosts})
             self._again.set()
 
+    def _dialers(self) -> list[Announcement]:
+        """Who can be asked at all: whom we dial directly."""
+        return [peer for peer in self._others() if directly(peer) and peer.reach.is_dialable]
+
     def _willing(self, asked: Sequence[Announcement]) -> list[Announcement]:
-        return [
-            peer
-            for peer in self._others()
-            if directly(peer)
-            and peer.reach.is_dialable
-            and peer.peer_id not in self._unable
-            and peer not in asked
-        ]
+        before = {peer.peer_id for peer in asked} | self._unable
+        return [peer for peer in self._dialers() if peer.peer_id not in before]
 
     def _is_clear(self) -> bool:
         """Whether two, or all there are, said the same of some address, and none said otherwise."""
         finding = self.finding
         said = {(each.endpoint, each.reached) for each in finding.witnesses}
-        n_others = len({each.peer_id for each in finding.witnesses})
+        n_witnesses = len({each.peer_id for each in finding.witnesses})
         is_unanimous = all((endpoint, not reached) not in said for endpoint, reached in said)
-        return finding.verdict is not Verdict.UNKNOWN and is_unanimous and n_others >= QUORUM
+        return finding.verdict is not Verdict.UNKNOWN and is_unanimous and n_witnesses >= QUORUM
 
     async def _ask(
         self, peer: Announcement, one_port: OnePort | None, *, dials: bool = True
@@ -186,7 +184,7 @@ class Reaching:
         """Until the next round is due (False), or something makes it due (True)."""
         until_s = self._now_s() + wait_s
         seen_at_s = self._now_s()
-        n_others = len(self._others())
+        n_dialers = len(self._dialers())
         while (left_s := until_s - self._now_s()) > 0:
             try:
                 async with asyncio.timeout(min(left_s, self._timing.glance_s)):
@@ -196,7 +194,7 @@ class Reaching:
             if self._now_s() - seen_at_s >= self._timing.seen_every_s:
                 seen_at_s = self._now_s()
                 await self.glance()
-            if self._has_moved() or self._again.is_set() or self._has_company(n_others):
+            if self._has_moved() or self._again.is_set() or self._has_company(n_dialers):
                 self._again.clear()
                 return True
         return False
@@ -214,11 +212,11 @@ class Reaching:
 
     def _has_company(self, n_before: int) -> bool:
         """Whether there are enough to ask at last."""
-        return n_before < QUORUM <= len(self._others())
+        return n_before < QUORUM <= len(self._dialers())
 
     def _find(self) -> None:
         hosts = {address.host for address in self._own()}
-        self.finding = self._known.finding(hosts, len(self._others()), self._now_s())
+        self.finding = self._known.finding(hosts, len(self._dialers()), self._now_s())
 
     def _tell(self) -> None:
         """Log and announce what differs from last time."""

@@ -52,7 +52,7 @@ class PortMapper:
         self._way: PortMapping | None = None
         self.lease: Lease | None = None
         self._ends_s = 0.0
-        self.problem = "the router was not asked yet"
+        self.problem = "the router has not answered yet"
         self._tried = asyncio.Event()
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.namespaces.lab import Host, Lab, Nat, Router
+from tests.namespaces.nodes import MANYHANDS, Served, start_all
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +93,31 @@ def test_a_node_whose_firewall_is_opened_and_closed_learns_of_both(lab: Lab):
     process.wait(timeout=30)
 
     assert said(swarm.ask(home), has_verdict)["verdict"] == "direct"
+
+
+@pytest.mark.swarm
+def test_who_serves_behind_a_router_reads_in_status_how_it_is_and_what_to_do(lab: Lab):
+    public = [Served(lab.host("one"), "0:4"), Served(lab.host("two"), "4:8")]
+    start_all(public, *(node.address for node in public))
+    home = Served(lab.host("home", Nat.SYMMETRIC), "0:8")
+    home.start(*(node.address for node in public))
+    assert home.until_ready()["reach"] == "unknown"
+    until_s = time.monotonic() + 60
+    while home.status()["reach"]["verdict"] == "unknown":
+        assert time.monotonic() < until_s, home.host.errors()
+
+    def reads(*command: object) -> dict[str, Any]:
+        ended = home.host.run(*MANYHANDS, *command, "--home", home.home.root, "--json")
+        assert ended.code == 0, ended.err
+        return dict(json.loads(ended.out))
+
+    [told] = reads("status")["running"][0]["reach"]
+    rows = {row["peer"]: row for row in reads("peers")["peers"]}
+
+    assert (told["peer"], told["verdict"], told["nat"]) == (home.peer, "nat", "symmetric")
+    assert told["why"].startswith(f"2 peers dialled {home.host.seen_as}:31400")
+    assert told["fix"].startswith("forward TCP port 31400")
+    assert (rows[home.peer]["reach"], rows[home.peer]["nat"]) == ("nat", "symmetric")
 
 
 # --- a router that forwards a port when it is asked to ------------------------------------------

@@ -17,12 +17,12 @@ def said(outcome, host=ROUTER, *, port=40123, reason=""):
     return Answer(outcome=outcome, seen=Endpoint(host, port), took_us=1500, reason=reason)
 
 
-def found(*answers, own=(HOME,), n_others=9, at_s=0.0, now_s=0.0):
+def found(*answers, own=(HOME,), n_dialers=9, at_s=0.0, now_s=0.0):
     """After each (peer, answer, port) in turn."""
     known = Reachability()
     for n, answer, *port in answers:
         known.answered(peer_of(n), port[0] if port else PORT, answer, at_s=at_s)
-    return known.finding(own, n_others, now_s)
+    return known.finding(own, n_dialers, now_s)
 
 
 def test_a_node_that_nobody_has_dialled_back_is_unknown():
@@ -78,8 +78,8 @@ def test_one_peer_decides_nothing_unless_there_is_only_one():
         assert found((1, said(outcome))).verdict is Verdict.UNKNOWN
         assert "one peer is too few" in found((1, said(outcome))).why
 
-    assert found((1, said(Outcome.REACHED)), n_others=1).verdict is Verdict.MAPPED
-    assert found((1, said(Outcome.TIMED_OUT)), n_others=1).verdict is Verdict.NAT
+    assert found((1, said(Outcome.REACHED)), n_dialers=1).verdict is Verdict.MAPPED
+    assert found((1, said(Outcome.TIMED_OUT)), n_dialers=1).verdict is Verdict.NAT
 
 
 def test_one_peer_that_says_otherwise_changes_nothing():

@@ -124,6 +124,16 @@ async def test_a_node_that_peers_reach_announces_that_they_did():
         assert world.n_changes == 1
 
 
+async def test_the_only_peer_that_can_be_asked_decides_where_the_others_cannot_be_dialled():
+    world = in_memory()
+    async with world.node(1), world.node(2), world.node(3) as place, running(place):
+        world.announced[2] = announce(2, reach=Reach(verdict=Verdict.NAT))
+
+        await until(lambda: place.reach.verdict is Verdict.DIRECT)
+
+        assert [each.peer_id for each in place.finding.witnesses] == [peer_of(1)]
+
+
 async def test_a_node_alone_stays_as_it_is_until_peers_come():
     world = in_memory()
     async with world.node(3) as place, running(place):
