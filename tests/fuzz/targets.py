@@ -1,6 +1,6 @@
 """All targets by name."""
 
-from tests.fuzz import door_targets, model_targets, trust_targets, wire_targets
+from tests.fuzz import door_targets, model_targets, reach_targets, trust_targets, wire_targets
 from tests.fuzz.harness import Target
 
 ALL: tuple[Target, ...] = (
@@ -8,5 +8,6 @@ ALL: tuple[Target, ...] = (
     *trust_targets.TARGETS,
     *model_targets.TARGETS,
     *door_targets.TARGETS,
+    *reach_targets.TARGETS,
 )
 TARGETS = {target.name: target for target in ALL}

@@ -38,7 +38,7 @@ HOUR_MS = 3_600_000
 REGISTRAR, TOKEN = 700, 701
 
 
-def _sealed(
+def sealed(
     kind: str, swarm_id: bytes, parse: Callable[[Envelope], object], signer: int = FOUNDER
 ) -> Callable[[bytes], object]:
     """Parse what somebody with a key of its own made of `data`."""
@@ -202,7 +202,7 @@ TARGETS = (
     Target(
         name="announcement-signed",
         shape="cbor",
-        parse=_sealed("mh/announcement/1", OPEN_SWARM_ID, _announced, signer=1),
+        parse=sealed("mh/announcement/1", OPEN_SWARM_ID, _announced, signer=1),
         seeds=lambda: [Envelope.decode(record(1).data).payload],
     ),
     Target(name="offer", parse=read_offer, seeds=lambda: [make_offer().encode()], shape="cbor"),
@@ -222,25 +222,25 @@ TARGETS = (
     Target(
         name="certificate",
         shape="cbor",
-        parse=_sealed("mh/member/1", _SWARM, lambda e: Certificate.open(e, _SWARM)),
+        parse=sealed("mh/member/1", _SWARM, lambda e: Certificate.open(e, _SWARM)),
         seeds=lambda: [_CERTIFICATE.seal(_SWARM, key_of(FOUNDER)).payload],
     ),
     Target(
         name="ruling",
         shape="cbor",
-        parse=_sealed("mh/ruling/1", _SWARM, lambda e: Ruling.open(e, _SWARM)),
+        parse=sealed("mh/ruling/1", _SWARM, lambda e: Ruling.open(e, _SWARM)),
         seeds=lambda: [_RULING.seal(_SWARM, key_of(FOUNDER)).payload],
     ),
     Target(
         name="policy-founding",
         shape="cbor",
-        parse=_sealed("mh/swarm/1", bytes(32), open_founding),
+        parse=sealed("mh/swarm/1", bytes(32), open_founding),
         seeds=lambda: [found().payload, open_to(WORKS).payload],
     ),
     Target(
         name="policy-update",
         shape="cbor",
-        parse=_sealed(
+        parse=sealed(
             "mh/swarm/1", _SWARM, lambda e: open_update(e, SwarmState(found()).policy, _SWARM)
         ),
         seeds=lambda: [_STATE.policy.seal(_SWARM, key_of(FOUNDER)).payload],
