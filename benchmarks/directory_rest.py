@@ -21,6 +21,7 @@ from protocol.anti_entropy import Record
 from protocol.gossip_rules import METHOD
 from protocol.identity import Identity
 from protocol.measured import Measured
+from protocol.path import Path
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport import Service
 from protocol.transport.grpc import GrpcTransport
@@ -91,10 +92,11 @@ class CountingTransport(MemoryTransport):
         return Service(calls={METHOD: handle})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class CountingConnection:
     connection: MemoryConnection
     traffic: Traffic
+    path: Path = Path.DIRECT
 
     @property
     def peer_id(self) -> Any:

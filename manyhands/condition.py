@@ -17,6 +17,7 @@ from manyhands.coverage import Run, hosts_per_block, spell, stretches
 from manyhands.whereabouts import spoken
 from protocol.announcements import Announcement
 from protocol.measured import State
+from protocol.path import Path
 from scheduler.capacity import blocks_per_s
 from scheduler.flow import Host, bottleneck
 from scheduler.route_cost import alone_us
@@ -32,6 +33,7 @@ class Seen:
     """What this machine knows of a peer by itself. None: not tried, or not known."""
 
     rtt_ms: float | None = None
+    way: Path = Path.DIRECT  # by which it answered
     why_not: str = ""  # it was dialled, and this is why nobody answered
     age_s: float = 0.0  # of its announcement, by our clock
     slowdown: float | None = None  # how many times longer it took than it announces
@@ -44,7 +46,7 @@ class Seen:
         """How it is reached from here."""
         if self.why_not:
             return "none"
-        return "unknown" if self.rtt_ms is None else "direct"
+        return "unknown" if self.rtt_ms is None else self.way.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

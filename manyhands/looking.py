@@ -18,6 +18,8 @@ from manyhands.whereabouts import why_of
 from protocol.address import Address
 from protocol.errors import ManyhandsError, PeerError
 from protocol.identity import PeerId
+from protocol.path import Path
+from protocol.transport.paths import paths_of
 
 if TYPE_CHECKING:
     from protocol.announcements import Announcement
@@ -62,6 +64,7 @@ async def look(
         finally:
             for connection in connections.values():
                 await connection.aclose()
+            await paths_of(transport).aclose()
     reached = {peer_id: task.result() for peer_id, task in dialling.items()}
     # By what this home's clients had of them, and when.
     slowdowns = read_records(home.client / RECORD_NAME).believed(peers, fetched_ms / 1000)
@@ -85,24 +88,18 @@ async def _reach(
     peer: "Announcement",
     connections: "dict[PeerId, Connection]",
     room: asyncio.Semaphore,
-) -> float | str:
-    """Milliseconds to it and back, or why it cannot be reached."""
-    why = "it names no address"
+) -> "tuple[float, Path] | str":
+    """Milliseconds to it and back, and how; or why it cannot be reached."""
     async with room:
         try:
             connection = connections.get(peer.peer_id)
-            for address in () if connection else peer.addresses:
-                try:
-                    connection = await transport.dial(address, timeout_s=DIAL_S)
-                    connections[peer.peer_id] = connection
-                    break
-                except ManyhandsError as error:
-                    why = _reason(error)
             if connection is None:
-                return why
+                paths = paths_of(transport)
+                connection = await paths.dial(peer.peer_id, peer.addresses, timeout_s=DIAL_S)
+                connections[peer.peer_id] = connection
             began_s = time.monotonic()
             await connection.call("ping", b"", timeout_s=DIAL_S)
-            return (time.monotonic() - began_s) * 1000
+            return (time.monotonic() - began_s) * 1000, connection.path
         except ManyhandsError as error:
             return _reason(error)
 
@@ -115,7 +112,7 @@ def _seen(
     peer: "Announcement",
     directory: "Directory",
     *,
-    reached: float | str | None,
+    reached: "tuple[float, Path] | str | None",
     slowdown: float | None,
     doubt: str,
     reach_why: str,
@@ -123,7 +120,8 @@ def _seen(
 ) -> Seen:
     heard_ms = directory.table.heard_ms(peer.peer_id, now_ms)
     return Seen(
-        rtt_ms=reached if isinstance(reached, float) else None,
+        rtt_ms=reached[0] if isinstance(reached, tuple) else None,
+        way=reached[1] if isinstance(reached, tuple) else Path.DIRECT,
         why_not=reached if isinstance(reached, str) else "",
         age_s=heard_ms / 1000,
         slowdown=slowdown,

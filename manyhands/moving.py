@@ -53,7 +53,9 @@ class Elsewhere:
         placing = self._prepared.placing
         hosts = [one for one in announcements if one.peer_id != self._party.peer_id]
         self._peers = {
-            choice.digest: [one.addresses[0] for one in hosts if one.manifest == choice.digest]
+            choice.digest: [
+                way for one in hosts if one.manifest == choice.digest for way in one.ways
+            ]
             for choice in placing.choices
         }
         target = placing.next(announcements, now, now_ms, stuck)

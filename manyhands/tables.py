@@ -145,10 +145,18 @@ def _cells(row: dict[str, Any]) -> Iterator[str]:
     yield _milliseconds(row["queue_us"], nothing="0")
     yield _bytes(row["kv_free_bytes"])
     yield str(row["sessions"])
-    yield row["path"] if row["rtt_ms"] is None else _milliseconds(row["rtt_ms"] * 1000)
+    yield _path(row["path"], row["rtt_ms"])
     yield f"{row['age_s']:.0f}s"
     version = re.match(r"manyhands/(\S+)", row["software"])
     yield version[1][:8] if version else row["software"][:8]
+
+
+def _path(path: str, rtt_ms: float | None) -> str:
+    """How far it is; by what path, where that is not the direct one."""
+    if rtt_ms is None:
+        return path
+    far = _milliseconds(rtt_ms * 1000)
+    return far if path == "direct" else f"{path} {far}"
 
 
 def short(peer: str) -> str:

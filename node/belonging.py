@@ -22,6 +22,7 @@ from protocol.membership.gate import Membership
 from protocol.membership.invites import METHOD as REDEEM
 from protocol.rate_limits import Limit
 from protocol.transport import CallHandler, Transport
+from protocol.transport.paths import paths_of
 
 log = logging.getLogger(__name__)
 
@@ -96,26 +97,28 @@ class Belonging:
             if is_news:
                 await self._keep(self._membership)
             async with asyncio.TaskGroup() as tasks:
-                for address in self._partners(NEWS_PARTNERS if is_news else 1):
-                    tasks.create_task(self._exchange(address))
+                for addresses in self._partners(NEWS_PARTNERS if is_news else 1):
+                    tasks.create_task(self._exchange(addresses))
             try:
                 async with asyncio.timeout(EVERY_S * self._rng.uniform(0.8, 1.2)):
                     await self._wake.wait()
             except TimeoutError:
                 self._membership.look_again()
 
-    def _partners(self, n_partners: int) -> list[Address]:
-        known = {peer.peer_id: peer.addresses[0] for peer in self._others() if peer.addresses}
-        known |= {address.peer_id: address for address in self._join}
+    def _partners(self, n_partners: int) -> list[tuple[Address, ...]]:
+        known = {peer.peer_id: peer.addresses for peer in self._others() if peer.addresses}
+        known |= {address.peer_id: (address,) for address in self._join}
         return self._rng.sample(list(known.values()), min(n_partners, len(known)))
 
-    async def _exchange(self, address: Address) -> None:
+    async def _exchange(self, addresses: Sequence[Address]) -> None:
+        peer_id = addresses[0].peer_id
         try:
-            connection = await self._transport.dial(address, timeout_s=TIMEOUT_S)
+            paths = paths_of(self._transport)
+            connection = await paths.dial(peer_id, addresses, timeout_s=TIMEOUT_S)
             try:
                 await exchange(connection, self._membership, timeout_s=TIMEOUT_S)
             finally:
                 await connection.aclose()
         except ManyhandsError as error:
-            why = {"peer": address.peer_id, "why": str(error)}
+            why = {"peer": peer_id, "why": str(error)}
             log.debug("a state was not exchanged", extra=why)

@@ -22,6 +22,7 @@ from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.relaying import METHOD
 from protocol.transport import StreamHandler
+from protocol.transport.paths import paths_of
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Carrying:
             changed: called when there are other addresses to announce.
             whereabouts: whether peers found that nobody can dial this node.
         """
+        self._paths = paths_of(standing.transport)
         settings, identity, swarm_id = standing.settings, standing.identity, standing.swarm_id
         self._settings, self._whereabouts = settings, whereabouts
         self._port = 0  # of our own listener
@@ -76,6 +78,7 @@ class Carrying:
         return {
             "relay": self.relay.status() if self.relay else None,
             "via": self.reservations.status(),
+            "connections": self._paths.status(),
         }
 
     @asynccontextmanager
@@ -83,6 +86,7 @@ class Carrying:
         """`port`: our own listener's."""
         self._port = port
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._paths.aclose)
             if self.relay is not None:
                 await stack.enter_async_context(carrying_on(self.relay, self._settings))
             reserving = asyncio.create_task(self.reservations.run(), name="reservations")

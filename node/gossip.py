@@ -287,7 +287,8 @@ class Gossip(AnnouncementSource):
             began_s = self._now_s()
             told = await connection.call(METHOD, message, timeout_s=timeout_s)
             if n_steps == 0:  # the others may be large
-                self.links.learn(peer_id, self._now_s() - began_s, at_s=self._now_s())
+                now_s, path = self._now_s(), connection.path
+                self.links.learn(peer_id, now_s - began_s, at_s=now_s, path=path)
             taken = exchange.take(told, sender=peer_id, now_ms=self._now_ms())
             self._note(taken)
             found = n_steps > 0 and taken.n_taken > 0

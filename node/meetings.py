@@ -14,7 +14,9 @@ from node.bandwidth import Bandwidth
 from node.links import LinkTimes
 from protocol.announcements import MAX_LINKS, Announcement
 from protocol.errors import ManyhandsError
+from protocol.path import Path
 from protocol.transport import Connection, Transport
+from protocol.transport.paths import paths_of
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +63,18 @@ class Meetings:
         Raises:
             ManyhandsError: it cannot be reached, or does not answer.
         """
-        connection = await self._transport.dial(peer.addresses[0], timeout_s=TIMEOUT_S)
+        paths = paths_of(self._transport)
+        connection = await paths.dial(peer.peer_id, peer.addresses, timeout_s=TIMEOUT_S)
         try:
             await connection.call("ping", b"", timeout_s=TIMEOUT_S)
             for _ in range(N_PINGS):
                 began_s = time.monotonic()
                 await connection.call("ping", b"", timeout_s=TIMEOUT_S)
                 now_s = time.monotonic()
-                self._links.learn(peer.peer_id, now_s - began_s, at_s=now_s)
-            await self._burst(connection)
+                rtt_s = now_s - began_s
+                self._links.learn(peer.peer_id, rtt_s, at_s=now_s, path=connection.path)
+            if connection.path is Path.DIRECT:  # else it would be the relay that is measured
+                await self._burst(connection)
         finally:
             await connection.aclose()
 

@@ -12,15 +12,18 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from protocol.address import Address
 from protocol.codec import data_bytes, data_message
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerUnreachable
 from protocol.frames import Ack, DataMessage, Frame, Gone, RowGroup
+from protocol.identity import PeerId
+from protocol.path import Path
 from protocol.transport import Connection, Stream, Transport
+from protocol.transport.paths import LOOK_S, paths_of
 
 log = logging.getLogger(__name__)
 
 RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 3.0)  # about the 10 s that a stream may be gone
+DIAL_S = 3.0
 STEADY_S = 1.0  # a stream that lasted this long is dialled again at once
 
 
@@ -41,10 +44,19 @@ class Neighbours:
     """All outbound data streams of a node."""
 
     def __init__(
-        self, transport: Transport, told: Successors, *, pack: str = AUTO, pack_width: int = 0
+        self,
+        transport: Transport,
+        told: Successors,
+        *,
+        pack: str = AUTO,
+        pack_width: int = 0,
+        look_s: float = LOOK_S,
     ) -> None:
-        """Large frames of values of `pack_width` bytes are packed to peers that `pack` says."""
-        self._transport, self._told = transport, told
+        """Large frames of values of `pack_width` bytes are packed to peers that `pack` says.
+
+        look_s: between looks for a better way than the one in use.
+        """
+        self._transport, self._told, self._look_s = transport, told, look_s
         self._pack, self._pack_width = pack, pack_width
         self._links: dict[str, _Link] = {}
         self._outbox: dict[tuple[str, Stream | None, int], tuple[list[RowGroup], list[bytes]]] = {}
@@ -58,7 +70,7 @@ class Neighbours:
         if (link := self._links.get(peer)) is not None:
             link.want(addresses)
         else:
-            self._links[peer] = _Link(self._transport, peer, addresses, self._told)
+            self._links[peer] = _Link(self._transport, peer, addresses, self._told, self._look_s)
 
     def push(
         self,
@@ -104,6 +116,10 @@ class Neighbours:
         if link is not None and not link.is_over:
             link.send(data)
 
+    def paths(self) -> dict[str, Path]:
+        """How the streams go that stand now."""
+        return {peer: link.path for peer, link in self._links.items() if link.is_up}
+
     async def aclose(self) -> None:
         await asyncio.gather(*(link.aclose() for link in self._links.values()))
 
@@ -112,11 +128,18 @@ class _Link:
     """One peer: dial, stream, receive what it returns; again when it breaks."""
 
     def __init__(
-        self, transport: Transport, peer: str, addresses: Sequence[str], told: Successors
+        self,
+        transport: Transport,
+        peer: str,
+        addresses: Sequence[str],
+        told: Successors,
+        look_s: float,
     ) -> None:
         self.peer, self.addresses = peer, tuple(addresses)
         self.is_far = False  # where it was dialled last
-        self._transport, self._told = transport, told
+        self.path = Path.DIRECT
+        self._paths, self._told, self._look_s = paths_of(transport), told, look_s
+        self._better: Connection | None = None  # than the one in use
         self._stream: Stream | None = None
         self._up_since_s: float | None = None
         self._early: list[bytes] = []  # sent while a dial is under way
@@ -126,6 +149,10 @@ class _Link:
     @property
     def is_over(self) -> bool:
         return self._task.done()
+
+    @property
+    def is_up(self) -> bool:
+        return self._stream is not None
 
     def want(self, addresses: Sequence[str]) -> None:
         """A new session will send here: if the stream is down, dial now."""
@@ -154,7 +181,7 @@ class _Link:
                 log.info("data stream lost", extra={"peer": self.peer, "error": reason})
                 was_up = True
                 self._told.link_lost(self.peer)
-                if time.monotonic() - up_since_s >= STEADY_S:
+                if self._better or time.monotonic() - up_since_s >= STEADY_S:
                     attempt = 0
                     continue
             elif not was_up and attempt >= 1:
@@ -187,21 +214,26 @@ class _Link:
             pass
 
     async def _dial(self) -> Connection:
-        error: ManyhandsError = PeerUnreachable(self.peer, "no address is known")
-        for text in self.addresses:
-            try:
-                address = Address.parse(text)
-                if address.peer_id != self.peer:
-                    raise PeerMisbehaved(self.peer, f"{text} names another peer")
-                connection = await self._transport.dial(address, timeout_s=3.0)
-                self.is_far = address.is_far
-                return connection
-            except ManyhandsError as failure:
-                error = failure
-        raise error
+        better, self._better = self._better, None
+        connection = better or await self._paths.dial(
+            PeerId(self.peer), self.addresses, timeout_s=DIAL_S
+        )
+        address = self._paths.way_of(connection).address
+        self.is_far, self.path = address is None or address.is_far, connection.path
+        return connection
+
+    async def _look_for_better(self, connection: Connection, stream: Stream) -> None:
+        """Until there is a better way than `connection`: then `stream` ends, and the next begins
+        there. To sessions that is a link lost and back at once, which costs them no row."""
+        while self._better is None:
+            await asyncio.sleep(self._look_s)
+            with contextlib.suppress(ManyhandsError):
+                self._better = await self._paths.upgraded(connection, self.addresses)
+        await stream.aclose()
 
     async def _use(self, connection: Connection, *, was_up: bool) -> None:
         stream = await connection.open("data")
+        looking = asyncio.create_task(self._look_for_better(connection, stream))
         try:
             early, self._early = self._early, []
             self._stream, self._up_since_s = stream, time.monotonic()
@@ -216,8 +248,12 @@ class _Link:
                     raise PeerMisbehaved(self.peer, "a successor only acknowledges")
                 self._told.returned(self.peer, answer)
         finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
             await stream.aclose()
 
     async def aclose(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        if self._better is not None:
+            await self._better.aclose()

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from protocol.address import Address
 from protocol.announcements import Announcement
-from protocol.errors import ManyhandsError
 from protocol.identity import PeerId
 from protocol.transport import Connection, Transport
+from protocol.transport.paths import paths_of
 
 KEPT = 6  # connections that it opened; about as many are opened to it
 LEAST = 2  # so many are opened at once; a newcomer's others follow one by one
@@ -98,17 +98,11 @@ class Partners:
     async def connect(
         self, peer_id: PeerId, addresses: Sequence[Address], *, timeout_s: float
     ) -> Connection:
-        """The connection kept for `peer_id`, or a new one to the first address that answers."""
+        """The connection kept for `peer_id`, or a new one by the best way that works."""
         if peer_id in self._connections:
             self._connections.move_to_end(peer_id)
             return self._connections[peer_id]
-        for i, address in enumerate(addresses):
-            try:
-                connection = await self._transport.dial(address, timeout_s=timeout_s)
-                break
-            except ManyhandsError:
-                if i == len(addresses) - 1:
-                    raise
+        connection = await paths_of(self._transport).dial(peer_id, addresses, timeout_s=timeout_s)
         self._connections[peer_id] = connection
         if len(self._connections) > KEPT:
             idle = (peer for peer in self._connections if peer not in self._busy)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from node.batching import Batcher
 from node.engine import Lease
-from protocol.address import Address
-from protocol.errors import BadRows, ManyhandsError, PeerMisbehaved, PeerUnreachable
+from protocol.errors import BadRows, PeerMisbehaved
 from protocol.handover import METHOD, Part, blocks_in, request_bytes
+from protocol.identity import PeerId
 from protocol.journal import Journal
 from protocol.messages import Reserve
 from protocol.transport import Connection, Transport
+from protocol.transport.paths import paths_of
 
 if TYPE_CHECKING:
     import torch
@@ -76,16 +77,8 @@ class Pull:
 
     async def _dial(self) -> Connection:
         giver = self._reserve.handover
-        error: ManyhandsError = PeerUnreachable(giver.peer, "no address is known")
-        for text in giver.addresses:
-            try:
-                address = Address.parse(text)
-                if address.peer_id != giver.peer:
-                    raise PeerMisbehaved(giver.peer, f"{text} names another peer")
-                return await self._transport.dial(address, timeout_s=3.0)
-            except ManyhandsError as failure:
-                error = failure
-        raise error
+        paths = paths_of(self._transport)
+        return await paths.dial(PeerId(giver.peer), giver.addresses, timeout_s=3.0)
 
     def _check(self, part: Part, length: int) -> None:
         reserve, giver = self._reserve, self._reserve.handover.peer

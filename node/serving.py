@@ -117,6 +117,7 @@ class Serving:
             standing.transport,
             self.sessions,
             pack=settings.pack,
+            look_s=settings.look_s,
             pack_width=wire_format(self.profile.wire).pack_width,
         )
         self.batcher = Batcher(
@@ -200,6 +201,7 @@ class Serving:
             "steps": load.steps,
             "rows_run": load.rows,
             "busy_s": round(load.busy_s, 3),
+            "paths": self.neighbours.paths(),
             "frames_pushed": self.neighbours.frames_pushed,
             "rows_pushed": self.neighbours.rows_pushed,
             "bytes_saved": self.neighbours.bytes_saved,

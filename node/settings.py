@@ -10,6 +10,7 @@ from node.manners import NO_WISHES, Sensed, Wishes
 from node.relay_book import Quotas
 from protocol.address import Address
 from protocol.errors import ConfigError
+from protocol.transport.paths import LOOK_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,9 @@ class NodeSettings:
 
     via_auto: bool = False
     """Be reachable through relays that announce themselves."""
+
+    look_s: float = LOOK_S
+    """Between looks for a better way to a peer than the one that rows take."""
 
     join: tuple[Address, ...] = ()
     kv_cache_bytes: int = 1 << 30

@@ -112,6 +112,11 @@ class Announcement:
             require(bool(self.addresses), "a peer that serves has an address")
 
     @property
+    def ways(self) -> tuple[Address, ...]:
+        """An address of each kind, for who asks many peers at once: its own, and a relay's."""
+        return tuple({address.path: address for address in reversed(self.addresses)}.values())[::-1]
+
+    @property
     def lifetime_ms(self) -> int:
         return self.expires_ms - self.issued_ms
 

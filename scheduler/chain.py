@@ -10,16 +10,18 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
-from protocol.address import Address
 from protocol.codec import to_client_message, to_hop_bytes
-from protocol.errors import ManyhandsError, PeerMisbehaved, PeerUnreachable
+from protocol.errors import ManyhandsError, PeerUnreachable
+from protocol.identity import PeerId
 from protocol.messages import Closed, Reserve, Resume, ToClient, ToHop
 from protocol.transport import Connection, Stream, Transport
+from protocol.transport.paths import LOOK_S, paths_of
 
 log = logging.getLogger(__name__)
 
 DIAL_S = 3.0
 RESUME_S = 1.0
+MAX_LEFT = 16
 
 
 class Connections:
@@ -27,7 +29,11 @@ class Connections:
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
+        self.paths = paths_of(transport)
         self._open: dict[str, Connection] = {}
+        self._left: list[Connection] = []  # for a better way; what runs on them goes on
+        self._looked_at_s: dict[str, float] = {}
+        self._looking: set[asyncio.Task[None]] = set()
 
     async def stream(
         self,
@@ -43,6 +49,7 @@ class Connections:
             PeerUnreachable, VersionMismatch: why there is none.
         """
         if (known := self._open.get(peer)) is not None:
+            self._look_for_better(peer, known, addresses)
             try:
                 return await known.open(method, timeout_s=timeout_s)
             except ManyhandsError:
@@ -61,28 +68,46 @@ class Connections:
         """
         if (known := self._open.get(peer)) is not None:
             return known
-        error: ManyhandsError = PeerUnreachable(peer, "no address is known")
-        for text in addresses:
-            try:
-                address = Address.parse(text)
-                connection = await self.transport.dial(address, timeout_s=timeout_s)
-                if connection.peer_id != peer:
-                    await connection.aclose()
-                    raise PeerMisbehaved(peer, f"{text} names another peer")
-            except ManyhandsError as failure:
-                error = failure
-                continue
-            if (kept := self._open.setdefault(peer, connection)) is not connection:
-                await connection.aclose()  # dialled by another session meanwhile, or by this one
-            return kept
-        raise error
+        connection = await self.paths.dial(PeerId(peer), addresses, timeout_s=timeout_s)
+        if (kept := self._open.setdefault(peer, connection)) is not connection:
+            await connection.aclose()  # dialled by another session meanwhile, or by this one
+        return kept
+
+    def _look_for_better(self, peer: str, known: Connection, addresses: Sequence[str]) -> None:
+        """In the background, now and then; the next stream is opened there."""
+        now_s = asyncio.get_running_loop().time()
+        if len(addresses) < 2 or now_s - self._looked_at_s.get(peer, -LOOK_S) < LOOK_S:
+            return
+        self._looked_at_s[peer] = now_s
+
+        async def look() -> None:
+            better = await self.paths.upgraded(known, addresses)
+            if better is None:
+                return
+            if self._open.get(peer) is not known:  # it was replaced meanwhile
+                await better.aclose()
+                return
+            self._open[peer] = better
+            self._left.append(known)
+            if len(self._left) > MAX_LEFT:
+                await self._left.pop(0).aclose()
+
+        task = asyncio.create_task(look(), name=f"a better way to {peer}")
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
 
     async def forget(self, peer: str) -> None:
         if (connection := self._open.pop(peer, None)) is not None:
             await connection.aclose()
 
     async def aclose(self) -> None:
+        looking = tuple(self._looking)
+        for task in looking:
+            task.cancel()
+        await asyncio.gather(*looking, return_exceptions=True)
         await asyncio.gather(*(self.forget(peer) for peer in list(self._open)))
+        await asyncio.gather(*(connection.aclose() for connection in self._left))
+        await self.paths.aclose()
 
 
 class ControlLink:

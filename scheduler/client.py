@@ -127,7 +127,7 @@ class Client:
 
     def met(self) -> tuple[Address, ...]:
         """Where to begin another time: an address of each who serves, as far as is known."""
-        return tuple(peer.addresses[0] for peer in self._directory.live() if peer.addresses)
+        return tuple(way for peer in self._directory.live() for way in peer.ways)
 
     async def directory(self) -> Directory:
         """A fresh look at who serves what.

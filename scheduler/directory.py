@@ -24,6 +24,7 @@ from protocol.errors import (
 )
 from protocol.gossip_rules import MAX_STEPS, METHOD, Exchange
 from protocol.identity import PeerId
+from protocol.path import Path
 from protocol.transport import Connection, Transport
 from scheduler.latency import Pair
 from scheduler.refusal import incomplete
@@ -42,20 +43,26 @@ class Directory:
     table: AnnouncementTable
     now_ms: Callable[[], int] = wall_ms
     groups_of: GroupsOf | None = None  # by certificates; None in a swarm that gives none
-    _rtts: dict[Pair, deque[tuple[float, float]]] = field(default_factory=dict)  # (at_s, ms)
+    _rtts: dict[tuple[Pair, Path], deque[tuple[float, float]]] = field(
+        default_factory=dict
+    )  # (at_s, ms)
     _last: tuple[tuple[Announcement, ...], Wanted] | None = None  # judged by these records
 
     @property
     def rtt_ms(self) -> dict[Pair, float]:
         """Round trips as this client measured them: the least of each pair's recent ones."""
         oldest_s = time.monotonic() - RTT_AGE_S
-        recent = {
-            pair: [ms for at, ms in seen if at > oldest_s] for pair, seen in self._rtts.items()
-        }
-        return {pair: min(seen) for pair, seen in recent.items() if seen}
+        least: dict[Pair, tuple[int, float]] = {}  # of the best path that was measured
+        for (pair, path), seen in self._rtts.items():
+            recent = [ms for at, ms in seen if at > oldest_s]
+            if recent:
+                found = (path.rank, min(recent))
+                least[pair] = min(found, least.get(pair, found))
+        return {pair: ms for pair, (_, ms) in least.items()}
 
-    def note_rtt(self, pair: Pair, rtt_ms: float) -> None:
-        self._rtts.setdefault(pair, deque(maxlen=MAX_RTTS)).append((time.monotonic(), rtt_ms))
+    def note_rtt(self, pair: Pair, rtt_ms: float, path: Path = Path.DIRECT) -> None:
+        seen = self._rtts.setdefault((pair, path), deque(maxlen=MAX_RTTS))
+        seen.append((time.monotonic(), rtt_ms))
 
     def live(self) -> tuple[Announcement, ...]:
         return self.table.live(self.now_ms())
@@ -204,7 +211,7 @@ async def _compare(
         began_s = time.monotonic()
         told = await connection.call(METHOD, message, timeout_s=timeout_s)
         if step == 0:  # later answers may be large
-            directory.note_rtt(pair, (time.monotonic() - began_s) * 1000)
+            directory.note_rtt(pair, (time.monotonic() - began_s) * 1000, connection.path)
         taken = exchange.take(told, sender=connection.peer_id, now_ms=directory.now_ms())
         n_taken += taken.n_taken
         message = taken.reply

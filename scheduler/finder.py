@@ -351,7 +351,7 @@ class RouteFinder:
             address
             for peer in self._directory.live()
             if peer.peer_id not in avoid
-            for address in peer.addresses[:1]
+            for address in peer.ways
         ]
         self._rng.shuffle(known)
         asked = [*(a for a in self._join if a.peer_id not in avoid), *known] or list(self._join)

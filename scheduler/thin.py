@@ -13,6 +13,7 @@ from protocol.canonical import encode
 from protocol.errors import BadModel, ManyhandsError, PeerMisbehaved, PeerRefused
 from protocol.manifest import SIGNATURE, Manifest
 from protocol.transport import Connection, Transport
+from protocol.transport.paths import paths_of
 
 METHOD, MANIFEST = "file", "manifest"
 TIMEOUT_S = 30.0  # manifests of large models are not small
@@ -47,24 +48,16 @@ async def fetch_small_files(
 
 @asynccontextmanager
 async def connected(transport: Transport, host: Announcement) -> AsyncIterator[Connection]:
-    """A connection to a host, at the first of its addresses that answers.
+    """A connection to a host, by the best way that works.
 
     Raises:
-        ManyhandsError: why the last one did not.
+        ManyhandsError: why there is none.
     """
-    error: ManyhandsError = BadModel("it announces no address")
-    for address in host.addresses:
-        try:
-            connection = await transport.dial(address)
-        except ManyhandsError as failure:
-            error = failure
-            continue
-        try:
-            yield connection
-        finally:
-            await connection.aclose()
-        return
-    raise error
+    connection = await paths_of(transport).dial(host.peer_id, host.addresses)
+    try:
+        yield connection
+    finally:
+        await connection.aclose()
 
 
 async def fetch_manifest(connection: Connection, digest: bytes) -> Manifest:

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from protocol.identity import Identity
+from protocol.identity import Identity, PeerId
 from protocol.path import Path as Way
+from protocol.path_book import PathBook
 from protocol.sampling import SamplingParams
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.grpc import GrpcTransport
+from protocol.transport.paths import paths_of
 from scheduler import Finished, Token
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import LocalNode, Swarm, add_byte_tokenizer, swarm, whole
-from tests.node.relaying import relay_of, until
+from tests.node.relaying import forwarding, relay_of, until
 
+TRANSPORTS: dict[PeerId, GrpcTransport] = {}
 WANDERING = SamplingParams(temperature=1.0, seed=7)
 
 
@@ -29,11 +32,13 @@ async def first(model: Path, tmp_path: Path):
     """A swarm of one node, which relays."""
 
     def over_sockets(identity: Identity) -> GrpcTransport:
-        return GrpcTransport(identity, OPEN_SWARM_ID)
+        transport = TRANSPORTS[identity.peer_id] = GrpcTransport(identity, OPEN_SWARM_ID)
+        return transport
 
     async with swarm(model, tmp_path, over_sockets) as built:
-        await built.start((0, 3), relay=("127.0.0.1", 0))
+        await built.start((0, 3), relay=("127.0.0.1", 0), look_s=0.02)
         yield built
+    TRANSPORTS.clear()
 
 
 async def hidden(built: Swarm, span: tuple[int, int], **more: object) -> LocalNode:
@@ -90,5 +95,30 @@ async def test_a_relay_killed_in_mid_answer_costs_no_token(first: Swarm):
                         result = event.result
 
     assert killed
+    assert result is not None
+    assert result.token_ids == right.token_ids
+
+
+@pytest.mark.slow
+async def test_an_answer_moves_to_the_direct_way_once_there_is_one_and_loses_no_token(first: Swarm):
+    """A relay carries it until the node's router forwards the port that it announces."""
+    node = first.nodes[0].node
+    behind = await hidden(first, (3, 6), via_auto=True)
+    async with first.client() as client, AsyncExitStack() as router:
+        right = await whole(client.generate(ask(first, 96)))
+        seen, tokens, result = set(), 0, None
+        async with client.generate(ask(first, 96)) as run:
+            async for event in run:
+                tokens += isinstance(event, Token)
+                seen.update(node.neighbours.paths().values())
+                if tokens == 5 and Way.DIRECT not in seen:
+                    port, local = behind.node.addresses[0].port, behind.node.whereabouts.own()[0]
+                    await router.enter_async_context(forwarding(port, (local.host, local.port)))
+                    # As if the last try were long ago.
+                    paths_of(TRANSPORTS[node.peer_id]).book = PathBook()
+                if isinstance(event, Finished):
+                    result = event.result
+
+    assert seen == {Way.RELAYED, Way.DIRECT}
     assert result is not None
     assert result.token_ids == right.token_ids

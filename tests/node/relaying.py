@@ -1,6 +1,7 @@
 """A relay, a peer behind it that nobody can dial, and callers, over real sockets."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Relayed:
     relay: Relay
     reservations: Reservations
     caller: GrpcTransport
+    listens: tuple[str, int]  # the peer
     gate: Address  # of the relay, where it takes reservations
 
     @property
@@ -61,10 +63,14 @@ async def relay_of(
 
 
 @asynccontextmanager
-async def reserving(*gates: Address, **more: object) -> AsyncIterator[Reservations]:
+async def reserving(
+    *gates: Address, listens: list[Address] | None = None, **more: object
+) -> AsyncIterator[Reservations]:
     """A peer that answers `ECHO`, and can be reached through these relays alone."""
     transport = GrpcTransport(new_identity(), OPEN_SWARM_ID)
     listener = await transport.listen("127.0.0.1", 0, ECHO)
+    if listens is not None:
+        listens.extend(listener.addresses)
     reservations = Reservations(
         transport,
         OPEN_SWARM_ID,
@@ -86,9 +92,38 @@ async def reserving(*gates: Address, **more: object) -> AsyncIterator[Reservatio
 async def relayed(quotas: Quotas | None = None) -> AsyncIterator[Relayed]:
     async with AsyncExitStack() as stack:
         relay, gate = await stack.enter_async_context(relay_of(quotas))
-        reservations = await stack.enter_async_context(reserving(gate))
+        own: list[Address] = []
+        reservations = await stack.enter_async_context(reserving(gate, listens=own))
         await until(lambda: bool(reservations.addresses))
-        yield Relayed(relay, reservations, GrpcTransport(new_identity(), OPEN_SWARM_ID), gate)
+        caller = GrpcTransport(new_identity(), OPEN_SWARM_ID)
+        yield Relayed(relay, reservations, caller, (own[0].host, own[0].port), gate)
+
+
+@asynccontextmanager
+async def forwarding(port: int, local: tuple[str, int]) -> AsyncIterator[None]:
+    """From now on this port leads to the peer itself: its router forwards it."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        onward = await asyncio.open_connection(*local)
+        for work in (copy(reader, onward[1]), copy(onward[0], writer)):
+            tasks.add(asyncio.create_task(work))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    try:
+        yield
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def until(is_so, seconds: float = 10.0) -> None:

@@ -279,9 +279,10 @@ def test_who_is_not_answered_asks_less_often_and_comes_back_when_it_is():
     async def life(loop):
         asked_s = []
 
-        @dataclass
+        @dataclass(eq=False)
         class CountingConnection:
             connection: MemoryConnection
+            path: Path = Path.DIRECT
 
             async def call(self, method, request, *, timeout_s):
                 asked_s.append(loop.time())

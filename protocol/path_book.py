@@ -1,0 +1,122 @@
+"""Which way to a peer to try first, and when to leave the one in use: rules without I/O.
+
+In: the ways there are to each peer (addresses, tunnels), how attempts at them went, round trips.
+Out: an order, and verdicts. A way of a better kind comes first (`Path.rank`), unless it just
+failed, or has decayed: its round trips are by far longer than they were on this very way. Numbers
+of one way are never held for another's. The time is an argument.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from protocol.address import Address
+from protocol.identity import PeerId
+from protocol.path import Path
+
+MAX_PEERS, MAX_WAYS = 1_000, 16
+RETRY_S, MAX_RETRY_S = 10.0, 600.0  # a way that failed is left for last so long; doubles
+FRESH_S = 120.0  # a round trip older than this is no sign of anything
+DECAYED, DECAYED_S = 3.0, 0.05  # longer than so many times its best, and this on top
+WORTH, WORTH_S = 2.0, 0.02  # a better kind of way is taken if it is not slower than this
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """To one peer: an address, or a tunnel, which has none."""
+
+    path: Path
+    address: Address | None = None
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is known of one way."""
+
+    best_s: float | None = None  # of its round trips
+    rtt_s: float | None = None  # the last one
+    measured_at_s: float = 0.0
+    failed_at_s: float = 0.0
+    n_failed: int = 0  # in a row
+
+    def is_shunned(self, now_s: float) -> bool:
+        retry_s = min(MAX_RETRY_S, RETRY_S * 2 ** min(self.n_failed - 1, 10))
+        return self.n_failed > 0 and now_s - self.failed_at_s < retry_s
+
+    def is_decayed(self, now_s: float) -> bool:
+        if self.best_s is None or self.rtt_s is None or now_s - self.measured_at_s > FRESH_S:
+            return False
+        return self.rtt_s > DECAYED * self.best_s + DECAYED_S
+
+
+class PathBook:
+    """See the module. `now_s` is of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._peers: OrderedDict[PeerId, dict[Way, Seen]] = OrderedDict()
+
+    def order(self, peer_id: PeerId, ways: Sequence[Way], now_s: float) -> list[Way]:
+        """Best first; those that failed lately stand last, the longest ago before the others."""
+
+        def key(way: Way) -> tuple[bool, float, bool, int]:
+            seen = self.seen(peer_id, way)
+            is_shunned = seen.is_shunned(now_s)
+            since_s = seen.failed_at_s if is_shunned else 0.0
+            return is_shunned, since_s, seen.is_decayed(now_s), way.path.rank
+
+        return sorted(dict.fromkeys(ways), key=key)  # stable: as announced
+
+    def seen(self, peer_id: PeerId, way: Way) -> Seen:
+        return self._peers.get(peer_id, {}).get(way) or Seen()
+
+    def worked(self, peer_id: PeerId, way: Way) -> None:
+        self._note(peer_id, way).n_failed = 0
+
+    def failed(self, peer_id: PeerId, way: Way, now_s: float) -> None:
+        seen = self._note(peer_id, way)
+        seen.n_failed, seen.failed_at_s = seen.n_failed + 1, now_s
+
+    def measured(self, peer_id: PeerId, way: Way, rtt_s: float, now_s: float) -> None:
+        seen = self._note(peer_id, way)
+        seen.rtt_s, seen.measured_at_s, seen.n_failed = rtt_s, now_s, 0
+        seen.best_s = rtt_s if seen.best_s is None else min(seen.best_s, rtt_s)
+
+    def worth_trying(
+        self, peer_id: PeerId, current: Way, ways: Sequence[Way], now_s: float
+    ) -> list[Way]:
+        """Those to look at while `current` is in use: better kinds, and any once it has decayed or
+        does not answer any more."""
+        seen = self.seen(peer_id, current)
+        is_poor = seen.is_decayed(now_s) or seen.n_failed > 0
+        return [
+            way
+            for way in self.order(peer_id, ways, now_s)
+            if way != current
+            and not self.seen(peer_id, way).is_shunned(now_s)
+            and (is_poor or way.path.rank < current.path.rank)
+        ]
+
+    def is_better(self, peer_id: PeerId, way: Way, current: Way, now_s: float) -> bool:
+        """Whether to leave `current` for `way`, both measured just now."""
+        new_s, old_s = self.seen(peer_id, way).rtt_s, self.seen(peer_id, current).rtt_s
+        if new_s is None:
+            return False
+        if old_s is None:  # it did not answer
+            return True
+        if self.seen(peer_id, current).is_decayed(now_s):
+            return new_s < old_s / WORTH
+        return way.path.rank < current.path.rank and new_s <= WORTH * old_s + WORTH_S
+
+    def lost(self, peer_id: PeerId, way: Way, now_s: float) -> None:
+        """What is in use did not answer: it counts as failed, and its round trip is unknown."""
+        self.failed(peer_id, way, now_s)
+        self._note(peer_id, way).rtt_s = None
+
+    def _note(self, peer_id: PeerId, way: Way) -> Seen:
+        ways = self._peers.pop(peer_id, {})
+        self._peers[peer_id] = ways
+        if len(self._peers) > MAX_PEERS:
+            self._peers.popitem(last=False)
+        if way not in ways and len(ways) >= MAX_WAYS:
+            del ways[next(iter(ways))]
+        return ways.setdefault(way, Seen())

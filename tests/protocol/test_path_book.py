@@ -1,0 +1,94 @@
+"""Which way to a peer comes first, and when the one in use is left."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.address import Address
+from protocol.path import Path
+from protocol.path_book import FRESH_S, MAX_PEERS, RETRY_S, PathBook, Way
+from tests.announcing import peer_of
+
+PEER, RELAY, OTHER = peer_of(1), peer_of(2), peer_of(3)
+DIRECT = Way(Path.DIRECT, Address("203.0.113.1", 1, PEER))
+ONE = Way(Path.RELAYED, Address("203.0.113.2", 1, PEER, RELAY))
+TWO = Way(Path.RELAYED, Address("203.0.113.3", 1, PEER, OTHER))
+HOLE, CIRCUIT = Way(Path.PUNCHED), Way(Path.CIRCUIT)
+ALL = (DIRECT, ONE, TWO, HOLE, CIRCUIT)
+
+
+@given(ways=st.permutations(ALL))
+def test_the_order_is_direct_relayed_punched_circuit(ways):
+    ordered = PathBook().order(PEER, ways, 0.0)
+
+    assert [way.path for way in ordered] == sorted((way.path for way in ways), key=list(Path).index)
+
+
+def test_what_failed_stands_last_until_it_is_due_again_each_time_later():
+    book = PathBook()
+    book.failed(PEER, DIRECT, 100.0)
+
+    assert book.order(PEER, ALL, 100.0 + RETRY_S / 2)[-1] == DIRECT
+    assert book.order(PEER, ALL, 100.0 + RETRY_S)[0] == DIRECT
+    book.failed(PEER, DIRECT, 200.0)
+    assert book.order(PEER, ALL, 200.0 + RETRY_S)[-1] == DIRECT
+    book.worked(PEER, DIRECT)
+    assert book.order(PEER, ALL, 200.0)[0] == DIRECT
+
+
+def test_a_better_kind_is_looked_for_and_taken_unless_it_is_much_slower():
+    book = PathBook()
+    book.measured(PEER, ONE, 0.010, 0.0)
+    assert book.worth_trying(PEER, ONE, ALL, 1.0) == [DIRECT]
+
+    book.measured(PEER, DIRECT, 0.012, 1.0)
+    assert book.is_better(PEER, DIRECT, ONE, 1.0)
+    book.measured(PEER, DIRECT, 0.300, 2.0)
+    assert not book.is_better(PEER, DIRECT, ONE, 2.0)
+
+
+def test_a_way_that_decays_is_left_for_one_that_is_by_far_better_of_whatever_kind():
+    book = PathBook()
+    book.measured(PEER, DIRECT, 0.010, 0.0)
+    assert book.worth_trying(PEER, DIRECT, ALL, 0.0) == []
+
+    book.measured(PEER, DIRECT, 0.500, 1.0)
+
+    assert book.worth_trying(PEER, DIRECT, ALL, 1.0) == [ONE, TWO, HOLE, CIRCUIT]
+    book.measured(PEER, ONE, 0.400, 1.0)
+    assert not book.is_better(PEER, ONE, DIRECT, 1.0)
+    book.measured(PEER, TWO, 0.020, 1.0)
+    assert book.is_better(PEER, TWO, DIRECT, 1.0)
+    assert book.order(PEER, ALL, 1.0)[0] != DIRECT
+    assert book.order(PEER, ALL, 2.0 + FRESH_S)[0] == DIRECT  # that was long ago
+
+
+def test_what_does_not_answer_any_more_is_left_for_whatever_does():
+    book = PathBook()
+    book.measured(PEER, DIRECT, 0.010, 0.0)
+    book.lost(PEER, DIRECT, 1.0)
+    book.measured(PEER, CIRCUIT, 0.200, 1.0)
+
+    assert book.is_better(PEER, CIRCUIT, DIRECT, 1.0)
+
+
+@given(best=st.floats(1e-4, 1.0), other=st.floats(1e-4, 1.0))
+def test_numbers_of_one_way_are_never_held_for_anothers(best, other):
+    book = PathBook()
+    book.measured(PEER, ONE, best, 0.0)
+    book.measured(PEER, DIRECT, other, 0.0)
+
+    assert book.seen(PEER, ONE).best_s == best
+    assert book.seen(PEER, DIRECT).best_s == other
+    assert book.seen(PEER, TWO).best_s is None
+    assert book.seen(OTHER, ONE).best_s is None
+
+
+@pytest.mark.parametrize("n", [MAX_PEERS + 100])
+def test_it_remembers_so_many_peers(n):
+    book = PathBook()
+    for i in range(n):
+        book.failed(f"peer-{i}", DIRECT, 0.0)
+
+    assert book.seen("peer-0", DIRECT).n_failed == 0
+    assert book.seen(f"peer-{n - 1}", DIRECT).n_failed == 1
