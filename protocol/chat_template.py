@@ -7,7 +7,7 @@ values alone. What a template may call is what the transformers library offers: 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -20,7 +20,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from protocol.errors import BadModel, UsageError
 
-MAX_CHARS, MAX_BASE, MAX_POWER = 1_000_000, 1_000_000, 64  # of what `*` and `**` make
+MAX_CHARS = 8_000_000  # of a prompt; the longest contexts hold less
+MAX_REPEATED, MAX_BASE, MAX_POWER = 10_000, 1_000_000, 64  # of what `*` and `**` make
 _WIDE = re.compile(r"%[^a-zA-Z%]*(?:\d{5}|\*)")  # a format that pads by much
 
 
@@ -58,13 +59,14 @@ def render_chat(
         raise BadModel(f"the model's chat template does not parse: {error}") from error
     plain = json.loads(json.dumps(list(messages)))  # no methods for the template to find
     try:
-        return compiled.render(
+        parts = compiled.generate(
             **special_tokens,
             messages=plain,
             tools=None if tools is None else json.loads(json.dumps(list(tools))),
             documents=None,
             add_generation_prompt=add_generation_prompt,
         )
+        return _joined(parts)
     except Refused as error:
         raise UsageError(f"the model's chat template refuses these messages: {error}") from error
     except Exception as error:  # a stranger's program: it may raise anything
@@ -74,10 +76,22 @@ def render_chat(
         ) from error
 
 
+def _joined(parts: Iterable[str]) -> str:
+    """A template may loop over loops: what it says is bounded while it says it."""
+    told: list[str] = []
+    n_chars = 0
+    for part in parts:
+        n_chars += len(part)
+        if n_chars > MAX_CHARS:
+            raise Refused(f"a prompt of more than {MAX_CHARS} characters")
+        told.append(part)
+    return "".join(told)
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """One in which a few letters cannot ask for all memory. What loops make is not bounded."""
 
-    intercepted_binops = frozenset({"*", "**", "%"})
+    intercepted_binops = frozenset({"*", "**", "%", "+"})
 
     def call_binop(
         self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
@@ -85,12 +99,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "**":
             fits = all(isinstance(each, int | float) for each in (left, right))
             fits = fits and abs(left) <= MAX_BASE and abs(right) <= MAX_POWER
+        elif operator == "+":
+            sized = [each for each in (left, right) if isinstance(each, str | list | tuple)]
+            fits = sum(map(len, sized)) <= MAX_CHARS
         elif operator == "%":
             fits = not isinstance(left, str) or not _WIDE.search(left)
         else:
-            sized = [each for each in (left, right) if isinstance(each, str | list | tuple)]
+            # Lists of lists, repeated, are small until somebody writes them down.
+            fits = not any(isinstance(each, list | tuple) for each in (left, right))
+            texts = [each for each in (left, right) if isinstance(each, str)]
             times = [each for each in (left, right) if isinstance(each, int)]
-            fits = not sized or not times or len(sized[0]) * times[0] <= MAX_CHARS
+            fits = fits and (not texts or not times or len(texts[0]) * times[0] <= MAX_REPEATED)
         if not fits:
             raise Refused(f"{operator} would make too much")
         return super().call_binop(context, operator, left, right)

@@ -37,6 +37,19 @@ FOUND = {
     "a loop that is broken where there is none": ("chat-template", b"{% break %}"),
     "a template nested too deeply": ("chat-template", b"{{" + b"(" * 5000),
     "a template that would take all memory": ("chat-template", b"{{ 'x' * 10000000000 }}"),
+    "a template that writes down lists of lists": (
+        "chat-template",
+        b"{% set a = [[[1] * 999] * 999] * 999 %}{{ a | tojson }}",
+    ),
+    "a template that doubles in a loop": (
+        "chat-template",
+        b"{% set n = namespace(a='x') %}{% for i in range(99) %}"
+        b"{% set n.a = n.a + n.a %}{% endfor %}",
+    ),
+    "a template that says more than any context holds": (
+        "chat-template",
+        b"{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}",
+    ),
     "a template that pads by a gigabyte": ("chat-template", b"{{ '%999999999d' % 1 }}"),
     "a template that would count for ever": ("chat-template", b"{{ 9 ** 9 ** 9 }}"),
     "settings of a tokenizer that are a text": (
