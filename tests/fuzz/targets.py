@@ -1,6 +1,13 @@
 """All targets by name."""
 
-from tests.fuzz import door_targets, model_targets, reach_targets, trust_targets, wire_targets
+from tests.fuzz import (
+    door_targets,
+    model_targets,
+    reach_targets,
+    router_targets,
+    trust_targets,
+    wire_targets,
+)
 from tests.fuzz.harness import Target
 
 ALL: tuple[Target, ...] = (
@@ -9,5 +16,6 @@ ALL: tuple[Target, ...] = (
     *model_targets.TARGETS,
     *door_targets.TARGETS,
     *reach_targets.TARGETS,
+    *router_targets.TARGETS,
 )
 TARGETS = {target.name: target for target in ALL}
