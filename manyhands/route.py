@@ -17,7 +17,13 @@ from manyhands.asking import Ask, open_client
 from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.models import Model
-from manyhands.options import home_option, join_option, json_option, limits_options
+from manyhands.options import (
+    channel_option,
+    home_option,
+    join_option,
+    json_option,
+    limits_options,
+)
 from manyhands.running import join_addresses
 from manyhands.thin import find_client_model
 from protocol.address import Address
@@ -45,6 +51,7 @@ def route() -> None:
     help="Room for so many, prompt and answer. Default: 1024.",
 )
 @limits_options
+@channel_option
 @home_option
 @json_option
 def explain(
@@ -60,9 +67,9 @@ def explain(
     from manyhands.route_table import show_explanation
 
     ask, place = Ask(**choices), Home.at(home)
-    found = find_client_model(model, place, join)
+    found = find_client_model(model, place, join, ask.channel)
     wanted = _wanted(ask, found, n_positions)
-    explained = run(_explain(place, join_addresses(place, join), wanted, found))
+    explained = run(_explain(place, join_addresses(place, join), wanted, found, ask.channel))
     view = view_of(explained, wanted, model)
     click.echo(json.dumps(view)) if as_json else show_explanation(view)
     if explained.refusal is not None:
@@ -86,13 +93,13 @@ def _wanted(ask: Ask, model: Model, n_positions: int) -> "Wanted":
 
 
 async def _explain(
-    home: Home, join: Sequence[Address], wanted: "Wanted", model: Model
+    home: Home, join: Sequence[Address], wanted: "Wanted", model: Model, channel: str
 ) -> "Explanation":
     from dataclasses import replace
 
     from scheduler.explain import explain
 
-    async with open_client(home, join) as client:
+    async with open_client(home, join, channel) as client:
         directory = await client.directory()
         client.permission.judge(wanted.manifest, model.asked).require(model.asked)
         peers, now_s = directory.live(), time.time()

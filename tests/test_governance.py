@@ -134,6 +134,22 @@ async def test_a_node_refuses_a_stopped_model_to_who_has_not_heard(model, tmp_pa
             await local.node._calls()["weights"](local.node.peer_id, b"")
 
 
+@pytest.mark.slow
+async def test_every_node_of_a_swarm_stops_within_a_minute_of_a_word_to_one(model, tmp_path):
+    """Real nodes, real engines: from the word to one until the last takes no more sessions."""
+    society = Ruled(releases=())
+    spans = ((0, 2), (2, 4), (4, 6)) * 3
+    async with private(model, tmp_path, society, *spans) as built:
+        nodes = [local.node for local in built.nodes]
+        assert all(node.state is State.SERVING for node in nodes)
+        began_s = time.monotonic()
+        await society.tell(built.nodes[-1], stamped(society, Severity.STOP, built.manifest.digest))
+        async with asyncio.timeout(WITHIN_S):
+            while any(node.state is State.SERVING for node in nodes):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        print(f"{len(nodes)} nodes in {time.monotonic() - began_s:.2f} s")
+
+
 # --- how fast word gets round ---------------------------------------------------------------------
 
 
