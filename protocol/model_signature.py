@@ -23,7 +23,7 @@ from hashlib import sha256
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
@@ -45,6 +45,18 @@ UNDERSTOOD = frozenset((
     ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE,
     ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
 ))  # fmt: skip
+UNREADABLE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    NotBase64,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)  # what the libraries raise for what a stranger wrote
 REFETCH = "fetch the checkpoint again; who changed it on purpose removes model.sig"
 
 
@@ -98,7 +110,7 @@ def check_signature(bundle: bytes | None, manifest: Manifest, trusted: Sequence[
         resources = _resources(json.loads(payload)) if is_known_form else None
     except BadSignature:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, NotBase64) as error:
+    except UNREADABLE as error:
         raise BadSignature(f"{FILE} cannot be read: {error!r:.200}", hint=REFETCH) from error
     if resources is None:
         return Checked(Signed.UNCHECKED, "it is of another version, or hashes in another way")
@@ -119,7 +131,7 @@ def read_trusted(pem: bytes) -> bytes:
         if b"CERTIFICATE" in pem:
             return _der(x509.load_pem_x509_certificate(pem))
         return _der(_elliptic(serialization.load_pem_public_key(pem)))
-    except (ValueError, TypeError, BadSignature) as error:
+    except (*UNREADABLE, BadSignature) as error:
         raise UsageError(
             f"not a key or certificate that signs models: {error}",
             hint="PEM of a public key on P-256, P-384 or P-521, or of a certificate",
@@ -197,7 +209,7 @@ def _issued(
         certificate.verify_directly_issued_by(issuer)
         basics = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = _usage(issuer)
-    except (InvalidSignature, ValueError, TypeError, x509.ExtensionNotFound):
+    except (InvalidSignature, x509.ExtensionNotFound, *UNREADABLE):
         return False
     limit = basics.path_length
     return (
@@ -285,11 +297,11 @@ def _read_der(der: bytes) -> Trusted:
     """
     try:
         return _elliptic(serialization.load_der_public_key(der))
-    except (ValueError, TypeError):
+    except UNREADABLE:
         pass
     try:
         return x509.load_der_x509_certificate(der)
-    except (ValueError, TypeError) as error:
+    except UNREADABLE as error:
         raise BadSignature("what is trusted is no key and no certificate") from error
 
 

@@ -2,6 +2,7 @@
 
 from tests.fuzz import (
     door_targets,
+    governance_targets,
     model_targets,
     reach_targets,
     router_targets,
@@ -14,6 +15,7 @@ ALL: tuple[Target, ...] = (
     *wire_targets.TARGETS,
     *trust_targets.TARGETS,
     *model_targets.TARGETS,
+    *governance_targets.TARGETS,
     *door_targets.TARGETS,
     *reach_targets.TARGETS,
     *router_targets.TARGETS,
