@@ -11,10 +11,11 @@ import logging
 from collections.abc import Callable, Sequence
 
 from protocol.codec import to_client_message, to_hop_bytes
-from protocol.errors import ManyhandsError, PeerUnreachable
+from protocol.errors import ManyhandsError, PeerUnreachable, VersionMismatch
 from protocol.identity import PeerId
 from protocol.messages import Closed, Reserve, Resume, ToClient, ToHop
 from protocol.transport import Connection, Stream, Transport
+from protocol.transport.greeting import CONSTRAINTS
 from protocol.transport.paths import LOOK_S, paths_of
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,11 @@ class Connections:
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)
 
+    def features(self, peer: str) -> frozenset[str]:
+        """What the peer behind the connection at hand knows of what was added to the protocol."""
+        known = self._open.get(peer)
+        return known.features if known is not None else frozenset()
+
     async def forget(self, peer: str) -> None:
         if (connection := self._open.pop(peer, None)) is not None:
             await connection.aclose()
@@ -171,9 +177,23 @@ class ControlLink:
             self._stream = None
             self.closed.set()
 
+    def _check_features(self) -> None:
+        """
+        Raises:
+            VersionMismatch: the peer would pass over what its client asks of it.
+        """
+        asks = any(isinstance(message, Reserve) and message.constraints for message in self._unsent)
+        if asks and CONSTRAINTS not in self._connections.features(self.peer):
+            raise VersionMismatch(
+                self.peer,
+                f"it does not know {CONSTRAINTS} on the hops of a session",
+                hint="update Manyhands there, or ask for no region, group or peer",
+            )
+
     async def _listen(self, timeout_s: float, greeting: Resume | None) -> None:
         stream = await self._connections.stream(self.peer, self._addresses, timeout_s=timeout_s)
         try:
+            self._check_features()
             unsent, self._unsent = self._unsent, []
             for message in [greeting, *unsent] if greeting else unsent:
                 stream.send(to_hop_bytes(message))

@@ -97,7 +97,7 @@ class Swarm:
         more: Mapping[str, object],
         move: tuple[Elsewhere | None, Pace | None],
     ) -> LocalNode:
-        identity = Identity(SigningKey.generate())
+        identity = self.new_identity()
         engine = _engine(self.directory, span, len(self.nodes))
         home = self.home / f"node-{len(self.nodes)}"
         home.mkdir(parents=True)
@@ -144,6 +144,10 @@ class Swarm:
             local.task.result()
         self.nodes.append(local)
         return local
+
+    def new_identity(self) -> Identity:
+        """Of the next node."""
+        return Identity(SigningKey.generate())
 
     def _transport(self, identity: Identity) -> tuple[Transport, Membership | None]:
         if self.membership_of is None:

@@ -14,7 +14,13 @@ from protocol.asking import Handover, PrefixNames
 from protocol.chain_actions import Seat
 from protocol.clock import wall_ms
 from protocol.constraints import Constraints, Group
-from protocol.errors import ConstraintBroken, IntegrityError, ManyhandsError, SwarmIncomplete
+from protocol.errors import (
+    ConstraintBroken,
+    IntegrityError,
+    ManyhandsError,
+    SwarmIncomplete,
+    VersionMismatch,
+)
 from protocol.handover import METHOD as HANDOVER
 from protocol.handover import request_bytes
 from protocol.identity import Identity, PeerId, public_key_from_peer_id
@@ -240,6 +246,22 @@ async def test_a_hop_that_leaves_them_out_of_its_terms_is_not_paid_nor_used(
             await whole(run)
 
         assert all(rows_at(local) == 0 for local in built.nodes)
+
+
+async def test_a_hop_of_a_version_before_constraints_serves_who_asks_for_none(
+    model, tmp_path, network
+):
+    plain = frozenset[str]()
+    async with swarm(
+        model, tmp_path, lambda who: network.transport(who, OPEN_SWARM_ID, features=plain)
+    ) as built:
+        await built.start((0, 3), (3, 6), region="eu")
+        built.transport_of = lambda who: network.transport(who, OPEN_SWARM_ID)
+        async with built.client() as client:
+            assert len((await answered(client, built)).token_ids) == N
+            with pytest.raises(VersionMismatch, match="does not know constraints"):
+                await answered(client, built, limits=EU, wait_s=0.2)
+        assert all(local.node.sessions.refused == 0 for local in built.nodes), "nobody asked them"
 
 
 # --- while it runs --------------------------------------------------------------------------------

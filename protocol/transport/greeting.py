@@ -1,10 +1,15 @@
 """What every call and stream carries before any handler runs: version, swarm, and who vouches.
 
+A version is what two peers must share to speak at all. What was added to one since has a name, a
+*feature*: each side says which it knows, those it has never heard of are passed over, and whoever
+needs one that the other side lacks refuses it by name (docs/protocol-versions.md).
+
 In: the metadata of a call. Out: nothing, or the refusal: another protocol version, saying which
 side is older, or another swarm. Both sides of a transport apply the same check; what a credential
 is worth is for a `Gate` to say.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Self
@@ -14,7 +19,10 @@ from protocol.identity import PeerId
 from protocol.signing import SWARM_ID_BYTES
 
 VERSION_KEY, SWARM_KEY = "manyhands-version", "manyhands-swarm"
-CREDENTIAL_KEY = "manyhands-member-bin"
+CREDENTIAL_KEY, FEATURES_KEY = "manyhands-member-bin", "manyhands-features"
+CONSTRAINTS = "constraints"  # it keeps its neighbours to what a client asks of them
+FEATURES = frozenset({CONSTRAINTS})  # that this version knows
+_MAX_FEATURES, _FEATURE = 64, re.compile("[a-z][a-z0-9-]{0,31}")
 _MAX_CREDENTIAL_BYTES = 4096
 _MAX_VERSION = 2**31
 
@@ -26,6 +34,7 @@ class Greeting:
     version: int
     swarm_id: bytes
     credential: bytes = b""  # a certificate of membership
+    features: frozenset[str] = FEATURES
 
     def __post_init__(self) -> None:
         if not 0 < self.version < _MAX_VERSION or len(self.swarm_id) != SWARM_ID_BYTES:
@@ -38,19 +47,27 @@ class Greeting:
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        plain = ((VERSION_KEY, str(self.version)), (SWARM_KEY, self.swarm_id.hex()))
-        return (*plain, (CREDENTIAL_KEY, self.credential)) if self.credential else plain
+        told: list[tuple[str, str | bytes]] = [
+            (VERSION_KEY, str(self.version)),
+            (SWARM_KEY, self.swarm_id.hex()),
+        ]
+        if self.credential:
+            told.append((CREDENTIAL_KEY, self.credential))
+        if self.features:
+            told.append((FEATURES_KEY, ",".join(sorted(self.features))))
+        return tuple(told)
 
     @classmethod
     def read(cls, metadata: Iterable[tuple[str, str | bytes]]) -> Self | None:
         """The greeting in a call's metadata; None when there is none that can be read."""
-        keys = (VERSION_KEY, SWARM_KEY, CREDENTIAL_KEY)
+        keys = (VERSION_KEY, SWARM_KEY, CREDENTIAL_KEY, FEATURES_KEY)
         found = {key: value for key, value in metadata if key in keys}
         shown = found.get(CREDENTIAL_KEY, b"")
         try:
             swarm_id = bytes.fromhex(str(found[SWARM_KEY]))
             credential = shown if isinstance(shown, bytes) else b""
-            return cls(int(found[VERSION_KEY]), swarm_id, credential)
+            features = _read_features(found.get(FEATURES_KEY, ""))
+            return cls(int(found[VERSION_KEY]), swarm_id, credential, features)
         except (KeyError, ValueError):
             return None
 
@@ -74,3 +91,9 @@ class Greeting:
             )
             return PeerRefused(listener, reason, hint="join with an invite of that swarm")
         return None
+
+
+def _read_features(told: str | bytes) -> frozenset[str]:
+    """Those of well-formed names, also unknown ones; a peer from before features tells none."""
+    names = told.split(",") if isinstance(told, str) else []
+    return frozenset(name for name in names[:_MAX_FEATURES] if _FEATURE.fullmatch(name))

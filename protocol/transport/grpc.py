@@ -30,7 +30,7 @@ from protocol.tls import (
     tls_name,
 )
 from protocol.transport.admission import Admission
-from protocol.transport.greeting import Greeting
+from protocol.transport.greeting import FEATURES, Greeting
 from protocol.transport.grpc_connection import GrpcConnection
 from protocol.transport.grpc_listener import GrpcListener
 from protocol.transport.interface import (
@@ -94,6 +94,7 @@ class GrpcTransport:
         swarm_id: bytes,
         *,
         version: int = PROTOCOL_VERSION,
+        features: frozenset[str] = FEATURES,
         gate: Gate | None = None,
         network: str = PUBLIC_NETWORK,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -101,7 +102,8 @@ class GrpcTransport:
         self.peer_id: PeerId = identity.peer_id
         self.counters = Counters()
         self._network = network
-        self._admission = Admission(Greeting(version, swarm_id), gate, identity.peer_id)
+        greeting = Greeting(version, swarm_id, features=features)
+        self._admission = Admission(greeting, gate, identity.peer_id)
         self._client_leaf = LeafRenewal(lambda: issue_client_leaf(identity, network), now=now)
         self._server_leaf = LeafRenewal(lambda: issue_server_leaf(identity), now=now)
 

@@ -39,6 +39,7 @@ class GrpcConnection:
         counters: Counters,
     ) -> None:
         self.peer_id, self.path = peer_id, path
+        self.features: frozenset[str] = frozenset()
         self._channel, self._admission, self._counters = channel, admission, counters
         self._credential: bytes | None = None  # that the other side showed, once it has
         self._streams: WeakSet[WireStream] = WeakSet()
@@ -108,7 +109,7 @@ class GrpcConnection:
         theirs = Greeting.read(await wire.initial_metadata())
         if theirs is None:
             raise await wire.failure()
-        self._credential = theirs.credential
+        self._credential, self.features = theirs.credential, theirs.features
         distrust = self._admission.distrust(self.peer_id, theirs, method)
         if distrust is not None:
             raise distrust

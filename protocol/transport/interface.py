@@ -66,6 +66,10 @@ class Connection(Protocol):
     def path(self) -> Path:
         """How the bytes get there."""
 
+    @property
+    def features(self) -> frozenset[str]:
+        """What it knows of what was added to the protocol's version, as it greeted us last."""
+
     async def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
         """One request, one answer.
 

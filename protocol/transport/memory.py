@@ -26,7 +26,7 @@ from protocol.errors import (
 from protocol.identity import Identity, PeerId
 from protocol.transport.admission import Admission, to_strangers
 from protocol.transport.error_codec import decode_error, encode_error
-from protocol.transport.greeting import Greeting
+from protocol.transport.greeting import FEATURES, Greeting
 from protocol.transport.handlers import Ours, is_being_cancelled, run_call, run_stream
 from protocol.transport.interface import (
     MAX_MESSAGE_BYTES,
@@ -67,11 +67,13 @@ class MemoryNetwork:
         swarm_id: bytes,
         *,
         version: int = PROTOCOL_VERSION,
+        features: frozenset[str] = FEATURES,
         gate: Gate | None = None,
     ) -> "MemoryTransport":
         """A peer on this network; one that was killed is alive again."""
         self._dead.discard(identity.peer_id)
-        return MemoryTransport(self, identity.peer_id, Greeting(version, swarm_id), gate)
+        greeting = Greeting(version, swarm_id, features=features)
+        return MemoryTransport(self, identity.peer_id, greeting, gate)
 
     def set_faults(self, faults: Faults, *between: PeerId) -> None:
         """From now on: on every link, or on the one between two peers."""
@@ -237,7 +239,7 @@ class MemoryListener:
         self._ending: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[bytes]] = set()
 
-    def admit(self, caller: MemoryTransport, method: str | None) -> None:
+    def admit(self, caller: MemoryTransport, method: str | None) -> Greeting:
         """Check the caller's greeting, and that we offer `method` to it; greet back."""
         service = self._service
         calls = {**service.open_calls, **service.calls, **service.seen_calls}
@@ -252,11 +254,12 @@ class MemoryListener:
             n_streams=sum(stream.peer_id == caller.peer_id for stream in self._streams.values()),
             guard=service.guard if method is not None else None,
         )
+        greeting = self._admission.greeting
         if refusal is None:
-            greeting = self._admission.greeting
             refusal = caller.admission.distrust(self.peer_id, greeting, method or HELLO)
         if refusal is not None:
             raise refusal
+        return greeting
 
     def sweep(self) -> None:
         """End the streams of those who may not go on."""
@@ -333,13 +336,14 @@ class MemoryConnection:
         self, network: MemoryNetwork, transport: MemoryTransport, address: Address
     ) -> None:
         self.peer_id, self.path = address.peer_id, address.path
+        self.features: frozenset[str] = frozenset()
         self._network, self._transport, self._address = network, transport, address
         self._streams: WeakSet[MemoryStream] = WeakSet()
         self._is_open = True
 
     async def hello(self, *, timeout_s: float) -> None:
         async with self._round_trip(timeout_s) as (listener, _):
-            listener.admit(self._transport, None)
+            self.features = listener.admit(self._transport, None).features
 
     async def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
         if len(request) > MAX_MESSAGE_BYTES:

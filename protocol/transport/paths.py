@@ -253,6 +253,10 @@ class _Tunnelled:
     def peer_id(self) -> PeerId:
         return self._inside.peer_id
 
+    @property
+    def features(self) -> frozenset[str]:
+        return self._inside.features
+
     async def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
         return await self._inside.call(method, request, timeout_s=timeout_s)
 
