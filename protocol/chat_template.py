@@ -21,6 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from protocol.errors import BadModel, UsageError
 
 MAX_CHARS = 8_000_000  # of a prompt; the longest contexts hold less
+MAX_JSON_CHARS, MAX_INDENT = 2_000_000, 16
 MAX_REPEATED, MAX_BASE, MAX_POWER = 10_000, 1_000_000, 64  # of what `*` and `**` make
 _WIDE = re.compile(r"%[^a-zA-Z%]*(?:\d{5}|\*)")  # a format that pads by much
 
@@ -133,9 +134,14 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(
+    if isinstance(indent, int) and indent > MAX_INDENT:
+        raise Refused("tojson would make too much")
+    told = json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+    if len(told) > MAX_JSON_CHARS:  # JSON of JSON of JSON is twice as long each time
+        raise Refused("tojson would make too much")
+    return told
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -41,6 +41,10 @@ FOUND = {
         "chat-template",
         b"{% set a = [[[1] * 999] * 999] * 999 %}{{ a | tojson }}",
     ),
+    "a template that writes JSON of JSON of JSON": (
+        "chat-template",
+        b"{{ messages" + b" | tojson" * 64 + b" }}",
+    ),
     "a template that doubles in a loop": (
         "chat-template",
         b"{% set n = namespace(a='x') %}{% for i in range(99) %}"
