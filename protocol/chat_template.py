@@ -21,7 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from protocol.errors import BadModel, UsageError
 
 MAX_CHARS = 8_000_000  # of a prompt; the longest contexts hold less
-MAX_JSON_CHARS, MAX_INDENT = 2_000_000, 16
+MAX_JSON_CHARS, MAX_INDENT = 700_000, 16
 MAX_REPEATED, MAX_BASE, MAX_POWER = 10_000, 1_000_000, 64  # of what `*` and `**` make
 _WIDE = re.compile(r"%[^a-zA-Z%]*(?:\d{5}|\*)")  # a format that pads by much
 
