@@ -1,4 +1,4 @@
-"""What it takes to carry a prompt's rows from one peer to the next, before the first token.
+"""What it takes to carry rows from one peer to the next: a prompt's, and each token's own.
 
 In: what peers announce of their bandwidth, how many rows there are and how wide. Out: milliseconds
 for any pair, spread over the answer's tokens, as all costs of a route are. A link is as fast as
@@ -26,10 +26,11 @@ def carriage_ms(
     up = _known(np.array([peer.measured.up_bytes_per_s for peer in senders], np.float64))
     down = _known(np.array([peer.measured.down_bytes_per_s for peer in takers], np.float64))
     n_answer = max(1, wanted.n_positions - wanted.n_prompt)
+    rows_per_token = 1 + wanted.n_prompt / n_answer
     row_bytes = np.array(
         [_row_bytes(peer.profile, wanted.hidden_size) for peer in senders], np.float64
     )
-    sent_bytes = wanted.n_prompt * row_bytes / n_answer
+    sent_bytes = rows_per_token * row_bytes
     carried: NDArray[np.float64] = 1000 * sent_bytes[:, None] / np.minimum.outer(up, down)
     return carried
 

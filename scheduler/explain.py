@@ -34,7 +34,7 @@ class ExplainedHop:
     span: Span
     cost: Cost[float]
     link_ms: float  # to the next hop, from the last one back to the first
-    carriage_ms: float  # the prompt's rows on that link, spread over the answer
+    carriage_ms: float  # a token's row on that link, and the prompt's, spread over the answer
     spares: tuple[PeerId, ...]  # who could take its blocks over, best first
 
     @property

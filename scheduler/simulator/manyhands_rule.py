@@ -123,6 +123,8 @@ def _wanted(swarm: Swarm, request: Request, avoid: Collection[PeerId]) -> Wanted
         manifest=MANIFEST,
         n_blocks=swarm.world.model.n_blocks,
         n_positions=request.n_positions,
+        n_prompt=request.n_prompt,
+        hidden_size=swarm.world.model.row_bytes // 4,
         profile=PROFILE,
         avoid=frozenset(avoid),
     )

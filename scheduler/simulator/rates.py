@@ -1,14 +1,18 @@
 """How fast sessions run that share nodes: the fixed point of who waits for whom.
 
 In: for every session that runs, its visits: node, time alone, weight. Out: seconds per row of each
-session. A visit is stretched by whoever else is likely to be there at the same moment:
+session. A node runs one step after the other, each of all rows that wait when it begins. So a row
+that comes while a step runs waits for its end, and then shares the next step with those that came
+meanwhile:
 
-    visit = alone * (1 + sum over others of weight * the share of their time that they are there)
+    visit = step + busy * (half of the step that runs), step = alone * (1 + share * busy * others)
 
-That is Schweitzer's approximate mean value analysis (1979; Bard 1979) with the batcher's cost
-curve as the station: a decode weighs `share`, since a further row of a step costs that much of the
-first, and a prompt's rows weigh 1, since they fill the node by themselves. With n decodes on one
-node it gives the curve exactly: 1 + share * (n - 1).
+where `busy` is the chance that some other session's step runs when the row comes, and `others` how
+many steps of others run or wait in the mean, as if each session's were spread evenly over its way
+round the ring: Schweitzer's approximate mean value analysis (1979; Bard 1979) with the batcher as
+the station, within a tenth of a simulation row by row (`tests/scheduler/simulator/test_rates.py`).
+A session whose ring is one node waits for nothing: the batcher keeps those in one batch. A prompt's
+rows weigh 1 for as long as they are there, since they fill the node by themselves.
 """
 
 from collections.abc import Sequence
@@ -23,6 +27,7 @@ Ints = NDArray[np.intp]
 
 MAX_ROUNDS = 60
 DAMPING = 0.5
+MOST_THERE = 0.999
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,25 +60,29 @@ class Rates:
         """precision: relative, of what is answered."""
         self._n_nodes, self._precision = n_nodes, precision
         self._there: dict[int, Floats] = {}
-        self._pressure: Floats = np.zeros(n_nodes)  # on each node: how much longer a visit takes
-        self._prompts: Floats = np.zeros(n_nodes)  # the part of it that prompts make
+        self._nodes = _Stations.idle_ones(n_nodes)
 
-    def pressure(self, node: int) -> tuple[float, float]:
-        """By how much everything on a node takes longer at present, and what prompts are of it."""
-        return float(self._pressure[node]), float(self._prompts[node])
+    def queue(self, node: int) -> tuple[float, float]:
+        """Seconds that a row waits at present before its step begins, and how many times longer
+        that step takes because prompts run, less one."""
+        return float(self._nodes.wait_s[node]), float(self._nodes.prompts[node])
 
     def estimate(self, load: Load) -> float:
         """Seconds per row for one session more, while the others stay as they are."""
-        visit = load.alone_s * (1 + self._pressure[load.nodes])
+        now, nodes = self._nodes, load.nodes
+        longer = 1 + now.prompts[nodes]
         if load.is_stream:
+            visit = load.alone_s * (longer + now.decodes[nodes])
             return float(np.max(np.maximum(visit, load.carry_s)))
+        visit = load.alone_s * (longer + now.busy[nodes] * now.decodes[nodes])
+        if len(nodes) > 1:
+            visit = visit + now.wait_s[nodes]
         return load.between_s + float(visit.sum())
 
     def solve(self, loads: Sequence[Load], keys: Sequence[int]) -> Floats:
         """[session] seconds per row. `keys` name the sessions from one call to the next."""
         if not loads:
-            self._there = {}
-            self._pressure, self._prompts = np.zeros(self._n_nodes), np.zeros(self._n_nodes)
+            self._there, self._nodes = {}, _Stations.idle_ones(self._n_nodes)
             return np.zeros(0)
         sizes = np.array([len(load.nodes) for load in loads])
         starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
@@ -84,34 +93,72 @@ class Rates:
         carry = np.concatenate([load.carry_s for load in loads])
         between = np.array([load.between_s for load in loads])
         is_stream = np.array([load.is_stream for load in loads])
+        streams, waits = is_stream[session], (sizes > 1)[session] & ~is_stream[session]
         there = np.concatenate(
             [self._guess(key, load) for key, load in zip(keys, loads, strict=True)]
-        )
-        per_row = np.zeros(len(loads))
+        )  # the share of its time that a session's step runs there
+        per_row, step = np.zeros(len(loads)), alone
         for _ in range(MAX_ROUNDS):
-            pressure = self._sum(nodes, weight * there)
-            visit = alone * (1 + pressure[nodes] - weight * there)
+            now = _Stations.of(self._n_nodes, nodes, np.where(streams, 0.0, there), step, weight)
+            prompts = _sum(self._n_nodes, nodes, np.where(streams, there, 0.0))
+            decodes = now.decodes[nodes] - np.where(streams, 0.0, weight * there)
+            busy = 1 - now.idle[nodes] / np.where(streams, 1.0, 1 - np.minimum(there, MOST_THERE))
+            others = np.where(waits, busy, 1.0) * decodes
+            step = alone * (1 + prompts[nodes] - np.where(streams, there, 0.0) + others)
+            visit = step + np.where(waits, busy * now.half_s[nodes], 0.0)
             in_turn = between + np.add.reduceat(visit, starts)
             at_once = np.maximum.reduceat(np.maximum(visit, carry), starts)
             new_per_row = np.where(is_stream, at_once, in_turn)
-            there += DAMPING * (visit / new_per_row[session] - there)
+            there = there + DAMPING * (step / new_per_row[session] - there)
             change = float(np.max(np.abs(new_per_row - per_row) / new_per_row))
             per_row = new_per_row
             if change < self._precision:
                 break
-        self._pressure = self._sum(nodes, weight * there)
-        self._prompts = self._sum(nodes, weight * there * is_stream[session])
+        now = _Stations.of(self._n_nodes, nodes, np.where(streams, 0.0, there), step, weight)
+        prompts = _sum(self._n_nodes, nodes, np.where(streams, there, 0.0))
+        self._nodes = replace(now, prompts=prompts)
         self._there = {
             key: there[start : start + size]
             for key, start, size in zip(keys, starts, sizes, strict=True)
         }
         return per_row
 
-    def _sum(self, nodes: Ints, values: Floats) -> Floats:
-        return np.bincount(nodes, values, minlength=self._n_nodes).astype(np.float64)
-
     def _guess(self, key: int, load: Load) -> Floats:
         known = self._there.get(key)
         if known is not None and len(known) == len(load.nodes):
             return known
         return load.alone_s / max(float(load.alone_s.sum()) + load.between_s, 1e-12)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stations:
+    """All nodes, by what their sessions' steps are."""
+
+    idle: Floats  # the chance that no decode's step runs
+    decodes: Floats  # by how much a step is longer that all of these share
+    half_s: Floats  # of the step that runs, if one does
+    prompts: Floats  # by how much everything takes longer, since prompts run
+
+    @classmethod
+    def of(cls, n: int, nodes: Ints, there: Floats, step: Floats, weight: Floats) -> Self:
+        """there: the share of its time that each visit's step runs; 0 of a prompt."""
+        runs = _sum(n, nodes, there)
+        idle = np.exp(_sum(n, nodes, np.log1p(-np.minimum(there, MOST_THERE))))
+        half_s = _sum(n, nodes, there * step) / np.maximum(runs, 1e-12) / 2
+        return cls(idle, _sum(n, nodes, weight * there), half_s, np.zeros(n))
+
+    @classmethod
+    def idle_ones(cls, n: int) -> Self:
+        return cls(np.ones(n), np.zeros(n), np.zeros(n), np.zeros(n))
+
+    @property
+    def busy(self) -> Floats:
+        return 1 - self.idle
+
+    @property
+    def wait_s(self) -> Floats:
+        return self.busy * self.half_s
+
+
+def _sum(n: int, nodes: Ints, values: Floats) -> Floats:
+    return np.bincount(nodes, values, minlength=n).astype(np.float64)

@@ -35,7 +35,7 @@ def test_the_parts_of_a_route_add_up_to_what_the_search_says():
     assert first.spares == (peer_of(3), peer_of(5))
 
 
-def test_a_prompt_avoids_narrow_links_and_the_explanation_says_what_they_would_take():
+def test_rows_avoid_narrow_links_and_the_explanation_says_what_they_would_take():
     wide = Measured(up_bytes_per_s=10**7, down_bytes_per_s=10**7)
     narrow = Measured(up_bytes_per_s=10**5, down_bytes_per_s=10**5)
     first, near = announce(1, (0, 4), measured=wide), announce(2, (4, 8), measured=narrow)
@@ -47,7 +47,7 @@ def test_a_prompt_avoids_narrow_links_and_the_explanation_says_what_they_would_t
 
     assert explained.routes[0].hops[1].announcement == far
     carried = [hop.carriage_ms for route in explained.routes for hop in route.hops]
-    row_ms = 1_000 * 256 * 4 / 100 / 10**7 * 1000  # per token of the answer
+    row_ms = (1_000 + 100) / 100 * 256 * 4 / 10**7 * 1000  # per token: the prompt's, and its own
     assert carried == pytest.approx([row_ms, 0, 100 * row_ms, 0]), "tokens alone go back"
     for route in explained.routes:
         assert sum(hop.ms for hop in route.hops) == pytest.approx(route.cost_ms, abs=1e-3)
