@@ -1,5 +1,5 @@
 """What is said on the way to a peer and of what it may do: hellos, relays, dial-back, constraints;
-releases, advisories and rules about models; the signatures that checkpoints carry."""
+releases, advisories and rules about models."""
 
 import ssl
 from contextlib import suppress
@@ -13,14 +13,12 @@ from protocol.dialling_back import Answer, Outcome, Question
 from protocol.membership import advisories, releases, rules
 from protocol.membership.state import SwarmState
 from protocol.messages import SessionId
-from protocol.model_signature import check_signature
 from protocol.relaying import Asked, Called, Granted, Reservation, Share, from_bytes, to_bytes
 from protocol.signing import OPEN_SWARM_ID, Envelope
 from tests.announcing import NOW_MS, key_of, peer_of
 from tests.fuzz.harness import Target
 from tests.fuzz.trust_targets import sealed
 from tests.membership import FOUNDER, RELEASERS, WARNERS, advise, found, govern, release
-from tests.protocol import test_model_signature as signatures
 
 SESSION = SessionId(bytes(16))
 _ASKED = Constraints(regions=("eu",), groups=(Group("lab", (peer_of(1),)),), avoid=(peer_of(9),))
@@ -83,14 +81,6 @@ def _learn(envelope: Envelope) -> None:
     fresh.learn(envelope)
 
 
-def _signed_model(data: bytes) -> None:
-    check_signature(data, signatures.manifest(), [signatures.key_of("P-256")])
-
-
-def _bundles() -> list[bytes]:
-    return [signatures.dumped(signatures.by_key()), signatures.dumped(signatures.by_certificate())]
-
-
 def _payload(sealed_bytes: bytes) -> bytes:
     return Envelope.decode(sealed_bytes).payload
 
@@ -150,5 +140,4 @@ TARGETS = (
         seeds=lambda: [advise(_RULED, WARNERS[0]).payload],
         shape="cbor",
     ),
-    Target(name="model-signature", parse=_signed_model, seeds=_bundles, shape="json"),
 )

@@ -21,3 +21,4 @@ ALL: tuple[Target, ...] = (
     *router_targets.TARGETS,
 )
 TARGETS = {target.name: target for target in ALL}
+assert len(TARGETS) == len(ALL), "two targets of one name"
