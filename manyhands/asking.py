@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from manyhands.home import Home, open_books
 from manyhands.models import Model
-from manyhands.party import open_party
+from manyhands.party import Party, open_party
 from protocol.address import Address
 from protocol.errors import ContextExceeded, UsageError
 
 if TYPE_CHECKING:
     from protocol.constraints import Group
     from protocol.text import Tokenizer
+    from protocol.transport.grpc import GrpcTransport
     from scheduler.client import Client
     from scheduler.permission import Terms
     from scheduler.request import GenerationRequest
@@ -140,17 +141,34 @@ class Ask:
 
 
 @asynccontextmanager
+async def party_transport(party: Party, *, tunnels: bool) -> AsyncIterator["GrpcTransport"]:
+    """Its transport; with tunnels where they are wanted and can be had."""
+    transport = party.transport()
+    if not tunnels:
+        yield transport
+        return
+    from manyhands.discovering import tunnelling
+
+    async with tunnelling(party.identity, party.swarm_id) as ways:
+        transport.tunnelling = ways
+        yield transport
+
+
+@asynccontextmanager
 async def open_client(
     home: Home,
     join: Sequence[Address],
     channel: str = "stable",
     terms: "Terms | None" = None,
+    *,
+    tunnels: bool = False,
 ) -> AsyncIterator["Client"]:
     """A client with the key, the books and the memory of this home.
 
     Args:
         channel: of models, where the swarm releases them.
         terms: what has to be accepted, see `governing.gate.terms_for`.
+        tunnels: run libp2p too, for peers to which nothing else leads.
 
     Raises:
         ConfigError, IntegrityError: the home's key or ledger cannot be used.
@@ -165,17 +183,20 @@ async def open_client(
         open_books(home.client, party.identity, party.swarm_id) as books,
         kept_records(home.client / RECORD_NAME) as records,
     ):
-        async with Client(
-            party.identity,
-            party.swarm_id,
-            party.transport(),
-            books,
-            join,
-            records=records,
-            membership=party.membership,
-            channel=Channel(channel),
-            terms=terms,
-        ) as client:
+        async with (
+            party_transport(party, tunnels=tunnels) as transport,
+            Client(
+                party.identity,
+                party.swarm_id,
+                transport,
+                books,
+                join,
+                records=records,
+                membership=party.membership,
+                channel=Channel(channel),
+                terms=terms,
+            ) as client,
+        ):
             try:
                 yield client
             finally:

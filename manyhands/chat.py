@@ -25,6 +25,7 @@ from manyhands.options import (
     home_option,
     join_option,
     limits_options,
+    tunnels_option,
     wait_option,
 )
 from manyhands.progress import say
@@ -54,6 +55,7 @@ PRIVACY = "Peers that serve the first and last blocks can read what you write."
 @click.option("--forget", is_flag=True, help="Peers keep nothing; each turn runs all of it again.")
 @click.option("--no-spares", is_flag=True, help="No other peer holds a copy while it runs.")
 @wait_option
+@tunnels_option
 @channel_option
 @accept_licence_option
 @home_option
@@ -62,6 +64,7 @@ def chat(
     join: tuple[Address, ...],
     home: Path | None,
     accept_licence: bool,
+    tunnels: bool,
     **choices: Any,
 ) -> None:
     """Talk with MODEL. Ctrl-C stops an answer; /quit or Ctrl-D ends."""
@@ -78,9 +81,8 @@ def chat(
         say(f"{found.name}. {PRIVACY} Ctrl-C stops an answer, /quit ends.")
     with new_runner() as runner:
         stack = AsyncExitStack()
-        client = runner.run(
-            stack.enter_async_context(open_client(place, addresses, ask.channel, terms))
-        )
+        opening = open_client(place, addresses, ask.channel, terms, tunnels=tunnels)
+        client = runner.run(stack.enter_async_context(opening))
         try:
             _converse(runner, client, Conversation(found, tokenizer, ask), is_terminal)
         finally:

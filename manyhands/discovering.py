@@ -6,16 +6,25 @@ blocks the swarm misses, and who has weights.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from manyhands.progress import say
 from node.discovery import Discovery
 from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
 from protocol.clock import wall_ms
-from protocol.identity import Identity
+from protocol.errors import ConfigError
+from protocol.identity import Identity, PeerId
 from protocol.record_pages import N_PAGES
 from protocol.signing import SigningKey
+from protocol.transport.control_plane import (
+    CARRYING,
+    CircuitLimits,
+    Keeper,
+    TunnelLimits,
+    Tunnelling,
+)
 from protocol.transport.libp2p import Libp2pPlane
 
 LOOK_TIMEOUT_S = 6.0
@@ -29,14 +38,54 @@ def make_plane(
     bootstrap: Sequence[Address],
     *,
     lan: bool,
+    relays: bool = False,
 ) -> Libp2pPlane | None:
-    """A plane if any of the flags was given. Nothing listens that nobody asked for."""
+    """A plane if any of the flags was given. Nothing listens that nobody asked for.
+
+    Args:
+        relays: carry what others say, too; else a few words, with which they arrange holes.
+    """
     if listen is None and not bootstrap and not lan:
         return None
     host, port = listen or ("0.0.0.0", 0)
     return Libp2pPlane(
-        identity, host=host, port=port, bootstrap=bootstrap, swarm_id=swarm_id, lan=lan
+        identity,
+        host=host,
+        port=port,
+        bootstrap=bootstrap,
+        swarm_id=swarm_id,
+        lan=lan,
+        tunnels=TunnelLimits(),
+        relaying=CARRYING if relays else CircuitLimits(),
     )
+
+
+@asynccontextmanager
+async def tunnelling(identity: Identity, swarm_id: bytes) -> AsyncIterator[Tunnelling | None]:
+    """Tunnels for a client; None, and a word why, where libp2p does not run."""
+    plane = Libp2pPlane(identity, host="0.0.0.0", swarm_id=swarm_id, tunnels=TunnelLimits())
+    try:
+        await plane.start(_KeepsNothing())
+    except ConfigError as error:
+        say(f"no tunnels: {error}; {error.hint}")
+        yield None
+        return
+    plane.tunnelling.serve(0, wants_places=lambda: False)
+    try:
+        yield plane.tunnelling
+    finally:
+        await plane.stop()
+
+
+class _KeepsNothing(Keeper):
+    def admits(self, peer_id: PeerId) -> bool:
+        return True
+
+    async def keep(self, sender: PeerId, key: bytes, value: bytes) -> bool:
+        return False
+
+    async def kept(self, sender: PeerId, key: bytes) -> bytes:
+        return b""
 
 
 async def find_peers(swarm_id: bytes, bootstrap: Sequence[Address]) -> tuple[Address, ...]:

@@ -27,6 +27,7 @@ from manyhands.options import (
     home_option,
     join_option,
     limits_options,
+    tunnels_option,
     wait_option,
 )
 from manyhands.progress import say
@@ -62,6 +63,7 @@ Show = Callable[["Event"], None]
 @click.option("--no-spares", is_flag=True, help="No other peer holds a copy while it runs.")
 @click.option("--timeout", "timeout_s", type=float, default=600.0, metavar="S", help="For all.")
 @wait_option
+@tunnels_option
 @channel_option
 @accept_licence_option
 @home_option
@@ -74,6 +76,7 @@ def generate(
     join: tuple[Address, ...],
     home: Path | None,
     accept_licence: bool,
+    tunnels: bool,
     as_json: bool,
     as_jsonl: bool,
     **choices: Any,
@@ -92,7 +95,7 @@ def generate(
         request = ask.request(found, ids, tokenizer)
         addresses = join_addresses(place, join)
         terms = terms_for(place, found.manifest, accepts=accept_licence)
-        opening = partial(open_client, place, addresses, ask.channel, terms)
+        opening = partial(open_client, place, addresses, ask.channel, terms, tunnels=tunnels)
         run(_generate(opening, request, _shower(as_json, as_jsonl)))
     except Exception as error:
         if as_jsonl:

@@ -235,6 +235,15 @@ def wait_option(command: Command) -> Command:
     )(command)
 
 
+def tunnels_option(command: Command) -> Command:
+    return click.option(
+        "--libp2p",
+        "tunnels",
+        is_flag=True,
+        help="Also reach peers through libp2p, where nothing else leads to them.",
+    )(command)
+
+
 def accept_licence_option(command: Command) -> Command:
     return click.option(
         "--accept-licence",

@@ -234,6 +234,15 @@ async def _serve(
     from node.node import Node
 
     transport = party.transport()
+    plane = make_plane(
+        party.identity,
+        party.swarm_id,
+        wanted.libp2p,
+        wanted.bootstrap,
+        lan=wanted.lan,
+        relays=wanted.relay is not None,
+    )
+    transport.tunnelling = plane.tunnelling if plane else None
     model, moves = prepared.model, wanted.span is None
     capacity = prepared.placing.of(model.manifest.digest).capacity_blocks if moves else 0
     node = Node(
@@ -246,9 +255,7 @@ async def _serve(
         _settings(wanted, home),
         _software(),
         elsewhere=Elsewhere(wanted, party, prepared) if moves else None,
-        plane=make_plane(
-            party.identity, party.swarm_id, wanted.libp2p, wanted.bootstrap, lan=wanted.lan
-        ),
+        plane=plane,
         place=place_in_swarm(home, party, transport),
         ways=ways_of(wanted),
     )

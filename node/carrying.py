@@ -1,7 +1,8 @@
 """What a node has to do with relays: being one, and being reachable through some.
 
-In: settings, who else is there. Out: the stream `relay`, relayed addresses to announce, how many
-more peers it would carry, and what it carried for whom, kept in a file across starts.
+In: settings, who else is there, the tunnels of libp2p where that runs. Out: the stream `relay`,
+addresses that begin at relays, to announce; how many more peers it would carry, and what it carried
+for whom, kept in a file across starts.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -22,11 +23,13 @@ from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.relaying import METHOD
 from protocol.transport import StreamHandler
+from protocol.transport.control_plane import Tunnelling
 from protocol.transport.paths import paths_of
 
 log = logging.getLogger(__name__)
 
 KEEP_S = 60.0
+LOOK_S = 1.0  # whether libp2p has found other relays
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
@@ -39,16 +42,20 @@ class Carrying:
         others: Callable[[], Sequence[Announcement]],
         changed: Callable[[], None],
         whereabouts: Whereabouts,
+        tunnelling: Tunnelling | None = None,
     ) -> None:
         """
         Args:
             others: who serves now, but this node.
             changed: called when there are other addresses to announce.
+            tunnelling: of libp2p, where it runs.
             whereabouts: whether peers found that nobody can dial this node.
         """
         self._paths = paths_of(standing.transport)
         settings, identity, swarm_id = standing.settings, standing.identity, standing.swarm_id
         self._settings, self._whereabouts = settings, whereabouts
+        self._tunnelling, self._changed = tunnelling, changed
+        self._peer_id = identity.peer_id
         self._port = 0  # of our own listener
         self.relay = Relay(identity, swarm_id, settings.relay_quotas) if settings.relay else None
         self.reservations = Reservations(
@@ -56,7 +63,7 @@ class Carrying:
             swarm_id,
             given=settings.via,
             others=others,
-            is_wanted=lambda: bool(settings.via) or settings.via_auto or self._is_hidden(),
+            is_wanted=lambda: bool(settings.via) or self._wants_relays(),
             local=self._local,
             changed=changed,
         )
@@ -67,7 +74,13 @@ class Carrying:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        return self.reservations.addresses
+        """Best first."""
+        return (*self.reservations.addresses, *self._tunnels())
+
+    def _tunnels(self) -> Iterator[Address]:
+        """In which those end up who run libp2p too."""
+        for relay in self._tunnelling.relays if self._tunnelling else ():
+            yield Address(relay.host, relay.port, self._peer_id, relay.peer_id, is_tunnel=True)
 
     @property
     def n_slots(self) -> int:
@@ -79,6 +92,7 @@ class Carrying:
             "relay": self.relay.status() if self.relay else None,
             "via": self.reservations.status(),
             "connections": self._paths.status(),
+            "tunnels": self._tunnelling.status() if self._tunnelling else None,
         }
 
     @asynccontextmanager
@@ -91,7 +105,25 @@ class Carrying:
                 await stack.enter_async_context(carrying_on(self.relay, self._settings))
             reserving = asyncio.create_task(self.reservations.run(), name="reservations")
             stack.push_async_callback(_ended, reserving)
+            if self._tunnelling is not None:
+                tunnelling = asyncio.create_task(self._be_tunnelled(port), name="tunnels")
+                stack.push_async_callback(_ended, tunnelling)
             yield
+
+    async def _be_tunnelled(self, port: int) -> None:
+        """Tunnels of others end here from when libp2p runs; where they begin is announced."""
+        assert self._tunnelling is not None
+        told: tuple[Address, ...] = ()
+        while True:
+            self._tunnelling.serve(port, wants_places=self._wants_relays)
+            relays = self._tunnelling.relays
+            if relays != told:
+                told = relays
+                self._changed()
+            await asyncio.sleep(LOOK_S)
+
+    def _wants_relays(self) -> bool:
+        return self._settings.via_auto or self._is_hidden()
 
     def _is_hidden(self) -> bool:
         return not self._whereabouts.reach.is_dialable

@@ -116,8 +116,9 @@ class Node:
         ways = ways or Ways(announce=settings.announce)
         self.whereabouts = Whereabouts(transport, self._others, self.gossip.announce, ways)
         self._pausing = Pausing(self, settings)
+        tunnels, told = plane.tunnelling if plane else None, self.gossip.announce
         where = self.whereabouts
-        self.carrying = Carrying(self._standing, self._others, self.gossip.announce, where)
+        self.carrying = Carrying(self._standing, self._others, told, where, tunnels)
 
     # --- life -------------------------------------------------------------------------------------
 

@@ -3,8 +3,9 @@
 In and out: multiaddr text, `/ip4/203.0.113.5/tcp/31400/p2p/12D3Koo…`, in the three forms that a
 gRPC target can have (ip4, ip6, dns4). A peer that a relay makes reachable is spelled as libp2p
 spells circuits, `…/p2p/RELAY/p2p-circuit/p2p/PEER`: whoever dials it connects to the relay's host
-and port and asks there for the peer by name (see `protocol.relaying`). Reaching the address is left
-to the transports.
+and port and asks there for the peer by name (see `protocol.relaying`). With `/tunnel` after it, the
+relay is one of libp2p, and the service lies in a tunnel that begins there (see
+`protocol.transport.tunnels`). Reaching the address is left to the transports.
 """
 
 import re
@@ -24,7 +25,7 @@ _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _EXAMPLE = "an address looks like /ip4/203.0.113.5/tcp/31400/p2p/12D3Koo…"
 _RELAYED_EXAMPLE = "a relayed one: /ip4/203.0.113.5/tcp/31402/p2p/RELAY/p2p-circuit/p2p/PEER"
-_CIRCUIT = "/p2p-circuit/p2p/"
+_CIRCUIT, _TUNNEL = "/p2p-circuit/p2p/", "/tunnel"
 _NOBODY = PeerId("")
 
 
@@ -36,6 +37,7 @@ class Address:
     port: int
     peer_id: PeerId
     relay: PeerId = _NOBODY  # whose host and port these are, where it is not the peer itself
+    is_tunnel: bool = False  # they are those of its libp2p
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
@@ -47,13 +49,19 @@ class Address:
             public_key_from_peer_id(self.relay)
             if self.relay == self.peer_id:
                 raise UsageError("nobody relays to itself", hint=_RELAYED_EXAMPLE)
+        elif self.is_tunnel:
+            raise UsageError("a tunnel begins at a relay", hint=_RELAYED_EXAMPLE)
 
     def __str__(self) -> str:
         there = f"/{self.family}/{self.host}/tcp/{self.port}/p2p/"
-        return there + (f"{self.relay}{_CIRCUIT}{self.peer_id}" if self.relay else self.peer_id)
+        relayed = f"{self.relay}{_CIRCUIT}{self.peer_id}" if self.relay else self.peer_id
+        return there + relayed + (_TUNNEL if self.is_tunnel else "")
 
     @property
     def path(self) -> Path:
+        """Of a tunnel the worse one; it may turn out to be the other."""
+        if self.is_tunnel:
+            return Path.CIRCUIT
         return Path.RELAYED if self.relay else Path.DIRECT
 
     @property
@@ -92,7 +100,8 @@ class Address:
         if not _PORT.fullmatch(port):
             raise UsageError(f"not a port: {port[:20]!r}", hint=_EXAMPLE)
         if circuit:
-            address = cls(host, int(port), PeerId(relayed), PeerId(peer_id))
+            relayed, is_tunnel = relayed.removesuffix(_TUNNEL), relayed.endswith(_TUNNEL)
+            address = cls(host, int(port), PeerId(relayed), PeerId(peer_id), is_tunnel)
         else:
             address = cls(host, int(port), PeerId(peer_id))
         if address.family != family:

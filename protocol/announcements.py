@@ -20,6 +20,7 @@ from protocol.heartbeats import Heartbeats
 from protocol.identity import PeerId, peer_id_from_public_key, public_key_from_peer_id
 from protocol.measured import NOT_MEASURED, Measured
 from protocol.messages import Span, require
+from protocol.path import Path
 from protocol.reachability import NOTHING_KNOWN, Reach
 from protocol.signing import Envelope, SigningKey, open_envelope, seal
 
@@ -28,6 +29,7 @@ VERSION = 1
 MAX_RECORD_BYTES = 8 * 1024
 MAX_LIFETIME_MS = 600_000
 MAX_ADDRESSES, MAX_LINKS, MAX_EXTRAS = 8, 16, 32
+_RELAYED = {"circuits": Path.RELAYED, "tunnels": Path.CIRCUIT}  # extras with more addresses
 MAX_TEXT_CHARS = 128
 MAX_OFFER_BYTES = 4 * 1024
 MAX_MEMBERSHIP_BYTES = 1024
@@ -236,8 +238,9 @@ def _extras(announcement: Announcement) -> tuple[Field, ...]:
     """What was added to version 1: named, and left out where there is nothing to say."""
     named: list[tuple[str, Any]] = list(announcement.measured.extras())
     # Older peers read the first field and know of no relays: one such address would spoil it.
-    if relayed := tuple(str(address) for address in announcement.addresses if address.relay):
-        named.append(("circuits", relayed))
+    for name, path in _RELAYED.items():
+        if relayed := tuple(str(each) for each in announcement.addresses if each.path is path):
+            named.append((name, relayed))
     if announcement.adapters:
         named.append(("adapters", announcement.adapters))
     if (beats := announcement.heartbeats) is not None:
@@ -295,13 +298,17 @@ def _from_fields(fields: list[Any]) -> Announcement:
 
 
 def _read_addresses(direct: list[Any], extras: dict[str, Any]) -> tuple[Address, ...]:
-    """Its own first; where either list holds one of the other kind, the record is refused."""
-    relayed = extras.get("circuits", [])
-    require(isinstance(relayed, list), "circuits are addresses")
-    read = [[Address.parse(_text(address)) for address in texts] for texts in (direct, relayed)]
-    apart = [bool(address.relay) for address in (*read[0], *read[1])]
-    require(apart == [False] * len(direct) + [True] * len(relayed), "an address of another kind")
-    return (*read[0], *read[1])
+    """Its own first; where a list holds one of another kind, the record is refused."""
+    found: list[Address] = []
+    for path, texts in (
+        (Path.DIRECT, direct),
+        *((path, extras.get(name, [])) for name, path in _RELAYED.items()),
+    ):
+        require(isinstance(texts, list), "addresses are a list")
+        read = [Address.parse(_text(text)) for text in texts]
+        require(all(each.path is path for each in read), "an address of another kind")
+        found += read
+    return tuple(found)
 
 
 def _text(value: object) -> str:

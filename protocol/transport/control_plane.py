@@ -7,13 +7,14 @@ one process. All of it is awaited on one asyncio loop.
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from protocol.address import Address
 from protocol.identity import PeerId
 from protocol.messages import require
+from protocol.path import Path
 
 CLOSEST = 8  # peers that keep a key, and that are asked for it
 
@@ -77,8 +78,8 @@ class CircuitLimits:
     place_s: int = 3600
     circuits: int = 32
     circuits_per_peer: int = 4  # it calls, or that call it
-    circuit_s: int = 4 * 3600
-    circuit_bytes: int = 8 * 2**30
+    circuit_s: int = 120
+    circuit_bytes: int = 128 * 2**10  # as go-libp2p: enough to arrange a hole
     idle_s: float = 180.0
     bytes_per_day: int = 50 * 10**9  # all circuits together
 
@@ -88,6 +89,9 @@ class CircuitLimits:
         require(min(*counts, *most) > 0 and self.idle_s > 0, "quotas are positive")
 
 
+CARRYING = CircuitLimits(circuit_s=4 * 3600, circuit_bytes=8 * 2**30)  # of a relay that wants to
+
+
 class Tunnel(Protocol):
     """A way to a peer's service that no TCP connection of ours takes."""
 
@@ -95,7 +99,37 @@ class Tunnel(Protocol):
     def address(self) -> Address:
         """Where to dial it: on this machine, and whoever answers proves to be that peer."""
 
+    @property
+    def path(self) -> Path:
+        """PUNCHED or CIRCUIT; the same for all that goes through it."""
+
     async def aclose(self) -> None: ...
+
+
+class Tunnelling(Protocol):
+    """The tunnels of one plane."""
+
+    @property
+    def relays(self) -> tuple[Address, ...]:
+        """Relays that keep a place for us, in which the tunnels of others to us begin."""
+
+    def serve(self, port: int, *, wants_places: Callable[[], bool]) -> None:
+        """From now on the tunnels of others come out at a service on this machine.
+
+        Args:
+            wants_places: whether relays should keep a place for us, since strangers cannot dial us.
+                From any thread, and quick.
+        """
+
+    async def open(self, address: Address, *, timeout_s: float) -> Tunnel:
+        """The best that there is to a peer now: through a hole in both routers, else a circuit.
+
+        Raises:
+            PeerUnreachable: there is none.
+        """
+
+    def status(self) -> dict[str, object]:
+        """For people."""
 
 
 class ControlPlane(Protocol):
@@ -105,6 +139,7 @@ class ControlPlane(Protocol):
     addresses: tuple[Address, ...]
     refused: Counter[str]  # what strangers asked for and did not get, by reason
     problem: str  # why it does not run although it should; empty while it does
+    tunnelling: Tunnelling | None
 
     async def start(self, keeper: Keeper) -> None:
         """Listen, and greet the bootstrap peers when they answer.

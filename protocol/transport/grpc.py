@@ -30,6 +30,7 @@ from protocol.tls import (
     tls_name,
 )
 from protocol.transport.admission import Admission
+from protocol.transport.control_plane import Tunnelling
 from protocol.transport.greeting import FEATURES, Greeting
 from protocol.transport.grpc_connection import GrpcConnection
 from protocol.transport.grpc_listener import GrpcListener
@@ -101,6 +102,7 @@ class GrpcTransport:
     ) -> None:
         self.peer_id: PeerId = identity.peer_id
         self.counters = Counters()
+        self.tunnelling: Tunnelling | None = None  # through libp2p, where it runs
         self._network = network
         greeting = Greeting(version, swarm_id, features=features)
         self._admission = Admission(greeting, gate, identity.peer_id)
@@ -138,6 +140,8 @@ class GrpcTransport:
         return listener
 
     async def dial(self, address: Address, *, timeout_s: float = 5.0) -> GrpcConnection:
+        if address.is_tunnel:
+            return await self._dial_through(address, timeout_s=timeout_s)
         connection = self._connect(address)
         self._admission.opened(connection)
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -154,9 +158,26 @@ class GrpcTransport:
             raise
         return connection
 
+    async def _dial_through(self, address: Address, *, timeout_s: float) -> GrpcConnection:
+        """Inside a tunnel, which ends with the connection."""
+        if self.tunnelling is None:
+            raise PeerUnreachable(address.peer_id, "only a tunnel leads there: libp2p is not on")
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        tunnel = await self.tunnelling.open(address, timeout_s=timeout_s)
+        try:
+            remaining_s = max(0.1, deadline - asyncio.get_running_loop().time())
+            connection = await self.dial(tunnel.address, timeout_s=remaining_s)
+        except BaseException:
+            await tunnel.aclose()
+            raise
+        connection.pass_through(tunnel)
+        return connection
+
     async def ask_openly(
         self, address: Address, method: str, request: bytes, *, timeout_s: float = 5.0
     ) -> bytes:
+        if address.is_tunnel:
+            raise PeerUnreachable(address.peer_id, "no tunnel leads to a swarm with members")
         connection = self._connect(address)
         try:
             return await connection.call(method, request, timeout_s=timeout_s)

@@ -16,6 +16,7 @@ from protocol.errors import ManyhandsError, MembershipEnded, PeerUnreachable, Us
 from protocol.identity import PeerId
 from protocol.path import Path
 from protocol.transport.admission import Admission
+from protocol.transport.control_plane import Tunnel
 from protocol.transport.greeting import Greeting
 from protocol.transport.grpc_listener import HELLO, SERVICE_NAME
 from protocol.transport.grpc_status import CALL_ERRORS, failure_of
@@ -44,6 +45,11 @@ class GrpcConnection:
         self._credential: bytes | None = None  # that the other side showed, once it has
         self._streams: WeakSet[WireStream] = WeakSet()
         self._closing: asyncio.Task[None] | None = None
+        self._tunnel: Tunnel | None = None
+
+    def pass_through(self, tunnel: Tunnel) -> None:
+        """What it was dialled through ends with it."""
+        self._tunnel, self.path = tunnel, tunnel.path
 
     async def hello(self, *, timeout_s: float) -> None:
         """Prove reach, identity, version and swarm, in both directions."""
@@ -81,6 +87,8 @@ class GrpcConnection:
             await asyncio.gather(*(stream.aclose() for stream in tuple(self._streams)))
         finally:
             await self._channel.close()
+            if self._tunnel is not None:
+                await self._tunnel.aclose()
 
     def sweep(self) -> None:
         """Leave a peer that we may not ask any more; its streams end with the reason."""

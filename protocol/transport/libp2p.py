@@ -4,7 +4,7 @@ In: an identity, where to listen, bootstrap peers. Out: a `ControlPlane`. libp2p
 extra and speaks trio: it is imported when a plane starts, and lives in a thread of its own. Its
 defaults would also accept plaintext and half a dozen transports; what may be spoken is named here
 outright. What strangers may have of us is the `doorkeeper`'s, what they may ask `kademlia`'s. Where
-asked to, the host also carries the service itself, and circuits of others: see `carrying`.
+asked to, the host also carries the service itself, and circuits of others: see `tunnelling`.
 """
 
 import asyncio
@@ -19,7 +19,6 @@ from protocol.address import Address
 from protocol.errors import ConfigError
 from protocol.identity import Identity, PeerId
 from protocol.signing import OPEN_SWARM_ID
-from protocol.transport.carrying import Carrying, info_of
 from protocol.transport.control_plane import (
     CLOSEST,
     CircuitLimits,
@@ -33,6 +32,7 @@ from protocol.transport.doorkeeper import Doorkeeper
 from protocol.transport.lan import MAX_HEARD, LocalNetwork
 from protocol.transport.reach import reachable_hosts, why_not_listening
 from protocol.transport.trio_thread import TrioThread
+from protocol.transport.tunnelling import Libp2pTunnelling, info_of
 
 if TYPE_CHECKING:
     from protocol.transport.kademlia import Kademlia
@@ -93,13 +93,15 @@ class Libp2pPlane(ControlPlane):
         self._dht: Kademlia | None = None
         if self._swarm_key:  # the library puts its cipher on one end of a circuit alone
             tunnels = relaying = None
-        self.carrying = Carrying(tunnels, relaying, self._admits, self._limits.timeout_s)
+        self.tunnelling: Libp2pTunnelling = Libp2pTunnelling(
+            tunnels, relaying, self._admits, self._limits.timeout_s
+        )
         self._connected: tuple[PeerId, ...] = ()
 
     @property
     def refused(self) -> Counter[str]:  # type: ignore[override]  # there a field; here a sum
         kademlia = self._dht.refused if self._dht else Counter[str]()
-        return self._door.refused + kademlia + self.carrying.refused
+        return self._door.refused + kademlia + self.tunnelling.refused
 
     async def start(self, keeper: Keeper) -> None:
         try:
@@ -123,7 +125,7 @@ class Libp2pPlane(ControlPlane):
         try:
             self._thread = await asyncio.to_thread(_import_and_start, asyncio.get_running_loop())
             port: int = await self._thread.start(self._serve)
-            self.carrying.thread = self._thread
+            self.tunnelling.thread = self._thread
         except Exception as error:
             raise ConfigError(f"libp2p does not start: {error!r}", hint=INSTALL_HINT) from error
         if not port:
@@ -135,7 +137,7 @@ class Libp2pPlane(ControlPlane):
         if listening is not None:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
-        thread, self._thread, self.carrying.thread = self._thread, None, None
+        thread, self._thread, self.tunnelling.thread = self._thread, None, None
         self.addresses, self._connected, self.problem = (), (), self.problem or "stopped"
         if thread is not None:
             await thread.stop()
@@ -171,11 +173,11 @@ class Libp2pPlane(ControlPlane):
             async with host.run(listen_addrs=listen):
                 ports = [int(address.value_for_protocol("tcp")) for address in host.get_addrs()]
                 self._dht = dht = self._make_dht(host)
-                self.carrying.begin(host, (self._host, ports[0] if ports else 0))
+                self.tunnelling.begin(host, (self._host, ports[0] if ports else 0))
                 is_started = True
                 task_status.started(ports[0] if ports else 0)  # none when it cannot listen
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self.carrying.run)
+                    nursery.start_soon(self.tunnelling.run)
                     await self._stay_connected(host, dht)
         except Exception as error:
             if not is_started:
@@ -269,7 +271,7 @@ class Libp2pPlane(ControlPlane):
 
         with trio.move_on_after(self._limits.timeout_s):
             try:
-                await self.carrying.meet(host, info_of(address))
+                await self.tunnelling.meet(host, info_of(address))
             except Exception as error:  # of a library with many kinds, about a stranger
                 extra = {"address": str(address), "reason": repr(error)}
                 log.debug("a bootstrap peer does not answer", extra=extra)

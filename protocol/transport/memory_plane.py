@@ -31,6 +31,7 @@ class MemoryPlane:
         self.peer_id = peer_id
         self.addresses: tuple[Address, ...] = ()
         self.refused: Counter[str] = Counter()
+        self.tunnelling = None
         self.problem = ""
         self._network = network
         self._keeper: Keeper | None = None

@@ -67,6 +67,7 @@ class Tunnels:
         self._admits, self._limits, self._timeout_s = admits, limits, timeout_s
         self._streams: Counter[str] = Counter()  # of others, to our service
         self._no_hole_until: dict[ID, float] = {}
+        self._calling: dict[ID, _Calling] = {}
         self._nursery: Any = None
         circuits.called = self._called
         host.set_stream_handler(TUNNEL, self.serve)
@@ -90,15 +91,22 @@ class Tunnels:
 
     # --- to others --------------------------------------------------------------------------------
 
-    async def open(self, peer: ID, relays: Sequence[PeerInfo], *, punched: bool) -> "LocalEnd":
+    async def open(
+        self, peer: ID, relays: Sequence[PeerInfo], *, punched: bool | None = None
+    ) -> "LocalEnd":
         """A port on loopback that leads to `peer`, through a hole or through a circuit.
+
+        Args:
+            punched: None: through a hole that there is, else a circuit, if the relay carries one.
 
         Raises:
             CircuitRefused: there is no such way.
         """
+        if punched is None:
+            punched = await self._best(peer, relays)
         await self._ensure(peer, relays, punched=punched)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        local = LocalEnd(listeners[0].socket.getsockname()[1], trio.CancelScope())
+        local = LocalEnd(listeners[0].socket.getsockname()[1], punched, trio.CancelScope())
 
         async def accepted(socket: Any) -> None:
             end = SocketEnd(socket)
@@ -124,8 +132,7 @@ class Tunnels:
             return
         if punched and (why := self._why_no_hole(peer)):
             raise CircuitRefused(why)
-        if not any(not is_direct(each) for each in connections_of(self._host, peer)):
-            await self._call(peer, relays)
+        await self._be_connected(peer, relays)
         if punched:  # whoever is called begins
             with trio.move_on_after(PUNCH_S):
                 while not self._punching.has_direct(peer):  # noqa: ASYNC110 (dialled or accepted)
@@ -144,17 +151,38 @@ class Tunnels:
         self._no_hole_until.pop(peer, None)
         return ""
 
-    async def _call(self, peer: ID, relays: Sequence[PeerInfo]) -> None:
-        why = CircuitRefused("no relay is known at which it has a place")
+    async def _best(self, peer: ID, relays: Sequence[PeerInfo]) -> bool:
+        """Whether a hole is the way: there is one, or the relay carries nothing."""
+        if self._connection(peer, punched=True) is not None:
+            return True
+        await self._be_connected(peer, relays)
+        return self._connection(peer, punched=False) is None
+
+    async def _be_connected(self, peer: ID, relays: Sequence[PeerInfo]) -> None:
+        """A circuit, of any use; one that is on its way is waited for, and outlives who waits."""
+        if any(not is_direct(each) for each in connections_of(self._host, peer)):
+            return
+        calling = self._calling.get(peer)
+        if calling is None:
+            calling = self._calling[peer] = _Calling(trio.Event())
+            self._nursery.start_soon(self._call, peer, relays, calling)
+        await calling.ended.wait()
+        if calling.why is not None:
+            raise calling.why
+
+    async def _call(self, peer: ID, relays: Sequence[PeerInfo], calling: "_Calling") -> None:
+        calling.why = CircuitRefused("no relay is known at which it has a place")
         for relay in relays:
             try:
                 await self.meet(relay)
                 self._punching.expect(peer)
                 await self._circuits.connect(relay.peer_id, peer)
-                return
+                calling.why = None
+                break
             except CircuitRefused as refused:
-                why = refused
-        raise why
+                calling.why = refused
+        del self._calling[peer]
+        calling.ended.set()
 
     async def meet(self, relay: PeerInfo) -> None:
         """Connect to a relay from the port we listen on: what it sees is what others may dial."""
@@ -277,18 +305,25 @@ class Tunnels:
         return None
 
     async def _leave_circuits(self) -> None:
-        """Circuits beside a direct connection that nothing has run over for a while are closed."""
+        """Circuits that nothing has run over for a while are closed: relays have few."""
         now_s = trio.current_time()
         for connections in list(self._host.get_network().connections.values()):
-            if any(map(is_direct, connections)):
-                for each in list(connections):
-                    if is_direct(each) or each.is_closed or each.get_streams():
-                        each.idle_since_s = math.inf
-                        continue
-                    each.idle_since_s = min(now_s, getattr(each, "idle_since_s", math.inf))
-                    if now_s - each.idle_since_s > KEEP_CIRCUIT_S:
-                        with trio.move_on_after(1.0), contextlib.suppress(Exception):
-                            await each.close()
+            for each in list(connections):
+                if is_direct(each) or each.is_closed or each.get_streams():
+                    each.idle_since_s = math.inf
+                    continue
+                each.idle_since_s = min(now_s, getattr(each, "idle_since_s", math.inf))
+                if now_s - each.idle_since_s > KEEP_CIRCUIT_S:
+                    with trio.move_on_after(1.0), contextlib.suppress(Exception):
+                        await each.close()
+
+
+@dataclass(slots=True)
+class _Calling:
+    """A circuit on its way."""
+
+    ended: trio.Event
+    why: CircuitRefused | None = None  # there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,4 +331,5 @@ class LocalEnd:
     """A port on loopback; cancelling its scope ends it and all that runs through it."""
 
     port: int
+    is_punched: bool
     scope: Any

@@ -20,9 +20,10 @@ from typing import Any
 from protocol.address import Address
 from protocol.errors import ManyhandsError, PeerUnreachable
 from protocol.identity import Identity, PeerId
+from protocol.path import Path
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.transport import Service, Stream
-from protocol.transport.control_plane import CircuitLimits, TunnelLimits
+from protocol.transport.control_plane import CARRYING, TunnelLimits
 from protocol.transport.grpc import GrpcTransport
 from protocol.transport.libp2p import Libp2pPlane
 from tests.namespaces.lab import Host
@@ -81,7 +82,7 @@ class _Peer:
             port=port,
             bootstrap=bootstrap,
             tunnels=TunnelLimits(),
-            relaying=CircuitLimits(),
+            relaying=CARRYING,
         )
 
     async def run(self) -> None:
@@ -89,7 +90,7 @@ class _Peer:
         listener = await self.transport.listen("127.0.0.1", 0, service)
         await self.plane.start(_Keeper())
         (address,) = listener.addresses
-        self.plane.carrying.serve(address.port, wants_places=lambda: True)
+        self.plane.tunnelling.serve(address.port, wants_places=lambda: True)
         _print({"peer": self.plane.peer_id})
         while line := await asyncio.to_thread(sys.stdin.readline):
             verb, *arguments = json.loads(line)
@@ -99,16 +100,17 @@ class _Peer:
                 _print({"error": str(error)})
 
     async def relays(self) -> object:
-        return [str(each) for each in self.plane.carrying.relays]
+        return [str(each) for each in self.plane.tunnelling.relays]
 
     async def status(self) -> object:
-        return self.plane.carrying.status() | {"refused": dict(self.plane.refused)}
+        return self.plane.tunnelling.status() | {"refused": dict(self.plane.refused)}
 
     async def echo(self, peer: str, relays: list[str], punched: bool, sizes: list[int]) -> object:
         """Through a new tunnel: a call and a stream, proven to come from that peer."""
         began_s = time.monotonic()
+        path = Path.PUNCHED if punched else Path.CIRCUIT
         addresses = [Address.parse(each) for each in relays]
-        tunnel = await self.plane.carrying.open(PeerId(peer), addresses, punched=punched)
+        tunnel = await self.plane.tunnelling.open_by(PeerId(peer), addresses, path)
         opened_s = time.monotonic() - began_s
         try:
             connection = await self.transport.dial(tunnel.address, timeout_s=15)

@@ -38,9 +38,20 @@ def test_a_relayed_address_survives_its_text_and_leads_to_the_relay(host, port):
     assert address.target == Address(host, port, RELAY).target
 
 
+@given(host=hosts, port=st.integers(1, 65535))
+def test_a_tunnel_survives_its_text_and_is_no_relayed_address(host, port):
+    tunnel, relayed = (Address(host, port, PEER, RELAY, is_tunnel) for is_tunnel in (True, False))
+
+    assert Address.parse(str(tunnel)) == tunnel != relayed
+    assert str(tunnel) == f"{relayed}/tunnel"
+    assert tunnel.path is Path.CIRCUIT
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "/ip4/203.0.113.5/tcp/1/p2p/{PEER}/tunnel",
+        "/ip4/203.0.113.5/tcp/1/p2p/{RELAY}/p2p-circuit/p2p/{PEER}/tunnel/tunnel",
         f"/ip4/203.0.113.5/tcp/1/p2p/{PEER}/p2p-circuit/p2p/{PEER}",
         "/ip4/203.0.113.5/tcp/1/p2p/{RELAY}/p2p-circuit/p2p/{PEER}/p2p-circuit/p2p/{RELAY}",
         "/ip4/203.0.113.5/tcp/1/p2p/{RELAY}/p2p-circuit",

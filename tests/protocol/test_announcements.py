@@ -120,6 +120,24 @@ def test_relayed_addresses_stand_apart_where_peers_who_know_no_relays_pass_them_
         replace(announcement, addresses=(relayed, own))
 
 
+def test_tunnels_are_announced_apart_from_relayed_addresses_and_after_them():
+    peer, relay = peer_of(1), peer_of(2)
+    relayed = Address("203.0.113.5", 31402, peer, relay)
+    tunnel = Address("203.0.113.5", 31401, peer, relay, is_tunnel=True)
+    announcement = announce(1, addresses=(relayed, tunnel))
+
+    data = seal_announcement(announcement, OPEN_SWARM_ID, key_of(1))
+
+    assert read_announcement(data)[0] == announcement
+    fields = cbor2.loads(Envelope.decode(data).payload)
+    assert [["circuits", [str(relayed)]], ["tunnels", [str(tunnel)]]] == fields[20]
+    fields[20] = [["circuits", [str(tunnel)]]]
+    with pytest.raises((NotCanonical, PeerMisbehaved)):
+        read_announcement(seal("mh/announcement/1", OPEN_SWARM_ID, fields, key_of(1)).encode())
+    with pytest.raises(PeerMisbehaved, match="come before"):
+        replace(announcement, addresses=(tunnel, relayed))
+
+
 @pytest.mark.parametrize("bad", [[5, 5], [7, 3], [3], ["a", "b"], None])
 def test_a_signed_announcement_with_a_nonsensical_span_is_refused(bad):
     fields = cbor2.loads(Envelope.decode(record(1).data).payload)

@@ -6,7 +6,7 @@ Holes need routers: `tests/namespaces/test_tunnels.py` has them.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import pytest
 from protocol.address import Address
 from protocol.errors import PeerMisbehaved, PeerUnreachable, UsageError
 from protocol.identity import Identity, PeerId
+from protocol.path import Path as Way
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.transport import Service, Stream
-from protocol.transport.control_plane import CircuitLimits, PlaneLimits, TunnelLimits
+from protocol.transport.control_plane import CARRYING, CircuitLimits, PlaneLimits, TunnelLimits
 from protocol.transport.grpc import GrpcTransport
 from protocol.transport.libp2p import Libp2pPlane, is_installed
 from tests.gossiping import until
@@ -41,9 +42,9 @@ class Peer:
     def peer_id(self) -> PeerId:
         return self.plane.peer_id
 
-    async def ask(self, other: "Peer", *relays: Address, punched: bool = False) -> bytes:
+    async def ask(self, other: "Peer", *relays: Address, way: Way = Way.CIRCUIT) -> bytes:
         """A call through a new tunnel."""
-        tunnel = await self.plane.carrying.open(other.peer_id, relays, punched=punched)
+        tunnel = await self.plane.tunnelling.open_by(other.peer_id, relays, way)
         try:
             connection = await self.transport.dial(tunnel.address, timeout_s=10)
             try:
@@ -68,7 +69,7 @@ async def peer(
     listener = await made.transport.listen("127.0.0.1", 0, service)
     await plane.start(Shelf())
     if serves:
-        plane.carrying.serve(listener.addresses[0].port, wants_places=lambda: True)
+        plane.tunnelling.serve(listener.addresses[0].port, wants_places=lambda: True)
     try:
         yield made
     finally:
@@ -82,7 +83,7 @@ async def around_a_relay(
 ) -> AsyncIterator[tuple[Peer, ...]]:
     """A relay, and peers that have a place there."""
     async with AsyncExitStack() as stack:
-        relay = await stack.enter_async_context(peer(relaying=limits or CircuitLimits()))
+        relay = await stack.enter_async_context(peer(relaying=limits or CARRYING))
         others = [
             await stack.enter_async_context(
                 peer(*relay.plane.addresses, tunnels=tunnels or TunnelLimits())
@@ -90,7 +91,7 @@ async def around_a_relay(
             for _ in range(n)
         ]
         for each in others:
-            await until(lambda each=each: bool(each.plane.carrying.relays), timeout_s=20)
+            await until(lambda each=each: bool(each.plane.tunnelling.relays), timeout_s=20)
         yield (relay, *others)
 
 
@@ -106,20 +107,20 @@ async def _echoes(stream: Stream) -> None:
 
 async def test_a_call_through_a_circuit_is_proven_end_to_end_and_the_relay_counts_its_bytes():
     async with around_a_relay() as (relay, there, here):
-        assert list(there.plane.carrying.relays) == list(relay.plane.addresses)
+        assert list(there.plane.tunnelling.relays) == list(relay.plane.addresses)
 
-        caller = await here.ask(there, *there.plane.carrying.relays)
+        caller = await here.ask(there, *there.plane.tunnelling.relays)
 
         assert caller.decode() == here.peer_id
-        told: Any = relay.plane.carrying.status()["relaying"]
+        told: Any = relay.plane.tunnelling.status()["relaying"]
         assert told["places"] == 2
         assert told["carried_bytes"] > 2000
 
 
 async def test_whoever_answers_in_a_tunnel_has_to_be_the_peer_that_was_dialled():
     async with around_a_relay() as (_, there, here):
-        tunnel = await here.plane.carrying.open(
-            there.peer_id, there.plane.carrying.relays, punched=False
+        tunnel = await here.plane.tunnelling.open_by(
+            there.peer_id, there.plane.tunnelling.relays, Way.CIRCUIT
         )
         other = PeerId(Identity(SigningKey.generate()).peer_id)
 
@@ -137,21 +138,21 @@ async def test_what_there_is_no_way_to_says_why():
             (off, relay.plane.addresses, "carries nothing here"),
         ):
             with pytest.raises(PeerUnreachable, match=why):
-                await asking.plane.carrying.open(nowhere, relays, punched=False)
+                await asking.plane.tunnelling.open_by(nowhere, relays, Way.CIRCUIT)
 
 
 @pytest.mark.slow
 async def test_a_relay_keeps_no_more_places_and_circuits_than_it_may():
-    limits = CircuitLimits(places=2, circuits_per_peer=1)
+    limits = replace(CARRYING, places=2, circuits_per_peer=1)
     async with around_a_relay(limits=limits) as (relay, there, here):
         async with peer(*relay.plane.addresses, tunnels=TunnelLimits()) as late:
             await until(lambda: relay.plane.refused["reservations"] > 0, timeout_s=20)
-            assert not late.plane.carrying.relays
-            await here.ask(there, *there.plane.carrying.relays)  # its circuit stays open
+            assert not late.plane.tunnelling.relays
+            await here.ask(there, *there.plane.tunnelling.relays)  # its circuit stays open
 
             with pytest.raises(PeerUnreachable, match="no circuit"):
-                await late.plane.carrying.open(
-                    there.peer_id, there.plane.carrying.relays, punched=False
+                await late.plane.tunnelling.open_by(
+                    there.peer_id, there.plane.tunnelling.relays, Way.CIRCUIT
                 )
 
         assert relay.plane.refused["circuits of one peer"] == 1
@@ -159,10 +160,10 @@ async def test_a_relay_keeps_no_more_places_and_circuits_than_it_may():
 
 @pytest.mark.slow
 async def test_a_circuit_that_has_carried_its_share_ends_and_the_next_begins():
-    limits = CircuitLimits(circuit_bytes=64 * 2**20 + 1)
+    limits = replace(CARRYING, circuit_bytes=64 * 2**20 + 1)
     async with around_a_relay(limits=limits) as (_, there, here):
-        relays = there.plane.carrying.relays
-        tunnel = await here.plane.carrying.open(there.peer_id, relays, punched=False)
+        relays = there.plane.tunnelling.relays
+        tunnel = await here.plane.tunnelling.open_by(there.peer_id, relays, Way.CIRCUIT)
         connection = await here.transport.dial(tunnel.address, timeout_s=10)
         stream = await connection.open("echoes")
         half = bytes(16 * 2**20)
@@ -182,9 +183,9 @@ async def test_a_circuit_that_has_carried_its_share_ends_and_the_next_begins():
 
 async def test_peers_get_as_many_tunnels_as_they_may_and_none_where_no_service_is():
     async with around_a_relay(3, tunnels=TunnelLimits(streams_per_peer=1)) as (_, there, here, off):
-        off.plane.carrying.serve(0, wants_places=lambda: True)
-        relays = there.plane.carrying.relays
-        tunnel = await here.plane.carrying.open(there.peer_id, relays, punched=False)
+        off.plane.tunnelling.serve(0, wants_places=lambda: True)
+        relays = there.plane.tunnelling.relays
+        tunnel = await here.plane.tunnelling.open_by(there.peer_id, relays, Way.CIRCUIT)
         connection = await here.transport.dial(tunnel.address, timeout_s=10)
 
         with pytest.raises(PeerUnreachable):
@@ -233,7 +234,7 @@ async def test_words_that_are_none_end_their_stream_and_nothing_else():
     async with peer(tunnels=TunnelLimits(), relaying=CircuitLimits()) as made:
         await on_a_strangers_host(made.plane.addresses[0], send_junk)
         async with peer(*made.plane.addresses, tunnels=TunnelLimits()) as here:
-            await until(lambda: bool(here.plane.carrying.relays), timeout_s=20)
+            await until(lambda: bool(here.plane.tunnelling.relays), timeout_s=20)
 
         assert not made.plane.problem
 
@@ -241,8 +242,8 @@ async def test_words_that_are_none_end_their_stream_and_nothing_else():
 @pytest.mark.slow
 async def test_a_reader_that_takes_nothing_for_longer_than_the_library_waits_loses_nothing():
     async with around_a_relay() as (_, there, here):
-        relays = there.plane.carrying.relays
-        tunnel = await here.plane.carrying.open(there.peer_id, relays, punched=False)
+        relays = there.plane.tunnelling.relays
+        tunnel = await here.plane.tunnelling.open_by(there.peer_id, relays, Way.CIRCUIT)
         _, writer = await asyncio.open_connection("127.0.0.1", tunnel.address.port)
         ours, theirs = await _raw_echo(there)
         sent = bytes(range(256)) * 2**14  # 4 MiB: more than both windows hold
@@ -264,7 +265,7 @@ async def _raw_echo(at: Peer) -> tuple[asyncio.Server, "asyncio.Future[Any]"]:
     server = await asyncio.start_server(
         lambda reader, writer: accepted.set_result((reader, writer)), "127.0.0.1", 0, limit=2**16
     )
-    at.plane.carrying.serve(server.sockets[0].getsockname()[1], wants_places=lambda: True)
+    at.plane.tunnelling.serve(server.sockets[0].getsockname()[1], wants_places=lambda: True)
     return server, accepted
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from protocol.address import Address
 from protocol.errors import PeerUnreachable
 from protocol.identity import PeerId
-from protocol.transport.control_plane import CircuitLimits, TunnelLimits
+from protocol.path import Path
+from protocol.transport.control_plane import CircuitLimits, Tunnel, TunnelLimits, Tunnelling
 from protocol.transport.trio_thread import TrioThread
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 OPEN_S = 30.0  # a circuit and a hole, with everything that may have to be tried twice
 
 
-class Carrying:
+class Libp2pTunnelling(Tunnelling):
     """Of one host. Without limits for it, a trade is not taken up."""
 
     def __init__(
@@ -43,7 +44,6 @@ class Carrying:
 
     @property
     def relays(self) -> tuple[Address, ...]:
-        """Where others reach us by circuits: relays that keep a place for us."""
         return tuple(Address(*each) for each in self._tunnels.relays) if self._tunnels else ()
 
     @property
@@ -52,28 +52,23 @@ class Carrying:
         return sum((part.refused for part in parts if part), Counter[str]())
 
     def serve(self, port: int, *, wants_places: Callable[[], bool]) -> None:
-        """From now on peers' tunnels come out at a service on this machine.
-
-        Args:
-            wants_places: whether relays should keep a place for us, since strangers cannot dial us.
-                From any thread, and quick.
-        """
         if self._tunnels is not None:
             self._tunnels.wants_places = wants_places
             self._tunnels.service_port = port
 
-    async def open(
+    async def open(self, address: Address, *, timeout_s: float = OPEN_S) -> Tunnel:
+        relay = Address(address.host, address.port, address.relay)
+        return await self.open_by(address.peer_id, [relay], None, timeout_s=timeout_s)
+
+    async def open_by(
         self,
         peer_id: PeerId,
         relays: Sequence[Address],
+        path: Path | None,
         *,
-        punched: bool,
         timeout_s: float = OPEN_S,
-    ) -> "LocalTunnel":
-        """A way to a peer's service: through a hole in both routers, or through a circuit.
-
-        Args:
-            relays: where that peer says it has a place.
+    ) -> Tunnel:
+        """A tunnel through any of some relays, by that path or by the best that there is now.
 
         Raises:
             PeerUnreachable: there is no such way.
@@ -83,12 +78,12 @@ class Carrying:
             raise PeerUnreachable(peer_id, "no tunnel: libp2p carries nothing here")
         try:
             async with asyncio.timeout(timeout_s):
-                end = await thread.call(lambda: _open(tunnels, peer_id, relays, punched))
+                end = await thread.call(lambda: _open(tunnels, peer_id, relays, path))
         except TimeoutError as error:
             raise PeerUnreachable(peer_id, f"no tunnel within {timeout_s:g} s") from error
         except Exception as error:  # of a library with many kinds
             raise PeerUnreachable(peer_id, f"no tunnel: {error}") from error
-        return LocalTunnel(Address("127.0.0.1", end.port, peer_id), end, thread)
+        return _LocalTunnel(Address("127.0.0.1", end.port, peer_id), end, thread)
 
     def status(self) -> dict[str, object]:
         """For people."""
@@ -128,11 +123,17 @@ class Carrying:
             await host.connect(peer)
 
 
-class LocalTunnel:
-    """See `protocol.transport.control_plane.Tunnel`."""
-
+class _LocalTunnel(Tunnel):
     def __init__(self, address: Address, end: "LocalEnd", thread: TrioThread) -> None:
-        self.address, self._end, self._thread = address, end, thread
+        self._address, self._end, self._thread = address, end, thread
+
+    @property
+    def address(self) -> Address:
+        return self._address
+
+    @property
+    def path(self) -> Path:
+        return Path.PUNCHED if self._end.is_punched else Path.CIRCUIT
 
     async def aclose(self) -> None:
         async def close() -> None:
@@ -143,10 +144,11 @@ class LocalTunnel:
 
 
 async def _open(
-    tunnels: "Tunnels", peer_id: PeerId, relays: Sequence[Address], punched: bool
+    tunnels: "Tunnels", peer_id: PeerId, relays: Sequence[Address], path: Path | None
 ) -> "LocalEnd":
     from libp2p.peer.id import ID
 
+    punched = None if path is None else path is Path.PUNCHED
     return await tunnels.open(ID.from_string(peer_id), [*map(info_of, relays)], punched=punched)
 
 
