@@ -56,6 +56,7 @@ def load(
             quantize=wanted.quantize,
             cache=_span_cache(),
             kv_cache_bytes=wanted.kv_cache,
+            share=wanted.share(device),
             progress=progress,
         )
         engine = machine.gently(work) if gently else work()

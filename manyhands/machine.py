@@ -12,7 +12,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from node.share import Share
 
 Result = TypeVar("Result")
 
@@ -63,7 +66,13 @@ def raise_file_limit() -> None:
 
 
 def capacity_blocks(
-    directory: Path, *, dtype: str, device: str, quantize: str, kv_cache_bytes: int
+    directory: Path,
+    *,
+    dtype: str,
+    device: str,
+    quantize: str,
+    kv_cache_bytes: int,
+    share: "Share | None" = None,
 ) -> int:
     """How many blocks fit beside the KV cache, this process and some air.
 
@@ -82,6 +91,7 @@ def capacity_blocks(
         quantize=quantize,
         kv_cache_bytes=kv_cache_bytes + process_bytes,
         headroom=HEADROOM,
+        share=share,
     )
     if plan.n_blocks_that_fit < 1:
         plan.require(device)

@@ -5,6 +5,7 @@ wishes that `node.pausing` keeps, or an error where one of them could never be k
 """
 
 import os
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,10 +15,14 @@ import click
 
 from manyhands.progress import say
 from node.manners import Hours, Sensed, Wishes
+from node.pacing import LEAST_BYTES_PER_S
+from node.share import Share
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
     from manyhands.preparing import Wanted
+
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?|bit)(?:/s|ps)?")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -38,8 +43,72 @@ class HoursType(click.ParamType[Any]):
             self.fail(f"{error}: write 22-7, or 12:30-13:45,22-7", param, ctx)
 
 
-def manners_options(command: Command) -> Command:
+class ShareType(click.ParamType[Any]):
+    """`80%`, or bytes: `12GiB`."""
+
+    name = "SIZE|PERCENT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Share:
+        if isinstance(value, Share):
+            return value
+        try:
+            return Share.parse(value)
+        except ValueError as error:
+            self.fail(f"{error}: write 80% or 12GiB", param, ctx)
+
+
+class RateType(click.ParamType[Any]):
+    """Bytes per second: `2MB`, `500KiB/s` in powers of 1024, or `20Mbit` in powers of 1000."""
+
+    name = "RATE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        matched = _RATE.fullmatch(value.strip().lower())
+        if not matched:
+            self.fail(f"{value!r} is no rate: write 2MB/s or 20Mbit", param, ctx)
+        power = " kmgt".index(matched[2] or " ")
+        is_bits = "bit" in matched[3]
+        number = float(matched[1]) * (1000**power / 8 if is_bits else 1024**power)
+        if number < LEAST_BYTES_PER_S:
+            self.fail(f"{value} is less than any session needs: 64KiB/s at least", param, ctx)
+        return int(number)
+
+
+def memory_options(command: Command) -> Command:
     for option in (
+        click.option(
+            "--max-memory",
+            type=ShareType(),
+            help="On the CPU: at most so much of this machine's memory, or so many percent of it.",
+        ),
+        click.option(
+            "--max-vram",
+            type=ShareType(),
+            help="On GPUs: at most so much of the memory of each, or so many percent of it.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def share_of(device: str, *, max_vram: Share | None, max_memory: Share | None) -> Share | None:
+    """Which of the two is about the memory that `device` computes in."""
+    return max_vram if device.startswith("cuda") else max_memory
+
+
+def manners_options(command: Command) -> Command:
+    command = memory_options(command)
+    for option in (
+        click.option(
+            "--max-bandwidth",
+            type=RateType(),
+            default=0,
+            help="Rows, caches and weights for peers, each way: 20Mbit, 2MB/s. Default: no limit.",
+        ),
         click.option(
             "--when-idle",
             "when_idle_min",

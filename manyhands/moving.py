@@ -75,6 +75,7 @@ class Elsewhere:
             device=self._prepared.device,
             quantize=wanted.quantize,
             kv_cache_bytes=wanted.kv_cache,
+            share=wanted.share(self._prepared.device),
         )
         require_disk(model.directory, told.fetch_bytes)
         peers = self._peers.get(target.manifest, [])[:MAX_ASKED]

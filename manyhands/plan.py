@@ -13,12 +13,14 @@ from manyhands.devices import choose_device, look
 from manyhands.home import Home
 from manyhands.licences import require_accepted
 from manyhands.loops import run
+from manyhands.manners import memory_options, share_of
 from manyhands.models import HubAway, Model, NotHere, find_model
 from manyhands.options import SizeType, SpanType, home_option, join_option, json_option
 from manyhands.party import open_party
 from manyhands.progress import say, shown
 from manyhands.signals import ending_at_once
 from manyhands.thin import from_swarm
+from node.share import Share
 from protocol.address import Address
 from protocol.errors import LicenceNotAccepted
 from protocol.messages import Span
@@ -35,6 +37,7 @@ from protocol.messages import Span
 @click.option("--quantize", type=click.Choice(["none", "int8", "4bit"]), default="none")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--kv-cache", type=SizeType(), default="1GiB", help="For sessions. Default: 1GiB.")
+@memory_options
 @json_option
 def plan(
     model: str,
@@ -45,6 +48,8 @@ def plan(
     quantize: str,
     device: str,
     kv_cache: int,
+    max_vram: Share | None,
+    max_memory: Share | None,
     as_json: bool,
 ) -> None:
     """Say what serving a span of MODEL would take: memory, disk, and how many tokens of context.
@@ -56,13 +61,15 @@ def plan(
         found = _find(model, place, join)
         from manyhands.planning import forecast
 
+        chosen = choose_device(device, look()).device
         told, _ = forecast(
             found,
             span or Span(0, found.manifest.n_blocks),
             dtype=dtype,
-            device=choose_device(device, look()).device,
+            device=chosen,
             quantize=quantize,
             kv_cache_bytes=kv_cache,
+            share=share_of(chosen, max_vram=max_vram, max_memory=max_memory),
         )
     if as_json:
         click.echo(json.dumps(told.to_json()))

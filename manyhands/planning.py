@@ -16,6 +16,7 @@ from protocol.messages import Span
 
 if TYPE_CHECKING:
     from node.engine import Plan
+    from node.share import Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,14 @@ class Forecast:
 
 
 def forecast(
-    model: Model, span: Span, *, dtype: str, device: str, quantize: str, kv_cache_bytes: int
+    model: Model,
+    span: Span,
+    *,
+    dtype: str,
+    device: str,
+    quantize: str,
+    kv_cache_bytes: int,
+    share: "Share | None" = None,
 ) -> tuple[Forecast, Collection[str]]:
     """The forecast, and the tensors that the span needs.
 
@@ -112,6 +120,7 @@ def forecast(
         device=device,
         quantize=quantize,
         kv_cache_bytes=kv_cache_bytes,
+        share=share,
     )
     tensors: Collection[str] = ()
     if model.store is not None:

@@ -16,6 +16,7 @@ from manyhands.governing.gate import require_served
 from manyhands.home import Home
 from manyhands.licences import require_accepted
 from manyhands.loops import run
+from manyhands.manners import share_of
 from manyhands.models import HubAway, Model, NotHere, find_model
 from manyhands.party import Party
 from manyhands.placing import Placing, Servable, who_serves
@@ -29,6 +30,7 @@ from protocol.messages import Span
 if TYPE_CHECKING:
     from manyhands.planning import Forecast
     from node.manners import Hours
+    from node.share import Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,14 @@ class Wanted:
     hours: "Hours | None" = None
     on_battery: str = "serve"
     when_idle_min: float | None = None
+    max_bandwidth: int = 0
+    max_vram: "Share | None" = None
+    max_memory: "Share | None" = None
+
+    def share(self, device: str) -> "Share | None":
+        """What may be taken of the memory that `device` computes in."""
+        return share_of(device, max_vram=self.max_vram, max_memory=self.max_memory)
+
     max_blocks: int | None = None
 
 
@@ -128,6 +138,7 @@ def prepare(wanted: Wanted, home: Home, party: Party) -> Prepared:
         device=device,
         quantize=wanted.quantize,
         kv_cache_bytes=wanted.kv_cache,
+        share=wanted.share(device),
     )
     for line in told.lines():
         say(line)
@@ -189,5 +200,6 @@ def _capacity(wanted: Wanted, model: Model, device: str) -> int:
         device=device,
         quantize=wanted.quantize,
         kv_cache_bytes=wanted.kv_cache,
+        share=wanted.share(device),
     )
     return min(fitting, wanted.max_blocks or fitting)

@@ -326,6 +326,7 @@ def _settings(wanted: Wanted, home: Home) -> "NodeSettings":
         region=wanted.region,
         group=wanted.group,
         rates=_rates(wanted.price_per_mtl),
+        max_bytes_per_s=wanted.max_bandwidth,
         wishes=wishes_of(wanted),
         sense=sensing(),
     )

@@ -29,8 +29,11 @@ MAX_BYTES_PER_S = 10**12
 class Bandwidth:
     """See the module. `now_s` is of one monotonic clock."""
 
-    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
+    def __init__(
+        self, most_bytes_per_s: int = 0, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        """most_bytes_per_s: what its owner lets rows take, however wide the way is; 0: all."""
+        self._now_s, self._most = now_s, most_bytes_per_s or MAX_BYTES_PER_S
         self._down: dict[PeerId, tuple[float, int]] = {}
         self._up: dict[PeerId, tuple[float, int]] = {}
         self._sent: dict[PeerId, tuple[float, int]] = {}  # since when, bytes
@@ -44,12 +47,18 @@ class Bandwidth:
     @property
     def down_bytes_per_s(self) -> int:
         """The widest that came: a sender may be narrow, but nothing arrives faster than it can."""
-        return max(self._recent(self._down), default=0)
+        return self._bounded(max(self._recent(self._down), default=0))
 
     @property
     def up_bytes_per_s(self) -> int:
         told = sorted(self._recent(self._up), reverse=True)
-        return told[1] if len(told) >= 3 else max(told, default=0)
+        return self._bounded(told[1] if len(told) >= 3 else max(told, default=0))
+
+    def _bounded(self, measured: int) -> int:
+        """What to announce: an owner's limit is known before anything is measured."""
+        if self._most < MAX_BYTES_PER_S:
+            return min(measured or self._most, self._most)
+        return measured
 
     def received(self, peer_id: PeerId, bytes_per_s: int) -> None:
         self._note(self._down, peer_id, bytes_per_s)

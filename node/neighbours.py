@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from node.pacing import Bucket, Pacer
 from protocol.codec import data_bytes, data_message
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerUnreachable
 from protocol.frames import Ack, DataMessage, Frame, Gone, RowGroup
@@ -24,8 +25,12 @@ log = logging.getLogger(__name__)
 
 RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 3.0)  # about the 10 s that a stream may be gone
 DIAL_S = 3.0
+LEAST_WAIT_S = 0.001
 STEADY_S = 1.0  # a stream that lasted this long is dialled again at once
 
+
+_Where = tuple[str, Stream | None, int]  # a peer, its own stream, the bytes of a row
+_Waiting = tuple[_Where, RowGroup, bytes]
 
 # Who gets large frames packed: whoever is dialled across the internet, everybody, nobody.
 AUTO, ALWAYS, NEVER = "auto", "always", "never"
@@ -51,15 +56,19 @@ class Neighbours:
         pack: str = AUTO,
         pack_width: int = 0,
         look_s: float = LOOK_S,
+        bucket: Bucket | None = None,
     ) -> None:
         """Large frames of values of `pack_width` bytes are packed to peers that `pack` says.
 
         look_s: between looks for a better way than the one in use.
+        bucket: what all rows may take of this machine's way out; None: as they come.
         """
         self._transport, self._told, self._look_s = transport, told, look_s
         self._pack, self._pack_width = pack, pack_width
         self._links: dict[str, _Link] = {}
-        self._outbox: dict[tuple[str, Stream | None, int], tuple[list[RowGroup], list[bytes]]] = {}
+        self._outbox: dict[_Where, tuple[list[RowGroup], list[bytes]]] = {}
+        self._pacer: Pacer[_Waiting] | None = Pacer(bucket) if bucket else None
+        self._releasing: asyncio.TimerHandle | None = None
         self.frames_pushed = 0
         self.rows_pushed = 0
         self.bytes_saved = 0  # by packing
@@ -93,6 +102,31 @@ class Neighbours:
         if not self._outbox:
             return
         outbox, self._outbox = self._outbox, {}
+        if self._pacer is None:
+            self._send_frames(outbox)
+            return
+        for where, (groups, bodies) in outbox.items():
+            for group, body in zip(groups, bodies, strict=True):
+                self._pacer.push(group.session, len(body), (where, group, body))
+        self._release()
+
+    def _release(self) -> None:
+        """Send what may go now, in frames as ever, and look again when more may."""
+        assert self._pacer is not None
+        if self._releasing is not None:
+            self._releasing.cancel()
+            self._releasing = None
+        outbox: dict[_Where, tuple[list[RowGroup], list[bytes]]] = {}
+        for where, group, body in self._pacer.take(time.monotonic()):
+            groups, bodies = outbox.setdefault(where, ([], []))
+            groups.append(group)
+            bodies.append(body)
+        self._send_frames(outbox)
+        if (wait_s := self._pacer.wait_s(time.monotonic())) is not None:
+            loop = asyncio.get_running_loop()
+            self._releasing = loop.call_later(max(wait_s, LEAST_WAIT_S), self._release)
+
+    def _send_frames(self, outbox: "dict[_Where, tuple[list[RowGroup], list[bytes]]]") -> None:
         for (peer, back, row_bytes), (groups, bodies) in outbox.items():
             body = bodies[0] if len(bodies) == 1 else b"".join(bodies)
             self.frames_pushed += 1
@@ -121,6 +155,8 @@ class Neighbours:
         return {peer: link.path for peer, link in self._links.items() if link.is_up}
 
     async def aclose(self) -> None:
+        if self._releasing is not None:
+            self._releasing.cancel()
         await asyncio.gather(*(link.aclose() for link in self._links.values()))
 
 

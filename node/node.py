@@ -31,6 +31,7 @@ from node.meetings import Meetings
 from node.moving import Elsewhere, Mover
 from node.moving_rules import Pace, Target
 from node.neighbours import Neighbours
+from node.pacing import Throttle
 from node.pausing import Pausing
 from node.server import Server
 from node.serving import Model, Serving, Standing, load_of, summary, until_gone
@@ -87,7 +88,7 @@ class Node:
         self.identity, self.settings = identity, settings
         self.state = self._meant = State.SERVING  # as it is; as it would be if it were not held
         self._transport = transport
-        self.bandwidth = Bandwidth()
+        self.bandwidth = Bandwidth(settings.max_bytes_per_s)
         membership = place.membership if place else None
         table = new_table(swarm_id, membership)
         self._standing = Standing(
@@ -98,6 +99,7 @@ class Node:
             books=books,
             settings=settings,
             software=software,
+            outbound=Throttle(settings.max_bytes_per_s),
             up_bytes_per_s=lambda: self.bandwidth.up_bytes_per_s,
         )
         self._serving: Serving | None = None
@@ -128,7 +130,7 @@ class Node:
         await self.serving.prepare()
         streams = {PROBE_METHOD: self.bandwidth.handle, **self.carrying.streams}
         belonging = self._belonging
-        server = Server(lambda: self.sessions)
+        server = Server(lambda: self.sessions, Throttle(self.settings.max_bytes_per_s))
         open_calls = belonging.open_calls if belonging else {}
         seen_calls = self.whereabouts.seen_calls
         service = server.service(self._calls(), streams, open_calls, seen_calls, self.guard)
@@ -193,13 +195,13 @@ class Node:
     def _calls(self) -> dict[str, CallHandler]:
         """What other peers may ask, whatever is served at the time."""
         share = self._compliance.unless_held(lambda peer, ask: self.shared.handle(peer, ask))
-        share = self._pausing.unless_paused(share)
+        share, paced = self._pausing.unless_paused(share), self._standing.outbound.bounds
         return {
             GOSSIP_METHOD: self.gossip.handle,
             FILE_METHOD: lambda peer, request: self.files.handle(peer, request),
-            HANDOVER_METHOD: lambda peer, request: self.serving.giving.handle(peer, request),
+            HANDOVER_METHOD: paced(lambda peer, ask: self.serving.giving.handle(peer, ask)),
             SPARE_METHOD: lambda peer, request: self.serving.sparing.handle(peer, request),
-            WEIGHTS_METHOD: share,
+            WEIGHTS_METHOD: paced(share),
             "status": self._status_call,
             "ping": _ping,
             LOAD_METHOD: self._load_call,

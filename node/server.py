@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from node.hop import Hop
+from node.pacing import Throttle
 from node.sessions import Sessions
 from protocol.codec import data_message, to_client_bytes, to_hop_message
 from protocol.errors import (
@@ -37,8 +38,8 @@ class Server:
     `sessions` are those of the span that is served now: a node that moves has others afterwards.
     """
 
-    def __init__(self, sessions: Callable[[], Sessions]) -> None:
-        self._sessions = sessions
+    def __init__(self, sessions: Callable[[], Sessions], inbound: Throttle) -> None:
+        self._sessions, self._inbound = sessions, inbound
 
     def service(
         self,
@@ -129,7 +130,9 @@ class Server:
         inbound[peer] = stream
         try:
             while True:
-                self._heard(peer, data_message(await stream.receive()), stream)
+                message = await stream.receive()
+                self._heard(peer, data_message(message), stream)
+                await self._inbound.passed(len(message))
         except PeerUnreachable as error:
             log.debug("data stream ended", extra={"peer": peer, "error": str(error)})
         finally:

@@ -22,6 +22,7 @@ from node.giving import Giving
 from node.metering import Till
 from node.neighbours import Neighbours
 from node.offers import Offers, Terms
+from node.pacing import Throttle
 from node.served import Served
 from node.sessions import Sessions
 from node.settings import NodeSettings
@@ -72,6 +73,7 @@ class Standing:
     settings: NodeSettings
     software: str
     vetting: Vetting
+    outbound: Throttle
     inbound: dict[str, Stream] = field(default_factory=dict)  # what predecessors opened, by peer
     offer_numbers: Iterator[int] = field(default_factory=lambda: count(1))
     since_ms: int = field(default_factory=wall_ms)
@@ -119,6 +121,7 @@ class Serving:
             pack=settings.pack,
             look_s=settings.look_s,
             pack_width=wire_format(self.profile.wire).pack_width,
+            bucket=standing.outbound.bucket,
         )
         self.batcher = Batcher(
             engine,

@@ -58,6 +58,9 @@ class NodeSettings:
     wire: str = ""
     """What hidden rows travel as; empty: the dtype they are computed in, without loss."""
 
+    max_bytes_per_s: int = 0
+    """Of rows and weights, each way; 0: as fast as it goes."""
+
     wishes: Wishes = NO_WISHES
     """When it gives way to its owner."""
 

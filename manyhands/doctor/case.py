@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from manyhands.doctor.finding import in_thread
 from manyhands.home import KEY_NAME, Home
+from node.share import Share
 from protocol.address import Address
 from protocol.messages import Span
 
@@ -39,6 +40,8 @@ class Asked:
     quantize: str = "none"
     device: str = "auto"
     kv_cache_bytes: int = 1 << 30
+    max_vram: Share | None = None
+    max_memory: Share | None = None
     is_full: bool = False  # read everything, not samples
     environment: Mapping[str, str] = field(default_factory=dict)
 

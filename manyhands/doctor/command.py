@@ -16,6 +16,7 @@ import click
 from manyhands import __version__
 from manyhands.home import default_home
 from manyhands.loops import run
+from manyhands.manners import memory_options
 from manyhands.options import (
     EndpointType,
     SizeType,
@@ -47,6 +48,7 @@ COLOURS = {"ok": "green", "skip": None, "warn": "yellow", "fail": "red"}
 @click.option("--quantize", type=click.Choice(["none", "int8", "4bit"]), default="none")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--kv-cache", type=SizeType(), default="1GiB", help="For sessions. Default: 1GiB.")
+@memory_options
 @click.option("--only", multiple=True, metavar="ID", help="This check alone. Repeat for more.")
 @click.option("--without", multiple=True, metavar="ID", help="Not this check. Repeat for more.")
 @click.option("--full", "is_full", is_flag=True, help="Read all weights in the cache, no sample.")

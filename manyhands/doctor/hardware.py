@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from manyhands.doctor.case import Case
 from manyhands.doctor.finding import Check, Finding, fail, in_thread, ok, on_thread, skip, warn
 from manyhands.machine import PROCESS_BYTES
+from manyhands.manners import share_of
 from manyhands.progress import size
 from manyhands.weights.store import cache_root, free_disk_bytes
+from node.share import Share
 from protocol.errors import OutOfMemory, UsageError
 from protocol.messages import Span
 
@@ -55,7 +57,7 @@ def _memory_for(case: Case, model: "Model | None") -> Finding:
     device = choose_device(case.asked.device, look()).device
     if model is not None:
         return _span_fits(case, model, device)
-    free = free_bytes(device)
+    free = free_bytes(device, _share(case, device))
     if free is None:
         return skip("this system does not say how much memory is free")
     needed = PROCESS_BYTES + case.asked.kv_cache_bytes
@@ -63,6 +65,10 @@ def _memory_for(case: Case, model: "Model | None") -> Finding:
     if free < needed:
         return fail(told, "close other programs, or give sessions less: --kv-cache 256MiB")
     return ok(f"{told}. Of a model: manyhands plan MODEL")
+
+
+def _share(case: Case, device: str) -> Share | None:
+    return share_of(device, max_vram=case.asked.max_vram, max_memory=case.asked.max_memory)
 
 
 def _span_fits(case: Case, model: "Model", device: str) -> Finding:
@@ -81,6 +87,7 @@ def _span_fits(case: Case, model: "Model", device: str) -> Finding:
         device=device,
         quantize=case.asked.quantize,
         kv_cache_bytes=case.asked.kv_cache_bytes,
+        share=_share(case, device),
     )
     try:
         told.require()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from node.engine.heap import trim_heap
+from node.share import Share
 from protocol.errors import UsageError
 from protocol.messages import Span
 
@@ -39,6 +40,7 @@ def load_shard(
     quantize: str = "none",
     cache: Path | None = None,
     kv_cache_bytes: int = 0,
+    share: Share | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> "ShardEngine":
     """Load `span` of the checkpoint in `directory` (all of it when None) and prove it right.
@@ -50,6 +52,7 @@ def load_shard(
         quantize: `none`, `int8` or `4bit`, for the linear maps of the blocks.
         cache: a directory where quantized spans are kept for the next time.
         kv_cache_bytes: what must stay free beside the weights, for sessions.
+        share: what this process may take of the device, each of several; None: what is free.
         progress: called with a phase (configuration, weights, self-test) and a fraction of it.
 
     Raises:
@@ -61,6 +64,7 @@ def load_shard(
     with _no_garbage_collection():
         from node.engine.devices import spread
         from node.engine.large_pages import into_large_pages
+        from node.engine.room import hold_to
         from node.engine.selftest import proved_engine
         from node.engine.weights import Wanted, load_span
 
@@ -69,16 +73,18 @@ def load_shard(
             raise UsageError(
                 "small weights are served on one device", hint="--device cuda:N names it"
             )
+        hold_to(device, share)
         wanted = Wanted(
             dtype=dtype,
             device=device if len(devices) == 1 else "cpu",  # whence they are laid out
+            share=share if len(devices) == 1 else None,
             quantize=quantize,
             cache=cache,
             kv_cache_bytes=kv_cache_bytes,
         )
         loaded = load_span(directory, span, wanted, progress=progress)
         if len(devices) > 1:
-            spread(loaded.model, devices)
+            spread(loaded.model, devices, share)
         if progress:
             progress("self-test", 0.0)
         engine = proved_engine(loaded)
@@ -98,10 +104,11 @@ def plan_shard(
     quantize: str = "none",
     kv_cache_bytes: int = 0,
     headroom: float = 1.0,
+    share: Share | None = None,
 ) -> "Plan":
     """What `load_shard` would take, and whether it fits; needs config.json and no weights.
 
-    `headroom` is the part of the free memory to count on.
+    `headroom` is the part of the free memory to count on, `share` what may be taken of all.
 
     Raises:
         BadModel: the configuration is missing, or of a kind we cannot serve.
@@ -111,7 +118,11 @@ def plan_shard(
         from node.engine.weights import Wanted, plan_span
 
         wanted = Wanted(
-            dtype=dtype, device=device, quantize=quantize, kv_cache_bytes=kv_cache_bytes
+            dtype=dtype,
+            device=device,
+            quantize=quantize,
+            kv_cache_bytes=kv_cache_bytes,
+            share=share,
         )
         return plan_span(directory, span, wanted, headroom)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from node.engine.pruning import find_blocks
 from node.engine.room import free_bytes
+from node.share import Share
 from protocol.errors import OutOfMemory
 
 
@@ -54,8 +55,8 @@ def _runs(block_bytes: Sequence[int], free: Sequence[int], at_least: int) -> lis
     return places
 
 
-def spread(model: Any, names: Sequence[str]) -> None:
-    """Lay the blocks of `model` out over the devices `names`.
+def spread(model: Any, names: Sequence[str], share: Share | None = None) -> None:
+    """Lay the blocks of `model` out over the devices `names`, of each `share` at most.
 
     Raises:
         OutOfMemory: they do not fit there.
@@ -65,7 +66,7 @@ def spread(model: Any, names: Sequence[str]) -> None:
     blocks = list(getattr(owner, attribute))
     block_bytes = [sum(p.nbytes for p in block.parameters()) for block in blocks]
     others = sum(p.nbytes for p in model.parameters()) - sum(block_bytes)
-    free = [free_bytes(name) or 0 for name in names]
+    free = [free_bytes(name, share) or 0 for name in names]
     places = lay_out(block_bytes, [free[0] - others, *free[1:]])
     model.to(devices[0])
     for block, place in zip(blocks, places, strict=True):

@@ -6,16 +6,19 @@ memory kills a process without a word; a plan can say what to do.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from node.engine.outline import Outline
 from node.engine.quantization import Quantization, is_quantizable, small_bytes
+from node.share import Share
 from protocol.errors import OutOfMemory
 from protocol.messages import Span
 from protocol.profile import PLAIN
@@ -136,14 +139,42 @@ def kv_bytes_per_block(text: Any, dtype: torch.dtype) -> int:
     return int(2 * key_heads * head_dim) * dtype.itemsize
 
 
-def free_bytes(device: str) -> int | None:
+def free_bytes(device: str, share: Share | None = None) -> int | None:
     """What new allocations on `device` (or on several, with commas) may take; None where the system
     does not say.
+
+    share: what this process may take of the device, each of several, or of this machine's memory.
     """
     if device.startswith("cuda"):
-        return sum(int(torch.cuda.mem_get_info(each)[0]) for each in device.split(","))
-    limits = [limit for limit in (_system(), _container()) if limit is not None]
+        return sum(_free_on_gpu(each, share) for each in device.split(","))
+    limits = [limit for limit in (_system(), _container(), _left(share)) if limit is not None]
     return min(limits, default=None)
+
+
+def hold_to(device: str, share: Share | None) -> None:
+    """Have torch refuse what goes beyond it: on GPUs alone it can."""
+    if share is None or not device.startswith("cuda"):
+        return
+    for each in device.split(","):
+        total = int(torch.cuda.mem_get_info(each)[1])
+        torch.cuda.set_per_process_memory_fraction(share.of(total) / total, each)
+
+
+def _free_on_gpu(device: str, share: Share | None) -> int:
+    free, total = map(int, torch.cuda.mem_get_info(device))
+    if share is None:
+        return free
+    return max(0, min(free, share.of(total) - int(torch.cuda.memory_reserved(device))))
+
+
+def _left(share: Share | None) -> int | None:
+    """Of this process's share of the memory that programs share."""
+    if share is None:
+        return None
+    total = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):
+        total = min(total, int((CGROUP / "memory.max").read_text()))
+    return max(0, share.of(total) - psutil.Process().memory_info().rss)
 
 
 def _system() -> int | None:

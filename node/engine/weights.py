@@ -27,6 +27,7 @@ from node.engine.pruning import compact
 from node.engine.quantization import Quantization, choose
 from node.engine.reading import Progress, Reader, first_line
 from node.engine.text_part import text_config, text_names
+from node.share import Share
 from protocol.errors import BadModel, OutOfMemory, UsageError
 from protocol.messages import Span
 from protocol.profile import PLAIN, Profile
@@ -65,7 +66,7 @@ class LoadedSpan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """How a span is to be loaded. `cache`: where small weights are kept, None for nowhere;
-    `kv_cache_bytes`: what must stay free beside it, for sessions.
+    `kv_cache_bytes`: what must stay free beside it, for sessions; `share`: of the device, at most.
     """
 
     dtype: str = "auto"
@@ -73,6 +74,7 @@ class Wanted:
     quantize: str = "none"
     cache: Path | None = None
     kv_cache_bytes: int = 0
+    share: Share | None = None
 
 
 def load_span(
@@ -241,7 +243,7 @@ def _plan(
     wanted: Wanted,
     headroom: float = 1.0,
 ) -> room.Plan:
-    free = room.free_bytes(wanted.device)
+    free = room.free_bytes(wanted.device, wanted.share)
     return room.plan(
         outline,
         quantization,

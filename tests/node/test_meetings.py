@@ -87,7 +87,7 @@ async def test_meetings_go_on_whoever_fails(network):
 
 async def test_a_peer_gets_so_many_bursts_and_no_more(network):
     now = [0.0]
-    theirs = Bandwidth(lambda: now[0])
+    theirs = Bandwidth(now_s=lambda: now[0])
     async with host(network, 1, theirs) as peer:
         transport = network.transport(identity_of(2), OPEN_SWARM_ID)
         connection = await transport.dial(peer.addresses[0])
@@ -140,7 +140,7 @@ def test_one_that_praises_or_slanders_us_does_not_count_among_three():
 
 def test_what_was_measured_long_ago_is_forgotten():
     now = [0.0]
-    bandwidth = Bandwidth(lambda: now[0])
+    bandwidth = Bandwidth(now_s=lambda: now[0])
     bandwidth.received(peer_of(1), 1_000_000)
     now[0] += 7200
 
