@@ -4,11 +4,12 @@ A process that holds open tabs holds a lock on a file of its own beside the ledg
 go of it when the process ends, however it ends; then anybody may close the tabs it left.
 """
 
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
 from secrets import token_hex
+
+from protocol.file_lock import lock, remove
 
 
 class Owner:
@@ -22,8 +23,8 @@ class Owner:
     def hold(self) -> None:
         path = _path(self._directory, self.name)
         while self._file is None:
-            file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+            lock(file)
             if _is_at(file, path):
                 self._file = file
             else:  # somebody found it not yet locked, took us for gone, and removed it
@@ -31,8 +32,7 @@ class Owner:
 
     def release(self) -> None:
         if self._file is not None:
-            _path(self._directory, self.name).unlink(missing_ok=True)
-            os.close(self._file)
+            remove(_path(self._directory, self.name), self._file)
             self._file = None
 
 
@@ -40,18 +40,20 @@ def if_gone(directory: Path, name: str, then: Callable[[], None]) -> bool:
     """Do `then` if the owner of this name is gone, keeping others from doing it meanwhile."""
     path = _path(directory, name)
     try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDWR)
     except OSError:
         then()
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file, waits=False)
         then()
-        path.unlink(missing_ok=True)
     except BlockingIOError:
-        return False
-    finally:
         os.close(file)
+        return False
+    except BaseException:
+        os.close(file)
+        raise
+    remove(path, file)
     return True
 
 

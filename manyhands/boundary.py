@@ -17,6 +17,7 @@ import click
 from protocol.errors import ManyhandsError
 
 UNEXPECTED, USAGE, NO_ROOM = 1, 2, 7
+SIGPIPE = int(getattr(signal, "SIGPIPE", 13))  # the code is the same where there is no such signal
 
 _verbosity = 0
 
@@ -59,7 +60,7 @@ def guarded(work: Callable[[], object]) -> int:
         return interrupted.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left
-        return 128 + signal.SIGPIPE
+        return 128 + SIGPIPE
     except BaseException as error:
         return report(error)
     return answer if isinstance(answer, int) else 0

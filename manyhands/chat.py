@@ -7,7 +7,7 @@ far; when that no longer fits the model's context, the oldest turns are forgotte
 import asyncio
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +149,8 @@ def _converse(
 def _lines(is_terminal: bool) -> Iterator[str]:
     """What the person says, until they leave."""
     if is_terminal:
-        import readline  # noqa: F401 (gives input() a history)
+        with suppress(ImportError):  # Windows' own console keeps a history
+            import readline  # noqa: F401 (gives input() a history)
     while True:
         try:
             line = input("> ") if is_terminal else sys.stdin.readline()

@@ -5,7 +5,6 @@ books of each party. `node/` belongs to one `serve` at a time; `client/` is shar
 A home may hold others, `swarms/NAME/`, one for each swarm that it joined: see `membership.py`.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.errors import ConfigError, HomeInUse, UsageError
+from protocol.file_lock import lock
 
 if TYPE_CHECKING:
     from ledger.writer import LedgerWriter
@@ -68,10 +68,10 @@ class Home:
         """
         _make(self.node)
         path = self.node / LOCK_NAME
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file, waits=False)
             except BlockingIOError as error:
                 pid = os.read(file, 32).decode(errors="replace").strip() or "unknown"
                 raise HomeInUse(

@@ -109,6 +109,12 @@ class LocalNode:
             with suppress(ProcessLookupError):
                 self.process.send_signal(signum)
 
+    def kill(self) -> None:
+        """No good-bye: SIGKILL, or what a system has instead."""
+        if self.process is not None and self.is_alive:
+            with suppress(ProcessLookupError):
+                self.process.kill()
+
     async def ended(self) -> int:
         """Wait for the process to end; its exit status."""
         assert self.process is not None
@@ -224,7 +230,7 @@ class LocalSwarm:
 
     def kill(self, node: LocalNode) -> None:
         """SIGKILL: no good-bye, no drain."""
-        node.signal(signal.SIGKILL)
+        node.kill()
         node.is_ready = False
 
     async def stop(self) -> None:
@@ -236,7 +242,7 @@ class LocalSwarm:
         if waiting:
             await asyncio.wait(waiting, timeout=STOP_S)
         for node in alive:
-            node.signal(signal.SIGKILL)
+            node.kill()
         await asyncio.gather(*waiting)
 
 

@@ -5,7 +5,6 @@ The environment that torch reads must stand before torch is imported, so `set_th
 
 import ctypes
 import os
-import signal
 import sys
 import threading
 import time
@@ -21,6 +20,8 @@ Result = TypeVar("Result")
 
 PROCESS_BYTES = 500 * 2**20  # of a node before any weights
 HEADROOM = 0.9
+SIGKILL = 9  # Windows has no name for it
+KILLED = 128 + SIGKILL
 PR_SET_PDEATHSIG = 1  # prctl(2)
 MANY_FILES = 10_240  # all that macOS gives a process, whatever it says
 GENTLE_NICE = 15  # a busy neighbour gets some thirty times as much
@@ -58,10 +59,10 @@ def raise_file_limit() -> None:
     limits = file_limits()
     if limits is None or limits[0] >= min(limits[1], MANY_FILES):
         return
-    import resource
+    with suppress(ImportError, OSError, ValueError):  # macOS allows fewer than it says
+        import resource
 
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with suppress(OSError, ValueError):  # macOS allows fewer than it says
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[1], MANY_FILES), hard))
 
 
@@ -136,14 +137,17 @@ def belong_to(parent: int) -> None:
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
     else:
         threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
     if os.getppid() != parent:  # it ended before we asked to be told
-        os._exit(128 + signal.SIGKILL)
+        os._exit(KILLED)
 
 
 def _watch_parent(parent: int) -> None:
-    while os.getppid() == parent:
+    """Windows remembers a parent that is gone, so whether it lives is asked, too."""
+    import psutil
+
+    while os.getppid() == parent and psutil.pid_exists(parent):
         time.sleep(0.5)
-    os._exit(128 + signal.SIGKILL)
+    os._exit(KILLED)

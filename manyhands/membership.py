@@ -6,7 +6,6 @@ home that a person names, `swarms/NAME/`, with keys of its own: nobody can tell 
 swarm is also in another. Several processes share these files; a change is merged under a lock.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from manyhands.home import MEMBERSHIP as DIRECTORY
 from protocol.address import Address
 from protocol.clock import wall_ms
 from protocol.errors import ConfigError, IntegrityError, ManyhandsError, UsageError
+from protocol.file_lock import lock
 from protocol.identity import Identity, load_identity, load_or_create_identity
 from protocol.membership.certificates import Certificate
 from protocol.membership.gate import Membership
@@ -185,9 +185,9 @@ def _write_addresses(home: Home, addresses: Sequence[Address]) -> None:
 @contextmanager
 def _locked(home: Home) -> Iterator[None]:
     path = home.root / DIRECTORY / LOCK
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file)
         yield
     finally:
         os.close(file)

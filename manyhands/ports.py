@@ -3,6 +3,7 @@
 In: what a person asked for. Out: a complaint that names the port, or one that is free.
 """
 
+import os
 import socket
 
 from protocol.transport.reach import why_not_listening
@@ -26,7 +27,8 @@ def usual_or_any_port() -> int:
 
 def _is_free(host: str, port: int) -> bool:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # elsewhere it would take a port that somebody listens on
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((host, port))
             trial.listen()

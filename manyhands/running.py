@@ -5,7 +5,6 @@ those that still run. Each holds a lock on its file for as long as it lives, so 
 process left behind is told from the living, and removed.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from manyhands.home import Home
 from protocol.address import Address
 from protocol.errors import ManyhandsError, PeerUnreachable
+from protocol.file_lock import lock, remove
 
 DIRECTORY = "running"
 NOBODY_HINT = "name a peer with --join ADDR, or start a swarm here: manyhands up"
@@ -39,15 +39,14 @@ def recorded(home: Home, record: Running) -> Iterator[None]:
     directory = home.root / DIRECTORY
     directory.mkdir(mode=0o700, exist_ok=True)
     path = directory / f"{record.command}-{record.pid}.json"
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file)
         os.truncate(file, 0)
         os.write(file, json.dumps(asdict(record)).encode())
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(file)
+        remove(path, file)
 
 
 def found_running(home: Home) -> list[Running]:
@@ -87,9 +86,9 @@ def join_addresses(home: Home, given: Sequence[Address]) -> tuple[Address, ...]:
 
 
 def _is_abandoned(path: Path) -> bool:
-    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    file = os.open(path, os.O_RDWR)
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock(file, waits=False, shared=True)
     except BlockingIOError:
         return False
     else:

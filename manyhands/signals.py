@@ -10,12 +10,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from manyhands.boundary import Interrupted
 
 FLUSH_S = 1.0
+WAKE_S = 0.2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -43,15 +44,56 @@ def interruptible(first: Callable[[], object] | None = None) -> Iterator[None]:
         received.append(signum)
         ask()
 
-    for signum in SIGNALS:
-        loop.add_signal_handler(signum, handle, signum)
+    try:
+        with _handled_on(loop, handle):
+            yield
+    finally:
+        if received:
+            raise Interrupted(received[0])
+
+
+@contextmanager
+def _handled_on(loop: asyncio.AbstractEventLoop, handle: Callable[[int], None]) -> Iterator[None]:
+    """Signals call `handle` on the loop while the context lasts."""
+    try:
+        for signum in SIGNALS:
+            loop.add_signal_handler(signum, handle, signum)
+    except NotImplementedError:  # Windows: Python calls handlers between two steps of the program
+        with _handled_between_steps(loop, handle):
+            yield
+        return
     try:
         yield
     finally:
-        for signum in SIGNALS:
-            loop.remove_signal_handler(signum)
-        if received:
-            raise Interrupted(received[0])
+        with suppress(NotImplementedError):
+            for signum in SIGNALS:
+                loop.remove_signal_handler(signum)
+
+
+@contextmanager
+def _handled_between_steps(
+    loop: asyncio.AbstractEventLoop, handle: Callable[[int], None]
+) -> Iterator[None]:
+    """A loop that waits for sockets takes no step, so a timer wakes it now and then."""
+
+    timer: asyncio.TimerHandle | None = None
+
+    def wake() -> None:
+        nonlocal timer
+        timer = loop.call_later(WAKE_S, wake)
+
+    def received(signum: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(handle, signum)
+
+    wake()
+    before = {signum: signal.signal(signum, received) for signum in SIGNALS}
+    try:
+        yield
+    finally:
+        assert timer is not None
+        timer.cancel()
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 @contextmanager

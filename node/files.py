@@ -14,6 +14,7 @@ from pathlib import Path
 
 from protocol.canonical import decode
 from protocol.errors import PeerBusy, PeerMisbehaved, PeerRefused
+from protocol.files import BINARY, read_at
 from protocol.identity import PeerId
 from protocol.pieces import MAX_CALL_BYTES
 
@@ -100,8 +101,8 @@ class SharedWeights:
 
 
 def _read(path: Path, start: int, length: int) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | BINARY)
     try:
-        return os.pread(descriptor, length, start)
+        return read_at(descriptor, length, start)
     finally:
         os.close(descriptor)

@@ -254,9 +254,8 @@ class Node:
         self.become(self._meant)
 
     def ask_to_go(self, left_s: float | None) -> None:
-        if self._serving is not None:
-            up = self.bandwidth.up_bytes_per_s
-            self._serving.sessions.ask_to_go(left_s, up_bytes_per_s=up)
+        if (serving := self._serving) is not None:
+            serving.sessions.ask_to_go(left_s, up_bytes_per_s=self.bandwidth.up_bytes_per_s)
 
     async def drain(self) -> None:
         if self._serving is not None:

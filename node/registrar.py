@@ -104,7 +104,7 @@ class Register:
         new, self._new = self._new, []
         if not new:
             return
-        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(file, "".join(entry.to_line() for entry in new).encode())
             os.fsync(file)

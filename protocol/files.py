@@ -1,14 +1,21 @@
-"""Files that appear whole or not at all, and whether one was touched since.
+"""Files that appear whole or not at all, whether one was touched since, and bytes at some place.
 
 A file counts as untouched while its size, modification time and inode are what they were; whoever
-can forge these can also write the file.
+can forge these can also write the file. Where the system reads and writes only where a file stands
+(Windows), we go there first, one thread at a time.
 """
 
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 Stamp = tuple[int, int, int]  # size, modification time in ns, inode
+
+BINARY = getattr(os, "O_BINARY", 0)  # of `os.open`: Windows would change line ends otherwise
+
+_AT_ONCE = 16 * 2**20
+_moving = threading.Lock()  # of positions in files
 
 
 def stamp(path: Path) -> Stamp:
@@ -40,3 +47,30 @@ def write_whole(path: Path, content: bytes) -> None:
         with suppress(OSError):
             fresh.unlink()
         raise
+
+
+def write_at(descriptor: int, data: memoryview | bytes, start: int) -> int:
+    """How many bytes were written, one at least."""
+    if hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, data, start)
+    with _moving:
+        os.lseek(descriptor, start, os.SEEK_SET)
+        return os.write(descriptor, data)
+
+
+def read_at(descriptor: int, n_bytes: int, start: int) -> bytes:
+    """So many bytes, or those that there are."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, n_bytes, start)
+    with _moving:
+        os.lseek(descriptor, start, os.SEEK_SET)
+        return os.read(descriptor, n_bytes)
+
+
+def read_into(descriptor: int, view: memoryview, start: int) -> int:
+    """How many bytes were read; 0 at the end of the file."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [view], start)
+    data = read_at(descriptor, min(len(view), _AT_ONCE), start)
+    view[: len(data)] = data
+    return len(data)

@@ -8,9 +8,9 @@ looks touched. One process at a time fetches; a cut costs what was written since
 """
 
 import errno
-import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +19,8 @@ from pathlib import Path
 from manyhands.weights.ranges import Range, Ranges, gaps, merged, without
 from protocol.describing import MANIFEST_FILE
 from protocol.errors import BadModel, ConfigError, IntegrityError, OutOfMemory
-from protocol.files import Stamp, stamp, stamp_or_none, write_whole
+from protocol.file_lock import lock
+from protocol.files import BINARY, Stamp, stamp, stamp_or_none, write_at, write_whole
 from protocol.manifest import Manifest
 from protocol.pieces import Piece, PieceHasher, header_stop
 
@@ -96,13 +97,13 @@ class Store:
         """
         with room_for(self.place, 0):
             self.place.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.place / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            file = os.open(self.place / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file, waits=False)
             except BlockingIOError:
                 waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock(file)
             self.reload()
             self.check_touched()
             yield
@@ -220,7 +221,7 @@ class Writer:
             descriptor = self._open(file)
             view = memoryview(data)
             while view:
-                n_written = os.pwrite(descriptor, view, start)
+                n_written = write_at(descriptor, view, start)
                 view, start = view[n_written:], start + n_written
 
     def keep(self, file: str, start: int, stop: int) -> None:
@@ -249,7 +250,7 @@ class Writer:
     def _open(self, file: str) -> int:
         if file not in self._files:
             path = self._store.place / file
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o644)
             self._files[file] = descriptor
             os.ftruncate(descriptor, self._store.manifest.file(file).n_bytes)
         return self._files[file]
@@ -298,8 +299,7 @@ def require_disk(place: Path, n_bytes: int, free: Callable[[Path], int] | None =
 def free_disk_bytes(place: Path) -> int:
     while not place.exists():
         place = place.parent
-    status = os.statvfs(place)
-    return status.f_bavail * status.f_frsize
+    return shutil.disk_usage(place).free
 
 
 def cache_root() -> Path:

@@ -60,12 +60,24 @@ def unpack(file: Path, place: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="unpacking-", dir=place) as name:
         fresh = Path(name) / "made"
         fresh.mkdir()
-        os.symlink(file.resolve(), fresh / FILE)
+        _refer(fresh / FILE, file.resolve())
         (fresh / "config.json").write_text(json.dumps(_config(fresh, table), indent=1))
         _write_tokenizer(fresh)
         shutil.rmtree(directory, ignore_errors=True)
         fresh.rename(directory)
     return directory
+
+
+def _refer(name: Path, file: Path) -> None:
+    """The same file under another name; Windows lets few make links, and then it is a copy."""
+    for way in (os.symlink, os.link, shutil.copyfile):
+        try:
+            way(file, name)
+        except OSError:
+            if way is shutil.copyfile:
+                raise
+        else:
+            return
 
 
 def _checked(file: Path) -> GgufTable:

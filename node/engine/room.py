@@ -174,7 +174,8 @@ def _left(share: Share | None) -> int | None:
     total = psutil.virtual_memory().total
     with suppress(OSError, ValueError):
         total = min(total, int((CGROUP / "memory.max").read_text()))
-    return max(0, share.of(total) - psutil.Process().memory_info().rss)
+    used = int(psutil.Process().memory_info().rss)
+    return max(0, share.of(int(total)) - used)
 
 
 def _system() -> int | None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from protocol.errors import BadModel
+from protocol.files import BINARY, read_into
 from protocol.tensor_table import TensorEntry
 
 DTYPES = {
@@ -54,7 +55,7 @@ class TensorFile:
         view, done = memoryview(cast("Any", data.numpy())), 0
         while done < len(view):
             try:
-                count = os.preadv(self.descriptor, [view[done:]], start + done)
+                count = read_into(self.descriptor, view[done:], start + done)
             except OSError as error:
                 raise BadModel(f"{self.name} cannot be read: {error.strerror}") from error
             if not count:
@@ -75,7 +76,7 @@ def opened(path: Path) -> Iterator[TensorFile]:
         BadModel: it cannot be opened.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, os.O_RDONLY | BINARY)
     except OSError as error:
         raise BadModel(f"{path.name} cannot be read: {error.strerror}") from error
     try:
