@@ -28,6 +28,7 @@ from tests.test_failover import ask
 SPANS = [(0, 2), (2, 5), (5, 6)]
 N_PAIRS = 2 * 2 * len(SPANS)  # of nodes that may stand one behind the other, two for each span
 DATA_LINK, HANDLER = "_Link._run", "run_stream"  # the tasks at the two ends of a data stream
+BETTER_WAY = "_Link._look_for_better"  # runs while such a stream is up
 TABS_LOCK, LEDGER = "tabs-*.lock", "ledger.sqlite"
 N = 40
 KINDS = ("kill", "cut off", "drain", "busy", "garble", "break")
@@ -245,13 +246,14 @@ async def at_rest(before: Counter[str], timeout_s: float = 10.0) -> None:
     """Wait until nothing is held but what was before, and what the first sessions leave for good.
 
     That is a data stream from every node to every one that may come after it, with a handler at its
-    other end, and beside every ledger the lock of who has tabs open there.
+    other end and a look-out for a better way, and beside every ledger the lock of who has tabs.
     """
     gc.collect()
     until_s = time.monotonic() + timeout_s
     while True:
         now = held()
-        kept = {DATA_LINK: N_PAIRS, HANDLER: now[DATA_LINK], TABS_LOCK: now[LEDGER]}
+        n_links = now[DATA_LINK]
+        kept = {DATA_LINK: N_PAIRS, HANDLER: n_links, BETTER_WAY: n_links, TABS_LOCK: now[LEDGER]}
         more = now - (before | Counter(kept))
         if not more:
             return
