@@ -61,11 +61,12 @@ class Paths:
         tunnels: Tunnels | None = None,
         now_s: Callable[[], float] | None = None,
         ping_s: float = PING_S,
+        stagger_s: float = STAGGER_S,
     ) -> None:
         """`now_s`: of one monotonic clock; the event loop's unless told."""
         self.transport, self.tunnels = transport, tunnels
         self.book = PathBook()
-        self._ping_s = ping_s
+        self._ping_s, self._stagger_s = ping_s, stagger_s
         self._now_s = now_s or (lambda: asyncio.get_running_loop().time())
         self._ways: WeakKeyDictionary[Connection, Way] = WeakKeyDictionary()
         self._open: WeakSet[Connection] = WeakSet()
@@ -161,7 +162,7 @@ class Paths:
                     trying[asyncio.create_task(self._try(peer_id, way, timeout_s))] = way
                 done, _ = await asyncio.wait(
                     trying,
-                    timeout=STAGGER_S if waiting else None,
+                    timeout=self._stagger_s if waiting else None,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 for task in sorted(done, key=lambda task: trying[task].path.rank):

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -11,7 +11,7 @@ from protocol.address import Address
 from protocol.errors import PeerBusy, PeerUnreachable
 from protocol.path import Path
 from protocol.transport.paths import Paths, paths_of
-from tests.node.relaying import forwarding, relayed
+from tests.node.relaying import forwarding, relay_of, relayed, reserving, until
 from tests.protocol.transport.peers import echo, listening, new_transport, stream_service
 
 
@@ -45,6 +45,29 @@ async def test_a_dead_direct_address_costs_a_moment_and_the_relay_answers():
         assert paths.way_of(connection).address == there.address
         assert await connection.call("ping", b"hi", timeout_s=5) == b"hi"
         assert paths.status() == {"relayed": 1}
+        await connection.aclose()
+        await paths.aclose()
+
+
+async def test_who_loses_the_race_keeps_no_connection_open_at_its_relay():
+    async with AsyncExitStack() as stack:
+        made = [await stack.enter_async_context(relay_of()) for _ in range(2)]
+        gates = [gate for _, gate in made]
+        behind = await stack.enter_async_context(reserving(*gates))
+        await until(lambda: len(behind.addresses) == 2)
+        paths, peer_id = Paths(new_transport(), stagger_s=0.0), behind.addresses[0].peer_id
+
+        connection = await paths.dial(peer_id, behind.addresses)
+
+        def n_open(address: Address | None) -> int:
+            assert address is not None
+            [relay] = (r for r, gate in made if gate.peer_id == address.relay)
+            return relay.book.status()["connections"]
+
+        won = paths.way_of(connection).address
+        [lost] = set(behind.addresses) - {won}
+        await until(lambda: n_open(lost) == 0)
+        assert n_open(won) == 1
         await connection.aclose()
         await paths.aclose()
 
