@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from manyhands.coverage import Run, hosts_per_block, spell, stretches
+from manyhands.own_words import OwnWords
 from manyhands.whereabouts import spoken
 from protocol.announcements import Announcement
 from protocol.measured import State
@@ -26,6 +27,7 @@ SLOW = 1.5  # times what was announced
 FULL_POSITIONS = 256  # a node that has room for fewer is full to most who ask
 SKEWED_S = 60.0
 WELL = State.SERVING.value
+NOTHING_SAID = OwnWords()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ class Seen:
     age_s: float = 0.0  # of its announcement, by our clock
     slowdown: float | None = None  # how many times longer it took than it announces
     skew_s: float = 0.0  # by how much its clock is ahead of ours
-    reach_why: str = ""  # how it came to its verdict on who reaches it, by its own word
+    own: OwnWords = NOTHING_SAID  # of a node of this home: what it said when it was asked
     doubt: str = ""  # why it cannot be in the region that it announces
 
     @property

@@ -18,6 +18,7 @@ import click
 from manyhands.asking import Ask, open_client
 from manyhands.boundary import innermost
 from manyhands.governing.gate import tell_flags, terms_for
+from manyhands.headings import headed
 from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.models import Model
@@ -45,7 +46,20 @@ if TYPE_CHECKING:
 Show = Callable[["Event"], None]
 
 
-@click.command(short_help="Ask a swarm for one completion.")
+HEADINGS = {
+    "What to ask": ("prompt", "prompt_ids", "max_tokens", "stops", "ignore_eos"),
+    "How tokens are drawn": ("temperature", "top_p", "top_k", "seed"),
+    "Where": ("join", "swarm", "home", "tunnels", "channel", "accept_licence"),
+    "Who may serve": (
+        *("prefer", "require", "avoid", "regions", "believe_regions", "groups"),
+        *("max_price", "profile", "forget", "no_spares"),
+    ),
+    "How long": ("timeout_s", "wait_s"),
+    "What is printed": ("as_json", "as_jsonl"),
+}
+
+
+@click.command(cls=headed(HEADINGS), short_help="Ask a swarm for one completion.")
 @click.argument("model", metavar="MODEL")
 @click.option("--prompt", metavar="TEXT", help="The prompt. Default: standard input.")
 @click.option("--prompt-ids", metavar="1,2,3", help="The prompt as token ids; none are added.")

@@ -10,11 +10,11 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from manyhands.asking import RECORD_NAME
-from manyhands.condition import Seen
+from manyhands.condition import NOTHING_SAID, Seen
 from manyhands.home import Home
+from manyhands.own_words import OwnWords, fetch_own_words
 from manyhands.party import open_party
 from manyhands.signals import interruptible
-from manyhands.whereabouts import why_of
 from protocol.address import Address
 from protocol.errors import ManyhandsError, PeerError
 from protocol.identity import PeerId
@@ -35,7 +35,7 @@ async def look(
 ) -> "dict[Announcement, Seen]":
     """Everybody in the swarm's table, in its order, and what was seen of them.
 
-    `own` are asked, besides, how they came to know whether strangers reach them.
+    `own` are asked, besides, what they say of themselves.
 
     Raises:
         PeerError: nobody of `join` answers.
@@ -60,7 +60,7 @@ async def look(
                     for peer in peers[:MAX_DIALLED]
                 }
             asked = {peer_id: connections[peer_id] for peer_id in own if peer_id in connections}
-            reach_whys = {peer_id: await why_of(each) for peer_id, each in asked.items()}
+            own_words = {peer_id: await fetch_own_words(each) for peer_id, each in asked.items()}
         finally:
             for connection in connections.values():
                 await connection.aclose()
@@ -76,7 +76,7 @@ async def look(
             reached=reached.get(peer.peer_id),
             slowdown=slowdowns.get(peer.peer_id),
             doubt=str(doubted.get(peer.peer_id, "")),
-            reach_why=reach_whys.get(peer.peer_id, ""),
+            own=own_words.get(peer.peer_id, NOTHING_SAID),
             now_ms=fetched_ms,
         )
         for peer in peers
@@ -115,7 +115,7 @@ def _seen(
     reached: "tuple[float, Path] | str | None",
     slowdown: float | None,
     doubt: str,
-    reach_why: str,
+    own: OwnWords,
     now_ms: int,
 ) -> Seen:
     heard_ms = directory.table.heard_ms(peer.peer_id, now_ms)
@@ -126,6 +126,6 @@ def _seen(
         age_s=heard_ms / 1000,
         slowdown=slowdown,
         doubt=doubt,
-        reach_why=reach_why,
+        own=own,
         skew_s=directory.table.skew_ms(peer.peer_id, now_ms) / 1000,
     )

@@ -17,6 +17,7 @@ import click
 from manyhands import __version__, machine
 from manyhands.belonging import check_discovery, joining, place_in_swarm
 from manyhands.fetching import bring_weights
+from manyhands.headings import headed
 from manyhands.home import Home, open_books
 from manyhands.loading import describe, load
 from manyhands.loops import run
@@ -53,7 +54,23 @@ if TYPE_CHECKING:
 MAX_TEXT_CHARS = 64
 
 
-@click.command(short_help="Lend this machine: serve a span of a model.")
+HEADINGS = {
+    "What to serve": (
+        *("span", "max_blocks", "adapters", "name", "wire", "pack"),
+        *("trusted_keys", "accept_licence", "share_weights"),
+    ),
+    "Where": ("join", "swarm", "home", "bootstrap", "libp2p", "lan", "region", "group"),
+    "Being reached": ("listen", "announce", "map_port", "via", "relay", "relay_limit"),
+    "Manners": ("hours", "on_battery", "when_idle_min", "max_bandwidth", "drain"),
+    "Memory and device": (
+        *("device", "require_gpu", "threads", "dtype", "quantize"),
+        *("kv_cache", "max_memory", "max_vram"),
+    ),
+    "Money": ("price_per_mtl",),
+}
+
+
+@click.command(cls=headed(HEADINGS), short_help="Lend this machine: serve a span of a model.")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option(
     "--span",

@@ -18,6 +18,7 @@ from manyhands.governing.telling import judged, words
 from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.options import PeerType, home_option, join_option, json_option
+from manyhands.own_words import carrying_view
 from manyhands.running import found_running, join_addresses
 from manyhands.whereabouts import peers_of, reach_view
 from protocol.address import Address
@@ -58,9 +59,14 @@ def status(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
                 "without": list(record.without),
                 "signature": record.signature,
                 "reach": [
-                    {"peer": peer.peer_id, **reach_view(peer.reach, peer.addresses, saw.reach_why)}
+                    {"peer": peer.peer_id, **reach_view(peer.reach, peer.addresses, saw.own.why)}
                     for peer, saw in seen.items()
                     if peer.peer_id in its_peers
+                ],
+                "carrying": [
+                    {"peer": peer.peer_id, **view}
+                    for peer, saw in seen.items()
+                    if peer.peer_id in its_peers and (view := carrying_view(saw.own))
                 ],
             }
             for record, its_peers in running

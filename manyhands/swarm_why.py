@@ -20,6 +20,7 @@ from manyhands.asking import RECORD_NAME, Ask
 from manyhands.home import KEY_NAME, Home
 from manyhands.loops import run
 from manyhands.options import home_option, join_option, json_option, limits_options
+from manyhands.own_words import OwnWords, fetch_own_words
 from manyhands.party import Party, open_party
 from manyhands.running import join_addresses
 from manyhands.signals import interruptible
@@ -159,6 +160,7 @@ async def _look(home: Home, text: str, join: tuple[Address, ...]) -> "Known":
     """
     from manyhands.condition import Seen
     from manyhands.why import Known
+    from node.barring import read_bans
     from scheduler.record_file import read_records
 
     party = open_party(home, "client")
@@ -171,7 +173,7 @@ async def _look(home: Home, text: str, join: tuple[Address, ...]) -> "Known":
         addresses = dict.fromkeys(announced.addresses if announced else ())
         if given is not None:
             addresses[given] = None
-        dialled, load = await _dial_all(party, list(addresses))
+        dialled, load, own = await _dial_all(party, list(addresses))
     records, now_s = read_records(home.client / RECORD_NAME), time.time()
     listed = (announced,) if announced else ()
     slowdown = records.believed(listed, now_s).get(peer_id)
@@ -192,6 +194,8 @@ async def _look(home: Home, text: str, join: tuple[Address, ...]) -> "Known":
         risk_ms=records.risk_ms(listed, now_s).get(peer_id, 0.0),
         complaints=tuple(one for one, other in records.broken_links(now_s) if other == peer_id),
         now_ms=now_ms,
+        ban=next((ban for ban in read_bans(home.bans) if ban.peer_id == peer_id), None),
+        held=own.held,
     )
 
 
@@ -203,6 +207,7 @@ async def _ask(party: Party, home: Home, join: tuple[Address, ...]) -> _Looked:
     try:
         addresses = join_addresses(home, join)
         await fetch_directory(party.transport(), addresses, directory)
+        await party.hear(addresses)
     except ManyhandsError as error:
         return _Looked(directory, 0, error)
     return _Looked(directory, min(len(addresses), MAX_ASKED), None)
@@ -227,11 +232,12 @@ def _the_peer(text: str, directory: "Directory", failure: ManyhandsError | None)
 
 async def _dial_all(
     party: Party, addresses: Sequence[Address]
-) -> "tuple[Mapping[Address, float | ManyhandsError], Load | None]":
-    """What came of dialling each, at once; and how busy the peer says it is."""
+) -> "tuple[Mapping[Address, float | ManyhandsError], Load | None, OwnWords]":
+    """What came of dialling each, at once; how busy the peer says it is, and what else."""
     from protocol.load import METHOD, Load
 
     loads: list[Load] = []
+    words: list[OwnWords] = []
     transport = party.transport()
 
     async def dial(address: Address) -> float | ManyhandsError:
@@ -243,6 +249,7 @@ async def _dial_all(
                 took_ms = (time.monotonic() - began_s) * 1000
                 answer = await connection.call(METHOD, b"", timeout_s=DIAL_S)
                 loads.append(Load.decode(answer, sender=address.peer_id))
+                words.append(await fetch_own_words(connection))
             finally:
                 await connection.aclose()
         except ManyhandsError as error:
@@ -250,7 +257,8 @@ async def _dial_all(
         return took_ms
 
     came = await asyncio.gather(*map(dial, addresses))
-    return dict(zip(addresses, came, strict=True)), loads[0] if loads else None
+    by_address = dict(zip(addresses, came, strict=True))
+    return by_address, loads[0] if loads else None, words[0] if words else OwnWords()
 
 
 def _ours(home: Home) -> dict[PeerId, str]:

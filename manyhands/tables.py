@@ -39,6 +39,8 @@ def show_status(view: dict[str, Any]) -> None:
             _told("", Text(why, "yellow"))
         for reach in record["reach"] if record["command"] == "serve" else ():
             _show_reach(reach)
+        for carrying in record.get("carrying", ()):
+            _show_carrying(carrying)
     for model in view["models"]:
         _show_model(model)
     if not view["models"]:
@@ -57,6 +59,23 @@ def _show_reach(reach: dict[str, Any]) -> None:
     _told("reach", Text.assemble(Text(reach["told"], style), why))
     if reach["fix"]:
         _told("", f"fix: {reach['fix']}")
+
+
+def _show_carrying(carrying: dict[str, Any]) -> None:
+    """Of a node of this home: whom it carries, and who carries it."""
+    if relay := carrying.get("relay"):
+        now = f"{relay['n_reserved']} peers hold a place, {relay['n_open']} connections are open"
+        sums = f"{_bytes(relay['n_bytes'])} bytes of {relay['n_peers']} peers so far"
+        _told("relay", f"carries for others: {now}; {sums}")
+    for place in carrying.get("via", ()):
+        until = time.strftime("%H:%M", time.localtime(place["expires_ms"] / 1000))
+        _told("", f"carried by {short(place['relay'])} until {until}")
+    if tunnels := carrying.get("tunnels"):
+        told = f"{tunnels['n_streams']} streams open, {tunnels['n_punched']} holes punched"
+        told += f", {_bytes(tunnels['n_bytes'])} bytes"
+        if tunnels["n_carried_bytes"]:
+            told += f"; {_bytes(tunnels['n_carried_bytes'])} for others"
+        _told("tunnels", told)
 
 
 def _show_model(model: dict[str, Any]) -> None:

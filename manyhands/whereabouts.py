@@ -5,14 +5,13 @@ doctor, that all say the same.
 """
 
 import asyncio
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from manyhands.progress import say
 from protocol.address import Address
-from protocol.errors import ManyhandsError, UsageError
+from protocol.errors import UsageError
 from protocol.identity import PeerId
 from protocol.reachability import Nat, Reach, Scope, Verdict, scope_of
 
@@ -20,12 +19,9 @@ if TYPE_CHECKING:
     from manyhands.preparing import Wanted
     from node.node import Node
     from node.whereabouts import Ways
-    from protocol.transport import Connection
 
 ANY = ("0.0.0.0", "::")
 ROUTER_S = 5.0  # that a ready line waits for a router's answer, at most
-STATUS_S = 3.0
-MAX_WHY_CHARS = 300
 
 
 def check_mapping(wanted: "Wanted") -> None:
@@ -120,13 +116,3 @@ def peers_of(addresses: Iterable[str]) -> set[PeerId]:
         with suppress(UsageError):
             found.add(Address.parse(text).peer_id)
     return found
-
-
-async def why_of(connection: "Connection") -> str:
-    """How a node came to its verdict, by its own word; "" where it says nothing of use."""
-    with suppress(ManyhandsError, ValueError):
-        told = json.loads(await connection.call("status", b"", timeout_s=STATUS_S))
-        match told:
-            case {"reach": {"why": str() as why}} if why.isprintable():
-                return why[:MAX_WHY_CHARS]
-    return ""

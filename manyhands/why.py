@@ -26,6 +26,7 @@ from scheduler.explain import in_words
 from scheduler.wanted import Wanted
 
 if TYPE_CHECKING:
+    from protocol.bans import Ban
     from protocol.membership.state import SwarmState
     from scheduler.peer_record import Standing
 
@@ -59,6 +60,8 @@ class Known:
     risk_ms: float
     complaints: tuple[PeerId, ...]  # who said lately that it cannot reach it
     now_ms: int
+    ban: "Ban | None" = None  # by the node of this home
+    held: str = ""  # why it serves nobody, by its own word
 
     @property
     def is_reached(self) -> bool:
@@ -74,6 +77,8 @@ def reasons(known: Known, wanted: Wanted | None) -> list[Reason]:
         *_self(known),
         *_announced(known),
         *_membership(known),
+        *_governance(known),
+        *_banned(known),
         *_dialled(known),
         *_constraints(known, wanted),
         *_health(known),
@@ -129,6 +134,31 @@ def _membership(known: Known) -> Iterator[Reason]:
         yield Reason("membership", BAD, text, "manyhands swarm invite --role provide")
     else:
         yield Reason("membership", GOOD, f"in swarm {known.state.policy.name} it may {may}")
+
+
+def _governance(known: Known) -> Iterator[Reason]:
+    """What the swarm says of the model it serves, here and as it has heard itself."""
+    peer, refused = known.announced, ""
+    if peer is not None and known.state is not None:
+        judged = known.state.governance.judge(peer.manifest, peer.model, known.now_ms)
+        refused = judged.refused
+        if refused:
+            text = f"{peer.model} is not to be served: {refused}"
+            yield Reason("governance", BAD, text, judged.hint.replace("MODEL", peer.model))
+        for flag in judged.flags:
+            yield Reason("governance", GOOD, f"{peer.model}: {flag}")
+    if known.held and known.held != refused:
+        fix = "there: manyhands models releases, and manyhands models advisories"
+        yield Reason("governance", BAD, f"it is held, by its own word: {known.held}", fix)
+
+
+def _banned(known: Known) -> Iterator[Reason]:
+    """Who bans us says so when it is dialled; this is whom we do not hear."""
+    ban = known.ban
+    if ban is not None and ban.until_ms > known.now_ms:
+        left_min = (ban.until_ms - known.now_ms) / 60_000
+        text = f"the node of this home does not hear it for {left_min:.0f} more minutes: {ban.why}"
+        yield Reason("ban", BAD, text, f"manyhands peers unban {known.peer_id}")
 
 
 def _dialled(known: Known) -> Iterator[Reason]:

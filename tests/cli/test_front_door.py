@@ -7,10 +7,11 @@ from importlib import import_module
 
 import click
 import pytest
+from click.testing import CliRunner
 
 import manyhands as package
 from manyhands.boundary import guarded, innermost
-from manyhands.cli import COMMANDS
+from manyhands.cli import COMMANDS, root
 from protocol.errors import ConfigError, ManyhandsError, SwarmIncomplete
 from tests.cli.command import ROOT, assert_explained, manyhands
 
@@ -34,6 +35,24 @@ def test_every_command_is_there_and_says_what_it_does(name):
     assert isinstance(command, click.Command)
     assert command.help
     assert summary
+
+
+@pytest.mark.parametrize("name", ["serve", "generate"])
+def test_every_option_of_a_long_command_stands_once_under_a_heading_of_its_own(name):
+    module, attribute, _ = COMMANDS[name]
+    command, headings = getattr(import_module(module), attribute), import_module(module).HEADINGS
+    listed = [parameter for names in headings.values() for parameter in names]
+    options = {
+        each.name
+        for each in command.params
+        if isinstance(each, click.Option) and not each.hidden and each.expose_value
+    }
+
+    shown = CliRunner().invoke(root, [name, "--help"]).output
+
+    assert sorted(listed) == sorted(options)
+    assert [shown.count(f"\n{heading}:\n") for heading in headings] == [1] * len(headings)
+    assert shown.rindex("Options:\n") < shown.index("--help")
 
 
 def test_the_version_is_the_distributions():

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -13,12 +14,16 @@ from manyhands.cli import root
 from manyhands.home import Home, open_identity
 from manyhands.membership import enter
 from manyhands.why import Known, is_usable, reasons
+from node.barring import write_bans
 from protocol.address import Address
+from protocol.bans import Ban
 from protocol.clock import wall_ms
 from protocol.errors import PeerUnreachable
 from protocol.identity import Identity
 from protocol.measured import Measured, State
+from protocol.membership.advisories import Severity
 from protocol.membership.certificates import Ruling, Verdict
+from protocol.membership.roles import Role
 from protocol.membership.state import SwarmState
 from protocol.reachability import Nat, Reach
 from protocol.reachability import Verdict as Reached
@@ -28,7 +33,15 @@ from scheduler.wanted import Limits, Wanted
 from tests.announcing import MANIFEST, announce, key_of, peer_of
 from tests.cli.command import assert_explained
 from tests.doctor.peers import announced, nobody, peer
-from tests.membership import FOUNDER, open_to
+from tests.membership import (
+    FOUNDER,
+    RELEASERS,
+    WARNERS,
+    advise,
+    govern,
+    open_to,
+    release,
+)
 
 SIMPLE = Wanted(manifest=MANIFEST, n_blocks=8, n_positions=1024)
 
@@ -172,6 +185,46 @@ def test_a_peer_that_an_admin_denied_or_that_may_not_provide_is_told(tmp_path):
     assert bad_sources(stranger) == ["membership"]
     [first, *_] = reasons(known_of(state=denied), SIMPLE)
     assert (first.source, "denies it" in first.text) == ("membership", True)
+
+
+def test_a_model_that_its_swarm_stopped_or_has_not_released_is_told_with_what_mends_it():
+    state = SwarmState(open_to(frozenset({Role.PROVIDE})))
+    state.learn(govern(state))
+    unreleased = [each for each in reasons(known_of(state=state), SIMPLE) if each.verdict == "fail"]
+    state.learn(release(state, *RELEASERS[:2]))
+    released = bad_sources(known_of(state=state))
+    state.learn(advise(state, WARNERS[0], severity=Severity.FLAG))
+    flagged = reasons(known_of(state=state), SIMPLE)
+    state.learn(advise(state, WARNERS[0], id="A-2"))
+
+    [why] = unreleased
+    assert (why.source, "has not released it" in why.text) == ("governance", True)
+    assert why.fix.startswith("manyhands models release tiny --channel stable")
+    assert released == []
+    assert is_usable(flagged)
+    assert any("weights were poisoned" in r.text for r in flagged if r.source == "governance")
+    assert bad_sources(known_of(state=state)) == ["governance"]
+
+
+def test_a_node_that_says_it_is_held_is_not_usable_and_a_reason_told_once():
+    held = known_of(held="swarm den has not released it in channel stable")
+
+    assert bad_sources(held) == ["governance"]
+
+
+async def test_a_ban_of_this_homes_node_is_told_until_it_ends(tell, tmp_path):
+    home = Home.at(tmp_path / "home")
+    home.node.mkdir()
+    ban = Ban(peer_id=peer_of(1), why="it sends junk", until_ms=wall_ms() + 600_000)
+    write_bans(home.bans, [ban])
+
+    bad, view = await tell(peer(1), of=lambda addresses: peer_of(1))
+
+    assert bad == {
+        "ban": "the node of this home does not hear it for 10 more minutes: it sends junk"
+    }
+    assert f"manyhands peers unban {peer_of(1)}" in [each["fix"] for each in view["reasons"]]
+    assert is_usable(reasons(known_of(ban=replace(ban, until_ms=1)), SIMPLE))
 
 
 def test_one_address_that_answers_is_enough():

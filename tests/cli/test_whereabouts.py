@@ -3,10 +3,13 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from manyhands.condition import Seen, condition_of
+from manyhands.own_words import carrying_view, fetch_own_words, read
 from manyhands.tables import show_status
-from manyhands.whereabouts import advice, peers_of, reach_view, spoken, why_of
+from manyhands.whereabouts import advice, peers_of, reach_view, spoken
 from protocol.address import Address
 from protocol.errors import PeerUnreachable
 from protocol.reachability import Nat, Reach, Verdict
@@ -83,7 +86,51 @@ class Answering:
     ],
 )
 async def test_what_a_node_says_of_it_is_shown_only_if_it_can_be(answer, why):
-    assert await why_of(Answering(answer)) == why
+    assert (await fetch_own_words(Answering(answer))).why == why
+
+
+CARRYING = {
+    "relay": {"bytes": 3 * 2**20, "peers": {"a": {}, "b": {}}, "reservations": 1, "connections": 4},
+    "via": [{"relay": peer_of(2), "expires_ms": 1_760_000_000_000}, "nonsense", {"relay": 7}],
+    "tunnels": {"streams": 2, "punched": 1, "carried_bytes": 2**30, "relays": [peer_of(3), 1]},
+}
+
+
+def test_what_a_node_of_this_home_carries_and_who_carries_it_is_shown_and_told_to_scripts(capsys):
+    view = carrying_view(read(json.dumps(CARRYING).encode()))
+    record = {"command": "serve", "model": "tiny", "pid": 7, "without": [], "signature": ""}
+
+    show_status({**EMPTY, "running": [{**record, "reach": [], "carrying": [view]}]})
+
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 peers hold a place, 4 connections are open; 3.0M bytes of 2 peers so far" in told
+    assert f"carried by …{peer_of(2)[-6:]} until" in told
+    assert "tunnels 2 streams open, 1 holes punched, 1.0G bytes" in told
+    assert json.loads(json.dumps(view))["via"] == [CARRYING["via"][0]]
+
+
+@pytest.mark.parametrize("nothing", [{}, {"relay": None, "via": [], "tunnels": {"streams": 0}}])
+def test_a_node_that_has_nothing_to_do_with_relays_says_nothing_of_them(nothing):
+    assert carrying_view(read(json.dumps(nothing).encode())) == {}
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["reach", "relay", "via", "tunnels", "peers", "bytes", "expires_ms"]
+                ),
+                inner,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_whatever_a_node_answers_is_read_without_an_error(answer):
+    assert carrying_view(read(json.dumps(answer).encode())) is not None
 
 
 def test_no_router_is_asked_for_a_port_that_only_this_machine_reaches():
