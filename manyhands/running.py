@@ -63,6 +63,13 @@ def found_running(home: Home) -> list[Running]:
     return records
 
 
+def addresses_of(record: Running) -> list[Address]:
+    """Where it listens; nothing where its file says nonsense."""
+    with suppress(ManyhandsError):
+        return [Address.parse(address) for address in record.addresses]
+    return []
+
+
 def join_addresses(home: Home, given: Sequence[Address]) -> tuple[Address, ...]:
     """Where to begin: what the caller named, else whoever runs on this home, else whom it met in
     its swarm.
@@ -72,10 +79,9 @@ def join_addresses(home: Home, given: Sequence[Address]) -> tuple[Address, ...]:
     """
     if given:
         return tuple(given)
-    local = []
+    local: list[Address] = []
     for record in found_running(home):
-        with suppress(ManyhandsError):
-            local += [Address.parse(address) for address in record.addresses]
+        local += addresses_of(record)
     if not local and (home.root / "membership").exists():
         from manyhands.membership import known_addresses
 

@@ -7,24 +7,29 @@ that is not there yet stays away, and a client without a key meets others under 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from manyhands.doctor.finding import in_thread
 from manyhands.home import KEY_NAME, Home
+from manyhands.running import addresses_of, found_running
 from node.share import Share
 from protocol.address import Address
+from protocol.errors import ManyhandsError
 from protocol.messages import Span
 
 if TYPE_CHECKING:
     from manyhands.doctor.meeting import Met
     from manyhands.models import Model
+    from manyhands.own_words import OwnWords
     from manyhands.party import Party
 
 T = TypeVar("T")
 
 USUAL_PORT = 31400
+OWN_S = 2.0  # for our own node, on this machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +104,29 @@ class Case:
         from manyhands.doctor.meeting import meet
 
         return await self._once("met", lambda: meet(self))
+
+    async def own_words(self) -> "OwnWords | None":
+        """What the node that runs on this home says of itself; None: none runs, or answers.
+
+        Raises:
+            ManyhandsError: our key or membership cannot be used.
+        """
+        return await self._once("own words", self._ask_own_node)
+
+    async def _ask_own_node(self) -> "OwnWords | None":
+        from manyhands.own_words import fetch_own_words
+
+        serving = [each for each in found_running(self.home) if each.command == "serve"]
+        addresses = [address for record in serving for address in addresses_of(record)]
+        transport = (await self.party()).transport()
+        for address in addresses:
+            with suppress(ManyhandsError):
+                connection = await transport.dial(address, timeout_s=OWN_S)
+                try:
+                    return await fetch_own_words(connection)
+                finally:
+                    await connection.aclose()
+        return None
 
     async def aclose(self) -> None:
         for task in self._begun.values():

@@ -3,6 +3,7 @@
 import os
 import random
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +16,10 @@ from manyhands.licences import is_accepted
 from manyhands.progress import size
 from manyhands.weights.store import cache_root
 from protocol.describing import MANIFEST_FILE
-from protocol.errors import BadModel, InsecureHome, IntegrityError, ManyhandsError
+from protocol.errors import BadModel, BadSignature, InsecureHome, IntegrityError, ManyhandsError
 from protocol.identity import load_identity
+from protocol.manifest import SIGNATURE, Manifest
+from protocol.model_signature import Checked, check_signature
 from protocol.pieces import Piece
 
 if TYPE_CHECKING:
@@ -115,6 +118,29 @@ def _manifests(case: Case) -> Finding:
     return ok(f"{len(places)} model(s), their small files as their manifests say")
 
 
+def _signatures(case: Case) -> Finding:
+    """What publishers signed, of each model in the cache; whom our swarm trusts is trusted."""
+    from manyhands.membership import load_state
+
+    trusted: tuple[bytes, ...] = ()
+    if (case.home.root / MEMBERSHIP).exists():
+        trusted = tuple(load_state(case.home).governance.rules.trusted)
+    found: list[Checked] = []
+    for place in _places():
+        try:
+            manifest = Manifest.from_json((place / MANIFEST_FILE).read_bytes())
+            bundle = (place / SIGNATURE).read_bytes() if (place / SIGNATURE).exists() else None
+            found.append(check_signature(bundle, manifest, trusted))
+        except BadSignature as error:
+            return fail(f"{place.name[:16]}: {error}", error.hint or f"rm -r '{place}'")
+        except (OSError, BadModel, IntegrityError):
+            continue  # `manifests` tells of it
+    if not found:
+        return skip(f"no model was fetched to {cache_root()}")
+    n_signed = Counter(each.signed.value for each in found)
+    return ok(", ".join(f"{n} {signed}" for signed, n in sorted(n_signed.items())))
+
+
 def cache_finding(*, is_full: bool, seed: int | None = None) -> Finding:
     """Whether the weights that were fetched still have the hashes they came with.
 
@@ -181,6 +207,7 @@ CHECKS = (
     Check("membership", "our place in a swarm with members", on_thread(_membership)),
     Check("licence", "whether the model's licence was accepted", _licence, 30.0),
     Check("manifests", "fetched models against their manifests", on_thread(_manifests)),
+    Check("signatures", "publishers' signatures of fetched models", on_thread(_signatures)),
     Check(
         "cache",
         "fetched weights against their hashes: a sample, or all with --full",

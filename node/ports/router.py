@@ -73,12 +73,7 @@ class NatPmp:
         self._router, self._port = router, port
 
     async def map(self, internal_port: int, wanted: Lease | None) -> Lease:
-        host = await exchange(
-            self._router,
-            self._port,
-            lambda _: natpmp_external_address(),
-            read_natpmp_external_address,
-        )
+        host = await self.external_host()
         wanted_port = wanted.external.port if wanted else internal_port
         port, lifetime_s = await self._ask(internal_port, wanted_port, LEASE_S)
         return Lease(
@@ -90,6 +85,19 @@ class NatPmp:
 
     async def unmap(self, lease: Lease) -> None:
         await self._ask(lease.internal_port, 0, 0)
+
+    async def external_host(self) -> str:
+        """The router's own address outside; asking maps nothing.
+
+        Raises:
+            RouterRefused: it has none, or does not answer.
+        """
+        return await exchange(
+            self._router,
+            self._port,
+            lambda _: natpmp_external_address(),
+            read_natpmp_external_address,
+        )
 
     async def _ask(self, internal_port: int, wanted_port: int, lifetime_s: int) -> tuple[int, int]:
         return await exchange(

@@ -25,6 +25,7 @@ from manyhands.models import BUILT_IN
 from manyhands.running import Running, recorded
 from manyhands.weights.store import Store, cache_root
 from protocol.describing import make_manifest
+from protocol.manifest import SIGNATURE
 from protocol.pieces import cut_pieces
 from tests.cli.command import assert_explained, manyhands
 from tests.cli.conftest import here
@@ -335,6 +336,15 @@ def test_a_byte_that_changed_on_disk_is_found_and_forgotten_when_asked(examine, 
 
 def test_a_sample_reads_something_whatever_it_draws(stored):
     assert cache_finding(is_full=False, seed=1).verdict is Verdict.OK
+
+
+def test_a_signature_that_does_not_hold_is_an_error_and_none_is_not(examine, stored):
+    unsigned = examine("signatures")
+    (stored.place / SIGNATURE).write_bytes(b"{}")
+    broken = examine("signatures")
+
+    assert (unsigned["verdict"], unsigned["reason"]) == ("ok", "1 unsigned")
+    assert (broken["verdict"], SIGNATURE in broken["reason"]) == ("fail", True)
 
 
 def test_a_small_file_that_is_not_what_the_manifest_says_is_found(examine, stored):

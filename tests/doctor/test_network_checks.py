@@ -12,14 +12,20 @@ from manyhands.doctor.examining import examine
 from manyhands.doctor.finding import Finding, Verdict
 from manyhands.doctor.network import clock_finding, reach_finding
 from manyhands.doctor.registry import chosen
+from manyhands.doctor.ways import mapping_finding, nat_finding, router_finding
 from manyhands.home import Home, open_identity
+from manyhands.own_words import PortAsked
+from node.ports.router import NatPmp
 from protocol.address import Address
 from protocol.announcement_table import Merged
 from protocol.clock import wall_ms
+from protocol.identity import Identity
+from protocol.measured import Measured
 from protocol.reachability import Nat, Reach
 from protocol.reachability import Verdict as Reached
-from tests.announcing import peer_of
+from tests.announcing import key_of, peer_of
 from tests.doctor.peers import announced, nobody, peer
+from tests.node.ports.routers import Router, serving
 
 
 @pytest.fixture
@@ -120,6 +126,52 @@ async def test_the_node_of_this_home_is_judged_by_what_it_announces(look, tmp_pa
 
     assert unknown.verdict is Verdict.SKIP
     assert (known.verdict, "symmetric" in known.reason) == (Verdict.WARN, True)
+
+
+@pytest.mark.parametrize("nat", [*Nat, "", "nonsense"])
+def test_each_kind_of_router_is_told_and_only_the_symmetric_one_is_a_warning(nat):
+    assert (nat_finding(nat).verdict is Verdict.WARN) == (nat == Nat.SYMMETRIC)
+
+
+def test_what_the_router_gave_the_running_node_is_told_or_why_it_gave_nothing():
+    given = mapping_finding(PortAsked(protocol="PCP", external="203.0.113.5:31400", problem=""))
+    refused = mapping_finding(PortAsked(protocol="", external="", problem="it is full"))
+
+    assert (given.verdict, "203.0.113.5:31400" in given.reason) == (Verdict.OK, True)
+    assert (refused.verdict, "it is full" in refused.reason) == (Verdict.WARN, True)
+
+
+async def test_a_router_that_nobody_asked_tells_its_address_and_maps_nothing():
+    router = Router(host="8.8.4.4")
+    async with serving(router) as port:
+        outside = await router_finding("127.0.0.1", NatPmp("127.0.0.1", port=port))
+    async with serving(Router(host="10.0.0.1")) as port:
+        behind = await router_finding("127.0.0.1", NatPmp("127.0.0.1", port=port))
+
+    assert (outside.verdict, "8.8.4.4" in outside.reason) == (Verdict.OK, True)
+    assert router.mapped == {}
+    assert (behind.verdict, "10.0.0.1" in behind.reason) == (Verdict.WARN, True)
+    assert (await router_finding("")).verdict is Verdict.SKIP
+
+
+async def test_relays_are_dialled_and_where_there_are_none_nothing_is_wrong(look):
+    relaying = Measured(relay_slots=3)
+    dead = nobody(2)
+    gone = announced(Identity(key_of(2)), dead, wall_ms(), measured=relaying)
+    async with peer(1) as address:
+        none = await look("relays", address)
+    async with peer(1, measured=relaying) as address:
+        some = await look("relays", address)
+    async with peer(1, gone) as address:
+        silent = await look("relays", address)
+
+    assert none.verdict is Verdict.SKIP
+    assert (some.verdict, "room for 3 more; 1 of 1 answer" in some.reason) == (Verdict.OK, True)
+    assert (silent.verdict, "0 of 1 answer" in silent.reason) == (Verdict.WARN, True)
+
+
+async def test_where_no_node_runs_nobody_is_asked_about_its_router(look):
+    assert (await look("nat")).verdict is Verdict.SKIP
 
 
 async def test_libp2p_is_told_to_be_there_or_how_to_get_it(look):
