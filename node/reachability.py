@@ -105,9 +105,17 @@ class Reachability:
         self._seen.clear()
         self._nat = None
 
-    def finding(self, own_hosts: Collection[str], n_dialers: int, now_s: float) -> Finding:
-        """own_hosts: this machine's addresses; n_dialers: how many peers there are to ask."""
+    def finding(
+        self, own_hosts: Collection[str], n_dialers: int, now_s: float, *, n_silent: int = 0
+    ) -> Finding:
+        """own_hosts: this machine's addresses; n_dialers: how many peers there are to ask, of whom
+        `n_silent` could not be asked.
+
+        That it cannot be dialled takes those alone who can be asked. Behind routers the silent ones
+        are hidden themselves, and would wait for this node's word as it does for theirs.
+        """
         quorum = min(QUORUM, max(1, n_dialers))
+        against = min(QUORUM, max(1, n_dialers - n_silent))
         fresh = [
             witness
             for witnesses in self._tried.values()
@@ -123,7 +131,7 @@ class Reachability:
         )
         for scope in WIDEST_FIRST:
             of_scope = [each for each in fresh if scope_of(each.endpoint.host) is scope]
-            if (found := _judged(of_scope, known, quorum, own_hosts)) is not None:
+            if (found := _judged(of_scope, known, against, own_hosts)) is not None:
                 return found
         if fresh:
             return _told(replace(known, why=_too_few(fresh)), fresh)
@@ -165,7 +173,7 @@ def mapping_of(samples: Iterable[Sample]) -> Nat:
 
 
 def _judged(
-    witnesses: Sequence[Witness], known: Finding, quorum: int, own_hosts: Collection[str]
+    witnesses: Sequence[Witness], known: Finding, against: int, own_hosts: Collection[str]
 ) -> Finding | None:
     """The verdict of one scope; None where it takes more witnesses."""
     by_endpoint = _by_endpoint(witnesses)
@@ -177,7 +185,7 @@ def _judged(
         why = f"{_peers(theirs)} dialled {best} and reached this node"
         return _told(replace(known, verdict=verdict, why=why), by_endpoint[best])
     failed = [each for each in witnesses if not each.reached]
-    if len({each.peer_id for each in failed}) < quorum:
+    if len({each.peer_id for each in failed}) < against:
         return None
     is_own = _is_own(failed, own_hosts)
     verdict = Verdict.FIREWALLED if is_own else Verdict.NAT

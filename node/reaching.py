@@ -73,6 +73,7 @@ class Reaching:
         self._now_s, self._rng = now_s, rng or random.Random()
         self._known = Reachability()
         self._unable: set[PeerId] = set()  # older peers, who do not know the call
+        self._in_vain: set[PeerId] = set()  # who could not be dialled, the last time we tried
         self._again = asyncio.Event()
         self._told: tuple[object, ...] = ()
         self._hosts: tuple[str, ...] = ()
@@ -100,6 +101,7 @@ class Reaching:
         asked: list[Announcement] = []
         samples: list[Sample] = []
         one_port = self._one_port() if self._one_port else None
+        self._in_vain &= {peer.peer_id for peer in self._dialers()}
         if not self._willing(()):
             self._unable.clear()  # some may have been updated
         for _ in range(MAX_BATCHES):
@@ -154,14 +156,17 @@ class Reaching:
             if one_port is None:
                 connection = await self._transport.dial(towards, timeout_s=ANSWER_S)
                 await self._converse(connection, dials=dials)
+                self._in_vain.discard(peer.peer_id)
                 return None
             async with one_port.towards(towards) as near:
                 connection = await self._transport.dial(near, timeout_s=ANSWER_S)
                 answer = await self._converse(connection, dials=dials)
+            self._in_vain.discard(peer.peer_id)
             return Sample(towards.host, answer.seen) if answer and answer.seen else None
         except PeerRefused:
             self._unable.add(peer.peer_id)
         except (ManyhandsError, OSError) as error:
+            self._in_vain.add(peer.peer_id)
             log.debug("not dialled back", extra={"peer": peer.peer_id, "why": str(error)})
         return None
 
@@ -216,7 +221,9 @@ class Reaching:
 
     def _find(self) -> None:
         hosts = {address.host for address in self._own()}
-        self.finding = self._known.finding(hosts, len(self._dialers()), self._now_s())
+        dialers = {peer.peer_id for peer in self._dialers()}
+        n_silent = len(dialers & self._in_vain)
+        self.finding = self._known.finding(hosts, len(dialers), self._now_s(), n_silent=n_silent)
 
     def _tell(self) -> None:
         """Log and announce what differs from last time."""

@@ -17,12 +17,12 @@ def said(outcome, host=ROUTER, *, port=40123, reason=""):
     return Answer(outcome=outcome, seen=Endpoint(host, port), took_us=1500, reason=reason)
 
 
-def found(*answers, own=(HOME,), n_dialers=9, at_s=0.0, now_s=0.0):
+def found(*answers, own=(HOME,), n_dialers=9, n_silent=0, at_s=0.0, now_s=0.0):
     """After each (peer, answer, port) in turn."""
     known = Reachability()
     for n, answer, *port in answers:
         known.answered(peer_of(n), port[0] if port else PORT, answer, at_s=at_s)
-    return known.finding(own, n_dialers, now_s)
+    return known.finding(own, n_dialers, now_s, n_silent=n_silent)
 
 
 def test_a_node_that_nobody_has_dialled_back_is_unknown():
@@ -80,6 +80,16 @@ def test_one_peer_decides_nothing_unless_there_is_only_one():
 
     assert found((1, said(Outcome.REACHED)), n_dialers=1).verdict is Verdict.MAPPED
     assert found((1, said(Outcome.TIMED_OUT)), n_dialers=1).verdict is Verdict.NAT
+
+
+def test_the_only_peer_that_can_be_asked_may_say_that_a_node_is_hidden_but_not_that_it_is_public():
+    """Behind routers, all wait for each other's word; that one is public takes two as ever."""
+    for outcome, verdict in (
+        (Outcome.TIMED_OUT, Verdict.NAT),
+        (Outcome.REACHED, Verdict.UNKNOWN),
+    ):
+        assert found((1, said(outcome)), n_dialers=4, n_silent=3).verdict is verdict
+        assert found((1, said(outcome)), n_dialers=4, n_silent=2).verdict is Verdict.UNKNOWN
 
 
 def test_one_peer_that_says_otherwise_changes_nothing():
