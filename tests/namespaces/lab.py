@@ -8,6 +8,8 @@ namespaces with real sockets, real address translation (iptables) and real proce
         relay = lab.host("relay")                         # public: 198.51.100.2
         alice = lab.host("alice", Nat.SYMMETRIC)          # 10.1.0.2, seen as 198.51.100.3
         bob = lab.host("bob", behind=alice.router)        # on the same home network
+        isp = lab.router("isp", Nat.SYMMETRIC)            # a provider's, before those of homes
+        carol = lab.host("carol", Nat.FULL_CONE, behind=isp)  # behind two routers
         ended = alice.run("ping", "-c1", relay.address)   # to its end
         server = relay.start("python", "-m", "…")         # a Popen; its errors: relay.errors()
         port = relay.inside(lambda: socket.create_server(("", 0)))  # a thread in that namespace
@@ -80,13 +82,13 @@ class Host:
 
     @property
     def seen_as(self) -> str:
-        """Its address on the internet: its own, or its router's."""
-        return self.router.address if self.router else self.address
+        """Its address on the internet: its own, or its outermost router's."""
+        return self.router.seen_as if self.router else self.address
 
     @property
     def edge(self) -> "Host":
-        """Where its packets enter the internet: its router, or itself."""
-        return self.router or self
+        """Where its packets enter the internet: its outermost router, or itself."""
+        return self.router.edge if self.router else self
 
     def run(self, *command: object, timeout_s: float = 60, **env: str) -> Ended:
         """Run a command here to its end."""
@@ -148,10 +150,23 @@ class Host:
 class Router(Host):
     """A home's router: `wan` outside, `lan` inside. A host too: miniupnpd may run on it."""
 
-    def __init__(self, lab: "Lab", name: str, address: str, kind: Nat, network: str) -> None:
-        super().__init__(lab, name, address, None)
+    def __init__(
+        self,
+        lab: "Lab",
+        name: str,
+        address: str,
+        provider: "Router | None",
+        kind: Nat,
+        network: str,
+    ) -> None:
+        super().__init__(lab, name, address, provider)
         self.kind, self.network = kind, network  # as "10.1.0"
         self.n_hosts = 0
+
+    def next_address(self) -> str:
+        """Inside, for one more host."""
+        self.n_hosts += 1
+        return f"{self.network}.{self.n_hosts + 1}"
 
     def translate(self) -> None:
         random = "--random-fully" if self.kind is Nat.SYMMETRIC else ""
@@ -195,10 +210,11 @@ class Lab:
     def host(self, name: str, nat: Nat = Nat.NONE, *, behind: Router | None = None) -> Host:
         """A new host: on the internet, alone in a home with such a router, or one more in a home.
 
-        With a full or address-restricted cone all that comes from outside goes to the first host.
+        A home whose own router is `behind` another one has two. With a full or address-restricted
+        cone all that comes from outside goes to the first host.
         """
         if nat.translates:
-            behind = self._router(f"{name}-router", nat)
+            behind = self.router(f"{name}-router", nat, behind=behind)
         if behind is None:
             host = Host(self, name, f"{INTERNET}.{self._next_public()}", None)
             self._add(host)
@@ -206,11 +222,26 @@ class Lab:
             if nat is Nat.FIREWALL:
                 host.iptables(f"-A INPUT -i wan {' '.join(_NEW)} -j DROP")
             return host
-        behind.n_hosts += 1
-        host = Host(self, name, f"{behind.network}.{behind.n_hosts + 1}", behind)
+        host = Host(self, name, behind.next_address(), behind)
         self._add(host)
         self._plug(host, "eth0", behind.namespace, host.address, f"{behind.network}.1")
         return host
+
+    def router(self, name: str, kind: Nat, *, behind: Router | None = None) -> Router:
+        """A router with nobody behind it yet; it may be behind a provider's itself."""
+        self._n_homes += 1
+        network = f"10.{self._n_homes}.0"
+        address = behind.next_address() if behind else f"{INTERNET}.{self._next_public()}"
+        segment = behind.namespace if behind else self._internet
+        router = Router(self, name, address, behind, kind, network)
+        self._add(router)
+        self._plug(router, "wan", segment, address, f"{behind.network if behind else INTERNET}.1")
+        _do(f"ip -n {router.namespace} link add br0 type bridge")
+        _do(f"ip -n {router.namespace} addr add {network}.1/24 dev br0")
+        _do(f"ip -n {router.namespace} link set br0 up")
+        _do(f"ip netns exec {router.namespace} sysctl -qw net.ipv4.ip_forward=1")
+        router.translate()
+        return router
 
     def cut(self, one: Host, other: Host | None = None) -> None:
         """Drop all packets between two hosts, or between one and the internet, in silence.
@@ -239,19 +270,6 @@ class Lab:
     def errors(self) -> str:
         """What all processes said on stderr: for a test that fails."""
         return "\n".join(host.errors() for host in self.hosts)
-
-    def _router(self, name: str, kind: Nat) -> Router:
-        self._n_homes += 1
-        network = f"10.{self._n_homes}.0"
-        router = Router(self, name, f"{INTERNET}.{self._next_public()}", kind, network)
-        self._add(router)
-        self._plug(router, "wan", self._internet, router.address, f"{INTERNET}.1")
-        _do(f"ip -n {router.namespace} link add br0 type bridge")
-        _do(f"ip -n {router.namespace} addr add {network}.1/24 dev br0")
-        _do(f"ip -n {router.namespace} link set br0 up")
-        _do(f"ip netns exec {router.namespace} sysctl -qw net.ipv4.ip_forward=1")
-        router.translate()
-        return router
 
     def _next_public(self) -> int:
         self._n_public += 1
@@ -284,10 +302,14 @@ def remove_leftovers() -> None:
 def _remove(prefix: str) -> None:
     """All namespaces of one lab. Whatever runs inside was started there by it."""
     for name in [name for name in _namespaces() if name.startswith(prefix)]:
-        for pid in _do(f"ip netns pids {name}").split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        _do(f"ip netns del {name}")
+        try:
+            for pid in _do(f"ip netns pids {name}").split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            _do(f"ip netns del {name}")
+        except RuntimeError:  # another run may remove the same leftovers
+            if name in _namespaces():
+                raise
     for directory in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -101,6 +101,23 @@ def test_neighbours_at_home_reach_each_other_and_nobody_reaches_them(lab: Lab):
     listening.close()
 
 
+def test_a_home_behind_a_providers_router_gets_out_and_nobody_gets_in(lab: Lab):
+    provider = lab.router("provider", Nat.SYMMETRIC)
+    homes = [lab.host(name, Nat.FULL_CONE, behind=provider) for name in ("one", "other")]
+    outside = lab.host("outside")
+    servers = [host.inside(lambda: socket.create_server(("", 5000))) for host in (outside, *homes)]
+
+    for home in homes:
+        home.inside(lambda: socket.create_connection((outside.address, 5000), 5)).close()
+        connection, seen = servers[0].accept()
+        connection.close()
+        assert seen[0] == home.seen_as == provider.address
+        assert home.edge is provider
+        assert not connects(outside, home)
+    for server in servers:
+        server.close()
+
+
 def test_what_a_killed_run_left_is_removed_and_what_runs_stays(lab: Lab):
     lab.host("mine")
     code = (

@@ -1,20 +1,19 @@
 """Every verdict on a node's reachability, found by real dial-backs through real routers."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.namespaces.lab import Host, Lab, Nat, Router
 from tests.namespaces.nodes import MANYHANDS, Served, start_all
+from tests.namespaces.upnp import miniupnpd, why_no_miniupnpd
 
 pytestmark = pytest.mark.slow
 
@@ -122,55 +121,7 @@ def test_who_serves_behind_a_router_reads_in_status_how_it_is_and_what_to_do(lab
 
 # --- a router that forwards a port when it is asked to ------------------------------------------
 
-UPNP_NETWORK = "239.255.255.250/32"
-
-
-def miniupnpd(router: Router, *, natpmp: bool, upnp: bool) -> None:
-    """Start the real thing on a lab's router, as Debian packages it.
-
-    Its public address may not be of a documentation range, so it is told another one; what peers
-    see is the router's own.
-    """
-    config = Path(router.lab.directory) / "miniupnpd.conf"
-    yes = {True: "yes", False: "no"}
-    config.write_text(
-        f"""ext_ifname=wan
-ext_ip=8.7.6.5
-listening_ip=br0
-enable_natpmp={yes[natpmp]}
-enable_upnp={yes[upnp]}
-secure_mode=yes
-system_uptime=yes
-uuid=884d002f-b25e-42ba-8c5e-7d6cf521459d
-upnp_table_name=miniupnpd
-upnp_nat_table_name=miniupnpd
-upnp_forward_chain=forward
-upnp_nat_chain=prerouting
-upnp_nat_postrouting_chain=postrouting
-allow 1024-65535 {router.network}.0/24 1024-65535
-deny 0-65535 0.0.0.0/0 0-65535
-"""
-    )
-    table = Path(router.lab.directory) / "miniupnpd.nft"
-    table.write_text(
-        """table inet miniupnpd {
-    chain forward { type filter hook forward priority 0; policy accept; }
-    chain prerouting { type nat hook prerouting priority -100; policy accept; }
-    chain postrouting { type nat hook postrouting priority 100; policy accept; }
-}
-"""
-    )
-    assert router.run("nft", "-f", table).code == 0
-    # The lab's router drops what is new from outside, but what miniupnpd forwards.
-    router.iptables("-I FORWARD -i wan -m conntrack --ctstate DNAT -j ACCEPT")
-    router.start("ip", "route", "add", UPNP_NETWORK, "dev", "br0").wait(timeout=10)
-    router.start("miniupnpd", "-d", "-f", config, "-P", router.lab.directory / "miniupnpd.pid")
-
-
-needs_miniupnpd = pytest.mark.skipif(
-    shutil.which("miniupnpd") is None or shutil.which("nft") is None,
-    reason="not installed: miniupnpd with nft (apt-get install miniupnpd-nftables)",
-)
+needs_miniupnpd = pytest.mark.skipif(bool(why_no_miniupnpd()), reason=why_no_miniupnpd())
 
 
 def forwarded(router: Router) -> str:
