@@ -38,6 +38,7 @@ from protocol.relaying import (
 )
 from protocol.transport import Stream
 from protocol.transport.reach import reachable_hosts, why_not_listening
+from protocol.transport.wire_stream import seen_from
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,8 @@ class Relay:
         """
         peer_id, name = stream.peer_id, name_of(stream.peer_id)
         asked = await _first(stream)
-        self.book.reserve(peer_id)
+        seen = seen_from(stream)
+        self.book.reserve(peer_id, place_of(seen.host) if seen else "")
         before, self._streams[name] = self._streams.get(name), stream
         if before is not None:
             await before.aclose()  # a peer that came back before we saw it go
@@ -189,13 +191,18 @@ class Relay:
             self.book.refused["no reservation"] += 1
             door.refuse(Alert.UNRECOGNIZED_NAME)
             return
-        if (alert := self.book.call(stream.peer_id, _now_s())) is not None:
+        if (alert := self.book.call(stream.peer_id, place_of(door.host), _now_s())) is not None:
             door.refuse(alert)
             return
+        door.is_let_in = True
         token = secrets.token_bytes(TOKEN_BYTES)
         door.peer_id, door.token, self._calls[token] = stream.peer_id, token, door
         with contextlib.suppress(PeerUnreachable):  # then nobody connects, and the caller is told
             stream.send(to_bytes(Called(token)))
+
+    def left(self, door: Door) -> None:
+        """A caller that was let in is gone."""
+        self.book.left(door.peer_id, place_of(door.host))
 
     def no_more(self, door: Door) -> None:
         """A call is over: it was answered, refused, or the caller went."""

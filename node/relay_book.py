@@ -9,7 +9,7 @@ here.
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from protocol.checks import require
 from protocol.errors import PeerBusy, UsageError
@@ -22,6 +22,7 @@ LONGEST_PAUSE_S = 5.0
 LEAST_BYTES_PER_S = 64 << 10
 UNUSED_S = 1200  # what was not used in this time may be used at once
 _ALL = "all"
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,11 @@ class Quotas:
 
     share: Share = field(default_factory=Share)  # of each peer
     reservations: int = 64
+    reservations_per_place: int = 16  # of one address (of IPv6, one /64)
     connections: int = 512  # at a time, of all peers together
-    calls_per_peer: int = 16  # that wait for one peer to connect back
+    calls_per_peer: int = 24  # that wait for one peer to connect back
+    per_place: int = 128  # connections at a time from one address, to whatever peers
+    per_place_and_peer: int = 16  # and to one of them: fewer than calls may wait for it
     bytes_per_s: int = 12 << 20  # in the long run, of all peers together
     burst_bytes: int = 16 << 30
     lifetime_ms: int = 3_600_000  # of a reservation, which is then renewed or over
@@ -80,9 +84,11 @@ class RelayBook:
         share = quotas.share
         self.refused: Counter[str] = Counter()  # by reason
         self._carried: OrderedDict[PeerId, Carried] = OrderedDict()  # least lately used first
-        self._reserved: set[PeerId] = set()
+        self._reserved: dict[PeerId, str] = {}  # from which place
         self._open: Counter[PeerId] = Counter()
         self._calls: Counter[PeerId] = Counter()
+        self._from: Counter[str] = Counter()  # calls and open connections
+        self._from_to: Counter[tuple[str, PeerId]] = Counter()
         self._peer_bytes = RateLimit(Limit(share.bytes_per_s, share.burst_bytes))
         self._all_bytes = RateLimit(Limit(quotas.bytes_per_s, quotas.burst_bytes))
 
@@ -93,31 +99,42 @@ class RelayBook:
         """Reservations that would be taken now."""
         return max(0, self.quotas.reservations - len(self._reserved))
 
-    def reserve(self, peer_id: PeerId) -> None:
-        """
+    def reserve(self, peer_id: PeerId, place: str = "") -> None:
+        """`place`: whence it asks; empty: from nowhere that could be counted.
+
         Raises:
             PeerBusy: there is no room.
         """
-        if peer_id not in self._reserved and not self.n_free:
-            self.refused["reservations"] += 1
-            hint = "reserve at another relay: --via auto finds them"
-            raise PeerBusy("", "it carries as many peers as it will", hint=hint)
-        self._reserved.add(peer_id)
+        others = [at for peer, at in self._reserved.items() if peer != peer_id]
+        why = ""
+        if len(others) >= self.quotas.reservations:
+            why, what = "reservations", "it carries as many peers as it will"
+        elif place and others.count(place) >= self.quotas.reservations_per_place:
+            why, what = "reservations of one address", "it carries as many peers there as it will"
+        if why:
+            self.refused[why] += 1
+            raise PeerBusy("", what, hint="reserve at another relay: --via auto finds them")
+        self._reserved[peer_id] = place
         self._of(peer_id)
 
     def release(self, peer_id: PeerId) -> None:
-        self._reserved.discard(peer_id)
+        self._reserved.pop(peer_id, None)
 
     # --- connections ------------------------------------------------------------------------------
 
-    def call(self, peer_id: PeerId, now_s: float) -> Alert | None:
-        """A caller asks for `peer_id`, which has a reservation; None: it is to connect back."""
+    def call(self, peer_id: PeerId, place: str, now_s: float) -> Alert | None:
+        """A caller at `place` asks for `peer_id`, which has a reservation; None: it is to connect
+        back, and the caller counts until it has `left`."""
         share = self.quotas.share
         why = ""
         if self._open[peer_id] + self._calls[peer_id] >= share.connections:
             why = "connections of one peer"
         elif self._calls[peer_id] >= self.quotas.calls_per_peer:
             why = "calls of one peer"
+        elif self._from_to[place, peer_id] >= self.quotas.per_place_and_peer:
+            why = "connections of one address to one peer"
+        elif self._from[place] >= self.quotas.per_place:
+            why = "connections of one address at a time"
         elif self._open.total() + self._calls.total() >= self.quotas.connections:
             why = "connections"
         elif self._peer_bytes.debt_s(peer_id, now_s) > 0:
@@ -129,7 +146,14 @@ class RelayBook:
             self._of(peer_id).refused += 1
             return Alert.ACCESS_DENIED
         self._calls[peer_id] += 1
+        self._from[place] += 1
+        self._from_to[place, peer_id] += 1
         return None
+
+    def left(self, peer_id: PeerId, place: str) -> None:
+        """A caller that was let in is gone, whatever came of its call."""
+        _less(self._from, place)
+        _less(self._from_to, (place, peer_id))
 
     def called(self, peer_id: PeerId) -> None:
         """A call has ended, however it did."""
@@ -197,7 +221,7 @@ def _fields(sums: Carried) -> dict[str, Any]:
     return {each.name: getattr(sums, each.name) for each in fields(sums)}
 
 
-def _less(counts: Counter[PeerId], peer_id: PeerId) -> None:
-    counts[peer_id] -= 1
-    if counts[peer_id] <= 0:
-        del counts[peer_id]
+def _less(counts: Counter[K], key: K) -> None:
+    counts[key] -= 1
+    if counts[key] <= 0:
+        del counts[key]

@@ -37,6 +37,9 @@ class Doorman(Protocol):
     def asked(self, door: "Door", name: str) -> None:
         """A caller wants the peer of that name."""
 
+    def left(self, door: "Door") -> None:
+        """A caller that was let in is gone."""
+
     def no_more(self, door: "Door") -> None:
         """A call is over: it was answered, refused, or the caller went."""
 
@@ -52,6 +55,7 @@ class Door(End):
         self.peer_id, self.token = PeerId(""), b""
         self.head = b""  # what came so far
         self._relay = relay
+        self.is_let_in = False  # a caller whose peer was asked to connect back
         self._is_stranger = False
         self._deadline: asyncio.TimerHandle | None = None
         self._host = ""
@@ -119,6 +123,9 @@ class Door(End):
         self._known()
         self._wait(0.0, None)
         self._relay.no_more(self)
+        if self.is_let_in:
+            self.is_let_in = False
+            self._relay.left(self)
         super().connection_lost(error)
 
     def _known(self) -> None:

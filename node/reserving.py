@@ -31,6 +31,7 @@ from protocol.relaying import (
     to_bytes,
 )
 from protocol.transport import Stream, Transport
+from protocol.transport.origins import brought
 
 log = logging.getLogger(__name__)
 
@@ -253,7 +254,13 @@ class Reservations:
         assert there.transport is not None
         there.transport.write(call.preamble)
         self._ends.add(there)
-        join(here, there, ended=lambda: self._ends.discard(there))
+        over = brought(f"relay {held.relay}", here.local)
+
+        def ended() -> None:
+            over()
+            self._ends.discard(there)
+
+        join(here, there, ended=ended)
 
     def _decline(self, call: Called, stream: Stream) -> None:
         with contextlib.suppress(ManyhandsError):

@@ -36,6 +36,12 @@ class End(asyncio.Protocol):
         name = self.transport.get_extra_info("peername") if self.transport else None
         return str(name[0]) if name else ""
 
+    @property
+    def local(self) -> tuple[str, int]:
+        """Where this end of it is."""
+        name = self.transport.get_extra_info("sockname") if self.transport else None
+        return (str(name[0]), int(name[1])) if name else ("", 0)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclasses of asyncio's, and do what those do.
         self.transport = transport = cast("asyncio.Transport", transport)

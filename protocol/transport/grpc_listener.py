@@ -172,7 +172,12 @@ class GrpcListener:
     def _bidi(self, method: str, handler: StreamHandler) -> Any:
         async def serve(_: object, context: Any) -> None:
             peer_id, greeting = await self._admit(context, method, _now_s(), opens=True)
-            stream = WireStream(_ServerWire(context, peer_id), peer_id, self._counters)
+            stream = WireStream(
+                _ServerWire(context, peer_id),
+                peer_id,
+                self._counters,
+                seen_endpoint(context.peer()),
+            )
             task = asyncio.create_task(run_stream(handler, stream, **self._ours))
             self._streams[task] = _Guest(stream, greeting.credential, method)
             task.add_done_callback(self._streamed)

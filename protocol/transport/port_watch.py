@@ -7,7 +7,8 @@ a time. This looks
 at what was accepted, once a second while there is anything new. Connections of who was admitted are
 never touched. Of the others each address has a few, for a while; where there are too many, the
 oldest goes: whoever is honest behind the same address is through with its handshake before it is
-the oldest.
+the oldest. What relays and tunnels bring comes from this machine, and counts by who brings it
+(`origins`).
 
 Nothing is banned by address, and no byte passes through here: see DECISIONS.md for what a proxy in
 front would cost. Where a process cannot see its own descriptors, nothing is done.
@@ -22,6 +23,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
+
+from protocol.transport.origins import brought_by
 
 UNPROVEN_S = 15.0  # what a handshake and the first call may take
 PER_ADDRESS, IN_ALL = 64, 1024  # connections that have proven nothing
@@ -40,10 +43,13 @@ class Arrival:
     remote: Endpoint
     since_s: float
     is_proven: bool = False
+    by: str = ""  # who brought it, if not its address
 
     @property
     def network(self) -> str:
         """Of one customer, as far as an address can tell: a host, or an IPv6 network of 64 bits."""
+        if self.by:
+            return self.by
         address = ip_address(self.remote[0])
         if isinstance(address, IPv6Address):
             return str(int(address) >> 64)
@@ -129,6 +135,7 @@ class PortWatch:
                 self._arrivals[inode] = Arrival(inode, seen[inode], remote, now_s)
         for each in self._arrivals.values():
             each.is_proven = each.is_proven or each.remote in self._proven
+            each.by = each.by or brought_by(each.remote)
         self._proven &= {each.remote for each in self._arrivals.values()}
 
     def _remote(self, descriptor: int) -> Endpoint | None:

@@ -32,6 +32,7 @@ from protocol.transport.circuits import (
     is_direct,
 )
 from protocol.transport.control_plane import TunnelLimits
+from protocol.transport.origins import brought
 from protocol.transport.paced_stream import PacedStream, SocketEnd, splice
 from protocol.transport.punching import Punching
 
@@ -228,7 +229,11 @@ class Tunnels:
         try:
             with trio.fail_after(self._timeout_s):
                 socket = await trio.open_tcp_stream("127.0.0.1", self.service_port)
-            await self._join(far, SocketEnd(socket))
+            over = brought(f"tunnel {peer}", socket.socket.getsockname())
+            try:
+                await self._join(far, SocketEnd(socket))
+            finally:
+                over()
         except Exception as error:  # the service is gone, or the peer
             log.debug("a tunnel has ended", extra={"peer": peer, "why": repr(error)})
             with trio.move_on_after(1.0, shield=True), contextlib.suppress(Exception):

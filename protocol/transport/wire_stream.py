@@ -16,11 +16,12 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
+from protocol.address import Endpoint
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerUnreachable, UsageError
 from protocol.identity import PeerId
 from protocol.transport.error_codec import decode_error, encode_error
 from protocol.transport.inbox import MESSAGE_OVERHEAD_BYTES, Inbox, wake
-from protocol.transport.interface import MAX_MESSAGE_BYTES, MAX_QUEUED_BYTES, Counters
+from protocol.transport.interface import MAX_MESSAGE_BYTES, MAX_QUEUED_BYTES, Counters, Stream
 
 MAX_READ_AHEAD_BYTES = 8 * 2**20  # beyond this the wire's own flow control holds the sender back
 CLOSE_GRACE_S = 2.0  # how long a closing stream waits while the other side takes nothing
@@ -47,8 +48,11 @@ class Wire(Protocol):
 class WireStream:
     """See `protocol.transport.Stream`."""
 
-    def __init__(self, wire: Wire, peer_id: PeerId, counters: Counters) -> None:
-        self.peer_id = peer_id
+    def __init__(
+        self, wire: Wire, peer_id: PeerId, counters: Counters, seen: Endpoint | None = None
+    ) -> None:
+        """`seen`: from where the other side opened it, if it did."""
+        self.peer_id, self.seen = peer_id, seen
         self.over = asyncio.Event()  # the other side has ended it, or never will
         self._wire, self._counters = wire, counters
         self._loop = asyncio.get_running_loop()
@@ -238,3 +242,8 @@ class WireStream:
 
 def _words(reason: ManyhandsError) -> str:
     return reason.reason if isinstance(reason, PeerUnreachable) else str(reason)
+
+
+def seen_from(stream: Stream) -> Endpoint | None:
+    """From where its caller's connection comes; None: from no address of a network."""
+    return stream.seen if isinstance(stream, WireStream) else None
