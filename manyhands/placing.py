@@ -2,7 +2,8 @@
 
 In: the models that this machine could serve, and who serves what. Out: blocks of one of them. Of
 several models a node serves one at a time, chosen by demand. Here the placement, which is the
-scheduler's, meets the node, which need not know that room.
+scheduler's, meets the node, which need not know that room. That others hear of a choice before it
+is loaded is `arriving.py`'s.
 """
 
 from collections.abc import Collection, Sequence
@@ -10,12 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from manyhands.models import Model
-from manyhands.party import Party
-from manyhands.progress import say
-from manyhands.signals import interruptible
-from protocol.address import Address
 from protocol.clock import wall_ms
-from protocol.errors import PeerError
 from protocol.identity import PeerId
 from protocol.messages import Span
 
@@ -23,8 +19,6 @@ if TYPE_CHECKING:
     from node.moving_rules import Target
     from protocol.announcements import Announcement
     from scheduler.demand import Candidate
-
-JOIN_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +49,22 @@ class Placing:
     region: str
     reload_s: float = 60.0
 
-    def first(self, announcements: Sequence["Announcement"]) -> tuple[Servable, Span]:
-        """Where to begin."""
+    def first(
+        self, announcements: Sequence["Announcement"], loading: Sequence["Announcement"] = ()
+    ) -> tuple[Servable, Span]:
+        """Where to begin. `loading`: who will serve before this node does."""
         now_ms = wall_ms()
         chosen = self._model(announcements, None, now_ms)
-        return chosen, self._newcomer(announcements, chosen, now_ms)
+        return chosen, self._newcomer(announcements, chosen, now_ms, loading)
+
+    def again(
+        self,
+        announcements: Sequence["Announcement"],
+        chosen: Servable,
+        loading: Sequence["Announcement"],
+    ) -> Span:
+        """Where to begin in the same model, now that more is known of who else begins."""
+        return self._newcomer(announcements, chosen, wall_ms(), loading)
 
     def next(
         self,
@@ -107,7 +112,11 @@ class Placing:
         return self.of(chosen.manifest)
 
     def _newcomer(
-        self, announcements: Sequence["Announcement"], chosen: Servable, now_ms: int
+        self,
+        announcements: Sequence["Announcement"],
+        chosen: Servable,
+        now_ms: int,
+        loading: Sequence["Announcement"] = (),
     ) -> Span:
         from scheduler.placement import choose_span
 
@@ -118,18 +127,6 @@ class Placing:
             capacity_blocks=chosen.capacity_blocks,
             peer_id=self.peer_id,
             region=self.region,
+            loading=loading,
             now_ms=now_ms,
         )
-
-
-async def who_serves(party: Party, join: Sequence[Address]) -> "tuple[Announcement, ...]":
-    """What the swarm says of itself, as far as it answers."""
-    from scheduler.directory import fetch_directory
-
-    directory = party.directory()
-    with interruptible():
-        try:
-            await fetch_directory(party.transport(), join, directory, timeout_s=JOIN_WAIT_S)
-        except PeerError as error:
-            say(f"warning: choosing a span without knowing the swarm: {error}")
-    return directory.live()

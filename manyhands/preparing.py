@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyhands import machine
+from manyhands.arriving import Arrival
 from manyhands.devices import choose_device, look
 from manyhands.governing.gate import require_served
 from manyhands.home import Home
@@ -19,7 +20,7 @@ from manyhands.loops import run
 from manyhands.manners import share_of
 from manyhands.models import HubAway, Model, NotHere, find_model
 from manyhands.party import Party
-from manyhands.placing import Placing, Servable, who_serves
+from manyhands.placing import Placing, Servable
 from manyhands.progress import Progress, say, shown
 from manyhands.thin import from_swarm
 from protocol.address import Address
@@ -108,7 +109,7 @@ class Prepared:
         return ", ".join(choice.model.name for choice in self.placing.choices)
 
 
-def prepare(wanted: Wanted, home: Home, party: Party) -> Prepared:
+def prepare(wanted: Wanted, home: Home, party: Party, arrival: Arrival) -> Prepared:
     """What will be served, once it is known that it may be, and that it fits."""
     models = require_served(
         home,
@@ -130,7 +131,7 @@ def prepare(wanted: Wanted, home: Home, party: Party) -> Prepared:
         Servable(model=model, capacity_blocks=_capacity(wanted, model, device)) for model in models
     )
     placing = Placing(choices=choices, peer_id=party.peer_id, region=wanted.region)
-    chosen, span = _choose(wanted, placing, party)
+    chosen, span = _choose(wanted, placing, arrival)
     told, tensors = forecast(
         chosen.model,
         span,
@@ -166,12 +167,11 @@ def _find(name: str, join: Sequence[Address], party: Party, progress: Progress) 
     return run(from_swarm(name, party, join, also=(INDEX, SIGNATURE)))[0]
 
 
-def _choose(wanted: Wanted, placing: Placing, party: Party) -> tuple[Servable, Span]:
+def _choose(wanted: Wanted, placing: Placing, arrival: Arrival) -> tuple[Servable, Span]:
     """What was asked for, or what the swarm misses most, as far as it can be asked."""
     if wanted.span is not None:
         return placing.choices[0], wanted.span
-    announcements = run(who_serves(party, wanted.join)) if wanted.join else ()
-    return placing.first(announcements)
+    return run(arrival.choose(placing))
 
 
 def _choose_device(wanted: Wanted) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from manyhands import __version__, machine
+from manyhands.arriving import Arrival
 from manyhands.belonging import check_discovery, joining, place_in_swarm
 from manyhands.fetching import bring_weights
 from manyhands.headings import headed
@@ -212,13 +213,16 @@ def serve(**given: object) -> None:
                 if wanted.gently:
                     machine.gently(_import_engine)
                 known = replace(wanted, join=(*wanted.join, *_found(wanted, party.swarm_id)))
-                prepared = prepare(known, home, party)
-            model, span, device = prepared.model, prepared.span, prepared.device
-            bring_weights(model, prepared.tensors, party=party, join=known.join)
-            began_s = time.monotonic()
-            with ending_at_once():
-                engine = load(wanted, model, span, device, gently=wanted.gently)
-            away_s = time.monotonic() - began_s + wanted.drain
+            with Arrival(party, known.join).withdrawn_on_failure() as arrival:
+                with ending_at_once():
+                    prepared = prepare(known, home, party, arrival)
+                model, span, device = prepared.model, prepared.span, prepared.device
+                bring_weights(model, prepared.tensors, party=party, join=known.join)
+                arrival.repeat()
+                began_s = time.monotonic()
+                with ending_at_once():
+                    engine = load(wanted, model, span, device, gently=wanted.gently)
+                away_s = time.monotonic() - began_s + wanted.drain
             placing = replace(prepared.placing, reload_s=away_s)
             prepared = replace(prepared, placing=placing)
             run(_serve(wanted, home, party, books, prepared, engine))

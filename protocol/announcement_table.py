@@ -125,6 +125,12 @@ class AnnouncementTable:
             self._serving = tuple(sorted(serving, key=lambda announcement: announcement.peer_id))
         return self._serving
 
+    def loading(self, now_ms: int) -> tuple[Announcement, ...]:
+        """Who will serve, once it has loaded: no host of anything yet."""
+        self.expire(now_ms)
+        held = (self.entries[key].announcement for key in self._recent)
+        return tuple(one for one in held if one.is_leaving and one.loading is not None)
+
     def get(self, peer_id: PeerId, now_ms: int) -> Announcement | None:
         """What `peer_id` says about itself, unless it left or fell silent."""
         entry = self.entries.get(key_of(peer_id))
@@ -360,12 +366,11 @@ def _is_genuine(record: Record, claimed: Announcement, envelope: Envelope, swarm
 
 def _is_news(known: Announcement, claimed: Announcement) -> bool:
     """Whether others should know at once: what it serves, where, or whether it takes sessions."""
-    return (known.manifest, known.span, known.addresses, known.measured.state) != (
-        claimed.manifest,
-        claimed.span,
-        claimed.addresses,
-        claimed.measured.state,
-    )
+    return _known_by(known) != _known_by(claimed)
+
+
+def _known_by(one: Announcement) -> tuple[object, ...]:
+    return one.manifest, one.span, one.loading, one.addresses, one.measured.state
 
 
 def _ttl_ms(claimed: Announcement, issued_ms: int, told_ms: int, now_ms: int) -> int:

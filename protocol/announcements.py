@@ -5,6 +5,8 @@ nobody can alter, and back. Which of several records counts is left to `announce
 they spread to `anti_entropy.py` and to the sources that implement `AnnouncementSource`.
 
 A record without a span is a tombstone: the node left properly, and no older record brings it back.
+It may name the blocks that its peer loads, and will serve: nobody can use them yet, but a newcomer
+that chooses its own counts them. Older peers see the tombstone, and pass it on.
 """
 
 from collections.abc import Sequence
@@ -72,6 +74,7 @@ class Announcement:
     heartbeats: Heartbeats | None = None  # signs of life that prolong this record
     membership: bytes = b""  # by what right it serves: its certificate, in a swarm that has them
     reach: Reach = NOTHING_KNOWN  # whether strangers can dial it
+    loading: Span | None = None  # without a span: what it will serve, once that is loaded
     sequence: int = 0
     issued_ms: int = 0
     expires_ms: int = 0
@@ -112,6 +115,8 @@ class Announcement:
         if self.span is not None:
             require(self.span.stop <= self.n_blocks, f"span {self.span} is outside the model")
             require(bool(self.addresses), "a peer that serves has an address")
+        if self.loading is not None:
+            require(self.loading.stop <= self.n_blocks, f"{self.loading} is outside the model")
 
     @property
     def ways(self) -> tuple[Address, ...]:
@@ -157,6 +162,7 @@ class Announcement:
             measured=NOT_MEASURED,
             heartbeats=None,
             reach=NOTHING_KNOWN,
+            loading=None,
         )
 
 
@@ -248,6 +254,8 @@ def _extras(announcement: Announcement) -> tuple[Field, ...]:
     if announcement.membership:
         named.append(("member", announcement.membership))
     named.extend(announcement.reach.extras())
+    if (loading := announcement.loading) is not None:
+        named.append(("loading", (loading.start, loading.stop)))
     return (tuple(named),) if named else ()
 
 
@@ -289,6 +297,7 @@ def _from_fields(fields: list[Any]) -> Announcement:
             heartbeats=_read_heartbeats(added),
             membership=_read_membership(added),
             reach=Reach.read(added),
+            loading=_read_span(added.get("loading", [])),
             sequence=sequence,
             issued_ms=issued_ms,
             expires_ms=expires_ms,
@@ -359,7 +368,7 @@ def _read_membership(extras: dict[str, Any]) -> bytes:
             raise NotCanonical("a certificate is bytes")
 
 
-def _read_span(span: list[Any]) -> Span | None:
+def _read_span(span: Any) -> Span | None:
     match span:
         case []:
             return None

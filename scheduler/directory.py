@@ -67,6 +67,10 @@ class Directory:
     def live(self) -> tuple[Announcement, ...]:
         return self.table.live(self.now_ms())
 
+    def loading(self) -> tuple[Announcement, ...]:
+        """Who will serve, once it has loaded."""
+        return self.table.loading(self.now_ms())
+
     def get(self, peer_id: PeerId) -> Announcement | None:
         return self.table.get(peer_id, self.now_ms())
 

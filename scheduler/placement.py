@@ -8,9 +8,10 @@ Joining (`choose_span`): cover what is uncovered, in such a way that what is lef
 beside whoever is weak, since those who cover it will hold a little more than that; then raise the
 swarm's max-flow most, counting the risk that a block's only hosts leave; where that is near-equal,
 complete chains among near peers; then a lot drawn from the peer id, so that nodes that start
-together spread. Everybody serves as many blocks as it can hold: any host may be entered in the
-middle, so that speed flows to wherever in its span it is missed. That is water-filling by speed,
-subject to memory, and the max-flow is its level.
+together spread. What others are about to serve, and load, counts as if they did. Everybody serves
+as many blocks as it can hold: any host may be entered in the middle, so that speed flows to
+wherever in its span it is missed. That is water-filling by speed, subject to memory, and the
+max-flow is its level.
 
 Moving (`choose_move`): a node moves when that wins clearly and pays for the reload, and only from
 blocks that others hold too; in a swarm that lacks blocks, and so makes no tokens anyway, it may
@@ -51,6 +52,7 @@ def choose_span(
     speed_blocks_per_s: float | None = None,
     region: str = "",
     near: Collection[PeerId] = (),
+    loading: Iterable[Announcement] = (),
     now_ms: int | None = None,
 ) -> Span:
     """The run of at most `capacity_blocks` that the swarm misses most, as the module describes.
@@ -58,12 +60,15 @@ def choose_span(
     Args:
         speed_blocks_per_s: of this node; None: as fast as the others are in the middle.
         region, near: where it is, and who else is known to be near.
+        loading: of peers that will serve, which nobody but a newcomer counts.
         now_ms: wall clock, by which peers have an age; None: the risk of leaving is not weighed.
     """
     length = min(capacity_blocks, n_blocks)
     if length < 1:
         raise ValueError(f"a node that serves can hold a block, got {capacity_blocks}")
-    table = Table.of(announcements, manifest, n_blocks, without=peer_id, now_ms=now_ms)
+    table = Table.of(
+        announcements, manifest, n_blocks, without=peer_id, now_ms=now_ms, loading=loading
+    )
     speed = table.typical_speed if speed_blocks_per_s is None else speed_blocks_per_s
     leaves = NEVER if now_ms is None else leaves_soon(0.0)
     places = [

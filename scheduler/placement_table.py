@@ -39,8 +39,10 @@ class Table:
         *,
         without: PeerId | None = None,
         now_ms: int | None = None,
+        loading: Iterable[Announcement] = (),
     ) -> Self:
         """Args:
+        loading: records of peers that will serve; they count as if they did, as newcomers.
         now_ms: wall clock, by which peers have an age; None: nobody's leaving is feared.
         """
         members, capacities, regions = {}, {}, {}
@@ -53,6 +55,14 @@ class Table:
             members[peer.peer_id] = Member(peer.span, blocks_per_s(peer), leaves)
             capacities[peer.peer_id] = peer.measured.capacity_blocks
             regions[peer.peer_id] = peer.region
+        soon = NEVER if now_ms is None else leaves_soon(0.0)
+        speed = _typical(members.values())  # before they count themselves
+        for peer in loading:
+            if peer.peer_id in members or peer.peer_id == without or peer.manifest != manifest:
+                continue
+            if peer.loading is not None and peer.loading.stop <= n_blocks:
+                members[peer.peer_id] = Member(peer.loading, speed, soon)
+                capacities[peer.peer_id], regions[peer.peer_id] = 0, peer.region
         return cls(members, capacities, regions, Board.of(members.values(), n_blocks))
 
     @property
@@ -62,8 +72,7 @@ class Table:
     @property
     def typical_speed(self) -> float:
         """In blocks per second, of the peer in the middle."""
-        speeds = [member.blocks_per_s for member in self.members.values()]
-        return median(speeds) if speeds else UNMEASURED_BLOCKS_PER_S
+        return _typical(self.members.values())
 
     def best_flow(self) -> float:
         """Tokens per second that no placement of these peers exceeds."""
@@ -92,3 +101,8 @@ class Table:
             if peer in peers or (region and self.regions[peer] == region)
         ]
         return Board.of(near, self.n_blocks)
+
+
+def _typical(members: Iterable[Member]) -> float:
+    speeds = [member.blocks_per_s for member in members]
+    return median(speeds) if speeds else UNMEASURED_BLOCKS_PER_S

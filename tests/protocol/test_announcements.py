@@ -43,6 +43,39 @@ def test_an_announcement_survives_its_bytes():
     assert claimed == announcement
 
 
+def test_a_peer_that_loads_says_what_and_is_no_host_until_its_record_has_a_span():
+    table = AnnouncementTable(OPEN_SWARM_ID)
+    begun = record(1, None, addresses=(), loading=Span(2, 6))
+
+    assert table.merge(begun, sender="", now_ms=NOW_MS) is Merged.NEW
+    [seen] = table.loading(NOW_MS)
+    assert (seen.loading, table.live(NOW_MS), table.get(peer_of(1), NOW_MS)) == (
+        Span(2, 6),
+        (),
+        None,
+    )
+    assert table.loading(NOW_MS + 30_000) == (), "for its lifetime"
+
+    later = record(1, (2, 6), sequence=NOW_MS + 1)
+    assert table.merge(later, sender="", now_ms=NOW_MS + 1) is Merged.NEW
+    assert not table.loading(NOW_MS + 1)
+    assert len(table.live(NOW_MS + 1)) == 1
+
+
+@pytest.mark.parametrize("loading", [(2,), (2, 1), (0, 9), "2:6", 7, None])
+def test_blocks_to_be_loaded_that_are_none_are_refused(loading):
+    fields = cbor2.loads(Envelope.decode(record(1, None, addresses=()).data).payload)
+    fields.append([["loading", list(loading) if isinstance(loading, tuple) else loading]])
+    data = seal("mh/announcement/1", OPEN_SWARM_ID, _tuples(fields), key_of(1)).encode()
+
+    with pytest.raises((NotCanonical, PeerMisbehaved)):
+        read_announcement(data)
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def test_the_signed_bytes_are_those_of_the_golden_file():
     links = (Link(peer_of(2), 1500), Link(peer_of(3), 20_000))
     announcement = announce(

@@ -301,3 +301,12 @@ def test_a_peer_that_does_not_take_its_turn_holds_up_nobody_for_ever():
         table = Table.of(swarm, MANIFEST, n_blocks)
         winners = [next_move(table, turn, 60.0) for turn in range(12)]
         assert len({peer for peer, _ in filter(None, winners)}) > 1
+
+
+def test_what_others_load_counts_for_a_newcomer_and_for_nobody_else():
+    swarm = [host(1, (0, 4))]
+    begun = announce(2, None, addresses=(), loading=Span(4, 6))
+
+    assert choose(swarm, 2, loading=[begun]) == Span(6, 8)
+    assert hosts([*swarm, begun], MANIFEST) == hosts(swarm, MANIFEST)
+    assert moves([*swarm, begun]) == moves(swarm)

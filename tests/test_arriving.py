@@ -1,0 +1,109 @@
+"""Nodes that load are counted by those that choose blocks meanwhile, and by nobody else."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from manyhands.arriving import Arrival
+from manyhands.home import Home
+from manyhands.models import find_model
+from manyhands.party import Party, open_party
+from manyhands.placing import Placing, Servable
+from protocol.clock import wall_ms
+from protocol.errors import BadModel
+from protocol.messages import Span
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport.grpc import GrpcTransport
+from tests import gossiping
+from tests.checkpoints import write_checkpoint
+from tests.local_swarm import Swarm, add_byte_tokenizer, swarm
+
+SETTLE_S = 0.3
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return add_byte_tokenizer(write_checkpoint(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+async def built(directory: Path, tmp_path: Path):
+    """A node with blocks 0:2 of 6, over real sockets."""
+
+    def over_sockets(identity):
+        return GrpcTransport(identity, OPEN_SWARM_ID)
+
+    async with swarm(directory, tmp_path, over_sockets, (0, 2)) as made:
+        yield made
+
+
+def alike(built: Swarm, home: Path) -> list[tuple[Party, Placing]]:
+    """Two newcomers for 2 blocks each that would choose the same ones: of three, two must."""
+    servable = Servable(model=find_model(str(built.directory)), capacity_blocks=2)
+    live = built.nodes[0].node.announcements()
+    by_span: dict[Span, list[tuple[Party, Placing]]] = {}
+    for n in range(9):
+        party = open_party(Home.at(home / f"home-{n}"), "node")
+        placing = Placing(choices=(servable,), peer_id=party.peer_id, region="")
+        pair = by_span.setdefault(placing.first(live)[1], [])
+        pair.append((party, placing))
+        if len(pair) == 2:
+            return pair
+    raise AssertionError("newcomers choose at random")
+
+
+def loading(built: Swarm) -> dict[str, Span | None]:
+    table = built.nodes[0].node.gossip.table
+    return {one.peer_id: one.loading for one in table.loading(wall_ms())}
+
+
+async def test_two_that_choose_at_once_take_different_blocks(built: Swarm, tmp_path: Path):
+    pair = alike(built, tmp_path)
+    join = (built.nodes[0].address,)
+
+    chosen = await asyncio.gather(
+        *(Arrival(party, join, settle_s=SETTLE_S).choose(placing) for party, placing in pair)
+    )
+
+    spans = [span for _, span in chosen]
+    assert sorted(spans) == [Span(2, 4), Span(4, 6)]
+    assert loading(built) == {
+        party.peer_id: span for (party, _), span in zip(pair, spans, strict=True)
+    }
+    first = built.nodes[0].node
+    assert [one.peer_id for one in first.announcements()] == [first.peer_id], "none serves yet"
+
+
+async def test_one_that_comes_while_another_loads_takes_other_blocks(built: Swarm, tmp_path: Path):
+    (early, late), join = alike(built, tmp_path), (built.nodes[0].address,)
+    _, taken = await Arrival(early[0], join, settle_s=SETTLE_S).choose(early[1])
+
+    _, span = await Arrival(late[0], join, settle_s=SETTLE_S).choose(late[1])
+
+    assert {taken, span} == {Span(2, 4), Span(4, 6)}
+
+
+async def test_what_cannot_be_loaded_is_taken_back(built: Swarm, tmp_path: Path):
+    party, placing = alike(built, tmp_path)[0]
+    arrival = Arrival(party, (built.nodes[0].address,), settle_s=SETTLE_S)
+    await arrival.choose(placing)
+    assert loading(built)
+
+    def fail() -> None:
+        with arrival.withdrawn_on_failure():
+            raise BadModel("its weights are damaged")
+
+    with pytest.raises(BadModel):
+        await asyncio.to_thread(fail)
+
+    await gossiping.until(lambda: not loading(built), timeout_s=5)
+
+
+async def test_a_newcomer_that_nobody_answers_chooses_all_the_same(built: Swarm, tmp_path: Path):
+    party, placing = alike(built, tmp_path)[0]
+    await built.stop(built.nodes[0])
+
+    _, span = await Arrival(party, (built.nodes[0].address,)).choose(placing)
+
+    assert len(span) == 2
