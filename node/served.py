@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 
 from node.engine import ShardEngine
+from protocol.errors import ContextExceeded, PeerRefused, UsageError, VersionMismatch
+from protocol.messages import Reserve
 from protocol.profile import Profile
 from protocol.wire import wire_format
+
+SERVED = ("adapter",)  # of the extensions
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +24,36 @@ class Served:
     def row_bytes(self) -> int:
         """One row of hidden states, on the wire or in a journal."""
         return wire_format(self.profile.wire).row_bytes(self.engine.hidden_size)
+
+    def require(self, reserve: Reserve) -> None:
+        """Return if this is what a session asks for, room and manners apart.
+
+        Raises:
+            ManyhandsError: it asks for another model, other blocks, or what is not served.
+        """
+        engine = self.engine
+        if reserve.manifest != self.manifest:
+            raise VersionMismatch(
+                "",
+                f"this node serves model {self.manifest.hex()[:16]}, "
+                f"asked for {reserve.manifest.hex()[:16]}",
+                hint="use the same checkpoint on every node: manyhands peers shows who serves what",
+            )
+        if not engine.span.holds(reserve.span) or reserve.n_blocks != engine.n_blocks:
+            raise PeerRefused("", f"blocks {reserve.span} are not in {engine.span} served here")
+        if reserve.profile not in ("", str(self.profile)):
+            raise PeerRefused(
+                "",
+                f"this node runs {self.profile}, not {reserve.profile}",
+                hint="manyhands peers shows who runs what; --profile asks for one",
+            )
+        if unserved := [name for name in reserve.extensions.used() if name not in SERVED]:
+            raise UsageError(f"not served yet: {', '.join(unserved)}")
+        if reserve.extensions.adapter:
+            adapter = engine.adapters.get(reserve.extensions.adapter)
+            if reserve.client_ends and adapter.adapts_head:
+                raise PeerRefused("", f"adapter {adapter.name} changes the head, which you hold")
+        if reserve.capacity > engine.max_positions:
+            raise ContextExceeded(
+                f"{reserve.capacity} positions do not fit the model's {engine.max_positions}"
+            )

@@ -25,7 +25,6 @@ from node.taking import Taking
 from protocol.codec import data_bytes
 from protocol.constraints import Constraints
 from protocol.errors import (
-    ContextExceeded,
     ManyhandsError,
     NotPermitted,
     OutOfMemory,
@@ -34,7 +33,6 @@ from protocol.errors import (
     PeerMisbehaved,
     PeerRefused,
     UsageError,
-    VersionMismatch,
 )
 from protocol.frames import Ack, Ask, Frame, Gone
 from protocol.identity import PeerId, public_key_from_peer_id
@@ -47,7 +45,6 @@ log = logging.getLogger(__name__)
 TOMBSTONE_S = 60.0
 TICK_S = 0.1
 MAX_SESSIONS = 1024
-SERVED = ("adapter",)  # of the extensions
 WASTEFUL = 2  # a session that ends with this many times the room it used leaves a copy instead
 
 
@@ -162,43 +159,18 @@ class Sessions:
 
         turns_away: whoever finds no room waits for it now.
         """
-        engine, served = self.served.engine, self.served
         if self.draining:
             raise self._away()
-        if reserve.manifest != served.manifest:
-            raise VersionMismatch(
-                "",
-                f"this node serves model {served.manifest.hex()[:16]}, "
-                f"asked for {reserve.manifest.hex()[:16]}",
-                hint="use the same checkpoint on every node: manyhands peers shows who serves what",
-            )
-        if not engine.span.holds(reserve.span) or reserve.n_blocks != engine.n_blocks:
-            raise PeerRefused("", f"blocks {reserve.span} are not in {engine.span} served here")
-        if reserve.profile not in ("", str(served.profile)):
-            raise PeerRefused(
-                "",
-                f"this node runs {served.profile}, not {reserve.profile}",
-                hint="manyhands peers shows who runs what; --profile asks for one",
-            )
-        if unserved := [name for name in reserve.extensions.used() if name not in SERVED]:
-            raise UsageError(f"not served yet: {', '.join(unserved)}")
-        if reserve.extensions.adapter:
-            adapter = engine.adapters.get(reserve.extensions.adapter)
-            if reserve.client_ends and adapter.adapts_head:
-                raise PeerRefused("", f"adapter {adapter.name} changes the head, which you hold")
-        if reserve.capacity > engine.max_positions:
-            raise ContextExceeded(
-                f"{reserve.capacity} positions do not fit the model's {engine.max_positions}"
-            )
+        self.served.require(reserve)
         constraints = self.around.vetting.opened(reserve, client)
         if client == self.around.peer_id:
             raise UsageError("a node cannot be its own client: use another home")
         if reserve.session in self._hops:
             raise PeerMisbehaved("", "that session is open here already")
-        cost, room = self.cost_bytes(reserve), self.free_bytes
-        if cost > served.budget_bytes:
+        cost, room, budget = self.cost_bytes(reserve), self.free_bytes, self.served.budget_bytes
+        if cost > budget:
             raise PeerRefused(
-                "", f"the session needs {cost} bytes, this node keeps {served.budget_bytes} in all"
+                "", f"the session needs {cost} bytes, this node keeps {budget} in all"
             )
         if cost > room or len(self._hops) >= MAX_SESSIONS:
             if turns_away:
