@@ -127,7 +127,7 @@ class Client:
 
     def met(self) -> tuple[Address, ...]:
         """Where to begin another time: an address of each who serves, as far as is known."""
-        return tuple(way for peer in self._directory.live() for way in peer.ways)
+        return tuple(way for peer in self._directory.met() for way in peer.ways)
 
     async def directory(self) -> Directory:
         """A fresh look at who serves what.
@@ -137,7 +137,8 @@ class Client:
         """
         if not self._join:
             raise PeerUnreachable("", "no peer is known", hint="name one with --join ADDRESS")
-        await fetch_directory(self.transport, self._join, self._directory)
+        asked = self._directory.whom_to_ask(self._join, self._rng)
+        await fetch_directory(self.transport, asked, self._directory)
         return self._directory
 
     def generate(self, request: GenerationRequest) -> Generation:

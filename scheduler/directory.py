@@ -6,9 +6,10 @@ whoever wants the route.
 """
 
 import asyncio
+import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from protocol.adapter_names import bare, is_pinned
@@ -47,6 +48,7 @@ class Directory:
         default_factory=dict
     )  # (at_s, ms)
     _last: tuple[tuple[Announcement, ...], Wanted] | None = None  # judged by these records
+    _met: tuple[Announcement, ...] = ()  # when somebody was live last
 
     @property
     def rtt_ms(self) -> dict[Pair, float]:
@@ -65,7 +67,27 @@ class Directory:
         seen.append((time.monotonic(), rtt_ms))
 
     def live(self) -> tuple[Announcement, ...]:
-        return self.table.live(self.now_ms())
+        live = self.table.live(self.now_ms())
+        self._met = live or self._met
+        return live
+
+    def met(self) -> tuple[Announcement, ...]:
+        """Who is live; after a time in which nobody was asked, who was when it began."""
+        return self.live() or self._met
+
+    def whom_to_ask(
+        self, join: Sequence[Address], rng: random.Random, avoid: Collection[str] = ()
+    ) -> list[Address]:
+        """Those we were told of and those we heard of since, neither in the others' way.
+
+        Peers come and go: of a swarm that a client knows for long, all it was told of may be gone.
+        """
+        known = [way for peer in self.met() if peer.peer_id not in avoid for way in peer.ways]
+        told = [address for address in join if address.peer_id not in avoid]
+        rng.shuffle(known)
+        if len(told) > (room := max(MAX_ASKED // 2, MAX_ASKED - len(known))):
+            told = rng.sample(told, room)
+        return [*told, *known] or list(join)
 
     def loading(self) -> tuple[Announcement, ...]:
         """Who will serve, once it has loaded."""

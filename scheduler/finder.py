@@ -347,14 +347,7 @@ class RouteFinder:
         Each time in vain they get twice as long: all of a busy machine's nodes may be slow alike.
         """
         self._has_asked = True
-        known = [
-            address
-            for peer in self._directory.live()
-            if peer.peer_id not in avoid
-            for address in peer.ways
-        ]
-        self._rng.shuffle(known)
-        asked = [*(a for a in self._join if a.peer_id not in avoid), *known] or list(self._join)
+        asked = self._directory.whom_to_ask(self._join, self._rng, avoid)
         timeout_s = max(ASK_S, min(self._ask_s, until - time.monotonic()))
         try:
             await fetch_directory(self._transport, asked, self._directory, timeout_s=timeout_s)

@@ -75,6 +75,7 @@ class Swarm:
         self.manifest: Manifest = make_manifest(directory)
         self.tokenizer = Tokenizer.from_directory(directory)
         self.nodes: list[LocalNode] = []
+        self._n_started = 0
         self._stack = AsyncExitStack()
 
     async def start(
@@ -98,13 +99,13 @@ class Swarm:
         move: tuple[Elsewhere | None, Pace | None],
     ) -> LocalNode:
         identity = self.new_identity()
-        engine = _engine(self.directory, span, len(self.nodes))
-        home = self.home / f"node-{len(self.nodes)}"
+        join, engine = self.introductions(), await self.engine(span)
+        home = self.home / f"node-{self._n_started}"
+        self._n_started += 1
         home.mkdir(parents=True)
         transport, membership = self._transport(identity)
         swarm_id = membership.swarm_id if membership else OPEN_SWARM_ID
         books = LedgerWriter(lambda: Ledger.open(home, identity.key, swarm_id))
-        join = tuple(node.address for node in self.nodes[:1])
         settings = NodeSettings(
             join=join,
             rates=rates,
@@ -148,6 +149,14 @@ class Swarm:
     def new_identity(self) -> Identity:
         """Of the next node."""
         return Identity(SigningKey.generate())
+
+    def introductions(self) -> tuple[Address, ...]:
+        """By which the next node joins."""
+        return tuple(node.address for node in self.nodes[:1])
+
+    async def engine(self, span: Span) -> ShardEngine:
+        """Of the next node; kept for the next swarm."""
+        return _engine(self.directory, span, len(self.nodes))
 
     def _transport(self, identity: Identity) -> tuple[Transport, Membership | None]:
         if self.membership_of is None:

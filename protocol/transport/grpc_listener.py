@@ -92,7 +92,8 @@ class GrpcListener:
         handlers |= {
             name: self._unary(name, h, is_open=True) for name, h in service.open_calls.items()
         }
-        server.add_generic_rpc_handlers((_Handlers(handlers, self._not_offered),))
+        self._handlers = _Handlers(handlers, self._not_offered)
+        server.add_generic_rpc_handlers((self._handlers,))
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -122,8 +123,12 @@ class GrpcListener:
 
     async def _stop(self) -> None:
         if self._stopping is None:
-            self._stopping = asyncio.create_task(self._server.stop(None))
+            self._stopping = asyncio.create_task(self._end())
         await asyncio.shield(self._stopping)
+
+    async def _end(self) -> None:
+        await self._server.stop(None)
+        self._handlers.forget()
 
     def sweep(self) -> None:
         """End the streams of those who may not go on."""
@@ -280,6 +285,13 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no ty
         service, _, method = handler_call_details.method.removeprefix("/").partition("/")
         found = self._ours.get(method) if service == SERVICE_NAME else None
         return found or self._not_offered(method)
+
+    def forget(self) -> None:
+        """gRPC's core keeps this object after a server's end; nothing of ours shall stay with it.
+
+        Its methods lead to a node, and from there to the weights it has loaded.
+        """
+        self._ours, self._not_offered = {}, lambda _: None
 
 
 class _ServerWire:

@@ -1,5 +1,6 @@
 """The client's directory: any member knows the swarm, and what is missing is said by name."""
 
+import random
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from protocol.clock import wall_ms
 from protocol.errors import PeerMisbehaved, PeerUnreachable, SwarmIncomplete, UsageError
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
-from scheduler.directory import Directory, fetch_directory
+from scheduler.directory import MAX_ASKED, Directory, fetch_directory
 from scheduler.routing import Wanted
 from tests.announcing import MANIFEST, peer_of, record
 from tests.gossiping import identity_of, serve_table
@@ -110,6 +111,32 @@ async def test_what_several_members_say_is_merged_and_the_dead_cost_no_waiting(n
 
     assert len(found.live()) == 2
     assert took_s < 1
+
+
+async def test_a_client_that_was_told_of_many_who_have_left_asks_those_it_heard_of_since(
+    network, client
+):
+    found, gone = directory(), [nobody_at(n) for n in range(10, 30)]
+
+    async with serve_table(network.transport(identity_of(1), OPEN_SWARM_ID), table_with(1, 2)) as (
+        member,
+        _,
+    ):
+        await fetch_directory(client, member.addresses, found)
+        stamp = {"sequence": wall_ms(), "issued_ms": wall_ms(), "expires_ms": wall_ms() + 30_000}
+        heard = record(1, addresses=tuple(member.addresses), **stamp)
+        found.table.merge(heard, sender="", now_ms=wall_ms())
+        asked = found.whom_to_ask(gone, random.Random(1))
+        found.now_ms = lambda: wall_ms() + 60_000  # it slept, and all records have expired
+        asked_later = found.whom_to_ask(gone, random.Random(1))
+        await fetch_directory(client, asked, found)
+
+    assert not found.live()
+    for some in (asked, asked_later):
+        assert member.addresses[0] in some[:MAX_ASKED]
+        assert set(some[:MAX_ASKED]) & set(gone), "those we were told of are asked, too"
+    told = [set(found.whom_to_ask(gone, random.Random(n))[:MAX_ASKED]) for n in range(60)]
+    assert set().union(*told) >= set(gone), "each of them has its turn"
 
 
 async def test_when_nobody_answers_the_client_says_so(client):

@@ -1,7 +1,9 @@
 """How streams, connections and listeners end over real sockets."""
 
 import asyncio
+import gc
 import sys
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -9,7 +11,7 @@ import pytest
 
 from protocol.address import Address
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerUnreachable
-from protocol.transport import Stream
+from protocol.transport import Service, Stream
 from tests.protocol.transport.peers import connected, listening, new_transport, stream_service
 
 
@@ -194,3 +196,20 @@ async def other_process(
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+async def test_who_answered_for_a_closed_listener_is_not_kept():
+    """gRPC keeps a server's handlers when it has ended; they led to a node and its weights."""
+
+    class Holder:
+        async def answer(self, peer_id: str, request: bytes) -> bytes:
+            return request
+
+    holder = Holder()
+    known = weakref.ref(holder)
+    async with connected(Service(calls={"test": holder.answer})) as connection:
+        assert await connection.call("test", b"here", timeout_s=5) == b"here"
+    del holder, connection
+    gc.collect()
+
+    assert known() is None
