@@ -425,11 +425,13 @@ def test_each_systems_firewall_has_its_own_command(said, verdict, fix):
 
 @pytest.mark.slow
 def test_an_examination_of_everything_ends_with_an_answer_from_loopback(tmp_path):
-    ended = manyhands("doctor", "tiny", "--json", "--home", tmp_path / "home", timeout_s=180)
+    here = ("--without", "port-mapping")  # it would ask the router of whoever runs the tests
+    home = ("--home", tmp_path / "home")
+    ended = manyhands("doctor", "tiny", "--json", *here, *home, timeout_s=180)
 
     view = json.loads(ended.out)
     found = {check["id"]: check for check in view["checks"]}
-    assert list(found) == [check.id for check in CHECKS]
+    assert list(found) == [check.id for check in CHECKS if check.id != "port-mapping"]
     assert found["generation"]["verdict"] == "ok"
     assert "8 tokens" in found["generation"]["reason"]
     assert view["errors"] == sum(check["verdict"] == "fail" for check in view["checks"])
