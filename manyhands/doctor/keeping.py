@@ -6,6 +6,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def _identity(case: Case) -> Finding:
         try:
             load_identity(path)
         except InsecureHome as error:
-            return fail(str(error), error.hint, lambda path=path: path.chmod(0o600))  # type: ignore[misc]
+            return fail(str(error), error.hint, partial(path.chmod, 0o600))
     return ok(f"{len(found)} key(s), for their owner alone")
 
 

@@ -167,7 +167,7 @@ def _libp2p(case: Case) -> Finding:
         reason = "libp2p is not installed: no hash table, no mDNS, no holes through routers"
         return warn(f"{reason}; --join and gossip work without it", installing)
     try:
-        import libp2p  # noqa: F401
+        import libp2p  # noqa: F401  (whether it can be)
     except Exception as error:  # a broken build raises whatever it likes
         return fail(f"libp2p cannot be loaded: {type(error).__name__}: {error}", installing)
     try:

@@ -172,4 +172,5 @@ class Gathering(Generic[R]):
 
 
 def _order(gathered: Gathered[Any]) -> Order:
-    return gathered.record.order  # type: ignore[no-any-return]
+    order: Order = gathered.record.order
+    return order
