@@ -39,7 +39,7 @@ def lock(descriptor: int, *, waits: bool = True, shared: bool = False) -> None:
     while not _lock_byte(descriptor):
         if not waits:
             raise BlockingIOError(errno.EAGAIN, "another process holds this file")
-        time.sleep(AGAIN_S)
+        time.sleep(AGAIN_S)  # as `flock` would block here; Windows has no call that waits for ever
 
 
 def remove(path: Path, descriptor: int) -> None:
