@@ -11,9 +11,24 @@ from dataclasses import dataclass
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 SPECIAL_TOKENS = (PAD, END, USER, ASSISTANT, SYSTEM)  # their ids are their places here
 
+# Tools are told and called as Hermes models do it, which many programs read. The model has never
+# seen one: it calls where its reply is held to a call, and reads results as a user's words.
 CHAT_TEMPLATE = (
+    "{% if tools %}"
+    "{{ '<|system|>You can call these functions:\n' }}"
+    "{% for tool in tools %}{{ tool | tojson + '\n' }}{% endfor %}"
+    "{{ 'To call one, say <tool_call>{\"name\": ..., \"arguments\": {...}}</tool_call>' }}"
+    "{{ '<|end|>' }}"
+    "{% endif %}"
     "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>' + message['content'] | trim + '<|end|>' }}"
+    "{% if message['role'] == 'tool' %}{{ '<|user|>' }}{% else %}"
+    "{{ '<|' + message['role'] + '|>' }}{% endif %}"
+    "{{ (message['content'] or '') | trim }}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "{{ '<tool_call>\n{\"name\": \"' + call['function']['name'] + '\", \"arguments\": ' }}"
+    "{{ (call['function']['arguments'] | tojson) + '}\n</tool_call>' }}"
+    "{% endfor %}"
+    "{{ '<|end|>' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
