@@ -209,6 +209,42 @@ def test_the_files_a_document_names_exist(document: str):
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
+    if path.name != "CHANGELOG.md"  # which also tells of what is gone
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_points_at_exists(page: str):
+    text = (ROOT / page).read_text()
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    linked = re.findall(r"(?<!`)\]\(([^)\s]+)\)", prose)
+    named = re.findall(
+        r"(?<![\w/.-])((?:docs|benchmarks|scripts|tests|proto|manyhands|node|scheduler|ledger|protocol)"
+        r"/[\w./-]+\.(?:md|py|proto|sh))\b",
+        prose,
+    )
+
+    assert not [name for name in named if not (ROOT / name).exists()]
+    assert not [link for link in linked if not _leads_somewhere(ROOT / page, link)]
+
+
+def _leads_somewhere(page: Path, link: str) -> bool:
+    path, _, anchor = link.partition("#")
+    if re.match(r"\w+:", path):  # of the web: not asked
+        return True
+    there = page.parent / path if path else page
+    return there.exists() and (not anchor or anchor in _anchors(there))
+
+
+def _anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
 def test_sections_of_the_design_that_code_names_exist():
     design = (ROOT / "DESIGN.md").read_text()
     rules = re.findall(r"^(\d+)\. ", design.partition("## 5a.")[2], re.MULTILINE)
