@@ -1,21 +1,25 @@
 """The front door: the command line, the Python API, the local swarm, the built-in model.
 
-`from manyhands import AutoDistributedModelForCausalLM, Client` is the Python API; importing this
-package alone loads nothing else.
+`from manyhands import AutoDistributedModelForCausalLM, Client, Limits, Group` is the Python API;
+importing this package alone loads nothing else.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from manyhands.distributed import AutoDistributedModelForCausalLM
+    from protocol.constraints import Group
     from scheduler.client import Client
+    from scheduler.wanted import Limits
 
 __version__ = "0.1.0"
-__all__ = ["AutoDistributedModelForCausalLM", "Client", "__version__"]
+__all__ = ["AutoDistributedModelForCausalLM", "Client", "Group", "Limits", "__version__"]
 
 _HOMES = {
     "AutoDistributedModelForCausalLM": "manyhands.distributed",
     "Client": "scheduler.client",
+    "Group": "protocol.constraints",
+    "Limits": "scheduler.wanted",
 }
 
 

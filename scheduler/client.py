@@ -143,14 +143,7 @@ class Client:
 
     def generate(self, request: GenerationRequest) -> Generation:
         session = SessionId(secrets.token_bytes(16))
-        settlement = Settlement(
-            session,
-            self.identity,
-            self.swarm_id,
-            self._books,
-            max_price=request.limits.max_price,
-            constraints=request.limits.constraints(request.profile),
-        )
+        settlement = self._settlement(session, request)
         prefixes = self._prefixes.session(session, request)
         finder = RouteFinder(
             request,
@@ -186,8 +179,19 @@ class Client:
             self._connections,
             self._data,
             identity,
-            Settlement(session, identity, self.swarm_id, self._books),
+            self._settlement(session, asked),
             self._prefixes.session(session, asked),
         )
         self.permission.watch(running)
         return running
+
+    def _settlement(self, session: SessionId, request: GenerationRequest) -> Settlement:
+        """Its tabs keep to the request's prices, and tell each hop who else may serve."""
+        return Settlement(
+            session,
+            self.identity,
+            self.swarm_id,
+            self._books,
+            max_price=request.limits.max_price,
+            constraints=request.limits.constraints(request.profile),
+        )

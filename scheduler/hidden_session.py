@@ -24,6 +24,7 @@ from scheduler.prefixes import SessionPrefixes
 from scheduler.request import GenerationRequest
 from scheduler.session import Session
 from scheduler.settlement import Settlement
+from scheduler.wanted import ANY_PEER, Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class HiddenRequest:
 
     profile: how the chain runs, and so what a row's bytes are; the caller has to know it.
     row_bytes: of one hidden row in that profile's wire format.
+    limits: who may serve; every hop is told, and keeps its neighbours to it.
     """
 
     manifest: bytes
@@ -44,6 +46,7 @@ class HiddenRequest:
     wait_s: float = 5.0
     model: str = ""
     adapter: str = ""  # a name, or a name@digest
+    limits: Limits = ANY_PEER
 
     def __post_init__(self) -> None:
         if not 0 < self.stop <= self.n_blocks:
@@ -65,6 +68,7 @@ class HiddenRequest:
             profile=self.profile,
             model=self.model,
             adapter=self.adapter,
+            limits=self.limits,
             reuse_prefix=False,
             spares=False,  # rows may be taken back
         )

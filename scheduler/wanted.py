@@ -64,6 +64,8 @@ class Limits:
     believe_regions: bool = False
 
     def __post_init__(self) -> None:
+        if any(isinstance(each, str) for each in (self.regions, self.avoid, self.require)):
+            raise UsageError("regions and peers are several: regions=('eu',)")
         listed = [peer for group in self.groups for peer in group.members]
         for peer in (*self.avoid, *self.require, *listed):
             public_key_from_peer_id(peer)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from manyhands.models import Model
     from protocol.profile import Profile
     from scheduler.client import Client
+    from scheduler.wanted import Limits
 
 AGAIN_S = 0.2
 
@@ -43,6 +44,7 @@ class AutoDistributedModelForCausalLM:
         dtype: "torch.dtype | str | None" = None,
         profile: str = "",
         channel: str = "stable",
+        limits: "Limits | None" = None,
         timeout_s: float = 3600.0,
         wait_s: float = 10.0,
     ) -> Any:
@@ -56,6 +58,7 @@ class AutoDistributedModelForCausalLM:
             dtype: what peers must compute in, and the ends, too; None takes what is served.
             profile: the whole execution profile to require, such as `bfloat16/nf4/bfloat16`.
             channel: of models, where the swarm releases them: stable, candidate or dev.
+            limits: who may run its blocks, by region, group, name and price; None: anybody.
             timeout_s: how long one session may last. wait_s: for blocks that nobody serves.
 
         Raises:
@@ -87,6 +90,7 @@ class AutoDistributedModelForCausalLM:
                 client,
                 wanted=profile or _named(dtype),
                 adapter=adapter,
+                limits=limits,
                 timeout_s=timeout_s,
                 wait_s=wait_s,
             )
@@ -102,6 +106,7 @@ def assemble(
     *,
     wanted: str = "",
     adapter: str = "",
+    limits: "Limits | None" = None,
     timeout_s: float = 3600.0,
     wait_s: float = 10.0,
 ) -> Any:
@@ -111,9 +116,10 @@ def assemble(
     from node.engine.ends import load_ends
     from node.engine.kv_layout import MAX_ROLLBACK
     from node.engine.pruning import text_config
+    from scheduler.wanted import ANY_PEER
 
-    manifest = model.manifest
-    profile = portal.call(_profile(client, model, wanted, adapter, wait_s))
+    manifest, limits = model.manifest, limits or ANY_PEER
+    profile = portal.call(_profile(client, model, wanted, adapter, limits, wait_s))
     ends = load_ends(model.directory, profile.dtype, subclass=distributed)
     text = text_config(ends.model)
     swarm = Swarm(
@@ -127,6 +133,7 @@ def assemble(
         max_back=MAX_ROLLBACK if ends.forgets else None,
         profile=profile,
         adapter=adapter,
+        limits=limits,
         timeout_s=timeout_s,
         wait_s=wait_s,
     )
@@ -159,7 +166,7 @@ async def _client(home: Any, join: Any, channel: str, terms: Any) -> Any:
 
 
 async def _profile(
-    client: "Client", model: "Model", wanted: str, adapter: str, wait_s: float
+    client: "Client", model: "Model", wanted: str, adapter: str, limits: "Limits", wait_s: float
 ) -> "Profile":
     """How a chain through all blocks would run now: the cheapest that is wanted.
 
@@ -169,13 +176,16 @@ async def _profile(
     from protocol.profile import Profile
     from scheduler.routing import Wanted, find_routes
 
-    anybody = Wanted(manifest=model.manifest.digest, n_blocks=model.manifest.n_blocks)
+    anybody = Wanted(
+        manifest=model.manifest.digest, n_blocks=model.manifest.n_blocks, limits=limits
+    )
     until = time.monotonic() + wait_s
     while True:
         directory = await client.directory()
         if adapter:
             pinned = directory.pin_adapter(model.manifest.digest, adapter)
             anybody = replace(anybody, adapter=pinned)
+        anybody = directory.judged(anybody)
         served = {peer.profile for peer in directory.hosts(model.manifest.digest)}
         fitting = [text for text in served if _fits(text, wanted)]
         routes = [

@@ -23,6 +23,7 @@ from protocol.profile import Profile
 from protocol.wire import wire_format
 from scheduler.client import Client
 from scheduler.hidden_session import HiddenRequest, HiddenSession
+from scheduler.wanted import ANY_PEER, Limits
 
 CAPACITY = 256  # positions to begin with, where nobody says how many will come
 
@@ -43,6 +44,7 @@ class Swarm:
     adapter: str  # a name, or a name@digest, or empty
     timeout_s: float
     wait_s: float
+    limits: Limits = ANY_PEER
 
     def cache(self, capacity: int = CAPACITY, stop: int | None = None) -> RemoteCache:
         """Room for a batch, through blocks `[0, stop)`."""
@@ -60,6 +62,7 @@ class Swarm:
                 wait_s=self.wait_s,
                 model=self.model,
                 adapter=self.adapter,
+                limits=self.limits,
             )
             return self.client.hidden(request)
 

@@ -19,8 +19,10 @@ from manyhands.models import Model
 from protocol.errors import ContextExceeded, PeerUnreachable, SwarmIncomplete, UsageError
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
+from scheduler.wanted import Limits
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import Swarm, add_byte_tokenizer, swarm
+from tests.test_constraints_kept import asked_in
 
 SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("gemma2", "qwen3", "bloom")]
 FAMILIES = ["llama", "gpt2", *SLOW]
@@ -74,11 +76,18 @@ class Both:
 
 
 @asynccontextmanager
-async def both(directory: Path, home: Path, *spans: tuple[int, int]) -> AsyncIterator[Both]:
+async def both(
+    directory: Path,
+    home: Path,
+    *spans: tuple[int, int],
+    limits: Limits | None = None,
+    **settings: object,
+) -> AsyncIterator[Both]:
     network = MemoryNetwork(seed=3)
     async with swarm(
-        directory, home, lambda identity: network.transport(identity, OPEN_SWARM_ID), *spans
+        directory, home, lambda identity: network.transport(identity, OPEN_SWARM_ID)
     ) as built:
+        await built.start(*spans, **settings)
         portal = Portal(asyncio.get_running_loop())
         model = Model("test", "test", directory, built.manifest)
 
@@ -87,13 +96,16 @@ async def both(directory: Path, home: Path, *spans: tuple[int, int]) -> AsyncIte
             async with built.client() as opened:
                 yield opened
 
-        opened = await portal.enter(client())
-        remote = await asyncio.to_thread(assemble, model, portal, opened, wait_s=0.3)
-        local = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        opened, close = await portal.enter(client()), portal.close
         try:
+            remote = await asyncio.to_thread(
+                assemble, model, portal, opened, limits=limits, wait_s=0.3
+            )
+            close = remote.close
+            local = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
             yield Both(remote, local, built, network, asyncio.get_running_loop())
         finally:
-            await asyncio.to_thread(remote.close)
+            await asyncio.to_thread(close)
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +330,28 @@ async def test_without_a_holder_the_blocks_that_nobody_serves_are_named(llama):
 
     with pytest.raises((SwarmIncomplete, PeerUnreachable), match=r"3:6|nobody"):
         await asyncio.to_thread(llama.remote.generate, torch.tensor([PROMPT]), max_new_tokens=2)
+
+
+async def test_limits_are_kept_by_the_model_and_told_to_its_hops(written, tmp_path):
+    limits = Limits(regions=("eu",), max_price=0)
+    async with both(written("llama"), tmp_path, *HALVES, limits=limits, region="eu-west") as pair:
+        (nearer,) = await pair.swarm.start(
+            (0, 6), region="us"
+        )  # one hop, which costs less than two
+
+        await pair.equal(torch.tensor([PROMPT]), max_new_tokens=3)
+
+        assert nearer.node.batcher.load.rows == 0
+    told = asked_in(tmp_path / "client")
+    assert [each.regions for each in told] == [("eu",)] * len(told) != []
+
+
+async def test_limits_that_leave_nobody_are_named(written, tmp_path):
+    with pytest.raises(SwarmIncomplete, match="nobody in region eu serves blocks 0:6"):
+        async with both(
+            written("llama"), tmp_path, *HALVES, limits=Limits(regions=("eu",)), region="us"
+        ):
+            pass
 
 
 async def test_a_cache_that_is_forgotten_is_settled_behind_us(llama):

@@ -237,6 +237,7 @@ def test_what_cannot_be_asked_for_is_refused():
         {"avoid": ("nobody",)},
         {"max_price": -1},
         {"regions": ("",)},
+        {"regions": "eu"},
         {"groups": (Group("a\nb"),)},
         {"regions": ("eu",) * 65},
     ):
