@@ -70,7 +70,7 @@ class Case:
         Raises:
             ManyhandsError: there is none, it is damaged, or the hub cannot be asked.
         """
-        return await self._once("model", lambda: in_thread(self._find_model))
+        return await self.once("model", lambda: in_thread(self._find_model))
 
     def _find_model(self) -> "Model | None":
         from manyhands.models import find_model
@@ -83,7 +83,7 @@ class Case:
         Raises:
             ManyhandsError: our key or membership cannot be used.
         """
-        return await self._once("party", lambda: in_thread(self._open_party))
+        return await self.once("party", lambda: in_thread(self._open_party))
 
     def _open_party(self) -> "Party":
         from manyhands.party import Party, open_party
@@ -103,7 +103,7 @@ class Case:
         """
         from manyhands.doctor.meeting import meet
 
-        return await self._once("met", lambda: meet(self))
+        return await self.once("met", lambda: meet(self))
 
     async def own_words(self) -> "OwnWords | None":
         """What the node that runs on this home says of itself; None: none runs, or answers.
@@ -111,7 +111,7 @@ class Case:
         Raises:
             ManyhandsError: our key or membership cannot be used.
         """
-        return await self._once("own words", self._ask_own_node)
+        return await self.once("own words", self._ask_own_node)
 
     async def _ask_own_node(self) -> "OwnWords | None":
         from manyhands.own_words import fetch_own_words
@@ -133,7 +133,7 @@ class Case:
             task.cancel()
         await asyncio.gather(*self._begun.values(), return_exceptions=True)
 
-    async def _once(self, name: str, begin: Callable[[], Awaitable[T]]) -> T:
+    async def once(self, name: str, begin: Callable[[], Awaitable[T]]) -> T:
         """What several checks need is begun by the first; a deadline of one stops no other."""
 
         async def work() -> T:

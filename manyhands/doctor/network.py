@@ -131,6 +131,11 @@ def reach_finding(reach: Reach, addresses: Sequence[Address], port: int) -> Find
             return warn(f"{spoken(reach)}: {targets}", advice(reach, port))
 
 
+async def port_finding(case: Case) -> Finding:
+    """Looked at once: who would listen there for a moment, too, waits for it."""
+    return await case.once("port", lambda: in_thread(lambda: _port(case)))
+
+
 def _port(case: Case) -> Finding:
     host, port = case.endpoint
     if port == 0:
@@ -186,7 +191,7 @@ CHECKS = (
     Check("bootstrap", "whether the given or remembered addresses answer", _bootstrap, 30.0),
     Check("clock", "our clock against those of peers", _clock, 30.0),
     Check("reachability", "whether peers can dial this home's node", _reachability, 30.0),
-    Check("port", "whether a node could listen on its port", on_thread(_port)),
+    Check("port", "whether a node could listen on its port", port_finding),
     Check("firewall", "whether this system's firewall lets others in", _firewall, 20.0),
     Check("libp2p", "what discovery and hole punching need", on_thread(_libp2p), 30.0),
 )

@@ -1,6 +1,6 @@
 """All checks of the doctor, in the order in which they are shown."""
 
-from manyhands.doctor import hardware, keeping, network, system, trial, ways
+from manyhands.doctor import dialled, hardware, keeping, network, system, trial, ways
 from manyhands.doctor.finding import Check
 from protocol.errors import UsageError
 
@@ -9,6 +9,7 @@ CHECKS: tuple[Check, ...] = (
     *hardware.CHECKS,
     *keeping.CHECKS,
     *network.CHECKS,
+    *dialled.CHECKS,
     *ways.CHECKS,
     *trial.CHECKS,
 )

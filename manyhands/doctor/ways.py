@@ -1,11 +1,12 @@
 """Checks of the ways in, where nobody can dial this machine: its router, a port there, relays.
 
 In: what the running node of this home says of itself, the router, who announces to relay. Out: what
-of these would carry others to a node here. The router is asked for its address alone: nothing is
-mapped, no place at a relay is taken.
+of these would carry others to a node here. The router is asked for its address alone, in each of
+the ways in which a node would ask it for a port: nothing is mapped, no place at a relay is taken.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from manyhands.doctor.case import Case
 from manyhands.doctor.finding import Check, Finding, ok, skip, warn
@@ -13,9 +14,8 @@ from manyhands.doctor.meeting import DIAL_S
 from manyhands.own_words import OwnWords, PortAsked
 from manyhands.running import found_running
 from manyhands.whereabouts import peers_of
-from node.ports import RouterRefused
-from node.ports.gateway import default_router
-from node.ports.router import NatPmp
+from node.ports import PortMapping, RouterRefused
+from node.ports.mapper import usual_ways
 from protocol.address import Address
 from protocol.errors import ManyhandsError
 from protocol.reachability import Nat, Scope, scope_of
@@ -48,7 +48,7 @@ async def _port_mapping(case: Case) -> Finding:
     own = await case.own_words()
     if own is not None and own.port is not None:
         return mapping_finding(own.port)
-    return await router_finding(await default_router())
+    return await router_finding(await usual_ways())
 
 
 def mapping_finding(port: PortAsked) -> Finding:
@@ -58,19 +58,30 @@ def mapping_finding(port: PortAsked) -> Finding:
     return ok(f"the router forwards {port.external} to the node, by {port.protocol}")
 
 
-async def router_finding(router: str, asked: NatPmp | None = None) -> Finding:
-    """About a router that no node has asked yet. It is asked where it is itself, by NAT-PMP."""
-    if not router:
-        return skip("this machine knows no router")
+async def router_finding(ways: Sequence[PortMapping]) -> Finding:
+    """About a router that no node has asked yet, by whether it answers in any of these ways."""
+    told = dict(zip(ways, await asyncio.gather(*map(_told_by, ways)), strict=True))
+    hosts = {way.name: host for way, host in told.items() if isinstance(host, str)}
+    if not hosts:
+        why = "; ".join(f"{way.name}: {refused}" for way, refused in told.items())
+        return skip(f"no router takes wishes here: {why}" if why else "this machine has no router")
+    outside, by = next(filter(None, hosts.values()), ""), ", ".join(hosts)
+    if outside and scope_of(outside) is not Scope.WORLD:
+        reason = f"the router's own address {outside} is private: a port of it leads to nobody"
+        return warn(
+            f"{reason} outside", "forward the port in the router before it, too, or rely on relays"
+        )
+    where = (
+        f"the router is {outside} outside" if outside else "the router does not tell its address"
+    )
+    return ok(f"{where}, and takes wishes by {by}: manyhands serve … --map-port")
+
+
+async def _told_by(way: PortMapping) -> str | RouterRefused:
     try:
-        host = await (asked or NatPmp(router)).external_host()
+        return await way.external_host()
     except RouterRefused as error:
-        reason = f"by NAT-PMP: {error}; PCP and UPnP are tried by serve --map-port"
-        return skip(reason)
-    if scope_of(host) is not Scope.WORLD:
-        reason = f"the router's own address {host} is private: a port of it leads to nobody outside"
-        return warn(reason, "forward the port in the router before it too, or rely on relays")
-    return ok(f"the router is {host} outside, and takes wishes: manyhands serve … --map-port")
+        return error
 
 
 async def _relays(case: Case) -> Finding:

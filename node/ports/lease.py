@@ -47,3 +47,10 @@ class PortMapping(Protocol):
 
     async def unmap(self, lease: Lease) -> None:
         """Give it back; raises as `map`."""
+
+    async def external_host(self) -> str:
+        """The router's own address outside, "" where this way does not tell it. Maps nothing.
+
+        Raises:
+            RouterRefused: it does not answer in this way, or has no such address.
+        """

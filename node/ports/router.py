@@ -14,9 +14,11 @@ from node.ports.wire import (
     ROUTER_PORT,
     natpmp_external_address,
     natpmp_map,
+    pcp_announce,
     pcp_map,
     read_natpmp_external_address,
     read_natpmp_map,
+    read_pcp_announce,
     read_pcp_map,
 )
 from protocol.address import Endpoint
@@ -53,6 +55,11 @@ class Pcp:
     async def unmap(self, lease: Lease) -> None:
         await self._ask(lease.internal_port, lease.token, None, 0)
 
+    async def external_host(self) -> str:
+        """PCP tells it with a mapping alone."""
+        await exchange(self._router, self._port, pcp_announce, read_pcp_announce)
+        return ""
+
     async def _ask(
         self, internal_port: int, nonce: bytes, wanted: Endpoint | None, lifetime_s: int
     ) -> tuple[Endpoint, int]:
@@ -87,11 +94,6 @@ class NatPmp:
         await self._ask(lease.internal_port, 0, 0)
 
     async def external_host(self) -> str:
-        """The router's own address outside; asking maps nothing.
-
-        Raises:
-            RouterRefused: it has none, or does not answer.
-        """
         return await exchange(
             self._router,
             self._port,

@@ -35,6 +35,17 @@ class Upnp:
     async def unmap(self, lease: Lease) -> None:
         await asyncio.to_thread(self._unmap, lease)
 
+    async def external_host(self) -> str:
+        return await asyncio.to_thread(self._external_host)
+
+    def _external_host(self) -> str:
+        try:
+            return str(self._found().externalipaddress())
+        except RouterRefused:
+            raise
+        except Exception as error:  # the library raises no narrower class
+            raise RouterRefused(f"the router tells no public address: {error}") from error
+
     def _map(self, internal_port: int, wanted: Lease | None) -> Lease:
         device = self._found()
         first = wanted.external.port if wanted else internal_port

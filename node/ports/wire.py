@@ -18,7 +18,7 @@ MAX_BYTES = 1100
 NONCE_BYTES = 12
 TCP = 6
 _ANSWER = 0x80
-_MAP, _EXTERNAL_ADDRESS, _MAP_TCP = 1, 0, 2
+_ANNOUNCE, _MAP, _EXTERNAL_ADDRESS, _MAP_TCP = 0, 1, 0, 2
 _OTHER_VERSION = 1
 
 _NAT_PMP_RESULTS = {
@@ -60,25 +60,43 @@ def pcp_map(
     return header + nonce + ports + _as_ipv6(outside.host)
 
 
+def pcp_announce(client: str) -> bytes:
+    """An ANNOUNCE request (section 14.1): whoever speaks PCP answers it, and maps nothing."""
+    return struct.pack(">BBHI", PCP, _ANNOUNCE, 0, 0) + _as_ipv6(client)
+
+
+def read_pcp_announce(data: bytes) -> bool | None:
+    """True: it speaks PCP; None: not the answer to our request.
+
+    Raises:
+        OlderRouter, RouterRefused: it says no.
+    """
+    return True if _is_pcp(data, _ANNOUNCE) else None
+
+
 def read_pcp_map(data: bytes, nonce: bytes, internal_port: int) -> tuple[Endpoint, int] | None:
     """Where we are reachable, and for how many seconds; None: not the answer to our request.
 
     Raises:
         OlderRouter, RouterRefused: it says no.
     """
-    if len(data) >= 4 and data[0] == NAT_PMP and data[1] & _ANSWER and data[3] == _OTHER_VERSION:
-        raise OlderRouter("it speaks NAT-PMP, not PCP")  # RFC 6886 section 3.5, RFC 6887 appendix A
-    if len(data) < 24 or len(data) > MAX_BYTES or data[0] != PCP or data[1] != _ANSWER | _MAP:
-        return None
-    if data[3]:
-        raise RouterRefused(_PCP_RESULTS.get(data[3], f"it answers with code {data[3]}"))
-    if len(data) < 60 or data[24:36] != nonce or data[36] != TCP:
+    if not _is_pcp(data, _MAP) or len(data) < 60 or data[24:36] != nonce or data[36] != TCP:
         return None
     lifetime_s = struct.unpack_from(">I", data, 4)[0]
     ours, outside = struct.unpack_from(">HH", data, 40)
     if ours != internal_port:
         return None
     return Endpoint(str(IPv6Address(data[44:60])), outside), lifetime_s
+
+
+def _is_pcp(data: bytes, opcode: int) -> bool:
+    if len(data) >= 4 and data[0] == NAT_PMP and data[1] & _ANSWER and data[3] == _OTHER_VERSION:
+        raise OlderRouter("it speaks NAT-PMP, not PCP")  # RFC 6886 section 3.5, RFC 6887 appendix A
+    if len(data) < 24 or len(data) > MAX_BYTES or data[0] != PCP or data[1] != _ANSWER | opcode:
+        return False
+    if data[3]:
+        raise RouterRefused(_PCP_RESULTS.get(data[3], f"it answers with code {data[3]}"))
+    return True
 
 
 # --- NAT-PMP --------------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from manyhands.local import free_ports
+from node.dialling_back import DiallingBack
 from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable, Merged
 from protocol.announcements import seal_announcement
 from protocol.anti_entropy import Record
 from protocol.clock import wall_ms
+from protocol.dialling_back import METHOD as DIAL_BACK
 from protocol.gossip_rules import METHOD, answer
 from protocol.identity import Identity, PeerId
 from protocol.load import METHOD as LOAD_METHOD
@@ -37,7 +39,12 @@ def announced(who: Identity, address: Address, now_ms: int, **more: Any) -> byte
 
 @asynccontextmanager
 async def peer(
-    n: int, *others: bytes, ahead_ms: int = 0, version: int = PROTOCOL_VERSION, **more: Any
+    n: int,
+    *others: bytes,
+    ahead_ms: int = 0,
+    version: int = PROTOCOL_VERSION,
+    dials_back: bool = False,
+    **more: Any,
 ) -> AsyncIterator[Address]:
     """A peer that answers and gossips, whose clock is so far ahead of ours; it tells of others
     what they sealed, of itself `more`."""
@@ -59,7 +66,11 @@ async def peer(
         return told.encode()
 
     transport = GrpcTransport(Identity(key_of(n)), OPEN_SWARM_ID, version=version)
-    service = Service(calls={METHOD: gossip, "ping": ping, LOAD_METHOD: load})
+    dialling = DiallingBack(transport, lambda: listener.addresses)
+    service = Service(
+        calls={METHOD: gossip, "ping": ping, LOAD_METHOD: load},
+        seen_calls={DIAL_BACK: dialling.handle} if dials_back else {},
+    )
     listener = await transport.listen("127.0.0.1", 0, service)
     [address] = listener.addresses
     ours = announced(Identity(key_of(n)), address, now_ms(), **more)

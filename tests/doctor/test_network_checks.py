@@ -1,9 +1,11 @@
 """The doctor on the ways to others: real listeners on loopback, and names that nobody has."""
 
 import importlib.util
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,8 +16,10 @@ from manyhands.doctor.network import clock_finding, reach_finding
 from manyhands.doctor.registry import chosen
 from manyhands.doctor.ways import mapping_finding, nat_finding, router_finding
 from manyhands.home import Home, open_identity
+from manyhands.local import free_ports
 from manyhands.own_words import PortAsked
-from node.ports.router import NatPmp
+from node.ports.router import NatPmp, Pcp
+from node.ports.upnp import Upnp
 from protocol.address import Address
 from protocol.announcement_table import Merged
 from protocol.clock import wall_ms
@@ -144,14 +148,69 @@ def test_what_the_router_gave_the_running_node_is_told_or_why_it_gave_nothing():
 async def test_a_router_that_nobody_asked_tells_its_address_and_maps_nothing():
     router = Router(host="8.8.4.4")
     async with serving(router) as port:
-        outside = await router_finding("127.0.0.1", NatPmp("127.0.0.1", port=port))
+        outside = await router_finding(ways_to(port))
+    async with serving(Router(host="8.8.4.4", pcp=False)) as port:
+        older = await router_finding(ways_to(port))
     async with serving(Router(host="10.0.0.1")) as port:
-        behind = await router_finding("127.0.0.1", NatPmp("127.0.0.1", port=port))
+        behind = await router_finding(ways_to(port))
+    nobody_there = await router_finding(ways_to(port))
 
-    assert (outside.verdict, "8.8.4.4" in outside.reason) == (Verdict.OK, True)
+    assert (outside.verdict, "8.8.4.4 outside" in outside.reason) == (Verdict.OK, True)
+    assert "by PCP, NAT-PMP:" in outside.reason
     assert router.mapped == {}
+    assert "by NAT-PMP:" in older.reason
     assert (behind.verdict, "10.0.0.1" in behind.reason) == (Verdict.WARN, True)
-    assert (await router_finding("")).verdict is Verdict.SKIP
+    assert (nobody_there.verdict, "PCP: the router does not" in nobody_there.reason) == (
+        Verdict.SKIP,
+        True,
+    )
+    assert (await router_finding(())).verdict is Verdict.SKIP
+
+
+async def test_a_router_that_speaks_upnp_alone_is_not_taken_for_a_deaf_one():
+    class Igd(Upnp):
+        """What the library finds, and says of it."""
+
+        def __init__(self, host: str) -> None:
+            super().__init__()
+            self._device = SimpleNamespace(externalipaddress=lambda: host)
+
+    async with serving(Router()) as port:
+        pass
+    found = await router_finding((*ways_to(port), Igd("8.8.4.4")))
+    behind = await router_finding((Igd("192.168.0.2"),))
+
+    assert (found.verdict, "by UPnP:" in found.reason) == (Verdict.OK, True)
+    assert behind.verdict is Verdict.WARN
+
+
+def ways_to(port: int) -> tuple[Pcp, NatPmp]:
+    return Pcp("127.0.0.1", port=port), NatPmp("127.0.0.1", port=port)
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+async def test_peers_are_asked_to_dial_the_port_of_a_machine_that_serves_nothing_yet(look, speaks):
+    port = free_ports(1)[0]
+    async with peer(1, dials_back=speaks) as address:
+        found = await look("dial-back", address, listen=("127.0.0.1", port))
+        behind = await look("dial-back", address, listen=("127.0.0.2", port))
+    nobody_met = await look("dial-back", nobody(2), listen=("127.0.0.1", port))
+
+    if speaks:
+        assert (found.verdict, f"127.0.0.1:{port}" in found.reason) == (Verdict.OK, True)
+        assert (behind.verdict, "in vain: refused" in behind.reason) == (Verdict.WARN, True)
+        assert behind.fix
+    else:
+        assert (found.verdict, "dials back" in found.reason) == (Verdict.SKIP, True)
+    assert (nobody_met.verdict, "nobody was met" in nobody_met.reason) == (Verdict.SKIP, True)
+
+
+async def test_a_port_that_is_in_use_is_not_dialled_back(look):
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        async with peer(1, dials_back=True) as address:
+            found = await look("dial-back", address, listen=held.getsockname()[:2])
+
+    assert found.verdict is Verdict.SKIP
 
 
 async def test_relays_are_dialled_and_where_there_are_none_nothing_is_wrong(look):

@@ -8,7 +8,7 @@ import struct
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv6Address
 
-MAP, ANSWER, TCP = 1, 0x80, 6
+ANNOUNCE, MAP, ANSWER, TCP = 0, 1, 0x80, 6
 UNSUPPORTED_VERSION, UNSUPPORTED_OPCODE, NO_RESOURCES = 1, 5, 8
 
 
@@ -43,6 +43,9 @@ class Router(asyncio.DatagramProtocol):
 
     def _pcp(self, data):
         _, opcode, lifetime_s = struct.unpack(">BBxxI", data[:8])
+        if opcode == ANNOUNCE:  # section 14.1: the header alone, both ways
+            assert (len(data), lifetime_s) == (24, 0)
+            return struct.pack(">BBBBII12x", 2, ANSWER, 0, self.result, 0, 7)
         nonce, protocol = data[24:36], data[36]
         inside, wanted = struct.unpack(">HH", data[40:44])
         assert (opcode, protocol, len(data)) == (MAP, TCP, 60)

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from node.ports import Lease, PortMapper, RouterRefused
 from node.ports.gateway import from_linux_table, from_netstat
 from node.ports.router import NatPmp, Pcp
-from node.ports.wire import read_natpmp_external_address, read_natpmp_map, read_pcp_map
+from node.ports.wire import (
+    read_natpmp_external_address,
+    read_natpmp_map,
+    read_pcp_announce,
+    read_pcp_map,
+)
 from protocol.address import Endpoint
 from tests.node.ports.routers import NO_RESOURCES, Router, serving
 
@@ -36,6 +41,18 @@ async def test_a_port_is_mapped_kept_and_given_back(kind):
     assert lease.protocol == kind.name
     assert list(held) == [31400]
     assert router.mapped == {}
+
+
+async def test_a_router_is_asked_whether_it_would_and_maps_nothing():
+    router = Router()
+    async with serving(router) as port:
+        told = [await kind("127.0.0.1", port=port).external_host() for kind in KINDS]
+
+    assert told == ["", "203.0.113.5"]
+    assert router.mapped == {}
+    async with serving(Router(pcp=False)) as port:
+        with pytest.raises(RouterRefused, match="NAT-PMP, not PCP"):
+            await Pcp("127.0.0.1", port=port).external_host()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,11 +102,16 @@ async def test_where_no_router_listens_that_is_known_at_once():
         await NatPmp("127.0.0.1", port=port).map(31400, None)
 
 
-@given(st.binary(max_size=80), st.sampled_from([b"", b"\x02\x81", b"\x00\x82", b"\x00\x80"]))
+@given(
+    st.binary(max_size=80),
+    st.sampled_from([b"", b"\x02\x80", b"\x02\x81", b"\x00\x82", b"\x00\x80"]),
+)
 def test_whatever_a_router_sends_is_read_refused_or_passed_over(junk, beginning):
     data = beginning + junk
     with contextlib.suppress(RouterRefused):
         read_pcp_map(data, bytes(12), 31400)
+    with contextlib.suppress(RouterRefused):
+        read_pcp_announce(data)
     with contextlib.suppress(RouterRefused):
         read_natpmp_map(data, 31400)
     with contextlib.suppress(RouterRefused):
