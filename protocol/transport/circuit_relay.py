@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -51,13 +52,20 @@ class CircuitRelay:
     """The relay of one host."""
 
     def __init__(
-        self, host: Any, admits: Admits, limits: CircuitLimits, *, timeout_s: float
+        self,
+        host: Any,
+        admits: Admits,
+        limits: CircuitLimits,
+        *,
+        timeout_s: float,
+        now_s: Callable[[], float] = trio.current_time,
     ) -> None:
+        """`now_s`: of one monotonic clock."""
         self.refused: Counter[str] = Counter()
         self.carried: Counter[str] = Counter()  # bytes, by the peer that was called
         self.n_circuits = 0
         self._host, self._admits, self._limits = host, admits, limits
-        self._timeout_s = timeout_s
+        self._timeout_s, self._now_s = timeout_s, now_s
         self._places: dict[ID, float] = {}  # until when
         self._busy: Counter[str] = Counter()  # circuits, by each of their two peers
         self._asked = RateLimit(ASKED)
@@ -119,7 +127,7 @@ class CircuitRelay:
         return (
             any(is_direct(each) for each in connections)
             and self._admits(PeerId(str(peer)))
-            and self._asked.take(str(peer), 1.0, trio.current_time())
+            and self._asked.take(str(peer), 1.0, self._now_s())
         )
 
     async def _connect(self, caller: ID, stream: Any, words: Any) -> None:

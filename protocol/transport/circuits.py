@@ -78,11 +78,7 @@ class Circuits:
                 answer = await hear(stream, HopMessage)
             finally:
                 await end(stream)
-        if answer.status != OK or not answer.HasField("reservation"):
-            raise CircuitRefused(f"the relay refuses a reservation ({answer.status})")
-        now_s = time.time()
-        until_s = min(float(answer.reservation.expire), now_s + 86_400)
-        self.reserved[relay] = Reservation(relay, (now_s + until_s) / 2, until_s, _carries(answer))
+        self.reserved[relay] = _granted(relay, answer, time.time())
         return self.reserved[relay]
 
     async def connect(self, relay: ID, peer: ID) -> Any:
@@ -177,6 +173,14 @@ def _base(stream: Any, relay: ID, peer: ID, *, is_caller: bool) -> tuple[Any, Mu
     address = Multiaddr(f"/p2p/{relay}/p2p-circuit/p2p/{peer}")
     kind = ConnectionType.RELAYED
     return RawConnection(PacedStream(stream), is_caller, kind, [address]), address
+
+
+def _granted(relay: ID, answer: Any, now_s: float) -> Reservation:
+    """What a relay's answer is worth; no place lasts longer than a day."""
+    if answer.status != OK or not answer.HasField("reservation"):
+        raise CircuitRefused(f"the relay refuses a reservation ({answer.status})")
+    until_s = min(float(answer.reservation.expire), now_s + 86_400)
+    return Reservation(relay, (now_s + until_s) / 2, until_s, _carries(answer))
 
 
 def _carries(words: Any) -> bool:

@@ -200,6 +200,8 @@ def _endpoint(data: bytes) -> tuple[str, int] | None:
         ip = ipaddress.ip_address(host)
     except Exception:  # a stranger's bytes, read by a library with many kinds
         return None
+    # 127.0.0.1 in IPv6's clothes is this machine, too.
+    ip = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped else ip
     is_odd = ip.is_loopback or ip.is_unspecified or ip.is_multicast or ip.is_link_local
     return None if is_odd or port == 0 else (host, port)
 

@@ -22,7 +22,9 @@ def _address(data: bytes) -> object:
 
 def _addresses() -> list[bytes]:
     hosts = (("ip4", "203.0.113.5"), ("ip6", "2001:db8::1"), ("dns4", "a.example"))
-    return [f"/{kind}/{host}/tcp/31400/p2p/{peer_of(1)}".encode() for kind, host in hosts]
+    plain = [f"/{kind}/{host}/tcp/31400/p2p/{peer_of(1)}" for kind, host in hosts]
+    relayed = f"{plain[0]}/p2p-circuit/p2p/{peer_of(2)}"
+    return [each.encode() for each in (*plain, relayed, f"{relayed}/tunnel")]
 
 
 def _greeting(data: bytes) -> object:

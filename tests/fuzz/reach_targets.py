@@ -22,16 +22,18 @@ from tests.membership import FOUNDER, RELEASERS, WARNERS, advise, found, govern,
 
 SESSION = SessionId(bytes(16))
 _ASKED = Constraints(regions=("eu",), groups=(Group("lab", (peer_of(1),)),), avoid=(peer_of(9),))
+_CLIENT = key_of(3).public_key
 _RELAY = Address("203.0.113.5", 31402, peer_of(2))
 
 
-def _hellos() -> list[bytes]:
+def hello(name: str) -> bytes:
+    """A TLS client's first words, asking for this name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     sent = ssl.MemoryBIO()
     with suppress(ssl.SSLWantReadError):
-        context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="12d3koo.peer").do_handshake()
-    return [sent.read()]
+        context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name).do_handshake()
+    return sent.read()
 
 
 def _dialled_back(data: bytes) -> None:
@@ -61,24 +63,29 @@ def _open_reservation(envelope: Envelope) -> None:
 
 
 def _open_constraints(envelope: Envelope) -> None:
-    client = key_of(3).public_key
-    Constraints.open(envelope.encode(), SESSION, OPEN_SWARM_ID, client)
+    Constraints.open(envelope.encode(), SESSION, OPEN_SWARM_ID, _CLIENT)
 
 
-def _ruled() -> SwarmState:
-    state = SwarmState(found())
-    state.learn(govern(state))
-    return state
+class _Ruled:
+    """A swarm's state that has rules, made anew once somebody has changed it."""
+
+    def __init__(self) -> None:
+        self._founding = found()
+        self._rules = govern(SwarmState(self._founding))
+        self.state = self._made()
+
+    def _made(self) -> SwarmState:
+        state = SwarmState(self._founding)
+        state.learn(self._rules)
+        return state
+
+    def learn(self, envelope: Envelope) -> None:
+        if self.state.learn(envelope):
+            self.state = self._made()
 
 
-_RULED = _ruled()
-_SWARM = _RULED.swarm_id
-
-
-def _learn(envelope: Envelope) -> None:
-    """By a state that has rules; what it takes in makes no difference to the next input."""
-    fresh = _ruled() if envelope.type == rules.TYPE else _RULED
-    fresh.learn(envelope)
+_RULED = _Ruled()
+_SWARM = _RULED.state.swarm_id
 
 
 def _payload(sealed_bytes: bytes) -> bytes:
@@ -86,7 +93,7 @@ def _payload(sealed_bytes: bytes) -> bytes:
 
 
 TARGETS = (
-    Target(name="client-hello", parse=server_name, seeds=_hellos),
+    Target(name="client-hello", parse=server_name, seeds=lambda: [hello("12d3koo.peer")]),
     Target(
         name="dial-back-question",
         parse=lambda data: Question.decode(data, sender="sender"),
@@ -124,20 +131,20 @@ TARGETS = (
     ),
     Target(
         name="model-rules",
-        parse=sealed(rules.TYPE, _SWARM, _learn, signer=FOUNDER),
-        seeds=lambda: [govern(_RULED).payload],
+        parse=sealed(rules.TYPE, _SWARM, _RULED.learn, signer=FOUNDER),
+        seeds=lambda: [govern(_RULED.state).payload],
         shape="cbor",
     ),
     Target(
         name="model-release",
-        parse=sealed(releases.TYPE, _SWARM, _learn, signer=RELEASERS[0]),
-        seeds=lambda: [release(_RULED, RELEASERS[0]).payload],
+        parse=sealed(releases.TYPE, _SWARM, _RULED.learn, signer=RELEASERS[0]),
+        seeds=lambda: [release(_RULED.state, RELEASERS[0]).payload],
         shape="cbor",
     ),
     Target(
         name="model-advisory",
-        parse=sealed(advisories.TYPE, _SWARM, _learn, signer=WARNERS[0]),
-        seeds=lambda: [advise(_RULED, WARNERS[0]).payload],
+        parse=sealed(advisories.TYPE, _SWARM, _RULED.learn, signer=WARNERS[0]),
+        seeds=lambda: [advise(_RULED.state, WARNERS[0]).payload],
         shape="cbor",
     ),
 )

@@ -3,8 +3,10 @@
 from tests.fuzz import (
     door_targets,
     governance_targets,
+    hole_targets,
     model_targets,
     reach_targets,
+    relay_targets,
     router_targets,
     trust_targets,
     wire_targets,
@@ -19,6 +21,8 @@ ALL: tuple[Target, ...] = (
     *door_targets.TARGETS,
     *reach_targets.TARGETS,
     *router_targets.TARGETS,
+    *relay_targets.TARGETS,
+    *hole_targets.TARGETS,
 )
 TARGETS = {target.name: target for target in ALL}
 assert len(TARGETS) == len(ALL), "two targets of one name"

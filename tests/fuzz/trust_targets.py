@@ -59,6 +59,7 @@ def _state() -> SwarmState:
 
 
 _STATE = _state()
+_UPDATE = _STATE.policy.seal(_STATE.swarm_id, key_of(FOUNDER))
 _SWARM = _STATE.swarm_id
 _GRANT = Grant(
     token=key_of(TOKEN).public_key,
@@ -119,8 +120,25 @@ def _accept(data: bytes) -> object:
 _invite_made = _invite()
 
 
-def _swarm_call(data: bytes) -> object:
-    return answer(Membership(_state()), data, sender="sender")
+class _Member:
+    """Whom strangers ask; made anew once one of them has told it something."""
+
+    def __init__(self) -> None:
+        self._founding = found()
+        self._membership = self._made()
+
+    def _made(self) -> Membership:
+        state = SwarmState(self._founding)
+        state.learn(_UPDATE)
+        return Membership(state)
+
+    def answer(self, data: bytes) -> object:
+        before = self._membership.state.digest
+        try:
+            return answer(self._membership, data, sender="sender")
+        finally:
+            if self._membership.state.digest != before:
+                self._membership = self._made()
 
 
 def _swarm_questions() -> list[bytes]:
@@ -245,7 +263,7 @@ TARGETS = (
         ),
         seeds=lambda: [_STATE.policy.seal(_SWARM, key_of(FOUNDER)).payload],
     ),
-    Target(name="swarm-state", parse=_swarm_call, seeds=_swarm_questions),
+    Target(name="swarm-state", parse=_Member().answer, seeds=_swarm_questions),
     Target(name="invite", parse=_text(Invite.parse), seeds=lambda: [str(_invite()).encode()]),
     Target(name="redemption", parse=_redeem, seeds=lambda: [_redemption()], shape="cbor"),
     Target(name="redemption-answer", parse=_accept, seeds=lambda: [_redeem(_redemption())]),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from protocol.adapter_names import pinned
+from protocol.address import Address
 from protocol.announcement_table import AnnouncementTable
 from protocol.announcements import read_announcement
 from protocol.anti_entropy import GossipMessage
@@ -21,6 +22,7 @@ from protocol.load import Load
 from protocol.measured import State
 from protocol.messages import SessionId, Span
 from protocol.packing import LEAST_BYTES, pack, unpack
+from protocol.reachability import Nat, Reach, Verdict
 from protocol.record_pages import key_of_page, page_of, read_key, take, write_records
 from protocol.sampling import SamplingParams
 from protocol.signing import OPEN_SWARM_ID, Envelope
@@ -147,12 +149,22 @@ def _announcement(data: bytes) -> None:
 def _announcements() -> list[bytes]:
     from protocol.measured import Measured
 
+    carried = Measured(relay_slots=8, relayed=(key_of(1).public_key,))
+    reach = Reach(verdict=Verdict.NAT, nat=Nat.SYMMETRIC)
     full = Measured(decode_steps_us=((1, 900), (4, 1500)), state=State.MOVING, group="friends")
     return [
         record(1).data,
         record(2, measured=full, adapters=(pinned("one", bytes(32)),), membership=b"m" * 40).data,
+        record(3, addresses=_ways(3), measured=carried, reach=reach, loading=Span(0, 4)).data,
         beating(5)[0].data,
     ]
+
+
+def _ways(n: int) -> tuple[Address, ...]:
+    """Of every kind: its own, at a relay, in a tunnel."""
+    own, host = peer_of(n), "203.0.113.5"
+    at_relay = Address(host, 31402, own, peer_of(8))
+    return Address("10.0.0.1", 31400, own), at_relay, Address(host, 31401, own, peer_of(9), True)
 
 
 def _rows_asked(data: bytes) -> None:
