@@ -111,7 +111,7 @@ def clock_finding(now_s: float, skews_s: Iterable[float], dropped: Mapping[Merge
 async def _reachability(case: Case) -> Finding:
     """Of the node that runs on this home, by what peers have shown it."""
     if not (case.home.node / KEY_NAME).exists():
-        return skip("no node has run on this home; serve, then ask again")
+        return skip("no node has run on this home: dial-back tells what one would meet")
     met, ours = await case.met(), load_identity(case.home.node / KEY_NAME).peer_id
     announced = met.directory.get(ours)
     if announced is None:
