@@ -4,7 +4,7 @@ In: the command line, read, and a model whose weights are here. Out: an engine t
 what a node says and serves of it. What is found on the way is told on stderr.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,22 +75,13 @@ def describe(
     """
     from node.serving import Model as NodeModel
     from node.throughput import measure
-    from protocol.actions import Ending
-    from protocol.answer import Answer
-    from protocol.messages import Reserve
     from protocol.text import Tokenizer
-
-    tokenizer = Tokenizer.from_directory(model.directory) if engine.heads else None
-
-    def ending(request: Reserve, ids: Sequence[int], n_prompt: int) -> Ending:
-        assert tokenizer is not None, "only a node that serves the head ends answers"
-        return Answer(tokenizer, request, ids, n_prompt)
 
     return NodeModel(
         name=wanted.name or model.name,
         digest=model.manifest.digest,
         files=model.small_files(),
-        ending=ending,
+        tokenizer=Tokenizer.from_directory(model.directory) if engine.heads else None,
         speeds=measure(engine),
         capacity_blocks=capacity_blocks,
         weights=_shared(model) if wanted.share_weights else {},

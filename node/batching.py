@@ -24,6 +24,7 @@ from node.rows import from_wire, ids_from_wire, joined, to_wire
 from node.schedule import LEAST_ROWS, Schedule, Step, Waiting
 from node.step_cost import StepCost
 from node.work import Done, Lane, Load, Seen, Work
+from protocol.draws import Drawn
 from protocol.errors import ManyhandsError, OutOfMemory, PeerBusy, SessionTimeout
 from protocol.transport import PeerFailed
 
@@ -247,26 +248,26 @@ class Batcher:
         seen = None if step is None else _seen(pieces, step, began, spent_s)
         results = [
             result
-            for piece, (output, token_id) in zip(pieces, done, strict=True)
-            for result in _results(piece, output, token_id, int(spent_s * 1e6))
+            for piece, (output, drawn) in zip(pieces, done, strict=True)
+            for result in _results(piece, output, drawn, int(spent_s * 1e6))
         ]
         for piece in pieces:
             self._advance(piece)
         self._is_awaited = self._is_awaited or any(piece.lane.is_own_ring for piece in pieces)
         self._post(self._hand_out, results, seen)
 
-    def _step(self, pieces: Sequence[Piece]) -> list[tuple[bytes | memoryview, int | None]]:
+    def _step(self, pieces: Sequence[Piece]) -> list[tuple[bytes | memoryview, Drawn | None]]:
         items = [self._item(piece) for piece in pieces]
         at_end = items[0].lease.exit == self._engine.n_blocks
-        done: list[tuple[bytes | memoryview, int | None]] = []
+        done: list[tuple[bytes | memoryview, Drawn | None]] = []
         for piece, result in zip(pieces, self._engine.step(items), strict=True):
-            token_id = None
+            drawn = None
             if result.logits is not None:
                 logits = result.logits[-1].cpu().numpy()
-                token_id = piece.lane.draw(logits, piece.start + piece.rows)
+                drawn = piece.lane.draw(logits, piece.start + piece.rows)
             is_drawn = at_end and not piece.lane.is_bare
             output = b"" if is_drawn else to_wire(piece.lane.wire, result.hidden)
-            done.append((output, token_id))
+            done.append((output, drawn))
         return done
 
     def _item(self, piece: Piece) -> StepItem:
@@ -360,7 +361,7 @@ def _seen(pieces: Sequence[Piece], step: Step, began_s: float, spent_s: float) -
 
 
 def _results(
-    piece: Piece, output: bytes | memoryview, token_id: int | None, run_us: int
+    piece: Piece, output: bytes | memoryview, drawn: Drawn | None, run_us: int
 ) -> Iterator[Done]:
     """What each work of a piece is told; the token belongs to the last."""
     width = len(output) // piece.rows
@@ -369,7 +370,7 @@ def _results(
         part = output[at * width : (at + rows) * width]
         at += rows
         is_last = at == piece.rows
-        yield Done(piece.lane, work.run.ticket, rows, part, token_id if is_last else None, run_us)
+        yield Done(piece.lane, work.run.ticket, rows, part, drawn if is_last else None, run_us)
 
 
 def _guarded(lane: Lane, call: Callable[[], None]) -> None:

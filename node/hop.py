@@ -11,13 +11,11 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ledger.receipts import Receipt
 from node.data_paths import DataPaths, send_on
 from node.engine import Lease
+from node.filing import Filing
 from node.metering import SessionMeter
 from node.prefixes import Found, Rows
 from node.route_check import check_route
@@ -25,19 +23,20 @@ from node.surroundings import Surroundings
 from node.taking import Taking
 from node.work import Done, Work
 from protocol.actions import Action, Over, Push, Return, Run, Settle, Tell
+from protocol.answer import Answer
 from protocol.asking import PrefixNames
 from protocol.codec import to_client_bytes
 from protocol.constraints import NONE, Constraints
-from protocol.errors import BadRows, IntegrityError, ManyhandsError, PeerMisbehaved
+from protocol.drawing import Drawing
+from protocol.draws import Drawn
+from protocol.errors import BadRows, ManyhandsError, PeerMisbehaved
 from protocol.frames import RowGroup
 from protocol.hop_session import HopSession
 from protocol.hop_state import State
 from protocol.messages import (
     Account,
     Close,
-    Closed,
     Commit,
-    Failure,
     Keep,
     Leaving,
     Pay,
@@ -51,11 +50,12 @@ from protocol.messages import (
     require,
 )
 from protocol.profile import Profile
-from protocol.sampling import SamplingParams, sample
 from protocol.signing import Envelope
 from protocol.transport import Stream
-from protocol.transport.error_codec import encode_error
 from protocol.wire import WireFormat, wire_format
+
+if TYPE_CHECKING:
+    from protocol.sampling import Floats
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +75,10 @@ class Hop:
         profile: Profile,
         found: Found | Taking | None = None,
         constraints: Constraints = NONE,
+        drawing: Drawing | None = None,
     ) -> None:
-        """`found`: where its first rows come from, of another session or of a hop that leaves."""
+        """`found`: where its first rows come from, of another session or of a hop that leaves.
+        `drawing`: of the last hop."""
         self.client = client
         self.constraints = constraints
         self.lease = lease
@@ -84,15 +86,13 @@ class Hop:
         self.generation = 0
         self.since_s = time.monotonic()
         self.meter = meter
-        self.done = asyncio.Event()
-        self._around = around
+        self._around, self._drawing = around, drawing
         self._stream: Stream | None = stream
         self._paths = DataPaths(
             around.neighbours, around.inbound, client, is_bare=reserve.client_ends
         )
         self._salt_commit = reserve.salt_commit
-        self._sampling = SamplingParams.of(reserve.sampling)
-        self._filing: asyncio.Task[None] | None = None
+        self.filing = Filing()
         self._beginning: asyncio.Task[None] | None = None
         self._takes_over = isinstance(found, Taking)
         self._leaving: Leaving | None = None
@@ -102,21 +102,28 @@ class Hop:
             reserve,
             row_bytes=row_bytes,
             tab=meter,
-            ending=lambda ids, n_prompt: around.ending(reserve, ids, n_prompt),
+            ending=lambda ids, n_prompt: Answer(around.grammars.tokenizer, reserve, ids, n_prompt),
             now=time.monotonic(),
         )
         self.rows = Rows(client, reserve, lease, self.session.journal, self.session)
         self.keeps_rows = False  # the client asked for it, for whoever continues this session
         self._profile = profile
         around.prefixes.name(self.rows, reserve.prefixes)
-        if found is None:
+        if found is None and (drawing is None or drawing.grammar is None):
             self._reserved()
         else:
-            self._beginning = asyncio.create_task(self._begin_with(found))
+            self._beginning = asyncio.create_task(self._begin(found))
 
-    async def _begin_with(self, found: Found | Taking) -> None:
+    async def _begin(self, found: Found | Taking | None) -> None:
+        """What takes time, before anything is promised."""
         journal, batcher = self.session.journal, self._around.batcher
-        self._reserved(await found.copied_to(self.lease, journal, batcher))
+        try:
+            if self._drawing is not None:
+                await self._around.grammars.prepare(self._drawing)
+        except ManyhandsError as error:
+            self.run_failed(error)
+            return
+        self._reserved(await found.copied_to(self.lease, journal, batcher) if found else 0)
 
     def _reserved(self, length: int = 0) -> None:
         """Say so, and how many rows are here already."""
@@ -271,21 +278,16 @@ class Hop:
         agreed = self.session.commitment
         return agreed is not None and agreed.n > agreed.n_prompt and position < agreed.n
 
-    def draw(self, logits: "np.ndarray[Any, np.dtype[np.float32]]", position: int) -> int:
-        session = self.session
-        assert session.commitment is not None
-        return sample(
-            logits,
-            self._sampling,
-            session.draws.ids[:position] if self._sampling.has_penalties else (),
-            n_prompt=session.commitment.n_prompt,
-            position=position,
-        )
+    def draw(self, logits: "Floats", position: int) -> Drawn:
+        agreed, ids = self.session.commitment, self.session.draws.ids
+        assert agreed is not None
+        assert self._drawing is not None, "only a last hop draws"
+        return self._drawing.draw(logits, ids, agreed.n_prompt, position)
 
     def ran(self, results: Done) -> None:
         """What the next hop waits for is done now, the rest in `afterwards`."""
         for action in self.session.ran(
-            results.ticket, results.rows, results.output, results.token_id, results.run_us
+            results.ticket, results.rows, results.output, results.drawn, results.run_us
         ):
             if isinstance(action, Push | Run):
                 self._act(action)
@@ -370,22 +372,9 @@ class Hop:
             self._beginning.cancel()
         self.keeps_rows = self.keeps_rows and reason == "settled"
         self._around.freed(self)
-        receipt = self.meter.receipt()
         log.info("session over", extra={"client": self.client, "reason": reason})
-        if receipt is None:
-            self.done.set()
-        else:
-            self._filing = asyncio.create_task(self._file(receipt))
-
-    async def _file(self, receipt: Receipt) -> None:
-        try:
-            receipt_id, index = await self._around.file(receipt)
-            self._tell(Closed(receipt=receipt_id, index=index))
-        except IntegrityError as error:
-            log.error("a receipt could not be filed", extra={"error": str(error)})
-            self._tell(Failure(epoch=self.session.epoch, error=encode_error(error)))
-        finally:
-            self.done.set()
+        receipt, epoch = self.meter.receipt(), self.session.epoch
+        self.filing.begin(receipt, self._around.file, self._tell, epoch)
 
     def flush(self) -> None:
         """What was pushed leaves now."""
@@ -394,8 +383,3 @@ class Hop:
     def give_up(self) -> None:
         """The node goes down: what is not settled by now is closed with the last voucher."""
         self.do(self.session.abandon())
-
-    async def filed(self) -> None:
-        """Until the receipt is in the log."""
-        if self._filing is not None:
-            await self._filing

@@ -8,7 +8,8 @@ from protocol.messages import Reserve
 from protocol.profile import Profile
 from protocol.wire import wire_format
 
-SERVED = ("adapter",)  # of the extensions
+SERVED = ("adapter", "grammar", "logit_bias", "logprobs")  # of the extensions
+HELD = ("adapter",)  # where the client draws itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class Served:
                 f"this node runs {self.profile}, not {reserve.profile}",
                 hint="manyhands peers shows who runs what; --profile asks for one",
             )
-        if unserved := [name for name in reserve.extensions.used() if name not in SERVED]:
+        served = HELD if reserve.client_ends else SERVED
+        if unserved := [name for name in reserve.extensions.used() if name not in served]:
             raise UsageError(f"not served yet: {', '.join(unserved)}")
         if reserve.extensions.adapter:
             adapter = engine.adapters.get(reserve.extensions.adapter)

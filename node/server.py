@@ -90,7 +90,7 @@ class Server:
 
     async def _converse(self, hop: Hop, stream: Stream) -> None:
         """Hear the client until it goes or the session's receipt is filed."""
-        over = asyncio.create_task(hop.done.wait())
+        over = asyncio.create_task(hop.filing.done.wait())
         hearing: asyncio.Task[bytes] | None = None
         try:
             while not over.done():

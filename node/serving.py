@@ -8,7 +8,7 @@ after the other. The listener, the gossip and the books are the node's.
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -19,6 +19,7 @@ from node.batching import Batcher
 from node.engine import ShardEngine, release_memory
 from node.files import SharedFile
 from node.giving import Giving
+from node.grammars import Grammars
 from node.metering import Till
 from node.neighbours import Neighbours
 from node.offers import Offers, Terms
@@ -32,14 +33,14 @@ from node.surroundings import Surroundings
 from node.throughput import Speeds
 from node.vetting import Vetting
 from node.vitals import Vitals
-from protocol.actions import Ending
 from protocol.announcements import Announcement
 from protocol.clock import wall_ms
 from protocol.identity import Identity
 from protocol.load import Load
 from protocol.measured import Measured, State
-from protocol.messages import Reserve, Span
+from protocol.messages import Span
 from protocol.profile import Execution
+from protocol.text import Tokenizer
 from protocol.transport import Stream, Transport
 from protocol.wire import wire_format
 
@@ -55,7 +56,7 @@ class Model:
     name: str
     digest: bytes  # of the manifest
     files: Mapping[str, bytes]  # small ones, by name; "manifest" among them
-    ending: Callable[[Reserve, Sequence[int], int], Ending]
+    tokenizer: Tokenizer | None  # where the head is served: answers are drawn and told there
     speeds: Speeds  # of the span, before anybody was served
     capacity_blocks: int = 0  # the most of it that this node could serve; 0: it never moves
     weights: Mapping[str, SharedFile] = field(default_factory=dict)  # for other nodes to fetch
@@ -140,7 +141,7 @@ class Serving:
             transport=standing.transport,
             vetting=standing.vetting,
             inbound=standing.inbound,
-            ending=model.ending,
+            grammars=Grammars(model.tokenizer),
             freed=self.sessions.freed,
             keep=standing.books.keep,
             file=standing.file,

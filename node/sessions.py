@@ -24,6 +24,7 @@ from node.surroundings import Surroundings
 from node.taking import Taking
 from protocol.codec import data_bytes
 from protocol.constraints import Constraints
+from protocol.drawing import Drawing
 from protocol.errors import (
     ManyhandsError,
     NotPermitted,
@@ -91,6 +92,7 @@ class Sessions:
             self._supersede(reserve, client)
             constraints = self.check(reserve, client, turns_away=True)
             self._check_shares(reserve, client)
+            drawing = self._drawing(reserve)
         except ManyhandsError:
             self.refused += 1
             raise
@@ -103,12 +105,16 @@ class Sessions:
         nonce = secrets.token_bytes(16)
         meter = SessionMeter(self.till, reserve, payer, row_bytes, nonce, constraints.encode())
         profile = self.served.profile
-        places = (row_bytes, profile, found, constraints)
+        places = (row_bytes, profile, found, constraints, drawing)
         hop = Hop(self.around, reserve, client, stream, lease, meter, *places)
         self.reserved_bytes += cost
         self._hops[reserve.session] = hop
         self.shares.admitted(client)
         return hop
+
+    def _drawing(self, reserve: Reserve) -> Drawing | None:
+        """How this hop draws, if it is the last. Raises UsageError: what is asked cannot be."""
+        return Drawing(reserve, self.around.grammars.tokenizer) if reserve.is_last else None
 
     def _taking(self, reserve: Reserve, client: str, constraints: Constraints) -> Taking | None:
         """What a hop that leaves hands over to this session here."""
@@ -323,7 +329,7 @@ class Sessions:
                     hop.give_up()
             self.around.vetting.look_again(list(self._hops.values()), now)
             self.prefixes.expire()
-            self._filing = {hop for hop in self._filing if not hop.done.is_set()}
+            self._filing = {hop for hop in self._filing if not hop.filing.done.is_set()}
             for session, until in list(self._tombstones.items()):
                 if now >= until:
                     del self._tombstones[session]
@@ -340,7 +346,7 @@ class Sessions:
         self._each(lambda hop: hop.refuse(self._away()))
         await self._until_empty(min(2.0, timeout_s))
         self._each(lambda hop: hop.give_up())
-        await asyncio.gather(*(hop.filed() for hop in self._filing), return_exceptions=True)
+        await asyncio.gather(*(hop.filing.ended() for hop in self._filing), return_exceptions=True)
 
     def ask_to_go(self, left_s: float | None, *, up_bytes_per_s: int = 0) -> None:
         """Have clients go on elsewhere; those that find nobody stay. None: all may stay."""

@@ -1,16 +1,15 @@
 """What a session at a node needs of that node, handed to each of its hops."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ledger.receipts import Receipt
 from node.batching import Batcher
+from node.grammars import Grammars
 from node.neighbours import Neighbours
 from node.prefixes import Prefixes
 from node.vetting import Vetting
-from protocol.actions import Ending
-from protocol.messages import Reserve
 from protocol.transport import Stream, Transport
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class Surroundings:
     transport: Transport
     vetting: Vetting
     inbound: dict[str, Stream]  # data streams that predecessors opened to us
-    ending: Callable[[Reserve, Sequence[int], int], Ending]
+    grammars: Grammars
     freed: Callable[["Hop"], None]
     keep: Callable[[Receipt], None]  # remember an open tab's latest voucher
     file: Callable[[Receipt], Awaitable[tuple[bytes, int]]]  # append: receipt id, index

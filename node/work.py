@@ -2,15 +2,16 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from node.engine import Lease
 from protocol.actions import Run
+from protocol.draws import Drawn
 from protocol.errors import ManyhandsError
 from protocol.wire import WireFormat
 
 if TYPE_CHECKING:
-    import numpy as np
+    from protocol.sampling import Floats
 
 
 class Lane(Protocol):
@@ -44,7 +45,7 @@ class Lane(Protocol):
     def mends(self, position: int) -> bool:
         """Whether the answer had begun beyond this row, which another hop had run and took away."""
 
-    def draw(self, logits: "np.ndarray[Any, np.dtype[np.float32]]", position: int) -> int:
+    def draw(self, logits: "Floats", position: int) -> Drawn:
         """The id for `position`; called on the worker thread, a pure function of the session."""
 
     def ran(self, results: "Done") -> None:
@@ -90,7 +91,7 @@ class Done:
     ticket: int
     rows: int
     output: bytes | memoryview
-    token_id: int | None
+    drawn: Drawn | None
     run_us: int
 
 

@@ -5,11 +5,14 @@ from itertools import pairwise
 
 from protocol.adapter_names import is_adapter
 from protocol.checks import MAX_POSITIONS, require
+from protocol.logprobs import MAX_TOP
 
 MAX_PREFIXES = 64  # named in one message
 PREFIX_BYTES = 16  # of one name
 MAX_ADDRESSES = 8
 MAX_NOTE_BYTES = 1024
+MAX_GRAMMAR_BYTES = 64 << 10
+MAX_BIASES, BIAS_BYTES = 1024, 8  # a token id and what is added to its logit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,8 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int = 0
+    min_p: float = 0.0
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +35,11 @@ class Extensions:
     """Fields every `Reserve` has from the start, served by some hops or by none (DESIGN 5a.13).
 
     A hop refuses what it does not serve by name, so that nobody believes it was honoured.
+
     adapter: `name@digest` of one that the hop announces.
+    grammar: what the answer has to be, as `protocol.grammar` writes it.
+    logit_bias: as `protocol.sampling` packs it.
+    logprobs: 1 + how many of the likeliest tokens to tell beside the one drawn; 0: none at all.
     """
 
     grammar: str = ""
@@ -42,6 +51,11 @@ class Extensions:
 
     def __post_init__(self) -> None:
         require(not self.adapter or is_adapter(self.adapter), "that is no name of an adapter")
+        require(0 <= self.logprobs <= 1 + MAX_TOP, "logprobs out of range")
+        n_biases, rest = divmod(len(self.logit_bias), BIAS_BYTES)
+        require(n_biases <= MAX_BIASES and not rest, "a logit bias out of range")
+        n_bytes = len(self.grammar.encode(errors="replace"))
+        require(n_bytes <= MAX_GRAMMAR_BYTES, "a grammar too large")
 
     def used(self) -> tuple[str, ...]:
         return tuple(name for name in self.__slots__ if getattr(self, name))

@@ -6,10 +6,20 @@ rebuilds it from the ids the client sends (DESIGN 5a.5).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from protocol.actions import Ending
 from protocol.codec import ids_from_bytes, ids_to_bytes
+from protocol.logprobs import Logprobs
 from protocol.messages import Commit, TokenEvent, require
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What the sampler gives; `logprobs` where the client asked for them."""
+
+    token_id: int
+    logprobs: Logprobs | None = None
 
 
 class Draws:
@@ -46,19 +56,23 @@ class Draws:
         self._events.clear()
         self._rows_told = commit.length
 
-    def add(self, token_id: int, epoch: int, length: int) -> TokenEvent:
+    def add(self, drawn: Drawn, epoch: int, length: int) -> TokenEvent:
         """An id was drawn; `length` rows have been run."""
         assert self._ending is not None
-        text, finish_reason = self._ending.add(token_id)
+        text, finish_reason = self._ending.add(drawn.token_id)
+        told = drawn.logprobs
         event = TokenEvent(
             epoch=epoch,
             position=len(self.ids),
-            token_id=token_id,
+            token_id=drawn.token_id,
             text=text,
             rows=length - self._rows_told,
             finish_reason=finish_reason,
+            logprob=told.drawn if told else 0.0,
+            top_ids=told.ids if told else (),
+            top_logprobs=told.values if told else (),
         )
-        self.ids.append(token_id)
+        self.ids.append(drawn.token_id)
         self.finished = bool(finish_reason)
         self._rows_told = length
         self._events.append(event)

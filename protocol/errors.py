@@ -9,6 +9,8 @@ ManyhandsError
         NoSuchModel          a name that nobody asked knows
         ContextExceeded      prompt and answer do not fit the model's context
         BadRows              rows that hold NaN or infinity: whoever sent them is to blame
+        BadGrammar           what an answer has to follow makes no sense, or is too large
+            BadSchema        the same of JSON
     OutOfMemory              this machine lacks memory or disk for what was asked (exit 7)
     IntegrityError           bytes do not match their hash, signature or rule (exit 8)
         BadSignature         a signature does not hold
@@ -81,6 +83,14 @@ class ContextExceeded(UsageError):
 
 class BadRows(UsageError):
     code = "bad_rows"
+
+
+class BadGrammar(UsageError):
+    code = "invalid_grammar"
+
+
+class BadSchema(BadGrammar):
+    code = "invalid_json_schema"
 
 
 class OutOfMemory(ManyhandsError):

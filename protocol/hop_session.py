@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 from protocol.actions import Action, Ending, Over, Return, Run, Settle, Tab, Tell
 from protocol.commit_check import check_commit
-from protocol.draws import Draws
+from protocol.draws import Drawn, Draws
 from protocol.early import Early, EarlyRows
 from protocol.errors import ManyhandsError, PeerMisbehaved, SessionTimeout
 from protocol.frames import Ack, Ask, Gone, RowGroup
@@ -285,12 +285,12 @@ class HopSession:
         ticket: int,
         rows: int,
         output: bytes | memoryview,
-        token_id: int | None = None,
+        drawn: Drawn | None = None,
         run_us: int = 0,
     ) -> list[Action]:
         """The first `rows` rows of the oldest run are done.
 
-        output: their hidden rows; empty at the last hop, whose product is `token_id`.
+        output: their hidden rows; empty at the last hop, whose product is `drawn`.
         """
         done = self._runs.ran(ticket, rows)
         if done is None:
@@ -298,15 +298,15 @@ class HopSession:
             return []
         run, is_whole = done
         if not (run.sample and is_whole):
-            token_id = None
+            drawn = None
         self.length = run.start + run.rows
         self.run_us = run_us
-        self.tab.count(run.start, run.rows, self.n, 0 if token_id is None else 1)
+        self.tab.count(run.start, run.rows, self.n, 0 if drawn is None else 1)
         told: list[Action] = []
         if not self.reserve.is_last:
             self.journal.append(output[: run.rows * self.row_bytes])
-        elif token_id is not None:
-            told = [Tell(self.draws.add(token_id, self.epoch, self.length))]
+        elif drawn is not None:
+            told = [Tell(self.draws.add(drawn, self.epoch, self.length))]
         return [*self._pump(), *told, *self._acknowledge()]  # the next step waits for the push
 
     def failed(self, error: ManyhandsError) -> list[Action]:

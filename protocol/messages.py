@@ -17,10 +17,11 @@ from protocol.asking import MAX_ADDRESSES, Extensions, Handover, PrefixNames, Sa
 from protocol.checks import MAX_POSITIONS as MAX_POSITIONS
 from protocol.checks import require as require
 from protocol.checks import require_id as require_id
+from protocol.logprobs import Logprobs
 
 SessionId = NewType("SessionId", bytes)
 
-MAX_STOPS, MAX_STOP_CHARS = 16, 256
+MAX_STOPS, MAX_STOP_CHARS, MAX_STOP_IDS = 16, 256, 64
 MAX_HOPS = 512
 MAX_BUDGET_MS = 1 << 40  # 34 years
 MAX_CONSTRAINTS_BYTES, MAX_RECORDS_BYTES = 9 * 1024, 18 * 1024
@@ -81,6 +82,8 @@ class Reserve:
     handover: Handover = field(default_factory=Handover)
     hears_leaving: bool = False  # tell it when you go
     constraints: bytes = b""  # on its hops, as `protocol.constraints` seals them
+    min_tokens: int = 0  # before these nothing ends the answer
+    stop_token_ids: tuple[int, ...] = ()  # end it as the model's own do
 
     def __post_init__(self) -> None:
         require_id(self.session, "session")
@@ -96,6 +99,8 @@ class Reserve:
         require(self.budget_ms <= MAX_BUDGET_MS, "the deadline is out of range")
         require(len(self.stops) <= MAX_STOPS, f"more than {MAX_STOPS} stop strings")
         require(all(0 < len(s) <= MAX_STOP_CHARS for s in self.stops), "stop string out of range")
+        require(0 <= self.min_tokens <= self.max_tokens, "min_tokens out of range")
+        require(len(self.stop_token_ids) <= MAX_STOP_IDS, f"more than {MAX_STOP_IDS} stop ids")
         require(len(self.trace_id) <= 64, "trace id too long")
         require(len(self.constraints) <= MAX_CONSTRAINTS_BYTES, "constraints are too large")
 
@@ -250,11 +255,19 @@ class TokenEvent:
     text: str
     rows: int
     finish_reason: str = ""  # "", "stop" or "length"
+    logprob: float = 0.0  # of the id; these three where the client asked for them
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         require(0 <= self.position <= MAX_POSITIONS, "position out of range")
         require(0 <= self.token_id < 1 << 31, "token id out of range")
         require(self.finish_reason in ("", "stop", "length"), "unknown finish reason")
+        Logprobs(self.logprob, self.top_ids, self.top_logprobs)  # which checks itself
+
+    @property
+    def logprobs(self) -> Logprobs:
+        return Logprobs(self.logprob, self.top_ids, self.top_logprobs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,17 @@
 
 In: one row of logits, what was asked, the ids so far. Out: a token id. The same inputs give the
 same token on any machine, after any failover, for any auditor; no library's global state takes
-part. Filters run in the order of the transformers library: repetition penalty, frequency and
-presence penalty, temperature, top-k, top-p. What is left is drawn by Gumbel-max.
+part. What changes the logits does so in this order:
+
+    1  the grammar       what it does not allow next is impossible
+    2  min_tokens        before these, so are the ids that end it, unless nothing else is left
+    3  logit bias        is added
+    4  repetition penalty, then frequency and presence penalty
+    5  temperature
+    6  top-k, top-p, min-p, as in the transformers library
+
+What is left is drawn by Gumbel-max. Log-probabilities are of the logits before all of it
+(`protocol.logprobs`).
 
 The noise, so that another language can make it:
 
@@ -16,18 +25,21 @@ The noise, so that another language can make it:
 request, all else equal. The draws of a position are shared by whoever drafts it.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from math import isfinite
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from protocol.asking import Sampling
+from protocol.asking import MAX_BIASES, Sampling
 from protocol.errors import IntegrityError, UsageError
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+BIAS = np.dtype([("id", "<u4"), ("value", "<f4")])
 
 FEW = 1024  # top-p usually keeps fewer tokens than this; sorting these alone saves milliseconds
 
@@ -37,7 +49,9 @@ class SamplingParams:
     """What the caller asked for. A temperature of 0 takes the best token and draws nothing.
 
     Repetition penalty weighs against every id so far, frequency and presence penalty against
-    generated ones alone. `top_k` 0 and `top_p` 1 filter nothing.
+    generated ones alone. `top_k` 0, `top_p` 1 and `min_p` 0 filter nothing. `logit_bias` is added
+    to the logits of single ids. `choice` numbers the answers to one request, all else equal: they
+    differ where anything is drawn.
     """
 
     temperature: float = 0.0
@@ -47,6 +61,9 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int = 0
+    min_p: float = 0.0
+    choice: int = 0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _require(0 <= self.temperature <= 100, "temperature lies in [0, 100]", self.temperature)
@@ -61,18 +78,31 @@ class SamplingParams:
             value = getattr(self, name)
             _require(-100 <= value <= 100, f"{name} lies in [-100, 100]", value)
         _require(0 <= self.seed < 2**64, "seed is an unsigned 64-bit integer", self.seed)
+        _require(0 <= self.min_p <= 1, "min_p lies in [0, 1]", self.min_p)
+        _require(0 <= self.choice < 2**32, "choice is 0 or positive", self.choice)
+        n_biases = len(self.logit_bias)
+        _require(n_biases <= MAX_BIASES, f"logit_bias has at most {MAX_BIASES} ids", n_biases)
+        for token_id, bias in self.logit_bias.items():
+            _require(0 <= token_id < 2**31, "logit_bias names token ids", token_id)
+            _require(-100 <= bias <= 100, "a logit bias lies in [-100, 100]", bias)
 
     @classmethod
-    def of(cls, message: Sampling) -> Self:
+    def of(cls, message: Sampling, logit_bias: bytes = b"") -> Self:
         """From the wire.
 
         Raises:
             UsageError: a field is out of range.
         """
-        return cls(**asdict(message))
+        told = np.frombuffer(logit_bias, BIAS)
+        bias = dict(zip(told["id"].tolist(), told["value"].tolist(), strict=True))
+        return cls(**{name: getattr(message, name) for name in _PLAIN}, logit_bias=bias)
 
     def message(self) -> Sampling:
-        return Sampling(**asdict(self))
+        return Sampling(**{name: getattr(self, name) for name in _PLAIN})
+
+    def packed_bias(self) -> bytes:
+        """`logit_bias` as it travels: in rising order of ids."""
+        return np.array(sorted(self.logit_bias.items()), BIAS).tobytes()
 
     @property
     def is_greedy(self) -> bool:
@@ -87,6 +117,9 @@ class SamplingParams:
         )
 
 
+_PLAIN = tuple(each.name for each in fields(Sampling))
+
+
 def _require(holds: bool, rule: str, value: object) -> None:
     if not holds:
         raise UsageError(f"{rule}, got {value}")
@@ -99,7 +132,8 @@ def sample(
     *,
     n_prompt: int,
     position: int,
-    choice: int = 0,
+    allowed: Flags | None = None,
+    avoided: Sequence[int] = (),
 ) -> int:
     """The next token.
 
@@ -108,22 +142,52 @@ def sample(
         ids: prompt and generated ids so far; read only where a penalty asks for it.
         n_prompt: how many of `ids` are the prompt.
         position: the drawn token's index in the sequence.
+        allowed: [vocab_size], what a grammar leaves; at least one.
+        avoided: ids that are drawn only where nothing else is allowed.
 
     Raises:
         IntegrityError: the logits are not numbers.
     """
     best = int(logits.argmax())  # a NaN counts as greatest, so looking at one entry is enough
-    if not np.isfinite(logits[best]):
+    if not isfinite(logits[best]):
         raise IntegrityError("the model's logits are not finite numbers")
+    if allowed is not None or avoided:
+        logits = possible(logits, allowed, avoided)
+    if params.logit_bias:
+        logits = biased(logits, params.logit_bias)
     if params.has_penalties:
         logits = penalised(logits, params, ids, n_prompt)
-        best = int(logits.argmax())
+    best = int(logits.argmax())
     if params.is_greedy or params.top_k == 1:
         return best
     logits = tempered(logits, params.temperature)
     kept = kept_tokens(logits, params)
-    noise = gumbel_noise(kept, len(logits), params.seed, position, choice)
+    noise = gumbel_noise(kept, len(logits), params.seed, position, params.choice)
     return int(kept[(logits[kept] + noise).argmax()])
+
+
+def possible(logits: Floats, allowed: Flags | None, avoided: Sequence[int]) -> Floats:
+    """A copy in which the others are impossible.
+
+    What a grammar asks for and the model holds impossible is as likely as the rest of that.
+    """
+    left = logits
+    if allowed is not None:
+        left = np.where(allowed, logits, np.float32(-np.inf))
+        if not isfinite(left.max()):
+            left = np.where(allowed, np.float32(0), left)
+    without = left.copy()
+    without[[token_id for token_id in avoided if token_id < len(logits)]] = -np.inf
+    return without if isfinite(without.max()) else left
+
+
+def biased(logits: Floats, bias: Mapping[int, float]) -> Floats:
+    """A copy with these added; of an id that the model has not, nothing."""
+    logits = logits.copy()
+    for token_id, value in bias.items():
+        if token_id < len(logits):
+            logits[token_id] += np.float32(value)
+    return logits
 
 
 def tempered(logits: Floats, temperature: float) -> Floats:
@@ -154,16 +218,19 @@ def penalised(logits: Floats, params: SamplingParams, ids: Sequence[int], n_prom
 
 
 def kept_tokens(logits: Floats, params: SamplingParams) -> Ids:
-    """Which ids top-k and top-p leave, in rising order.
+    """Which ids top-k, top-p and min-p leave, in rising order.
 
     Top-k keeps all that equal the k-th best. Top-p keeps the fewest best tokens whose
-    probabilities sum to at least p; of equals, lower ids come first.
+    probabilities sum to at least p; of equals, lower ids come first. Min-p keeps those at least
+    `min_p` times as likely as the best one (Nguyen et al. 2024).
     """
     kept = np.arange(len(logits))
     if 0 < params.top_k < len(logits):
         kept = np.flatnonzero(logits >= np.partition(logits, -params.top_k)[-params.top_k])
     if params.top_p < 1:
         kept = kept[np.sort(_nucleus(logits[kept], params.top_p))]
+    if params.min_p > 0:
+        kept = kept[logits[kept] >= logits.max() + np.log(params.min_p)]
     return kept
 
 

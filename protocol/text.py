@@ -67,6 +67,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return self._fast.get_vocab_size()
 
+    def to_json(self) -> str:
+        """All of it as one tokenizer.json, with the tokens that only the configuration names."""
+        text: str = self._fast.to_str()
+        return text
+
     @property
     def generation_defaults(self) -> dict[str, Any]:
         """How the publisher wants the model sampled; empty means greedy."""

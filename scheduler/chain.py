@@ -15,7 +15,7 @@ from protocol.errors import ManyhandsError, PeerUnreachable, VersionMismatch
 from protocol.identity import PeerId
 from protocol.messages import Closed, Reserve, Resume, ToClient, ToHop
 from protocol.transport import Connection, Stream, Transport
-from protocol.transport.greeting import CONSTRAINTS
+from protocol.transport.greeting import CONSTRAINTS, DRAWS, GRAMMARS
 from protocol.transport.paths import LOOK_S, paths_of
 
 log = logging.getLogger(__name__)
@@ -182,12 +182,14 @@ class ControlLink:
         Raises:
             VersionMismatch: the peer would pass over what its client asks of it.
         """
-        asks = any(isinstance(message, Reserve) and message.constraints for message in self._unsent)
-        if asks and CONSTRAINTS not in self._connections.features(self.peer):
+        asked = [message for message in self._unsent if isinstance(message, Reserve)]
+        needed = {name: hint for message in asked for name, hint in _needed(message).items()}
+        known = self._connections.features(self.peer)
+        if unknown := [name for name in needed if name not in known]:
             raise VersionMismatch(
                 self.peer,
-                f"it does not know {CONSTRAINTS} on the hops of a session",
-                hint="update Manyhands there, or ask for no region, group or peer",
+                f"it does not know {unknown[0]}",
+                hint=f"update Manyhands there, or ask for no {needed[unknown[0]]}",
             )
 
     async def _listen(self, timeout_s: float, greeting: Resume | None) -> None:
@@ -205,3 +207,19 @@ class ControlLink:
                     return
         finally:
             await stream.aclose()
+
+
+def _needed(reserve: Reserve) -> dict[str, str]:
+    """Features that a hop must have for this, and what to leave out where it has not."""
+    asked, sampling = reserve.extensions, reserve.sampling
+    needed = {}
+    if reserve.constraints:
+        needed[CONSTRAINTS] = "region, group or peer"
+    if not reserve.is_last:
+        return needed
+    ends = reserve.min_tokens or reserve.stop_token_ids
+    if asked.logprobs or asked.logit_bias or sampling.min_p or sampling.choice or ends:
+        needed[DRAWS] = "logprobs, bias, min_p, choice, min_tokens or stop ids"
+    if asked.grammar:
+        needed[GRAMMARS] = "JSON, pattern or grammar"
+    return needed

@@ -31,6 +31,7 @@ def reserve_message(
     prefixes: PrefixNames,
     handover: Handover,
 ) -> Reserve:
+    draws = seat.span.stop == request.n_blocks  # nobody else needs to know
     return Reserve(
         session=settlement.session,
         epoch=epoch,
@@ -46,11 +47,13 @@ def reserve_message(
         ignore_eos=request.ignore_eos,
         sampling=request.sampling.message(),
         stops=request.stops,
-        extensions=Extensions(adapter=adapter),
+        extensions=request.draw_extensions(adapter) if draws else Extensions(adapter=adapter),
         prefixes=prefixes,
         handover=handover,
         hears_leaving=True,
         constraints=settlement.constraints,
+        min_tokens=request.min_tokens,
+        stop_token_ids=request.stop_token_ids,
     )
 
 

@@ -1,11 +1,15 @@
 """What a caller asks of a swarm, and what it is told: values between a person and a session."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from protocol.adapter_names import is_adapter
+from protocol.asking import Extensions
 from protocol.errors import ContextExceeded, UsageError
-from protocol.messages import MAX_POSITIONS, MAX_STOP_CHARS, MAX_STOPS, Span
+from protocol.grammar import Grammar
+from protocol.logprobs import MAX_TOP, Logprobs
+from protocol.messages import MAX_POSITIONS, MAX_STOP_CHARS, MAX_STOP_IDS, MAX_STOPS, Span
 from protocol.profile import Profile
 from protocol.sampling import SamplingParams
 from scheduler.wanted import ANY_PEER, Goal, Limits
@@ -23,6 +27,12 @@ class GenerationRequest:
     prefix_group: a secret; clients who give the same one begin where any of them ended.
     spares: while the answer runs, peers that would replace its hops hold copies of what was run.
 
+    min_tokens: before these neither the model's end nor a stop ends the answer.
+    stop_token_ids: end it as the model's own do; they are in `token_ids`, and have no text.
+    grammar: what the answer has to be; it decides where it ends.
+    logprobs: tell how likely each token was to the model itself (`protocol.logprobs`), and that
+        many of the likeliest, 0 to 20; None: nothing.
+
     Raises:
         UsageError: the request can never be served; the message says which part.
     """
@@ -34,6 +44,10 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stops: tuple[str, ...] = ()
     ignore_eos: bool = False
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    grammar: Grammar | None = None
+    logprobs: int | None = None
     timeout_s: float = 600.0
     wait_s: float = WAIT_S
     profile: str | None = None
@@ -50,14 +64,10 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise UsageError("the prompt has no tokens", hint="give a prompt of one token or more")
-        highest = self.vocab_size or 1 << 31
-        if outside := next((i for i in self.prompt_ids if not 0 <= i < highest), None):
-            raise UsageError(
-                f"token id {outside} is outside the vocabulary of {highest}",
-                hint=f"token ids go from 0 to {highest - 1}",
-            )
+        self._require_ids(self.prompt_ids)
         if self.max_tokens <= 0:
             raise UsageError(f"max_tokens is at least 1, got {self.max_tokens}")
+        self._check_draws()
         if not 0 < self.timeout_s < 1e9:  # nor NaN
             raise UsageError(f"a timeout of {self.timeout_s} s", hint="--timeout above 0")
         if not self.wait_s >= 0:  # nor NaN
@@ -76,6 +86,39 @@ class GenerationRequest:
             )
         if self.capacity > MAX_POSITIONS:
             raise ContextExceeded(f"{self.capacity} positions are more than any model has")
+
+    def _require_ids(self, ids: Iterable[int]) -> None:
+        highest = self.vocab_size or 1 << 31
+        outside = next((i for i in ids if not 0 <= i < highest), None)
+        if outside is not None:
+            raise UsageError(
+                f"token id {outside} is outside the vocabulary of {highest}",
+                hint=f"token ids go from 0 to {highest - 1}",
+            )
+
+    def _check_draws(self) -> None:
+        self._require_ids(self.stop_token_ids)
+        self._require_ids(self.sampling.logit_bias)
+        if len(self.stop_token_ids) > MAX_STOP_IDS:
+            raise UsageError(f"up to {MAX_STOP_IDS} stop token ids")
+        if not 0 <= self.min_tokens <= self.max_tokens:
+            raise UsageError(
+                f"min_tokens lies between 0 and max_tokens, {self.max_tokens}, "
+                f"got {self.min_tokens}"
+            )
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP:
+            raise UsageError(f"logprobs lies between 0 and {MAX_TOP}, got {self.logprobs}")
+        if self.grammar is not None and self.ignore_eos:
+            raise UsageError("an answer that follows a grammar ends where that does: no ignore_eos")
+
+    def draw_extensions(self, adapter: str) -> Extensions:
+        """What the last hop is told besides."""
+        return Extensions(
+            grammar=str(self.grammar) if self.grammar else "",
+            logprobs=0 if self.logprobs is None else 1 + self.logprobs,
+            logit_bias=self.sampling.packed_bias(),
+            adapter=adapter,
+        )
 
     @property
     def capacity(self) -> int:
@@ -109,6 +152,7 @@ class Token:
     index: int
     token_id: int
     text: str
+    logprobs: Logprobs | None = None  # where they were asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +162,8 @@ class GenerationResult:
     handovers: hops that left in the middle of it, and had somebody take their place.
 
     n_cached: ids at its beginning that no hop had to run, since an earlier session had.
+
+    logprobs: one for each token, where they were asked for.
     """
 
     text: str
@@ -134,9 +180,10 @@ class GenerationResult:
     pauses_ms: tuple[float, ...] = ()
     n_cached: int = 0
     handovers: int = 0
+    logprobs: tuple[Logprobs, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        told = {
             "schema": "manyhands/generate/v1",
             "text": self.text,
             "token_ids": list(self.token_ids),
@@ -158,6 +205,9 @@ class GenerationResult:
             "receipts": list(self.receipts),
             "seed": self.seed,
         }
+        if self.logprobs is not None:
+            told["logprobs"] = [each.to_json() for each in self.logprobs]
+        return told
 
 
 @dataclass(frozen=True, slots=True)

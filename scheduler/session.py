@@ -88,7 +88,7 @@ class Session:
         rules: ChainSession | None = None,
     ) -> None:
         self.request = request
-        self.transcript = Transcript(finder.watch)
+        self.transcript = Transcript(finder.watch, tells_logprobs=request.logprobs is not None)
         self.rules = rules or ChainSession(request.prompt_ids, request.n_blocks)
         self.error: ManyhandsError | None = None
         self._finder, self._connections = finder, connections

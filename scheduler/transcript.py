@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from protocol.chain_hops import Hop
 from protocol.chain_session import ChainSession
 from protocol.errors import ManyhandsError
+from protocol.logprobs import Logprobs
 from protocol.messages import TokenEvent
 from scheduler.request import Event, Finished, Routed, RouteStep, Token, Waiting
 from scheduler.route_watch import RouteWatch
@@ -19,11 +20,12 @@ from scheduler.timing import Stopwatch
 class Transcript:
     """Of one session. The stopwatch runs from the start; `route_watch` sees what callers do."""
 
-    def __init__(self, route_watch: RouteWatch) -> None:
+    def __init__(self, route_watch: RouteWatch, *, tells_logprobs: bool = False) -> None:
         self._route_watch = route_watch
         self.events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._watch = Stopwatch()
         self._texts: list[str] = []
+        self._logprobs: list[Logprobs] | None = [] if tells_logprobs else None
         self._waits_for = ""
 
     def routed(self, hops: Sequence[Hop]) -> None:
@@ -36,7 +38,11 @@ class Transcript:
         self._route_watch.token()
         self._texts.append(event.text)
         index = event.position - rules.n_prompt
-        self.events.put_nowait(Token(index, event.token_id, event.text))
+        told = None
+        if self._logprobs is not None:
+            told = event.logprobs
+            self._logprobs.append(told)
+        self.events.put_nowait(Token(index, event.token_id, event.text, told))
 
     def waiting(self, error: ManyhandsError) -> None:
         """Nothing goes on until this has changed."""
@@ -66,6 +72,7 @@ class Transcript:
             receipts=receipts,
             seed=seed,
             n_cached=rules.cached or 0,
+            logprobs=None if self._logprobs is None else tuple(self._logprobs),
         )
         self.events.put_nowait(Finished(result))
 

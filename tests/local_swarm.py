@@ -27,7 +27,6 @@ from node.serving import Model
 from node.settings import NodeSettings
 from node.throughput import Speeds
 from protocol.address import Address
-from protocol.answer import Answer
 from protocol.describing import make_manifest
 from protocol.identity import Identity
 from protocol.manifest import Manifest
@@ -179,7 +178,7 @@ class Swarm:
             name="test",
             digest=self.manifest.digest,
             files=self.small_files(),
-            ending=lambda request, ids, n_prompt: Answer(self.tokenizer, request, ids, n_prompt),
+            tokenizer=self.tokenizer,
             speeds=SPEEDS,
             capacity_blocks=capacity_blocks,
             weights={

@@ -197,6 +197,8 @@ class Sampling(_message.Message):
     PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
     FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    MIN_P_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     top_k: _builtins.int
     top_p: _builtins.float
@@ -204,6 +206,9 @@ class Sampling(_message.Message):
     presence_penalty: _builtins.float
     frequency_penalty: _builtins.float
     seed: _builtins.int
+    min_p: _builtins.float
+    choice: _builtins.int
+    """which of several answers to one request"""
     def __init__(
         self,
         *,
@@ -214,10 +219,12 @@ class Sampling(_message.Message):
         presence_penalty: _builtins.float = ...,
         frequency_penalty: _builtins.float = ...,
         seed: _builtins.int = ...,
+        min_p: _builtins.float = ...,
+        choice: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frequency_penalty", b"frequency_penalty", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "frequency_penalty", b"frequency_penalty", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,7 +242,9 @@ class Extensions(_message.Message):
     POOLING_FIELD_NUMBER: _builtins.int
     grammar: _builtins.str
     logprobs: _builtins.int
+    """1 + how many alternatives; 0: none"""
     logit_bias: _builtins.bytes
+    """(u32 token id, f32), little-endian, one after the other"""
     adapter: _builtins.str
     drafter: _builtins.str
     pooling: _builtins.str
@@ -340,6 +349,8 @@ class Reserve(_message.Message):
     HANDOVER_FIELD_NUMBER: _builtins.int
     HEARS_LEAVING_FIELD_NUMBER: _builtins.int
     CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    MIN_TOKENS_FIELD_NUMBER: _builtins.int
+    STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     session: _builtins.bytes
     epoch: _builtins.int
     manifest: _builtins.bytes
@@ -358,6 +369,7 @@ class Reserve(_message.Message):
     """the client understands Leaving"""
     constraints: _builtins.bytes
     """a signed object, see protocol/constraints.py"""
+    min_tokens: _builtins.int
     @_builtins.property
     def span(self) -> Global___Span: ...
     @_builtins.property
@@ -370,6 +382,8 @@ class Reserve(_message.Message):
     def prefixes(self) -> Global___PrefixNames: ...
     @_builtins.property
     def handover(self) -> Global___Handover: ...
+    @_builtins.property
+    def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -394,10 +408,12 @@ class Reserve(_message.Message):
         handover: Global___Handover | None = ...,
         hears_leaving: _builtins.bool = ...,
         constraints: _builtins.bytes = ...,
+        min_tokens: _builtins.int = ...,
+        stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["extensions", b"extensions", "handover", b"handover", "prefixes", b"prefixes", "sampling", b"sampling", "span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_ends", b"client_ends", "client_nonce", b"client_nonce", "constraints", b"constraints", "epoch", b"epoch", "extensions", b"extensions", "handover", b"handover", "hears_leaving", b"hears_leaving", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "n_blocks", b"n_blocks", "prefixes", b"prefixes", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stops", b"stops", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_ends", b"client_ends", "client_nonce", b"client_nonce", "constraints", b"constraints", "epoch", b"epoch", "extensions", b"extensions", "handover", b"handover", "hears_leaving", b"hears_leaving", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "n_blocks", b"n_blocks", "prefixes", b"prefixes", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stop_token_ids", b"stop_token_ids", "stops", b"stops", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -704,12 +720,23 @@ class TokenEvent(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    TOP_IDS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     position: _builtins.int
     token_id: _builtins.int
     text: _builtins.str
     rows: _builtins.int
     finish_reason: _builtins.str
+    logprob: _builtins.float
+    """natural, of the model's own distribution"""
+    @_builtins.property
+    def top_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """the likeliest ids, likeliest first"""
+
+    @_builtins.property
+    def top_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     def __init__(
         self,
         *,
@@ -719,10 +746,13 @@ class TokenEvent(_message.Message):
         text: _builtins.str = ...,
         rows: _builtins.int = ...,
         finish_reason: _builtins.str = ...,
+        logprob: _builtins.float = ...,
+        top_ids: _abc.Iterable[_builtins.int] | None = ...,
+        top_logprobs: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "finish_reason", b"finish_reason", "position", b"position", "rows", b"rows", "text", b"text", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "finish_reason", b"finish_reason", "logprob", b"logprob", "position", b"position", "rows", b"rows", "text", b"text", "token_id", b"token_id", "top_ids", b"top_ids", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,6 +12,7 @@ is worth is for a `Gate` to say.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Self
 
 from protocol.errors import ManyhandsError, PeerMisbehaved, PeerRefused, VersionMismatch
@@ -21,7 +22,13 @@ from protocol.signing import SWARM_ID_BYTES
 VERSION_KEY, SWARM_KEY = "manyhands-version", "manyhands-swarm"
 CREDENTIAL_KEY, FEATURES_KEY = "manyhands-member-bin", "manyhands-features"
 CONSTRAINTS = "constraints"  # it keeps its neighbours to what a client asks of them
-FEATURES = frozenset({CONSTRAINTS})  # that this version knows
+DRAWS = (
+    "draws"  # min_p, choice, min_tokens, stop ids, and of the extensions logprobs and logit bias
+)
+GRAMMARS = "grammars"  # a last hop draws within a client's grammar
+FEATURES = frozenset({CONSTRAINTS, DRAWS}).union(  # that this version knows
+    [GRAMMARS] if find_spec("llguidance") else []  # some platforms have no wheel of it
+)
 _MAX_FEATURES, _FEATURE = 64, re.compile("[a-z][a-z0-9-]{0,31}")
 _MAX_CREDENTIAL_BYTES = 4096
 _MAX_VERSION = 2**31

@@ -15,6 +15,7 @@ from node.engine.kv_layout import STEP_ROWS
 from node.schedule import PREFILL_ROWS, UNKNOWN_ROWS
 from node.work import Done, Work
 from protocol.actions import Run
+from protocol.draws import Drawn
 from protocol.errors import ManyhandsError, OutOfMemory, PeerBusy, SessionTimeout, UsageError
 from protocol.wire import BFLOAT16, FLOAT32, INT8_64, decode, encode
 
@@ -47,15 +48,15 @@ class Session:
     def mends(self, position: int) -> bool:
         return False
 
-    def draw(self, logits, position: int) -> int:
-        return int(logits.argmax())
+    def draw(self, logits, position: int) -> Drawn:
+        return Drawn(int(logits.argmax()))
 
     def ran(self, results: Done) -> None:
         self.chunks.append(results.rows)
         self.begun.set()
-        if results.token_id is None:
+        if results.drawn is None:
             return
-        self.ids.append(results.token_id)
+        self.ids.append(results.drawn.token_id)
         self.decoding.set()
         self.left -= 1
         if self.left:
@@ -169,7 +170,7 @@ async def test_a_session_that_trips_over_its_own_result_fails_alone(batcher, eng
 
 async def test_a_session_whose_draw_fails_ends_alone_and_its_batch_goes_on(batcher, engine):
     class Unlucky(Session):
-        def draw(self, logits, position: int) -> int:
+        def draw(self, logits, position: int) -> Drawn:
             raise ValueError("a mistake of ours")
 
     good = [Session(batcher, engine, [i + 3, 4], 8) for i in range(5)]
@@ -395,7 +396,7 @@ async def test_a_worker_that_does_not_come_back_shows_since_when(engine):
 class Spoiling(Session):
     """Its step fails once it is run; whoever was in the same step has to run again."""
 
-    def draw(self, logits, position: int) -> int:
+    def draw(self, logits, position: int) -> Drawn:
         raise OutOfMemory("this session's draw needs too much")
 
 

@@ -7,9 +7,11 @@ import pytest
 
 from ledger.reader import LedgerReader
 from ledger.receipts import open_receipt
-from protocol.asking import Extensions, PrefixNames
+from protocol.asking import Extensions, PrefixNames, Sampling
 from protocol.codec import data_bytes, to_client_message, to_hop_bytes
 from protocol.errors import (
+    BadGrammar,
+    BadSchema,
     ContextExceeded,
     ManyhandsError,
     PeerBusy,
@@ -144,7 +146,12 @@ async def test_somebody_elses_session_cannot_be_resumed(node):
         ({"n_blocks": 12}, PeerRefused),
         ({"profile": "bfloat16/none/bfloat16"}, PeerRefused),
         ({"capacity": 100_000}, ContextExceeded),
-        ({"extensions": Extensions(grammar="root ::= x")}, UsageError),
+        ({"extensions": Extensions(pooling="mean")}, UsageError),
+        ({"extensions": Extensions(grammar="root ::= x")}, BadGrammar),
+        ({"extensions": Extensions(grammar="json_schema:{")}, BadSchema),
+        ({"extensions": Extensions(grammar="regex:[a-")}, BadGrammar),
+        ({"extensions": Extensions(logprobs=1), "client_ends": True}, UsageError),
+        ({"sampling": Sampling(top_p=7.0)}, UsageError),
         ({"extensions": Extensions(adapter="a@0123456789ab")}, PeerRefused),
     ],
 )

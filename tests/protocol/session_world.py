@@ -15,6 +15,7 @@ from protocol.asking import Handover
 from protocol.chain_actions import Seat
 from protocol.chain_session import ChainSession
 from protocol.codec import ids_from_bytes, ids_to_bytes
+from protocol.draws import Drawn
 from protocol.errors import (
     ManyhandsError,
     PeerBusy,
@@ -425,7 +426,7 @@ class World:
         out = node.model.run(run.start, rows[:chunk])
         token = None
         if run.sample and chunk == run.rows:
-            token = draw(out[-1], run.start + run.rows)
+            token = Drawn(draw(out[-1], run.start + run.rows))
         output = b"" if node.session.reserve.is_last else b"".join(out)
         if chunk < run.rows:
             rest = Run(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,25 @@ COMMIT = Commit(
     history=ids_to_bytes([5, 6, 7, 8, 9]),
     digest=b"d" * 32,
 )
+DRAWN = {  # what came to these two later
+    "to_hop.Reserve.draws": replace(
+        RESERVE,
+        sampling=Sampling(temperature=0.7, min_p=0.25, choice=3),
+        extensions=Extensions(grammar="json_object", logprobs=3, logit_bias=b"\7\0\0\0\0\0\0?"),
+        min_tokens=5,
+        stop_token_ids=(2, 300_000),
+    ),
+    "to_client.TokenEvent.logprobs": TokenEvent(
+        epoch=2,
+        position=17,
+        token_id=99,
+        text="né",
+        rows=1,
+        logprob=-2.5,
+        top_ids=(0, 99),
+        top_logprobs=(-0.5, -2.5),
+    ),
+}
 TO_HOP = [
     RESERVE,
     COMMIT,
@@ -141,6 +161,52 @@ def test_what_a_client_says_arrives_as_it_was(message):
 @pytest.mark.parametrize("message", TO_CLIENT, ids=lambda message: type(message).__name__)
 def test_what_a_hop_says_arrives_as_it_was(message):
     assert to_client_message(to_client_bytes(message)) == message
+
+
+def test_what_a_draw_is_asked_and_tells_arrives_as_it_was():
+    asked, told = DRAWN.values()
+
+    assert to_hop_message(to_hop_bytes(asked)) == asked
+    assert to_client_message(to_client_bytes(told)) == told
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"logprob": 0.5},
+        {"logprob": float("nan")},
+        {"logprob": -1e6},
+        {"top_ids": [1]},
+        {"top_ids": [1, 2], "top_logprobs": [-1.0]},
+        {"top_ids": range(21), "top_logprobs": [-1.0] * 21},
+        {"top_ids": [1], "top_logprobs": [float("inf")]},
+    ],
+)
+def test_log_probabilities_that_cannot_be_are_misbehaviour(what):
+    wire = hop_pb2.TokenEvent(epoch=1, position=3, token_id=5, **what)
+    message = hop_pb2.ToClient(token=wire).SerializeToString()
+
+    with pytest.raises(PeerMisbehaved):
+        to_client_message(message)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"extensions": hop_pb2.Extensions(logprobs=22)},
+        {"extensions": hop_pb2.Extensions(logit_bias=bytes(7))},
+        {"extensions": hop_pb2.Extensions(logit_bias=bytes(8 * 1025))},
+        {"extensions": hop_pb2.Extensions(grammar="x" * 65_537)},
+        {"min_tokens": 257},
+        {"stop_token_ids": range(65)},
+    ],
+)
+def test_draws_that_cannot_be_asked_for_are_misbehaviour(what):
+    wire = hop_pb2.ToHop.FromString(to_hop_bytes(RESERVE))
+    wire.reserve.MergeFrom(hop_pb2.Reserve(**what))
+
+    with pytest.raises(PeerMisbehaved):
+        to_hop_message(wire.SerializeToString())
 
 
 @given(st.lists(groups, min_size=1, max_size=4), st.integers(1, 16), st.data())
@@ -236,5 +302,9 @@ def test_the_bytes_on_the_wire_are_the_pinned_ones():
         **{f"to_hop.{type(m).__name__}": to_hop_bytes(m).hex() for m in TO_HOP},
         **{f"to_client.{type(m).__name__}": to_client_bytes(m).hex() for m in TO_CLIENT},
         **{f"data.{type(m).__name__}": data_bytes(m).hex() for m in DATA},
+        **{
+            name: (to_hop_bytes(m) if isinstance(m, Reserve) else to_client_bytes(m)).hex()
+            for name, m in DRAWN.items()
+        },
     }
     assert wire == json.loads(GOLDEN.read_text())

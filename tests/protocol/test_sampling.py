@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from protocol.asking import Sampling
 from protocol.errors import IntegrityError, UsageError
-from protocol.sampling import SamplingParams, gumbel_noise, kept_tokens, penalised, sample
+from protocol.sampling import (
+    SamplingParams,
+    biased,
+    gumbel_noise,
+    kept_tokens,
+    penalised,
+    possible,
+    sample,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sampling.json"
 MASK = 2**64 - 1
@@ -39,7 +47,7 @@ def logits_of(vocab_size: int, salt: int = 0) -> np.ndarray:
 
 def draw(logits: np.ndarray, position: int = 0, choice: int = 0, **params: Any) -> int:
     return sample(
-        logits, SamplingParams(**params), [], n_prompt=0, position=position, choice=choice
+        logits, SamplingParams(**params, choice=choice), [], n_prompt=0, position=position
     )
 
 
@@ -70,10 +78,10 @@ def test_noise_is_what_the_docstring_defines(
 def test_draws_are_those_of_the_golden_file() -> None:
     for case in json.loads(GOLDEN.read_text()):
         logits = logits_of(case["vocab_size"], case["salt"])
-        params = SamplingParams(**case["params"])
+        params = SamplingParams(**case["params"], choice=case["choice"])
 
         drawn = [
-            sample(logits, params, case["ids"], n_prompt=2, position=p, choice=case["choice"])
+            sample(logits, params, case["ids"], n_prompt=2, position=p)
             for p in range(len(case["tokens"]))
         ]
 
@@ -160,6 +168,25 @@ def test_top_k_and_top_p_keep_what_transformers_keeps(
     assert kept == transformers_keeps(row, [TopKLogitsWarper(top_k), TopPLogitsWarper(top_p)])
 
 
+@given(
+    logits=st.lists(st.integers(-60, 60), min_size=2, max_size=80, unique=True),
+    top_p=st.floats(0.01, 1.0),
+    min_p=st.sampled_from([0.001, 0.02, 0.1, 0.3, 0.9]),
+)
+@settings(deadline=None)
+def test_min_p_behind_top_p_keeps_what_transformers_keeps(
+    logits: list[int], top_p: float, min_p: float
+) -> None:
+    from transformers import MinPLogitsWarper, TopPLogitsWarper
+
+    row = np.array(logits, dtype=np.float32) / 10
+    params = SamplingParams(temperature=1.0, top_p=top_p, min_p=min_p)
+
+    kept = set(kept_tokens(row, params).tolist())
+
+    assert kept == transformers_keeps(row, [TopPLogitsWarper(top_p), MinPLogitsWarper(min_p)])
+
+
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
 def test_a_large_vocabulary_is_filtered_alike(top_p: float) -> None:
     from transformers import TopPLogitsWarper
@@ -210,6 +237,9 @@ def test_frequency_and_presence_weigh_on_generated_ids_alone() -> None:
         {"repetition_penalty": 0.0},
         {"presence_penalty": math.nan},
         {"frequency_penalty": 101.0},
+        {"min_p": -0.1},
+        {"min_p": math.nan},
+        {"choice": -1},
         {"seed": -1},
         {"seed": 2**64},
     ],
@@ -221,10 +251,81 @@ def test_impossible_parameters_are_refused(params: dict[str, Any]) -> None:
         SamplingParams.of(Sampling(**params))
 
 
-def test_parameters_survive_their_message() -> None:
-    params = SamplingParams(temperature=0.7, top_k=5, top_p=0.9, seed=12)
+@pytest.mark.parametrize(
+    "bias", [{1: 100.5}, {1: math.nan}, {-1: 0.0}, {2**31: 0.0}, dict.fromkeys(range(1025), 1.0)]
+)
+def test_impossible_biases_are_refused(bias: dict[int, float]) -> None:
+    with pytest.raises(UsageError):
+        SamplingParams(logit_bias=bias)
 
-    assert SamplingParams.of(params.message()) == params
+
+def test_parameters_survive_their_message() -> None:
+    params = SamplingParams(
+        temperature=0.7,
+        top_k=5,
+        top_p=0.9,
+        seed=12,
+        min_p=0.1,
+        choice=2,
+        logit_bias={9: -1.5, 2: 4},
+    )
+
+    assert SamplingParams.of(params.message(), params.packed_bias()) == params
+
+
+def test_a_bias_is_added_before_anything_else_is_weighed() -> None:
+    logits = logits_of(50)
+
+    assert draw(logits, logit_bias={7: 100.0}) == 7
+    assert draw(logits, logit_bias={int(logits.argmax()): -100.0}) == int(logits.argsort()[-2])
+    assert draw(logits, logit_bias={7: 20.0}, repetition_penalty=1.0) == 7
+    assert biased(logits, {3: 1.5, 999: 5.0})[3] == logits[3] + np.float32(1.5)
+    assert biased(logits, {3: 1.5})[4] == logits[4]
+
+
+@given(
+    salt=st.integers(0, 1000),
+    allowed=st.sets(st.integers(0, 39), min_size=1),
+    temperature=st.sampled_from([0.0, 0.7, 3.0]),
+    position=st.integers(0, 500),
+)
+def test_a_draw_within_a_grammar_is_the_draw_from_what_it_allows(
+    salt: int, allowed: set[int], temperature: float, position: int
+) -> None:
+    logits, ids = logits_of(40, salt), sorted(allowed)
+    params = SamplingParams(temperature=temperature, seed=3, logit_bias={5: 30.0}, top_p=0.8)
+    flags = np.isin(np.arange(40), ids)
+    rest = np.where(flags, logits, -np.inf).astype(np.float32)
+
+    drawn = sample(logits, params, [], n_prompt=0, position=position, allowed=flags)
+
+    assert drawn in allowed
+    assert drawn == sample(rest, params, [], n_prompt=0, position=position)
+
+
+def test_what_is_avoided_is_drawn_only_when_nothing_else_is_allowed() -> None:
+    logits = logits_of(10)
+    best, second = logits.argsort()[::-1][:2].tolist()
+    only = np.arange(10) == best
+
+    def drawn(**what: Any) -> int:
+        return sample(logits, SamplingParams(), [], n_prompt=0, position=3, **what)
+
+    assert drawn(avoided=[best, 77]) == second
+    assert drawn(avoided=[best], allowed=only) == best
+
+
+def test_a_grammar_may_want_what_the_model_holds_impossible() -> None:
+    logits = np.full(6, -np.inf, dtype=np.float32)
+    logits[0] = 1.0
+    flags = np.array([False, False, True, False, True, False])
+
+    assert np.isfinite(possible(logits, flags, [])).tolist() == flags.tolist()
+    drawn = {
+        sample(logits, SamplingParams(temperature=1.0), [], n_prompt=0, position=p, allowed=flags)
+        for p in range(20)
+    }
+    assert drawn == {2, 4}
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])

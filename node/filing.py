@@ -1,0 +1,57 @@
+"""The end of a session's books: its receipt goes into the node's log, and the client hears where.
+
+In: the closing receipt, if anything was ever agreed. Out: a word to the client, and `done`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from ledger.receipts import Receipt
+from protocol.errors import IntegrityError
+from protocol.messages import Closed, Failure, ToClient
+from protocol.transport.error_codec import encode_error
+
+log = logging.getLogger(__name__)
+
+
+class Filing:
+    """Of one session. `done`: there is nothing to file, or it was."""
+
+    def __init__(self) -> None:
+        self.done = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(
+        self,
+        receipt: Receipt | None,
+        file: Callable[[Receipt], Awaitable[tuple[bytes, int]]],
+        tell: Callable[[ToClient], None],
+        epoch: int,
+    ) -> None:
+        """File it behind the caller's back."""
+        if receipt is None:
+            self.done.set()
+        else:
+            self._task = asyncio.create_task(self._file(receipt, file, tell, epoch))
+
+    async def _file(
+        self,
+        receipt: Receipt,
+        file: Callable[[Receipt], Awaitable[tuple[bytes, int]]],
+        tell: Callable[[ToClient], None],
+        epoch: int,
+    ) -> None:
+        try:
+            receipt_id, index = await file(receipt)
+            tell(Closed(receipt=receipt_id, index=index))
+        except IntegrityError as error:
+            log.error("a receipt could not be filed", extra={"error": str(error)})
+            tell(Failure(epoch=epoch, error=encode_error(error)))
+        finally:
+            self.done.set()
+
+    async def ended(self) -> None:
+        """Until the receipt is in the log."""
+        if self._task is not None:
+            await self._task

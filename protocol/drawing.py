@@ -1,0 +1,62 @@
+"""The last hop's pen: from the logits behind a row to the next token of one session.
+
+In: what the client asked for, the ids so far, logits. Out: an id, and its log-probabilities where
+they were asked for. Everything is a pure function of (request, ids, logits): drawing twice for one
+position gives the same, and a replacement hop goes on where the lost one was (DESIGN 5a.5). What a
+draw is, `sampling.py` says; this file knows which of it a session wants.
+"""
+
+from collections.abc import Sequence
+
+from protocol.answer import end_ids
+from protocol.draws import Drawn
+from protocol.errors import UsageError
+from protocol.grammar import Grammar
+from protocol.guidance import Guide
+from protocol.logprobs import logprobs_of
+from protocol.messages import Reserve
+from protocol.sampling import Floats, SamplingParams, sample
+from protocol.text import Tokenizer
+
+
+class Drawing:
+    """Of one session. `guide` is set, before the first draw, where there is a `grammar`.
+
+    Raises:
+        UsageError: what is asked for cannot be, or not together.
+    """
+
+    def __init__(self, reserve: Reserve, tokenizer: Tokenizer) -> None:
+        asked = reserve.extensions
+        self._params = SamplingParams.of(reserve.sampling, asked.logit_bias)
+        self._n_top = asked.logprobs - 1  # below 0: none at all
+        self._min_tokens = reserve.min_tokens
+        self._end_ids = sorted(end_ids(tokenizer, reserve)) if reserve.min_tokens else []
+        self.grammar = Grammar.parse(asked.grammar) if asked.grammar else None
+        self.guide: Guide | None = None
+        if self.grammar is not None and reserve.ignore_eos:
+            raise UsageError("an answer that follows a grammar ends where that does: no ignore_eos")
+
+    def draw(self, logits: Floats, ids: Sequence[int], n_prompt: int, position: int) -> Drawn:
+        """The token at `position`; `ids` are all before it, at least.
+
+        Raises:
+            IntegrityError: the logits are not numbers.
+            BadGrammar: it grew beyond its bounds.
+        """
+        allowed = None
+        if self.grammar is not None:
+            assert self.guide is not None, "it was compiled before the session began"
+            allowed = self.guide.allowed(ids[n_prompt:position], len(logits))
+        is_early = position - n_prompt < self._min_tokens
+        token_id = sample(
+            logits,
+            self._params,
+            ids[:position] if self._params.has_penalties else (),
+            n_prompt=n_prompt,
+            position=position,
+            allowed=allowed,
+            avoided=self._end_ids if is_early else (),
+        )
+        told = logprobs_of(logits, token_id, self._n_top) if self._n_top >= 0 else None
+        return Drawn(token_id, told)

@@ -1,0 +1,177 @@
+"""Which token may come next in an answer that has to follow a grammar.
+
+In: a model's tokenizer, a grammar, the answer so far. Out: flags over the vocabulary. llguidance
+does the work (Earley's algorithm over a lexer made of derivatives of regular expressions; Moskal
+et al. 2025); this file keeps it within bounds. Strangers send grammars, so
+
+* what one may cost is counted in the library's own units, never timed: a grammar that is refused
+  on one machine is refused on all;
+* the library recurses while it compiles, and a chain of a few thousand references in 64 KiB would
+  overflow a thread's usual stack and end the process (measured: up to 32 MiB are used). So it is
+  compiled on a thread of its own with a stack that none of that size can fill.
+
+The state is a pure function of the answer's ids: who takes a hop's place in the middle of an answer
+compiles again, reads them, and goes on.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.errors import ManyhandsError, UsageError
+from protocol.grammar import Grammar, Kind
+from protocol.text import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+Flags = npt.NDArray[np.bool_]
+T = TypeVar("T")
+
+STACK_BYTES = 512 << 20  # of addresses; only what is used takes memory
+ANY_OBJECT = '{"type":"object"}'
+_compiling = threading.Lock()  # one at a time: the size of stacks is the process's
+
+
+class Guide:
+    """A compiled grammar and how far one answer has come in it. Used by one thread at a time."""
+
+    def __init__(self, grammar: Grammar, matcher: "LLMatcher") -> None:
+        self._grammar, self._matcher = grammar, matcher
+        self._read: list[int] = []
+
+    def allowed(self, answer: Sequence[int], vocab_size: int) -> Flags:
+        """Which ids may follow these; those that end the answer where the grammar is satisfied.
+
+        Raises:
+            BadGrammar: it grew beyond its bounds, or `answer` is none of its own.
+        """
+        self._follow(answer)
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if self._matcher.is_error():
+            raise self._error()
+        flags = np.unpackbits(bits, bitorder="little", count=min(vocab_size, 8 * len(bits)))
+        if len(flags) < vocab_size:
+            flags = np.pad(flags, (0, vocab_size - len(flags)))
+        if not flags.any():
+            raise self._grammar.error("nothing can follow here")
+        return flags.view(np.bool_)
+
+    def _follow(self, answer: Sequence[int]) -> None:
+        known, answer = self._read, list(answer)
+        if answer[: len(known)] != known:  # drawn once, and cut since
+            self._matcher.reset()
+            known = []
+        if not self._matcher.consume_tokens(answer[len(known) :]):
+            raise self._error()
+        self._read = answer
+
+    def _error(self) -> UsageError:
+        return self._grammar.error(_first_line(self._matcher.get_error()))
+
+
+class Guidance:
+    """Compiles grammars for one model's vocabulary; made once, for it takes time.
+
+    Raises:
+        UsageError: the model has no token that ends an answer, or llguidance cannot read its own.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        if not tokenizer.eos_ids:
+            raise UsageError("this model has no token that ends an answer, as a grammar needs")
+        self._tokenizer = _on_a_tall_stack(lambda: _read_vocabulary(tokenizer))
+
+    def compile(self, grammar: Grammar) -> Guide:
+        """Blocks the calling thread, for a second at worst; others run meanwhile.
+
+        Raises:
+            BadGrammar, BadSchema: it makes no sense, is not supported, allows nothing, or is too
+                large in the library's own count.
+        """
+        try:
+            return _on_a_tall_stack(lambda: self._compile(grammar))
+        except ManyhandsError:
+            raise
+        except BaseException as error:  # its panics are no `Exception`
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+                raise grammar.error(_first_line(str(error))) from error
+            raise
+
+    def _compile(self, grammar: Grammar) -> Guide:
+        from llguidance import LLMatcher, LLParserLimits
+
+        limits = LLParserLimits(  # the library's are made for callers who trust their grammars
+            max_lexer_states=20_000,  # of about 2 kB: all live through the session
+            max_grammar_size=200_000,
+            step_lexer_fuel=100_000,  # some 7 ms
+            step_max_items=25_000,  # little more than 1 ms
+            verbose_errors=False,
+        )
+        matcher = LLMatcher(self._tokenizer, _written(grammar), log_level=0, limits=limits)
+        if matcher.is_error():
+            raise grammar.error(_first_line(matcher.get_error()))
+        guide = Guide(grammar, matcher)
+        guide.allowed(
+            (), self._tokenizer.vocab_size
+        )  # it takes longest, and says if nothing can be
+        return guide
+
+
+def _read_vocabulary(tokenizer: Tokenizer) -> "LLTokenizer":
+    from llguidance import LLTokenizer
+
+    try:
+        return LLTokenizer(tokenizer.to_json(), eos_token=sorted(tokenizer.eos_ids))
+    except Exception as error:  # the library's are bare
+        raise UsageError(
+            f"grammars cannot be used with this model's tokenizer: {_first_line(str(error))}"
+        ) from error
+
+
+def _written(grammar: Grammar) -> str:
+    """As the library reads it."""
+    from llguidance import LLMatcher
+
+    match grammar.kind:
+        case Kind.REGEX:
+            return LLMatcher.grammar_from_regex(grammar.text)
+        case Kind.LARK:
+            return LLMatcher.grammar_from_lark(grammar.text)
+        case Kind.JSON_OBJECT | Kind.JSON_SCHEMA:
+            schema = grammar.text or ANY_OBJECT
+            return LLMatcher.grammar_from_json_schema(
+                schema, overrides={"whitespace_flexible": False, "lenient": False}
+            )
+
+
+def _on_a_tall_stack(work: Callable[[], T]) -> T:
+    """`work` on a thread of its own, while the caller waits."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # the caller's, also a panic of the library's
+            errors.append(error)
+
+    with _compiling:
+        usual = threading.stack_size(STACK_BYTES)
+        try:
+            thread = threading.Thread(target=run, name="grammar")
+            thread.start()
+        finally:
+            threading.stack_size(usual)
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _first_line(text: str) -> str:
+    """What the library says, without the picture of the grammar it draws below."""
+    return text.strip().partition("\n")[0][:300] or "the library gives no reason"
