@@ -32,6 +32,7 @@ COMMANDS = {  # name: (module, attribute, what it does)
         "Private swarms: create, invite, join, revoke, rules.",
     ),
     "models": ("manyhands.governing.showing", "models", "What a swarm lets in, and on what terms."),
+    "compare": ("manyhands.comparing.command", "compare", "Two models over the same prompts."),
     "cost": ("manyhands.costing.command", "cost", "What a thousand requests cost, here and not."),
     "identity": ("manyhands.whoami", "identity", "The keys of a home."),
     "doctor": ("manyhands.doctor.command", "doctor", "What is wrong here, and what mends it."),

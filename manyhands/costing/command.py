@@ -17,7 +17,7 @@ from manyhands.options import json_option
 from protocol.errors import UsageError
 
 
-class Amount(click.ParamType):
+class Amount(click.ParamType[Decimal]):
     """A decimal, as it was written."""
 
     name = "amount"
