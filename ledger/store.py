@@ -18,6 +18,7 @@ from protocol.errors import ConfigError, ManyhandsError, OutOfMemory
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 5.0
+CACHE_KIB = 512  # of pages, in memory: an append touches a few, and all are the system's to keep
 QUICK_CHECK_BYTES = 64 * 2**20  # a larger file is checked by `verify`, not at every start
 
 SCHEMA = """
@@ -84,6 +85,7 @@ class Store:
         store = cls(path, connection)
         try:
             store.execute("PRAGMA journal_mode = WAL")
+            store.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             store.execute("PRAGMA synchronous = FULL")
             if create:
                 store._create()

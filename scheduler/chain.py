@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from weakref import WeakSet
 
 from protocol.codec import to_client_message, to_hop_bytes
 from protocol.errors import ManyhandsError, PeerUnreachable, VersionMismatch
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 DIAL_S = 3.0
 RESUME_S = 1.0
 MAX_LEFT = 16
+IDLE_S = 300.0  # after which listeners close a connection on which nothing runs; so do we
 
 
 class Connections:
@@ -34,6 +36,8 @@ class Connections:
         self._open: dict[str, Connection] = {}
         self._left: list[Connection] = []  # for a better way; what runs on them goes on
         self._looked_at_s: dict[str, float] = {}
+        self._used_at_s: dict[str, float] = {}
+        self._streams: dict[str, WeakSet[Stream]] = {}  # those that somebody holds
         self._looking: set[asyncio.Task[None]] = set()
 
     async def stream(
@@ -49,15 +53,20 @@ class Connections:
         Raises:
             PeerUnreachable, VersionMismatch: why there is none.
         """
+        self._used_at_s[peer] = asyncio.get_running_loop().time()
         if (known := self._open.get(peer)) is not None:
             self._look_for_better(peer, known, addresses)
             try:
-                return await known.open(method, timeout_s=timeout_s)
+                return self._opened(peer, await known.open(method, timeout_s=timeout_s))
             except ManyhandsError:
                 if self._open.get(peer) is known:  # else another stream has replaced it already
                     await self.forget(peer)
         connection = await self.to(peer, addresses, timeout_s=timeout_s)
-        return await connection.open(method, timeout_s=timeout_s)
+        return self._opened(peer, await connection.open(method, timeout_s=timeout_s))
+
+    def _opened(self, peer: str, stream: Stream) -> Stream:
+        self._streams.setdefault(peer, WeakSet()).add(stream)
+        return stream
 
     async def to(
         self, peer: str, addresses: Sequence[str], *, timeout_s: float = DIAL_S
@@ -67,8 +76,10 @@ class Connections:
         Raises:
             PeerUnreachable, VersionMismatch: why there is none.
         """
+        self._used_at_s[peer] = asyncio.get_running_loop().time()
         if (known := self._open.get(peer)) is not None:
             return known
+        await self._let_idle_go()
         connection = await self.paths.dial(PeerId(peer), addresses, timeout_s=timeout_s)
         if (kept := self._open.setdefault(peer, connection)) is not connection:
             await connection.aclose()  # dialled by another session meanwhile, or by this one
@@ -102,7 +113,20 @@ class Connections:
         known = self._open.get(peer)
         return known.features if known is not None else frozenset()
 
+    async def _let_idle_go(self) -> None:
+        """Peers come and go; who was asked once is not held on to for ever."""
+        now_s = asyncio.get_running_loop().time()
+        for peer, used_at_s in tuple(self._used_at_s.items()):
+            if now_s - used_at_s < IDLE_S:
+                continue
+            if self._streams.get(peer):
+                self._used_at_s[peer] = now_s
+            else:
+                await self.forget(peer)
+
     async def forget(self, peer: str) -> None:
+        for known in (self._used_at_s, self._streams, self._looked_at_s):
+            known.pop(peer, None)
         if (connection := self._open.pop(peer, None)) is not None:
             await connection.aclose()
 

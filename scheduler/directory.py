@@ -34,6 +34,7 @@ from scheduler.wanted import GroupsOf, Wanted
 MAX_ASKED = 8
 MAX_ROUNDS = 64  # answers are bounded: a large table comes in parts
 MAX_RTTS, RTT_AGE_S = 16, 300.0  # of one pair; an older one says nothing about now
+MAX_PAIRS = 1_000
 GRACE_S = 0.2  # what the others get once the first has answered
 
 
@@ -63,8 +64,11 @@ class Directory:
         return {pair: ms for pair, (_, ms) in least.items()}
 
     def note_rtt(self, pair: Pair, rtt_ms: float, path: Path = Path.DIRECT) -> None:
-        seen = self._rtts.setdefault((pair, path), deque(maxlen=MAX_RTTS))
+        seen = self._rtts.pop((pair, path), None) or deque(maxlen=MAX_RTTS)
         seen.append((time.monotonic(), rtt_ms))
+        self._rtts[pair, path] = seen  # who was measured last stands last
+        if len(self._rtts) > MAX_PAIRS:
+            del self._rtts[next(iter(self._rtts))]
 
     def live(self) -> tuple[Announcement, ...]:
         live = self.table.live(self.now_ms())

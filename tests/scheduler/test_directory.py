@@ -11,7 +11,7 @@ from protocol.clock import wall_ms
 from protocol.errors import PeerMisbehaved, PeerUnreachable, SwarmIncomplete, UsageError
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
-from scheduler.directory import MAX_ASKED, Directory, fetch_directory
+from scheduler.directory import MAX_ASKED, MAX_PAIRS, Directory, fetch_directory
 from scheduler.routing import Wanted
 from tests.announcing import MANIFEST, peer_of, record
 from tests.gossiping import identity_of, serve_table
@@ -202,3 +202,13 @@ def test_missing_blocks_are_named():
     assert "0:2, 6:8 of tiny" in str(caught.value)
     assert caught.value.hint.endswith("manyhands serve tiny --span 0:2")
     Directory(table_with(1)).require_complete(WANTED)
+
+
+def test_round_trips_to_peers_that_came_and_went_are_not_remembered_for_ever():
+    known = directory()
+    for n in range(MAX_PAIRS + 50):
+        known.note_rtt((peer_of(CLIENT), f"peer {n}"), 1.0)
+        known.note_rtt((peer_of(CLIENT), "an old friend"), 2.0)
+
+    assert len(known.rtt_ms) == MAX_PAIRS
+    assert known.rtt_ms[peer_of(CLIENT), "an old friend"] == 2.0
