@@ -5,13 +5,13 @@ from itertools import pairwise
 
 from protocol.adapter_names import is_adapter
 from protocol.checks import MAX_POSITIONS, require
-from protocol.logprobs import MAX_TOP
 
 MAX_PREFIXES = 64  # named in one message
 PREFIX_BYTES = 16  # of one name
 MAX_ADDRESSES = 8
 MAX_NOTE_BYTES = 1024
 MAX_GRAMMAR_BYTES = 64 << 10
+MAX_TOP = 20  # likeliest tokens that are told beside a drawn one
 MAX_BIASES, BIAS_BYTES = 1024, 8  # a token id and what is added to its logit
 
 

@@ -13,7 +13,7 @@ from protocol.draws import Drawn
 from protocol.errors import UsageError
 from protocol.grammar import Grammar
 from protocol.guidance import Guide
-from protocol.logprobs import logprobs_of
+from protocol.likelihoods import logprobs_of
 from protocol.messages import Reserve
 from protocol.sampling import Floats, SamplingParams, sample
 from protocol.text import Tokenizer

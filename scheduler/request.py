@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protocol.adapter_names import is_adapter
-from protocol.asking import Extensions
+from protocol.asking import MAX_TOP, Extensions
 from protocol.errors import ContextExceeded, UsageError
 from protocol.grammar import Grammar
-from protocol.logprobs import MAX_TOP, Logprobs
+from protocol.logprobs import Logprobs
 from protocol.messages import MAX_POSITIONS, MAX_STOP_CHARS, MAX_STOP_IDS, MAX_STOPS, Span
 from protocol.profile import Profile
 from protocol.sampling import SamplingParams

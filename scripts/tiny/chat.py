@@ -17,7 +17,7 @@ CHAT_TEMPLATE = (
     "{% if tools %}"
     "{{ '<|system|>You can call these functions:\n' }}"
     "{% for tool in tools %}{{ tool | tojson + '\n' }}{% endfor %}"
-    "{{ 'To call one, say <tool_call>{\"name\": ..., \"arguments\": {...}}</tool_call>' }}"
+    '{{ \'To call one, say <tool_call>{"name": ..., "arguments": {...}}</tool_call>\' }}'
     "{{ '<|end|>' }}"
     "{% endif %}"
     "{% for message in messages %}"

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import PeerMisbehaved
-from protocol.logprobs import FLOOR, Logprobs, logprobs_of
+from protocol.likelihoods import logprobs_of
+from protocol.logprobs import FLOOR, Logprobs
 
 rows = st.lists(st.integers(-400, 400), min_size=1, max_size=60).map(
     lambda values: np.array(values, dtype=np.float32) / 8
