@@ -1,4 +1,4 @@
-"""Reckoning log-probabilities from logits: `logprobs.py` says what they mean and how they travel."""
+"""From logits to log-probabilities; `logprobs.py` says what they mean and how they travel."""
 
 import numpy as np
 import numpy.typing as npt

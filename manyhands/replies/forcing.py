@@ -1,0 +1,218 @@
+"""The grammar of a reply that must call: in the dialect's own marks, with arguments that fit.
+
+In: a dialect, the tools that may be called, and the ids of those marks that are tokens of their
+own: the library takes added tokens like `<this>` for special ones, which text cannot spell. Out:
+a grammar in llguidance's variant of Lark. A model that thinks may think first.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from manyhands.replies.calls import is_text
+from manyhands.replies.dialect import (
+    DEEPSEEK,
+    DEEPSEEK_FENCED,
+    HARMONY,
+    LLAMA,
+    MISTRAL,
+    MISTRAL_NAMED,
+    PHI,
+    QWEN_CODER,
+    Dialect,
+)
+from protocol.errors import UsageError
+from protocol.grammar import Grammar
+
+MAX_TOOLS = 128
+ANYTHING = r"/(?s:.*)/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forced:
+    """What a reply must be. tools: the functions that may be called, by name, with the schema of
+    their parameters. several: whether it may call more than once. ids: of added tokens."""
+
+    dialect: Dialect
+    tools: Mapping[str, Mapping[str, Any]]
+    several: bool = True
+    thinks: bool = False  # the prompt ended in the mark that begins a thought
+    ids: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if not self.dialect.has_calls:
+            raise UsageError(
+                "this model's chat template knows no tools",
+                hint='leave out "tools", or ask another',
+            )
+        if not 0 < len(self.tools) <= MAX_TOOLS:
+            raise UsageError(f"{len(self.tools)} tools; from 1 to {MAX_TOOLS} can be offered")
+
+    def grammar(self) -> Grammar:
+        """As a request takes it.
+
+        Raises:
+            BadGrammar: the tools' schemas are too large together.
+        """
+        return Grammar.lark(self.lark())
+
+    def lark(self) -> str:
+        return "\n".join([f"start: {self._lead()} calls", *self._thought(), *self._calls()]) + "\n"
+
+    def _lead(self) -> str:
+        if self.dialect.name == HARMONY.name:
+            return "thought?"
+        if not self.dialect.thinking[0]:
+            return ""
+        return "thought" if self.thinks else "thought?"
+
+    def _thought(self) -> list[str]:
+        if self.dialect.name == HARMONY.name:
+            begin = f'{self._mark("<|channel|>")} "analysis" {self._mark("<|message|>")}'
+            end = f'{self._mark("<|end|>")} {self._mark("<|start|>")} "assistant"'
+            return [f"thought: {begin} THOUGHT {end}", f"THOUGHT: {ANYTHING}"]
+        opened, closed = self.dialect.thinking
+        if not opened:
+            return []
+        begin = "" if self.thinks else self._mark(opened)
+        if closed in self.ids:
+            return [f"thought: {begin} THOUGHT {self._mark(closed)} BLANK",
+                    f"THOUGHT: {ANYTHING}", r"BLANK: /\s{0,2}/"]  # fmt: skip
+        return [f"thought: {begin} inner BLANK", f"inner[suffix={json.dumps(closed)}]: {ANYTHING}",
+                r"BLANK: /\s{0,2}/"]  # fmt: skip
+
+    def _calls(self) -> list[str]:
+        opened, closed = self.dialect.calls
+        match self.dialect.name:
+            case MISTRAL.name | PHI.name:
+                mark, end = self._mark(opened), self._mark(closed)
+                return [f"calls: {mark} list {end}", f"list: {_json(self._list())}"]
+            case LLAMA.name:
+                return [f"calls: {_json(self._one('parameters'))}"]
+            case MISTRAL_NAMED.name:
+                begin = f"{self._mark(opened)} NAME {self._mark('[ARGS]')} "
+                return self._each(begin, "", "")
+            case DEEPSEEK.name:
+                begin = f"{self._mark(opened)} NAME {self._mark('<｜tool▁sep｜>')} "
+                return self._each(begin, f" {self._mark(closed)}", "")
+            case DEEPSEEK_FENCED.name:
+                begin = f'{self._mark(opened)} "function" {self._mark("<｜tool▁sep｜>")} NAME'
+                return self._each(
+                    f'{begin} "\\n```json\\n" ', f' "\\n```" {self._mark(closed)}', "\\n"
+                )
+            case HARMONY.name:
+                begin = f'{self._mark("<|channel|>")} "commentary to=functions." NAME " "'
+                begin += f' {self._mark("<|constrain|>")} "json" {self._mark("<|message|>")} '
+                return self._each(begin, "", None)
+            case QWEN_CODER.name:
+                return self._tagged()
+            case _:
+                call = f'{self._mark(opened)} "\\n" one "\\n" {self._mark(closed)}'
+                more = ' ("\\n" call)*' if self.several else ""
+                one = _json(self._one("arguments"))
+                return [f"calls: call{more}", f"call: {call}", f"one: {one}"]
+
+    def _each(self, before: str, after: str, between: str | None) -> list[str]:
+        """A rule for each function: its name is no part of the JSON. between: None: never two."""
+        rules = [
+            f"f{i}: {before.replace('NAME', json.dumps(name))}{_json(schema)}{after}"
+            for i, (name, schema) in enumerate(self.tools.items())
+        ]
+        names = " | ".join(f"f{i}" for i in range(len(rules)))
+        gap = f'"{between}" ' if between else ""
+        more = f" ({gap}call)*" if self.several and between is not None else ""
+        return self._around([f"calls: call{more}", f"call: {names}", *rules])
+
+    def _around(self, rules: list[str]) -> list[str]:
+        """DeepSeek marks all the calls together, too."""
+        if self.dialect.name not in (DEEPSEEK.name, DEEPSEEK_FENCED.name):
+            return rules
+        begin, end = (self._mark(mark) for mark in self.dialect.silent)
+        inner = rules[0].replace("calls:", "inside:")
+        return [f"calls: {begin} inside {end}", inner, *rules[1:]]
+
+    def _tagged(self) -> list[str]:
+        opened, closed = (self._mark(mark) for mark in self.dialect.calls)
+        rules: list[str] = []
+        for i, (name, schema) in enumerate(self.tools.items()):
+            begin = json.dumps(f"\n<function={name}>\n")
+            inner = []
+            required = schema.get("required") or ()
+            for j, (parameter, kind) in enumerate((schema.get("properties") or {}).items()):
+                tag = json.dumps(f"<parameter={parameter}>\n")
+                inner.append(f"p{i}_{j}" + ("" if parameter in required else "?"))
+                rules.append(f"p{i}_{j}: {tag} {_untagged(kind)}")
+            rules.append(f'f{i}: {begin} {" ".join(inner)} "</function>\\n"')
+        names = " | ".join(f"f{i}" for i in range(len(self.tools)))
+        more = ' ("\\n" call)*' if self.several else ""
+        return [f"calls: call{more}", f"call: {opened} ({names}) {closed}", *rules,
+                f'text[suffix="\\n</parameter>\\n"]: {ANYTHING}']  # fmt: skip
+
+    def _list(self) -> dict[str, Any]:
+        limit = {} if self.several else {"maxItems": 1}
+        return {"type": "array", "items": self._one("arguments"), "minItems": 1} | limit
+
+    def _one(self, arguments: str) -> dict[str, Any]:
+        calls = [
+            {
+                "type": "object",
+                "properties": {"name": {"const": name}, arguments: schema},
+                "required": ["name", arguments],
+                "additionalProperties": False,
+            }
+            for name, schema in self.tools.items()
+        ]
+        return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+    def _mark(self, mark: str) -> str:
+        """A mark in the grammar: a token if it is one, else its text."""
+        if not mark:
+            return ""
+        return f"<[{self.ids[mark]}]>" if mark in self.ids else json.dumps(mark, ensure_ascii=False)
+
+
+def _json(schema: Any) -> str:
+    """JSON of this schema, spaced as templates space it and in no other way."""
+    spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    plain = dict(schema) if isinstance(schema, Mapping) else {}
+    return "%json " + json.dumps(plain | {"x-guidance": spacing})
+
+
+def _untagged(kind: Any) -> str:
+    """A parameter's text and the tag after it; texts stand there without quotes."""
+    closed = '"\\n</parameter>\\n"'
+    if not is_text(kind):
+        return f"{_json(kind)} {closed}"
+    if "enum" not in kind:
+        return "text"
+    return f"({' | '.join(json.dumps(value) for value in kind['enum'])}) {closed}"
+
+
+def parameters_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The tools of a request by name, each with its parameters' schema.
+
+    Raises:
+        UsageError: one is no function with a name; the message says which.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for at, tool in enumerate(tools):
+        function = tool.get("function") if tool.get("type") == "function" else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(name, str) or not _is_name(name):
+            raise UsageError(
+                f"tools[{at}] is no function with a name",
+                hint='{"type": "function", "function": {"name": …, "parameters": {…}}}',
+            )
+        if name in found:
+            raise UsageError(f"tools[{at}].function.name: {name} is offered twice")
+        parameters = function.get("parameters") or {"type": "object", "properties": {}}
+        if not isinstance(parameters, Mapping):
+            raise UsageError(f"tools[{at}].function.parameters is not a JSON schema")
+        found[name] = parameters
+    return found
+
+
+def _is_name(name: str) -> bool:
+    """OpenAI's rule, and a dot."""
+    return 0 < len(name) <= 64 and all(c.isascii() and (c.isalnum() or c in "_-.") for c in name)

@@ -1,0 +1,163 @@
+"""Grammars of replies that must call: what they let through is what the reader reads."""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import llguidance.numpy
+import numpy as np
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from manyhands.replies import dialect as dialects
+from manyhands.replies.dialect import Dialect
+from manyhands.replies.forcing import Forced, parameters_of
+from manyhands.replies.parts import CallArguments, CallBegun, Thought, joined
+from manyhands.replies.reader import new_reader
+from protocol.errors import UsageError
+
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "enum": ["Paris", "Oslo"]},
+        "days": {"type": "integer"},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+TOOLS = {"weather": WEATHER, "time": {"type": "object", "properties": {}}}
+CALLING = (
+    *(dialects.HERMES, dialects.QWEN_CODER, dialects.LLAMA, dialects.MISTRAL),
+    *(dialects.MISTRAL_NAMED, dialects.DEEPSEEK, dialects.DEEPSEEK_FENCED, dialects.PHI),
+    dialects.HARMONY,
+)
+N_BYTES = 256  # tokens that are bytes come first
+ARE_SPECIAL = ("mistral", "mistral-list", "harmony", "phi", "llama")  # as in the families' own
+
+
+def new_tokenizer(dialect: Dialect) -> Tokenizer:
+    """Bytes, and the dialect's marks as tokens of their own."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    marks = (*dialect.marks, *(["[ARGS]", "<｜tool▁sep｜>"] if "[" in dialect.calls[0] else []))
+    special = dialect.name in ARE_SPECIAL
+    tokenizer.add_tokens([AddedToken(mark, special=special) for mark in dict.fromkeys(marks)])
+    tokenizer.add_special_tokens(["<eos>"])
+    return tokenizer
+
+
+class Walk:
+    """A model without a mind: any token that the grammar allows."""
+
+    def __init__(self, forced: Forced, tokenizer: Tokenizer) -> None:
+        self.eos = tokenizer.token_to_id("<eos>")
+        self.library = LLTokenizer(tokenizer.to_str(), eos_token=self.eos)
+        self.matcher = LLMatcher(self.library, LLMatcher.grammar_from_lark(forced.lark()))
+        assert not self.matcher.is_error(), self.matcher.get_error()
+
+    def draw(self, seed: int, most: int = 600) -> list[int]:
+        rng, ids = random.Random(seed), list[int]()
+        mask = llguidance.numpy.allocate_token_bitmask(1, self.library.vocab_size)
+        while len(ids) < most and not self.matcher.is_stopped():
+            llguidance.numpy.fill_next_token_bitmask(self.matcher, mask)
+            allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
+            if self.eos in allowed:
+                return ids
+            marks = [id for id in allowed.tolist() if id >= N_BYTES]
+            token = rng.choice(marks if marks and rng.random() < 0.2 else allowed.tolist())
+            self.matcher.consume_token(token)
+            ids.append(token)
+        return ids
+
+
+def added_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    return {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
+
+
+def calls_in(dialect: Dialect, text: str) -> list[tuple[str, object]]:
+    reader = new_reader(dialect, "", TOOLS)
+    parts = joined(reader.feed(text) + reader.end())
+    assert all(isinstance(part, CallBegun | CallArguments | Thought) for part in parts), parts
+    begun = [part.name for part in parts if isinstance(part, CallBegun)]
+    arguments = {part.index: part.text for part in parts if isinstance(part, CallArguments)}
+    return [(name, json.loads(arguments[at])) for at, name in enumerate(begun)]
+
+
+def is_fit(call: tuple[str, object]) -> bool:
+    name, arguments = call
+    if name == "time":
+        return isinstance(arguments, dict)
+    fits = isinstance(arguments, dict) and set(arguments) == {"city", "days"}
+    return fits and arguments["city"] in ("Paris", "Oslo") and type(arguments["days"]) is int
+
+
+@pytest.mark.parametrize("dialect", CALLING, ids=lambda dialect: dialect.name)
+def test_whatever_the_grammar_allows_is_read_as_calls_that_fit(dialect: Dialect) -> None:
+    tools = dict(TOOLS, time={"type": "object", "properties": {}, "additionalProperties": False})
+    tokenizer = new_tokenizer(dialect)
+    forced = Forced(dialect=dialect, tools=tools, ids=added_ids(tokenizer))
+    for seed in range(8):
+        text = tokenizer.decode(Walk(forced, tokenizer).draw(seed), skip_special_tokens=False)
+        calls = calls_in(dialect, text)
+        assert calls, text
+        assert all(map(is_fit, calls)), text
+
+
+TWO = {
+    "hermes": '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>',
+    "mistral": "[TOOL_CALLS]time[ARGS]{}[TOOL_CALLS]time[ARGS]{}",
+    "mistral-list": '[TOOL_CALLS][{"name": "time", "arguments": {}}, '
+    '{"name": "time", "arguments": {}}]',
+}
+
+
+def accepts(forced: Forced, tokenizer: Tokenizer, text: str) -> bool:
+    walk = Walk(forced, tokenizer)
+    ids: Sequence[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return walk.matcher.try_consume_tokens(list(ids)) == len(ids) and walk.matcher.is_accepting()
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_one_call_or_several_as_was_asked(name: str) -> None:
+    dialect = next(each for each in CALLING if each.name == name)
+    tokenizer = new_tokenizer(dialect)
+    several = Forced(dialect=dialect, tools=TOOLS, ids=added_ids(tokenizer))
+    assert accepts(several, tokenizer, TWO[name])
+    assert not accepts(replace(several, several=False), tokenizer, TWO[name])
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_a_model_that_thinks_may_think_first(thinks: bool) -> None:
+    dialect = replace(dialects.HERMES, thinking=("<think>", "</think>"))
+    tokenizer = new_tokenizer(dialect)
+    forced = Forced(
+        dialect=dialect, tools=TOOLS, ids=added_ids(tokenizer), several=False, thinks=thinks
+    )
+    call = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
+    thought = "Time, <b>then</b>.</think>\n\n"
+    assert accepts(forced, tokenizer, ("" if thinks else "<think>\n") + thought + call)
+    assert accepts(forced, tokenizer, call) is not thinks
+
+
+def test_a_grammar_is_refused_where_a_model_knows_no_tools() -> None:
+    with pytest.raises(UsageError, match="knows no tools"):
+        Forced(dialect=dialects.PLAIN, tools=TOOLS, ids={})
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "retrieval"},
+        {"type": "function"},
+        {"type": "function", "function": {"name": 'a"b'}},
+        {"type": "function", "function": {"name": "f", "parameters": [1]}},
+    ],
+)
+def test_what_is_no_function_is_named(tool: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"tools\[0\]"):
+        parameters_of([tool])
