@@ -2,17 +2,15 @@
 
 In: an identity, a transport, a loaded span, a ledger. Out: a peer of the swarm that admits
 sessions, runs its span for them, states what it did, and is known to the others until it leaves.
-What belongs to the span it serves is in `serving.py`; identity, listener and gossip are here. For
-moments of a move (`moving.py`) nothing is served at all.
+What belongs to the span it serves is in `serving.py`, what it says of itself in `own_words.py`;
+identity, listener and gossip are here. For moments of a move (`moving.py`) nothing is served.
 """
 
 import asyncio
 import json
 import logging
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from ledger.writer import LedgerWriter
 from node.bandwidth import METHOD as PROBE_METHOD
@@ -31,10 +29,11 @@ from node.meetings import Meetings
 from node.moving import Elsewhere, Mover
 from node.moving_rules import Pace, Target
 from node.neighbours import Neighbours
+from node.own_words import OwnWords
 from node.pacing import Throttle
 from node.pausing import Pausing
 from node.server import Server
-from node.serving import Model, Serving, Standing, load_of, summary, until_gone
+from node.serving import Model, Serving, Standing, load_of, until_gone
 from node.sessions import Sessions
 from node.settings import NodeSettings
 from node.vetting import Vetting
@@ -86,12 +85,13 @@ class Node:
             ways: by which others may reach it, besides where it listens.
         """
         self.identity, self.settings = identity, settings
+        self._words = OwnWords(self)
         self.state = self._meant = State.SERVING  # as it is; as it would be if it were not held
         self._transport = transport
         self.bandwidth = Bandwidth(settings.max_bytes_per_s)
         membership = place.membership if place else None
         table = new_table(swarm_id, membership)
-        self._standing = Standing(
+        self.standing = Standing(
             vetting=Vetting(identity.peer_id, swarm_id, table, self.draft, membership),
             identity=identity,
             swarm_id=swarm_id,
@@ -102,25 +102,24 @@ class Node:
             outbound=Throttle(settings.max_bytes_per_s),
             up_bytes_per_s=lambda: self.bandwidth.up_bytes_per_s,
         )
-        self._serving: Serving | None = None
+        self.loaded: Serving | None = None  # for moments of a move nothing is
         self._n_asked = 0  # for our load, by clients that choose
-        self._said: Announcement | None = None
         self._serving_task: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
-        self._take(Serving(self._standing, engine, model))
+        self._take(Serving(self.standing, engine, model))
         self.mover = Mover(self, elsewhere, pace=pace) if elsewhere else None
         self.guard, join = (guard := Guard()), settings.join
         self._barring = Barring(guard.bans, settings.bans)
         self.gossip = Gossip(table, transport, identity.key, self.draft, join=join, guard=guard)
         self.discovery = Discovery(table, plane, guard=guard) if plane else None
-        self._belonging = Belonging(place, self._others, join) if place else None
-        self._compliance = Compliance(self, place.membership if place else None)
+        self.belonging = Belonging(place, self._others, join) if place else None
+        self.compliance = Compliance(self, place.membership if place else None)
         ways = ways or Ways(announce=settings.announce)
         self.whereabouts = Whereabouts(transport, self._others, self.gossip.announce, ways)
-        self._pausing = Pausing(self, settings)
+        self.pausing = Pausing(self, settings)
         tunnels, told = plane.tunnelling if plane else None, self.gossip.announce
         where = self.whereabouts
-        self.carrying = Carrying(self._standing, self._others, told, where, tunnels)
+        self.carrying = Carrying(self.standing, self._others, told, where, tunnels)
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -129,7 +128,7 @@ class Node:
         """Listen, announce and serve; drain and leave on the way out."""
         await self.serving.prepare()
         streams = {PROBE_METHOD: self.bandwidth.handle, **self.carrying.streams}
-        belonging = self._belonging
+        belonging = self.belonging
         server = Server(lambda: self.sessions, Throttle(self.settings.max_bytes_per_s))
         open_calls = belonging.open_calls if belonging else {}
         seen_calls = self.whereabouts.seen_calls
@@ -142,8 +141,8 @@ class Node:
         async with self.carrying.running(port), asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._run(self.serving)
-            self._compliance.begin(tasks)
-            pausing = tasks.create_task(self._pausing.run(), name="pausing")
+            self.compliance.begin(tasks)
+            pausing = tasks.create_task(self.pausing.run(), name="pausing")
             gossip = tasks.create_task(self.gossip.run(), name="gossip")
             mover = tasks.create_task(self._move(), name="mover")
             meetings = tasks.create_task(self._meetings().run(), name="meetings")
@@ -180,8 +179,8 @@ class Node:
         self.gossip.announce()  # who looks sees why it takes nobody, until it is gone
         mover.cancel()
         await _ended(mover)
-        if self._serving is not None:
-            await self._stop(self._serving)
+        if self.loaded is not None:
+            await self._stop(self.loaded)
         await _ended(gossip)
         try:
             await self.gossip.leave()
@@ -194,8 +193,8 @@ class Node:
 
     def _calls(self) -> dict[str, CallHandler]:
         """What other peers may ask, whatever is served at the time."""
-        share = self._compliance.unless_held(lambda peer, ask: self.shared.handle(peer, ask))
-        share, paced = self._pausing.unless_paused(share), self._standing.outbound.bounds
+        share = self.compliance.unless_held(lambda peer, ask: self.shared.handle(peer, ask))
+        share, paced = self.pausing.unless_paused(share), self.standing.outbound.bounds
         return {
             GOSSIP_METHOD: self.gossip.handle,
             FILE_METHOD: lambda peer, request: self.files.handle(peer, request),
@@ -205,12 +204,12 @@ class Node:
             "status": self._status_call,
             "ping": _ping,
             LOAD_METHOD: self._load_call,
-            **(self._belonging.calls if self._belonging else {}),
+            **(self.belonging.calls if self.belonging else {}),
         }
 
     async def _load_call(self, peer: str, request: bytes) -> bytes:
         self._n_asked += 1
-        return load_of(self._serving, self.state, self._n_asked).encode()
+        return load_of(self.loaded, self.state, self._n_asked).encode()
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -236,17 +235,17 @@ class Node:
     async def end_serving(self) -> None:
         """Drain, stop, and hold on to nothing of it."""
         await self._stop(self.serving)
-        self._said = replace(self._draft(self.serving), n_sessions=0, kv_free_bytes=0)
+        self._words.remember(self.serving)
         ended = self.serving.parts()
-        self._serving = self._serving_task = None
+        self.loaded = self._serving_task = None
         await until_gone(ended)
 
     async def begin_serving(self, engine: ShardEngine, model: Model) -> None:
-        serving = Serving(self._standing, engine, model)
+        serving = Serving(self.standing, engine, model)
         await serving.prepare()
         self._take(serving)
         self._run(serving)
-        self._compliance.look()
+        self.compliance.look()
 
     # --- node.compliance.Governed -----------------------------------------------------------------
 
@@ -254,12 +253,12 @@ class Node:
         self.become(self._meant)
 
     def ask_to_go(self, left_s: float | None) -> None:
-        if (serving := self._serving) is not None:
+        if (serving := self.loaded) is not None:
             serving.sessions.ask_to_go(left_s, up_bytes_per_s=self.bandwidth.up_bytes_per_s)
 
     async def drain(self) -> None:
-        if self._serving is not None:
-            await self._serving.drain(self.settings.drain_s)
+        if self.loaded is not None:
+            await self.loaded.drain(self.settings.drain_s)
 
     async def _stop(self, serving: Serving) -> None:
         up = self.bandwidth.up_bytes_per_s
@@ -268,16 +267,16 @@ class Node:
             await _ended(self._serving_task)
 
     def _set(self, state: State) -> None:
-        self._meant, self.state = state, self._pausing.state(self._compliance.state(state))
-        if self._serving is not None:
-            self._serving.sessions.draining = self.state is not State.SERVING
-            self._serving.sessions.held = self._compliance.judged
-            self._serving.sessions.paused = self._pausing.why
+        self._meant, self.state = state, self.pausing.state(self.compliance.state(state))
+        if self.loaded is not None:
+            self.loaded.sessions.draining = self.state is not State.SERVING
+            self.loaded.sessions.held = self.compliance.judged
+            self.loaded.sessions.paused = self.pausing.why
 
     def _take(self, serving: Serving) -> None:
         """Serve this from now on."""
         model = serving.model
-        self._serving = serving
+        self.loaded = serving
         self.files = SmallFiles(model.digest, model.files)
         self.shared = SharedWeights(model.digest, model.weights, lambda: self.n_sessions > 0)
         self.target, self.called = Target(model.digest, serving.span), model.name
@@ -294,13 +293,13 @@ class Node:
         Raises:
             PeerBusy: one span was given up, and the next is not loaded yet.
         """
-        if self._serving is None:
+        if self.loaded is None:
             raise PeerBusy("", "this node is loading other blocks", hint="try again shortly")
-        return self._serving
+        return self.loaded
 
     @property
     def n_sessions(self) -> int:
-        return len(self._serving.sessions) if self._serving is not None else 0
+        return len(self.loaded.sessions) if self.loaded is not None else 0
 
     @property
     def engine(self) -> ShardEngine:
@@ -322,70 +321,12 @@ class Node:
     def neighbours(self) -> Neighbours:
         return self.serving.neighbours
 
-    # --- what it says of itself -------------------------------------------------------------------
-
     def draft(self) -> Announcement:
-        """What to announce now; while nothing is loaded, what it was."""
-        said = self._draft(self._serving) if self._serving is not None else self._said
-        assert said is not None, "it ended what it had"
-        relayed = self.gossip.links.relayed(time.monotonic())
-        measured = replace(
-            said.measured,
-            state=self.state,
-            relayed=relayed,
-            **self._pausing.said(),
-            up_bytes_per_s=self.bandwidth.up_bytes_per_s,
-            down_bytes_per_s=self.bandwidth.down_bytes_per_s,
-            relay_slots=self.carrying.n_slots,
-        )
-        return replace(said, measured=measured)
-
-    def _draft(self, serving: Serving) -> Announcement:
-        return Announcement(
-            peer_id=self.identity.peer_id,
-            addresses=self.addresses,
-            model=serving.model.name,
-            manifest=serving.model.digest,
-            n_blocks=serving.engine.n_blocks,
-            span=serving.span,
-            profile=str(serving.profile),
-            decode_us=serving.vitals.decode_us,
-            prefill_us_per_row=serving.vitals.prefill_us_per_row,
-            kv_free_bytes=max(0, serving.sessions.free_bytes),
-            max_positions=serving.engine.max_positions,
-            n_sessions=len(serving.sessions),
-            region=self.settings.region,
-            software=self._standing.software,
-            offer=serving.offer().encode(),
-            adapters=serving.engine.adapters.names,
-            membership=self._belonging.credential if self._belonging else b"",
-            reach=self.whereabouts.reach,
-            measured=replace(
-                serving.measured(),
-                since_ms=self._standing.since_ms,
-                group=self.settings.group,
-            ),
-        )
+        """What to announce now."""
+        return self._words.draft()
 
     def status(self) -> dict[str, object]:
-        """Public counters; `manyhands status` and the tests read them."""
-        return {
-            "schema": "manyhands/node-status/v1",
-            "peer": self.identity.peer_id,
-            "addresses": [str(address) for address in self.addresses],
-            "reach": self.whereabouts.status(),
-            "software": self._standing.software,
-            "state": self.state.value,
-            **self._compliance.status(),
-            **self._pausing.status(),
-            "tasks": len(asyncio.all_tasks()),
-            "guard": self.guard.status(),
-            "moving": self.mover.status() if self.mover else None,
-            "weights_shared_bytes": self.shared.bytes_shared,
-            "libp2p": self.discovery.status() if self.discovery else None,
-            **self.carrying.status(),
-            **(self._serving.status() if self._serving else summary(self.draft())),
-        }
+        return self._words.status()
 
     async def _status_call(self, peer_id: PeerId, request: bytes) -> bytes:
         return json.dumps(self.status()).encode()

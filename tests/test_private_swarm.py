@@ -187,7 +187,7 @@ async def test_a_home_joins_over_the_wire_and_one_invite_lets_in_one(model, tmp_
         registrar = built.nodes[0]
         policy = society.state.policy.with_admin(registrar.node.identity.public_key)
         society.state.learn(policy.seal(society.state.swarm_id, key_of(FOUNDER)))
-        membership = registrar.node._belonging._membership
+        membership = registrar.node.belonging._membership
         membership.merge(society.state.encode())
         token = SigningKey.generate()
         grant = Grant(
