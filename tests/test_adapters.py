@@ -253,17 +253,17 @@ async def test_a_client_that_holds_the_ends_gets_adapted_rows_and_no_adapted_hea
         embedded = adapted.base_model.model.model.embed_tokens(torch.tensor(PROMPT))
         adapted(torch.tensor([PROMPT]))
 
-    def lane(adapter: str) -> HiddenRequest:
+    def lane(adapter: str, wait_s: float = 10.0) -> HiddenRequest:
         return HiddenRequest(
             manifest=chain.manifest.digest, n_blocks=6, stop=6, capacity=16, row_bytes=4 * 64,
-            profile="float32/none/float32", adapter=adapter, wait_s=0.5,
+            profile="float32/none/float32", adapter=adapter, wait_s=wait_s,
         )  # fmt: skip
 
     async with chain.client() as client:
         session = client.hidden(lane("pirate"))
         body = await session.forward(0, embedded.numpy().tobytes())
         await session.aclose()
-        refused = client.hidden(lane("head"))
+        refused = client.hidden(lane("head", wait_s=0.5))
         with pytest.raises(PeerRefused, match="changes the head"):
             await refused.forward(0, embedded.numpy().tobytes())
         await refused.aclose()
