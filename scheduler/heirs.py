@@ -6,14 +6,17 @@ take as long as running again would, and a little in any case.
 """
 
 import enum
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from protocol.announcements import Announcement
 from protocol.chain_actions import FindHeirs
 from protocol.measured import ASSUMED_BYTES_PER_S
 from protocol.messages import Leaving
 from scheduler.routing import Route
+
+log = logging.getLogger(__name__)
 
 LITTLE_S = 1.0
 ASSUMED_PREFILL_US = 2_000  # of one row in one block, where nobody has measured
@@ -69,10 +72,14 @@ def estimate(
 def choose(routes: Sequence[Route], action: FindHeirs, rest_s: float) -> Choice:
     """What to do with these heirs, of whom there may be none."""
     if not routes:
+        log.info("a hop leaves, and has no heir", extra={"peer": action.leaver.peer})
         return Choice.STAY
-    return estimate(
+    found = estimate(
         routes, action.leaving, n_rows=action.n_rows, rest_s=rest_s, left_s=action.left_s
-    ).choice
+    )
+    said = {"peer": action.leaver.peer, "choice": found.choice.name}
+    log.info("a hop leaves", extra={**said, **asdict(found)})
+    return found.choice
 
 
 def _prefill_s(route: Route) -> float:

@@ -247,7 +247,6 @@ class Session:
     async def _find_heirs(self, action: FindHeirs) -> None:
         routes = await self._finder.heirs(action)
         choice = choose(routes, action, self._rest_s)
-        log.info("a hop leaves", extra={"peer": action.leaver.peer, "choice": choice.name})
         seats = [] if choice is Choice.STAY else self._finder.seats(routes)
         hand_over, now = choice is Choice.HAND_OVER, time.monotonic()
         self._do(self.rules.heirs(action.epoch, seats, now, hand_over=hand_over))
