@@ -4,7 +4,8 @@ In: announcements, and what this machine saw of each peer: whether it answered, 
 ago it was heard of. Out: a condition per peer and per model, in words for people and in values for
 scripts. What is announced is a claim; what was seen here is not, and is said first.
 
-A model's hosts are those that take new sessions and answer. They chain together only when they
+A model's hosts are those that take new sessions and answer. Who loads blocks, and will serve them,
+is told beside, and counts as nobody's host. They chain together only when they
 share an execution profile, so the profile that serves the model best speaks for it.
 """
 
@@ -18,6 +19,7 @@ from manyhands.own_words import OwnWords
 from manyhands.whereabouts import spoken
 from protocol.announcements import Announcement
 from protocol.measured import State
+from protocol.messages import Span
 from protocol.path import Path
 from scheduler.capacity import blocks_per_s
 from scheduler.flow import Host, bottleneck
@@ -40,6 +42,7 @@ class Seen:
     age_s: float = 0.0  # of its announcement, by our clock
     slowdown: float | None = None  # how many times longer it took than it announces
     skew_s: float = 0.0  # by how much its clock is ahead of ours
+    loading_s: float | None = None  # for how long it has been loading what it will serve
     own: OwnWords = NOTHING_SAID  # of a node of this home: what it said when it was asked
     doubt: str = ""  # why it cannot be in the region that it announces
 
@@ -60,18 +63,20 @@ class Condition:
 
     @property
     def takes_sessions(self) -> bool:
-        return self.state not in ("unreachable", "draining", "moving", "paused")
+        return self.state not in ("unreachable", "draining", "moving", "paused", "loading")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCondition:
-    """coverage: (start, stop, hosts) over all blocks. limits: what keeps the flow from more."""
+    """coverage: (start, stop, hosts) over all blocks; coming: (start, stop, how many load them)
+    of those that somebody loads. limits: what keeps the flow from more."""
 
     profile: str
     coverage: tuple[tuple[int, int, int], ...]
     tokens_per_s: float
     limits: tuple[Run, ...]
     warnings: tuple[str, ...] = ()
+    coming: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def n_blocks(self) -> int:
@@ -93,6 +98,8 @@ class ModelCondition:
 def condition_of(peer: Announcement, seen: Seen) -> Condition:
     """What is to say of one peer."""
     found: list[tuple[str, str]] = []
+    if peer.span is None and peer.loading is not None:
+        found.append(("loading", _loading(peer.loading, seen)))
     if seen.why_not:
         own_word = "" if peer.reach.is_dialable else f"; by its own word {spoken(peer.reach)}"
         found.append(("unreachable", f"not reachable from here: {seen.why_not}{own_word}"))
@@ -120,6 +127,15 @@ def condition_of(peer: Announcement, seen: Seen) -> Condition:
     return Condition(state=state, why=tuple(why for _, why in found))
 
 
+def _loading(span: Span, seen: Seen) -> str:
+    since = "" if seen.loading_s is None else f" since {_long(seen.loading_s)}"
+    return f"loading blocks {span}{since}: it will serve them"
+
+
+def _long(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
 def _paused(peer: Announcement, seen: Seen) -> str:
     """By its own clock, as far as we know how that differs from ours."""
     measured = peer.measured
@@ -139,13 +155,20 @@ def positions_free(peer: Announcement) -> int | None:
 def model_condition(conditions: Mapping[Announcement, Condition]) -> ModelCondition:
     """How one model is served by those who announce it, one at least."""
     n_blocks = blocks_of_model(peer.n_blocks for peer in conditions)
-    by_profile: dict[str, list[Host]] = {peer.profile: [] for peer in conditions}
-    for peer, condition in conditions.items():
+    serving = {peer: how for peer, how in conditions.items() if peer.span is not None}
+    by_profile: dict[str, list[Host]] = {peer.profile: [] for peer in serving} or {"": []}
+    for peer, condition in serving.items():
         if condition.takes_sessions and peer.span is not None and peer.n_blocks == n_blocks:
             by_profile[peer.profile].append(Host(peer.span, blocks_per_s(peer)))
     judged = [_judged(profile, by_profile[profile], n_blocks) for profile in sorted(by_profile)]
     best = max(judged, key=lambda found: (-_n_missing(found), found.tokens_per_s))
-    return replace(best, warnings=tuple(_warnings(best, conditions)))
+    loading = [p.loading for p in conditions if p.span is None and p.loading is not None]
+    coming = stretches(hosts_per_block(loading, n_blocks))
+    return replace(
+        best,
+        warnings=tuple(_warnings(best, conditions)),
+        coming=tuple(stretch for stretch in coming if stretch[2]),
+    )
 
 
 def blocks_of_model(said: Iterable[int]) -> int:
@@ -171,14 +194,14 @@ def _n_missing(found: ModelCondition) -> int:
 def _warnings(found: ModelCondition, conditions: Mapping[Announcement, Condition]) -> Iterator[str]:
     for run in found.missing:
         yield f"nobody serves blocks {spell([run])}{_who_would(run, found.profile, conditions)}"
-    single = found.runs_with(1)
-    if single and not found.missing and len(conditions) > 1:
+    single, n_serving = found.runs_with(1), sum(peer.span is not None for peer in conditions)
+    if single and not found.missing and n_serving > 1:
         yield f"blocks {spell(single)} have one host only: without it no answer is complete"
     odd = sum(peer.n_blocks != found.n_blocks for peer in conditions)
     if odd:
         who = "1 peer says" if odd == 1 else f"{odd} peers say"
         yield f"{who} that the model has another number of blocks: nobody uses what they announce"
-    others = sorted({peer.profile for peer in conditions} - {found.profile})
+    others = sorted({peer.profile for peer in conditions if peer.span} - {found.profile})
     if others:
         n_others = sum(peer.profile in others for peer in conditions)
         who = "1 peer runs" if n_others == 1 else f"{n_others} peers run"
@@ -190,10 +213,10 @@ def _who_would(run: Run, profile: str, conditions: Mapping[Announcement, Conditi
     states = {
         condition.state
         for peer, condition in conditions.items()
-        if peer.span is not None
-        and peer.span.start < run[1]
-        and run[0] < peer.span.stop
-        and peer.profile == profile
+        if (span := peer.span or peer.loading) is not None
+        and span.start < run[1]
+        and run[0] < span.stop
+        and (peer.profile == profile or peer.span is None)
         and not condition.takes_sessions
     }
     return f": who announces them is {' or '.join(sorted(states))}" if states else ""

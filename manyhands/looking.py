@@ -33,7 +33,7 @@ DIAL_S = 3.0
 async def look(
     home: Home, join: Sequence[Address], own: Collection[PeerId] = ()
 ) -> "dict[Announcement, Seen]":
-    """Everybody in the swarm's table, in its order, and what was seen of them.
+    """Everybody in the swarm's table, in its order, then who loads, and what was seen of them.
 
     `own` are asked, besides, what they say of themselves.
 
@@ -52,7 +52,7 @@ async def look(
             await fetch_directory(transport, join, directory, connections=connections)
             await party.hear(join)
             fetched_ms = directory.now_ms()
-            peers = directory.live()
+            peers, loading = directory.live(), directory.loading()
             room = asyncio.Semaphore(AT_ONCE)
             async with asyncio.TaskGroup() as tasks:
                 dialling = {
@@ -79,7 +79,7 @@ async def look(
             own=own_words.get(peer.peer_id, NOTHING_SAID),
             now_ms=fetched_ms,
         )
-        for peer in peers
+        for peer in (*peers, *loading)
     }
 
 
@@ -119,6 +119,8 @@ def _seen(
     now_ms: int,
 ) -> Seen:
     heard_ms = directory.table.heard_ms(peer.peer_id, now_ms)
+    skew_ms, since_ms = directory.table.skew_ms(peer.peer_id, now_ms), peer.measured.since_ms
+    is_loading = peer.loading is not None and since_ms > 0
     return Seen(
         rtt_ms=reached[0] if isinstance(reached, tuple) else None,
         way=reached[1] if isinstance(reached, tuple) else Path.DIRECT,
@@ -127,5 +129,6 @@ def _seen(
         slowdown=slowdown,
         doubt=doubt,
         own=own,
-        skew_s=directory.table.skew_ms(peer.peer_id, now_ms) / 1000,
+        skew_s=skew_ms / 1000,
+        loading_s=max(0, now_ms - (since_ms - skew_ms)) / 1000 if is_loading else None,
     )

@@ -7,7 +7,7 @@ is loaded is `arriving.py`'s.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from manyhands.models import Model
@@ -65,6 +65,29 @@ class Placing:
     ) -> Span:
         """Where to begin in the same model, now that more is known of who else begins."""
         return self._newcomer(announcements, chosen, wall_ms(), loading)
+
+    def foretold(
+        self,
+        announcements: Sequence["Announcement"],
+        other: "Announcement",
+        loading: Sequence["Announcement"],
+    ) -> "Announcement":
+        """`other`, which begins at the same time as we do, with what it will choose after these."""
+        from scheduler.placement import choose_span
+
+        if other.loading is None:
+            return other
+        span = choose_span(
+            announcements,
+            manifest=other.manifest,
+            n_blocks=other.n_blocks,
+            capacity_blocks=len(other.loading),
+            peer_id=other.peer_id,
+            region=other.region,
+            loading=loading,
+            now_ms=wall_ms(),
+        )
+        return replace(other, loading=span)
 
     def next(
         self,

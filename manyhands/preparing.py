@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyhands import machine
-from manyhands.arriving import Arrival
+from manyhands.arriving import Arriving
 from manyhands.devices import choose_device, look
 from manyhands.governing.gate import require_served
 from manyhands.home import Home
@@ -109,7 +109,7 @@ class Prepared:
         return ", ".join(choice.model.name for choice in self.placing.choices)
 
 
-def prepare(wanted: Wanted, home: Home, party: Party, arrival: Arrival) -> Prepared:
+def prepare(wanted: Wanted, home: Home, party: Party, arrival: Arriving) -> Prepared:
     """What will be served, once it is known that it may be, and that it fits."""
     models = require_served(
         home,
@@ -167,11 +167,12 @@ def _find(name: str, join: Sequence[Address], party: Party, progress: Progress) 
     return run(from_swarm(name, party, join, also=(INDEX, SIGNATURE)))[0]
 
 
-def _choose(wanted: Wanted, placing: Placing, arrival: Arrival) -> tuple[Servable, Span]:
+def _choose(wanted: Wanted, placing: Placing, arrival: Arriving) -> tuple[Servable, Span]:
     """What was asked for, or what the swarm misses most, as far as it can be asked."""
-    if wanted.span is not None:
-        return placing.choices[0], wanted.span
-    return run(arrival.choose(placing))
+    if wanted.span is None:
+        return arrival.choose(placing)
+    arrival.tell(placing.choices[0], wanted.span, wanted.region)
+    return placing.choices[0], wanted.span
 
 
 def _choose_device(wanted: Wanted) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from manyhands import __version__, machine
-from manyhands.arriving import Arrival
+from manyhands.arriving import arriving
 from manyhands.belonging import check_discovery, joining, place_in_swarm
 from manyhands.fetching import bring_weights
 from manyhands.headings import headed
@@ -213,12 +213,13 @@ def serve(**given: object) -> None:
                 if wanted.gently:
                     machine.gently(_import_engine)
                 known = replace(wanted, join=(*wanted.join, *_found(wanted, party.swarm_id)))
-            with Arrival(party, known.join).withdrawn_on_failure() as arrival:
+            listen = wanted.listen or ("0.0.0.0", usual_or_any_port())
+            wanted = replace(wanted, listen=listen)
+            with arriving(party, known.join, listen) as arrival:
                 with ending_at_once():
                     prepared = prepare(known, home, party, arrival)
                 model, span, device = prepared.model, prepared.span, prepared.device
                 bring_weights(model, prepared.tensors, party=party, join=known.join)
-                arrival.repeat()
                 began_s = time.monotonic()
                 with ending_at_once():
                     engine = load(wanted, model, span, device, gently=wanted.gently)
@@ -327,7 +328,8 @@ def _settings(wanted: Wanted, home: Home) -> "NodeSettings":
     from node.relay_book import quotas_of
     from node.settings import NodeSettings
 
-    host, port = wanted.listen or ("0.0.0.0", usual_or_any_port())
+    assert wanted.listen is not None, "chosen before anything was said"
+    host, port = wanted.listen
     return NodeSettings(
         host=host,
         port=port,

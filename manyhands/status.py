@@ -46,7 +46,7 @@ def status(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
     running = [(record, peers_of(record.addresses)) for record in found_running(place)]
     own = [peer for _, its_peers in running for peer in its_peers]
     seen = run(look(place, join_addresses(place, join), own))
-    said = judged(place, seen)
+    said, rows = judged(place, seen), peer_views(seen)
     view = {
         "schema": "manyhands/status/v1",
         "version": __version__,
@@ -73,7 +73,8 @@ def status(join: tuple[Address, ...], home: Path | None, as_json: bool) -> None:
         ],
         "bans": ban_views(place),
         "models": model_views(seen, said),
-        "peers_not_well": [row for row in peer_views(seen) if row["why"]],
+        "peers_loading": [row for row in rows if row["state"] == "loading"],
+        "peers_not_well": [row for row in rows if row["why"] and row["state"] != "loading"],
     }
     click.echo(json.dumps(view)) if as_json else show_status(view)
 
@@ -134,7 +135,7 @@ def ban_views(place: Home) -> list[dict[str, Any]]:
 def model_views(
     seen: "Mapping[Announcement, Seen]", said: "Mapping[bytes, Judgement]" = NOTHING_SAID
 ) -> list[dict[str, Any]]:
-    """Of every model that anybody serves. said: of models, by their swarm."""
+    """Of every model that anybody serves, or loads. said: of models, by their swarm."""
     from manyhands.condition import condition_of
 
     conditions = {peer: condition_of(peer, saw) for peer, saw in seen.items()}
@@ -162,9 +163,10 @@ def _model_view(
         "profile": found.profile,
         "complete": not found.missing,
         "missing": [list(blocks) for blocks in found.missing],
-        "peers": len(hosts),
+        "peers": sum(host.span is not None for host in hosts),
         "states": dict(Counter(conditions[host].state for host in hosts)),
         "coverage": [list(stretch) for stretch in found.coverage],
+        "coming": [list(stretch) for stretch in found.coming],
         "least_hosts": found.least_hosts,
         "weakest": [list(blocks) for blocks in found.runs_with(found.least_hosts)],
         "tokens_per_s": round(found.tokens_per_s, 2),
@@ -203,6 +205,8 @@ def _peer_view(peer: "Announcement", saw: "Seen", said: "Sequence[str]") -> dict
         "manifest": peer.manifest.hex(),
         "n_blocks": peer.n_blocks,
         "span": [peer.span.start, peer.span.stop] if peer.span else None,
+        "loading": [peer.loading.start, peer.loading.stop] if peer.loading else None,
+        "loading_s": None if saw.loading_s is None else round(saw.loading_s, 1),
         "capacity_blocks": measured.capacity_blocks or None,
         "profile": peer.profile,
         "decode_us": peer.decode_us,

@@ -20,6 +20,7 @@ STYLES = {
     "draining": "yellow",
     "moving": "yellow",
     "paused": "yellow",
+    "loading": "cyan",
     "silent": "red",
     "unreachable": "red",
 }
@@ -46,7 +47,7 @@ def show_status(view: dict[str, Any]) -> None:
     if not view["models"]:
         console.print("swarm    nobody serves anything")
     _show_bans(view.get("bans", ()))
-    for row in view["peers_not_well"]:
+    for row in (*view.get("peers_loading", ()), *view["peers_not_well"]):
         for why in row["why"]:
             _told(f"peer     {short(row['peer'])}", Text(why, STYLES[row["state"]]))
 
@@ -101,6 +102,10 @@ def _show_model(model: dict[str, Any]) -> None:
         blocks = f"{start}:{stop}"
         count = f"{n_hosts:>4} host{' ' if n_hosts == 1 else 's'} "
         console.print(Text.assemble(f"         {blocks:<9}", count, bar))
+    for start, stop, n_coming in model["coming"]:
+        blocks = f"{start}:{stop}"
+        coming = Text(f"{n_coming:>4} coming", STYLES["loading"])
+        console.print(Text.assemble(f"         {blocks:<9}", coming))
     for warning in model["warnings"]:
         _told("", Text(f"warning: {warning}", "yellow"))
 
@@ -191,7 +196,8 @@ def _by_model(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[s
 
 
 def _span(row: dict[str, Any]) -> str:
-    return f"{row['span'][0]}:{row['span'][1]}" if row["span"] else "-"
+    span = row["span"] or row["loading"]
+    return f"{span[0]}:{span[1]}" if span else "-"
 
 
 def _address(row: dict[str, Any]) -> str:

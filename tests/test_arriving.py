@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from manyhands.arriving import Arrival
+from manyhands.arriving import Arrival, arriving
+from manyhands.coverage import hosts_per_block
 from manyhands.home import Home
+from manyhands.local import free_ports
 from manyhands.models import find_model
 from manyhands.party import Party, open_party
 from manyhands.placing import Placing, Servable
+from protocol.address import Address
 from protocol.clock import wall_ms
-from protocol.errors import BadModel
+from protocol.errors import BadModel, PeerBusy
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.grpc import GrpcTransport
@@ -20,6 +23,7 @@ from tests.checkpoints import write_checkpoint
 from tests.local_swarm import Swarm, add_byte_tokenizer, swarm
 
 SETTLE_S = 0.3
+ANYWHERE = ("127.0.0.1", 0)
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +90,22 @@ async def test_one_that_comes_while_another_loads_takes_other_blocks(built: Swar
 
 async def test_what_cannot_be_loaded_is_taken_back(built: Swarm, tmp_path: Path):
     party, placing = alike(built, tmp_path)[0]
-    arrival = Arrival(party, (built.nodes[0].address,), settle_s=SETTLE_S)
-    await arrival.choose(placing)
-    assert loading(built)
+    loop, seen = asyncio.get_running_loop(), []
+
+    async def heard() -> None:
+        await gossiping.until(lambda: bool(loading(built)), timeout_s=5)
+        seen.extend(loading(built).values())
 
     def fail() -> None:
-        with arrival.withdrawn_on_failure():
+        with arriving(party, (built.nodes[0].address,), ANYWHERE) as arrival:
+            arrival.tell(placing.choices[0], Span(2, 4), "")
+            asyncio.run_coroutine_threadsafe(heard(), loop).result()
             raise BadModel("its weights are damaged")
 
     with pytest.raises(BadModel):
         await asyncio.to_thread(fail)
 
+    assert seen == [Span(2, 4)]
     await gossiping.until(lambda: not loading(built), timeout_s=5)
 
 
@@ -104,6 +113,52 @@ async def test_a_newcomer_that_nobody_answers_chooses_all_the_same(built: Swarm,
     party, placing = alike(built, tmp_path)[0]
     await built.stop(built.nodes[0])
 
-    _, span = await Arrival(party, (built.nodes[0].address,)).choose(placing)
+    arrival = Arrival(party, (built.nodes[0].address,), settle_s=0.01, patience_s=0.01)
+    _, span = await arrival.choose(placing)
 
     assert len(span) == 2
+
+
+@pytest.mark.parametrize("first_s", [0.0, 0.7])
+async def test_the_first_nodes_of_a_swarm_take_different_blocks(
+    directory: Path, tmp_path: Path, first_s: float
+):
+    """Seven at once, who know where one of them will listen, which may come later; of 6 blocks
+    each takes 2."""
+    servable = Servable(model=find_model(str(directory)), capacity_blocks=2)
+    parties = [open_party(Home.at(tmp_path / f"home-{n}"), "node") for n in range(7)]
+    [port] = free_ports(1)
+    join = (Address("127.0.0.1", port, parties[0].peer_id),)
+
+    async def arrive(party: Party) -> Span:
+        is_first = party is parties[0]
+        await asyncio.sleep(first_s if is_first else 0.0)
+        arrival = Arrival(party, () if is_first else join, settle_s=SETTLE_S)
+        placing = Placing(choices=(servable,), peer_id=party.peer_id, region="")
+        async with arrival.listening("127.0.0.1", port if is_first else 0):
+            _, span = await arrival.choose(placing)
+            await done.wait()
+        return span
+
+    done = asyncio.Barrier(7)
+    spans = await asyncio.gather(*map(arrive, parties))
+
+    hosts = hosts_per_block(spans, 6)
+    assert (min(hosts), max(hosts)) == (2, 3), spans
+
+
+async def test_a_node_that_arrives_gossips_and_tells_all_other_callers_to_come_again(
+    tmp_path: Path,
+):
+    party, caller = (open_party(Home.at(tmp_path / name), "node") for name in ("late", "other"))
+    [port] = free_ports(1)
+    transport = caller.transport()
+
+    async with Arrival(party, ()).listening("127.0.0.1", port):
+        connection = await transport.dial(Address("127.0.0.1", port, party.peer_id))
+        await connection.call("ping", b"", timeout_s=5)
+        with pytest.raises(PeerBusy, match="starting"):
+            await connection.call("status", b"", timeout_s=5)
+        with pytest.raises(PeerBusy, match="starting"):
+            await (await connection.open("control", timeout_s=5)).receive()
+        await connection.aclose()

@@ -9,7 +9,7 @@ import asyncio
 from typing import Protocol
 from weakref import WeakSet
 
-from protocol.errors import ManyhandsError, MembershipEnded, NotAMember, PeerRefused
+from protocol.errors import ManyhandsError, MembershipEnded, NotAMember, PeerBusy, PeerRefused
 from protocol.guard import Guard, banned
 from protocol.identity import PeerId
 from protocol.transport.greeting import Greeting
@@ -77,6 +77,7 @@ class Admission:
         *,
         is_offered: bool,
         is_open: bool,
+        is_starting: bool = False,
         n_streams: int = 0,
         guard: Guard | None = None,
     ) -> ManyhandsError | None:
@@ -86,7 +87,9 @@ class Admission:
             error = guard.refusal(caller, method, n_streams=n_streams, listener=self._peer_id)
             if is_open and error is not None and self.is_private:
                 error = to_strangers(self._peer_id)
-        if error is None and not is_offered:
+        if error is None and not is_offered and is_starting:
+            error = PeerBusy(self._peer_id, "it is starting", hint="try again shortly")
+        elif error is None and not is_offered:
             error = PeerRefused(
                 self._peer_id, "it does not offer this", hint="update Manyhands there"
             )

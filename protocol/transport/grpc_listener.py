@@ -74,7 +74,7 @@ class GrpcListener:
         self._addresses: Callable[[], tuple[Address, ...]] = tuple
         self._server, self._peer_id = server, peer_id
         self._admission, self._counters = admission, counters
-        self._guard = service.guard
+        self._guard, self._is_starting = service.guard, service.is_starting
         self._ours = Ours(listener=peer_id, counters=counters, guard=service.guard)
         self._streams: dict[asyncio.Task[None], _Guest] = {}  # by their handlers' tasks
         self._n_streams: Counter[PeerId] = Counter()
@@ -240,6 +240,7 @@ class GrpcListener:
             self._counters,
             is_open=is_open,
             is_offered=is_offered,
+            is_starting=self._is_starting,
             n_streams=self._n_streams[peer_id],
             guard=self._guard,
         )

@@ -108,6 +108,8 @@ class Service:
     calls: Mapping[str, CallHandler] = field(default_factory=dict)
     seen_calls: Mapping[str, SeenCallHandler] = field(default_factory=dict)
     streams: Mapping[str, StreamHandler] = field(default_factory=dict)
+    is_starting: bool = False
+    """What it does not offer it may offer shortly, and who asks for that is told so."""
 
 
 class Gate(Protocol):

@@ -250,6 +250,7 @@ class MemoryListener:
             method or HELLO,
             self._counters,
             is_offered=method is None or method in offered,
+            is_starting=service.is_starting,
             is_open=method in service.open_calls,
             n_streams=sum(stream.peer_id == caller.peer_id for stream in self._streams.values()),
             guard=service.guard if method is not None else None,

@@ -9,6 +9,7 @@ from manyhands.condition import Seen, condition_of, model_condition
 from manyhands.status import model_views, peer_views
 from manyhands.tables import show_peers, show_status
 from protocol.measured import Measured, State
+from protocol.messages import Span
 from tests.announcing import announce
 
 WELL = Seen(rtt_ms=0.4, age_s=3.0)
@@ -126,6 +127,39 @@ def test_views_say_the_same_to_scripts():
     assert {"path", "age_s", "queue_us", "kv_free_bytes", "blocks_per_s", "why"} <= set(rows[0])
     assert [model["complete"] for model in models] == [True, False]
     assert models[0]["states"] == {"serving": 1, "draining": 1, "silent": 1, "unreachable": 1}
+
+
+def test_who_loads_blocks_is_told_as_coming_and_is_nobodys_host(capsys):
+    begun = Measured(since_ms=1)
+    seen = {
+        announce(1, (0, 4)): WELL,
+        announce(2, None, addresses=(), loading=Span(4, 8), profile="", measured=begun): Seen(
+            loading_s=35.0
+        ),
+    }
+    [told], rows = model_views(seen), peer_views(seen)
+
+    show_peers(rows)
+    show_status(
+        {"version": "0", "home": "h", "running": [], "models": [told], "peers_not_well": []}
+        | {"peers_loading": rows[1:]}
+    )
+
+    assert (told["coverage"], told["coming"]) == ([[0, 4, 1], [4, 8, 0]], [[4, 8, 1]])
+    assert told["warnings"] == ["nobody serves blocks 4:8: who announces them is loading"]
+    assert (rows[1]["state"], rows[1]["loading"], rows[1]["span"]) == ("loading", [4, 8], None)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("loading blocks 4:8 since 35 s: it will serve them") == 2
+    assert "4:8 1 coming" in shown
+
+
+def test_a_model_that_is_only_loaded_yet_is_incomplete():
+    alone = announce(2, None, addresses=(), loading=Span(0, 8), profile="")
+
+    [told] = model_views({alone: Seen()})
+
+    assert (told["complete"], told["peers"], told["states"]) == (False, 0, {"loading": 1})
+    assert told["coming"] == [[0, 8, 1]]
 
 
 def test_one_peer_that_makes_the_model_longer_than_it_is_makes_it_incomplete_for_nobody(capsys):
