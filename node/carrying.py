@@ -126,7 +126,7 @@ class Carrying:
         return self._settings.via_auto or self._is_hidden()
 
     def _is_hidden(self) -> bool:
-        return not self._whereabouts.reach.is_dialable
+        return self._whereabouts.may_be_hidden
 
     def _local(self) -> tuple[str, int] | None:
         host = self._settings.host

@@ -131,8 +131,8 @@ class Node:
         belonging = self.belonging
         server = Server(lambda: self.sessions, Throttle(self.settings.max_bytes_per_s))
         open_calls = belonging.open_calls if belonging else {}
-        seen_calls = self.whereabouts.seen_calls
-        service = server.service(self._calls(), streams, open_calls, seen_calls, self.guard)
+        seen_calls, came = self.whereabouts.seen_calls, self.whereabouts.came
+        service = server.service(self._calls(), streams, open_calls, seen_calls, self.guard, came)
         at = self.settings.host, self.settings.port
         self._listener = await self._transport.listen(*at, service)
         self.whereabouts.listening(self._listener)

@@ -6,6 +6,10 @@ must agree, so that no single one can talk a node off the network, or onto an ad
 can dial; where there is only one other peer, it decides. Evidence ages, and a peer's latest answer
 replaces its earlier one. The wider scope is looked at first: that a neighbour on the same network
 gets through says nothing about strangers.
+
+Whoever dials back was asked by this node, and routers with address-dependent filtering (RFC 4787
+section 5) let in whom their home has sent to, and nobody else. That strangers get through as well
+is shown by the first one who does.
 """
 
 from collections import Counter
@@ -56,6 +60,12 @@ class Finding:
     confirmed: tuple[Endpoint, ...] = ()
     refuted: tuple[Endpoint, ...] = ()
     seen_hosts: tuple[str, ...] = ()  # by how many peers, most first
+    stranger: str = ""  # from where somebody came in to whom this node had sent nothing
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether a router may be open to those alone who were asked."""
+        return self.verdict is Verdict.MAPPED and not self.stranger
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,7 @@ class Reachability:
         self._tried: dict[Endpoint, dict[PeerId, Witness]] = {}
         self._seen: dict[PeerId, tuple[float, str]] = {}
         self._nat: tuple[float, Nat] | None = None
+        self._stranger: tuple[str, str] | None = None  # from where, and where we were then
 
     def answered(self, by: PeerId, port: int, answer: Answer, *, at_s: float) -> None:
         """A peer that was asked about `port` said this."""
@@ -99,11 +110,16 @@ class Reachability:
         if (nat := mapping_of(samples)) is not Nat.UNKNOWN:
             self._nat = at_s, nat
 
+    def let_in(self, host: str, now_s: float) -> None:
+        """Somebody from there, to whom this node had sent nothing, got through to its port."""
+        for seen in self._seen_hosts(now_s)[:1]:
+            self._stranger = host, seen
+
     def moved(self) -> None:
         """This machine has other addresses now: nothing said before counts."""
         self._tried.clear()
         self._seen.clear()
-        self._nat = None
+        self._nat = self._stranger = None
 
     def finding(
         self, own_hosts: Collection[str], n_dialers: int, now_s: float, *, n_silent: int = 0
@@ -128,6 +144,7 @@ class Reachability:
             confirmed=_confirmed(fresh, quorum, own_hosts),
             refuted=_refuted(fresh, quorum),
             seen_hosts=seen,
+            stranger=self._stranger[0] if self._stranger and self._stranger[1] in seen[:1] else "",
         )
         for scope in WIDEST_FIRST:
             of_scope = [each for each in fresh if scope_of(each.endpoint.host) is scope]

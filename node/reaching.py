@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from node.reachability import QUORUM, Finding, Reachability, Sample
-from protocol.address import Address
+from protocol.address import Address, Endpoint
 from protocol.announcements import Announcement
 from protocol.dialling_back import METHOD, Answer, Outcome, Question
 from protocol.errors import ManyhandsError, PeerRefused
 from protocol.identity import PeerId
-from protocol.reachability import Verdict, network_of
+from protocol.reachability import Scope, Verdict, network_of, scope_of
 from protocol.transport import Connection, Transport
 from protocol.transport.one_port import OnePort
 
@@ -73,6 +73,7 @@ class Reaching:
         self._now_s, self._rng = now_s, rng or random.Random()
         self._known = Reachability()
         self._unable: set[PeerId] = set()  # older peers, who do not know the call
+        self._familiar: set[PeerId] = set()  # callers who are no strangers
         self._in_vain: set[PeerId] = set()  # who could not be dialled, the last time we tried
         self._again = asyncio.Event()
         self._told: tuple[object, ...] = ()
@@ -82,6 +83,26 @@ class Reaching:
     def hurry(self) -> None:
         """Something changed, a forwarded port perhaps: do not wait for the next round."""
         self._again.set()
+
+    def came(self, peer_id: PeerId, seen: Endpoint) -> None:
+        """Somebody got through to our port.
+
+        A stranger is who serves nothing and shares no address with a peer that does: those we may
+        have sent to, over libp2p too, and what we have sent to, a router may let in. Relays and
+        tunnels bring callers from this machine, neighbours come from this network.
+        """
+        is_news = self.finding.is_doubtful and peer_id not in self._familiar
+        if not is_news or scope_of(seen.host) is not Scope.WORLD:
+            return
+        known = self._others()
+        hosts = {address.host for peer in known for address in peer.addresses}
+        hosts.update(self.finding.seen_hosts)
+        if seen.host in hosts or any(peer.peer_id == peer_id for peer in known):
+            self._familiar.add(peer_id)  # until the next round
+            return
+        log.info("a stranger got through", extra={"host": seen.host})
+        self._known.let_in(seen.host, self._now_s())
+        self._find()
 
     async def run(self) -> None:
         """Until cancelled; no peer's failure ends it."""
@@ -98,6 +119,7 @@ class Reaching:
 
     async def round(self) -> None:
         """Ask a few peers, and more while they do not agree."""
+        self._familiar.clear()
         asked: list[Announcement] = []
         samples: list[Sample] = []
         one_port = self._one_port() if self._one_port else None

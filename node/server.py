@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from node.hop import Hop
 from node.pacing import Throttle
 from node.sessions import Sessions
+from protocol.address import Endpoint
 from protocol.codec import data_message, to_client_bytes, to_hop_message
 from protocol.errors import (
     IntegrityError,
@@ -48,10 +49,12 @@ class Server:
         open_calls: Mapping[str, CallHandler],
         seen_calls: Mapping[str, SeenCallHandler],
         guard: Guard | None = None,
+        came: Callable[[PeerId, Endpoint], None] = lambda peer_id, seen: None,
     ) -> Service:
         """What a node answers besides, whatever it serves; `open_calls` to strangers, too."""
         return Service(
             guard=guard,
+            came=came,
             open_calls=dict(open_calls),
             calls=dict(calls),
             seen_calls=dict(seen_calls),

@@ -19,6 +19,7 @@ from node.reaching import Reaching, ReachTiming
 from protocol.address import Address, Endpoint
 from protocol.announcements import MAX_ADDRESSES, Announcement
 from protocol.dialling_back import METHOD
+from protocol.identity import PeerId
 from protocol.reachability import Reach, Scope, scope_of
 from protocol.transport import Listener, SeenCallHandler, Transport
 from protocol.transport.one_port import OnePort
@@ -69,6 +70,10 @@ class Whereabouts:
     @property
     def seen_calls(self) -> Mapping[str, SeenCallHandler]:
         return {METHOD: self._dialling_back.handle}
+
+    def came(self, peer_id: PeerId, seen: Endpoint) -> None:
+        """A caller that the listener has admitted."""
+        self._reaching.came(peer_id, seen)
 
     def listening(self, listener: Listener) -> None:
         self._listener = listener
@@ -124,6 +129,21 @@ class Whereabouts:
             n_confirmed += 1
         return Reach(verdict=finding.verdict, nat=finding.nat, n_confirmed=n_confirmed)
 
+    @property
+    def may_be_hidden(self) -> bool:
+        """Whether relays should carry it, as well or at all.
+
+        A port that its operator or its router opened is open to all; of one that peers merely found
+        open, that is not known before a stranger comes.
+        """
+        finding = self.finding
+        if not self.reach.is_dialable:
+            return True
+        opened = self._announce is not None or any(
+            Endpoint(*each) in finding.confirmed for each in self._external()
+        )
+        return finding.is_doubtful and not opened
+
     def status(self) -> dict[str, object]:
         """For `manyhands status`, and whoever wonders."""
         finding = self.finding
@@ -135,6 +155,8 @@ class Whereabouts:
             "confirmed": [str(each) for each in finding.confirmed],
             "refuted": [str(each) for each in finding.refuted],
             "seen_hosts": list(finding.seen_hosts),
+            "stranger": finding.stranger or None,
+            "may_be_hidden": self.may_be_hidden,
             "witnesses": [
                 {
                     "peer": each.peer_id,

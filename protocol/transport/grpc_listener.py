@@ -74,7 +74,8 @@ class GrpcListener:
         self._addresses: Callable[[], tuple[Address, ...]] = tuple
         self._server, self._peer_id = server, peer_id
         self._admission, self._counters = admission, counters
-        self._guard, self._is_starting = service.guard, service.is_starting
+        self._guard, self._came = service.guard, service.came
+        self._is_starting = service.is_starting
         self._ours = Ours(listener=peer_id, counters=counters, guard=service.guard)
         self._streams: dict[asyncio.Task[None], _Guest] = {}  # by their handlers' tasks
         self._n_streams: Counter[PeerId] = Counter()
@@ -249,8 +250,10 @@ class GrpcListener:
         if no is not None:
             await abort(context, no)
         assert theirs is not None, "who does not greet is refused"
-        if self._watch is not None and (seen := seen_endpoint(context.peer())) is not None:
-            self._watch.prove((seen.host, seen.port))
+        if (seen := seen_endpoint(context.peer())) is not None:
+            self._came(peer_id, seen)
+            if self._watch is not None:
+                self._watch.prove((seen.host, seen.port))
         self._n_streams.update([peer_id] if opens else [])  # before others of it are asked about
         try:
             await context.send_initial_metadata(admission.greeting.metadata)

@@ -111,6 +111,13 @@ class Service:
     is_starting: bool = False
     """What it does not offer it may offer shortly, and who asks for that is told so."""
 
+    came: Callable[[PeerId, Endpoint], None] = lambda peer_id, seen: None
+    """Told of each caller that is admitted, and of where its connection comes from; quick."""
+
+    def offers(self, method: str) -> bool:
+        calls = (self.open_calls, self.calls, self.seen_calls)
+        return method in self.streams or any(method in each for each in calls)
+
 
 class Gate(Protocol):
     """Who belongs to our swarm, and may ask or answer what; `protocol.membership` has one."""
@@ -182,8 +189,12 @@ class Transport(Protocol):
             ConfigError: the port is in use, or the host is not ours.
         """
 
-    async def dial(self, address: Address, *, timeout_s: float = 5.0) -> Connection:
+    async def dial(
+        self, address: Address, *, timeout_s: float = 5.0, path: Path | None = None
+    ) -> Connection:
         """Connect, and prove reach, identity, version and swarm now.
+
+        path: of a tunnel this kind alone, PUNCHED or CIRCUIT; None: the best there is.
 
         Raises:
             PeerUnreachable: nobody answered in time.

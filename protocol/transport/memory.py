@@ -24,6 +24,7 @@ from protocol.errors import (
     UsageError,
 )
 from protocol.identity import Identity, PeerId
+from protocol.path import Path
 from protocol.transport.admission import Admission, to_strangers
 from protocol.transport.error_codec import decode_error, encode_error
 from protocol.transport.greeting import FEATURES, Greeting
@@ -176,8 +177,7 @@ class MemoryNetwork:
     def seen(self, caller: PeerId) -> Endpoint | None:
         """From where a peer's connections come: the host that it listens on, if it does."""
         hosts = (host for (host, _), one in self._listeners.items() if one.peer_id == caller)
-        host = next(hosts, None)
-        return Endpoint(host, _CALLING_PORT) if host else None
+        return next((Endpoint(host, _CALLING_PORT) for host in hosts), None)
 
     def find(self, address: Address) -> "MemoryListener | None":
         return self._listeners.get((address.host, address.port))
@@ -190,8 +190,7 @@ class MemoryTransport:
         self, network: MemoryNetwork, peer_id: PeerId, greeting: Greeting, gate: Gate | None = None
     ) -> None:
         self.peer_id = peer_id
-        self.counters = Counters()
-        self.greeting = greeting
+        self.counters, self.greeting = Counters(), greeting
         self.admission = Admission(greeting, gate, peer_id)
         self._network = network
 
@@ -200,13 +199,14 @@ class MemoryTransport:
         self.admission.opened(listener)
         return listener
 
-    async def dial(self, address: Address, *, timeout_s: float = 5.0) -> "MemoryConnection":
+    async def dial(
+        self, address: Address, *, timeout_s: float = 5.0, path: Path | None = None
+    ) -> "MemoryConnection":
         listener = self._network.find(address)
         if listener is None or self._network.is_dead(self.peer_id):
             raise PeerUnreachable(address.peer_id, f"nobody answers at {address.target}")
         if listener.peer_id != address.peer_id:
-            reason = f"{address.target} is peer {listener.peer_id}"
-            raise PeerMisbehaved(address.peer_id, reason)
+            raise PeerMisbehaved(address.peer_id, f"{address.target} is peer {listener.peer_id}")
         connection = MemoryConnection(self._network, self, address)
         await connection.hello(timeout_s=timeout_s)
         return connection
@@ -242,14 +242,12 @@ class MemoryListener:
     def admit(self, caller: MemoryTransport, method: str | None) -> Greeting:
         """Check the caller's greeting, and that we offer `method` to it; greet back."""
         service = self._service
-        calls = {**service.open_calls, **service.calls, **service.seen_calls}
-        offered = {**calls, **service.streams}
         refusal = self._admission.refusal(
             caller.peer_id,
             caller.admission.greeting,
             method or HELLO,
             self._counters,
-            is_offered=method is None or method in offered,
+            is_offered=method is None or service.offers(method),
             is_starting=service.is_starting,
             is_open=method in service.open_calls,
             n_streams=sum(stream.peer_id == caller.peer_id for stream in self._streams.values()),
@@ -260,6 +258,8 @@ class MemoryListener:
             refusal = caller.admission.distrust(self.peer_id, greeting, method or HELLO)
         if refusal is not None:
             raise refusal
+        if (seen := self._network.seen(caller.peer_id)) is not None:
+            service.came(caller.peer_id, seen)
         return greeting
 
     def sweep(self) -> None:

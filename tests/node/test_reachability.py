@@ -51,6 +51,23 @@ def test_two_peers_that_reach_it_at_its_routers_address_make_it_mapped():
     assert finding.verdict is Verdict.MAPPED
 
 
+def test_that_a_stranger_got_through_holds_until_the_node_is_seen_elsewhere():
+    known = Reachability()
+    known.let_in(ELSEWHERE, 0.0)
+    assert known.finding((HOME,), 9, 0.0).stranger == ""  # at which of its addresses, nobody knows
+    for n in (1, 2):
+        known.answered(peer_of(n), PORT, said(Outcome.REACHED), at_s=1.0)
+    assert known.finding((HOME,), 9, 1.0).is_doubtful
+
+    known.let_in(ELSEWHERE, 2.0)
+    assert not known.finding((HOME,), 9, 2.0).is_doubtful
+    assert known.finding((HOME,), 9, 2.0).stranger == ELSEWHERE
+    for n in (1, 2):
+        known.answered(peer_of(n), PORT, said(Outcome.REACHED, "203.0.113.77"), at_s=3.0)
+
+    assert known.finding((HOME,), 9, 3.0).is_doubtful
+
+
 def test_two_peers_that_dial_the_address_they_see_in_vain_put_it_behind_a_nat():
     finding = found((1, said(Outcome.TIMED_OUT)), (2, said(Outcome.REFUSED)))
 

@@ -80,7 +80,7 @@ class World:
         transport = self.transports(n)
         ways = ways or Ways(timing=QUICK)
         place = Whereabouts(transport, lambda: self.others(n), self.changed, ways)
-        service = Service(seen_calls=place.seen_calls if knows_the_call else {})
+        service = Service(seen_calls=place.seen_calls if knows_the_call else {}, came=place.came)
         listener = await transport.listen(host, 0, service)
         place.listening(listener)
         self.announced[n] = announce(n, addresses=at or listener.addresses)
@@ -191,6 +191,57 @@ async def test_a_machine_with_another_address_is_asked_about_at_once():
         await until(lambda: place.reach.verdict is Verdict.MAPPED)
 
         assert place.addresses == (before, moved)  # where peers still reach it, and where it is
+
+
+@asynccontextmanager
+async def behind_a_router(world, *, ways=None):
+    """Node 3, which two peers reach at its router's address; and what lets peer `n` visit it."""
+    async with (
+        world.node(1, "203.0.113.1"),
+        world.node(2, "203.0.113.2"),
+        world.node(3, "198.51.100.3", ways=ways) as place,
+    ):
+        [outside] = place.own()
+        place.listening(At(Address("192.168.1.7", outside.port, outside.peer_id)))
+        await place.ask()
+        assert place.reach.verdict is Verdict.MAPPED
+
+        async def visit(n, host):
+            caller = world.transports(n)
+            listener = await caller.listen(host, 0, Service())  # so that this is where it is seen
+            await (await caller.dial(outside)).aclose()
+            await listener.aclose(grace_s=0)
+
+        yield place, visit
+
+
+async def test_a_router_that_lets_in_who_was_asked_may_be_closed_to_strangers_until_one_comes():
+    world = in_memory()
+    async with behind_a_router(world) as (place, visit):
+        assert place.may_be_hidden
+
+        world.announced[4] = announce(4, addresses=(Address("203.0.113.4", 1, peer_of(4)),))
+        for n, host in (
+            (4, "203.0.113.44"),  # a peer: we may have sent to it
+            (7, "203.0.113.4"),  # who shares an address with a peer
+            (7, "127.0.0.1"),  # as relays and tunnels bring callers
+            (7, "192.168.1.8"),  # a neighbour
+            (7, "198.51.100.3"),  # one behind the same router, which turned it around
+        ):
+            await visit(n, host)
+            assert place.may_be_hidden
+
+        await visit(8, "192.0.2.8")
+        assert not place.may_be_hidden
+        assert place.status()["stranger"] == "192.0.2.8"
+        assert place.reach.verdict is Verdict.MAPPED
+
+
+async def test_a_port_that_its_operator_opened_is_open_to_strangers():
+    world = in_memory()
+    ways = Ways(timing=QUICK, announce=("home.example", 40_002))
+    async with behind_a_router(world, ways=ways) as (place, _):
+        assert not place.may_be_hidden
 
 
 async def test_what_the_operator_says_is_announced_alone_and_confirmed_at_a_router_only():
