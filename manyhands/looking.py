@@ -95,7 +95,7 @@ async def _reach(
             connection = connections.get(peer.peer_id)
             if connection is None:
                 paths = paths_of(transport)
-                connection = await paths.dial(peer.peer_id, peer.addresses, timeout_s=DIAL_S)
+                connection = await paths.dial(peer.peer_id, peer.to_dial, timeout_s=DIAL_S)
                 connections[peer.peer_id] = connection
             began_s = time.monotonic()
             await connection.call("ping", b"", timeout_s=DIAL_S)

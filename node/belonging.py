@@ -106,7 +106,7 @@ class Belonging:
                 self._membership.look_again()
 
     def _partners(self, n_partners: int) -> list[tuple[Address, ...]]:
-        known = {peer.peer_id: peer.addresses for peer in self._others() if peer.addresses}
+        known = {peer.peer_id: peer.to_dial for peer in self._others() if peer.addresses}
         known |= {address.peer_id: (address,) for address in self._join}
         return self._rng.sample(list(known.values()), min(n_partners, len(known)))
 

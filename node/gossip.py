@@ -161,7 +161,7 @@ class Gossip(AnnouncementSource):
         async def tell_one(peer: Announcement) -> None:
             try:
                 connection = await self._partners.connect(
-                    peer.peer_id, peer.addresses, timeout_s=LEAVE_TIMEOUT_S
+                    peer.peer_id, peer.to_dial, timeout_s=LEAVE_TIMEOUT_S
                 )
                 await connection.call(METHOD, tell(record), timeout_s=LEAVE_TIMEOUT_S)
             except ManyhandsError as error:
@@ -198,7 +198,7 @@ class Gossip(AnnouncementSource):
         drawn = self._partners.draw(
             others, n_partners, self._now_s(), n_at_once=self._pressure.n_at_once
         )
-        partners = [Partner(peer.peer_id, peer.addresses) for peer in drawn]
+        partners = [Partner(peer.peer_id, peer.to_dial) for peer in drawn]
         return [*partners, *self._introductions({peer.peer_id for peer in drawn})]
 
     def _introductions(self, drawn: Container[PeerId] = ()) -> list[Partner]:

@@ -19,7 +19,7 @@ from protocol.frames import Ack, DataMessage, Frame, Gone, RowGroup
 from protocol.identity import PeerId
 from protocol.path import Path
 from protocol.transport import Connection, Stream, Transport
-from protocol.transport.paths import LOOK_S, paths_of
+from protocol.transport.paths import LOOK_S, SOON_S, paths_of
 
 log = logging.getLogger(__name__)
 
@@ -261,8 +261,11 @@ class _Link:
     async def _look_for_better(self, connection: Connection, stream: Stream) -> None:
         """Until there is a better way than `connection`: then `stream` ends, and the next begins
         there. To sessions that is a link lost and back at once, which costs them no row."""
+        is_direct = connection.path is Path.DIRECT
+        wait_s = self._look_s if is_direct else min(SOON_S, self._look_s)
         while self._better is None:
-            await asyncio.sleep(self._look_s)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, self._look_s)
             with contextlib.suppress(ManyhandsError):
                 self._better = await self._paths.upgraded(connection, self.addresses)
         await stream.aclose()

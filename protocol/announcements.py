@@ -119,9 +119,19 @@ class Announcement:
             require(self.loading.stop <= self.n_blocks, f"{self.loading} is outside the model")
 
     @property
+    def to_dial(self) -> tuple[Address, ...]:
+        """Its addresses in the order in which to try them: those of its own that by its own word
+        strangers cannot dial come last, except what somebody has confirmed, a neighbour perhaps."""
+        if self.reach.is_dialable:
+            return self.addresses
+        n_sure = self.reach.n_confirmed
+        rest = sorted(self.addresses[n_sure:], key=lambda each: each.path is Path.DIRECT)
+        return (*self.addresses[:n_sure], *rest)
+
+    @property
     def ways(self) -> tuple[Address, ...]:
         """An address of each kind, for who asks many peers at once: its own, and a relay's."""
-        return tuple({address.path: address for address in reversed(self.addresses)}.values())[::-1]
+        return tuple({address.path: address for address in reversed(self.to_dial)}.values())[::-1]
 
     @property
     def lifetime_ms(self) -> int:

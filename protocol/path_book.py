@@ -1,14 +1,16 @@
 """Which way to a peer to try first, and when to leave the one in use: rules without I/O.
 
-In: the ways there are to each peer (addresses, tunnels), how attempts at them went, round trips.
+In: the ways there are to each peer (kinds and addresses), how attempts at them went, round trips.
 Out: an order, and verdicts. A way of a better kind comes first (`Path.rank`), unless it just
-failed, or has decayed: its round trips are by far longer than they were on this very way. Numbers
-of one way are never held for another's. The time is an argument.
+failed, or has decayed: its round trips are by far longer than they were on this very way; or unless
+whoever named the ways put it behind a worse kind, since few can go it, and it has not worked here.
+Numbers of one way are never held for another's. The time is an argument.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from protocol.address import Address
 from protocol.identity import PeerId
@@ -23,10 +25,10 @@ WORTH, WORTH_S = 2.0, 0.02  # a better kind of way is taken if it is not slower 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """To one peer: an address, or a tunnel, which has none."""
+    """To one peer. Two may have one address: a hole and a circuit begin at the same relay."""
 
     path: Path
-    address: Address | None = None
+    address: Address | None = None  # None: not dialled here, and unknown
 
 
 @dataclass(slots=True)
@@ -38,6 +40,7 @@ class Seen:
     measured_at_s: float = 0.0
     failed_at_s: float = 0.0
     n_failed: int = 0  # in a row
+    has_worked: bool = False  # the last time
 
     def is_shunned(self, now_s: float) -> bool:
         retry_s = min(MAX_RETRY_S, RETRY_S * 2 ** min(self.n_failed - 1, 10))
@@ -57,28 +60,37 @@ class PathBook:
 
     def order(self, peer_id: PeerId, ways: Sequence[Way], now_s: float) -> list[Way]:
         """Best first; those that failed lately stand last, the longest ago before the others."""
+        ways = tuple(dict.fromkeys(ways))
+        ranks = [way.path.rank for way in ways]
+        worst = accumulate(ranks, max)  # so far
+        doubted = {
+            way for way, rank, before in zip(ways, ranks, worst, strict=True) if rank < before
+        }
 
-        def key(way: Way) -> tuple[bool, float, bool, int]:
+        def key(way: Way) -> tuple[bool, float, bool, bool, int]:
             seen = self.seen(peer_id, way)
             is_shunned = seen.is_shunned(now_s)
             since_s = seen.failed_at_s if is_shunned else 0.0
-            return is_shunned, since_s, seen.is_decayed(now_s), way.path.rank
+            is_doubted = way in doubted and not seen.has_worked
+            return is_shunned, since_s, seen.is_decayed(now_s), is_doubted, way.path.rank
 
-        return sorted(dict.fromkeys(ways), key=key)  # stable: as announced
+        return sorted(ways, key=key)  # stable: as named
 
     def seen(self, peer_id: PeerId, way: Way) -> Seen:
         return self._peers.get(peer_id, {}).get(way) or Seen()
 
     def worked(self, peer_id: PeerId, way: Way) -> None:
-        self._note(peer_id, way).n_failed = 0
+        seen = self._note(peer_id, way)
+        seen.n_failed, seen.has_worked = 0, True
 
     def failed(self, peer_id: PeerId, way: Way, now_s: float) -> None:
         seen = self._note(peer_id, way)
-        seen.n_failed, seen.failed_at_s = seen.n_failed + 1, now_s
+        seen.n_failed, seen.failed_at_s, seen.has_worked = seen.n_failed + 1, now_s, False
 
     def measured(self, peer_id: PeerId, way: Way, rtt_s: float, now_s: float) -> None:
         seen = self._note(peer_id, way)
         seen.rtt_s, seen.measured_at_s, seen.n_failed = rtt_s, now_s, 0
+        seen.has_worked = True
         seen.best_s = rtt_s if seen.best_s is None else min(seen.best_s, rtt_s)
 
     def worth_trying(

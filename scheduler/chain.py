@@ -88,7 +88,7 @@ class Connections:
     def _look_for_better(self, peer: str, known: Connection, addresses: Sequence[str]) -> None:
         """In the background, now and then; the next stream is opened there."""
         now_s = asyncio.get_running_loop().time()
-        if len(addresses) < 2 or now_s - self._looked_at_s.get(peer, -LOOK_S) < LOOK_S:
+        if now_s - self._looked_at_s.get(peer, -LOOK_S) < LOOK_S:
             return
         self._looked_at_s[peer] = now_s
 

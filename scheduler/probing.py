@@ -40,7 +40,7 @@ async def ask_loads(
     """
 
     async def ask(peer: Announcement) -> tuple[PeerId, Load | None]:
-        addresses = [str(address) for address in peer.addresses]
+        addresses = [str(address) for address in peer.to_dial]
         try:
             connection = await connections.to(peer.peer_id, addresses, timeout_s=2 * timeout_s)
             told = await connection.call(METHOD, b"", timeout_s=2 * timeout_s)

@@ -53,7 +53,8 @@ class RouteHop:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        return self.announcement.addresses
+        """In the order in which to dial them."""
+        return self.announcement.to_dial
 
     @property
     def offer(self) -> bytes:

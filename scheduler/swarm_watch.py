@@ -42,7 +42,7 @@ async def hear(
     rng: random.Random,
 ) -> None:
     """Ask one peer, if any is known and answers."""
-    serving = [(peer.peer_id, peer.addresses) for peer in directory.live()]
+    serving = [(peer.peer_id, peer.to_dial) for peer in directory.live()]
     known = serving or [(address.peer_id, (address,)) for address in join]
     if not known:
         return

@@ -53,7 +53,7 @@ async def connected(transport: Transport, host: Announcement) -> AsyncIterator[C
     Raises:
         ManyhandsError: why there is none.
     """
-    connection = await paths_of(transport).dial(host.peer_id, host.addresses)
+    connection = await paths_of(transport).dial(host.peer_id, host.to_dial)
     try:
         yield connection
     finally:

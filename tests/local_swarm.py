@@ -35,6 +35,7 @@ from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.text import Tokenizer
 from protocol.transport import Transport
+from protocol.transport.control_plane import ControlPlane
 from protocol.transport.grpc import GrpcTransport
 from scheduler import Client, Finished, Generation, GenerationRequest, GenerationResult
 
@@ -68,7 +69,9 @@ class Swarm:
         transport_of: TransportOf,
         membership_of: MembershipOf | None = None,
     ) -> None:
-        """`membership_of`: of a swarm that has members, over real sockets."""
+        """`membership_of`: of a swarm that has members, over real sockets. `plane_of` may be set:
+        how a node finds others besides gossip."""
+        self.plane_of: Callable[[Identity], ControlPlane | None] = lambda identity: None
         self.directory, self.home, self.transport_of = directory, home, transport_of
         self.membership_of = membership_of
         self.manifest: Manifest = make_manifest(directory)
@@ -123,6 +126,7 @@ class Swarm:
             books,
             settings,
             "test",
+            plane=self.plane_of(identity),
             elsewhere=move[0],
             pace=move[1],
             place=self._place(identity, membership, transport, home) if membership else None,

@@ -121,8 +121,10 @@ class Tunnelling(Protocol):
                 From any thread, and quick.
         """
 
-    async def open(self, address: Address, *, timeout_s: float) -> Tunnel:
+    async def open(self, address: Address, path: Path | None = None, *, timeout_s: float) -> Tunnel:
         """The best that there is to a peer now: through a hole in both routers, else a circuit.
+
+        path: PUNCHED or CIRCUIT: that and no other.
 
         Raises:
             PeerUnreachable: there is none.

@@ -20,6 +20,7 @@ import grpc
 from protocol.address import Address
 from protocol.errors import IntegrityError, ManyhandsError, PeerMisbehaved, PeerUnreachable
 from protocol.identity import Identity, PeerId
+from protocol.path import Path
 from protocol.tls import (
     PUBLIC_NETWORK,
     LeafRenewal,
@@ -139,9 +140,11 @@ class GrpcTransport:
         await listener.start(addresses, watch)
         return listener
 
-    async def dial(self, address: Address, *, timeout_s: float = 5.0) -> GrpcConnection:
+    async def dial(
+        self, address: Address, *, timeout_s: float = 5.0, path: Path | None = None
+    ) -> GrpcConnection:
         if address.is_tunnel:
-            return await self._dial_through(address, timeout_s=timeout_s)
+            return await self._dial_through(address, path, timeout_s=timeout_s)
         connection = self._connect(address)
         self._admission.opened(connection)
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -158,12 +161,14 @@ class GrpcTransport:
             raise
         return connection
 
-    async def _dial_through(self, address: Address, *, timeout_s: float) -> GrpcConnection:
+    async def _dial_through(
+        self, address: Address, path: Path | None, *, timeout_s: float
+    ) -> GrpcConnection:
         """Inside a tunnel, which ends with the connection."""
         if self.tunnelling is None:
             raise PeerUnreachable(address.peer_id, "only a tunnel leads there: libp2p is not on")
         deadline = asyncio.get_running_loop().time() + timeout_s
-        tunnel = await self.tunnelling.open(address, timeout_s=timeout_s)
+        tunnel = await self.tunnelling.open(address, path, timeout_s=timeout_s)
         try:
             remaining_s = max(0.1, deadline - asyncio.get_running_loop().time())
             connection = await self.dial(tunnel.address, timeout_s=remaining_s)

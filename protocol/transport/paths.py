@@ -1,17 +1,17 @@
 """Ways to peers over one transport: direct, through a relay, through a tunnel; the best that works.
 
-In: a peer and its addresses. Out: a connection, which says by what path it goes. Attempts are
-staggered (RFC 8305, "happy eyeballs"): the best way begins, the next one follows a moment later,
-and who answers first is taken. A better way that was still trying goes on in the background, so
-that the next dial knows of it. `upgraded` looks for a better way while one is in use. The rules are
-`path_book`'s.
+In: a peer and its addresses, those that others doubt last. Out: a connection, which says by what
+path it goes. Attempts are staggered (RFC 8305, "happy eyeballs"): the best way begins, the next one
+follows a moment later, and who answers first is taken. A better way that was still trying goes on
+in the background, so that the next dial knows of it. `upgraded` looks for a better way while one is
+in use. An address with a tunnel is two ways, a hole and a circuit, each with numbers of its own.
+The rules are `path_book`'s.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 from protocol.address import Address
@@ -19,36 +19,15 @@ from protocol.errors import ManyhandsError, PeerMisbehaved, PeerUnreachable
 from protocol.identity import PeerId
 from protocol.path import Path
 from protocol.path_book import PathBook, Way
-from protocol.transport.interface import Connection, Stream, Transport
+from protocol.transport.interface import Connection, Transport
 
 log = logging.getLogger(__name__)
 
 STAGGER_S = 0.25  # RFC 8305 section 5
 PING, PING_S = "ping", 3.0
 LOOK_S = 30.0  # between looks for a better way, while one is in use
-
-
-class Tunnel(Protocol):
-    """A way to a peer's service that no TCP connection of ours takes."""
-
-    @property
-    def address(self) -> Address:
-        """Where to dial it, on this machine; whoever answers proves to be that peer."""
-
-    async def aclose(self) -> None: ...
-
-
-class Tunnels(Protocol):
-    """What else leads to peers, where neither they nor a relay can be dialled."""
-
-    def paths_to(self, peer_id: PeerId) -> Sequence[Path]:
-        """The kinds of tunnel that may lead there."""
-
-    async def open(self, peer_id: PeerId, path: Path, *, timeout_s: float) -> Tunnel:
-        """
-        Raises:
-            PeerUnreachable: there is no such way.
-        """
+SOON_S = 2.0  # until the first look, where somebody carries the bytes: a hole is dug meanwhile
+N_SURE, SURE_S = 2, 1.0  # a way that looks decayed is looked at again, for a queue passes
 
 
 class Paths:
@@ -58,15 +37,15 @@ class Paths:
         self,
         transport: Transport,
         *,
-        tunnels: Tunnels | None = None,
         now_s: Callable[[], float] | None = None,
         ping_s: float = PING_S,
         stagger_s: float = STAGGER_S,
+        sure_s: float = SURE_S,
     ) -> None:
         """`now_s`: of one monotonic clock; the event loop's unless told."""
-        self.transport, self.tunnels = transport, tunnels
+        self.transport = transport
         self.book = PathBook()
-        self._ping_s, self._stagger_s = ping_s, stagger_s
+        self._ping_s, self._stagger_s, self._sure_s = ping_s, stagger_s, sure_s
         self._now_s = now_s or (lambda: asyncio.get_running_loop().time())
         self._ways: WeakKeyDictionary[Connection, Way] = WeakKeyDictionary()
         self._open: WeakSet[Connection] = WeakSet()
@@ -90,7 +69,7 @@ class Paths:
         return await self._race(peer_id, ordered, timeout_s)
 
     def way_of(self, connection: Connection) -> Way:
-        """By which it was dialled."""
+        """By which it goes, and where it was dialled."""
         return self._ways.get(connection) or Way(connection.path)
 
     async def upgraded(
@@ -108,9 +87,9 @@ class Paths:
                 new = await self._try(peer_id, way, self._ping_s)
             except ManyhandsError:
                 continue
-            await self._measure(new, way)
-            if self.book.is_better(peer_id, way, current, self._now_s()):
-                log.info("a better way", extra={"peer": peer_id, "path": way.path})
+            await self._measure(new, found := self.way_of(new))
+            if self.book.is_better(peer_id, found, current, self._now_s()):
+                log.info("a better way", extra={"peer": peer_id, "path": found.path})
                 return new
             await new.aclose()
         return None
@@ -135,7 +114,8 @@ class Paths:
         self, peer_id: PeerId, addresses: Sequence[Address | str]
     ) -> tuple[list[Way], ManyhandsError | None]:
         """All that can be read, and why something could not."""
-        ways, refused = [], None
+        ways: list[Way] = []
+        refused: ManyhandsError | None = None
         for each in addresses:
             try:
                 address = Address.parse(each) if isinstance(each, str) else each
@@ -145,9 +125,11 @@ class Paths:
             if address.peer_id != peer_id:
                 refused = PeerMisbehaved(peer_id, f"{address} names another peer")
                 continue
+            if address.is_tunnel and not any(way.path is Path.PUNCHED for way in ways):
+                # A hole is the same wherever the two peers were brought together.
+                ways.append(Way(Path.PUNCHED, address))
             ways.append(Way(address.path, address))
-        tunnels = self.tunnels.paths_to(peer_id) if self.tunnels else ()
-        return [*ways, *(Way(path) for path in tunnels)], refused
+        return ways, refused
 
     async def _race(self, peer_id: PeerId, ways: Sequence[Way], timeout_s: float) -> Connection:
         """The first to answer, of those that begin one after the other."""
@@ -198,39 +180,40 @@ class Paths:
 
     async def _try(self, peer_id: PeerId, way: Way, timeout_s: float) -> Connection:
         try:
-            connection = await self._dial(peer_id, way, timeout_s)
+            connection = await self._dial(way, timeout_s)
         except ManyhandsError:
             self.book.failed(peer_id, way, self._now_s())
             raise
-        self.book.worked(peer_id, way)
-        self._ways[connection] = way
+        gone = Way(connection.path, way.address)  # the transport knows best
+        self.book.worked(peer_id, gone)
+        self._ways[connection] = gone
         self._open.add(connection)
         return connection
 
-    async def _dial(self, peer_id: PeerId, way: Way, timeout_s: float) -> Connection:
-        if way.address is not None:
-            return await self.transport.dial(way.address, timeout_s=timeout_s)
-        assert self.tunnels is not None
-        tunnel = await self.tunnels.open(peer_id, way.path, timeout_s=timeout_s)
-        try:
-            inside = await self.transport.dial(tunnel.address, timeout_s=timeout_s)
-        except BaseException:
-            await tunnel.aclose()
-            raise
-        return _Tunnelled(inside, tunnel, way.path)
+    async def _dial(self, way: Way, timeout_s: float) -> Connection:
+        address = way.address
+        assert address is not None, "only what was dialled elsewhere has none"
+        if address.is_tunnel:
+            return await self.transport.dial(address, timeout_s=timeout_s, path=way.path)
+        return await self.transport.dial(address, timeout_s=timeout_s)
 
     async def _measure(self, connection: Connection, way: Way) -> None:
-        """Its round trip now; the first one of a connection is its slowest."""
-        began_s = self._now_s()
-        try:
-            await connection.call(PING, b"", timeout_s=self._ping_s)
-        except PeerUnreachable:
-            self.book.lost(connection.peer_id, way, self._now_s())
-            return
-        except ManyhandsError:
-            pass  # a no is an answer, too
-        ended_s = self._now_s()
-        self.book.measured(connection.peer_id, way, ended_s - began_s, ended_s)
+        """Its round trip now."""
+        peer_id = connection.peer_id
+        for is_last in (*[False] * N_SURE, True):
+            began_s = self._now_s()
+            try:
+                await connection.call(PING, b"", timeout_s=self._ping_s)
+            except PeerUnreachable:
+                self.book.lost(peer_id, way, self._now_s())
+                return
+            except ManyhandsError:
+                pass  # a no is an answer, too
+            ended_s = self._now_s()
+            self.book.measured(peer_id, way, ended_s - began_s, ended_s)
+            if is_last or not self.book.seen(peer_id, way).is_decayed(ended_s):
+                return
+            await asyncio.sleep(self._sure_s)
 
 
 _OF: WeakKeyDictionary[Transport, Paths] = WeakKeyDictionary()
@@ -242,33 +225,6 @@ def paths_of(transport: Transport) -> Paths:
     if found is None:
         found = _OF[transport] = Paths(transport)
     return found
-
-
-class _Tunnelled:
-    """A connection inside a tunnel, which ends with it."""
-
-    def __init__(self, inside: Connection, tunnel: Tunnel, path: Path) -> None:
-        self._inside, self._tunnel, self.path = inside, tunnel, path
-
-    @property
-    def peer_id(self) -> PeerId:
-        return self._inside.peer_id
-
-    @property
-    def features(self) -> frozenset[str]:
-        return self._inside.features
-
-    async def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
-        return await self._inside.call(method, request, timeout_s=timeout_s)
-
-    async def open(self, method: str, *, timeout_s: float = 5.0) -> Stream:
-        return await self._inside.open(method, timeout_s=timeout_s)
-
-    async def aclose(self) -> None:
-        try:
-            await self._inside.aclose()
-        finally:
-            await self._tunnel.aclose()
 
 
 async def _closed(connection: Connection) -> Connection:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 DCUTR = TProtocol("/libp2p/dcutr")
 ATTEMPTS = 3  # the specification's
 DIAL_S = 5.0  # two SYNs more, at one and three seconds; and the handshake
+SILENCE_S = 20.0  # between the attempts of one round there is less
 MAX_ADDRESSES = 4
 MAX_IDENTIFY_BYTES = 64 * 1024
 MAX_AT_ONCE = 8
@@ -51,7 +52,7 @@ class Punching:
         self._host, self._source, self._timeout_s = host, source, timeout_s
         self._seen: dict[ID, tuple[str, int]] = {}  # our address, by who saw it
         self._busy: set[ID] = set()
-        self._heard: Counter[ID] = Counter()  # attempts of those we have called
+        self._heard: dict[ID, tuple[int, float]] = {}  # attempts of whom we have called; the last
         self._asked = RateLimit(ASKED)
         host.set_stream_handler(DCUTR, self._be_asked)
 
@@ -90,8 +91,7 @@ class Punching:
     def forget(self, connected: set[ID]) -> None:
         """What those saw who are gone."""
         self._seen = {peer: seen for peer, seen in self._seen.items() if peer in connected}
-        for peer in set(self._heard) - connected:
-            del self._heard[peer]
+        self._heard = {peer: heard for peer, heard in self._heard.items() if peer in connected}
 
     async def punch(self, peer: ID) -> bool:
         """As the one who was called: agree, and dial. Whether there is a direct connection now."""
@@ -140,12 +140,18 @@ class Punching:
                 await say(stream, self._words())
                 if (await hear(stream, HolePunch)).type != HolePunch.SYNC:
                     raise ValueError("not the words that were due")
-            self._heard[peer] += 1
-            await self._dial(peer, addresses, is_server=self._heard[peer] % 2 == 0)
+            await self._dial(peer, addresses, is_server=self._n_heard(peer) % 2 == 0)
             self._count(peer)
         except Exception as error:  # of a library with many kinds, about a stranger
             log.debug("no hole", extra={"peer": str(peer), "reason": repr(error)})
         await end(stream)
+
+    def _n_heard(self, peer: ID) -> int:
+        """Which attempt of its round this is; after a silence it is the first of another."""
+        now_s = trio.current_time()
+        n_heard, at_s = self._heard.get(peer, (0, now_s))
+        self._heard[peer] = (n_heard + 1 if now_s - at_s < SILENCE_S else 1), now_s
+        return self._heard[peer][0]
 
     async def _dial(self, peer: ID, addresses: list[Multiaddr], *, is_server: bool) -> None:
         """All at once; the first connection ends the others."""

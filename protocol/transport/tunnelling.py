@@ -56,9 +56,11 @@ class Libp2pTunnelling(Tunnelling):
             self._tunnels.wants_places = wants_places
             self._tunnels.service_port = port
 
-    async def open(self, address: Address, *, timeout_s: float = OPEN_S) -> Tunnel:
+    async def open(
+        self, address: Address, path: Path | None = None, *, timeout_s: float = OPEN_S
+    ) -> Tunnel:
         relay = Address(address.host, address.port, address.relay)
-        return await self.open_by(address.peer_id, [relay], None, timeout_s=timeout_s)
+        return await self.open_by(address.peer_id, [relay], path, timeout_s=timeout_s)
 
     async def open_by(
         self,

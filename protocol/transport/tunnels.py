@@ -43,6 +43,7 @@ LOOK_S = 1.0  # how often places at relays are looked after
 PUNCH_S = 20.0  # a hole is there by then, or not at all
 KEEP_CIRCUIT_S = 30.0
 NO_HOLE_S = 300.0  # and is not tried again so long; whoever comes and goes has another router
+AGAIN_S, MAX_AGAIN_S = 60.0, 600.0  # between attempts at a hole, while a circuit is in use
 REFUSED_S = 60.0  # a relay that had no place for us is not asked again so long
 
 
@@ -69,6 +70,7 @@ class Tunnels:
         self._streams: Counter[str] = Counter()  # of others, to our service
         self._no_hole_until: dict[ID, float] = {}
         self._calling: dict[ID, _Calling] = {}
+        self._again: dict[ID, _Again] = {}  # who has called us over a circuit
         self._nursery: Any = None
         circuits.called = self._called
         host.set_stream_handler(TUNNEL, self.serve)
@@ -79,6 +81,7 @@ class Tunnels:
             while True:
                 await self._keep_places()
                 await self._leave_circuits()
+                self._punch_again()
                 await trio.sleep(LOOK_S)
 
     def status(self) -> dict[str, object]:
@@ -261,7 +264,21 @@ class Tunnels:
         self.carried_bytes += n_bytes
 
     async def _called(self, peer: ID) -> None:
+        self._again[peer] = _Again(trio.current_time() + AGAIN_S, AGAIN_S)
         await self._punching.punch(peer)
+
+    def _punch_again(self) -> None:
+        """With those who talk to us over a circuit still: neither may have known where it is seen,
+        and routers are opened."""
+        now_s = trio.current_time()
+        for peer, again in list(self._again.items()):
+            connections = connections_of(self._host, peer)
+            if not connections or any(map(is_direct, connections)):
+                del self._again[peer]
+            elif now_s >= again.at_s:
+                wait_s = min(2 * again.wait_s, MAX_AGAIN_S)
+                self._again[peer] = _Again(now_s + wait_s, wait_s)
+                self._nursery.start_soon(self._punching.punch, peer)
 
     # --- places at relays -------------------------------------------------------------------------
 
@@ -329,6 +346,14 @@ class _Calling:
 
     ended: trio.Event
     why: CircuitRefused | None = None  # there is none
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """When a hole is tried next, and how long after the last time."""
+
+    at_s: float
+    wait_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -100,13 +100,20 @@ async def relayed(quotas: Quotas | None = None) -> AsyncIterator[Relayed]:
 
 
 @asynccontextmanager
-async def forwarding(port: int, local: tuple[str, int]) -> AsyncIterator[None]:
-    """From now on this port leads to the peer itself: its router forwards it."""
+async def forwarding(
+    port: int, local: tuple[str, int], delay_s: Sequence[float] = (0.0,)
+) -> AsyncIterator[None]:
+    """From now on this port leads to the peer itself: its router forwards it.
+
+    delay_s: how long what comes waits each way; a list that the test changes.
+    """
     tasks: set[asyncio.Task[None]] = set()
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                if delay_s[0]:
+                    await asyncio.sleep(delay_s[0])
                 writer.write(data)
                 await writer.drain()
         writer.close()

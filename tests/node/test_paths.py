@@ -4,15 +4,19 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 
 import pytest
 
 from protocol.address import Address
 from protocol.errors import PeerBusy, PeerUnreachable
 from protocol.path import Path
+from protocol.path_book import Way
+from protocol.reachability import Reach, Verdict
 from protocol.transport.paths import Paths, paths_of
-from tests.node.relaying import forwarding, relay_of, relayed, reserving, until
-from tests.protocol.transport.peers import echo, listening, new_transport, stream_service
+from tests.announcing import announce
+from tests.node.relaying import ECHO, forwarding, relay_of, relayed, reserving, until
+from tests.protocol.transport.peers import listening, new_identity, new_transport
 
 
 @asynccontextmanager
@@ -128,36 +132,165 @@ async def test_a_no_counts_more_than_silence_and_foreign_addresses_are_not_diall
         await paths_of(caller).aclose()
 
 
-async def test_tunnels_come_last_and_their_numbers_are_their_own():
-    async with listening(stream_service(echo)) as inside:
+@dataclass
+class Tunnels:
+    """What libp2p might carry to one peer: a circuit, and a hole from when there is one."""
 
-        class Tunnel:
-            address, is_open = inside, True
+    inside: Address
+    has_hole: bool = False
+    asked: list[Path | None] = field(default_factory=list)
+    n_open: int = 0
 
-            async def aclose(self) -> None:
-                self.is_open = False
+    async def open(self, address, path=None, *, timeout_s):
+        self.asked.append(path)
+        if path is Path.PUNCHED and not self.has_hole:
+            raise PeerUnreachable(address.peer_id, "no hole could be punched")
+        self.n_open += 1
+        return Tunnel(self, self.inside, path or Path.CIRCUIT)
 
-        class Tunnels:
-            opened: list[Tunnel] = []  # noqa: RUF012
 
-            def paths_to(self, peer_id):
-                return (Path.PUNCHED, Path.CIRCUIT)
+@dataclass
+class Tunnel:
+    tunnels: Tunnels
+    address: Address
+    path: Path
 
-            async def open(self, peer_id, path, *, timeout_s):
-                if path is Path.PUNCHED:
-                    raise PeerUnreachable(peer_id, "symmetric on both sides")
-                self.opened.append(Tunnel())
-                return self.opened[-1]
+    async def aclose(self) -> None:
+        self.tunnels.n_open -= 1
 
-        paths = Paths(new_transport(), tunnels=Tunnels())
-        dead = Address("127.0.0.1", free_port(), inside.peer_id)
 
-        connection = await paths.dial(inside.peer_id, (dead,))
-        stream = await connection.open("Test")
+@asynccontextmanager
+async def tunnelled() -> AsyncIterator[tuple[Tunnels, Paths, Address, list[float]]]:
+    """Tunnels to a peer, a dialler with a clock that the test moves, and where they begin."""
+    async with listening(ECHO) as inside:
+        relay = Address("127.0.0.1", free_port(), new_identity().peer_id)
+        address = Address(relay.host, relay.port, inside.peer_id, relay.peer_id, is_tunnel=True)
+        transport, clock = new_transport(), [0.0]
+        transport.tunnelling = tunnels = Tunnels(inside)
+        now_s = asyncio.get_running_loop().time
+        paths = Paths(transport, now_s=lambda: clock[0] + now_s(), sure_s=0.01)
+        yield tunnels, paths, address, clock
+        await paths.aclose()
+        assert tunnels.n_open == 0
+
+
+async def test_tunnels_come_last_the_hole_before_the_circuit_and_end_with_their_connections():
+    async with tunnelled() as (tunnels, paths, address, _):
+        dead = Address("127.0.0.1", free_port(), address.peer_id)
+
+        connection = await paths.dial(address.peer_id, (dead, address))
+        stream = await connection.open("echo")
         stream.send(b"through")
 
         assert await stream.receive() == b"through"
         assert connection.path is Path.CIRCUIT
+        assert tunnels.asked == [Path.PUNCHED, Path.CIRCUIT]
         await connection.aclose()
-        assert [tunnel.is_open for tunnel in Tunnels.opened] == [False]
+
+
+async def test_a_circuit_is_left_for_the_hole_once_there_is_one_and_each_keeps_its_own_numbers():
+    async with tunnelled() as (tunnels, paths, address, clock):
+        hole, circuit = Way(Path.PUNCHED, address), Way(Path.CIRCUIT, address)
+        first = await paths.dial(address.peer_id, (address,))
+        stream = await first.open("echo")
+        assert paths.way_of(first) == circuit
+        assert await paths.upgraded(first, (address,)) is None
+        assert paths.book.seen(address.peer_id, circuit).rtt_s is not None
+        assert paths.book.seen(address.peer_id, hole).rtt_s is None
+
+        tunnels.has_hole = True
+        clock[0] += 700  # it is due again
+        better = await paths.upgraded(first, (address,))
+
+        assert better is not None
+        assert (better.path, paths.way_of(better)) == (Path.PUNCHED, hole)
+        of_hole, of_circuit = (paths.book.seen(address.peer_id, way) for way in (hole, circuit))
+        assert of_hole.rtt_s is not None
+        assert of_circuit.measured_at_s < of_hole.measured_at_s
+        stream.send(b"still there")
+        assert await stream.receive() == b"still there"
+        again = await paths.dial(address.peer_id, (address,))
+        assert again.path is Path.PUNCHED
+        for each in (first, better, again):
+            await each.aclose()
+
+
+async def test_what_goes_through_a_hole_that_closed_is_dialled_over_the_circuit():
+    async with tunnelled() as (tunnels, paths, address, _):
+        tunnels.has_hole = True
+        first = await paths.dial(address.peer_id, (address,))
+        assert first.path is Path.PUNCHED
+
+        tunnels.has_hole = False
+        for expected in ([Path.PUNCHED, Path.CIRCUIT], [Path.CIRCUIT]):  # at once, the second time
+            del tunnels.asked[:]
+            again = await paths.dial(address.peer_id, (address,))
+            assert again.path is Path.CIRCUIT
+            assert tunnels.asked == expected
+            await again.aclose()
+        await first.aclose()
+
+
+async def test_a_way_that_decays_is_replaced_while_it_still_works():
+    """The direct way gets slow, as one does before it breaks; what ran on it ends well."""
+    async with relayed() as there:
+        port, delay_s = free_port(), [0.0]
+        paths, peer_id = Paths(there.caller, sure_s=0.02), there.address.peer_id
+        direct = Address("127.0.0.1", port, peer_id)
+        ways = (direct, there.address)
+        async with forwarding(port, there.listens, delay_s):
+            first = await paths.dial(peer_id, ways)
+            stream = await first.open("echo")
+            assert first.path is Path.DIRECT
+            assert await paths.upgraded(first, ways) is None  # now it knows what is usual
+
+            delay_s[0] = 0.06
+            other = await paths.upgraded(first, ways)
+
+            assert other is not None
+            assert other.path is Path.RELAYED
+            stream.send(b"slowly")
+            assert await stream.receive() == b"slowly"
+            assert paths.book.seen(peer_id, Way(Path.DIRECT, direct)).n_failed == 0
+            assert await paths.upgraded(other, ways) is None  # and does not go back to it
+
+            delay_s[0] = 0.0
+            back = await paths.upgraded(other, ways)
+            assert back is not None
+            assert back.path is Path.DIRECT
+            for each in (first, other, back):
+                await each.aclose()
+        await paths.aclose()
+
+
+async def test_one_slow_answer_is_no_decay():
+    async with relayed() as there:
+        port, delay_s = free_port(), [0.0]
+        paths, peer_id = Paths(there.caller, sure_s=0.3), there.address.peer_id
+        ways = (Address("127.0.0.1", port, peer_id), there.address)
+        async with forwarding(port, there.listens, delay_s):
+            first = await paths.dial(peer_id, ways)
+            assert await paths.upgraded(first, ways) is None
+
+            delay_s[0] = 0.2
+            looking = asyncio.create_task(paths.upgraded(first, ways))
+            await asyncio.sleep(0.3)
+            delay_s[0] = 0.0
+
+            assert await looking is None
+            await first.aclose()
+        await paths.aclose()
+
+
+async def test_what_a_peer_says_nobody_can_dial_is_tried_when_nothing_else_answers():
+    async with relayed() as there, silent() as hole:
+        paths, peer_id = Paths(there.caller, stagger_s=5), there.address.peer_id
+        own, reach = Address(*hole, peer_id), Reach(verdict=Verdict.NAT)
+        hidden = announce(1, peer_id=peer_id, addresses=(own, there.address), reach=reach)
+
+        connection = await paths.dial(peer_id, hidden.to_dial)
+
+        assert connection.path is Path.RELAYED
+        assert paths.status() == {"relayed": 1}
+        await connection.aclose()
         await paths.aclose()

@@ -6,22 +6,41 @@ from hypothesis import strategies as st
 
 from protocol.address import Address
 from protocol.path import Path
-from protocol.path_book import FRESH_S, MAX_PEERS, RETRY_S, PathBook, Way
+from protocol.path_book import FRESH_S, MAX_PEERS, MAX_RETRY_S, RETRY_S, PathBook, Way
 from tests.announcing import peer_of
 
 PEER, RELAY, OTHER = peer_of(1), peer_of(2), peer_of(3)
 DIRECT = Way(Path.DIRECT, Address("203.0.113.1", 1, PEER))
 ONE = Way(Path.RELAYED, Address("203.0.113.2", 1, PEER, RELAY))
 TWO = Way(Path.RELAYED, Address("203.0.113.3", 1, PEER, OTHER))
-HOLE, CIRCUIT = Way(Path.PUNCHED), Way(Path.CIRCUIT)
+TUNNEL = Address("203.0.113.2", 2, PEER, RELAY, is_tunnel=True)
+HOLE, CIRCUIT = Way(Path.PUNCHED, TUNNEL), Way(Path.CIRCUIT, TUNNEL)
 ALL = (DIRECT, ONE, TWO, HOLE, CIRCUIT)
 
 
-@given(ways=st.permutations(ALL))
-def test_the_order_is_direct_relayed_punched_circuit(ways):
+@given(ways=st.lists(st.sampled_from(ALL), unique=True, min_size=1))
+def test_the_order_is_direct_relayed_punched_circuit_but_what_is_named_behind_a_worse_kind(ways):
+    sure = [way for n, way in enumerate(ways) if all(rank(way) >= rank(each) for each in ways[:n])]
+    doubted = [way for way in ways if way not in sure]
+
     ordered = PathBook().order(PEER, ways, 0.0)
 
-    assert [way.path for way in ordered] == sorted((way.path for way in ways), key=list(Path).index)
+    assert ordered == [*sure, *sorted(doubted, key=rank)]
+
+
+@given(ways=st.permutations(ALL))
+def test_what_has_worked_here_is_not_doubted(ways):
+    book = PathBook()
+    for way in ALL:
+        book.worked(PEER, way)
+
+    assert list(map(rank, book.order(PEER, ways, 0.0))) == sorted(map(rank, ALL))
+    book.failed(PEER, DIRECT, 0.0)
+    assert book.order(PEER, (ONE, DIRECT), MAX_RETRY_S) == [ONE, DIRECT]
+
+
+def rank(way: Way) -> int:
+    return way.path.rank
 
 
 def test_what_failed_stands_last_until_it_is_due_again_each_time_later():
@@ -72,16 +91,20 @@ def test_what_does_not_answer_any_more_is_left_for_whatever_does():
     assert book.is_better(PEER, CIRCUIT, DIRECT, 1.0)
 
 
-@given(best=st.floats(1e-4, 1.0), other=st.floats(1e-4, 1.0))
-def test_numbers_of_one_way_are_never_held_for_anothers(best, other):
-    book = PathBook()
-    book.measured(PEER, ONE, best, 0.0)
-    book.measured(PEER, DIRECT, other, 0.0)
+@given(
+    best=st.floats(1e-4, 1.0),
+    other=st.floats(1e-4, 1.0),
+    ways=st.lists(st.sampled_from(ALL), min_size=3, max_size=3, unique=True),
+)
+def test_numbers_of_one_way_are_never_held_for_anothers(best, other, ways):
+    book, (one, two, three) = PathBook(), ways
+    book.measured(PEER, one, best, 0.0)
+    book.measured(PEER, two, other, 0.0)
 
-    assert book.seen(PEER, ONE).best_s == best
-    assert book.seen(PEER, DIRECT).best_s == other
-    assert book.seen(PEER, TWO).best_s is None
-    assert book.seen(OTHER, ONE).best_s is None
+    assert book.seen(PEER, one).best_s == best
+    assert book.seen(PEER, two).best_s == other
+    assert book.seen(PEER, three).best_s is None
+    assert book.seen(OTHER, one).best_s is None
 
 
 @pytest.mark.parametrize("n", [MAX_PEERS + 100])

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.address import Address
 from protocol.announcements import read_announcement, seal_announcement
 from protocol.canonical import NotCanonical
 from protocol.errors import ManyhandsError, PeerMisbehaved
 from protocol.reachability import Nat, Reach, Scope, Verdict, network_of, scope_of
 from protocol.signing import OPEN_SWARM_ID, Envelope, seal
-from tests.announcing import announce, key_of, record
+from tests.announcing import announce, key_of, peer_of, record
 
 
 @given(st.sampled_from(Verdict), st.sampled_from(Nat), st.integers(0, 1))
@@ -89,3 +90,20 @@ def test_one_operators_addresses_are_told_by_their_prefix():
     assert network_of("2001:db8::1") == network_of("2001:db8::ffff:1") == "2001:db8::/64"
     assert network_of("203.0.114.5") != network_of("203.0.113.5")
     assert network_of("node.example") == "node.example"
+
+
+def test_what_a_peer_says_nobody_can_dial_is_dialled_last_but_for_what_a_neighbour_has_confirmed():
+    own = tuple(Address(host, 31400, peer_of(1)) for host in ("192.168.1.7", "10.0.0.7"))
+    relayed = Address("203.0.113.9", 31402, peer_of(1), peer_of(2))
+    addresses = (*own, relayed)
+
+    def order(verdict: Verdict, n_confirmed: int = 0) -> tuple[Address, ...]:
+        reach = Reach(verdict=verdict, n_confirmed=n_confirmed)
+        return announce(1, addresses=addresses, reach=reach).to_dial
+
+    for verdict in (Verdict.UNKNOWN, Verdict.DIRECT, Verdict.MAPPED):
+        assert order(verdict) == addresses
+    assert order(Verdict.NAT) == order(Verdict.FIREWALLED) == (relayed, *own)
+    assert order(Verdict.NAT, n_confirmed=1) == (own[0], relayed, own[1])
+    hidden = announce(1, addresses=addresses, reach=Reach(verdict=Verdict.NAT))
+    assert hidden.ways == (relayed, own[0])
