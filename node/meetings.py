@@ -5,6 +5,7 @@ keeps to a few partners; routes lead anywhere. A new connection's first exchange
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from node.bandwidth import Bandwidth
 from node.links import LinkTimes
 from protocol.announcements import MAX_LINKS, Announcement
-from protocol.errors import ManyhandsError
+from protocol.errors import ManyhandsError, PeerRefused
 from protocol.path import Path
 from protocol.transport import Connection, Transport
 from protocol.transport.paths import paths_of
@@ -24,6 +25,7 @@ SOON_S, LATER_S = 2.0, 30.0  # between meetings while few links are known, and a
 N_PINGS = 3
 TIMEOUT_S = 5.0
 LEAST_BURSTS, BURST_S = 3, 600.0  # bursts at the start, then one so often
+MOST_OFFERS = 2 * LEAST_BURSTS  # at the start: who cannot be dialled directly is asked for none
 
 
 class Meetings:
@@ -42,7 +44,8 @@ class Meetings:
         self._transport, self._others, self._links = transport, others, links
         self._bandwidth, self._is_idle = bandwidth, is_idle
         self._rng = rng or random.Random()
-        self._burst_at_s = 0.0
+        self._burst_at_s = self._offered_at_s = 0.0
+        self._n_offered = 0
 
     async def run(self) -> None:
         """Until cancelled; no peer's failure ends it."""
@@ -64,7 +67,7 @@ class Meetings:
             ManyhandsError: it cannot be reached, or does not answer.
         """
         paths = paths_of(self._transport)
-        connection = await paths.dial(peer.peer_id, peer.addresses, timeout_s=TIMEOUT_S)
+        connection = await paths.dial(peer.peer_id, peer.to_dial, timeout_s=TIMEOUT_S)
         try:
             await connection.call("ping", b"", timeout_s=TIMEOUT_S)
             for _ in range(N_PINGS):
@@ -80,10 +83,21 @@ class Meetings:
 
     async def _burst(self, connection: Connection) -> None:
         now_s = time.monotonic()
-        is_due = self._bandwidth.n_known < LEAST_BURSTS or now_s - self._burst_at_s > BURST_S
-        if is_due and self._is_idle():
+        if not self._is_idle():
+            return
+        if self._bandwidth.n_known < LEAST_BURSTS or now_s - self._burst_at_s > BURST_S:
             self._burst_at_s = now_s
             await self._bandwidth.probe(connection)
+        if self._offers(now_s):
+            self._n_offered, self._offered_at_s = self._n_offered + 1, now_s
+            with contextlib.suppress(PeerRefused):  # older peers
+                await self._bandwidth.offer(connection)
+
+    def _offers(self, now_s: float) -> bool:
+        """Whether too few have asked for bursts of ours to know how wide the way up is."""
+        is_begun = self._n_offered >= MOST_OFFERS
+        is_due = not is_begun or now_s - self._offered_at_s > BURST_S
+        return is_due and self._bandwidth.n_told < LEAST_BURSTS
 
     def _next(self) -> Announcement | None:
         """Whoever was never measured, else anybody."""

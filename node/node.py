@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from ledger.writer import LedgerWriter
-from node.bandwidth import METHOD as PROBE_METHOD
 from node.bandwidth import Bandwidth
 from node.barring import Barring
 from node.batching import Batcher
@@ -127,7 +126,7 @@ class Node:
     async def running(self) -> AsyncIterator["Node"]:
         """Listen, announce and serve; drain and leave on the way out."""
         await self.serving.prepare()
-        streams = {PROBE_METHOD: self.bandwidth.handle, **self.carrying.streams}
+        streams = {**self.bandwidth.streams, **self.carrying.streams}
         belonging = self.belonging
         server = Server(lambda: self.sessions, Throttle(self.settings.max_bytes_per_s))
         open_calls = belonging.open_calls if belonging else {}

@@ -65,6 +65,7 @@ OF_METHOD: Mapping[str, Budget] = {
     "load": Budget(calls=Limit(per_s=100, burst=1_000)),
     "ping": Budget(calls=Limit(per_s=20, burst=200)),
     "probe": Budget(calls=Limit(per_s=1, burst=20)),
+    "probe_up": Budget(calls=Limit(per_s=1, burst=20)),
     "file": Budget(
         calls=Limit(per_s=10, burst=200), bytes=Limit(per_s=4 * 2**20, burst=128 * 2**20)
     ),

@@ -45,6 +45,7 @@ ASKED: Mapping[str, Roles] = {
     "weights": WORK,
     "probe": WORK,
     "dial_back": SERVE,  # who serves wants to be dialled; clients are dialled by nobody
+    "probe_up": SERVE,  # it asks for nothing but a figure for its announcement
     "handover": SERVE,
     "relay": SERVE,  # be carried
 }

@@ -2,13 +2,13 @@
 
 import asyncio
 import random
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from node.bandwidth import EACH_S, METHOD, Bandwidth
+from node.bandwidth import EACH_S, METHOD, UPWARD, Bandwidth
 from node.links import LinkTimes
-from node.meetings import Meetings
+from node.meetings import MOST_OFFERS, Meetings
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport import Service
@@ -30,7 +30,7 @@ async def _ping(peer, request):
 async def host(network, n, bandwidth):
     """Peer `n`, which sends bursts; its announcement."""
     transport = network.transport(identity_of(n), OPEN_SWARM_ID)
-    service = Service(calls={"ping": _ping}, streams={METHOD: bandwidth.handle})
+    service = Service(calls={"ping": _ping}, streams=bandwidth.streams)
     listener = await transport.listen("127.0.0.1", 0, service)
     try:
         yield announce(n, addresses=listener.addresses)
@@ -59,6 +59,76 @@ async def test_two_that_meet_know_round_trip_and_bandwidth_of_each_other(network
         assert theirs.up_bytes_per_s > 0
 
 
+async def test_who_is_asked_for_no_burst_offers_some_and_learns_how_wide_its_way_up_is(
+    network,
+):
+    ours, theirs = Bandwidth(), [Bandwidth() for _ in range(3)]
+    async with AsyncExitStack() as hosts:
+        hosting = [host(network, n, each) for n, each in enumerate(theirs, start=1)]
+        peers = [await hosts.enter_async_context(each) for each in hosting]
+        _, meetings = meeting(network, 7, peers, ours)
+
+        for peer in peers:
+            assert ours.n_told == peers.index(peer)
+            await meetings.meet(peer)
+
+        assert ours.up_bytes_per_s > 0
+        assert [each.n_known for each in theirs] == [1, 1, 1]
+        assert all(each.down_bytes_per_s > 0 for each in theirs)
+        meetings_after = [(each.n_known, each.n_told) for each in theirs]
+        await meetings.meet(peers[0])  # three know: no more offers
+        assert [(each.n_known, each.n_told) for each in theirs] == meetings_after
+
+
+async def test_peers_who_know_no_offers_are_made_a_few_and_no_more(network):
+    now = [0.0]
+    ours, theirs = Bandwidth(), Bandwidth(now_s=lambda: now[0])
+    service = Service(calls={"ping": _ping}, streams={METHOD: theirs.handle})
+    transport = network.transport(identity_of(1), OPEN_SWARM_ID)
+    listener = await transport.listen("127.0.0.1", 0, service)
+    links, meetings = meeting(network, 2, [], ours)
+
+    for _ in range(2 * MOST_OFFERS):
+        now[0] += EACH_S
+        await meetings.meet(announce(1, addresses=listener.addresses))
+
+    assert ours.n_told == 0
+    assert meetings._n_offered == MOST_OFFERS
+    assert links.rtt_s(peer_of(1), asyncio.get_running_loop().time()) is not None
+    await listener.aclose(grace_s=0)
+
+
+@pytest.mark.parametrize("method", [METHOD, UPWARD])
+async def test_a_peer_that_offers_bursts_too_often_is_told_so(network, method):
+    now = [0.0]
+    theirs = Bandwidth(now_s=lambda: now[0])
+    async with host(network, 1, theirs) as peer:
+        transport = network.transport(identity_of(2), OPEN_SWARM_ID)
+        connection = await transport.dial(peer.addresses[0])
+        ask = Bandwidth().probe if method == METHOD else Bandwidth().offer
+        await ask(connection)
+
+        with pytest.raises(PeerBusy):
+            await ask(connection)
+
+        now[0] += EACH_S
+        await ask(connection)
+
+
+async def test_a_burst_that_is_larger_than_it_was_said_to_be_is_broken_off(network):
+    theirs = Bandwidth()
+    async with host(network, 1, theirs) as peer:
+        transport = network.transport(identity_of(2), OPEN_SWARM_ID)
+        stream = await (await transport.dial(peer.addresses[0])).open(UPWARD)
+        stream.send((128 << 10).to_bytes(4, "big"))
+        stream.send(bytes((128 << 10) + 1))
+
+        with pytest.raises(PeerMisbehaved, match="another size"):
+            await stream.receive()
+
+        assert theirs.n_known == 0
+
+
 async def test_nobody_is_disturbed_by_a_burst_while_sessions_run(network):
     ours = Bandwidth()
     async with host(network, 1, Bandwidth()) as peer:
@@ -85,27 +155,13 @@ async def test_meetings_go_on_whoever_fails(network):
     assert links.best(0) == ()
 
 
-async def test_a_peer_gets_so_many_bursts_and_no_more(network):
-    now = [0.0]
-    theirs = Bandwidth(now_s=lambda: now[0])
-    async with host(network, 1, theirs) as peer:
-        transport = network.transport(identity_of(2), OPEN_SWARM_ID)
-        connection = await transport.dial(peer.addresses[0])
-        await Bandwidth().probe(connection)
-
-        with pytest.raises(PeerBusy):
-            await Bandwidth().probe(connection)
-
-        now[0] += EACH_S
-        await Bandwidth().probe(connection)
-
-
+@pytest.mark.parametrize("method", [METHOD, UPWARD])
 @pytest.mark.parametrize("asked", [b"", b"\xff" * 4, b"\xff" * 1000])
-async def test_who_asks_for_another_size_gets_none(network, asked):
+async def test_who_asks_for_another_size_gets_none(network, asked, method):
     async with host(network, 1, Bandwidth()) as peer:
         transport = network.transport(identity_of(2), OPEN_SWARM_ID)
         connection = await transport.dial(peer.addresses[0])
-        stream = await connection.open(METHOD)
+        stream = await connection.open(method)
         stream.send(asked)
 
         with pytest.raises(PeerMisbehaved):
