@@ -72,7 +72,7 @@ def chat(
 
     ask = Ask(**choices)
     place = Home.at(home)
-    found = find_client_model(model, place, join, ask.channel)
+    found = find_client_model(model, place, join, ask.channel, tunnels=tunnels)
     terms = terms_for(place, found.manifest, accepts=accept_licence)
     tokenizer = Tokenizer.from_directory(found.directory)
     addresses = join_addresses(place, join)

@@ -102,7 +102,7 @@ def generate(
         ask = Ask(**choices)
         read = read_prompt(prompt, prompt_ids)
         place = Home.at(home)
-        found = find_client_model(model, place, join, ask.channel)
+        found = find_client_model(model, place, join, ask.channel, tunnels=tunnels)
         tokenizer = _tokenizer(found, needed=isinstance(read, str))
         ids = tokenizer.encode(read) if tokenizer and isinstance(read, str) else read
         assert not isinstance(ids, str)

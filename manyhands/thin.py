@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from manyhands.asking import party_transport
 from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.models import TINY, Model, find_model, split_adapter
@@ -26,9 +27,16 @@ DIGEST_CHARS = 8  # at least so many of a digest name a model
 
 
 def find_client_model(
-    text: str, home: Home, join: Sequence[Address], channel: str = "stable"
+    text: str,
+    home: Home,
+    join: Sequence[Address],
+    channel: str = "stable",
+    *,
+    tunnels: bool = False,
 ) -> Model:
     """The model a person means, without its weights; `MODEL:ADAPTER` names an adapter, too.
+
+    tunnels: fetch its files also from peers to which nothing else leads.
 
     Raises:
         NoSuchModel: it is neither here nor served by the swarm.
@@ -36,15 +44,16 @@ def find_client_model(
         PeerUnreachable: nobody answers, or nobody is known to ask.
     """
     model, adapter = split_adapter(text)
-    return replace(_find(model, home, join, channel), adapter=adapter)
+    return replace(_find(model, home, join, channel, tunnels), adapter=adapter)
 
 
-def _find(text: str, home: Home, join: Sequence[Address], channel: str) -> Model:
+def _find(text: str, home: Home, join: Sequence[Address], channel: str, tunnels: bool) -> Model:
     if text == TINY or text.startswith(("/", ".", "~")) or Path(text).exists():
         return find_model(text)
     addresses = join_addresses(home, join)
     channels = Channel(channel).and_safer
-    return run(from_swarm(text, open_party(home, "client"), addresses, channels=channels))[0]
+    party = open_party(home, "client")
+    return run(from_swarm(text, party, addresses, channels=channels, tunnels=tunnels))[0]
 
 
 async def from_swarm(
@@ -54,6 +63,7 @@ async def from_swarm(
     *,
     also: Collection[str] = (),
     channels: Sequence[Channel] | None = None,
+    tunnels: bool = False,
 ) -> tuple[Model, tuple[Announcement, ...]]:
     """The model that peers serve under this name or digest, and the peers; small files only.
 
@@ -61,6 +71,7 @@ async def from_swarm(
         also: files besides that a node needs.
         channels: in which it must be released, where the swarm releases models; None: those that
             nodes serve.
+        tunnels: run libp2p for the files, where they are not here yet.
     """
     from manyhands.weights.named import open_store
     from manyhands.weights.store import Store, cache_root
@@ -75,7 +86,8 @@ async def from_swarm(
     place = cache_root() / digest.hex()
     store = open_store(place)
     if store is None or not all((place / n).exists() for n in _named(store.manifest, also)):
-        manifest, files = await fetch_small_files(transport, hosts, digest, also=also)
+        async with party_transport(party, tunnels=tunnels) as dialling:
+            manifest, files = await fetch_small_files(dialling, hosts, digest, also=also)
         store = Store.at(place, manifest)
         with store.held():
             store.keep_small(files)

@@ -27,6 +27,7 @@ from protocol.transport.libp2p import Libp2pPlane, is_installed
 from protocol.transport.paths import Paths, paths_of
 from protocol.transport.tunnelling import info_of
 from scheduler import Client, Finished, GenerationResult, Token
+from scheduler.thin import fetch_small_files
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import Swarm, add_byte_tokenizer, swarm
 from tests.node.relaying import until
@@ -123,10 +124,14 @@ class Tunnelled:
 
     async def kill_the_relay(self) -> None:
         """The one that carries most."""
-        carried = [relay.tunnelling.status()["relaying"] for relay in self.relays]
-        most: Any = max(range(len(carried)), key=lambda n: carried[n]["carried_bytes"])
-        assert carried[most]["carried_bytes"] > 0
-        await self.relays[most].stop()
+        most = max(self.relays, key=carried_bytes)
+        assert carried_bytes(most) > 0
+        await most.stop()
+
+
+def carried_bytes(relay: Libp2pPlane) -> int:
+    told: Any = relay.tunnelling.status()["relaying"]
+    return int(told["carried_bytes"])
 
 
 def plane(identity: Identity, *bootstrap: Any, **more: Any) -> Libp2pPlane:
@@ -185,6 +190,24 @@ async def test_an_answer_moves_from_the_circuit_to_the_hole_and_back_and_loses_n
 
         assert await there.answer(there.fill) == right
         assert there.seen == [Way.CIRCUIT, Way.PUNCHED, Way.CIRCUIT]
+
+
+async def test_a_client_without_the_model_fetches_its_files_through_a_tunnel(
+    model: Path, tmp_path: Path
+):
+    async with tunnelled(model, tmp_path) as there:
+        there.without_holes()
+        hidden = [
+            peer for peer in there.first.announcements() if peer.peer_id == there.second.peer_id
+        ]
+
+        manifest, files = await fetch_small_files(
+            there.paths[1].transport, hidden, there.built.manifest.digest
+        )
+
+        assert manifest == there.built.manifest
+        assert files.keys() == {each.name for each in manifest.small_files()}
+        assert sum(map(carried_bytes, there.relays)) > sum(map(len, files.values()))
 
 
 async def test_a_relay_of_circuits_that_dies_in_mid_answer_costs_no_token(

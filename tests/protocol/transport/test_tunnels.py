@@ -259,6 +259,36 @@ async def test_a_reader_that_takes_nothing_for_longer_than_the_library_waits_los
         await tunnel.aclose()
 
 
+@pytest.mark.slow
+async def test_a_side_that_has_said_all_is_answered_still_and_the_other_may_go_first():
+    async with around_a_relay() as (_, there, here):
+        relays = there.plane.tunnelling.relays
+        tunnel = await here.plane.tunnelling.open_by(there.peer_id, relays, Way.CIRCUIT)
+        answer = bytes(range(256)) * 2**12  # 1 MiB
+
+        for caller_ends_first in (True, False):
+            server, accepted = await _raw_echo(there)
+            reader, writer = await asyncio.open_connection("127.0.0.1", tunnel.address.port)
+            writer.write(b"all there is to say")
+            their_reader, their_writer = await accepted
+            if caller_ends_first:
+                writer.write_eof()
+                assert await their_reader.read() == b"all there is to say"
+                their_writer.write(answer)
+                their_writer.write_eof()
+                assert await reader.read() == answer
+            else:
+                their_writer.write(answer)
+                their_writer.write_eof()
+                assert await reader.read() == answer
+                writer.write(answer)
+                writer.write_eof()
+                assert await their_reader.read() == b"all there is to say" + answer
+            for each in (writer, their_writer, server):
+                each.close()
+        await tunnel.aclose()
+
+
 async def _raw_echo(at: Peer) -> tuple[asyncio.Server, "asyncio.Future[Any]"]:
     """A service without TLS in the place of the real one, and its first connection."""
     accepted: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
