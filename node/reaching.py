@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 ANSWER_S = 8.0  # the asked one dials for half of it
 MAX_BATCHES = 3  # of questions in one round
 MAX_PORTS = 3
+MAX_MET = 10_000  # hosts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,7 @@ class Reaching:
         self._now_s, self._rng = now_s, rng or random.Random()
         self._known = Reachability()
         self._unable: set[PeerId] = set()  # older peers, who do not know the call
+        self._met: dict[str, None] = {}  # hosts of those who serve, or did
         self._familiar: set[PeerId] = set()  # callers who are no strangers
         self._in_vain: set[PeerId] = set()  # who could not be dialled, the last time we tried
         self._again = asyncio.Event()
@@ -87,22 +89,28 @@ class Reaching:
     def came(self, peer_id: PeerId, seen: Endpoint) -> None:
         """Somebody got through to our port.
 
-        A stranger is who serves nothing and shares no address with a peer that does: those we may
-        have sent to, over libp2p too, and what we have sent to, a router may let in. Relays and
-        tunnels bring callers from this machine, neighbours come from this network.
+        A stranger is who serves nothing and shares no address with a peer that does, or did: those
+        we may have sent to, over libp2p too, and what we have sent to, a router may let in. Relays
+        and tunnels bring callers from this machine, neighbours come from this network.
         """
         is_news = self.finding.is_doubtful and peer_id not in self._familiar
         if not is_news or scope_of(seen.host) is not Scope.WORLD:
             return
-        known = self._others()
-        hosts = {address.host for peer in known for address in peer.addresses}
-        hosts.update(self.finding.seen_hosts)
-        if seen.host in hosts or any(peer.peer_id == peer_id for peer in known):
+        self._remember()
+        is_peer = any(peer.peer_id == peer_id for peer in self._others())
+        if is_peer or seen.host in self._met or seen.host in self.finding.seen_hosts:
             self._familiar.add(peer_id)  # until the next round
             return
         log.info("a stranger got through", extra={"host": seen.host})
         self._known.let_in(seen.host, self._now_s())
         self._find()
+
+    def _remember(self) -> None:
+        """Where those are who serve: they may leave, and come back as if we had never met."""
+        for peer in self._others():
+            self._met.update(dict.fromkeys(address.host for address in peer.addresses))
+        while len(self._met) > MAX_MET:
+            del self._met[next(iter(self._met))]
 
     async def run(self) -> None:
         """Until cancelled; no peer's failure ends it."""
@@ -120,6 +128,7 @@ class Reaching:
     async def round(self) -> None:
         """Ask a few peers, and more while they do not agree."""
         self._familiar.clear()
+        self._remember()
         asked: list[Announcement] = []
         samples: list[Sample] = []
         one_port = self._one_port() if self._one_port else None
@@ -220,6 +229,7 @@ class Reaching:
                 pass
             if self._now_s() - seen_at_s >= self._timing.seen_every_s:
                 seen_at_s = self._now_s()
+                self._remember()
                 await self.glance()
             if self._has_moved() or self._again.is_set() or self._has_company(n_dialers):
                 self._again.clear()

@@ -168,12 +168,18 @@ async def tunnelled(model: Path, home: Path) -> AsyncIterator[Tunnelled]:
             nobody.bind(("127.0.0.1", 0))  # bound, and nobody listens
             announced = nobody.getsockname()
             [local] = await built.start((3, 6), announce=announced, via_auto=True)
-        await until(lambda: len(local.node.carrying.addresses) == 2, 30)
+        first = built.nodes[0].node
+
+        def is_told() -> bool:
+            """That there are two relays, and where."""
+            told = {peer.peer_id: peer.addresses for peer in first.announcements()}
+            return len(told.get(local.node.peer_id, ())) == 3
+
+        await until(is_told, 30)
         client = await stack.enter_async_context(built.client())
         *_, of_client = transports.values()
         of_client.tunnelling = (await standing(tunnels=TunnelLimits())).tunnelling
-        first = transports[built.nodes[0].node.peer_id]
-        paths = [paths_of(first), paths_of(of_client)]
+        paths = [paths_of(transports[first.peer_id]), paths_of(of_client)]
         yield Tunnelled(built, client, relays, planes, paths)
 
 

@@ -1,5 +1,6 @@
 """Real nodes that only libp2p joins: through a hole in two routers, and through a circuit."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from protocol.transport.libp2p import is_installed
 from tests.namespaces.lab import Lab, Nat
-from tests.namespaces.nodes import Served, generate, start_all
+from tests.namespaces.nodes import Served, answering, generate, start_all
 
 pytestmark = [
     pytest.mark.slow,
@@ -71,3 +72,25 @@ def test_symmetric_homes_reach_each_other_by_circuits_where_splicing_is_blocked(
 
     check(answer, lambda: tunnels(public)["relaying"]["carried_bytes"] > 100_000)
     assert tunnels(second)["punched"] == tunnels(third)["punched"] == 0
+
+
+def test_a_hole_that_falls_silent_in_mid_answer_is_left_for_a_circuit(lab: Lab):
+    public, second, third = swarm(lab, Nat.PORT_RESTRICTED, "--relay", f"0.0.0.0:{SPLICING}")
+    public.host.iptables(f"-A INPUT -p tcp --dport {SPLICING} -j DROP")
+    options = ("--join", public.address, "--libp2p", "--wait=120", "--max-tokens", 150)
+    options += ("--require", second.peer, "--require", third.peer)
+    client = lab.host("client", Nat.PORT_RESTRICTED)
+    right = generate(client, *options, timeout_s=180)
+    until_s = time.monotonic() + 60
+    while second.status()["paths"].get(third.peer) != "punched":
+        assert time.monotonic() < until_s, second.status()
+        generate(client, *options, timeout_s=180)
+
+    with answering(client, *options) as told:
+        for event in told:
+            if event["event"] == "token" and event["index"] == 10:
+                lab.cut(second.host, third.host)
+
+    assert event["event"] == "done", f"{event}\n{lab.errors()}"
+    assert event["token_ids"] == right["token_ids"]
+    assert second.status()["paths"][third.peer] == "circuit"

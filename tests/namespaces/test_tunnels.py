@@ -52,6 +52,20 @@ def test_a_hole_is_punched_and_the_service_answers_through_it(lab: Lab, called: 
     assert here.ask("status")["punched"] == 1
 
 
+def test_a_circuit_in_use_is_left_for_the_hole_when_the_routers_let_each_other_through(lab: Lab):
+    relay = TunnelPeer(lab.host("relay"))
+    there, here, relays = pair(lab, relay.address, Nat.PORT_RESTRICTED, Nat.PORT_RESTRICTED)
+    lab.cut(there.host, here.host)
+
+    assert here.ask("reach", there.peer_id, relays) == "circuit"
+    assert here.ask("move") == "circuit"
+    lab.heal()
+
+    assert here.until("move", lambda path: path != "circuit", timeout_s=240) == "punched"
+    relay.host.kill()
+    assert here.ask("move") == "punched"
+
+
 def test_symmetric_routers_take_no_hole_and_are_reached_by_a_circuit(lab: Lab):
     relay = TunnelPeer(lab.host("relay"))
     there, here, relays = pair(lab, relay.address, Nat.SYMMETRIC, Nat.SYMMETRIC)

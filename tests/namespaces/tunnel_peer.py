@@ -26,6 +26,7 @@ from protocol.transport import Service, Stream
 from protocol.transport.control_plane import CARRYING, TunnelLimits
 from protocol.transport.grpc import GrpcTransport
 from protocol.transport.libp2p import Libp2pPlane
+from protocol.transport.paths import paths_of
 from tests.namespaces.lab import Host
 from tests.swarm.processes import events
 
@@ -101,6 +102,29 @@ class _Peer:
 
     async def relays(self) -> object:
         return [str(each) for each in self.plane.tunnelling.relays]
+
+    async def reach(self, peer: str, relays: list[str]) -> object:
+        """A connection by the best way, and a stream on it, which are kept; by which way."""
+        begins = [Address.parse(each) for each in relays]
+        self._addresses = [
+            Address(each.host, each.port, PeerId(peer), each.peer_id, is_tunnel=True)
+            for each in begins
+        ]
+        self.transport.tunnelling = self.plane.tunnelling
+        paths = paths_of(self.transport)
+        self._held = await paths.dial(PeerId(peer), self._addresses, timeout_s=15)
+        self._stream = await self._held.open("echoes", timeout_s=15)
+        return self._held.path
+
+    async def move(self) -> object:
+        """Take a better way if there is one; what began on the old goes on. By which way."""
+        better = await paths_of(self.transport).upgraded(self._held, self._addresses)
+        self._stream.send(b"still there")
+        assert await self._stream.receive() == b"still there"
+        if better is not None:
+            await self._held.aclose()
+            self._held, self._stream = better, await better.open("echoes", timeout_s=15)
+        return self._held.path
 
     async def status(self) -> object:
         return self.plane.tunnelling.status() | {"refused": dict(self.plane.refused)}

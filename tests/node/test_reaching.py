@@ -231,6 +231,10 @@ async def test_a_router_that_lets_in_who_was_asked_may_be_closed_to_strangers_un
             await visit(n, host)
             assert place.may_be_hidden
 
+        del world.announced[4]  # it leaves, and calls as if it had never been a peer
+        await visit(9, "203.0.113.4")
+        assert place.may_be_hidden
+
         await visit(8, "192.0.2.8")
         assert not place.may_be_hidden
         assert place.status()["stranger"] == "192.0.2.8"
