@@ -4,10 +4,10 @@ In: a draft of what to announce, and the addresses to join by. Out: a table of w
 alike on all nodes, and this node's record in everybody's. All nodes are equal; a join address is
 only the first one to be asked. The rules of merging are `protocol.announcement_table`'s, the
 messages `protocol.gossip_rules`', what to announce when `announcer.py`'s, whom to ask
-`partners.py`'s; this file is the loop around them.
+`partners.py`'s, by whom to join `introductions.py`'s; this file is the loop around them.
 
-Every second or so a node exchanges with one peer drawn at random, and with each join address that
-it does not know yet, for ever. News (a peer that came, left or moved) is passed on at once.
+Every second or so a node exchanges with one peer drawn at random, and now and then with each join
+address that it does not know yet. News (a peer that came, left or moved) is passed on at once.
 
 A join address is an introduction and nothing more: its connection is not kept once others are
 known. Everybody has it, so whoever is named there would be asked by all the swarm, for ever.
@@ -17,11 +17,12 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from node.announcer import Announcer
 from node.ghosts import Ghosts
+from node.introductions import Introductions
 from node.links import LinkTimes
 from node.pace import GossipTiming
 from node.partners import KEPT, Partners
@@ -89,9 +90,10 @@ class Gossip(AnnouncementSource):
         self.table = table
         self.links = LinkTimes()
         self._transport, self._draft = transport, draft
-        self._join = [address for address in join if address.peer_id != transport.peer_id]
         self._timing = timing or GossipTiming()
         self._now_ms, self._now_s, self._rng = now_ms, now_s, rng or random.Random()
+        others = [address for address in join if address.peer_id != transport.peer_id]
+        self._introductions = Introductions(others, self._timing, self._rng)
         self._announcer = Announcer(
             table, key, draft, lambda: self.links.best(self._now_s()), self._timing
         )
@@ -101,7 +103,6 @@ class Gossip(AnnouncementSource):
         )
         self._allowance = Allowance(BUDGET, self._now_s)
         self._guard = guard or Guard(now_s=self._now_s)
-        self._warned_at_s: dict[Address, float] = {}
         self._wake = asyncio.Event()
         self._has_news = False
         self._gap_s = self._timing.news_gap_s
@@ -153,24 +154,34 @@ class Gossip(AnnouncementSource):
         self._wake.set()
 
     async def leave(self) -> None:
-        """Tell a few peers that this one goes; they tell the others. Call it after `run` ended."""
+        """Tell a few peers that this one goes; they tell the others. Call it after `run` ended.
+
+        Who does not hear it has another in its place: some may be gone, and not expired yet.
+        """
         tombstone = self._draft().tombstone()
         record = self._announcer.publish(tombstone, now_s=self._now_s(), now_ms=self._now_ms())
-        chosen = self._partners.draw(self._others(), LEAVE_PARTNERS, self._now_s())
+        others = self._others()
+        drawn = self._partners.draw(others, LEAVE_PARTNERS, self._now_s())
+        self._rng.shuffle(others)
+        chosen = iter([*drawn, *(peer for peer in others if peer not in drawn)])
+        timeout_s = LEAVE_TIMEOUT_S * self._pressure.patience
 
-        async def tell_one(peer: Announcement) -> None:
-            try:
-                connection = await self._partners.connect(
-                    peer.peer_id, peer.to_dial, timeout_s=LEAVE_TIMEOUT_S
-                )
-                await connection.call(METHOD, tell(record), timeout_s=LEAVE_TIMEOUT_S)
-            except ManyhandsError as error:
-                log.debug("a peer did not hear our leave", extra={"reason": str(error)})
+        async def tell_one() -> None:
+            for peer in chosen:
+                try:
+                    connection = await self._partners.connect(
+                        peer.peer_id, peer.to_dial, timeout_s=timeout_s
+                    )
+                    await connection.call(METHOD, tell(record), timeout_s=timeout_s)
+                except ManyhandsError as error:
+                    log.debug("a peer did not hear our leave", extra={"reason": str(error)})
+                else:
+                    return
 
         try:
-            async with asyncio.timeout(LEAVE_TIMEOUT_S), asyncio.TaskGroup() as telling:
-                for peer in chosen:
-                    telling.create_task(tell_one(peer))
+            async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as telling:
+                for _ in range(LEAVE_PARTNERS):
+                    telling.create_task(tell_one())
         except TimeoutError:
             log.debug("not every peer heard our leave in time")
         finally:
@@ -199,23 +210,12 @@ class Gossip(AnnouncementSource):
             others, n_partners, self._now_s(), n_at_once=self._pressure.n_at_once
         )
         partners = [Partner(peer.peer_id, peer.to_dial) for peer in drawn]
-        return [*partners, *self._introductions({peer.peer_id for peer in drawn})]
+        due = self._introductions.due(self._is_to_be_met, self._now_s(), is_alone=self._is_alone)
+        return [*partners, *(Partner(each.peer_id, (each,), is_introduction=True) for each in due)]
 
-    def _introductions(self, drawn: Container[PeerId] = ()) -> list[Partner]:
-        """Addresses to join by whose peer is not known and not being asked already.
-
-        Whoever knows nobody is told the whole table by each that it asks: one address after the
-        other then, in any order, and all that just failed at once.
-        """
-        free = [
-            Partner(address.peer_id, (address,), is_introduction=True)
-            for address in self._join
-            if address.peer_id not in drawn
-            and not self._partners.is_busy(address.peer_id)
-            and self._is_unknown(address.peer_id)
-        ]
-        untried = [each for each in free if not self._is_shunned(each.peer_id)]
-        return [self._rng.choice(untried)] if untried and self._is_alone else free
+    def _is_to_be_met(self, peer_id: PeerId) -> bool:
+        """Whether it is not known, and not being asked already."""
+        return self._is_unknown(peer_id) and not self._partners.is_busy(peer_id)
 
     def _others(self) -> list[Announcement]:
         own = self._transport.peer_id
@@ -224,9 +224,6 @@ class Gossip(AnnouncementSource):
     @property
     def _is_alone(self) -> bool:
         return not self._others()
-
-    def _is_shunned(self, peer_id: PeerId) -> bool:
-        return self._partners.is_shunned(peer_id, self._now_s())
 
     def _is_unknown(self, peer_id: PeerId) -> bool:
         return self.table.get(peer_id, self._now_ms()) is None
@@ -239,7 +236,8 @@ class Gossip(AnnouncementSource):
         """
         interval_s = self._announcer.pace.interval_s * self._pressure.patience
         interval_s *= self._rng.uniform(0.8, 1.2)
-        if self._is_alone and not all(self._is_shunned(peer) for peer, *_ in self._introductions()):
+        is_first = not self._introductions.all_rest(self._is_to_be_met, self._now_s())
+        if self._is_alone and is_first:
             interval_s = min(interval_s, NEXT_JOIN_S)
         try:
             async with asyncio.timeout(interval_s):
@@ -254,19 +252,22 @@ class Gossip(AnnouncementSource):
     async def _exchange(self, partner: Partner) -> None:
         """One exchange. A refused connection costs nobody anything and slows nobody."""
         peer_id, addresses, is_introduction = partner
-        was_shunned = self._is_shunned(peer_id)
+        introductions = self._introductions
         self._partners.begin(peer_id)
         began_s = self._now_s()
         try:
             await self._converse(peer_id, addresses)
             self._partners.trust(peer_id)
             self._pressure.answered()
+            introductions.answered(peer_id)
             if is_introduction and len(self._others()) > KEPT:
                 await self._partners.let_go(peer_id)
         except ManyhandsError as error:
             is_silent = self._now_s() - began_s >= 0.99 * self._timing.timeout_s  # clocks round
-            if is_silent and not (is_introduction and was_shunned):  # that one may be long gone
+            if is_silent and not (is_introduction and introductions.has_failed(peer_id)):
                 self._pressure.silent()
+            if is_introduction:
+                introductions.failed(peer_id, self._now_s(), is_alone=self._is_alone)
             await self._failed(peer_id, addresses, error, is_silent)
         finally:
             self._partners.end(peer_id)
@@ -310,16 +311,6 @@ class Gossip(AnnouncementSource):
         is_silent: bool,
     ) -> None:
         await self._partners.shun(peer_id, self._now_s(), keeps=is_silent)
-        for address in addresses:
-            if address in self._join and self._is_unknown(peer_id):
-                self._warn_of(address, error)
+        if self._is_unknown(peer_id):
+            self._introductions.warn(addresses, error, self._now_s())
         log.debug("an exchange failed", extra={"peer": peer_id, "reason": str(error)})
-
-    def _warn_of(self, address: Address, error: ManyhandsError) -> None:
-        warned_at_s = self._warned_at_s.get(address)
-        if warned_at_s is None or self._now_s() - warned_at_s >= self._timing.warn_every_s:
-            self._warned_at_s[address] = self._now_s()
-            log.warning(
-                "cannot join yet, trying again",
-                extra={"address": str(address), "reason": str(error)},
-            )

@@ -67,6 +67,23 @@ async def test_a_leave_is_seen_by_all_at_once(swarm):
     assert await until(swarm.agree, timeout_s=5) < 1
 
 
+async def test_a_leave_is_heard_although_most_of_those_that_are_known_have_just_died(
+    network, swarm
+):
+    first = await swarm.start(0)
+    for n in range(1, 12):
+        await swarm.start(n, first.address)
+    await until(swarm.agree, timeout_s=5)
+    for node in swarm.nodes[2:]:
+        network.kill(peer_of(node.n))
+        await node.crash()
+
+    await first.leave()
+
+    left = swarm.nodes[1]
+    await until(lambda: peer_of(0) not in left.sees(), timeout_s=1)
+
+
 async def test_a_peer_that_dies_vanishes_when_its_record_expires(swarm):
     first = await swarm.start(0, timing=BRIEF)
     second = await swarm.start(1, first.address, timing=BRIEF)
@@ -83,7 +100,7 @@ async def test_start_order_does_not_matter_and_the_operator_is_warned_now_and_th
     address = reserved.address
     await reserved.crash()
 
-    with caplog.at_level(logging.WARNING, logger="node.gossip"):
+    with caplog.at_level(logging.WARNING, logger="node.introductions"):
         early = await swarm.start(1, address, timing=BRIEF)
         await asyncio.sleep(0.6)
     await swarm.start(0, port=address.port)

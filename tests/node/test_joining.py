@@ -48,7 +48,7 @@ class Crowd:
 
             gossip = Gossip(
                 AnnouncementTable(OPEN_SWARM_ID), transport, key_of(n), draft,
-                join=join, now_ms=self.now_ms, now_s=self.loop.time, rng=random.Random(n),
+                join=join, now_ms=self.now_ms, now_s=self.loop.time, rng=random.Random(f"0/{n}"),
             )  # fmt: skip
             if n < n_introducing:
                 join = [*join, *addresses]
@@ -107,8 +107,8 @@ def test_two_hundred_who_join_by_the_same_two_see_each_other_within_ten_seconds(
 def test_thirty_who_join_by_the_same_two_ask_those_no_more_than_others_afterwards():
     asked = run_in_virtual_time(lambda loop: join_and_rest(loop, 30, over_s=5))
 
-    mean = asked.total() / len(asked)
-    assert max(asked[0], asked[1]) <= 3 * mean
+    mean, of_two = asked.total() / len(asked), (asked[0] + asked[1]) / 2
+    assert of_two <= 2.5 * mean
 
 
 def test_silence_halves_what_is_under_way_and_answers_raise_it_again():
