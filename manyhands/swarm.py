@@ -1,13 +1,12 @@
-"""`manyhands swarm`: found a swarm, invite to it, join one, and say who may stay.
+"""`manyhands swarm`: found a swarm, list those of a home, choose one, leave it, see its members.
 
-In: names, invites, peers. Out: a home for each swarm, an invite as one line on stdout, tables or
-one JSON object. What members sign and check is `protocol.membership`'s, what a home keeps of it
-`membership.py`'s. An admin's word takes effect when one member has heard it: the rest is gossip.
+In: names. Out: a home for each swarm, tables or one JSON object. What members sign and check is
+`protocol.membership`'s, what a home keeps of it `membership.py`'s. Invites are
+`swarm_inviting.py`'s and who may stay `swarm_ruling.py`'s: their commands are of the same group.
 """
 
 import json
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,21 @@ import click
 
 from manyhands.home import OPEN, SWARMS, Home, default_home, home_of, open_identity, set_default
 from manyhands.home import default_swarm as name_of_default
-from manyhands.loops import run
 from manyhands.membership import (
-    admin_key,
     enter,
-    founder_key,
-    keep_state,
     leave,
-    load_state,
     make_founder,
 )
-from manyhands.options import AddressType, PeerType, base_option, json_option
+from manyhands.options import base_option, json_option
 from manyhands.progress import say
 from manyhands.running import found_running
 from manyhands.swarm_options import RolesType
-from protocol.address import Address
 from protocol.clock import wall_ms
 from protocol.errors import ConfigError, UsageError
-from protocol.identity import PeerId, public_key_from_peer_id
-from protocol.membership.certificates import Certificate, Ruling, Verdict
+from protocol.membership.certificates import Certificate
 from protocol.membership.invites import CLIENT_ROLES
 from protocol.membership.policy import NONCE_BYTES, GuestLimits, Policy, is_name
-from protocol.membership.roles import NONE, Role, Roles, role_fields
+from protocol.membership.roles import NONE, Role, Roles
 from protocol.membership.state import SwarmState
 
 GUESTS = frozenset({Role.PROVIDE, Role.USE, Role.OBSERVE})
@@ -225,149 +217,3 @@ def members(home: Path | None, name: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"schema": "manyhands/swarm-members/v1", "members": rows}))
     else:
         show_members(rows)
-
-
-@swarm.command()
-@click.argument("who", metavar="PEER|INVITE")
-@click.option("--via", type=AddressType(), multiple=True, help="Whom to tell. Repeat for more.")
-@base_option
-@which_option
-@json_option
-def revoke(
-    who: str, via: tuple[Address, ...], home: Path | None, name: str | None, as_json: bool
-) -> None:
-    """End the membership of PEER, everywhere, within seconds; a later invite may bring it back. Or
-    make an invite worthless: those who joined by it stay."""
-    from protocol.membership.invites import SCHEME, Invite
-
-    place = place_of(home, name)
-    if who.startswith(SCHEME):
-        key = Invite.parse(who).token.public_key
-    else:
-        key = public_key_from_peer_id(PeerId(PeerType().convert(who, None, None)))
-    _rule(place, key, Verdict.REVOKED, via, as_json)
-
-
-@swarm.command()
-@click.argument("peer", type=PeerType())
-@click.option("--via", type=AddressType(), multiple=True, help="Whom to tell. Repeat for more.")
-@base_option
-@which_option
-@json_option
-def deny(
-    peer: str, via: tuple[Address, ...], home: Path | None, name: str | None, as_json: bool
-) -> None:
-    """Keep PEER out, whatever certificate or invite it has, until it is allowed again."""
-    key = public_key_from_peer_id(PeerId(peer))
-    _rule(place_of(home, name), key, Verdict.DENIED, via, as_json)
-
-
-@swarm.command()
-@click.argument("peer", type=PeerType())
-@click.option("--role", "roles", type=RolesType(), default="use", help="Default: use.")
-@click.option("--via", type=AddressType(), multiple=True, help="Whom to tell. Repeat for more.")
-@base_option
-@which_option
-@json_option
-def allow(
-    peer: str,
-    roles: Roles,
-    via: tuple[Address, ...],
-    home: Path | None,
-    name: str | None,
-    as_json: bool,
-) -> None:
-    """Let PEER in by its id alone; what was denied or revoked before counts no more."""
-    key = public_key_from_peer_id(PeerId(peer))
-    roles = roles | {Role.OBSERVE}
-    _rule(place_of(home, name), key, Verdict.ALLOWED, via, as_json, roles=roles)
-
-
-def _rule(
-    place: Home,
-    key: bytes,
-    verdict: Verdict,
-    via: Sequence[Address],
-    as_json: bool,
-    *,
-    roles: Roles = NONE,
-) -> None:
-    from manyhands.swarm_telling import learn_and_tell
-
-    state = load_state(place)
-    if state.policy.may_admit(key):
-        raise UsageError(
-            "an admin or founder is always a member", hint="manyhands swarm demote PEER"
-        )
-    signer = admin_key(place, state)
-    # Later than what it replaces, also when that was signed by a clock ahead of ours.
-    stamp_ms = max(wall_ms(), state.last_stamp_ms(key) + 1)
-    ruling = Ruling(peer=key, verdict=verdict, stamp_ms=stamp_ms, roles=roles)
-    state.learn(ruling.seal(state.swarm_id, signer))
-    keep_state(place, state)
-    told = run(learn_and_tell(place, via))
-    _say_told(verdict.value, told, as_json, roles=list(role_fields(roles)))
-
-
-def _say_told(what: str, told: Sequence[str], as_json: bool, **more: object) -> None:
-    if as_json:
-        view = {"schema": "manyhands/swarm-ruling/v1", "verdict": what, "told": list(told), **more}
-        click.echo(json.dumps(view))
-    elif told:
-        say(f"{what}; told {len(told)} member(s), who pass it on")
-    else:
-        say(f"warning: {what}, but no member was reached: it counts once a node of this home runs")
-
-
-@swarm.command()
-@click.argument("peer", type=PeerType())
-@click.option("--via", type=AddressType(), multiple=True, help="Whom to tell. Repeat for more.")
-@base_option
-@which_option
-@json_option
-def promote(
-    peer: str, via: tuple[Address, ...], home: Path | None, name: str | None, as_json: bool
-) -> None:
-    """Make PEER, a node, an admin: it redeems invites, and its home may invite and revoke."""
-    place = place_of(home, name)
-    _change(place, load_state(place).policy.with_admin(public_key_from_peer_id(PeerId(peer))))
-    from manyhands.swarm_telling import learn_and_tell
-
-    _say_told("promoted", run(learn_and_tell(place, via)), as_json)
-
-
-@swarm.command()
-@click.argument("peer", type=PeerType())
-@click.option("--via", type=AddressType(), multiple=True, help="Whom to tell. Repeat for more.")
-@base_option
-@which_option
-@json_option
-def demote(
-    peer: str, via: tuple[Address, ...], home: Path | None, name: str | None, as_json: bool
-) -> None:
-    """Make PEER no admin any more. Certificates that it issued count no more, either."""
-    place = place_of(home, name)
-    key, state = public_key_from_peer_id(PeerId(peer)), load_state(place)
-    _change(place, state.policy.without_admin(key), was=key)
-    from manyhands.swarm_telling import learn_and_tell
-
-    _say_told("demoted", run(learn_and_tell(place, via)), as_json)
-
-
-def _change(place: Home, policy: Policy, was: bytes = b"") -> None:
-    """A new policy; what `was`, an admin, has ruled is ruled by the founder from now on."""
-    state, founder = load_state(place), founder_key(place)
-    taken_over = [
-        Ruling(
-            peer=held.ruling.peer,
-            verdict=held.ruling.verdict,
-            stamp_ms=held.ruling.stamp_ms + 1,
-            roles=held.ruling.roles,
-        )
-        for held in state.rulings.values()
-        if held.envelope.signers[0] == was
-    ]
-    state.learn(policy.seal(state.swarm_id, founder))
-    for ruling in taken_over:
-        state.learn(ruling.seal(state.swarm_id, founder))
-    keep_state(place, state)

@@ -1,11 +1,16 @@
-"""What the flags of `manyhands swarm` mean: roles and durations as values."""
+"""What the flags of `manyhands swarm` mean: roles and durations as values, whom to tell."""
 
 import re
 from typing import Any
 
 import click
 
+from manyhands.options import AddressType
 from protocol.membership.roles import Role, Roles
+
+via_option = click.option(
+    "--via", type=AddressType(), multiple=True, help="Whom to tell. Repeat for more."
+)
 
 _UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import manyhands.swarm_inviting  # noqa: F401 (its commands belong to the same group)
+import manyhands.swarm_inviting
+import manyhands.swarm_ruling  # noqa: F401 (their commands belong to the same group)
 from manyhands.asking import RECORD_NAME, Ask
 from manyhands.home import KEY_NAME, Home
 from manyhands.loops import run

@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
-from manyhands.governing.releasing import models, tell_reach, via_option
+from manyhands.governing.releasing import models, tell_reach
 from manyhands.governing.signing import Signed, fresh_state, revision, sign, signatures
 from manyhands.home import Home
 from manyhands.options import base_option, json_option
 from manyhands.progress import say
 from manyhands.swarm import place_of, which_option
-from manyhands.swarm_options import DurationType
+from manyhands.swarm_options import DurationType, via_option
 from protocol.address import Address
 from protocol.clock import wall_ms
 from protocol.errors import UsageError

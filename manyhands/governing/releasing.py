@@ -21,10 +21,10 @@ from manyhands.governing.signing import (
     signatures,
 )
 from manyhands.home import Home
-from manyhands.options import AddressType, Command, base_option, json_option
+from manyhands.options import Command, base_option, json_option
 from manyhands.progress import say
 from manyhands.swarm import place_of, which_option
-from manyhands.swarm_options import DurationType
+from manyhands.swarm_options import DurationType, via_option
 from protocol.address import Address
 from protocol.clock import wall_ms
 from protocol.errors import UsageError
@@ -33,9 +33,6 @@ from protocol.membership.releases import Release, Standing
 from protocol.membership.rules import Channel
 from protocol.membership.state import SwarmState
 
-via_option = click.option(
-    "--via", type=AddressType(), multiple=True, help="Whom to tell. Repeat for more."
-)
 notes_option = click.option("--notes", default="", help="For those who read it: one line.")
 
 

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 PEER = (sys.executable, "-m", "tests.namespaces.whereabouts")
 N_DIALERS = 3
+DOCTOR = ("--only", "port-mapping")
 
 
 class Swarm:
@@ -138,6 +139,9 @@ def test_a_real_router_forwards_a_port_for_as_long_as_the_node_runs(lab: Lab, wa
     assert isinstance(home.router, Router)
     miniupnpd(home.router, natpmp=way == "PCP", upnp=way == "UPnP")
 
+    looked = home.run(*MANYHANDS, "doctor", "--json", *DOCTOR, "--home", lab.directory / "doctor")
+    [asked] = json.loads(looked.out)["checks"]
+    before = forwarded(home.router)
     process = swarm.ask(home, "--map-port")
     view = said(process, lambda view: view["verdict"] == "mapped")
     during = forwarded(home.router)
@@ -145,6 +149,8 @@ def test_a_real_router_forwards_a_port_for_as_long_as_the_node_runs(lab: Lab, wa
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=30)
 
+    assert (asked["verdict"], way in asked["reason"]) == ("ok", True), "whether it would"
+    assert "dnat" not in before, "asking maps nothing"
     assert view["port_mapping"]["protocol"] == way
     assert view["port_mapping"]["problem"] == ""
     outside = int(view["port_mapping"]["external"].rpartition(":")[2])
