@@ -56,7 +56,7 @@ async def _party(case: Case) -> Party:
 def dialled_finding(found: Found, port: int) -> Finding:
     """About a port that peers were asked to dial, by what came of it."""
     if not found.witnesses:
-        return skip("nobody who was met dials back: they are older, or of another network")
+        return skip("nobody who was met dialled back: each is older, declines, or cannot be asked")
     reach = Reach(verdict=found.verdict, nat=found.nat)
     if not reach.is_dialable:
         return warn(found.why, advice(reach, port))
@@ -69,4 +69,4 @@ def dialled_finding(found: Found, port: int) -> Finding:
     return ok(f"{n_peers} peer(s) dialled {best} and got through{limits}")
 
 
-CHECKS = (Check("dial-back", "whether peers can dial this machine's port", _dialled_back, 45.0),)
+CHECKS = (Check("dial-back", "whether peers can dial this machine's port", _dialled_back, 60.0),)
