@@ -77,6 +77,7 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
 def _targets() -> tuple[Target, ...]:
     from google.protobuf.message import DecodeError
     from libp2p.exceptions import BaseLibp2pError
+    from libp2p.identity.identify.identify import parse_identify_response
     from libp2p.identity.identify.pb.identify_pb2 import Identify
     from libp2p.peer.id import ID
     from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage, StopMessage
@@ -127,7 +128,7 @@ def _targets() -> tuple[Target, ...]:
     def seen(data: bytes) -> None:
         """How a peer sees us."""
         told = _run(punching._read_all(_Said(data), punching.MAX_IDENTIFY_BYTES))
-        punching._endpoint(punching.parse_identify_response(told).observed_addr)
+        punching._endpoint(parse_identify_response(told).observed_addr)
 
     def requests() -> list[bytes]:
         connect = HopMessage(type=HopMessage.CONNECT)

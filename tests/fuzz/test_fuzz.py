@@ -54,6 +54,95 @@ FOUND = {
         "chat-template",
         b"{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}",
     ),
+    "a template that doubles by ~": (
+        "chat-template",
+        b"{% set n = namespace(a='x') %}{% for i in range(99) %}"
+        b"{% set n.a = n.a ~ n.a %}{% endfor %}",
+    ),
+    "a template that doubles by a filter": (
+        "chat-template",
+        b"{% set n = namespace(a='x') %}{% for i in range(99) %}"
+        b"{% set n.a = [n.a, n.a] | join %}{% endfor %}",
+    ),
+    "a template that doubles by a method": (
+        "chat-template",
+        b"{% set n = namespace(a='x') %}{% for i in range(99) %}"
+        b"{% set n.a = ''.join([n.a, n.a]) %}{% endfor %}",
+    ),
+    "a template that doubles in a block": (
+        "chat-template",
+        b"{% set n = namespace(a='x') %}{% for i in range(99) %}"
+        b"{% set n.a %}{{ n.a }}{{ n.a }}{% endset %}{% endfor %}",
+    ),
+    "a template that doubles in a macro": (
+        "chat-template",
+        b"{% macro m(x) %}{{ x }}{{ x }}{% endmacro %}{% set n = namespace(a='x') %}"
+        b"{% for i in range(99) %}"
+        b"{% set n.a = m(n.a) %}{% endfor %}",
+    ),
+    "a template that doubles by its own letters": (
+        "chat-template",
+        b"{% set n = namespace(a='x') %}{% for i in range(99) %}"
+        b"{% set n.a = n.a.replace('x', 'xx') %}{% endfor %}",
+    ),
+    "a template that writes down a list that holds itself twice, forty times": (
+        "chat-template",
+        b"{% set n = namespace(a=[1]) %}{% for i in range(40) %}{% set n.a = [n.a, n.a] %}"
+        b"{% endfor %}{{ n.a }}",
+    ),
+    "a template that keeps all it made": (
+        "chat-template",
+        b"{% set n = namespace(a=[]) %}{% for i in range(9999) %}{% set n.a = n.a + [('x' "
+        b"* 9999) ~ i] %}{% endfor %}",
+    ),
+    "a template that keeps parts of a long text": (
+        "chat-template",
+        b"{% set n = namespace(a=[], b='x') %}{% for i in range(22) %}{% set n.b = n.b ~ n"
+        b".b %}{% endfor %}{% for i in range(9999) %}{% set n.a = [n.a, n.b[1:]] %}{% endf"
+        b"or %}",
+    ),
+    "a template that goes round and round": (
+        "chat-template",
+        b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    ),
+    "a template that calls itself twice": (
+        "chat-template",
+        b"{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{"
+        b"{ m(60) }}",
+    ),
+    "a template that pads by a filter": (
+        "chat-template",
+        b"{{ '%999999999d' | format(1) }}",
+    ),
+    "a template that pads in braces": (
+        "chat-template",
+        b"{{ '{:999999999}'.format(1) }}",
+    ),
+    "a template that pads in braces by an argument": (
+        "chat-template",
+        b"{{ '{:{}}'.format(1, 999999999) }}",
+    ),
+    "a template that centres": (
+        "chat-template",
+        b"{{ 'x' | center(999999999) }}",
+    ),
+    "a template that justifies": (
+        "chat-template",
+        b"{{ 'x'.ljust(999999999) }}",
+    ),
+    "a template that replaces letters by books": (
+        "chat-template",
+        b"{{ ('x' * 9999) | replace('x', 'y' * 9999) }}",
+    ),
+    "a template that writes numbers of a million digits": (
+        "chat-template",
+        b"{% set n = namespace(a=9) %}{% for i in range(40) %}{% set n.a = n.a * n.a %}{% "
+        b"endfor %}",
+    ),
+    "a template that rounds to the left": (
+        "chat-template",
+        b"{{ 5 | round(-999999999) }}",
+    ),
     "a template that pads by a gigabyte": ("chat-template", b"{{ '%999999999d' % 1 }}"),
     "a template that would count for ever": ("chat-template", b"{{ 9 ** 9 ** 9 }}"),
     "settings of a tokenizer that are a text": (

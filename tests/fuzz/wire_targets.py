@@ -130,11 +130,19 @@ class _Table:
         return self._table
 
 
-_told, _kept = _Table(), _Table()
+_told, _kept, _asking = _Table(), _Table(), _Table()
 
 
 def _answered(data: bytes) -> None:
     answer(_told.get(), data, sender=SENDER, now_ms=NOW_MS)
+
+
+def _taken(data: bytes) -> None:
+    """As an answer to our own question, of a node and of a client."""
+    for gives in (True, False):
+        exchange = Exchange(_asking.get(), gives=gives, salt=bytes(8))
+        exchange.question(NOW_MS)
+        exchange.take(data, sender=SENDER, now_ms=NOW_MS)
 
 
 def _page(data: bytes) -> None:
@@ -259,6 +267,7 @@ TARGETS = (
         shape="cbor",
     ),
     Target(name="gossip-answered", parse=_answered, seeds=_gossip, shape="cbor"),
+    Target(name="gossip-taken", parse=_taken, seeds=_gossip, shape="cbor"),
     Target(name="announcement", parse=_announcement, seeds=_announcements, shape="cbor"),
     Target(
         name="record-page",
