@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scheduler.simulator.policies import Seat
 from scheduler.simulator.rates import Load
@@ -28,6 +29,7 @@ def decode_load(world: World, session: Session, settings: Settings) -> Load:
     lengths = [len(seat.span) for seat in session.seats]
     return Load(
         nodes=np.array(nodes),
+        parts=_parts(session.seats),
         alone_s=np.array([spec.block_s * n for spec, n in zip(specs, lengths, strict=True)]),
         weight=np.array([spec.share for spec in specs]),
         carry_s=np.zeros(len(specs)),
@@ -85,12 +87,18 @@ def _stream(world: World, seats: Sequence[Seat], carry_s: Sequence[float]) -> Lo
     ]
     return Load(
         nodes=np.array([world.index[spec.peer_id] for spec in specs]),
+        parts=_parts(seats),
         alone_s=np.array(alone_s),
         weight=np.ones(len(specs)),
         carry_s=np.array(carry_s),
         between_s=0.0,
         is_stream=True,
     )
+
+
+def _parts(seats: Sequence[Seat]) -> NDArray[np.intp]:
+    """A number for each run of blocks: sessions share a step where it is the same."""
+    return np.array([(seat.span.start << 20) + seat.span.stop for seat in seats])
 
 
 def _specs(world: World, seats: Sequence[Seat]) -> list[PeerSpec]:

@@ -1,18 +1,22 @@
 """How fast sessions run that share nodes: the fixed point of who waits for whom.
 
-In: for every session that runs, its visits: node, time alone, weight. Out: seconds per row of each
-session. A node runs one step after the other, each of all rows that wait when it begins. So a row
-that comes while a step runs waits for its end, and then shares the next step with those that came
-meanwhile:
+In: for every session that runs, its visits: node, part of its span, time alone, weight. Out:
+seconds per row of each session. A node runs one step after the other, each of all rows that wait
+for the same part of its span when it begins; rows for other parts take turns (`node/schedule.py`).
+So a row that comes while a step runs waits for its end, and for some of the parts that wait too,
+and then shares the next step of its part with those that came meanwhile:
 
-    visit = step + busy * (half of the step that runs), step = alone * (1 + share * busy * others)
+    wait = busy * (half of the step that runs) + the steps of parts that go first
+    step = alone * (1 + share * 2 * others)
 
-where `busy` is the chance that some other session's step runs when the row comes, and `others` how
-many steps of others run or wait in the mean, as if each session's were spread evenly over its way
-round the ring: Schweitzer's approximate mean value analysis (1979; Bard 1979) with the batcher as
-the station, within a tenth of a simulation row by row (`tests/scheduler/simulator/test_rates.py`).
-A session whose ring is one node waits for nothing: the batcher keeps those in one batch. A prompt's
-rows weigh 1 for as long as they are there, since they fill the node by themselves.
+where `busy` is the chance that some other session's step runs when the row comes, a part that
+waits goes first with the chance `GOES_FIRST`, more where it is one session's, and `others` is how
+many of the part wait in the mean, each spread evenly over its way round the ring: who comes within
+my wait, and in whose wait I come, shares my step. That is Schweitzer's approximate mean value
+analysis (1979; Bard 1979) with the batcher as the station, within a sixth of a simulation row by
+row (`tests/scheduler/simulator/test_rates.py`). A session whose ring is one node waits for nothing:
+the batcher keeps those in one batch. A prompt's rows weigh 1 for as long as they are there, since
+they fill the node by themselves.
 """
 
 from collections.abc import Sequence
@@ -28,6 +32,8 @@ Ints = NDArray[np.intp]
 MAX_ROUNDS = 60
 DAMPING = 0.5
 MOST_THERE = 0.999
+GOES_FIRST = 0.6  # the chance of a part that waits when a row comes, if many sessions use the part
+PARTS = 1 << 40  # keys of parts are below
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +45,7 @@ class Load:
     """
 
     nodes: Ints
+    parts: Ints  # of each node's span, a number for each
     alone_s: Floats
     weight: Floats
     carry_s: Floats  # what the row takes on the link after each hop when links are the limit
@@ -50,7 +57,8 @@ class Load:
         return replace(self, alone_s=self.alone_s * 1e-6, carry_s=np.full(len(self.nodes), row_s))
 
     def __post_init__(self) -> None:
-        assert len(self.nodes) == len(self.alone_s) == len(self.weight) == len(self.carry_s) > 0
+        columns = (self.parts, self.alone_s, self.weight, self.carry_s)
+        assert {len(column) for column in columns} == {len(self.nodes)} != {0}
 
 
 class Rates:
@@ -59,105 +67,188 @@ class Rates:
     def __init__(self, n_nodes: int, precision: float = 1e-6) -> None:
         """precision: relative, of what is answered."""
         self._n_nodes, self._precision = n_nodes, precision
-        self._there: dict[int, Floats] = {}
-        self._nodes = _Stations.idle_ones(n_nodes)
+        self._known: dict[int, tuple[Floats, Floats]] = {}  # by session: runs, waits
+        self._now = _Stations.idle_ones(n_nodes)
 
     def queue(self, node: int) -> tuple[float, float]:
-        """Seconds that a row waits at present before its step begins, and how many times longer
-        that step takes because prompts run, less one."""
-        return float(self._nodes.wait_s[node]), float(self._nodes.prompts[node])
+        """Seconds that rows wait at present before their step begins, in the mean, and how many
+        times longer that step takes because prompts run, less one."""
+        return float(self._now.waited_s[node]), float(self._now.prompts[node])
 
     def estimate(self, load: Load) -> float:
         """Seconds per row for one session more, while the others stay as they are."""
-        now, nodes = self._nodes, load.nodes
+        now, nodes = self._now, load.nodes
         longer = 1 + now.prompts[nodes]
         if load.is_stream:
             visit = load.alone_s * (longer + now.decodes[nodes])
             return float(np.max(np.maximum(visit, load.carry_s)))
-        visit = load.alone_s * (longer + now.busy[nodes] * now.decodes[nodes])
+        ahead_s, company = now.of_parts(nodes, load.parts)
+        visit = load.alone_s * (longer + load.weight * 2 * company)
         if len(nodes) > 1:
-            visit = visit + now.wait_s[nodes]
+            visit = visit + (1 - now.idle[nodes]) * now.half_s[nodes] + ahead_s
         return load.between_s + float(visit.sum())
 
     def solve(self, loads: Sequence[Load], keys: Sequence[int]) -> Floats:
         """[session] seconds per row. `keys` name the sessions from one call to the next."""
         if not loads:
-            self._there, self._nodes = {}, _Stations.idle_ones(self._n_nodes)
+            self._known, self._now = {}, _Stations.idle_ones(self._n_nodes)
             return np.zeros(0)
-        sizes = np.array([len(load.nodes) for load in loads])
-        starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-        session = np.repeat(np.arange(len(loads)), sizes)
-        nodes = np.concatenate([load.nodes for load in loads])
-        alone = np.concatenate([load.alone_s for load in loads])
-        weight = np.concatenate([load.weight for load in loads])
-        carry = np.concatenate([load.carry_s for load in loads])
-        between = np.array([load.between_s for load in loads])
-        is_stream = np.array([load.is_stream for load in loads])
-        streams, waits = is_stream[session], (sizes > 1)[session] & ~is_stream[session]
-        there = np.concatenate(
-            [self._guess(key, load) for key, load in zip(keys, loads, strict=True)]
-        )  # the share of its time that a session's step runs there
-        per_row, step = np.zeros(len(loads)), alone
+        visits = _Visits.of(loads)
+        starts, session, streams = visits.starts, visits.session, visits.streams
+        known = [self._guess(key, load) for key, load in zip(keys, loads, strict=True)]
+        runs, waits = (np.concatenate(column) for column in zip(*known, strict=True))
+        per_row, step = np.zeros(len(loads)), visits.alone
         for _ in range(MAX_ROUNDS):
-            now = _Stations.of(self._n_nodes, nodes, np.where(streams, 0.0, there), step, weight)
-            prompts = _sum(self._n_nodes, nodes, np.where(streams, there, 0.0))
-            decodes = now.decodes[nodes] - np.where(streams, 0.0, weight * there)
-            busy = 1 - now.idle[nodes] / np.where(streams, 1.0, 1 - np.minimum(there, MOST_THERE))
-            others = np.where(waits, busy, 1.0) * decodes
-            step = alone * (1 + prompts[nodes] - np.where(streams, there, 0.0) + others)
-            visit = step + np.where(waits, busy * now.half_s[nodes], 0.0)
-            in_turn = between + np.add.reduceat(visit, starts)
-            at_once = np.maximum.reduceat(np.maximum(visit, carry), starts)
-            new_per_row = np.where(is_stream, at_once, in_turn)
-            there = there + DAMPING * (step / new_per_row[session] - there)
+            now = _Stations.of(self._n_nodes, visits, runs, waits, step)
+            wait, step = now.waits_s(visits, runs), now.steps_s(visits, runs, waits)
+            visit = step + wait
+            in_turn = visits.between + np.add.reduceat(visit, starts)
+            at_once = np.maximum.reduceat(np.maximum(visit, visits.carry), starts)
+            new_per_row = np.where(visits.is_stream, at_once, in_turn)
+            runs = runs + DAMPING * (step / new_per_row[session] - runs)
+            waits = waits + DAMPING * (wait / new_per_row[session] - waits)
             change = float(np.max(np.abs(new_per_row - per_row) / new_per_row))
             per_row = new_per_row
             if change < self._precision:
                 break
-        now = _Stations.of(self._n_nodes, nodes, np.where(streams, 0.0, there), step, weight)
-        prompts = _sum(self._n_nodes, nodes, np.where(streams, there, 0.0))
-        self._nodes = replace(now, prompts=prompts)
-        self._there = {
-            key: there[start : start + size]
-            for key, start, size in zip(keys, starts, sizes, strict=True)
+        rows = np.where(streams, 0.0, 1 / per_row[session])
+        waited_s = _sum(self._n_nodes, visits.nodes, rows * wait)
+        waited_s /= np.maximum(_sum(self._n_nodes, visits.nodes, rows), 1e-12)
+        now = _Stations.of(self._n_nodes, visits, runs, waits, step)
+        self._now = replace(now, waited_s=waited_s)
+        self._known = {
+            key: (runs[start:stop], waits[start:stop])
+            for key, start, stop in zip(keys, starts, [*starts[1:], len(runs)], strict=True)
         }
         return per_row
 
-    def _guess(self, key: int, load: Load) -> Floats:
-        known = self._there.get(key)
-        if known is not None and len(known) == len(load.nodes):
+    def _guess(self, key: int, load: Load) -> tuple[Floats, Floats]:
+        known = self._known.get(key)
+        if known is not None and len(known[0]) == len(load.nodes):
             return known
-        return load.alone_s / max(float(load.alone_s.sum()) + load.between_s, 1e-12)
+        runs = load.alone_s / max(float(load.alone_s.sum()) + load.between_s, 1e-12)
+        return runs, np.zeros(len(runs))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Visits:
+    """All visits of all sessions, one after the other."""
+
+    starts: Ints  # of each session
+    session: Ints
+    nodes: Ints
+    part: Ints  # by its place among `parts`
+    parts: Ints  # keys of all (node, part)
+    used_by: Floats  # how many sessions each part has
+    alone: Floats
+    weight: Floats
+    carry: Floats
+    streams: NDArray[np.bool_]
+    queues: NDArray[np.bool_]  # whether its rows wait for steps under way
+    between: Floats  # [session]
+    is_stream: NDArray[np.bool_]  # [session]
+
+    @classmethod
+    def of(cls, loads: Sequence[Load]) -> Self:
+        sizes = np.array([len(load.nodes) for load in loads])
+        session = np.repeat(np.arange(len(loads)), sizes)
+        nodes = np.concatenate([load.nodes for load in loads])
+        keys = _part_keys(nodes, np.concatenate([load.parts for load in loads]))
+        is_stream = np.array([load.is_stream for load in loads])
+        parts, part = np.unique(keys, return_inverse=True)
+        streams = is_stream[session]
+        return cls(
+            starts=np.concatenate(([0], np.cumsum(sizes)[:-1])),
+            session=session,
+            nodes=nodes,
+            part=part,
+            parts=parts,
+            used_by=_sum(len(parts), part, np.where(streams, 0.0, 1.0)),
+            alone=np.concatenate([load.alone_s for load in loads]),
+            weight=np.concatenate([load.weight for load in loads]),
+            carry=np.concatenate([load.carry_s for load in loads]),
+            streams=streams,
+            queues=(sizes > 1)[session] & ~streams,
+            between=np.array([load.between_s for load in loads]),
+            is_stream=is_stream,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Stations:
-    """All nodes, by what their sessions' steps are."""
+    """All nodes and the parts of their spans, by what their sessions' rows do there."""
 
     idle: Floats  # the chance that no decode's step runs
-    decodes: Floats  # by how much a step is longer that all of these share
     half_s: Floats  # of the step that runs, if one does
+    decodes: Floats  # by how much a prompt's step is longer because decodes run
     prompts: Floats  # by how much everything takes longer, since prompts run
+    ahead_s: Floats  # steps of parts that wait and go before a row that comes now
+    waited_s: Floats  # what rows wait in the mean
+    parts: Ints  # keys of all (node, part)
+    part_runs: Floats  # of a part: how many of its sessions' steps run
+    part_waits: Floats  # ... and wait
+    part_ahead_s: Floats  # what of `ahead_s` is its own
 
     @classmethod
-    def of(cls, n: int, nodes: Ints, there: Floats, step: Floats, weight: Floats) -> Self:
-        """there: the share of its time that each visit's step runs; 0 of a prompt."""
-        runs = _sum(n, nodes, there)
-        idle = np.exp(_sum(n, nodes, np.log1p(-np.minimum(there, MOST_THERE))))
-        half_s = _sum(n, nodes, there * step) / np.maximum(runs, 1e-12) / 2
-        return cls(idle, _sum(n, nodes, weight * there), half_s, np.zeros(n))
+    def of(cls, n: int, visits: _Visits, runs: Floats, waits: Floats, step: Floats) -> Self:
+        """runs, waits: the share of its time that each visit's step runs, or waits."""
+        nodes, part, n_parts = visits.nodes, visits.part, len(visits.parts)
+        prompts = _sum(n, nodes, np.where(visits.streams, runs, 0.0))
+        runs = np.where(visits.streams, 0.0, runs)
+        waits = np.where(visits.streams, 0.0, waits)
+        part_runs = _sum(n_parts, part, runs)
+        part_step_s = _sum(n_parts, part, runs * step) / np.maximum(part_runs, 1e-12)
+        is_waiting = 1 - np.exp(_sum(n_parts, part, np.log1p(-np.minimum(waits, MOST_THERE))))
+        first = GOES_FIRST + (1 - GOES_FIRST) / np.maximum(visits.used_by, 1.0)
+        part_ahead_s = is_waiting * first * part_step_s
+        return cls(
+            idle=np.exp(_sum(n, nodes, np.log1p(-np.minimum(runs, MOST_THERE)))),
+            half_s=_sum(n, nodes, runs * step) / np.maximum(_sum(n, nodes, runs), 1e-12) / 2,
+            decodes=_sum(n, nodes, visits.weight * runs),
+            prompts=prompts,
+            ahead_s=_sum(n, visits.parts // PARTS, part_ahead_s),
+            waited_s=np.zeros(n),
+            parts=visits.parts,
+            part_runs=part_runs,
+            part_waits=_sum(n_parts, part, waits),
+            part_ahead_s=part_ahead_s,
+        )
 
     @classmethod
     def idle_ones(cls, n: int) -> Self:
-        return cls(np.ones(n), np.zeros(n), np.zeros(n), np.zeros(n))
+        none, nothing = np.zeros(0), np.zeros(n)
+        return cls(np.ones(n), *(nothing for _ in range(5)), np.zeros(0, np.intp), none, none, none)
 
-    @property
-    def busy(self) -> Floats:
-        return 1 - self.idle
+    def waits_s(self, visits: _Visits, runs: Floats) -> Floats:
+        """What each visit's row waits before its step begins."""
+        nodes = visits.nodes
+        busy = 1 - self.idle[nodes] / (1 - np.minimum(runs, MOST_THERE))  # by others
+        ahead_s = self.ahead_s[nodes] - self.part_ahead_s[visits.part]
+        return np.where(visits.queues, busy * self.half_s[nodes] + ahead_s, 0.0)
 
-    @property
-    def wait_s(self) -> Floats:
-        return self.busy * self.half_s
+    def steps_s(self, visits: _Visits, runs: Floats, waits: Floats) -> Floats:
+        """How long each visit's step takes, with all that share it."""
+        nodes, part, streams = visits.nodes, visits.part, visits.streams
+        company = np.where(
+            visits.queues, 2 * (self.part_waits[part] - waits), self.part_runs[part] - runs
+        )
+        others = np.where(streams, self.decodes[nodes], visits.weight * company)
+        prompts = self.prompts[nodes] - np.where(streams, runs, 0.0)
+        return visits.alone * (1 + prompts + others)
+
+    def of_parts(self, nodes: Ints, parts: Ints) -> tuple[Floats, Floats]:
+        """What other parts make a row wait that comes to these, and who waits with it."""
+        if not len(self.parts):
+            return np.zeros(len(nodes)), np.zeros(len(nodes))
+        keys = _part_keys(nodes, parts)
+        at = np.minimum(np.searchsorted(self.parts, keys), len(self.parts) - 1)
+        is_known = self.parts[at] == keys
+        own_s = np.where(is_known, self.part_ahead_s[at], 0.0)
+        return self.ahead_s[nodes] - own_s, np.where(is_known, self.part_waits[at], 0.0)
+
+
+def _part_keys(nodes: Ints, parts: Ints) -> Ints:
+    return nodes * PARTS + parts
 
 
 def _sum(n: int, nodes: Ints, values: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 import random
 from heapq import heappop, heappush
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from scheduler.simulator.rates import Load, Rates
 SHARE, ALONE_S = 0.12, 1.0
 
 
-def load(away_s, nodes=(0, 1)):
+def load(away_s, nodes=(0, 1), part=(0, 1)):
     """A ring of a shared node and one of its own, or of the shared node alone."""
     n = len(nodes)
     return Load(
         nodes=np.array(nodes),
-        alone_s=np.array([ALONE_S, 1e-9][:n]),
+        parts=np.array([part[0] * 100 + part[1], 0][:n]),
+        alone_s=np.array([ALONE_S * (part[1] - part[0]), 1e-9][:n]),
         weight=np.full(n, SHARE),
         carry_s=np.zeros(n),
         between_s=away_s,
@@ -24,34 +26,77 @@ def load(away_s, nodes=(0, 1)):
     )
 
 
-def row_by_row(n_sessions, away_s, *, n_steps=4000, seed=1):
-    """The mean visit to a node that runs all waiting rows at once, one step after the other."""
+def row_by_row(parts, away_s, *, n_steps=4000, seed=1):
+    """The mean visit of each part's rows, one part per session: a node runs all that wait for one
+    part at once, one step after the other, and the part next that ran longest ago.
+    """
     rng = random.Random(seed)
-    coming = [(rng.uniform(0, away_s + ALONE_S), i) for i in range(n_sessions)]
-    coming.sort()
-    now_s, visits = 0.0, []
-    for _ in range(n_steps):
-        now_s = max(now_s, coming[0][0])
-        step = []
+    coming = sorted((rng.uniform(0, away_s + ALONE_S), i) for i in range(len(parts)))
+    waiting = {part: [] for part in parts}
+    ran, visits = dict.fromkeys(parts, -1), {part: [] for part in parts}
+    now_s = 0.0
+    for n in range(n_steps):
+        if not any(waiting.values()):
+            now_s = max(now_s, coming[0][0])
         while coming and coming[0][0] <= now_s:
-            step.append(heappop(coming))
-        now_s += ALONE_S * (1 + SHARE * (len(step) - 1))
+            came_s, i = heappop(coming)
+            waiting[parts[i]].append((came_s, i))
+        part = min((part for part in parts if waiting[part]), key=ran.__getitem__)
+        step, waiting[part], ran[part] = waiting[part], [], n
+        now_s += ALONE_S * (part[1] - part[0]) * (1 + SHARE * (len(step) - 1))
         for came_s, i in step:
-            visits.append(now_s - came_s)
+            if n > n_steps // 4:
+                visits[part].append(now_s - came_s)
             heappush(coming, (now_s + max(0.0, rng.gauss(away_s, 0.3 * away_s)), i))
-    late = visits[len(visits) // 4 :]
-    return sum(late) / len(late)
+    return {part: sum(all_s) / len(all_s) for part, all_s in visits.items()}
+
+
+def by_formula(parts, away_s):
+    rings = [load(away_s, (0, i + 1), part) for i, part in enumerate(parts)]
+    visits = Rates(len(parts) + 1).solve(rings, range(len(parts))) - away_s
+    return {
+        part: fmean(v for v, own in zip(visits, parts, strict=True) if own == part)
+        for part in parts
+    }
+
+
+def mean_of(visits, parts):
+    return fmean(visits[part] for part in parts)
 
 
 @pytest.mark.parametrize("away", [4.0, 9.0, 19.0])
 @pytest.mark.parametrize("n", [2, 5, 12, 20])
 def test_a_visit_takes_what_it_takes_row_by_row(n, away):
-    rings = [load(away, (0, i + 1)) for i in range(n)]
+    parts = [(0, 1)] * n
 
-    per_row = Rates(n + 1).solve(rings, range(n))
+    assert by_formula(parts, away)[0, 1] == pytest.approx(row_by_row(parts, away)[0, 1], rel=0.12)
 
-    assert np.ptp(per_row) < 1e-3
-    assert per_row[0] - away == pytest.approx(row_by_row(n, away), rel=0.12)
+
+SHARED = {
+    "half of it each": [(0, 1)] * 4 + [(1, 2)] * 4,
+    "everybody another part": [(0, n + 1) for n in range(6)],
+    "some run all, some a part": [(0, 4)] * 3 + [(0, 2)] * 3 + [(2, 4)] * 3 + [(1, 4)] * 3,
+    "a short part beside a long one": [(0, 1)] * 5 + [(1, 5)] * 5,
+}
+
+
+@pytest.mark.parametrize("away", [4.0, 10.0, 20.0])
+@pytest.mark.parametrize("parts", SHARED.values(), ids=SHARED)
+def test_parts_of_a_span_take_turns_as_they_do_row_by_row(parts, away):
+    away_s = away * fmean(stop - start for start, stop in parts)
+
+    said, seen = by_formula(parts, away_s), row_by_row(parts, away_s)
+
+    assert mean_of(said, parts) == pytest.approx(mean_of(seen, parts), rel=0.17)
+    for part in parts:
+        assert said[part] == pytest.approx(seen[part], rel=0.3)
+
+
+def test_rows_for_two_parts_wait_longer_than_rows_for_one():
+    together, apart = [(0, 2)] * 12, [(0, 2)] * 6 + [(2, 4)] * 6
+
+    for visits in (by_formula, row_by_row):
+        assert mean_of(visits(apart, 10.0), apart) > 1.1 * mean_of(visits(together, 10.0), together)
 
 
 def test_sessions_of_one_node_alone_stay_in_one_batch():
