@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.float32]
 
+AT_ONCE = 1 << 17  # sums: what a processor's cache holds
+
 
 class Product:
     """The product of `factors`, [n, width, width]; of none, the unit."""
@@ -46,9 +48,15 @@ def _halved(factors: Numbers) -> Numbers:
     """Each pair of neighbours multiplied; a last one without a neighbour stays."""
     n, width = len(factors) // 2, factors.shape[2]
     left, right = factors[: 2 * n : 2], factors[1 : 2 * n : 2]
-    product = np.full((n, width, width), np.inf, np.float32)
-    through = np.empty_like(product)
-    for place in range(width):
-        np.add(left[:, :, place, None], right[:, place, None, :], out=through)
-        np.minimum(product, through, out=product)
-    return np.concatenate([product, factors[2 * n :]])
+    size = max(1, AT_ONCE // width**3)
+    runs = [slice(start, min(n, start + size)) for start in range(0, n, size)]
+    return np.concatenate([*(_times(left[run], right[run]) for run in runs), factors[2 * n :]])
+
+
+def _times(left: Numbers, right: Numbers) -> Numbers:
+    """[n, from, to] each; both are laid out in full, so that long runs of numbers are added."""
+    n, width = left.shape[:2]
+    sums = np.repeat(left.transpose(2, 0, 1), width, axis=2)  # [through, n, from * to]
+    sums += np.tile(right.transpose(1, 0, 2), (1, 1, width))
+    product: Numbers = sums.min(axis=0).reshape(n, width, width)
+    return product

@@ -25,7 +25,7 @@ answer is then a good one, no longer the best (`benchmarks/routing.py`).
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import count, groupby, pairwise
 from typing import Any, NamedTuple
@@ -42,6 +42,7 @@ MOST_BRANCHES = 64  # where the host may not keep what lies between
 UNLIKE = 0.10  # how much dearer a cover that shares no host may be, to be the next alternative
 LEAST_FINE_MS = 1e-3
 MORE_TRIES = 4  # for alternatives that cost far more
+NARROW = 12  # candidates for each segment, the cheapest, where alternatives are looked for
 
 
 class Links(NamedTuple):
@@ -88,6 +89,7 @@ def cheapest_covers(
     if best is None:
         return []
     found, dearer_ms, share = {best.hops: best}, board.fines(best, UNLIKE), UNLIKE
+    board = board.narrowed(NARROW)
     for _ in range(k - 1 + MORE_TRIES):
         if len(found) >= k:
             break
@@ -173,6 +175,11 @@ class _Board:
     def free(self) -> Flags:
         """No slot is barred."""
         return np.zeros(self.run_ms.shape, bool)
+
+    def narrowed(self, width: int) -> "_Board":
+        """With the first `width` slots of each segment: a product takes width^3 steps."""
+        slots, run_ms = self.slots[:, :width], self.run_ms[:, :width]
+        return replace(self, slots=slots, run_ms=run_ms, step_ms=self.step_ms[:, :width, :width])
 
     def cheapest_way(
         self, barred: Flags, dearer_ms: Numbers | None = None
