@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from node.engine import ShardEngine, StepItem
 from node.rows import from_wire, ids_from_wire, joined, to_wire
-from node.schedule import LEAST_ROWS, Schedule, Step, Waiting
+from node.schedule import LEAST_ROWS, Part, Schedule, Step, Waiting
 from node.step_cost import StepCost
 from node.work import Done, Lane, Load, Seen, Work
 from protocol.draws import Drawn
@@ -205,7 +205,7 @@ class Batcher:
             if queue:
                 rows = sum(rows for _, rows in _in_one_piece(queue))
                 start, mends = queue[0].start, lane.mends(queue[0].start)
-                waiting.append(Waiting(lane, _blocks(lane), start, rows, lane.deadline, mends))
+                waiting.append(Waiting(lane, _part(lane), start, rows, lane.deadline, mends))
             else:
                 del self._queues[lane]
         step = self._schedule.next_step(waiting, time.monotonic())
@@ -258,13 +258,13 @@ class Batcher:
 
     def _step(self, pieces: Sequence[Piece]) -> list[tuple[bytes | memoryview, Drawn | None]]:
         items = [self._item(piece) for piece in pieces]
-        at_end = items[0].lease.exit == self._engine.n_blocks
         done: list[tuple[bytes | memoryview, Drawn | None]] = []
         for piece, result in zip(pieces, self._engine.step(items), strict=True):
             drawn = None
             if result.logits is not None:
                 logits = result.logits[-1].cpu().numpy()
                 drawn = piece.lane.draw(logits, piece.start + piece.rows)
+            at_end = piece.lane.lease.exit == self._engine.n_blocks
             is_drawn = at_end and not piece.lane.is_bare
             output = b"" if is_drawn else to_wire(piece.lane.wire, result.hidden)
             done.append((output, drawn))
@@ -331,10 +331,9 @@ class Batcher:
             self._watch(seen)
 
 
-def _blocks(lane: Lane) -> tuple[int, int, bool]:
-    """What sessions of one step share: where they enter, as what, and where they leave."""
+def _part(lane: Lane) -> Part:
     lease = lane.lease
-    return lease.entry, lease.exit, lease.entry == 0 and lane.is_bare
+    return Part(lease.entry, lease.exit, lease.entry == 0 and lane.is_bare)
 
 
 def _in_one_piece(queue: deque[Work]) -> Iterator[tuple[Work, int]]:
@@ -356,8 +355,16 @@ def _seen(pieces: Sequence[Piece], step: Step, began_s: float, spent_s: float) -
         for work, _ in piece.parts
         if not work.at
     )
-    lease = pieces[0].lane.lease
-    return Seen(step.kind, lease.exit - lease.entry, step.shape.rows, spent_s * 1e6, waits_us)
+    n_blocks, rows = _ran(pieces)
+    return Seen(step.kind, n_blocks, rows, spent_s * 1e6, waits_us)
+
+
+def _ran(pieces: Sequence[Piece]) -> tuple[int, int]:
+    """The blocks that a step ran, and how many rows each of them had, in the mean."""
+    parts = [(piece.lane.lease.entry, piece.lane.lease.exit, piece.rows) for piece in pieces]
+    n_blocks = len({block for entry, exit, _ in parts for block in range(entry, exit)})
+    run = sum((exit - entry) * rows for entry, exit, rows in parts)
+    return n_blocks, max(1, round(run / n_blocks))
 
 
 def _results(

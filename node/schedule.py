@@ -5,7 +5,8 @@ sessions run how many rows now, and which are too late. Decodes and verify windo
 together. Prompts fill the step up to `SLOWDOWN` times what the decodes take alone, judged by
 `step_cost.py`; where nobody decodes they get whole chunks. Of a step's prompt rows a quarter go to
 the session that waited longest, so that nobody starves, the rest to the shortest prompt, so that a
-short one does not wait behind a long one. Sessions that cannot share a forward take turns.
+short one does not wait behind a long one. Sessions whose blocks overlap share a step, since what
+each block costs once is then paid once; others take turns.
 
 A prompt that is run again because a hop was lost has a reader who sees the answer stand still. Such
 rows go before all but the quarter, one session after the other, in pieces wide enough to be
@@ -14,6 +15,7 @@ efficient.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from node.step_cost import Shape, StepCost
 
@@ -28,12 +30,27 @@ MAX_STEP_US = 2e6  # cancels and deadlines are heeded between steps
 DECODING_S = 1.0  # a session that decoded this lately will do so again, and should not wait long
 
 
+class Part(NamedTuple):
+    """The blocks `[entry, exit)` that a session runs through here, and whether it brings rows that
+    were embedded elsewhere.
+    """
+
+    entry: int
+    exit: int
+    is_bare: bool = False
+
+    def meets(self, other: "Part") -> bool:
+        """Whether a step of both is cheaper than one of each."""
+        overlap = self.entry < other.exit and other.entry < self.exit
+        return overlap and self.is_bare == other.is_bare
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """The oldest work of one session: rows that may run in one piece."""
 
     session: Hashable
-    group: Hashable  # those of one group may share a step
+    part: Part
     start: int  # position of the first row
     rows: int
     deadline: float  # on the clock that `next_step` is told
@@ -67,7 +84,7 @@ class Schedule:
     def __init__(self, cost: StepCost | None = None) -> None:
         self.cost = cost or StepCost()
         self._turn = 0
-        self._turns: dict[Hashable, int] = {}  # of each group that waits: when it last ran
+        self._turns: dict[Part, int] = {}  # of each part that somebody waits for: when it last ran
         self._decoders: dict[int, tuple[float, tuple[int, int]]] = {}  # until, (start, rows)
 
     def next_step(self, waiting: Sequence[Waiting], now: float) -> Step:
@@ -76,8 +93,9 @@ class Schedule:
         ready = [work for work in waiting if work.deadline > now] if late else waiting
         if not ready:
             return Step((), late)
-        group = self._next_group(ready)
-        mine = [work for work in ready if work.group == group]
+        first = self._next_part(ready)
+        mine = [work for work in ready if work.part.meets(first)]
+        self._turns.update((work.part, self._turn) for work in mine)
         decodes = [work for work in mine if work.decodes][:MAX_SESSIONS]
         prompts = [work for work in mine if not work.decodes][: MAX_SESSIONS - len(decodes)]
         self._note_decoders(decodes, now)
@@ -102,13 +120,11 @@ class Schedule:
         is_shared = bool(self._decoders)  # then prompts get the rest of each step
         return prompts_us / 1e6 * (SLOWDOWN / (SLOWDOWN - 1) if is_shared else 1.0)
 
-    def _next_group(self, ready: Sequence[Waiting]) -> Hashable:
-        groups = dict.fromkeys(work.group for work in ready)
-        self._turns = {group: self._turns.get(group, -1) for group in groups}
-        chosen = min(groups, key=lambda group: self._turns[group])  # of equals the first
+    def _next_part(self, ready: Sequence[Waiting]) -> Part:
+        """The one that ran longest ago; of equals the first."""
+        self._turns = {work.part: self._turns.get(work.part, -1) for work in ready}
         self._turn += 1
-        self._turns[chosen] = self._turn
-        return chosen
+        return min(self._turns, key=self._turns.__getitem__)
 
     def _note_decoders(self, decodes: Sequence[Waiting], now: float) -> None:
         """Those of the last second count: on a longer ring their next rows are under way."""

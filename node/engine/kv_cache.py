@@ -23,7 +23,14 @@ class PackedCache(Cache):  # type: ignore[misc]  # its base has no types
 
     is_compileable = False
 
-    def __init__(self, leases: Sequence[SlabLease], counts: Sequence[int], first: int) -> None:
+    def __init__(
+        self,
+        leases: Sequence[SlabLease],
+        counts: Sequence[int],
+        first: int,
+        skips: Sequence[int] | None = None,
+    ) -> None:
+        """skips: how many blocks of each lease lie before `first`; None: none of any."""
         self.layers: list[
             object
         ] = []  # the base class asks for it; no layer of its own keeps anything here
@@ -36,12 +43,13 @@ class PackedCache(Cache):  # type: ignore[misc]  # its base has no types
         self.values: list[list[Tensor]] = []
         self.new_keys: list[list[Tensor]] = []
         self.new_values: list[list[Tensor]] = []
-        for lease, count in zip(leases, counts, strict=False):
+        for i, (lease, count) in enumerate(zip(leases, counts, strict=False)):
             keys, values, new_keys, new_values = lease.views(count)
-            self.keys.append(keys)
-            self.values.append(values)
-            self.new_keys.append(new_keys)
-            self.new_values.append(new_values)
+            skip = skips[i] if skips else 0
+            self.keys.append(keys[skip:])
+            self.values.append(values[skip:])
+            self.new_keys.append(new_keys[skip:])
+            self.new_values.append(new_values[skip:])
         self.masks: dict[tuple[int, int, int | None, torch.device], Tensor] = {}
 
     def update(

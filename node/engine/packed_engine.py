@@ -1,6 +1,7 @@
 """The packed engine: the rows of all sessions of a step in one forward, over our own slabs."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -47,15 +48,15 @@ class PackedEngine(ShardEngine):
     def _part(self, entry: int, exit: int) -> KVLayout:
         return self._layout.part(entry - self.span.start, exit - self.span.start)
 
-    def _run(self, items: Sequence[StepItem], entry: int, exit: int) -> list[StepResult]:
+    def _run(self, items: Sequence[StepItem]) -> list[StepResult]:
         for item in items:
             item.lease.cut(item.start)
         if all(item.rows.shape[0] <= _slab(item.lease).step_rows for item in items):
-            return self._run_at_once(items, entry, exit)
+            return self._run_at_once(items)
         results: list[list[StepResult]] = [[] for _ in items]
         try:
             for pieces in _in_pieces(items):
-                ran = self._run_at_once([piece for _, piece in pieces], entry, exit)
+                ran = self._run_at_once([piece for _, piece in pieces])
                 for (index, _), result in zip(pieces, ran, strict=True):
                     results[index].append(result)
         except BaseException:
@@ -64,12 +65,37 @@ class PackedEngine(ShardEngine):
             raise
         return [_joined(parts) for parts in results]
 
-    def _run_at_once(self, items: Sequence[StepItem], entry: int, exit: int) -> list[StepResult]:
+    def _run_at_once(self, items: Sequence[StepItem]) -> list[StepResult]:
+        """From border to border: where sessions enter or leave, the rows are packed anew."""
+        results = [StepResult(item.rows, None) for item in items]
+        borders = {border for item in items for border in (item.lease.entry, item.lease.exit)}
+        for first, last in pairwise(sorted(borders)):
+            inside = [
+                i
+                for i, item in enumerate(items)
+                if item.lease.entry <= first and last <= item.lease.exit
+            ]
+            ran = self._through(
+                [items[i] for i in inside], [results[i] for i in inside], first, last
+            )
+            for i, result in zip(inside, ran, strict=True):
+                results[i] = result
+        for item in items:
+            _slab(item.lease).length += item.rows.shape[0]
+        return results
+
+    def _through(
+        self, items: Sequence[StepItem], so_far: Sequence[StepResult], first: int, last: int
+    ) -> list[StepResult]:
+        """Of sessions that all run blocks `[first, last)`, what comes out behind them."""
+        if not items:
+            return []
         leases = [_slab(item.lease) for item in items]
         counts = [item.rows.shape[0] for item in items]
-        first = entry - self.span.start
-        packed = PackedCache(leases, counts, first)
-        rows = items[0].rows if len(items) == 1 else torch.cat([item.rows for item in items])
+        skips = [first - lease.entry for lease in leases]
+        packed = PackedCache(leases, counts, first - self.span.start, skips)
+        hiddens = [result.hidden for result in so_far]
+        rows = hiddens[0] if len(items) == 1 else torch.cat(hiddens)
         adapted = Packing.of(
             [item.lease.adapter for item in items],
             counts,
@@ -81,12 +107,10 @@ class PackedEngine(ShardEngine):
                 rows,
                 packed,
                 _positions(items, counts),
-                first,
-                exit - self.span.start,
-                _wanted(items, counts, rows.device) if exit == self.n_blocks else None,
+                first - self.span.start,
+                last - self.span.start,
+                _wanted(items, counts, rows.device) if last == self.n_blocks else None,
             )
-        for lease, count in zip(leases, counts, strict=True):
-            lease.length += count
         return _unpack(items, counts, hidden, logits)
 
 

@@ -178,15 +178,15 @@ class SessionEngine(ShardEngine):
             reuse.close()
         return lease
 
-    def _run(self, items: Sequence[StepItem], entry: int, exit: int) -> list[StepResult]:
+    def _run(self, items: Sequence[StepItem]) -> list[StepResult]:
         try:
-            return [self._run_one(item, exit) for item in items]
+            return [self._run_one(item) for item in items]
         except BaseException:
             for item in items:
                 item.lease.cut(min(item.start, item.lease.length))
             raise
 
-    def _run_one(self, item: StepItem, exit: int) -> StepResult:
+    def _run_one(self, item: StepItem) -> StepResult:
         lease, rows, start = item.lease, item.rows, item.start
         if not isinstance(lease, SessionLease):
             raise ValueError("that lease is another engine's")
@@ -194,7 +194,7 @@ class SessionEngine(ShardEngine):
         if lease.past is not None:
             self._catch_up(lease, lease.past, start)
             lease.past.begin(start, rows)
-        n_logits = item.n_logits if exit == self.n_blocks else 0
+        n_logits = item.n_logits if lease.exit == self.n_blocks else 0
         hidden, logits = self._forward(lease, rows, n_logits)
         if lease.past is not None:
             lease.past.end(lease.length)

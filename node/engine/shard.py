@@ -33,7 +33,7 @@ from protocol.profile import Profile
 class StepItem:
     """Rows of one session: token ids [rows] where the step embeds, else [rows, hidden_size].
 
-    At block 0 the rows say which: hidden ones were embedded elsewhere. A step has one kind.
+    At block 0 the rows say which: hidden ones were embedded elsewhere. There, a step has one kind.
 
     `start` is the position of the first row; `n_logits` says how many of the last rows need
     logits, and counts only where the lease ends with the model.
@@ -144,7 +144,7 @@ class ShardEngine(ABC):
 
     @torch.inference_mode()
     def step(self, items: Sequence[StepItem]) -> list[StepResult]:
-        """Run all items; they share `(entry, exit)` and have a lease each.
+        """Run all items, each through the blocks of its lease, of which each has its own.
 
         Raises:
             UsageError: rows of another shape, a gap before `start`, ids outside the vocabulary.
@@ -158,16 +158,16 @@ class ShardEngine(ABC):
         """
         if not items:
             return []
-        entry, exit = items[0].lease.entry, items[0].lease.exit
-        embeds = entry == 0 and items[0].rows.dim() == 1
+        at_start = [item for item in items if item.lease.entry == 0]
+        embeds = bool(at_start) and at_start[0].rows.dim() == 1
         for item in items:
-            self._check(item, entry, exit, embeds=embeds)
+            self._check(item, embeds=embeds and item.lease.entry == 0)
         if len(items) > 1 and len({id(item.lease) for item in items}) != len(items):
             raise ValueError("a lease appears twice in one step")
         if embeds:
-            self._check_ids(torch.cat([item.rows for item in items]))
+            self._check_ids(torch.cat([item.rows for item in at_start]))
         try:
-            results = self._run(items, entry, exit)
+            results = self._run(items)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -180,13 +180,11 @@ class ShardEngine(ABC):
         return results
 
     @abstractmethod
-    def _run(self, items: Sequence[StepItem], entry: int, exit: int) -> list[StepResult]:
+    def _run(self, items: Sequence[StepItem]) -> list[StepResult]:
         """Run checked items; whatever is raised leaves each lease at its item's `start`."""
 
-    def _check(self, item: StepItem, entry: int, exit: int, *, embeds: bool) -> None:
-        lease, rows = item.lease, item.rows
-        if (lease.entry, lease.exit) != (entry, exit):
-            raise ValueError("items of one step must share the blocks they run through")
+    def _check(self, item: StepItem, *, embeds: bool) -> None:
+        lease, rows, entry = item.lease, item.rows, item.lease.entry
         shape = () if embeds else (self.hidden_size,)
         if rows.dim() != 1 + len(shape) or rows.shape[1:] != shape or not rows.shape[0]:
             what = f"[rows, {self.hidden_size}]" if entry else "ids [rows] or hidden rows, one kind"

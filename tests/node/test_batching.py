@@ -114,6 +114,43 @@ async def test_a_batch_gives_every_session_what_it_gets_alone(batcher, engine):
     assert [session.ids for session in together] == alone
 
 
+class Passing(Session):
+    """A lane of the first blocks alone: its rows go on elsewhere."""
+
+    is_own_ring = False
+
+    def __init__(self, batcher: Batcher, engine, prompt: list[int]) -> None:
+        super().__init__(batcher, engine, prompt, 1)
+        self.lease = engine.open(len(prompt), entry=0, exit=1)
+        self.rows = b""
+
+    def ran(self, results: Done) -> None:
+        self.rows += bytes(results.output)
+        assert results.drawn is None
+        self.ended.set()
+
+
+async def test_rows_that_leave_early_share_a_step_with_those_that_go_on(engine):
+    seen, rows = [], []
+    for others in (0, 2):
+        batcher = Batcher(engine, asyncio.get_running_loop(), watch=seen.append)
+        batcher.start()
+        passing = Passing(batcher, engine, [7, 8, 9, 10])
+        sessions = [Session(batcher, engine, [i + 3, 9], 1) for i in range(others)]
+        for session in (passing, *sessions):
+            session.start()
+        await ended(passing, *sessions)
+        await asyncio.to_thread(batcher.stop)
+        rows.append(np.frombuffer(passing.rows, "<f4"))
+
+    n_blocks = engine.n_blocks
+    assert [(step.n_blocks, step.rows) for step in seen] == [
+        (1, 4),
+        (n_blocks, round((4 + 2 * 2 * n_blocks) / n_blocks)),  # rows of a block, in the mean
+    ]
+    np.testing.assert_allclose(rows[1], rows[0], atol=1e-5)
+
+
 async def test_a_long_prompt_is_cut_smaller_while_others_decode(batcher, engine):
     short = Session(batcher, engine, [3, 4, 5], 40)
     long = Session(batcher, engine, [5 + i % 200 for i in range(600)], 1)

@@ -15,23 +15,26 @@ from node.schedule import (
     PREFILL_ROWS,
     SLOWDOWN,
     UNKNOWN_ROWS,
+    Part,
     Schedule,
     Step,
     Waiting,
 )
 from node.step_cost import Shape, StepCost
 
-
-def decode(session: str, start: int = 100, group: str = "all") -> Waiting:
-    return Waiting(session, group, start, 1, inf)
+ALL = Part(0, 6)
 
 
-def prompt(session: str, rows: int, start: int = 0, group: str = "all") -> Waiting:
-    return Waiting(session, group, start, rows, inf)
+def decode(session: str, start: int = 100, part: Part = ALL) -> Waiting:
+    return Waiting(session, part, start, 1, inf)
+
+
+def prompt(session: str, rows: int, start: int = 0, part: Part = ALL) -> Waiting:
+    return Waiting(session, part, start, rows, inf)
 
 
 def mending(session: str, rows: int, start: int = 0) -> Waiting:
-    return Waiting(session, "all", start, rows, inf, mends=True)
+    return Waiting(session, ALL, start, rows, inf, mends=True)
 
 
 def rows_of(step: Step) -> dict[object, int]:
@@ -147,13 +150,31 @@ def test_work_that_is_too_late_is_named_and_never_run():
     assert rows_of(step) == {"d": 1}
 
 
-def test_groups_that_cannot_share_a_step_take_turns():
+def test_parts_that_have_no_block_in_common_take_turns():
+    schedule, first, second = Schedule(quick_machine()), Part(0, 3), Part(3, 6)
+    waiting = [prompt("a", 10**6, part=first), decode("b", part=second), decode("c", part=second)]
+
+    turns = [schedule.next_step(waiting, i / 100).pieces[0][0].part for i in range(6)]
+
+    assert turns == [first, second] * 3
+
+
+def test_parts_that_overlap_share_a_step():
     schedule = Schedule(quick_machine())
-    waiting = [prompt("a", 10**6, group="0:4"), decode("b", group="0:6"), decode("c", group="0:6")]
+    waiting = [decode("a", part=Part(0, 4)), decode("b", part=Part(2, 6)), decode("c", part=ALL)]
 
-    turns = [schedule.next_step(waiting, i / 100).pieces[0][0].group for i in range(6)]
+    step = schedule.next_step(waiting, 0.0)
 
-    assert turns == ["0:4", "0:6"] * 3
+    assert rows_of(step) == {"a": 1, "b": 1, "c": 1}
+
+
+def test_rows_embedded_elsewhere_do_not_share_a_step_with_ids():
+    schedule = Schedule(quick_machine())
+    waiting = [decode("a"), decode("b", part=Part(0, 6, is_bare=True))]
+
+    turns = [set(rows_of(schedule.next_step(waiting, i / 100))) for i in range(4)]
+
+    assert turns == [{"a"}, {"b"}] * 2
 
 
 def served(schedule: Schedule, waiting: list[Waiting], step: Step) -> list[Waiting]:
@@ -162,7 +183,7 @@ def served(schedule: Schedule, waiting: list[Waiting], step: Step) -> list[Waiti
     left = [
         Waiting(
             work.session,
-            work.group,
+            work.part,
             work.start + rows.get(work.session, 0),
             work.rows - rows.get(work.session, 0),
             work.deadline,
@@ -194,11 +215,18 @@ def test_a_long_prompt_moves_on_however_many_short_ones_come():
     assert steps <= 4096 / (PREFILL_ROWS / 4) * 3
 
 
+ALL_PARTS = (ALL, Part(0, 3), Part(3, 6), Part(2, 5))
+
+
+def meeting(part: Part, waiting: list[Waiting]) -> list[Waiting]:
+    return [work for work in waiting if work.part.meets(part)]
+
+
 works = st.builds(
-    lambda rows, start, group, lives: (rows, start, group, lives),
+    lambda rows, start, part, lives: (rows, start, part, lives),
     st.integers(1, 3000),
     st.integers(0, 5000),
-    st.sampled_from(["0:6", "0:3", "3:6"]),
+    st.sampled_from(ALL_PARTS),
     st.floats(0.5, 1000),
 )
 
@@ -215,24 +243,31 @@ def test_every_session_is_served_in_turn_and_nobody_starves(arrivals, costs, see
     unserved: dict[object, int] = {}
     now, serial = 0.0, 0
     while arrivals or waiting:
-        for rows, start, group, lives in arrivals.pop(0) if arrivals else []:
+        for rows, start, part, lives in arrivals.pop(0) if arrivals else []:
             serial += 1
-            waiting.append(Waiting(serial, group, start, rows, now + lives))
+            waiting.append(Waiting(serial, part, start, rows, now + lives))
         step = schedule.next_step(waiting, now)
         rows = rows_of(step)
 
         assert all(work.deadline <= now for work in step.late)
         assert all(work.deadline > now for work, _ in step.pieces)
         assert all(0 < n <= work.rows for work, n in step.pieces)
-        assert len({work.group for work, _ in step.pieces}) <= 1
         assert len(rows) == len(step.pieces), "one piece per session"
         prompts = sum(n for work, n in step.pieces if not work.decodes)
         assert prompts <= PREFILL_ROWS
         if step.pieces:
-            group = step.pieces[0][0].group
-            mine = [w for w in waiting if w.group == group and w not in step.late]
-            assert all(w.rows == rows[w.session] for w in mine if w.decodes), "all decodes go"
-            assert prompts or all(w.decodes for w in mine), "and some of a prompt"
+            parts = {work.part for work, _ in step.pieces}
+            ready = [w for w in waiting if w not in step.late]
+            firsts = [
+                first
+                for first in {w.part for w in ready}
+                if all(first.meets(part) for part in parts)
+                and all(rows.get(w.session) == w.rows for w in meeting(first, ready) if w.decodes)
+            ]
+            assert firsts, "some part, all that meet it, and all their decodes"
+            assert prompts or any(
+                all(w.decodes for w in meeting(first, ready)) for first in firsts
+            ), "and some of a prompt"
         for work in waiting:
             unserved[work.session] = (
                 0 if work.session in rows else unserved.get(work.session, 0) + 1

@@ -118,6 +118,41 @@ def test_a_chain_may_enter_and_leave_a_span_midway(family: Family) -> None:
     assert relative_error(got, family.logits(PROMPT)) <= 1e-5
 
 
+PARTS = ((0, 6), (0, 3), (2, 5), (3, 6), (5, 6))
+
+
+def test_sessions_that_run_different_parts_share_a_step(family: Family) -> None:
+    engine = family.engine(Span(0, N_BLOCKS))
+    torch.manual_seed(1)
+
+    def rows(entry: int, count: int) -> Tensor:
+        if entry == 0:
+            return torch.randint(0, 300, (count,))
+        return torch.randn(count, engine.hidden_size)
+
+    def opened() -> list[Lease]:
+        return [engine.open(32, entry=entry, exit=exit) for entry, exit in PARTS]
+
+    alone, together, starts = opened(), opened(), [0] * len(PARTS)
+    for counts in ((9, 4, 1, 7, 3), (1, 1, 1, 1, 1), (2, 1, 3, 1, 1)):
+        given = [rows(entry, count) for (entry, _), count in zip(PARTS, counts, strict=True)]
+        expected = [
+            engine.step([StepItem(*item, 1)])[0] for item in zip(alone, starts, given, strict=True)
+        ]
+
+        got = engine.step(
+            [StepItem(*item, 1) for item in zip(together, starts, given, strict=True)]
+        )
+
+        starts = [start + count for start, count in zip(starts, counts, strict=True)]
+        assert [lease.length for lease in together] == starts
+        for part, ours, theirs in zip(PARTS, got, expected, strict=True):
+            assert relative_error(ours.hidden, theirs.hidden) <= 1e-5
+            assert (ours.logits is not None) == (part[1] == N_BLOCKS)
+            if ours.logits is not None and theirs.logits is not None:
+                assert relative_error(ours.logits, theirs.logits) <= 1e-5
+
+
 def test_rows_that_start_below_the_length_replace_what_followed(family: Family) -> None:
     session = Session(family.chain(3))
     session.feed(PROMPT, 0)
