@@ -41,7 +41,6 @@ class Announcer:
         assert span is not None
         issued_ms = EPOCH_MS + round(now_s * 1000)
         n_blocks = len(span)
-        wait_s, prompts = self._rates.queue(peer.index)
         return Announcement(
             peer_id=spec.peer_id,
             addresses=self._addresses[peer.index],
@@ -61,7 +60,7 @@ class Announcer:
                 decode_steps_us=tuple(
                     (batch, max(1, round(spec.step_s(n_blocks, batch) * 1e6))) for batch in BATCHES
                 ),
-                queue_us=round((wait_s + prompts * spec.step_s(n_blocks, 1)) * 1e6),
+                queue_us=round(self._rates.waited_s(peer.index) * 1e6),
                 position_bytes=n_blocks * self._world.model.kv_bytes,
                 rows_per_s=round(sum(1 / s.row_s for s in peer.sessions.values() if s.row_s > 0)),
                 up_bytes_per_s=round(spec.up_bytes_per_s),

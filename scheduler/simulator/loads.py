@@ -5,14 +5,15 @@ before the first row runs.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.simulator.policies import Seat
-from scheduler.simulator.rates import Load
 from scheduler.simulator.state import Session, Settings
+from scheduler.simulator.stations import MENDING_SLOWDOWN, Load, part_key
 from scheduler.simulator.world import PeerSpec, World
 
 
@@ -56,7 +57,7 @@ def replay_load(world: World, session: Session, new: Sequence[Seat]) -> Load:
         carry_s += [
             row_bytes / world.spec(other.peer_id).up_bytes_per_s for other in before[:1]
         ] or [0.0]
-    return _stream(world, new, carry_s)
+    return replace(_stream(world, new, carry_s), slowdown=MENDING_SLOWDOWN)
 
 
 def handover_row_s(world: World, old: PeerSpec, seats: Sequence[Seat]) -> float:
@@ -97,8 +98,7 @@ def _stream(world: World, seats: Sequence[Seat], carry_s: Sequence[float]) -> Lo
 
 
 def _parts(seats: Sequence[Seat]) -> NDArray[np.intp]:
-    """A number for each run of blocks: sessions share a step where it is the same."""
-    return np.array([(seat.span.start << 20) + seat.span.stop for seat in seats])
+    return np.array([part_key(seat.span.start, seat.span.stop) for seat in seats])
 
 
 def _specs(world: World, seats: Sequence[Seat]) -> list[PeerSpec]:

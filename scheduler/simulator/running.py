@@ -56,10 +56,12 @@ class Running:
             self._events.at(self._solved_s + self._rates_s, self._solve)
 
     def _solve(self) -> None:
+        elapsed_s = self._events.now_s - self._solved_s
         self._is_dirty, self._solved_s = False, self._events.now_s
         sessions = list(self._sessions.values())
         loads = [session.load for session in sessions if session.load is not None]
-        row_s = self._rates.solve(loads, [session.id for session in sessions])
+        keys = [session.id for session in sessions]
+        row_s = self._rates.solve(loads, keys, elapsed_s=elapsed_s)
         self._ends = []
         for session, seconds in zip(sessions, row_s, strict=True):
             self.settle(session)

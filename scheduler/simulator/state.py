@@ -7,7 +7,7 @@ from protocol.announcements import Announcement
 from protocol.identity import PeerId
 from protocol.messages import Span
 from scheduler.simulator.policies import Seat
-from scheduler.simulator.rates import Load
+from scheduler.simulator.stations import Load
 from scheduler.simulator.traces import Request
 from scheduler.simulator.world import PeerSpec
 
