@@ -22,6 +22,11 @@ COMMANDS = {  # name: (module, attribute, what it does)
     "serve": ("manyhands.serve", "serve", "Lend this machine: serve a span of a model."),
     "plan": ("manyhands.plan", "plan", "What a span would take of this machine."),
     "generate": ("manyhands.generate", "generate", "Ask a swarm for one completion."),
+    "gateway": (
+        "manyhands.gateway.command",
+        "gateway",
+        "An OpenAI-compatible API for a swarm.",
+    ),
     "chat": ("manyhands.chat", "chat", "Talk with a model."),
     "status": ("manyhands.status", "status", "Whether a swarm is complete, and who serves."),
     "peers": ("manyhands.status", "peers", "The peers of a swarm, one per line."),

@@ -1,8 +1,8 @@
 """`manyhands up`: a swarm on this machine, kept whole until Ctrl-C.
 
-In: how many nodes, a model, a port. Out: processes that are started again when they end, a health
-page that says whether the swarm can answer now, and a record by which `generate`, `chat` and
-`status` find it without `--join`.
+In: how many nodes, a model, a port. Out: processes that are started again when they end, a gateway
+in front of them, which also says whether the swarm can answer now, and a record by which
+`generate`, `chat` and `status` find it without `--join`.
 """
 
 import json
@@ -14,11 +14,10 @@ import click
 from manyhands.asking import open_client
 from manyhands.fetching import bring_weights
 from manyhands.governing.gate import require_served
-from manyhands.health import HOST, health_server
 from manyhands.home import Home
 from manyhands.keeping import Keeper, say_ready
 from manyhands.licences import require_accepted
-from manyhands.local import LocalSwarm, replicated_split
+from manyhands.local import HOST, LocalSwarm, replicated_split
 from manyhands.loops import run
 from manyhands.membership import adopt
 from manyhands.models import TINY, Model, find_model
@@ -31,6 +30,7 @@ from protocol.errors import ConfigError
 from protocol.membership.rules import Channel
 
 DEFAULT_PORT = 8400
+DRAIN_S = 5.0  # for answers that run at Ctrl-C
 
 
 @click.command(short_help="Run a local swarm until Ctrl-C.")
@@ -46,18 +46,18 @@ DEFAULT_PORT = 8400
     "--port",
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
-    help=f"Of the health page, on loopback. Default: {DEFAULT_PORT}.",
+    help=f"Of the API, on loopback. Default: {DEFAULT_PORT}.",
 )
 @accept_licence_option
 @home_option
 def up(
     nodes: int, replicas: int, model: str, port: int, accept_licence: bool, home: Path | None
 ) -> None:
-    """Run a swarm of local processes until Ctrl-C.
+    """Run a swarm of local processes, and a gateway to it, until Ctrl-C.
 
     Prints one line of JSON when the swarm can answer: {"event": "ready", "url", "addresses",
-    "model", "spans", "replicas"}. GET /health/ready answers 200 from then on, and 503 while some
-    block has no host that answers. A node that ends is started again.
+    "model", "spans", "replicas"}. The API is at URL/v1; GET /health/ready answers 200 from then on,
+    and 503 while some block has no host that answers. A node that ends is started again.
     """
     place = Home.at(home)
     require_alone(place)
@@ -87,6 +87,14 @@ def require_alone(home: Home) -> None:
 
 
 async def _up(home: Home, model: Model, swarm: LocalSwarm, replicas: int, port: int) -> None:
+    from manyhands.gateway.app import make_app
+    from manyhands.gateway.catalogue import Catalogue, served_of
+    from manyhands.gateway.door import admission
+    from manyhands.gateway.gateway import Bounds, Gateway
+    from manyhands.gateway.keys import KeyFile, keys_path
+    from manyhands.gateway.readiness import Readiness
+    from manyhands.gateway.serving import listening
+
     addresses = tuple(map(str, swarm.addresses))
     record = Running(command="up", pid=os.getpid(), model=model.asked, addresses=addresses)
     keeper: Keeper | None = None
@@ -94,11 +102,14 @@ async def _up(home: Home, model: Model, swarm: LocalSwarm, replicas: int, port: 
     def why_not_ready() -> str:
         return keeper.why_not_ready if keeper else "starting"
 
+    gateway = Gateway(Catalogue(served_of([model])), Bounds(drain_s=DRAIN_S))
+    admit = admission(KeyFile(keys_path(home)))
+    app = make_app(gateway, Readiness(gateway, why_not_ready), admit)
     with interruptible():
-        async with health_server(port, why_not_ready) as bound:
+        async with listening(app, HOST, port) as bound:
             say(f"starting {len(swarm.nodes)} nodes; health on http://{HOST}:{bound}/health/ready")
             running = open_client(home, swarm.addresses, Channel.DEV)  # whatever the nodes serve
-            async with swarm.running(say_ready), running as client:
+            async with swarm.running(say_ready), running as client, gateway.serving(client):
                 with recorded(home, record):
                     keeper = Keeper(swarm, client, model)
                     await keeper.run(lambda: _announce(swarm, model, replicas, bound))
@@ -114,4 +125,6 @@ def _announce(swarm: LocalSwarm, model: Model, replicas: int, port: int) -> None
         "replicas": replicas,
     }
     click.echo(json.dumps(ready))
-    say(f"ready: in another terminal, try  manyhands chat {model.asked}")
+    say(
+        f"ready: the API is at {ready['url']}/v1; in another terminal, manyhands chat {model.asked}"
+    )

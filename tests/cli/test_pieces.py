@@ -1,6 +1,5 @@
 """The parts of the front door that need no process of their own."""
 
-import asyncio
 import os
 import sys
 import threading
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from manyhands import machine
 from manyhands.asking import DEFAULT_MAX_TOKENS, Ask
 from manyhands.coverage import hosts_per_block, runs_where, spell
-from manyhands.health import health_server
 from manyhands.home import Home
 from manyhands.keeping import why_incomplete
 from manyhands.local import LocalSwarm, even_split, replicated_split
@@ -151,25 +149,3 @@ def test_a_seed_is_drawn_when_none_is_given_and_kept_when_one_is():
 
     assert len(drawn) > 1
     assert Ask(seed=7).request(model, [5], None).sampling.seed == 7
-
-
-@pytest.mark.parametrize(
-    ("request_", "first_line"),
-    [
-        (b"GET /health/live HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK"),
-        (b"GET /health/ready?x=1 HTTP/1.1\r\n\r\n", b"HTTP/1.1 503 Service Unavailable"),
-        (b"POST /health/ready HTTP/1.1\r\n\r\n", b"HTTP/1.1 405 Method Not Allowed"),
-        (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 404 Not Found"),
-        (b"\xff\x00 nonsense\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
-        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
-    ],
-)
-async def test_the_health_page_answers_anything_shortly(request_, first_line):
-    async with health_server(0, lambda: "node 2 of 3 is not up") as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request_)
-
-        answer = await asyncio.wait_for(reader.read(), 5)
-
-        writer.close()
-    assert answer.split(b"\r\n")[0] == first_line

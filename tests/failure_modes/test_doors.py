@@ -1,11 +1,9 @@
 """Who may tell a node what to do: mode 15."""
 
-import asyncio
 import json
 
 import pytest
 
-from manyhands.health import HOST, health_server
 from protocol.codec import to_client_message, to_hop_bytes
 from protocol.errors import PeerMisbehaved, PeerRefused
 from protocol.identity import Identity
@@ -85,14 +83,16 @@ async def test_unauthenticated_control_endpoints_are_not_among_a_nodes_calls(
     }
 
 
-@pytest.mark.parametrize("method", ["POST", "DELETE", "PUT", "PATCH"])
-async def test_unauthenticated_control_endpoints_are_not_on_the_health_page(method):
-    """The same of HTTP: the page of `manyhands up` is on loopback, and only tells."""
-    async with health_server(0, lambda: "") as port:
-        reader, writer = await asyncio.open_connection(HOST, port)
-        writer.write(f"{method} /health/ready HTTP/1.1\r\n\r\n".encode())
-        answer = (await reader.read()).decode()
-        writer.close()
+def test_unauthenticated_control_endpoints_are_not_in_the_gateway_either():
+    """The same of HTTP: it listens on loopback, and what it takes is questions, not orders."""
+    from manyhands.gateway.app import PARTS
+    from manyhands.gateway.command import gateway
 
-    assert HOST == "127.0.0.1"
-    assert answer.startswith("HTTP/1.1 405")
+    routes = [route for part in PARTS for route in part.router.routes]
+    host = next(option for option in gateway.params if option.name == "host")
+
+    assert {route.path for route in routes if route.methods - {"GET", "HEAD"}} == {
+        *("/v1/chat/completions", "/v1/completions"),
+        *("/tokenize", "/detokenize"),
+    }
+    assert host.default == "127.0.0.1"

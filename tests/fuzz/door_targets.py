@@ -1,18 +1,15 @@
-"""What is read before anybody is known: addresses, greetings, answers on a LAN, HTTP, the DHT."""
+"""What is read before anybody is known: addresses, greetings, answers on a LAN, chats, the DHT."""
 
-import asyncio
 import importlib.util
+import json
 from collections.abc import Callable
 
-from manyhands.health import _respond
 from protocol.address import Address
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.greeting import Greeting
 from protocol.transport.lan import read_told
 from tests.announcing import peer_of
 from tests.fuzz.harness import Target
-
-_loop = asyncio.new_event_loop()
 
 
 def _address(data: bytes) -> object:
@@ -48,14 +45,33 @@ def _told(data: bytes) -> object:
     return read_told([(name, value), (b"dnsaddr", data)])
 
 
-def _request(data: bytes) -> object:
-    async def ask() -> bytes:
-        reader = asyncio.StreamReader(limit=4096)
-        reader.feed_data(data)
-        reader.feed_eof()
-        return await _respond(reader, lambda: "")
+def _asked(data: bytes) -> object:
+    """As the framework does, and then as the gateway explains what is wrong."""
+    from pydantic import ValidationError
 
-    return _loop.run_until_complete(ask())
+    from manyhands.gateway.asked import ChatAsked
+    from manyhands.gateway.refusals import require_supported
+
+    try:
+        asked = ChatAsked.model_validate(json.loads(data))
+    except ValidationError as error:
+        return error.errors(include_url=False)
+    require_supported(asked)
+    return [message.plain() for message in asked.messages], asked.limit, asked.ignored()
+
+
+def _chats() -> list[bytes]:
+    said = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    more = {"stop": ["a", "b"], "stream_options": {"include_usage": True}, "seed": 7, "n": 2}
+    ours = {"manyhands": {"regions": ["eu"], "max_price": 5, "wait_s": 1.5}, "tools": []}
+    plain = {"model": "tiny", "messages": said}
+    return [json.dumps(each).encode() for each in (plain, plain | more, plain | ours)]
+
+
+def _errors_of_api() -> tuple[type[BaseException], ...]:
+    from manyhands.gateway.faults import ApiError
+
+    return (ApiError, ValueError, RecursionError)
 
 
 def _kademlia() -> Callable[[bytes], object]:
@@ -98,15 +114,7 @@ TARGETS = (
     Target(
         name="lan-answer", parse=_told, seeds=lambda: [b"dnsaddr=" + each for each in _addresses()]
     ),
-    Target(
-        name="http-request",
-        parse=_request,
-        seeds=lambda: [
-            b"GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n",
-            b"HEAD /health?x=1 HTTP/1.0\r\n\r\n",
-        ],
-        errors=(asyncio.IncompleteReadError,),
-    ),
+    Target(name="chat-body", parse=_asked, seeds=_chats, errors=_errors_of_api()),
     *(
         (
             Target(

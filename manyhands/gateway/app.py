@@ -1,0 +1,113 @@
+"""The gateway as an ASGI application: its routes, and one shape for all that goes wrong.
+
+In: a `Gateway`, its `Readiness`, who is let in. Out: an app. Whatever fails anywhere, a route that
+is not there included, ends as the body that `faults.py` defines. There are no pages from elsewhere
+and no CORS headers: other sites' scripts cannot read what stands here.
+"""
+
+import re
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from manyhands import __version__
+from manyhands.gateway import completions, metrics, models_list, readiness, tokens
+from manyhands.gateway.door import Admit, Door, admit_own
+from manyhands.gateway.faults import FAULTS, MISTAKE, ApiError, explained
+from manyhands.gateway.gateway import Gateway
+from manyhands.gateway.readiness import Readiness
+from protocol.errors import ManyhandsError
+
+FIELD = re.compile(r"[a-z][a-z0-9_]*")  # else it is one of a union's kinds, as pydantic names them
+KINDS = {"str", "int", "float", "bool", "body"}
+DOCUMENTED = (400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
+PARTS = (completions, models_list, tokens, readiness, metrics)
+
+
+def make_app(gateway: Gateway, ready: Readiness, admit: Admit = admit_own) -> ASGIApp:
+    app = FastAPI(
+        title="Manyhands gateway",
+        version=__version__,
+        docs_url=None,  # they would load scripts from elsewhere
+        redoc_url=None,
+        responses={status: {"description": _when(status)} for status in DOCUMENTED},
+        exception_handlers={
+            ApiError: _refused,
+            ManyhandsError: _failed,
+            RequestValidationError: _invalid,
+            HTTPException: _not_routed,
+            Exception: _mistaken,
+        },
+    )
+    app.state.gateway, app.state.readiness = gateway, ready
+    app.state.metrics = metrics.Metrics()
+    for part in PARTS:
+        app.include_router(part.router)
+    return Door(app, gateway.bounds, admit)
+
+
+def response_of(error: ApiError) -> Response:
+    return JSONResponse(error.body(), error.status, error.headers())
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return response_of(error)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ManyhandsError)
+    return response_of(explained(error))
+
+
+async def _mistaken(request: Request, error: Exception) -> Response:
+    return response_of(ApiError("internal_error", MISTAKE))
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    """What the framework refuses by itself: paths, methods, and bodies that cannot be read."""
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ApiError):  # our own, raised while it read the body
+        return response_of(error.__cause__)
+    method, path = request.method, request.url.path[:100]
+    if error.status_code == 404:
+        return response_of(ApiError("not_found", f"there is nothing at {path}"))
+    if error.status_code == 405:
+        refusal = ApiError("method_not_allowed", f"{path} does not take {method}")
+        response = response_of(refusal)
+        response.headers.update(error.headers or {})
+        return response
+    return response_of(ApiError("invalid_json", "the body is not JSON in UTF-8"))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    if not request.headers.get("content-type", "").lower().startswith("application/json"):
+        message = "send the body as JSON, with content-type: application/json"
+        return response_of(ApiError("unsupported_media_type", message))
+    return response_of(invalid(error.errors()))
+
+
+def invalid(errors: Any) -> ApiError:
+    """The first thing wrong with a body, and where; of a union's complaints the deepest."""
+    first = max(errors, key=lambda each: len(each["loc"]))
+    if first["type"] == "json_invalid":
+        return ApiError("invalid_json", f"the body is not JSON: {first['ctx']['error']}")
+    path = ".".join(
+        str(part)
+        for part in first["loc"]
+        if isinstance(part, int) or (FIELD.fullmatch(part) and part not in KINDS)
+    )
+    code = "unsupported_value" if first["type"] == "literal_error" else "invalid_value"
+    if first["type"] == "extra_forbidden":
+        code = "unsupported_parameter"
+    where = f"{path}: " if path else ""
+    return ApiError(code, f"{where}{first['msg']}", param=path or None)
+
+
+def _when(status: int) -> str:
+    return "; ".join(f"{c}: {f.when}" for c, f in FAULTS.items() if f.status == status)

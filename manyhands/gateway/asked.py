@@ -1,0 +1,184 @@
+"""What strangers send in JSON: the bodies of the OpenAI-shaped endpoints, checked field by field.
+
+In: a parsed body. Out: a value whose fields are of the right type and range, or pydantic's word on
+the first that is not. Fields that are not named here are ignored, and listed to the caller
+(`ignored`), unless they would change what the answer means: those are in `refusals.py`.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from protocol.messages import MAX_STOP_CHARS, MAX_STOPS
+
+MAX_CHOICES, MAX_PROMPTS = 8, 32
+MAX_LISTED, HEADER_NAME = 32, re.compile(r"[A-Za-z0-9_.-]{1,64}")
+INT64 = 2**63
+
+
+def _as_list(value: object) -> object:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else value
+
+
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+Stops = Annotated[
+    list[Stop],
+    Field(max_length=MAX_STOPS),
+    BeforeValidator(_as_list),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "maxItems": MAX_STOPS},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Words = Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=64)]
+Seconds = Annotated[float, Field(ge=0, le=86_400)]
+
+
+class Asked(BaseModel):
+    """Strict: `"1"` is no number. What is not declared stays in `model_extra`."""
+
+    model_config = ConfigDict(
+        extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=(), frozen=True
+    )
+
+
+class Extension(Asked):
+    """The `manyhands` object: who may serve, and for how long to try. As `generate`'s flags."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    regions: Words = []
+    groups: Words = []
+    believe_regions: bool = False
+    max_price: Annotated[int, Field(ge=0, lt=INT64)] | None = None
+    """Ncr, for a million tokens through one block; 0: donations alone."""
+    avoid: Words = []
+    require: Words = []
+    prefer: Literal["latency", "throughput"] = "latency"
+    profile: Annotated[str, Field(max_length=128)] | None = None
+    reuse_prefix: bool = True
+    spares: bool = True
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    wait_s: Seconds | None = None
+
+
+class StreamOptions(Asked):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class Drawn(Asked):
+    """What chat and plain completions have in common."""
+
+    model: str = Field(min_length=1, max_length=512)
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stop: Stops = []
+    ignore_eos: bool | None = None
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    manyhands: Extension | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens of the answer, as far as the caller limits them."""
+        return self.max_tokens
+
+    @property
+    def streams(self) -> bool:
+        return bool(self.stream)
+
+    @property
+    def usage_in_stream(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def usage_in_chunks(self) -> bool:
+        return self.usage_in_stream and bool(
+            self.stream_options and self.stream_options.continuous_usage_stats
+        )
+
+    def ignored(self) -> list[str]:
+        """Fields that nobody here reads; only names that may stand in a header."""
+        names = [*(self.model_extra or {})]
+        if self.stream_options:
+            names += [f"stream_options.{name}" for name in self.stream_options.model_extra or {}]
+        return sorted({n for n in names if HEADER_NAME.fullmatch(n)})[:MAX_LISTED]
+
+
+class TextPart(Asked):
+    type: Literal["text"]
+    text: str
+
+
+class Message(Asked):
+    """One turn. What else it brings (`name`, `tool_calls`) is the chat template's to read."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As templates know it: parts joined, and the word that models were trained with."""
+        content = self.content
+        if isinstance(content, list):
+            content = "".join(part.text for part in content)
+        role = "system" if self.role == "developer" else self.role
+        return {**(self.model_extra or {}), "role": role, "content": content}
+
+
+class ChatAsked(Drawn):
+    messages: list[Message] = Field(min_length=1, max_length=10_000)
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    add_generation_prompt: bool = True
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+
+Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
+
+
+class CompletionAsked(Drawn):
+    prompt: str | Ids | list[str] | list[Ids]
+    echo: bool | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """One or several, each as text or ids."""
+        given = self.prompt
+        if isinstance(given, str):
+            return [given]
+        if given and isinstance(given[0], int):
+            return [[id for id in given if isinstance(id, int)]]
+        return [each for each in given if not isinstance(each, int)]
+
+
+class TokenizeAsked(Asked):
+    model: Annotated[str, Field(max_length=512)] | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = Field(None, max_length=10_000)
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+
+
+class DetokenizeAsked(Asked):
+    model: Annotated[str, Field(max_length=512)] | None = None
+    tokens: Ids

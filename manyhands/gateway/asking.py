@@ -1,0 +1,141 @@
+"""A caller's JSON as requests to the swarm: one for each choice.
+
+In: a checked body, the ids of its prompts. Out: `GenerationRequest`s in which nothing is left open.
+What the caller leaves out is the model's own (its generation config), as with `generate`.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from manyhands.asking import SEED_BITS
+from manyhands.gateway.asked import Drawn, Extension
+from manyhands.gateway.catalogue import Served
+from manyhands.gateway.faults import ApiError
+from protocol.constraints import Group
+from protocol.errors import ManyhandsError
+from protocol.identity import PeerId
+from protocol.profile import Profile
+from protocol.sampling import SamplingParams
+from scheduler.request import WAIT_S, GenerationRequest
+from scheduler.wanted import Goal, Limits
+
+SEED_RANGE = 2**64
+SAMPLING = (
+    *("temperature", "top_p", "top_k"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+)
+
+
+def requests_for(
+    served: Served,
+    prompts: Sequence[Sequence[int]],
+    asked: Drawn,
+    *,
+    max_tokens: int,
+    timeout_s: float,
+    group: str = "",
+    param: str = "prompt",
+) -> list[GenerationRequest]:
+    """`n` requests for each prompt, in order.
+
+    Args:
+        max_tokens: where the caller names no limit; it gives way to the context.
+        timeout_s: at most, and where the caller names none.
+        group: a secret; only callers of the same group begin where each other's answers ended.
+        param: what to call the prompt.
+
+    Raises:
+        ApiError: a prompt does not fit the context, or the limits make no sense.
+    """
+    more = asked.manyhands or Extension()
+    sampling = _sampling(served, asked)
+    seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed % SEED_RANGE
+    group = _salted(group, asked.cache_salt)
+    try:
+        limits = _limits(more)
+        profile = str(Profile.parse(more.profile)) if more.profile else None
+    except ManyhandsError as error:
+        raise ApiError("invalid_value", str(error), param="manyhands") from error
+    manifest = served.model.manifest
+    requests = []
+    for ids in prompts:
+        limit = _fitting(served, len(ids), asked.limit, max_tokens, param)
+        for choice in range(asked.n or 1):
+            requests.append(
+                GenerationRequest(
+                    manifest=manifest.digest,
+                    n_blocks=manifest.n_blocks,
+                    prompt_ids=tuple(ids),
+                    max_tokens=limit,
+                    sampling=SamplingParams(**sampling, seed=seed_of(seed, choice)),
+                    stops=tuple(asked.stop),
+                    ignore_eos=bool(asked.ignore_eos),
+                    timeout_s=min(timeout_s, more.timeout_s or timeout_s),
+                    wait_s=WAIT_S if more.wait_s is None else more.wait_s,
+                    profile=profile,
+                    limits=limits,
+                    goal=Goal(more.prefer),
+                    adapter=served.adapter,
+                    reuse_prefix=more.reuse_prefix,
+                    prefix_group=group,
+                    spares=more.spares,
+                    model=served.model.asked,
+                    vocab_size=manifest.vocab_size,
+                    hidden_size=manifest.hidden_size,
+                )
+            )
+    return requests
+
+
+def seed_of(seed: int, choice: int) -> int:
+    """Of one of several answers; the first has the seed itself, so `n` does not change it."""
+    if not choice:
+        return seed
+    drawn = hashlib.sha256(seed.to_bytes(8, "big") + choice.to_bytes(8, "big")).digest()
+    return int.from_bytes(drawn[:4], "big")
+
+
+def _sampling(served: Served, asked: Drawn) -> dict[str, Any]:
+    chosen = dict(served.tokenizer.generation_defaults)
+    for name in SAMPLING:
+        if (value := getattr(asked, name)) is not None:
+            chosen[name] = value
+    if chosen.get("top_k") == -1:
+        chosen["top_k"] = 0  # both say: all
+    return chosen
+
+
+def _limits(more: Extension) -> Limits:
+    return Limits(
+        regions=tuple(more.regions),
+        groups=tuple(Group(name) for name in more.groups),
+        believe_regions=more.believe_regions,
+        max_price=more.max_price,
+        avoid=tuple(map(PeerId, more.avoid)),
+        require=tuple(map(PeerId, more.require)),
+    )
+
+
+def _salted(group: str, salt: str | None) -> str:
+    return group if salt is None else hashlib.sha256(f"{group}\0{salt}".encode()).hexdigest()
+
+
+def _fitting(served: Served, n_prompt: int, limit: int | None, default: int, param: str) -> int:
+    """How many tokens to ask for; only the default gives way to the context.
+
+    Raises:
+        ApiError: as OpenAI says it, which clients look for.
+    """
+    room = served.max_positions - n_prompt
+    wanted = 1 if limit is None else limit
+    if wanted > room:
+        raise ApiError(
+            "context_length_exceeded",
+            f"This model's maximum context length is {served.max_positions} tokens. However, you "
+            f"requested {n_prompt + wanted} tokens ({n_prompt} in the {param}, {wanted} in the "
+            f"completion). Please reduce the length of the {param} or completion.",
+            param=param,
+        )
+    return min(room, default) if limit is None else limit

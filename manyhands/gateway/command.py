@@ -1,0 +1,219 @@
+"""`manyhands gateway`: an OpenAI-compatible HTTP API in front of a swarm.
+
+In: models, where the swarm is, where to listen. Out: one JSON line on stdout once it listens; then
+answers until a signal, after which what runs may end within `--drain`. The web framework is loaded
+when the command runs, not before.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manyhands.asking import open_client
+from manyhands.gateway.key_command import key
+from manyhands.governing.gate import terms_for
+from manyhands.headings import headed
+from manyhands.home import Home
+from manyhands.loops import run
+from manyhands.models import Model
+from manyhands.options import (
+    accept_licence_option,
+    channel_option,
+    home_option,
+    join_option,
+    tunnels_option,
+)
+from manyhands.progress import say
+from manyhands.running import join_addresses
+from manyhands.signals import interruptible
+from manyhands.thin import find_client_model
+from protocol.address import Address
+from protocol.errors import ConfigError, UsageError
+from protocol.membership.rules import Rules
+
+if TYPE_CHECKING:
+    from manyhands.gateway.gateway import Gateway
+    from manyhands.gateway.keys import KeyFile
+    from scheduler.client import Client
+    from scheduler.permission import Terms
+
+DEFAULT_PORT = 8400
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+HEADINGS = {
+    "What to serve": ("aliases", "max_tokens", "timeout_s"),
+    "Where it listens": ("host", "port", "max_running", "drain_s"),
+    "Where the swarm is": ("join", "swarm", "home", "tunnels", "channel", "accept_licence"),
+}
+
+
+class GatewayCommand(headed(HEADINGS)):  # type: ignore[misc]
+    """`gateway MODEL…`, and `gateway key …`, which is a group of its own."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **more: Any,
+    ) -> click.Context:
+        if args[:1] == ["key"]:
+            return key.make_context(f"{info_name} key", args[1:], parent, **more)
+        made: click.Context = super().make_context(info_name, args, parent, **more)
+        return made
+
+
+@click.command(cls=GatewayCommand, short_help="An OpenAI-compatible API for a swarm.")
+@click.argument("models", metavar="MODEL…", nargs=-1, required=True)
+@join_option
+@click.option("--host", default="127.0.0.1", metavar="HOST", help="Default: 127.0.0.1.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    help=f"0 picks one. Default: {DEFAULT_PORT}.",
+)
+@click.option(
+    "--alias",
+    "aliases",
+    multiple=True,
+    metavar="NAME=MODEL",
+    help="Another name for a model. `default` is the first one's, unless you say otherwise.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=1024,
+    metavar="N",
+    help="Of answers whose caller names no limit. Default: 1024, or what fits.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    metavar="S",
+    help="For one answer. Default: 600.",
+)
+@click.option(
+    "--max-running",
+    type=click.IntRange(min=1),
+    default=256,
+    metavar="N",
+    help="Answers at a time; more are told to come back. Default: 256.",
+)
+@click.option(
+    "--drain",
+    "drain_s",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    metavar="S",
+    help="For answers that run when it is told to end. Default: 30.",
+)
+@tunnels_option
+@channel_option
+@accept_licence_option
+@home_option
+def gateway(
+    models: tuple[str, ...],
+    join: tuple[Address, ...],
+    host: str,
+    port: int,
+    aliases: tuple[str, ...],
+    tunnels: bool,
+    channel: str,
+    accept_licence: bool,
+    home: Path | None,
+    **bounds: Any,
+) -> None:
+    """Serve MODEL… of a swarm over HTTP, as OpenAI's clients expect it, until Ctrl-C.
+
+    Who may ask: whoever is on this machine, until `manyhands gateway key new` makes a key; then
+    callers with a key alone. The first MODEL is also called `default`; MODEL:ADAPTER asks for an
+    adapter. Prints one line of JSON when it listens: {"event": "ready", "url", "models"}.
+    """
+    from manyhands.gateway.catalogue import Catalogue, served_of
+    from manyhands.gateway.gateway import Bounds, Gateway
+    from manyhands.gateway.keys import KeyFile, keys_path
+
+    place = Home.at(home)
+    keys = KeyFile(keys_path(place))
+    require_safe(host, keys)
+    found = [find_client_model(each, place, join, channel) for each in models]
+    catalogue = Catalogue(served_of(found), aliases_of(aliases))
+    opening = open_client(
+        place,
+        join_addresses(place, join),
+        channel,
+        all_terms(place, found, accepts=accept_licence),
+        tunnels=tunnels,
+    )
+    run(_serve(Gateway(catalogue, Bounds(**bounds)), keys, opening, host, port))
+
+
+def require_safe(host: str, keys: "KeyFile") -> None:
+    """
+    Raises:
+        ConfigError: anybody could use what this machine pays for.
+    """
+    if host not in LOOPBACK and not keys.has_keys:
+        raise ConfigError(
+            f"on {host} anybody who reaches this machine could use the gateway",
+            hint="make a key first: manyhands gateway key new",
+        )
+
+
+def aliases_of(given: Sequence[str]) -> dict[str, str]:
+    aliases = {}
+    for each in given:
+        name, equals, model = each.partition("=")
+        if not (name and equals and model):
+            raise UsageError(f"not an alias: {each[:100]!r}", hint="write it as --alias NAME=MODEL")
+        aliases[name] = model
+    return aliases
+
+
+def all_terms(home: Home, models: Sequence[Model], *, accepts: bool = False) -> "Terms":
+    """What is asked before any of these models is used."""
+    asked: Mapping[bytes, Terms] = {
+        model.manifest.digest: terms_for(home, model.manifest, accepts=accepts) for model in models
+    }
+
+    def require(rules: Rules, digest: bytes) -> None:
+        asked[digest](rules, digest)
+
+    return require
+
+
+async def _serve(
+    gateway: "Gateway",
+    keys: "KeyFile",
+    opening: "AbstractAsyncContextManager[Client]",
+    host: str,
+    port: int,
+) -> None:
+    from manyhands.gateway.app import make_app
+    from manyhands.gateway.door import admission
+    from manyhands.gateway.readiness import Readiness
+    from manyhands.gateway.serving import listening
+
+    stop = asyncio.Event()
+    with interruptible(stop.set):
+        admit = admission(keys, is_wide=host not in LOOPBACK)
+        app = make_app(gateway, Readiness(gateway), admit)
+        async with (
+            listening(app, host, port) as bound,
+            opening as client,
+            gateway.serving(client),
+        ):
+            url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+            names = gateway.catalogue.names
+            click.echo(json.dumps({"event": "ready", "url": url, "models": names}))
+            say(f"the API is at {url}/v1, for {', '.join(names)}")
+            await stop.wait()
+            say("ending; answers that run may end first, another Ctrl-C cuts them off")

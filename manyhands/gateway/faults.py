@@ -1,0 +1,137 @@
+"""What an HTTP caller is told when something fails: one table, from which the docs are made too.
+
+In: an error of ours, or a refusal of the gateway's own. Out: a status, a body in the shape that
+OpenAI's clients read, and the headers by which they decide whether to ask again. `FAULTS` has every
+code there is; `CODES` says which of them each class of `protocol.errors` becomes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from protocol import errors
+
+CALLER, SERVER = "invalid_request_error", "server_error"
+MAX_MESSAGE_CHARS = 2000
+MISTAKE = "the gateway failed; its log says more under this request's id"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`retry_after_s`: when asking again may help; None: not by itself."""
+
+    status: int
+    type: str
+    when: str
+    retry_after_s: float | None = None
+
+
+FAULTS: Mapping[str, Fault] = {
+    "invalid_json": Fault(400, CALLER, "the body is not JSON"),
+    "invalid_value": Fault(400, CALLER, "a field is missing, or is not what it should be"),
+    "unsupported_parameter": Fault(400, CALLER, "a field that this gateway does not have"),
+    "unsupported_value": Fault(400, CALLER, "a value that this gateway or model cannot honour"),
+    "context_length_exceeded": Fault(400, CALLER, "prompt and answer do not fit the context"),
+    "invalid_api_key": Fault(401, "authentication_error", "no key, a wrong one, or a revoked one"),
+    "insufficient_permissions": Fault(
+        403, "permission_error", "this home may not do that in its swarm"
+    ),
+    "host_not_allowed": Fault(
+        403, "permission_error", "a gateway without keys was asked under a foreign name"
+    ),
+    "model_not_released": Fault(
+        403, "permission_error", "the swarm's rules keep the model from being used"
+    ),
+    "terms_not_accepted": Fault(
+        403, "permission_error", "a licence or the swarm's terms, which nobody here accepted"
+    ),
+    "model_not_found": Fault(404, CALLER, "no model of that name is served here"),
+    "not_found": Fault(404, CALLER, "there is nothing at this path"),
+    "method_not_allowed": Fault(405, CALLER, "this path takes another method"),
+    "request_timeout": Fault(408, CALLER, "the request did not arrive in time"),
+    "request_too_large": Fault(413, CALLER, "the body is larger than the gateway takes"),
+    "unsupported_media_type": Fault(415, CALLER, "the body is not sent as application/json"),
+    "rate_limit_exceeded": Fault(
+        429, "rate_limit_error", "this key has as many requests as it may", 1
+    ),
+    "internal_error": Fault(500, SERVER, "a mistake of ours; the log has the request id"),
+    "peer_failed": Fault(502, SERVER, "peers failed, and no other could take over", 1),
+    "verification_failed": Fault(502, SERVER, "a peer's work did not hold"),
+    "swarm_incomplete": Fault(503, SERVER, "nobody serves some blocks of the model; named", 5),
+    "swarm_unreachable": Fault(503, SERVER, "no peer of the swarm answers", 5),
+    "overloaded": Fault(503, SERVER, "no room now, here or on the peers", 1),
+    "starting": Fault(503, SERVER, "the swarm behind the gateway is still starting", 2),
+    "shutting_down": Fault(503, SERVER, "the gateway is ending", 5),
+    "timeout": Fault(504, SERVER, "the answer was not complete in time"),
+}
+
+CODES: Mapping[type[errors.ManyhandsError], str] = {  # the nearest class in an error's line counts
+    errors.ManyhandsError: "internal_error",
+    errors.UsageError: "invalid_value",
+    errors.NoSuchModel: "model_not_found",
+    errors.ContextExceeded: "context_length_exceeded",
+    errors.BadRows: "verification_failed",
+    errors.BadResult: "verification_failed",
+    errors.LicenceNotAccepted: "terms_not_accepted",
+    errors.OutOfMemory: "overloaded",
+    errors.PeerError: "peer_failed",
+    errors.PeerUnreachable: "swarm_unreachable",
+    errors.PeerBusy: "overloaded",
+    errors.NotAMember: "insufficient_permissions",
+    errors.MembershipEnded: "insufficient_permissions",
+    errors.NotPermitted: "model_not_released",
+    errors.NotAccepted: "terms_not_accepted",
+    errors.PeerMisbehaved: "verification_failed",
+    errors.ChainBroken: "peer_failed",
+    errors.SwarmIncomplete: "swarm_incomplete",
+    errors.SessionTimeout: "timeout",
+}
+
+HINTED = {"swarm_incomplete", "swarm_unreachable", "terms_not_accepted", "model_not_released"}
+
+
+class ApiError(Exception):
+    """A refusal on its way to an HTTP caller. `param`: the dotted path of the field to blame."""
+
+    def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.param = code, message[:MAX_MESSAGE_CHARS], param
+        self.fault = FAULTS[code]
+
+    @property
+    def status(self) -> int:
+        return self.fault.status
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.fault.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def headers(self) -> dict[str, str]:
+        """`retry-after-ms` and `x-should-retry` are what OpenAI's clients obey besides."""
+        headers = {} if self.status != 401 else {"www-authenticate": "Bearer"}
+        wait_s = self.fault.retry_after_s
+        if wait_s is not None:
+            headers |= {"retry-after": f"{wait_s:g}", "retry-after-ms": f"{1000 * wait_s:.0f}"}
+        elif self.status >= 500:
+            headers["x-should-retry"] = "false"
+        return headers
+
+
+def explained(error: errors.ManyhandsError) -> ApiError:
+    """The same error for an HTTP caller; what mends it stands in the message."""
+    named = isinstance(error, errors.PeerUnreachable) and error.peer_id
+    code = "peer_failed" if named else _code(type(error))
+    if FAULTS[code].status == 500:
+        return ApiError(code, MISTAKE)
+    hint = error.hint if code in HINTED else ""
+    return ApiError(code, f"{error} ({hint})" if hint else str(error))
+
+
+def _code(kind: type[errors.ManyhandsError]) -> str:
+    return next(CODES[each] for each in kind.__mro__ if each in CODES)

@@ -1,0 +1,120 @@
+"""What all requests of a gateway share: the models, one client of the swarm, and the answers that
+run.
+
+In: a catalogue, limits, and a client for as long as there is one. Out: answers, or the reason why
+there is no room for them. When the client goes, the answers that run get `drain_s` to end.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from manyhands.gateway.answers import Answers, Observer, Receive
+from manyhands.gateway.catalogue import Catalogue
+from manyhands.gateway.faults import ApiError
+from scheduler.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from scheduler.client import Client
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 3.0  # for answers that were cut off, to pay what they owe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What callers may take. max_tokens: of an answer whose caller names no limit."""
+
+    max_tokens: int = 1024
+    timeout_s: float = 600.0
+    max_running: int = 256  # answers, over all callers
+    max_body_bytes: int = 8 << 20
+    body_s: float = 30.0  # for a body to arrive
+    patience_s: float = 10.0  # a status is held back for the first token; longer, and pings begin
+    drain_s: float = 30.0
+
+
+class Gateway:
+    """See the module."""
+
+    def __init__(self, catalogue: Catalogue, bounds: Bounds | None = None) -> None:
+        self.catalogue, self.bounds = catalogue, bounds or Bounds()
+        self.began_s = int(time.time())
+        self.client: Client | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._running: set[Answers] = set()
+        self.is_ending = False
+
+    @property
+    def n_running(self) -> int:
+        """Answers, a request's choices counted each."""
+        return sum(len(answers.requests) for answers in self._running)
+
+    @asynccontextmanager
+    async def serving(self, client: "Client") -> AsyncIterator[None]:
+        """Answer through this client while the context lasts."""
+        async with asyncio.TaskGroup() as tasks:
+            self.client, self._tasks = client, tasks
+            try:
+                yield
+            finally:
+                self.is_ending = True
+                await self._drain()
+                self.client = self._tasks = None
+
+    def require_client(self) -> "Client":
+        """
+        Raises:
+            ApiError: there is none yet, or none any more.
+        """
+        if self.is_ending:
+            raise ApiError("shutting_down", "the gateway is ending; ask another one")
+        if self.client is None:
+            raise ApiError("starting", "the swarm behind this gateway is still starting")
+        return self.client
+
+    def ask(
+        self,
+        requests: Sequence[GenerationRequest],
+        receive: Receive,
+        observer: Observer | None = None,
+    ) -> Answers:
+        """Begin to answer; the caller leaves what it gets.
+
+        Raises:
+            ApiError: not now.
+        """
+        client = self.require_client()
+        assert self._tasks is not None
+        if self.n_running + len(requests) > self.bounds.max_running:
+            raise ApiError("overloaded", f"{self.n_running} answers are being made already")
+        answers = Answers(client, requests, observer)
+        self._running.add(answers)
+        answers.start(self._tasks, receive)
+        self._tasks.create_task(self._forget(answers))
+        return answers
+
+    async def _forget(self, answers: Answers) -> None:
+        await answers.over.wait()
+        self._running.discard(answers)
+
+    async def _drain(self) -> None:
+        """Let answers end; cut off those that take too long."""
+        if self._running:
+            log.info("waiting for answers that run", extra={"n": self.n_running})
+        await self._until_idle(self.bounds.drain_s)
+        for answers in tuple(self._running):
+            answers.leave(ApiError("shutting_down", "the gateway ended before the answer did"))
+        await self._until_idle(SETTLE_S)
+
+    async def _until_idle(self, timeout_s: float) -> None:
+        waiting = [asyncio.ensure_future(answers.over.wait()) for answers in self._running]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=timeout_s)
+            for task in late:
+                task.cancel()

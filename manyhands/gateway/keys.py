@@ -1,0 +1,156 @@
+"""API keys of a gateway: made once, shown once, kept as hashes, revoked at any moment.
+
+In: a file in the home. Out: for the headers of a request, the caller's group, or a refusal. A key
+has 256 random bits, so one round of SHA-256 keeps it: there is nothing to guess from. A gateway
+that runs reads the file again when it has changed.
+"""
+
+import hashlib
+import json
+import secrets
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from manyhands.gateway.faults import ApiError
+from manyhands.home import Home, write_whole
+from protocol.clock import wall_ms
+from protocol.errors import ConfigError, UsageError
+
+PREFIX, KEY_BYTES, ID_CHARS = "mh-", 32, 8
+MAX_NAME_CHARS, MAX_KEYS = 64, 10_000
+FIX = "move the file away to begin with no keys, or restore it"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is kept of one. `id` names it to people: the hash's first digits."""
+
+    name: str
+    hash: str  # SHA-256 of the key, in hex
+    made_ms: int
+    revoked_ms: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.name) <= MAX_NAME_CHARS or not self.name.isprintable():
+            raise UsageError(f"a key's name has 1 to {MAX_NAME_CHARS} printable characters")
+        if len(bytes.fromhex(self.hash)) != hashlib.sha256().digest_size:
+            raise ValueError("not a SHA-256")
+
+    @property
+    def id(self) -> str:
+        return self.hash[:ID_CHARS]
+
+    @property
+    def group(self) -> str:
+        """Keys share nothing of what peers keep: not even by how soon an answer begins."""
+        return hashlib.sha256(b"manyhands gateway group\0" + bytes.fromhex(self.hash)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """All keys of a home, the revoked ones too."""
+
+    all: tuple[Key, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """
+        Raises:
+            ConfigError: the file is not what this program writes.
+        """
+        try:
+            listed = json.loads(path.read_bytes())
+            return cls(tuple(Key(**each) for each in listed["keys"]))
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
+            raise ConfigError(f"cannot read the keys in {path}", hint=FIX) from error
+
+    def write(self, path: Path) -> None:
+        write_whole(path, json.dumps({"keys": [asdict(key) for key in self.all]}).encode())
+
+    @property
+    def live(self) -> dict[str, Key]:
+        """By hash."""
+        return {key.hash: key for key in self.all if not key.revoked_ms}
+
+    def made(self, name: str) -> tuple[Self, str]:
+        """With one more; and that key, which nobody can show again.
+
+        Raises:
+            UsageError: the name will not do.
+        """
+        if any(key.name == name for key in self.live.values()):
+            raise UsageError(f"there is a key called {name}", hint="give it another --name")
+        if len(self.all) >= MAX_KEYS:
+            raise UsageError(f"a gateway has up to {MAX_KEYS} keys")
+        text = PREFIX + secrets.token_urlsafe(KEY_BYTES)
+        return type(self)((*self.all, Key(name, digest_of(text), wall_ms()))), text
+
+    def revoked(self, which: str) -> Self:
+        """Without the one of this name or id.
+
+        Raises:
+            UsageError: there is none.
+        """
+        found = [key for key in self.live.values() if which in (key.name, key.id)]
+        if not found:
+            known = ", ".join(key.name for key in self.live.values()) or "none"
+            raise UsageError(f"no live key is called {which[:80]!r}", hint=f"there are: {known}")
+        now = wall_ms()
+        return type(self)(
+            tuple(replace(key, revoked_ms=now) if key in found else key for key in self.all)
+        )
+
+
+class KeyFile:
+    """The keys of a home, as they are now.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+        self._keys, self._live = Keys(), dict[str, Key]()
+        self._refresh()
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether any was ever made: when all are revoked, nobody is let in."""
+        self._refresh()
+        return bool(self._keys.all)
+
+    def admit(self, authorization: str) -> str:
+        """The group of who sends this header.
+
+        Raises:
+            ApiError: it holds no live key.
+        """
+        self._refresh()
+        scheme, _, text = authorization.partition(" ")
+        key = self._live.get(digest_of(text.strip())) if scheme.lower() == "bearer" else None
+        if key is None:
+            said = "send an API key: Authorization: Bearer mh-…"
+            raise ApiError("invalid_api_key", "this API key is not valid" if text else said)
+        return key.group
+
+    def _refresh(self) -> None:
+        try:
+            stat = self._path.stat()
+            seen = (stat.st_mtime_ns, stat.st_ino)
+        except FileNotFoundError:
+            seen = (0, 0)
+        if seen != self._seen:
+            self._keys = Keys.read(self._path)
+            self._live, self._seen = self._keys.live, seen
+
+
+def keys_path(home: Home) -> Path:
+    return home.root / "gateway" / "keys.json"
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

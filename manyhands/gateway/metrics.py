@@ -1,0 +1,140 @@
+"""What operators graph: counts and times of answers, and how many hosts the blocks have.
+
+In: events of answers, as they are told. Out: `GET /metrics` in Prometheus' text format. Names end
+as vLLM's do, so that dashboards translate one to one; times are taken where the caller's request
+arrives. Labels hold names of our models alone, never what a caller or a peer wrote.
+"""
+
+import time
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Request
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from manyhands import __version__
+from manyhands.gateway.answers import Observer
+from manyhands.gateway.readiness import Look, Readiness
+from scheduler.request import Event, Finished, GenerationResult, Token
+
+router = APIRouter()
+
+FIRST_TOKEN_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0),
+)
+BETWEEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0)
+ANSWER_S = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Metrics:
+    """Of one gateway, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(f"manyhands_{name}", about, labels, registry=registry)
+
+        def gauge(name: str, about: str, *labels: str) -> Gauge:
+            return Gauge(f"manyhands_{name}", about, labels, registry=registry)
+
+        def histogram(name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(
+                f"manyhands_{name}_seconds", about, labels, buckets=buckets, registry=registry
+            )
+
+        self.first_token = histogram(
+            "time_to_first_token", "From the request to its first token.", FIRST_TOKEN_S, "model"
+        )
+        self.between = histogram(
+            "inter_token_latency", "Between two tokens of an answer.", BETWEEN_S, "model"
+        )
+        self.whole = histogram(
+            "e2e_request_latency", "Of a whole answer.", ANSWER_S, "model", "endpoint"
+        )
+        self.prompt = counter(
+            "prompt_tokens", "Tokens of prompts that were answered.", "model", "role"
+        )
+        self.generated = counter("generation_tokens", "Tokens generated.", "model", "role")
+        self.requests = counter(
+            "requests", "Answers, by how they ended.", "model", "finish_reason", "code"
+        )
+        self.running = gauge("requests_running", "Answers that are being made.", "model")
+        self.prefix_asked = counter(
+            "prefix_cache_queries", "Prompt tokens that might have been kept.", "model"
+        )
+        self.prefix_hits = counter("prefix_cache_hits", "Those that peers still had.", "model")
+        self.failovers = counter(
+            "failovers", "Hops that others took over in the middle of an answer.", "reason"
+        )
+        self.replicas = gauge("layer_replicas", "Hosts of a block.", "model", "layer")
+        self.least = gauge("coverage_min_replicas", "Hosts of the block with fewest.", "model")
+        self.ready = gauge("swarm_ready", "1 while the model can answer.", "model")
+        self.peers = gauge("peers", "Peers that announce a model of this gateway.", "state")
+        info = gauge("build_info", "Always 1.", "version")
+        info.labels(__version__).set(1)
+
+    def watch(self, model: str, endpoint: str) -> "Watch":
+        return Watch(self, model, endpoint)
+
+    def cover(self, look: Look, reasons: Mapping[str, str]) -> None:
+        """What the swarm looks like now."""
+        for gauge in (self.replicas, self.least, self.ready, self.peers):
+            gauge.clear()
+        for state, n_peers in look.peers.items():
+            self.peers.labels(state).set(n_peers)
+        for model, counts in look.hosts.items():
+            self.least.labels(model).set(min(counts, default=0))
+            for layer, n_hosts in enumerate(counts):
+                self.replicas.labels(model, str(layer)).set(n_hosts)
+        for model, reason in reasons.items():
+            self.ready.labels(model).set(not reason)
+
+
+class Watch(Observer):
+    """Of the answers to one HTTP request."""
+
+    def __init__(self, metrics: Metrics, model: str, endpoint: str) -> None:
+        self._metrics, self._model, self._endpoint = metrics, model, endpoint
+        self._began_s = time.monotonic()
+        self._last_s: dict[int, float] = {}
+
+    def began(self, n_choices: int) -> None:
+        self._metrics.running.labels(self._model).inc(n_choices)
+
+    def hear(self, index: int, event: Event) -> None:
+        now = time.monotonic()
+        if isinstance(event, Token):
+            if (last := self._last_s.get(index)) is None:
+                self._metrics.first_token.labels(self._model).observe(now - self._began_s)
+            else:
+                self._metrics.between.labels(self._model).observe(now - last)
+            self._last_s[index] = now
+        elif isinstance(event, Finished):
+            self._finished(event.result)
+
+    def _finished(self, result: GenerationResult) -> None:
+        metrics, model = self._metrics, self._model
+        metrics.prompt.labels(model, "client").inc(result.n_prompt)
+        metrics.generated.labels(model, "client").inc(len(result.token_ids))
+        metrics.prefix_asked.labels(model).inc(result.n_prompt)
+        metrics.prefix_hits.labels(model).inc(result.n_cached)
+        metrics.failovers.labels("lost").inc(result.failovers)
+        metrics.failovers.labels("left").inc(result.handovers)
+        elapsed_s = time.monotonic() - self._began_s
+        metrics.whole.labels(model, self._endpoint).observe(elapsed_s)
+
+    def ended(self, reason: str, code: str) -> None:
+        self._metrics.running.labels(self._model).dec()
+        self._metrics.requests.labels(self._model, reason, code).inc()
+
+
+@router.get("/metrics")
+async def show(request: Request) -> Response:
+    metrics: Metrics = request.app.state.metrics
+    readiness: Readiness = request.app.state.readiness
+    reasons = await readiness.reasons()
+    metrics.cover(await readiness.look(), reasons)
+    return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,46 @@
+"""GET /v1/models and /version: what can be asked for here, by which names.
+
+Adapters are listed as peers announce them, when the swarm was looked at last.
+"""
+
+from fastapi import APIRouter, Request
+
+from manyhands import __version__
+from manyhands.gateway.catalogue import Served
+from manyhands.gateway.gateway import Gateway
+from manyhands.gateway.shapes import Json
+
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> Json:
+    gateway: Gateway = request.app.state.gateway
+    catalogue = gateway.catalogue
+    listed = [_model(served.id, served, gateway) for served in catalogue.served]
+    listed += [_model(name, catalogue.find(name), gateway) for name in catalogue.aliases]
+    return {"object": "list", "data": listed}
+
+
+@router.get("/v1/models/{id:path}")
+async def model(request: Request, id: str) -> Json:
+    gateway: Gateway = request.app.state.gateway
+    return _model(id, gateway.catalogue.find(id), gateway)
+
+
+@router.get("/version")
+async def version(request: Request) -> Json:
+    gateway: Gateway = request.app.state.gateway
+    digests = {served.id: served.digest for served in gateway.catalogue.served}
+    return {"version": __version__, "models": digests}
+
+
+def _model(id: str, served: Served, gateway: Gateway) -> Json:
+    return {
+        "id": id,
+        "object": "model",
+        "created": gateway.began_s,
+        "owned_by": "manyhands",
+        "root": served.pinned,
+        "max_model_len": served.max_positions,
+    }

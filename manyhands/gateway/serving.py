@@ -1,0 +1,103 @@
+"""The gateway on a socket: uvicorn, under our own signals and with our own ideas of patience.
+
+In: an app, a host, a port. Out: the port, once it listens. A connection that has not sent a whole
+head of a request within `HEAD_S` is closed: slow ones would otherwise hold all sockets.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from protocol.errors import ConfigError
+
+HEAD_S = 15.0
+CLOSE_S = 5.0  # for connections that are idle or stuck when we end
+KEEP_ALIVE_S = 75
+BACKLOG, MAX_HEAD_BYTES = 512, 32 << 10
+
+
+class Impatient(H11Protocol):
+    """Closes what sends no whole head in time; later requests have uvicorn's own limit."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.access_log = (
+            False  # whoever listens to all loggers would read queries: `Door` has ours
+        )
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_S, self._close_if_headless)
+
+    def _close_if_headless(self) -> None:
+        if vars(self)["cycle"] is None and not self.transport.is_closing():  # no request began
+            self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Signals are `manyhands.signals`' to hear."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
+    """Answer while the context lasts; the port, which 0 lets the system pick.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
+    bound = _bind(host, port)
+    config = uvicorn.Config(
+        app,
+        http=Impatient,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(CLOSE_S),
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    server = Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[bound]))
+    try:
+        yield int(bound.getsockname()[1])
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, proto)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            bound.listen(BACKLOG)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"port {port} on {host} cannot be used: {error.strerror}",
+            hint="choose another with --port, or --port 0 to have one picked",
+        ) from error
+    bound.setblocking(False)
+    return bound

@@ -1,0 +1,169 @@
+"""The objects that OpenAI's clients read: whole answers, chunks of a stream, usage.
+
+In: what the swarm told. Out: plain values, ready for JSON. `Chat` and `Text` differ in where the
+words stand; what is ours alone (route, receipts, times) is under `manyhands`, once per answer.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from manyhands import __version__
+from manyhands.gateway.catalogue import Served
+from scheduler.request import GenerationResult
+
+Json = dict[str, Any]
+FINISH = {"stop": "stop", "length": "length"}
+
+
+class Shape:
+    """Of one HTTP request: an id, a time, the name the caller used for the model."""
+
+    prefix, whole_object, chunk_object = "", "", ""
+
+    def __init__(self, name: str, served: Served) -> None:
+        self._head: Json = {
+            "id": f"{self.prefix}-{secrets.token_hex(16)}",
+            "object": self.whole_object,
+            "created": int(time.time()),
+            "model": name,
+            "system_fingerprint": fingerprint(served),
+        }
+
+    @property
+    def id(self) -> str:
+        return str(self._head["id"])
+
+    def whole(self, choices: Sequence[Json], usage: Json, ours: Json) -> Json:
+        return {**self._head, "choices": list(choices), "usage": usage, "manyhands": ours}
+
+    def chunk(self, choices: Sequence[Json], more: Mapping[str, Any]) -> Json:
+        return {**self._head, "object": self.chunk_object, "choices": list(choices), **more}
+
+    def choice(self, index: int, text: str, finish_reason: str) -> Json:
+        """One of a whole answer."""
+        raise NotImplementedError
+
+    def first(self, index: int) -> Json | None:
+        """What opens a choice in a stream, if anything does."""
+        raise NotImplementedError
+
+    def delta(self, index: int, text: str) -> Json:
+        raise NotImplementedError
+
+    def last(self, index: int, finish_reason: str) -> Json:
+        raise NotImplementedError
+
+
+class Chat(Shape):
+    prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def __init__(self, name: str, served: Served) -> None:
+        super().__init__(name, served)
+        self._head["service_tier"] = "default"
+
+    def choice(self, index: int, text: str, finish_reason: str) -> Json:
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": None,
+            "finish_reason": FINISH.get(finish_reason, "stop"),
+        }
+
+    def first(self, index: int) -> Json | None:
+        return self._part(index, {"role": "assistant", "content": ""})
+
+    def delta(self, index: int, text: str) -> Json:
+        return self._part(index, {"content": text})
+
+    def last(self, index: int, finish_reason: str) -> Json:
+        return self._part(index, {}) | {"finish_reason": FINISH.get(finish_reason, "stop")}
+
+    def _part(self, index: int, delta: Json) -> Json:
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+
+class Text(Shape):
+    """`echoes`: each choice begins with its prompt, when the caller asked for that."""
+
+    prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
+
+    def __init__(self, name: str, served: Served, echoes: Sequence[str] = ()) -> None:
+        super().__init__(name, served)
+        self._echoes = echoes
+
+    def choice(self, index: int, text: str, finish_reason: str) -> Json:
+        echo = self._echoes[index] if self._echoes else ""
+        return self._part(index, echo + text) | {"finish_reason": FINISH.get(finish_reason, "stop")}
+
+    def first(self, index: int) -> Json | None:
+        return self._part(index, self._echoes[index]) if self._echoes else None
+
+    def delta(self, index: int, text: str) -> Json:
+        return self._part(index, text)
+
+    def last(self, index: int, finish_reason: str) -> Json:
+        return self._part(index, "") | {"finish_reason": FINISH.get(finish_reason, "stop")}
+
+    def _part(self, index: int, text: str) -> Json:
+        return {"index": index, "text": text, "logprobs": None, "finish_reason": None}
+
+
+def fingerprint(served: Served) -> str:
+    """Another one means other weights, or another version of what asks for them."""
+    return f"fp_{served.digest[:8]}_{__version__}"
+
+
+def usage(prompts: Sequence[int], n_generated: int, n_cached: int) -> Json:
+    """prompts: tokens of each, counted once however many choices it has."""
+    n_prompt = sum(prompts)
+    return {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": n_generated,
+        "total_tokens": n_prompt + n_generated,
+        "prompt_tokens_details": {"cached_tokens": n_cached},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def usage_of(results: Mapping[int, GenerationResult], n_choices: int) -> Json:
+    """Of all choices; `n_choices` of each prompt."""
+    of_prompts = [results[index] for index in sorted(results) if index % n_choices == 0]
+    return usage(
+        [result.n_prompt for result in of_prompts],
+        sum(len(result.token_ids) for result in results.values()),
+        sum(result.n_cached for result in of_prompts),
+    )
+
+
+def ours(served: Served, results: Mapping[int, GenerationResult]) -> Json:
+    """The `manyhands` object: who ran each choice, in what time, and by which receipts."""
+    return {
+        "model": served.pinned,
+        "receipts": [id for _, result in sorted(results.items()) for id in result.receipts],
+        "choices": [
+            {
+                "index": index,
+                "seed": result.seed,
+                "route": [step.to_json() for step in result.route],
+                "failovers": result.failovers,
+                "handovers": result.handovers,
+                "ttft_ms": round(result.ttft_ms, 1),
+                "total_ms": round(result.total_ms, 1),
+            }
+            for index, result in sorted(results.items())
+        ],
+    }
+
+
+def frame(value: Json) -> bytes:
+    """One server-sent event. JSON escapes line breaks, so its data is one line."""
+    return (
+        b"data: " + json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+    )
+
+
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"

@@ -1,0 +1,63 @@
+"""An answer as server-sent events, exactly as OpenAI's clients take them apart.
+
+In: answers that have begun. Out: a response that ends in `[DONE]`, or in a frame that says what
+failed and no `[DONE]`: a stream that merely stops would look complete (the official clients raise
+nothing then). Comments keep quiet connections open; a caller that reads nothing is given up.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from manyhands.gateway.answers import Answers, CallerLeft
+from manyhands.gateway.faults import ApiError
+from manyhands.gateway.reply import Reply
+from manyhands.gateway.shapes import PING
+
+log = logging.getLogger(__name__)
+
+PING_S = 15.0
+STUCK_S = 60.0  # for one write: who reads nothing for so long is gone
+HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+
+
+class EventStream(Response):
+    """Sends what `reply` makes of `answers`; leaves them when it ends, however it ends."""
+
+    def __init__(self, answers: Answers, reply: Reply, headers: Mapping[str, str]) -> None:
+        self.status_code, self.background = 200, None
+        self.init_headers({**HEADERS, **headers})
+        self._answers, self._reply = answers, reply
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def write(data: bytes, *, more: bool = True) -> None:
+            async with asyncio.timeout(STUCK_S):
+                await send({"type": "http.response.body", "body": data, "more_body": more})
+
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        try:
+            await send(start)
+            try:
+                while not self._answers.is_over:
+                    told = await self._answers.next(PING_S)
+                    if told:
+                        if data := b"".join(self._reply.frames(told)):
+                            await write(data)
+                    elif not self._answers.is_over:
+                        await write(PING)
+                await write(b"".join(self._reply.end()), more=False)
+            except ApiError as error:
+                await write(self._reply.failed(error), more=False)
+        except CallerLeft:
+            pass
+        except TimeoutError:
+            log.warning("a caller reads nothing, its answer is cancelled")
+        finally:
+            self._answers.leave()

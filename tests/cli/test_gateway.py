@@ -1,0 +1,51 @@
+"""`manyhands gateway`: where it listens, who may ask, and its keys on disk."""
+
+import json
+
+import pytest
+
+from tests.cli.command import assert_explained
+
+
+def test_a_wide_bind_without_keys_is_refused(here, tmp_path):
+    refused = here("gateway", "tiny", "--host", "0.0.0.0", "--port", 0, "--home", tmp_path)
+
+    assert_explained(refused, 3, "manyhands gateway key new")
+
+
+def test_keys_are_shown_once_listed_by_name_and_taken_back(here, tmp_path):
+    def key(*arguments):
+        return here("gateway", "key", *arguments, "--home", tmp_path)
+
+    made = key("new", "--name", "laptop")
+    listed = json.loads(key("list", "--json").out)
+    twice = key("new", "--name", "laptop")
+    revoked = key("revoke", "laptop")
+    again = key("revoke", "laptop")
+
+    text = made.out.strip()
+    assert text.startswith("mh-")
+    assert [each["name"] for each in listed["keys"]] == ["laptop"]
+    assert text not in json.dumps(listed)
+    assert not any(text in path.read_text() for path in tmp_path.rglob("*.json"))
+    assert revoked.code == 0
+    assert_explained(twice, 2, "--name")
+    assert_explained(again, 2, "laptop")
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("gateway", "MODEL"),
+        ("gateway tiny --alias =x", "NAME=MODEL"),
+        ("gateway tiny --alias chat=nothing --join ADDR", "nothing"),
+        ("gateway tiny tiny --join ADDR", "same name"),
+        ("gateway key new --name \x07", "printable"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_listens(here, tmp_path, line, word):
+    peer = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDHood3YCBb2qWb2nsHy5AptLn9WbQ6kFnyCSZG3i3c49"
+
+    ended = here(*line.replace("ADDR", peer).split(" "), "--home", tmp_path)
+
+    assert_explained(ended, 2, word)

@@ -1,0 +1,187 @@
+"""The gateway's tables and values, without a swarm: faults, names, keys, what bodies may hold."""
+
+import inspect
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from starlette.datastructures import Headers
+
+from manyhands.gateway.app import invalid
+from manyhands.gateway.asked import ChatAsked, CompletionAsked
+from manyhands.gateway.asking import seed_of
+from manyhands.gateway.catalogue import Catalogue, served_of
+from manyhands.gateway.door import OWN_NAMES, admit_own
+from manyhands.gateway.faults import CODES, FAULTS, ApiError, explained
+from manyhands.gateway.keys import KeyFile, Keys
+from manyhands.gateway.refusals import UNSUPPORTED, require_supported
+from manyhands.models import find_model
+from protocol import errors
+from protocol.errors import ConfigError, PeerBusy, PeerUnreachable, UsageError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+FIELDS = [*ChatAsked.model_fields, *UNSUPPORTED, "other"]
+HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def test_every_error_of_ours_has_a_code_and_a_status():
+    kinds = [
+        kind
+        for _, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, errors.ManyhandsError)
+    ]
+
+    assert set(CODES.values()) <= set(FAULTS)
+    assert set(CODES) <= set(kinds)
+    for kind in kinds:
+        made = kind.__new__(kind)
+        Exception.__init__(made, "what happened")
+        made.hint, made.peer_id = "", ""  # type: ignore[attr-defined]
+        assert 400 <= explained(made).status <= 599
+
+
+def test_who_failed_decides_what_a_caller_is_told():
+    nobody, somebody = PeerUnreachable("", "nobody answers"), PeerUnreachable("peer-b", "gone")
+
+    assert (explained(nobody).status, explained(nobody).code) == (503, "swarm_unreachable")
+    assert (explained(somebody).status, explained(somebody).code) == (502, "peer_failed")
+    assert explained(PeerBusy("peer-b", "full")).headers()["retry-after-ms"] == "1000"
+    assert "secret" not in explained(ConfigError("secret path")).message
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4))
+def test_any_json_is_a_request_or_is_refused_with_a_field(more):
+    try:
+        asked = ChatAsked.model_validate({**HELLO, **more})
+        require_supported(asked)
+    except ValidationError as error:
+        refusal = invalid(error.errors())
+        assert refusal.code in ("invalid_value", "unsupported_value", "unsupported_parameter")
+        assert refusal.param is None or refusal.param.split(".")[0] in FIELDS
+        return
+    except ApiError as refused:
+        refusal = refused
+    else:
+        assert all(name.isascii() and name.isprintable() for name in asked.ignored())
+        return
+    assert refusal.param in UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [{"type": "function"}]},
+        {"response_format": {"type": "yaml"}},
+        {"logprobs": True, "model": "tiny"},
+        {"n": 3, "best_of": 5},
+        {"modalities": ["audio"]},
+        {"tool_choice": "required"},
+    ],
+)
+def test_what_would_change_the_answer_is_never_ignored(more):
+    with pytest.raises(ApiError) as refused:
+        require_supported(ChatAsked.model_validate({**HELLO, **more}))
+
+    assert refused.value.code == "unsupported_parameter"
+    assert refused.value.param in more
+
+
+def test_what_clients_send_by_themselves_passes():
+    require_supported(
+        ChatAsked.model_validate(
+            {
+                **HELLO,
+                "tools": [],
+                "tool_choice": "auto",
+                "response_format": {"type": "text"},
+                "logprobs": False,
+                "top_logprobs": 0,
+                "logit_bias": {},
+                "modalities": ["text"],
+            }
+        )
+    )
+
+
+def test_a_completion_takes_text_ids_and_lists_of_either():
+    def prompts(prompt: object) -> list[str | list[int]]:
+        return CompletionAsked.model_validate({"model": "m", "prompt": prompt}).prompts
+
+    assert prompts("a") == ["a"]
+    assert prompts([1, 2]) == [[1, 2]]
+    assert prompts(["a", "b"]) == ["a", "b"]
+    assert prompts([[1], [2, 3]]) == [[1], [2, 3]]
+    for wrong in (["a", 1], [[1], "a"], [-1], [True], 5, [[["a"]]]):
+        with pytest.raises(ValidationError):
+            prompts(wrong)
+
+
+def test_seeds_of_several_answers_begin_with_the_callers_own():
+    seeds = [seed_of(7, choice) for choice in range(8)]
+
+    assert seeds[0] == 7
+    assert len(set(seeds)) == 8
+
+
+def test_names_lead_to_models_and_pins_to_these_weights_alone():
+    catalogue = Catalogue(served_of([find_model("tiny")]), {"chat": "tiny"})
+    pinned = catalogue.find("tiny").pinned
+
+    assert catalogue.find("chat").id == catalogue.find("default").id == "tiny"
+    assert catalogue.find(pinned).pinned == pinned
+    assert catalogue.find("chat:poet").adapter == "poet"
+    for wrong in ("tiny@00000000", "nothing", "", "tiny:", ":poet", "tiny@"):
+        with pytest.raises(ApiError, match="tiny"):
+            catalogue.find(wrong)
+    with pytest.raises(UsageError, match="nowhere"):
+        catalogue.point("default", "nowhere")
+    with pytest.raises(UsageError, match="alias"):
+        catalogue.point("tiny", "tiny")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "localhost.evil.example", "127.0.0.1.evil", "", "10.0.0.1:8400", "[::2]"],
+)
+def test_without_keys_foreign_names_are_turned_away(host):
+    with pytest.raises(ApiError):
+        admit_own(Headers({"host": host}))
+    for own in OWN_NAMES:
+        assert admit_own(Headers({"host": f"{own.upper()}:8400"})) == ""
+
+
+def test_keys_are_kept_as_hashes_and_two_of_them_share_no_group(tmp_path):
+    path = tmp_path / "gateway" / "keys.json"
+    keys, first = Keys().made("one")
+    keys, second = keys.made("two")
+    keys.write(path)
+    file = KeyFile(path)
+
+    groups = {file.admit(f"Bearer {text}") for text in (first, second)}
+
+    assert len(groups) == 2
+    assert first not in path.read_text()
+    assert path.stat().st_mode & 0o077 == 0
+    for wrong in ("", "Bearer", "Bearer ", f"Basic {first}", f"Bearer {first}x", "Bearer \udcff"):
+        with pytest.raises(ApiError):
+            file.admit(wrong)
+    keys.revoked("one").write(path)
+    with pytest.raises(ApiError):
+        file.admit(f"Bearer {first}")
+    assert file.admit(f"bearer {second}")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"keys": 5}', '{"keys": [{}]}', '{"keys": [{"name": "a"}]}', "\x00"]
+)
+def test_a_damaged_file_of_keys_lets_nobody_in(tmp_path, text):
+    path = tmp_path / "keys.json"
+    path.write_text(text)
+
+    with pytest.raises(ConfigError, match=r"keys\.json"):
+        KeyFile(path)
