@@ -47,7 +47,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 HEADINGS = {
     "What to serve": ("aliases", "max_tokens", "timeout_s"),
-    "Where it listens": ("host", "port", "max_running", "drain_s"),
+    "Where it listens": ("host", "port", "max_running", "max_per_key", "drain_s"),
     "Where the swarm is": ("join", "swarm", "home", "tunnels", "channel", "accept_licence"),
 }
 
@@ -106,6 +106,13 @@ class GatewayCommand(headed(HEADINGS)):  # type: ignore[misc]
     default=256,
     metavar="N",
     help="Answers at a time; more are told to come back. Default: 256.",
+)
+@click.option(
+    "--max-per-key",
+    type=click.IntRange(min=1),
+    default=64,
+    metavar="N",
+    help="Of them, for one key. Default: 64.",
 )
 @click.option(
     "--drain",

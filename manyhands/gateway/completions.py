@@ -63,18 +63,19 @@ async def _answer(
 ) -> Response:
     gateway: Gateway = request.app.state.gateway
     bounds = gateway.bounds
+    group: str = request.state.group
     requests = requests_for(
         served,
         prompts,
         asked,
         max_tokens=bounds.max_tokens,
         timeout_s=bounds.timeout_s,
-        group=request.state.group,
+        group=group,
         param=param,
     )
     metrics: Metrics = request.app.state.metrics
     watch = metrics.watch(served.id, shape.whole_object)
-    answers = gateway.ask(requests, request.receive, watch)
+    answers = gateway.ask(requests, request.receive, watch, group=group)
     headers = {IGNORED: ", ".join(ignored)} if (ignored := asked.ignored()) else {}
     reply = Reply(shape, served, asked, requests)
     handed_over = False

@@ -52,7 +52,7 @@ FAULTS: Mapping[str, Fault] = {
     "request_too_large": Fault(413, CALLER, "the body is larger than the gateway takes"),
     "unsupported_media_type": Fault(415, CALLER, "the body is not sent as application/json"),
     "rate_limit_exceeded": Fault(
-        429, "rate_limit_error", "this key has as many requests as it may", 1
+        429, "rate_limit_error", "this key has as many answers running as it may", 1
     ),
     "internal_error": Fault(500, SERVER, "a mistake of ours; the log has the request id"),
     "peer_failed": Fault(502, SERVER, "peers failed, and no other could take over", 1),

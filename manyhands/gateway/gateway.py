@@ -33,6 +33,7 @@ class Bounds:
     max_tokens: int = 1024
     timeout_s: float = 600.0
     max_running: int = 256  # answers, over all callers
+    max_per_key: int = 64  # of them, for one key
     max_body_bytes: int = 8 << 20
     body_s: float = 30.0  # for a body to arrive
     patience_s: float = 10.0  # a status is held back for the first token; longer, and pings begin
@@ -47,7 +48,7 @@ class Gateway:
         self.began_s = int(time.time())
         self.client: Client | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        self._running: set[Answers] = set()
+        self._running: dict[Answers, str] = {}  # the group of whoever asked
         self.is_ending = False
 
     @property
@@ -83,8 +84,10 @@ class Gateway:
         requests: Sequence[GenerationRequest],
         receive: Receive,
         observer: Observer | None = None,
+        *,
+        group: str = "",
     ) -> Answers:
-        """Begin to answer; the caller leaves what it gets.
+        """Begin to answer; the caller leaves what it gets. group: of the key, if there is one.
 
         Raises:
             ApiError: not now.
@@ -93,15 +96,21 @@ class Gateway:
         assert self._tasks is not None
         if self.n_running + len(requests) > self.bounds.max_running:
             raise ApiError("overloaded", f"{self.n_running} answers are being made already")
+        if group and self._n_of(group) + len(requests) > self.bounds.max_per_key:
+            message = f"a key may have up to {self.bounds.max_per_key} answers at a time"
+            raise ApiError("rate_limit_exceeded", message)
         answers = Answers(client, requests, observer)
-        self._running.add(answers)
+        self._running[answers] = group
         answers.start(self._tasks, receive)
         self._tasks.create_task(self._forget(answers))
         return answers
 
     async def _forget(self, answers: Answers) -> None:
         await answers.over.wait()
-        self._running.discard(answers)
+        del self._running[answers]
+
+    def _n_of(self, group: str) -> int:
+        return sum(len(each.requests) for each, of in self._running.items() if of == group)
 
     async def _drain(self) -> None:
         """Let answers end; cut off those that take too long."""

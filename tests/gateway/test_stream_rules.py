@@ -190,3 +190,16 @@ async def test_more_answers_than_there_is_room_for_are_told_to_come_back():
             gateway.ask(REQUESTS, Connection().receive)
 
     assert (early.value.code, full.value.code) == ("starting", "overloaded")
+
+
+async def test_one_key_leaves_room_for_the_others():
+    gateway = Gateway(cast("Any", SERVED), Bounds(max_per_key=1, drain_s=0))
+
+    async with gateway.serving(cast("Any", Client([ROUTED, 60.0], [ROUTED, 60.0]))):
+        gateway.ask(REQUESTS, Connection().receive, group="one")
+        with pytest.raises(ApiError) as refused:
+            gateway.ask(REQUESTS, Connection().receive, group="one")
+        gateway.ask(REQUESTS, Connection().receive, group="two")
+
+    assert (refused.value.status, refused.value.code) == (429, "rate_limit_exceeded")
+    assert refused.value.headers()["retry-after"] == "1"
