@@ -8,8 +8,10 @@ same code on the same ids, and so agree on the text and on the token that ends i
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +30,7 @@ TEXT_FILES = (
 )
 CONTEXT_IDS = 8  # how much of the prompt a detokenizer needs to join its first word to it
 MAX_CONTEXT_IDS = 64  # however mangled the text, the context stays short
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how SentencePiece writes a byte
 UNFINISHED = "\ufffd"  # what decoders make of half a character
 
 
@@ -101,6 +104,20 @@ class Tokenizer:
         with _no_panic("the model's tokenizer cannot spell these ids"):
             text: str = self._fast.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
+
+    def spelled(self, id: int) -> bytes:
+        """What one id adds to a text, in bytes: half a character, too, where it is one."""
+        raw: str = self._fast.id_to_token(id) or ""
+        if id in self.special_ids:
+            return raw.encode()
+        if matched := _BYTE.fullmatch(raw):
+            return bytes([int(matched[1], 16)])
+        if "ByteLevel" in str(self._fast.decoder):
+            letters = _letters_of_bytes()
+            return b"".join(
+                bytes([letters[char]]) if char in letters else char.encode() for char in raw
+            )
+        return raw.replace("\u2581", " ").encode()  # how SentencePiece writes a space
 
     def chat(
         self,
@@ -266,6 +283,17 @@ def _overlap(text: str, stop: str) -> int:
         if stop.startswith(text[len(text) - length :]):
             return length
     return 0
+
+
+@cache
+def _letters_of_bytes() -> dict[str, int]:
+    """The letters by which byte-level tokenizers write bytes (Radford et al. 2019): printable
+    ones stand for themselves, the others for letters from U+0100 on, in rising order."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (byte for byte in range(256) if byte not in plain)
+    return {chr(byte): byte for byte in plain} | {
+        chr(0x100 + place): byte for place, byte in enumerate(others)
+    }
 
 
 def _parse(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

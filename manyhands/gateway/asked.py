@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from protocol.logprobs import MAX_TOP
 from protocol.messages import MAX_STOP_CHARS, MAX_STOPS
 
 MAX_CHOICES, MAX_PROMPTS = 8, 32
@@ -38,6 +39,9 @@ Stops = Annotated[
         }
     ),
 ]
+Id = Annotated[int, Field(ge=0, lt=2**31)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Top = Annotated[int, Field(ge=0, le=MAX_TOP)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Words = Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=64)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
@@ -76,6 +80,29 @@ class StreamOptions(Asked):
     continuous_usage_stats: bool | None = None
 
 
+class JsonSchema(Asked):
+    name: Annotated[str, Field(max_length=64)] = ""
+    schema_: Annotated[dict[str, Any] | bool, Field(alias="schema")] = {}
+    strict: bool | None = None
+
+
+class ResponseFormat(Asked):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(Asked):
+    """As vLLM names them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
+    regex: str | None = None
+    choice: Annotated[list[str], Field(min_length=1, max_length=256)] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
 class Drawn(Asked):
     """What chat and plain completions have in common."""
 
@@ -90,6 +117,12 @@ class Drawn(Asked):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stop: Stops = []
     ignore_eos: bool | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    stop_token_ids: Annotated[list[Id], Field(max_length=64)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -100,6 +133,11 @@ class Drawn(Asked):
     def limit(self) -> int | None:
         """Tokens of the answer, as far as the caller limits them."""
         return self.max_tokens
+
+    @property
+    def n_likeliest(self) -> int | None:
+        """How many tokens to tell besides each drawn one; None: no log-probabilities at all."""
+        raise NotImplementedError
 
     @property
     def streams(self) -> bool:
@@ -147,18 +185,29 @@ class ChatAsked(Drawn):
     messages: list[Message] = Field(min_length=1, max_length=10_000)
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     add_generation_prompt: bool = True
+    logprobs: bool | None = None
+    top_logprobs: Top | None = None
+
+    @property
+    def n_likeliest(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
 
-Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
+Ids = list[Id]
 
 
 class CompletionAsked(Drawn):
     prompt: str | Ids | list[str] | list[Ids]
     echo: bool | None = None
+    logprobs: Top | None = None
+
+    @property
+    def n_likeliest(self) -> int | None:
+        return self.logprobs
 
     @property
     def prompts(self) -> list[str | list[int]]:

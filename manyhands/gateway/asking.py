@@ -6,13 +6,14 @@ What the caller leaves out is the model's own (its generation config), as with `
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyhands.asking import SEED_BITS
 from manyhands.gateway.asked import Drawn, Extension
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
+from manyhands.gateway.formats import grammar_of
 from protocol.constraints import Group
 from protocol.errors import ManyhandsError
 from protocol.identity import PeerId
@@ -23,7 +24,7 @@ from scheduler.wanted import Goal, Limits
 
 SEED_RANGE = 2**64
 SAMPLING = (
-    *("temperature", "top_p", "top_k"),
+    *("temperature", "top_p", "top_k", "min_p"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
 
@@ -53,6 +54,7 @@ def requests_for(
     sampling = _sampling(served, asked)
     seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed % SEED_RANGE
     group = _salted(group, asked.cache_salt)
+    grammar = grammar_of(asked)
     try:
         limits = _limits(more)
         profile = str(Profile.parse(more.profile)) if more.profile else None
@@ -69,7 +71,11 @@ def requests_for(
                     n_blocks=manifest.n_blocks,
                     prompt_ids=tuple(ids),
                     max_tokens=limit,
-                    sampling=SamplingParams(**sampling, seed=seed_of(seed, choice)),
+                    sampling=SamplingParams(**sampling, seed=seed, choice=choice),
+                    min_tokens=asked.min_tokens or 0,
+                    stop_token_ids=tuple(asked.stop_token_ids or ()),
+                    grammar=grammar,
+                    logprobs=asked.n_likeliest,
                     stops=tuple(asked.stop),
                     ignore_eos=bool(asked.ignore_eos),
                     timeout_s=min(timeout_s, more.timeout_s or timeout_s),
@@ -89,14 +95,6 @@ def requests_for(
     return requests
 
 
-def seed_of(seed: int, choice: int) -> int:
-    """Of one of several answers; the first has the seed itself, so `n` does not change it."""
-    if not choice:
-        return seed
-    drawn = hashlib.sha256(seed.to_bytes(8, "big") + choice.to_bytes(8, "big")).digest()
-    return int.from_bytes(drawn[:4], "big")
-
-
 def _sampling(served: Served, asked: Drawn) -> dict[str, Any]:
     chosen = dict(served.tokenizer.generation_defaults)
     for name in SAMPLING:
@@ -104,7 +102,19 @@ def _sampling(served: Served, asked: Drawn) -> dict[str, Any]:
             chosen[name] = value
     if chosen.get("top_k") == -1:
         chosen["top_k"] = 0  # both say: all
+    if asked.logit_bias:
+        chosen["logit_bias"] = _by_id(asked.logit_bias)
     return chosen
+
+
+def _by_id(biases: Mapping[str, float]) -> dict[int, float]:
+    """
+    Raises:
+        ApiError: a name is no token id.
+    """
+    if any(not (name.isascii() and name.isdecimal()) for name in biases):
+        raise ApiError("invalid_value", "logit_bias names token ids", param="logit_bias")
+    return {int(name[:12]): bias for name, bias in biases.items()}
 
 
 def _limits(more: Extension) -> Limits:

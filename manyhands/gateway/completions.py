@@ -42,6 +42,9 @@ async def completions(request: Request, asked: CompletionAsked) -> Response:
     gateway: Gateway = request.app.state.gateway
     require_supported(asked)
     served = gateway.catalogue.find(asked.model)
+    if asked.echo and asked.logprobs is not None:
+        message = "log-probabilities of a prompt are not told; leave out echo or logprobs"
+        raise ApiError("unsupported_value", message, param="logprobs")
     prompts = asked.prompts
     _require_few(prompts, asked)
     ids = [await prompt_ids(served, prompt) for prompt in prompts]

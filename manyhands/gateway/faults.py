@@ -32,6 +32,8 @@ FAULTS: Mapping[str, Fault] = {
     "unsupported_parameter": Fault(400, CALLER, "a field that this gateway does not have"),
     "unsupported_value": Fault(400, CALLER, "a value that this gateway or model cannot honour"),
     "context_length_exceeded": Fault(400, CALLER, "prompt and answer do not fit the context"),
+    "invalid_json_schema": Fault(400, CALLER, "a JSON schema that is none, or cannot be kept to"),
+    "invalid_grammar": Fault(400, CALLER, "a pattern or grammar that is none"),
     "invalid_api_key": Fault(401, "authentication_error", "no key, a wrong one, or a revoked one"),
     "insufficient_permissions": Fault(
         403, "permission_error", "this home may not do that in its swarm"
@@ -69,6 +71,8 @@ CODES: Mapping[type[errors.ManyhandsError], str] = {  # the nearest class in an 
     errors.ManyhandsError: "internal_error",
     errors.UsageError: "invalid_value",
     errors.NoSuchModel: "model_not_found",
+    errors.BadSchema: "invalid_json_schema",
+    errors.BadGrammar: "invalid_grammar",
     errors.ContextExceeded: "context_length_exceeded",
     errors.BadRows: "verification_failed",
     errors.BadResult: "verification_failed",

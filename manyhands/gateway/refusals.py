@@ -22,24 +22,12 @@ def _is(*values: object) -> Harmless:
     return lambda value: any(value is each or value == each for each in values)
 
 
-def _plain_text(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and value.get("type") == "text")
-
-
 UNSUPPORTED: Mapping[str, Harmless] = {
-    "logprobs": _is(None, False),
-    "top_logprobs": _empty,
     "prompt_logprobs": _is(None),
-    "logit_bias": _empty,
-    "min_p": _empty,
-    "min_tokens": _empty,
-    "stop_token_ids": _empty,
     "bad_words": _empty,
     "best_of": _is(None, 1),
     "use_beam_search": _empty,
     "suffix": _empty,
-    "response_format": _plain_text,
-    "structured_outputs": _is(None),
     "guided_json": _is(None),
     "guided_regex": _is(None),
     "guided_choice": _is(None),

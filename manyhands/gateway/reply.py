@@ -39,8 +39,7 @@ class Reply:
 
     def whole(self) -> Json:
         choices = [
-            self.shape.choice(index, result.text, result.finish_reason)
-            for index, result in sorted(self._results.items())
+            self.shape.choice(index, result) for index, result in sorted(self._results.items())
         ]
         return self.shape.whole(choices, self._usage(), ours(self.served, self._results))
 
@@ -55,8 +54,12 @@ class Reply:
                     yield self._chunk([first])
             if isinstance(event, Token):
                 self._n_tokens += 1
-                if event.text:
-                    yield self._chunk([self.shape.delta(index, event.text)])
+                likelihoods = None
+                if event.logprobs is not None:
+                    told_of = [(event.token_id, event.logprobs)]
+                    likelihoods = self.shape.likelihoods(index, told_of)
+                if event.text or likelihoods:
+                    yield self._chunk([self.shape.delta(index, event.text, likelihoods)])
             else:
                 self._results[index] = event.result
                 last = [self.shape.last(index, event.result.finish_reason)]

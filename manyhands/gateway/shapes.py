@@ -12,6 +12,7 @@ from typing import Any
 
 from manyhands import __version__
 from manyhands.gateway.catalogue import Served
+from manyhands.gateway.likelihoods import Told, of_chat, of_text
 from scheduler.request import GenerationResult
 
 Json = dict[str, Any]
@@ -31,6 +32,7 @@ class Shape:
             "model": name,
             "system_fingerprint": fingerprint(served),
         }
+        self._tokenizer = served.tokenizer
 
     @property
     def id(self) -> str:
@@ -42,15 +44,24 @@ class Shape:
     def chunk(self, choices: Sequence[Json], more: Mapping[str, Any]) -> Json:
         return {**self._head, "object": self.chunk_object, "choices": list(choices), **more}
 
-    def choice(self, index: int, text: str, finish_reason: str) -> Json:
+    def choice(self, index: int, result: GenerationResult) -> Json:
         """One of a whole answer."""
         raise NotImplementedError
+
+    def likelihoods(self, index: int, told: Sequence[Told]) -> Json:
+        """Of the next tokens of a choice, in order."""
+        raise NotImplementedError
+
+    def _of_all(self, index: int, result: GenerationResult) -> Json | None:
+        if result.logprobs is None:
+            return None
+        return self.likelihoods(index, list(zip(result.token_ids, result.logprobs, strict=True)))
 
     def first(self, index: int) -> Json | None:
         """What opens a choice in a stream, if anything does."""
         raise NotImplementedError
 
-    def delta(self, index: int, text: str) -> Json:
+    def delta(self, index: int, text: str, likelihoods: Json | None = None) -> Json:
         raise NotImplementedError
 
     def last(self, index: int, finish_reason: str) -> Json:
@@ -64,19 +75,22 @@ class Chat(Shape):
         super().__init__(name, served)
         self._head["service_tier"] = "default"
 
-    def choice(self, index: int, text: str, finish_reason: str) -> Json:
+    def choice(self, index: int, result: GenerationResult) -> Json:
         return {
             "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": None,
-            "finish_reason": FINISH.get(finish_reason, "stop"),
+            "message": {"role": "assistant", "content": result.text, "refusal": None},
+            "logprobs": self._of_all(index, result),
+            "finish_reason": FINISH.get(result.finish_reason, "stop"),
         }
+
+    def likelihoods(self, index: int, told: Sequence[Told]) -> Json:
+        return of_chat(self._tokenizer, told)
 
     def first(self, index: int) -> Json | None:
         return self._part(index, {"role": "assistant", "content": ""})
 
-    def delta(self, index: int, text: str) -> Json:
-        return self._part(index, {"content": text})
+    def delta(self, index: int, text: str, likelihoods: Json | None = None) -> Json:
+        return self._part(index, {"content": text}) | {"logprobs": likelihoods}
 
     def last(self, index: int, finish_reason: str) -> Json:
         return self._part(index, {}) | {"finish_reason": FINISH.get(finish_reason, "stop")}
@@ -93,16 +107,26 @@ class Text(Shape):
     def __init__(self, name: str, served: Served, echoes: Sequence[str] = ()) -> None:
         super().__init__(name, served)
         self._echoes = echoes
+        self._offsets: dict[int, int] = {}  # where each choice's next token begins
 
-    def choice(self, index: int, text: str, finish_reason: str) -> Json:
+    def choice(self, index: int, result: GenerationResult) -> Json:
         echo = self._echoes[index] if self._echoes else ""
-        return self._part(index, echo + text) | {"finish_reason": FINISH.get(finish_reason, "stop")}
+        return self._part(index, echo + result.text) | {
+            "logprobs": self._of_all(index, result),
+            "finish_reason": FINISH.get(result.finish_reason, "stop"),
+        }
+
+    def likelihoods(self, index: int, told: Sequence[Told]) -> Json:
+        offset = self._offsets.get(index, 0)
+        made = of_text(self._tokenizer, told, offset)
+        self._offsets[index] = offset + sum(map(len, made["tokens"]))
+        return made
 
     def first(self, index: int) -> Json | None:
         return self._part(index, self._echoes[index]) if self._echoes else None
 
-    def delta(self, index: int, text: str) -> Json:
-        return self._part(index, text)
+    def delta(self, index: int, text: str, likelihoods: Json | None = None) -> Json:
+        return self._part(index, text) | {"logprobs": likelihoods}
 
     def last(self, index: int, finish_reason: str) -> Json:
         return self._part(index, "") | {"finish_reason": FINISH.get(finish_reason, "stop")}

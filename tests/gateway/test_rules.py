@@ -10,10 +10,10 @@ from starlette.datastructures import Headers
 
 from manyhands.gateway.app import invalid
 from manyhands.gateway.asked import ChatAsked, CompletionAsked
-from manyhands.gateway.asking import seed_of
 from manyhands.gateway.catalogue import Catalogue, served_of
 from manyhands.gateway.door import OWN_NAMES, admit_own
 from manyhands.gateway.faults import CODES, FAULTS, ApiError, explained
+from manyhands.gateway.formats import grammar_of
 from manyhands.gateway.keys import KeyFile, Keys
 from manyhands.gateway.refusals import UNSUPPORTED, require_supported
 from manyhands.models import find_model
@@ -76,8 +76,7 @@ def test_any_json_is_a_request_or_is_refused_with_a_field(more):
     "more",
     [
         {"tools": [{"type": "function"}]},
-        {"response_format": {"type": "yaml"}},
-        {"logprobs": True, "model": "tiny"},
+        {"audio": {"voice": "x"}},
         {"n": 3, "best_of": 5},
         {"modalities": ["audio"]},
         {"tool_choice": "required"},
@@ -121,11 +120,14 @@ def test_a_completion_takes_text_ids_and_lists_of_either():
             prompts(wrong)
 
 
-def test_seeds_of_several_answers_begin_with_the_callers_own():
-    seeds = [seed_of(7, choice) for choice in range(8)]
+def test_a_choice_becomes_a_pattern_of_its_very_letters():
+    asked = {**HELLO, "structured_outputs": {"choice": ["a.b", "<|é[1]>"]}}
 
-    assert seeds[0] == 7
-    assert len(set(seeds)) == 8
+    grammar = grammar_of(ChatAsked.model_validate(asked))
+
+    assert str(grammar) == r"regex:(?:a\.b)|(?:<\|é\[1\]>)"
+    with pytest.raises(ApiError, match="one format"):
+        grammar_of(ChatAsked.model_validate({**asked, "response_format": {"type": "json_object"}}))
 
 
 def test_names_lead_to_models_and_pins_to_these_weights_alone():

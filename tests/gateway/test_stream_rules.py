@@ -19,7 +19,7 @@ from protocol.errors import PeerBusy, SwarmIncomplete
 from scheduler.request import Finished
 from tests.gateway.scripted import END, ROUTED, A, B, Client, Connection, result
 
-SERVED: Any = SimpleNamespace(digest="ab" * 32, pinned="tiny@abababab")
+SERVED: Any = SimpleNamespace(digest="ab" * 32, pinned="tiny@abababab", tokenizer=None)
 REQUESTS: Any = [SimpleNamespace(prompt_ids=(1, 2, 3))]
 LOST = SwarmIncomplete([(3, 5)], model="tiny")
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "stream": True}
