@@ -23,7 +23,7 @@ from scheduler.finder import RouteFinder
 from scheduler.prefixes import SessionPrefixes
 from scheduler.request import GenerationRequest
 from scheduler.session import Session
-from scheduler.settlement import Settlement
+from scheduler.settlement import Settled, Settlement
 from scheduler.wanted import ANY_PEER, Limits
 
 
@@ -194,8 +194,8 @@ class HiddenSession(Session):
             client_ends=True,
         )
 
-    def _finish(self, receipts: tuple[str, ...]) -> None:
-        self.receipts = receipts
+    def _finish(self, settled: Settled) -> None:
+        self.receipts = settled.receipts
 
     # --- scheduler.data_links.Ends ----------------------------------------------------------------
 

@@ -163,6 +163,8 @@ class GenerationResult:
 
     n_cached: ids at its beginning that no hop had to run, since an earlier session had.
 
+    cost_ncr: what the client has promised to pay for it, over all its tabs.
+
     logprobs: one for each token, where they were asked for.
     """
 
@@ -180,6 +182,7 @@ class GenerationResult:
     pauses_ms: tuple[float, ...] = ()
     n_cached: int = 0
     handovers: int = 0
+    cost_ncr: int = 0
     logprobs: tuple[Logprobs, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -203,6 +206,7 @@ class GenerationResult:
             "handovers": self.handovers,
             "pauses_ms": [round(pause, 1) for pause in self.pauses_ms],
             "receipts": list(self.receipts),
+            "cost_ncr": self.cost_ncr,
             "seed": self.seed,
         }
         if self.logprobs is not None:

@@ -65,7 +65,7 @@ from scheduler.heirs import Choice, choose
 from scheduler.prefixes import SessionPrefixes
 from scheduler.proposals import commit_message, reserve_message, taking_over
 from scheduler.request import GenerationRequest
-from scheduler.settlement import Settlement
+from scheduler.settlement import Settled, Settlement
 from scheduler.transcript import Transcript
 
 log = logging.getLogger(__name__)
@@ -383,17 +383,17 @@ class Session:
             _, late = await asyncio.wait(waiting, timeout=SETTLE_S)
             for task in late:
                 task.cancel()
-        receipts = await self._settlement.file()
+        settled = await self._settlement.file()
         for link in self._links.values():
             link.abandon()
         forgetting.cancel()  # who has not heard it by now drops it later
         if self.error is None and self._mistake is None:
-            self._finish(receipts)
+            self._finish(settled)
 
-    def _finish(self, receipts: tuple[str, ...]) -> None:
+    def _finish(self, settled: Settled) -> None:
         self.transcript.finish(
             self.rules,
             finish_reason=self._finish_reason,
             seed=self.request.sampling.seed,
-            receipts=receipts,
+            settled=settled,
         )

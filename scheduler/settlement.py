@@ -10,6 +10,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ledger.meter import Meter, Usage
 from ledger.objects import Route as SignedRoute
@@ -141,8 +142,21 @@ class ClientTab:
             return False
         return tab.voucher.meter == tab.statement.meter
 
+    @property
+    def promised_ncr(self) -> int:
+        """What the hop's work has cost."""
+        return self._tab.promised if self._tab is not None else 0
+
     def receipt(self) -> Receipt | None:
         return self._tab.receipt() if self._tab is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A session's end on paper. receipts: ids of what was filed, in hex; one for each tab."""
+
+    receipts: tuple[str, ...]
+    cost_ncr: int
 
 
 class Settlement:
@@ -213,9 +227,10 @@ class Settlement:
         if (receipt := tab.receipt()) is not None:
             self._books.keep(receipt)
 
-    async def file(self) -> tuple[str, ...]:
-        """Log the receipt of every tab, lost hops' ones too; their ids, in hex."""
-        receipts = [tab.receipt() for tab in (*self._earlier, *self.tabs.values())]
+    async def file(self) -> Settled:
+        """Log the receipt of every tab, lost hops' ones too."""
+        tabs = (*self._earlier, *self.tabs.values())
+        receipts = [tab.receipt() for tab in tabs]
         filing = [asyncio.wrap_future(self._books.file(receipt)) for receipt in receipts if receipt]
         filed = []
         for entry in await asyncio.gather(*filing, return_exceptions=True):
@@ -225,4 +240,4 @@ class Settlement:
                 raise entry
             else:
                 filed.append(entry.receipt_id.hex())
-        return tuple(filed)
+        return Settled(tuple(filed), sum(tab.promised_ncr for tab in tabs))

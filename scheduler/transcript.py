@@ -14,6 +14,7 @@ from protocol.logprobs import Logprobs
 from protocol.messages import TokenEvent
 from scheduler.request import Event, Finished, Routed, RouteStep, Token, Waiting
 from scheduler.route_watch import RouteWatch
+from scheduler.settlement import Settled
 from scheduler.timing import Stopwatch
 
 
@@ -59,7 +60,7 @@ class Transcript:
         self._route_watch.ended()
 
     def finish(
-        self, rules: ChainSession, *, finish_reason: str, seed: int, receipts: tuple[str, ...]
+        self, rules: ChainSession, *, finish_reason: str, seed: int, settled: Settled
     ) -> None:
         result = self._watch.result(
             text="".join(self._texts),
@@ -69,7 +70,8 @@ class Transcript:
             route=_route(rules.hops),
             failovers=rules.failovers,
             handovers=rules.handovers,
-            receipts=receipts,
+            receipts=settled.receipts,
+            cost_ncr=settled.cost_ncr,
             seed=seed,
             n_cached=rules.cached or 0,
             logprobs=None if self._logprobs is None else tuple(self._logprobs),

@@ -70,6 +70,7 @@ async def test_a_request_is_answered_by_three_strangers_and_accounted_for(model,
 
     # Every party holds a receipt per tab in its own signed log, and all of it can be re-derived.
     assert len(finished.result.receipts) == 3
+    assert finished.result.cost_ncr > 0
     for party in ("client", "node-0", "node-1", "node-2"):
         report = verify_ledger(tmp_path / party)
         assert report.holds, report.failures

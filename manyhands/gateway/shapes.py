@@ -167,6 +167,7 @@ def ours(served: Served, results: Mapping[int, GenerationResult]) -> Json:
     return {
         "model": served.pinned,
         "receipts": [id for _, result in sorted(results.items()) for id in result.receipts],
+        "cost": {"amount": sum(each.cost_ncr for each in results.values()), "currency": "ncr"},
         "choices": [
             {
                 "index": index,
