@@ -1,16 +1,22 @@
 """GET /v1/models and /version: what can be asked for here, by which names.
 
-Adapters are listed as peers announce them, when the swarm was looked at last.
+Adapters are listed as peers announce them; where the swarm does not say so at once, without.
 """
+
+import asyncio
+from contextlib import suppress
 
 from fastapi import APIRouter, Request
 
 from manyhands import __version__
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.gateway import Gateway
+from manyhands.gateway.readiness import Readiness
 from manyhands.gateway.shapes import Json
 
 router = APIRouter()
+
+LOOK_S = 1.0
 
 
 @router.get("/v1/models")
@@ -19,6 +25,12 @@ async def models(request: Request) -> Json:
     catalogue = gateway.catalogue
     listed = [_model(served.id, served, gateway) for served in catalogue.served]
     listed += [_model(name, catalogue.find(name), gateway) for name in catalogue.aliases]
+    readiness: Readiness = request.app.state.readiness
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LOOK_S):
+            adapters = (await readiness.look()).adapters
+            names = [f"{id}:{adapter}" for id, of in adapters.items() for adapter in of]
+            listed += [_model(name, catalogue.find(name), gateway) for name in names]
     return {"object": "list", "data": listed}
 
 

@@ -18,6 +18,7 @@ from manyhands.coverage import hosts_per_block, runs_where, spell
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
+from protocol.adapter_names import bare
 from protocol.errors import ManyhandsError
 from protocol.measured import State
 
@@ -31,10 +32,11 @@ LOOK_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the swarm showed: hosts of each block, by model; how many peers, by state."""
+    """What the swarm showed: hosts of each block and adapters, by model; peers, by state."""
 
     hosts: Mapping[str, list[int]] = field(default_factory=dict)
     peers: Mapping[str, int] = field(default_factory=dict)
+    adapters: Mapping[str, list[str]] = field(default_factory=dict)
     failure: str = ""
 
 
@@ -83,7 +85,11 @@ def _seen(directory: "Directory", served: Sequence[Served]) -> Look:
         for each in served
     }
     states = {peer.peer_id: peer.measured.state.value for of in hosts.values() for peer in of}
-    return Look(counts, Counter(states.values()))
+    adapters = {
+        name: sorted({bare(adapter) for peer in of for adapter in peer.adapters})
+        for name, of in hosts.items()
+    }
+    return Look(counts, Counter(states.values()), adapters)
 
 
 def _missing(n_hosts: Sequence[int], served: Served) -> str:
