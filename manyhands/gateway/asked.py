@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from protocol.logprobs import MAX_TOP
+from protocol.asking import MAX_TOP
 from protocol.messages import MAX_STOP_CHARS, MAX_STOPS
 
 MAX_CHOICES, MAX_PROMPTS = 8, 32
