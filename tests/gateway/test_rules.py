@@ -3,7 +3,7 @@
 import inspect
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from starlette.datastructures import Headers
@@ -54,6 +54,7 @@ def test_who_failed_decides_what_a_caller_is_told():
     assert "secret" not in explained(ConfigError("secret path")).message
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4))
 def test_any_json_is_a_request_or_is_refused_with_a_field(more):
     try:
