@@ -3,6 +3,7 @@ to be."""
 
 import json
 from collections.abc import Iterator
+from typing import Literal
 
 import openai
 import pytest
@@ -76,23 +77,18 @@ def test_a_bias_keeps_a_token_out_or_brings_it_in(client, gateway):
 
 
 class Fact(BaseModel):
-    name: str
+    animal: Literal["cat", "dog"]
     happy: bool
 
 
 def test_an_answer_keeps_to_its_schema_even_at_a_wild_temperature(client):
-    for seed in range(3):
+    for seed in range(2):
         answer = client.chat.completions.parse(
-            model="tiny",
-            messages=HELLO,
-            temperature=1.5,
-            seed=seed,
-            max_tokens=200,
-            response_format=Fact,
+            model="tiny", messages=HELLO, temperature=1.5, seed=seed, response_format=Fact
         )
 
-        if answer.choices[0].finish_reason == "stop":
-            assert isinstance(answer.choices[0].message.parsed, Fact)
+        assert answer.choices[0].finish_reason == "stop"
+        assert isinstance(answer.choices[0].message.parsed, Fact)
 
 
 def test_any_object_a_choice_and_a_pattern(client):
