@@ -133,7 +133,7 @@ async def test_the_first_nodes_of_a_swarm_take_different_blocks(
     async def arrive(party: Party) -> Span:
         is_first = party is parties[0]
         await asyncio.sleep(first_s if is_first else 0.0)
-        arrival = Arrival(party, () if is_first else join, settle_s=SETTLE_S)
+        arrival = Arrival(party, () if is_first else join, settle_s=2 * SETTLE_S)
         placing = Placing(choices=(servable,), peer_id=party.peer_id, region="")
         async with arrival.listening("127.0.0.1", port if is_first else 0):
             _, span = await arrival.choose(placing)
