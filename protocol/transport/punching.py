@@ -52,6 +52,7 @@ class Punching:
         self._host, self._source, self._timeout_s = host, source, timeout_s
         self._seen: dict[ID, tuple[str, int]] = {}  # our address, by who saw it
         self._busy: set[ID] = set()
+        self._through: set[ID] = set()  # directly connected, and counted if by a hole
         self._heard: dict[ID, tuple[int, float]] = {}  # attempts of whom we have called; the last
         self._asked = RateLimit(ASKED)
         host.set_stream_handler(DCUTR, self._be_asked)
@@ -91,11 +92,13 @@ class Punching:
     def forget(self, connected: set[ID]) -> None:
         """What those saw who are gone."""
         self._seen = {peer: seen for peer, seen in self._seen.items() if peer in connected}
+        self._through = {peer for peer in self._through if self.has_direct(peer)}
         self._heard = {peer: heard for peer, heard in self._heard.items() if peer in connected}
 
     async def punch(self, peer: ID) -> bool:
         """As the one who was called: agree, and dial. Whether there is a direct connection now."""
-        if peer in self._busy or self.is_symmetric or len(self._busy) >= MAX_AT_ONCE:
+        is_busy = peer in self._busy or len(self._busy) >= MAX_AT_ONCE
+        if is_busy or self.is_symmetric or self.has_direct(peer):
             return self.has_direct(peer)
         self._busy.add(peer)
         try:
@@ -108,7 +111,8 @@ class Punching:
             log.debug("no hole", extra={"peer": str(peer), "reason": repr(error)})
         finally:
             self._busy.discard(peer)
-        return self._count(peer)
+            self._count(peer)
+        return self.has_direct(peer)
 
     def expect(self, peer: ID) -> None:
         """We have called it anew: its next attempt is the first."""
@@ -130,6 +134,8 @@ class Punching:
     async def _be_asked(self, stream: Any) -> None:
         """As the one who has called."""
         peer = stream.muxed_conn.peer_id
+        if self.has_direct(peer):  # whatever made that connection, it is no new hole
+            self._through.add(peer)
         try:
             if not self._asked.take(str(peer), 1.0, trio.current_time()):
                 self.refused["holes too often"] += 1
@@ -141,9 +147,9 @@ class Punching:
                 if (await hear(stream, HolePunch)).type != HolePunch.SYNC:
                     raise ValueError("not the words that were due")
             await self._dial(peer, addresses, is_server=self._n_heard(peer) % 2 == 0)
-            self._count(peer)
         except Exception as error:  # of a library with many kinds, about a stranger
             log.debug("no hole", extra={"peer": str(peer), "reason": repr(error)})
+        self._count(peer)  # the other one's SYN may outrun its words, which take a relay's time
         await end(stream)
 
     def _n_heard(self, peer: ID) -> int:
@@ -168,15 +174,16 @@ class Punching:
                     nursery.start_soon(one, address)
                 while not self.has_direct(peer):  # noqa: ASYNC110 (dialled or accepted)
                     await trio.sleep(0.05)
+                self._count(peer)
                 patience.deadline = trio.current_time() + 0.5  # the other one may be merging
 
     def has_direct(self, peer: ID) -> bool:
         return any(is_direct(each) for each in connections_of(self._host, peer))
 
-    def _count(self, peer: ID) -> bool:
-        is_through = self.has_direct(peer)
-        self.n_punched += is_through
-        return is_through
+    def _count(self, peer: ID) -> None:
+        if peer not in self._through and self.has_direct(peer):
+            self._through.add(peer)
+            self.n_punched += 1
 
     def _words(self) -> Any:
         """Where we may be dialled: as we were seen, and with the port that routers tend to keep."""

@@ -49,7 +49,7 @@ def test_a_hole_is_punched_and_the_service_answers_through_it(lab: Lab, called: 
     without = here.ask("echo", there.peer_id, relays, True, [1024] * 20)
 
     assert answer.get("caller") == without.get("caller") == here.peer_id, (answer, without)
-    assert here.ask("status")["punched"] == 1
+    assert here.until("status", lambda told: told["punched"])["punched"] == 1
 
 
 def test_a_circuit_in_use_is_left_for_the_hole_when_the_routers_let_each_other_through(lab: Lab):
