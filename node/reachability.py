@@ -3,9 +3,10 @@
 In: answers to dial-backs, and the machine's own addresses. Out: a verdict with its reason, and by
 whom and when it was found; the addresses that were confirmed, and those that were not. Two peers
 must agree, so that no single one can talk a node off the network, or onto an address that nobody
-can dial; where there is only one other peer, it decides. Evidence ages, and a peer's latest answer
+can dial; where only one peer can tell, it decides. Evidence ages, and a peer's latest answer
 replaces its earlier one. The wider scope is looked at first: that a neighbour on the same network
-gets through says nothing about strangers.
+gets through says nothing about strangers, and no second witness of them is waited for among
+neighbours.
 
 Whoever dials back was asked by this node, and routers with address-dependent filtering (RFC 4787
 section 5) let in whom their home has sent to, and nobody else. That strangers get through as well
@@ -67,6 +68,12 @@ class Finding:
         """Whether a router may be open to those alone who were asked."""
         return self.verdict is Verdict.MAPPED and not self.stranger
 
+    @property
+    def is_undecided(self) -> bool:
+        """Whether somebody has dialled an address that is not this machine's own, and more would
+        have to: where all the others are hidden, too, nobody will."""
+        return self.verdict is Verdict.UNKNOWN and bool(self.witnesses) and self.nat is not Nat.NONE
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -121,17 +128,35 @@ class Reachability:
         self._seen.clear()
         self._nat = self._stranger = None
 
+    def neighbours(self, peers: Iterable[PeerId]) -> set[PeerId]:
+        """Those of `peers` who see this node at an address that the world does not."""
+        return {
+            peer
+            for peer in peers
+            if peer in self._seen and scope_of(self._seen[peer][1]) is not Scope.WORLD
+        }
+
     def finding(
-        self, own_hosts: Collection[str], n_dialers: int, now_s: float, *, n_silent: int = 0
+        self,
+        own_hosts: Collection[str],
+        n_dialers: int,
+        now_s: float,
+        *,
+        n_silent: int = 0,
+        n_near: int = 0,
     ) -> Finding:
         """own_hosts: this machine's addresses; n_dialers: how many peers there are to ask, of whom
-        `n_silent` could not be asked.
+        `n_silent` could not be asked, and `n_near` others are neighbours.
 
         That it cannot be dialled takes those alone who can be asked. Behind routers the silent ones
         are hidden themselves, and would wait for this node's word as it does for theirs.
         """
-        quorum = min(QUORUM, max(1, n_dialers))
-        against = min(QUORUM, max(1, n_dialers - n_silent))
+
+        def quorum_of(n_peers: int) -> Mapping[Scope, int]:
+            far, any_scope = (min(QUORUM, max(1, n)) for n in (n_peers - n_near, n_peers))
+            return {scope: far if scope is Scope.WORLD else any_scope for scope in Scope}
+
+        quorum, against = quorum_of(n_dialers), quorum_of(n_dialers - n_silent)
         fresh = [
             witness
             for witnesses in self._tried.values()
@@ -148,7 +173,7 @@ class Reachability:
         )
         for scope in WIDEST_FIRST:
             of_scope = [each for each in fresh if scope_of(each.endpoint.host) is scope]
-            if (found := _judged(of_scope, known, against, own_hosts)) is not None:
+            if (found := _judged(of_scope, known, against[scope], own_hosts)) is not None:
                 return found
         if fresh:
             return _told(replace(known, why=_too_few(fresh)), fresh)
@@ -210,14 +235,18 @@ def _judged(
 
 
 def _confirmed(
-    witnesses: Iterable[Witness], quorum: int, own_hosts: Collection[str]
+    witnesses: Iterable[Witness], quorum: Mapping[Scope, int], own_hosts: Collection[str]
 ) -> tuple[Endpoint, ...]:
     """Widest scope first, then this machine's own, then by how many reached them."""
     counts = {
         endpoint: sum(each.reached for each in theirs)
         for endpoint, theirs in _by_endpoint(witnesses).items()
     }
-    confirmed = [endpoint for endpoint, n_reached in counts.items() if n_reached >= quorum]
+    confirmed = [
+        endpoint
+        for endpoint, n_reached in counts.items()
+        if n_reached >= quorum[scope_of(endpoint.host)]
+    ]
 
     def rank(endpoint: Endpoint) -> tuple[int, bool, int, Endpoint]:
         scope = WIDEST_FIRST.index(scope_of(endpoint.host))
@@ -226,16 +255,15 @@ def _confirmed(
     return tuple(sorted(confirmed, key=rank))
 
 
-def _refuted(witnesses: Iterable[Witness], quorum: int) -> tuple[Endpoint, ...]:
+def _refuted(witnesses: Iterable[Witness], quorum: Mapping[Scope, int]) -> tuple[Endpoint, ...]:
     """Where so many failed, and not so many got through."""
-    return tuple(
-        sorted(
-            endpoint
-            for endpoint, theirs in _by_endpoint(witnesses).items()
-            if sum(each.reached for each in theirs) < quorum
-            and sum(not each.reached for each in theirs) >= quorum
-        )
-    )
+
+    def is_refuted(endpoint: Endpoint, theirs: Sequence[Witness]) -> bool:
+        needed, n_reached = quorum[scope_of(endpoint.host)], sum(each.reached for each in theirs)
+        return n_reached < needed <= len(theirs) - n_reached
+
+    by_endpoint = _by_endpoint(witnesses)
+    return tuple(sorted(each for each, theirs in by_endpoint.items() if is_refuted(each, theirs)))
 
 
 def _by_endpoint(witnesses: Iterable[Witness]) -> Mapping[Endpoint, list[Witness]]:

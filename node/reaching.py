@@ -9,6 +9,7 @@ had, so that their answers also tell how a router before this node maps it.
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,7 @@ from protocol.transport.one_port import OnePort
 
 log = logging.getLogger(__name__)
 
+ASK_S = 4.0  # to get through to who is asked: as long as it tries itself
 ANSWER_S = 8.0  # the asked one dials for half of it
 MAX_BATCHES = 3  # of questions in one round
 MAX_PORTS = 3
@@ -40,6 +42,7 @@ class ReachTiming:
     every_s: float = 600.0
     again_s: float = 15.0  # at first, while there is no verdict; each time twice as long
     glance_s: float = 15.0  # between looks at our own addresses
+    weigh_s: float = 1.0  # between looks at what was said, while that does not suffice
     seen_every_s: float = 120.0  # between questions of how we are seen
     n_asked: int = 3
 
@@ -185,12 +188,12 @@ class Reaching:
         towards = directly(peer)[0]
         try:
             if one_port is None:
-                connection = await self._transport.dial(towards, timeout_s=ANSWER_S)
+                connection = await self._transport.dial(towards, timeout_s=ASK_S)
                 await self._converse(connection, dials=dials)
                 self._in_vain.discard(peer.peer_id)
                 return None
             async with one_port.towards(towards) as near:
-                connection = await self._transport.dial(near, timeout_s=ANSWER_S)
+                connection = await self._transport.dial(near, timeout_s=ASK_S)
                 answer = await self._converse(connection, dials=dials)
             self._in_vain.discard(peer.peer_id)
             return Sample(towards.host, answer.seen) if answer and answer.seen else None
@@ -208,6 +211,9 @@ class Reaching:
                 data = await connection.call(METHOD, Question(port).encode(), timeout_s=ANSWER_S)
                 answer = Answer.decode(data, sender=connection.peer_id)
                 self._known.answered(connection.peer_id, port, answer, at_s=self._now_s())
+                self._find()  # others may take longer to answer
+                if self.finding.verdict is not Verdict.UNKNOWN:
+                    self._tell()
                 if answer.outcome is Outcome.REACHED:
                     break
         finally:
@@ -223,10 +229,11 @@ class Reaching:
         n_dialers = len(self._dialers())
         while (left_s := until_s - self._now_s()) > 0:
             try:
-                async with asyncio.timeout(min(left_s, self._timing.glance_s)):
+                async with asyncio.timeout(min(left_s, self._pause_s())):
                     await self._again.wait()
             except TimeoutError:
                 pass
+            self._tell()
             if self._now_s() - seen_at_s >= self._timing.seen_every_s:
                 seen_at_s = self._now_s()
                 self._remember()
@@ -235,6 +242,11 @@ class Reaching:
                 self._again.clear()
                 return True
         return False
+
+    def _pause_s(self) -> float:
+        """What one peer said may suffice once the others have turned out to be hidden."""
+        is_open = self.finding.verdict is Verdict.UNKNOWN and self.finding.witnesses
+        return min(self._timing.glance_s, self._timing.weigh_s if is_open else math.inf)
 
     def _has_moved(self) -> bool:
         """Whether this machine's addresses are others than at the last look."""
@@ -254,8 +266,14 @@ class Reaching:
     def _find(self) -> None:
         hosts = {address.host for address in self._own()}
         dialers = {peer.peer_id for peer in self._dialers()}
-        n_silent = len(dialers & self._in_vain)
-        self.finding = self._known.finding(hosts, len(dialers), self._now_s(), n_silent=n_silent)
+        silent = dialers & self._in_vain
+        self.finding = self._known.finding(
+            hosts,
+            len(dialers),
+            self._now_s(),
+            n_silent=len(silent),
+            n_near=len(self._known.neighbours(dialers - silent)),
+        )
 
     def _tell(self) -> None:
         """Log and announce what differs from last time."""

@@ -134,10 +134,10 @@ class Whereabouts:
         """Whether relays should carry it, as well or at all.
 
         A port that its operator or its router opened is open to all; of one that peers merely found
-        open, that is not known before a stranger comes.
+        open, that is not known before a stranger comes; nor of one that too few have dialled.
         """
         finding = self.finding
-        if not self.reach.is_dialable:
+        if not self.reach.is_dialable or finding.is_undecided:
             return True
         opened = self._announce is not None or any(
             Endpoint(*each) in finding.confirmed for each in self._external()

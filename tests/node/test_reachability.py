@@ -17,12 +17,12 @@ def said(outcome, host=ROUTER, *, port=40123, reason=""):
     return Answer(outcome=outcome, seen=Endpoint(host, port), took_us=1500, reason=reason)
 
 
-def found(*answers, own=(HOME,), n_dialers=9, n_silent=0, at_s=0.0, now_s=0.0):
+def found(*answers, own=(HOME,), n_dialers=9, n_silent=0, n_near=0, at_s=0.0, now_s=0.0):
     """After each (peer, answer, port) in turn."""
     known = Reachability()
     for n, answer, *port in answers:
         known.answered(peer_of(n), port[0] if port else PORT, answer, at_s=at_s)
-    return known.finding(own, n_dialers, now_s, n_silent=n_silent)
+    return known.finding(own, n_dialers, now_s, n_silent=n_silent, n_near=n_near)
 
 
 def test_a_node_that_nobody_has_dialled_back_is_unknown():
@@ -95,6 +95,10 @@ def test_one_peer_decides_nothing_unless_there_is_only_one():
         assert found((1, said(outcome))).verdict is Verdict.UNKNOWN
         assert "one peer is too few" in found((1, said(outcome))).why
 
+        assert found((1, said(outcome))).is_undecided
+        assert not found((1, said(outcome)), own=(ROUTER,)).is_undecided  # nothing is between
+    assert not found().is_undecided
+
     assert found((1, said(Outcome.REACHED)), n_dialers=1).verdict is Verdict.MAPPED
     assert found((1, said(Outcome.TIMED_OUT)), n_dialers=1).verdict is Verdict.NAT
 
@@ -135,6 +139,23 @@ def test_that_neighbours_get_through_says_nothing_about_strangers():
     assert finding.verdict is Verdict.NAT
     assert finding.confirmed == (Endpoint(HOME, PORT),)  # for the neighbours
     assert found(*neighbours).verdict is Verdict.DIRECT
+
+
+def test_where_all_but_one_are_neighbours_that_one_decides_about_strangers():
+    near = (1, said(Outcome.REACHED, HOME))
+    for outcome, verdict in ((Outcome.TIMED_OUT, Verdict.NAT), (Outcome.REACHED, Verdict.MAPPED)):
+        far = (2, said(outcome))
+
+        assert found(near, far, n_dialers=2, n_near=1).verdict is verdict
+        assert found(near, far, n_dialers=3, n_near=1).verdict is Verdict.UNKNOWN
+
+
+def test_neighbours_are_those_who_see_it_at_an_address_of_its_own_network():
+    known = Reachability()
+    known.answered(peer_of(1), PORT, said(Outcome.DECLINED, HOME), at_s=0.0)
+    known.answered(peer_of(2), PORT, said(Outcome.TIMED_OUT, ROUTER), at_s=0.0)
+
+    assert known.neighbours({peer_of(n) for n in (1, 2, 3)}) == {peer_of(1)}
 
 
 def test_the_port_that_gets_through_is_the_one_that_counts():

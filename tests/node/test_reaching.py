@@ -134,6 +134,20 @@ async def test_the_only_peer_that_can_be_asked_decides_where_the_others_cannot_b
         assert [each.peer_id for each in place.finding.witnesses] == [peer_of(1)]
 
 
+async def test_what_one_peer_said_suffices_as_soon_as_the_others_are_known_to_be_hidden():
+    world, ways = in_memory(), Ways(timing=ReachTiming(start_s=0.0, again_s=60, weigh_s=0.01))
+    async with world.node(1), world.node(2), world.node(3, ways=ways) as place, running(place):
+        world.announced[2] = announce(2, addresses=(Address("203.0.113.9", 1, peer_of(2)),))
+        await until(lambda: place.finding.witnesses)
+        before = place.reach.verdict
+        world.announced[2] = announce(2, reach=Reach(verdict=Verdict.NAT))
+
+        await until(lambda: place.reach.verdict is Verdict.DIRECT)
+
+        assert before is Verdict.UNKNOWN
+        assert "one peer" not in place.status()["why"]
+
+
 async def test_a_node_alone_stays_as_it_is_until_peers_come():
     world = in_memory()
     async with world.node(3) as place, running(place):
