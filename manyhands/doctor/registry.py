@@ -1,6 +1,6 @@
 """All checks of the doctor, in the order in which they are shown."""
 
-from manyhands.doctor import dialled, hardware, keeping, network, system, trial, ways
+from manyhands.doctor import dialled, hardware, keeping, network, others, system, trial, ways
 from manyhands.doctor.finding import Check
 from protocol.errors import UsageError
 
@@ -11,6 +11,7 @@ CHECKS: tuple[Check, ...] = (
     *network.CHECKS,
     *dialled.CHECKS,
     *ways.CHECKS,
+    *others.CHECKS,
     *trial.CHECKS,
 )
 

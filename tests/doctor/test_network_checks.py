@@ -232,6 +232,19 @@ async def test_relays_are_dialled_and_where_there_are_none_nothing_is_wrong(look
     assert (silent.verdict, "0 of 1 answer" in silent.reason) == (Verdict.WARN, True)
 
 
+async def test_those_who_are_announced_are_dialled_and_who_does_not_answer_is_named(look):
+    gone = announced(Identity(key_of(2)), nobody(2), wall_ms())
+    async with peer(1) as address:
+        well = await look("peers", address)
+    async with peer(1, gone) as address:
+        lost = await look("peers", address)
+
+    assert (well.verdict, "of 1 peers these answer: 1 direct" in well.reason) == (Verdict.OK, True)
+    assert (lost.verdict, f"…{peer_of(2)[-12:]}: " in lost.reason) == (Verdict.WARN, True)
+    assert lost.fix == f"manyhands swarm why {peer_of(2)}"
+    assert (await look("peers")).verdict is Verdict.SKIP
+
+
 async def test_where_no_node_runs_nobody_is_asked_about_its_router(look):
     assert (await look("nat")).verdict is Verdict.SKIP
 
