@@ -5,19 +5,23 @@ first half of the model, as the relays do; the homes serve the second half. What
 dead.
 """
 
+import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.namespaces.lab import Host, Lab, Nat
-from tests.namespaces.nodes import Served, answering, generate, start_all
+from tests.namespaces.nodes import MANYHANDS, Served, answering, generate, start_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.swarm]
 
 HOMES = [Nat.FULL_CONE, Nat.PORT_RESTRICTED, Nat.SYMMETRIC, Nat.FIREWALL]
 RELAYING = ("--relay", "0.0.0.0:31402")
 N_TOKENS = 120
+FORGET_S = 90.0  # a record lives for 30 seconds; everybody here has its own
 
 
 @dataclass
@@ -113,19 +117,46 @@ def test_a_relay_that_is_killed_in_mid_answer_costs_no_token(swarm: Swarm, refer
     assert done["token_ids"] == reference
 
 
-def test_two_halves_go_on_by_themselves_and_are_one_again_when_it_heals(
+def knows(host: Host, asked: Served, other: Served) -> bool:
+    """Whether a node still has another in its table, as somebody on a host beside it is told."""
+    home = host.lab.directory / f"{host.name}-client"
+    command = ("peers", f"--join={asked.address}", "--home", home, "--json")
+    ended = host.run(*MANYHANDS, *command)
+    assert ended.code == 0, ended.err
+    return other.peer in [row["peer"] for row in json.loads(ended.out)["peers"]]
+
+
+def until(holds: Callable[[], bool], why: Callable[[], str]) -> None:
+    until_s = time.monotonic() + FORGET_S
+    while not holds():
+        assert time.monotonic() < until_s, why()
+
+
+def test_two_halves_forget_each_other_and_are_one_again_when_it_heals(
     swarm: Swarm, reference: list[int]
 ):
-    cone, symmetric = swarm.homes[Nat.FULL_CONE], swarm.homes[Nat.SYMMETRIC]
+    cone, home = swarm.homes[Nat.FULL_CONE], swarm.homes[Nat.PORT_RESTRICTED]
+    (relay, *_) = (node for node in swarm.relays if node.process and node.process.poll() is None)
+    there, errors = swarm.lab.host("other-client", Nat.PORT_RESTRICTED), swarm.lab.errors
     here = [swarm.first.host, cone.host, swarm.client]
     edges = {host.edge for host in here}
 
-    swarm.lab.partition(here, {host.edge for host in swarm.lab.hosts} - edges)
-    parted = generate(swarm.client, *swarm.options(cone, "--max-tokens", N_TOKENS))
-    swarm.lab.heal()
-    healed = generate(swarm.client, *swarm.options(symmetric, "--max-tokens", N_TOKENS))
+    def ask(client: Host, joined: Served, asked: Served) -> list[int]:
+        """An answer by these two; asked for by somebody who knows nobody else."""
+        required = (f"--join={joined.address}", "--require", joined.peer, "--require", asked.peer)
+        options = ("--no-spares", "--wait=60", "--max-tokens", N_TOKENS)
+        return list(generate(client, *required, *options)["token_ids"])
 
-    assert parted["token_ids"] == healed["token_ids"] == reference
+    swarm.lab.partition(here, {host.edge for host in swarm.lab.hosts} - edges)
+    until(lambda: not knows(swarm.client, swarm.first, home), errors)
+    until(lambda: not knows(there, relay, cone), errors)
+    parted = ask(swarm.client, swarm.first, cone), ask(there, relay, home)
+    swarm.lab.heal()
+    until(lambda: knows(swarm.client, swarm.first, home), errors)
+    until(lambda: knows(there, relay, cone), errors)
+    healed = ask(swarm.client, swarm.first, home), ask(there, relay, cone)
+
+    assert [*parted, *healed] == [reference] * 4
 
 
 def test_the_bootstrap_goes_for_good_and_the_others_go_on(swarm: Swarm, reference: list[int]):
@@ -138,3 +169,8 @@ def test_the_bootstrap_goes_for_good_and_the_others_go_on(swarm: Swarm, referenc
         answer = generate(swarm.client, *asked)
         assert answer["token_ids"] == reference
         assert answer["route"][0]["peer"] in [node.peer for node in alive]
+
+    newcomer = Served(swarm.lab.host("newcomer", Nat.PORT_RESTRICTED), "4:8")
+    start_all([newcomer], alive[0].address)
+    asked = (f"--join={alive[0].address}", "--require", newcomer.peer, "--wait=60")
+    assert generate(swarm.client, *asked, "--max-tokens", N_TOKENS)["token_ids"] == reference
