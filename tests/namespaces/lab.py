@@ -299,6 +299,11 @@ def remove_leftovers() -> None:
             _remove(f"{_NAME}{pid}-{birth}-")
 
 
+def remove_own() -> None:
+    """Whatever labs of this process have left, one whose making was interrupted, say."""
+    _remove(f"{_NAME}{os.getpid()}-{_birth(os.getpid())}-")
+
+
 def _remove(prefix: str) -> None:
     """All namespaces of one lab. Whatever runs inside was started there by it."""
     for name in [name for name in _namespaces() if name.startswith(prefix)]:
