@@ -11,7 +11,8 @@ import pytest
 
 from tests.namespaces.lab import Host, Lab, Nat, remove_leftovers
 
-PATIENCE_S = 0.2  # for what must not come; a datagram is there when its sending returns
+PATIENCE_S = 0.2  # for what must not come; a datagram is there when its sending returns,
+COMES_S = 10.0  # but the first one, before which routers have to find each other
 
 
 def datagrams(host: Host, port: int) -> socket.socket:
@@ -27,7 +28,9 @@ def datagrams(host: Host, port: int) -> socket.socket:
 def seen_at(server: socket.socket, at: Host, sender: socket.socket) -> tuple[str, int]:
     """Where a datagram to a server comes from, as the server sees it."""
     sender.sendto(b"?", (at.address, server.getsockname()[1]))
+    server.settimeout(COMES_S)
     address: tuple[str, int] = server.recvfrom(99)[1]
+    server.settimeout(PATIENCE_S)
     return address
 
 
