@@ -19,6 +19,7 @@ from protocol.errors import ContextExceeded, UsageError
 
 if TYPE_CHECKING:
     from protocol.constraints import Group
+    from protocol.grammar import Grammar
     from protocol.text import Tokenizer
     from protocol.transport.grpc import GrpcTransport
     from scheduler.client import Client
@@ -39,9 +40,12 @@ class Ask:
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
     seed: int | None = None
     stops: tuple[str, ...] = ()
     ignore_eos: bool = False
+    grammar: "Grammar | None" = None
+    logprobs: int | None = None
     forget: bool = False
     no_spares: bool = False
     timeout_s: float = 600.0
@@ -74,7 +78,7 @@ class Ask:
         from scheduler.wanted import Goal
 
         chosen = dict(tokenizer.generation_defaults) if tokenizer else {}
-        for name in ("temperature", "top_p", "top_k"):
+        for name in ("temperature", "top_p", "top_k", "min_p"):
             if (value := getattr(self, name)) is not None:
                 chosen[name] = value
         seed = secrets.randbits(SEED_BITS) if self.seed is None else self.seed
@@ -86,6 +90,8 @@ class Ask:
             sampling=SamplingParams(**chosen, seed=seed),
             stops=self.stops,
             ignore_eos=self.ignore_eos,
+            grammar=self.grammar,
+            logprobs=self.logprobs,
             reuse_prefix=not self.forget,
             spares=not self.no_spares,
             timeout_s=self.timeout_s,

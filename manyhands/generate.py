@@ -18,6 +18,7 @@ import click
 from manyhands.asking import Ask, open_client
 from manyhands.boundary import innermost
 from manyhands.governing.gate import tell_flags, terms_for
+from manyhands.grammar_options import NAMES, grammar_options, read_grammar
 from manyhands.headings import headed
 from manyhands.home import Home
 from manyhands.loops import run
@@ -48,14 +49,15 @@ Show = Callable[["Event"], None]
 
 HEADINGS = {
     "What to ask": ("prompt", "prompt_ids", "max_tokens", "stops", "ignore_eos"),
-    "How tokens are drawn": ("temperature", "top_p", "top_k", "seed"),
+    "How tokens are drawn": ("temperature", "top_p", "top_k", "min_p", "seed"),
+    "What the answer has to be": NAMES,
     "Where": ("join", "swarm", "home", "tunnels", "channel", "accept_licence"),
     "Who may serve": (
         *("prefer", "require", "avoid", "regions", "believe_regions", "groups"),
         *("max_price", "profile", "forget", "no_spares"),
     ),
     "How long": ("timeout_s", "wait_s"),
-    "What is printed": ("as_json", "as_jsonl"),
+    "What is printed": ("as_json", "as_jsonl", "logprobs"),
 }
 
 
@@ -68,7 +70,9 @@ HEADINGS = {
 @click.option("--temperature", type=float, metavar="T", help="Default: the model's, else 0.")
 @click.option("--top-p", type=float, metavar="P", help="Default: the model's, else all.")
 @click.option("--top-k", type=int, metavar="K", help="Default: the model's, else all.")
+@click.option("--min-p", type=float, metavar="P", help="Drop what is less than P as likely.")
 @click.option("--seed", type=int, metavar="S", help="Default: drawn, and printed.")
+@grammar_options
 @click.option("--stop", "stops", multiple=True, metavar="TEXT", help="End before this text.")
 @click.option("--ignore-eos", is_flag=True, help="Go on where the model would end.")
 @click.option("--profile", metavar="P", help="Ask for one execution profile. Default: any.")
@@ -83,6 +87,7 @@ HEADINGS = {
 @home_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--jsonl", "as_jsonl", is_flag=True, help="Print a line of JSON per event.")
+@click.option("--logprobs", type=int, metavar="N", help="With each token's, and the N likeliest.")
 def generate(
     model: str,
     prompt: str | None,
@@ -93,13 +98,18 @@ def generate(
     tunnels: bool,
     as_json: bool,
     as_jsonl: bool,
+    json_object: bool,
+    json_schema: Path | None,
+    regex: str | None,
     **choices: Any,
 ) -> None:
     """Complete a prompt with MODEL, on the swarm at --join or on the one that runs here."""
     try:
         if as_json and as_jsonl:
             raise UsageError("--json and --jsonl exclude each other")
-        ask = Ask(**choices)
+        ask = Ask(**choices, grammar=read_grammar(json_object, json_schema, regex))
+        if ask.logprobs is not None and not (as_json or as_jsonl):
+            raise UsageError("--logprobs prints with --json or --jsonl", hint="add --json")
         read = read_prompt(prompt, prompt_ids)
         place = Home.at(home)
         found = find_client_model(model, place, join, ask.channel, tunnels=tunnels)
@@ -238,8 +248,10 @@ def _show_as_jsonl(event: "Event") -> None:
             _print_line({"event": "waiting", "code": code, "reason": reason})
         case Routed(route):
             _print_line({"event": "route", "route": [step.to_json() for step in route]})
-        case Token(index, token_id, text):
-            _print_line({"event": "token", "index": index, "token_id": token_id, "text": text})
+        case Token(index, token_id, text, logprobs):
+            told = logprobs.to_json() if logprobs else {}
+            token = {"event": "token", "index": index, "token_id": token_id, "text": text}
+            _print_line(token | told)
         case Finished(result):
             _print_line({"event": "done", **result.to_json()})
 

@@ -15,6 +15,8 @@ from typing import Any, Self
 from protocol.asking import MAX_GRAMMAR_BYTES
 from protocol.errors import BadGrammar, BadSchema
 
+HINT = "docs/structured-output.md says what is supported"
+
 
 class Kind(enum.StrEnum):
     JSON_OBJECT = "json_object"  # any JSON object; it has no text
@@ -52,7 +54,7 @@ class Grammar:
         try:
             return cls(Kind.JSON_SCHEMA, json.dumps(schema, separators=(",", ":")))
         except (TypeError, ValueError, RecursionError) as error:
-            raise BadSchema(f"the schema is no JSON: {error}") from error
+            raise BadSchema(f"the schema is no JSON: {error}", hint=HINT) from error
 
     @classmethod
     def regex(cls, pattern: str) -> Self:
@@ -87,7 +89,7 @@ class Grammar:
     def error(self, reason: str) -> BadGrammar:
         """What is wrong with it, as its caller should hear it."""
         kind = BadSchema if self.is_json else BadGrammar
-        return kind(f"the {_WORDS[self.kind]} cannot be used: {reason}")
+        return kind(f"the {_WORDS[self.kind]} cannot be used: {reason}", hint=HINT)
 
 
 _WORDS = {

@@ -173,9 +173,12 @@ def possible(logits: Floats, allowed: Flags | None, avoided: Sequence[int]) -> F
     """
     left = logits
     if allowed is not None:
-        left = np.where(allowed, logits, np.float32(-np.inf))
+        left = np.full_like(logits, -np.inf)
+        np.copyto(left, logits, where=allowed)
         if not isfinite(left.max()):
-            left = np.where(allowed, np.float32(0), left)
+            left[allowed] = 0
+    if not avoided:
+        return left
     without = left.copy()
     without[[token_id for token_id in avoided if token_id < len(logits)]] = -np.inf
     return without if isfinite(without.max()) else left

@@ -1,0 +1,245 @@
+"""A grammar allows what it says and nothing else, and what strangers send as one harms nobody."""
+
+import asyncio
+import contextlib
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.grammars import Grammars
+from protocol.asking import MAX_GRAMMAR_BYTES, Extensions
+from protocol.drawing import Drawing
+from protocol.errors import BadGrammar, BadSchema, UsageError
+from protocol.grammar import Grammar, Kind
+from protocol.guidance import Guidance, Guide
+from protocol.text import Tokenizer
+from tests.protocol.test_drawing import RESERVE, TINY, asking
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 6},
+        "n": {"type": "integer", "minimum": -5, "maximum": 300},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2},
+    },
+    "required": ["name", "n"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_directory(TINY)
+
+
+@pytest.fixture(scope="module")
+def guidance(tokenizer) -> Guidance:
+    return Guidance(tokenizer)
+
+
+def walk(guide: Guide, tokenizer: Tokenizer, seed: int, most: int = 200) -> list[int]:
+    """Any of the allowed ids at each place, until one ends the answer."""
+    chance, ids = np.random.default_rng(seed), []
+    while len(ids) < most:
+        allowed = np.flatnonzero(guide.allowed(ids, tokenizer.vocab_size))
+        ids.append(int(chance.choice(allowed)))
+        if ids[-1] in tokenizer.eos_ids:
+            break
+    return ids
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=25, deadline=None)
+def test_any_way_through_a_schema_that_ends_is_valid(seed, tokenizer, guidance):
+    ids = walk(guidance.compile(Grammar.json_schema(SCHEMA)), tokenizer, seed)
+
+    assert ids[-1] in tokenizer.eos_ids
+    told = json.loads(tokenizer.decode(ids))
+    assert set(told) - {"tags"} == {"name", "n"}
+    assert len(told["name"]) <= 6
+    assert -5 <= told["n"] <= 300
+    assert set(told.get("tags", [])) <= {"a", "b"}
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=15, deadline=None)
+def test_any_way_through_a_pattern_that_ends_matches_it(seed, tokenizer, guidance):
+    pattern = "(red|green) [0-9]{1,3}( balls)?"
+
+    ids = walk(guidance.compile(Grammar.regex(pattern)), tokenizer, seed)
+
+    assert ids[-1] in tokenizer.eos_ids
+    assert re.fullmatch(pattern, tokenizer.decode(ids))
+
+
+@given(seed=st.integers(0, 2**32), cut=st.integers(0, 12))
+@settings(max_examples=15, deadline=None)
+def test_what_is_allowed_is_a_function_of_the_answer_alone(seed, cut, tokenizer, guidance):
+    grammar = Grammar.json_schema(SCHEMA)
+    walked, fresh = guidance.compile(grammar), guidance.compile(grammar)
+    ids = walk(walked, tokenizer, seed)
+    beginning = ids[: min(cut, len(ids) - 1)]
+
+    one, other = (g.allowed(beginning, tokenizer.vocab_size) for g in (walked, fresh))
+
+    assert np.array_equal(one, other)
+    assert np.array_equal(one, fresh.allowed(beginning, tokenizer.vocab_size)), "asked again"
+
+
+def test_the_answer_may_end_exactly_where_the_grammar_is_satisfied(tokenizer, guidance):
+    guide = guidance.compile(Grammar.regex("ab?"))
+    [eos] = tokenizer.eos_ids
+    [a], [b] = (tokenizer.encode(letter, add_special_tokens=False) for letter in "ab")
+
+    def may_end(*ids: int) -> bool:
+        return bool(guide.allowed(ids, tokenizer.vocab_size)[eos])
+
+    assert [may_end(), may_end(a), may_end(a, b)] == [False, True, True]
+    assert guide.allowed((a, b), tokenizer.vocab_size).sum() == 1
+
+
+def test_json_has_no_white_space_where_the_schema_leaves_it_open(tokenizer, guidance):
+    guide = guidance.compile(Grammar.json_object())
+    brace = tokenizer.encode("{", add_special_tokens=False)
+
+    allowed = np.flatnonzero(guide.allowed(brace, tokenizer.vocab_size)).tolist()
+
+    assert allowed
+    assert not [id for id in allowed if tokenizer.decode([id])[:1].isspace()]
+
+
+def test_a_vocabulary_wider_than_the_tokenizers_has_nothing_more_to_say(tokenizer, guidance):
+    guide, size = guidance.compile(Grammar.regex("a+")), tokenizer.vocab_size
+
+    wide = guide.allowed((), size + 100)
+
+    assert len(wide) == size + 100
+    assert np.array_equal(wide[:size], guide.allowed((), size))
+    assert not wide[size:].any()
+
+
+def test_an_answer_that_is_none_of_the_grammars_is_refused(tokenizer, guidance):
+    guide = guidance.compile(Grammar.regex("a+"))
+
+    with pytest.raises(BadGrammar):
+        guide.allowed(tokenizer.encode("zebra", add_special_tokens=False), tokenizer.vocab_size)
+
+
+def chain(n: int) -> str:
+    """Definitions that refer to one another, the last to nothing."""
+    links = {f"d{i}": {"items": {"$ref": f"#/$defs/d{i + 1}"}} for i in range(n)}
+    return json.dumps({"$ref": "#/$defs/d0", "$defs": {**links, f"d{n}": {}}})
+
+
+def lark_chain(n: int) -> str:
+    return "start: R0\n" + "".join(f"R{i}: R{i + 1}\n" for i in range(n)) + f'R{n}: "a"\n'
+
+
+NONSENSE = {
+    "no JSON": Grammar.json_schema("{"),
+    "no schema": Grammar.json_schema("false"),
+    "an unknown type": Grammar.json_schema('{"type":"frob"}'),
+    "a keyword it has not": Grammar.json_schema('{"type":"object","unevaluatedProperties":false}'),
+    "nothing satisfies it": Grammar.json_schema('{"type":"string","minLength":5,"maxLength":2}'),
+    "itself": Grammar.json_schema('{"$ref":"#"}'),
+    "a file": Grammar.json_schema('{"$ref":"file:///etc/passwd"}'),
+    "an address": Grammar.json_schema('{"$ref":"http://127.0.0.1:9/x"}'),
+    "1,000 deep": Grammar.json_schema('{"items":' * 1000 + "{}" + "}" * 1000),
+    "5,000 deep": Grammar.regex("(" * 5000 + "a" + ")" * 5000),
+    "a back reference": Grammar.regex(r"(a)\1"),
+    "an open class": Grammar.regex("[a-"),
+    "a rule that is not there": Grammar.lark("start: other"),
+    "rules in a circle": Grammar.lark("start: a\na: b\nb: a"),
+    "too many states": Grammar.lark(
+        "start: A\nA: ~/(.|\\n)*a(.|\\n){50}b(.|\\n)*/ & /(.|\\n)*c(.|\\n){60}d(.|\\n)*/"
+    ),
+}
+HEAVY = {
+    "a chain of references": Grammar.json_schema(chain(1300)),
+    "a chain of terminals": Grammar.lark(lark_chain(3000)),
+    "catastrophic": Grammar.regex("(a+)+b"),
+    "10^9 repetitions": Grammar.regex("((a{1,1000}){1,1000}){1,1000}"),
+    "2^400 states": Grammar.regex("(a|b)*a(a|b){400}c"),
+    "a long enum": Grammar.json_schema(json.dumps({"enum": [f"x{i}" for i in range(5000)]})),
+    "a huge array": Grammar.json_schema('{"type":"array","minItems":1000000,"items":{}}'),
+    "ambiguous": Grammar.lark('start: start start | "a" | '),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_what_makes_no_sense_is_said_to_be_so(name, guidance):
+    grammar = NONSENSE[name]
+
+    with pytest.raises(BadGrammar) as caught:
+        guidance.compile(grammar)
+
+    assert isinstance(caught.value, BadSchema) == grammar.is_json
+    assert len(str(caught.value)) < 500
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_what_is_made_to_explode_is_refused_or_can_be_followed(name, guidance, tokenizer):
+    with contextlib.suppress(BadGrammar):
+        walk(guidance.compile(HEAVY[name]), tokenizer, seed=1, most=12)
+
+
+async def test_the_loop_goes_on_while_a_heavy_grammar_is_compiled(tokenizer):
+    grammars, turns = Grammars(tokenizer), 0
+    drawing = Drawing(
+        asking(extensions=Extensions(grammar=str(HEAVY["a chain of references"]))), tokenizer
+    )
+    preparing = asyncio.create_task(grammars.prepare(drawing))
+
+    while not preparing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    await preparing
+
+    assert drawing.guide is not None
+    assert turns > 10, "it was not waited for"
+
+
+async def test_a_session_without_a_grammar_needs_no_guide(tokenizer):
+    drawing = Drawing(RESERVE, tokenizer)
+
+    await Grammars(tokenizer).prepare(drawing)
+
+    assert drawing.guide is None
+
+
+def test_what_is_too_large_never_travels():
+    with pytest.raises(BadSchema, match="64 KiB"):
+        Grammar.json_schema('{"enum":["' + "x" * (1 << 20) + '"]}')
+    with pytest.raises(BadGrammar):
+        Grammar.regex("")
+    assert len(str(Grammar.regex("x" * (MAX_GRAMMAR_BYTES - 6)))) == MAX_GRAMMAR_BYTES
+
+
+def test_a_schema_that_is_no_json_never_travels():
+    with pytest.raises(BadSchema):
+        Grammar.json_schema({"enum": [object()]})
+
+
+@pytest.mark.parametrize("text", ["", "json", "json_object:{}", "regex:", "lark", "x:y"])
+def test_a_kind_that_is_not_known_is_refused_by_name(text):
+    with pytest.raises(BadGrammar):
+        Grammar.parse(text)
+
+
+@given(st.sampled_from([Kind.REGEX, Kind.LARK, Kind.JSON_SCHEMA]), st.text(min_size=1))
+def test_a_grammar_survives_its_journey(kind, text):
+    grammar = Grammar(kind, text)
+
+    assert Grammar.parse(str(grammar)) == grammar
+
+
+def test_a_model_without_an_end_of_text_follows_no_grammar():
+    files = {"tokenizer.json": (TINY / "tokenizer.json").read_bytes()}
+
+    with pytest.raises(UsageError, match="ends an answer"):
+        Guidance(Tokenizer(files))
