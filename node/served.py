@@ -6,10 +6,11 @@ from node.engine import ShardEngine
 from protocol.errors import ContextExceeded, PeerRefused, UsageError, VersionMismatch
 from protocol.messages import Reserve
 from protocol.profile import Profile
+from protocol.transport.greeting import FEATURES, GRAMMARS
 from protocol.wire import wire_format
 
-SERVED = ("adapter", "grammar", "logit_bias", "logprobs")  # of the extensions
-HELD = ("adapter",)  # where the client draws itself
+HELD = ("adapter",)  # of the extensions, where the client draws itself
+SERVED = (*HELD, "logit_bias", "logprobs", *(["grammar"] if GRAMMARS in FEATURES else []))
 
 
 @dataclass(frozen=True, slots=True)

