@@ -130,6 +130,7 @@ class GrpcListener:
     async def _end(self) -> None:
         await self._server.stop(None)
         self._handlers.forget()
+        self._came = lambda *_: None  # whoever holds on to this holds no node
 
     def sweep(self) -> None:
         """End the streams of those who may not go on."""
