@@ -24,6 +24,8 @@ from protocol.reachability import Reach, Scope, scope_of
 from protocol.transport import Listener, SeenCallHandler, Transport
 from protocol.transport.one_port import OnePort
 
+DOUBT = "; whether strangers get through shows when one does: until then relays carry it as well"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ways:
@@ -136,13 +138,8 @@ class Whereabouts:
         A port that its operator or its router opened is open to all; of one that peers merely found
         open, that is not known before a stranger comes; nor of one that too few have dialled.
         """
-        finding = self.finding
-        if not self.reach.is_dialable or finding.is_undecided:
-            return True
-        opened = self._announce is not None or any(
-            Endpoint(*each) in finding.confirmed for each in self._external()
-        )
-        return finding.is_doubtful and not opened
+        is_undecided = self.finding.is_undecided
+        return self._is_doubted() or is_undecided or not self.reach.is_dialable
 
     def status(self) -> dict[str, object]:
         """For `manyhands status`, and whoever wonders."""
@@ -150,7 +147,7 @@ class Whereabouts:
         return {
             "verdict": finding.verdict.value,
             "nat": finding.nat.value,
-            "why": finding.why,
+            "why": finding.why + (DOUBT if self._is_doubted() else ""),
             "at": _time_of_day(finding.at_s),
             "confirmed": [str(each) for each in finding.confirmed],
             "refuted": [str(each) for each in finding.refuted],
@@ -178,6 +175,12 @@ class Whereabouts:
         external = self.mapper.external if self.mapper is not None else None
         mapped = [external.port] if external is not None else []
         return tuple(dict.fromkeys([*announced, *mapped, *(each.port for each in self.own())]))
+
+    def _is_doubted(self) -> bool:
+        """Whether a port was found open that nobody is known to have opened."""
+        confirmed = self.finding.confirmed
+        opened = any(Endpoint(*each) in confirmed for each in self._external())
+        return self.finding.is_doubtful and self._announce is None and not opened
 
     def _external(self) -> tuple[tuple[str, int], ...]:
         """Where the router says that it takes connections for us, unless peers see us elsewhere."""

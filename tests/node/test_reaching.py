@@ -233,6 +233,7 @@ async def test_a_router_that_lets_in_who_was_asked_may_be_closed_to_strangers_un
     world = in_memory()
     async with behind_a_router(world) as (place, visit):
         assert place.may_be_hidden
+        assert place.status()["why"].endswith("until then relays carry it as well")
 
         world.announced[4] = announce(4, addresses=(Address("203.0.113.4", 1, peer_of(4)),))
         for n, host in (
@@ -252,6 +253,7 @@ async def test_a_router_that_lets_in_who_was_asked_may_be_closed_to_strangers_un
         await visit(8, "192.0.2.8")
         assert not place.may_be_hidden
         assert place.status()["stranger"] == "192.0.2.8"
+        assert place.status()["why"].endswith("reached this node")
         assert place.reach.verdict is Verdict.MAPPED
 
 
