@@ -30,6 +30,7 @@ from protocol.errors import (
 )
 from protocol.identity import PeerId
 from protocol.messages import require
+from protocol.path import Path
 from scheduler.blame import Ride, slower_ms, undivided
 from scheduler.route_cost import alone_us
 
@@ -38,6 +39,7 @@ MAX_PEERS = 1_000
 HALF_LIFE_S = 600.0  # of failures, and of what they are weighed against
 FAILOVER_MS, ANSWER_TOKENS = 2_000.0, 64  # what a failure costs, and over how many tokens
 CHEAT = 8.0  # what was provably wrong counts as so many failures
+HIDDEN = 0.5  # of dials of whom no stranger can dial: we may be its neighbour
 GONE_S, GONE_MS = 30.0, 10_000.0  # nobody answered, and no word since: an announcement's lifetime
 LINK_S = 60.0  # a link that did not stand is avoided for so long
 LOOK_AGAIN_S = 10.0  # at rides that age
@@ -161,8 +163,9 @@ class PeerRecords:
     def _risk_ms(self, peer: Announcement, now_s: float) -> float:
         risk_ms = self._penalty_ms(peer, now_s)
         standing = self.standings.get(peer.peer_id)
-        if standing is None:
-            return risk_ms
+        if standing is None or not standing.failures + standing.served:
+            doubt = HIDDEN if _is_out_of_reach(peer) else 0.0
+            return risk_ms + doubt * FAILOVER_MS / ANSWER_TOKENS
         standing.aged(now_s)
         is_silent = standing.gone_since is not None and peer.sequence <= standing.gone_since
         if is_silent and now_s - standing.failed_at_s < GONE_S:
@@ -208,6 +211,11 @@ def _patience_s(peer: PeerId, since_s: float) -> float:
     """
     drawn = sha256(f"{peer} {since_s}".encode()).digest()[0] / 255
     return LEAST_PATIENCE_S * (1 + 3 * drawn)
+
+
+def _is_out_of_reach(peer: Announcement) -> bool:
+    """Whether by its own word strangers cannot dial it, and nobody carries it."""
+    return not peer.reach.is_dialable and all(each.path is Path.DIRECT for each in peer.addresses)
 
 
 def _alone_ms(peer: Announcement) -> float:

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from protocol.address import Address
 from protocol.errors import (
     BadResult,
     PeerBusy,
@@ -13,6 +14,7 @@ from protocol.errors import (
     PeerUnreachable,
     SessionTimeout,
 )
+from protocol.reachability import Reach, Verdict
 from scheduler.blame import Leg, Ride
 from scheduler.peer_record import CHEAT, GONE_MS, GONE_S, HALF_LIFE_S, LINK_S, PeerRecords
 from scheduler.route_cost import cost_of
@@ -52,6 +54,20 @@ def test_a_failure_costs_the_guilty_peer_and_nobody_else(records):
 
     assert risk(records, 1) > 5
     assert risk(records, 2) == 0
+
+
+def test_who_says_that_no_stranger_can_dial_it_costs_until_it_has_served_unless_others_carry_it(
+    records,
+):
+    hidden, own = Reach(verdict=Verdict.NAT), announce(1).addresses
+    relayed = Address("203.0.113.9", 31402, peer_of(1), peer_of(2))
+
+    assert risk(records, 1, reach=hidden) > 5
+    assert risk(records, 1, reach=hidden, addresses=(*own, relayed)) == 0
+    assert risk(records, 1, reach=Reach(verdict=Verdict.DIRECT)) == 0
+
+    served(records, 1, 1)  # it is a neighbour
+    assert risk(records, 1, reach=hidden) == 0
 
 
 @pytest.mark.parametrize(
