@@ -8,7 +8,10 @@ is compared with the one to the same request before the churn.
 
 How long tables take to agree is looked at twice a second: from a leave or join until every node
 that was there then, and still is, has heard. What the process holds at rest is compared, before and
-after; links between chain neighbours stay open while idle, so what each needs is allowed for.
+after. Connections may become more, to bounds of their own: between chain neighbours, which stay
+open while idle; of gossip, a few of each node; of clients, one to each node. A connection is two
+descriptors here, and a link ten tasks: of who dialled, four (it runs, looks for a better way,
+writes, reads) and one of gRPC's; of the other side, three (it handles, writes, reads) and two.
 Run: python benchmarks/churn.py [--minutes 10] [--nodes 50]
 """
 
@@ -29,6 +32,7 @@ import common
 from churn_swarm import ChurningSwarm, Held, held
 
 from node.node import Node
+from node.partners import KEPT
 from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError
 from scheduler import Client, GenerationRequest
@@ -39,8 +43,8 @@ SPANS = ((0, 2), (2, 4), (4, 6), (0, 3), (3, 6))  # by turns; every block has ma
 N_CLIENT_JOIN = 8
 LOOK_S, AGREE_S = 0.5, 30.0
 KNOWN_GOAL_S, GOODBYE_GOAL_S, KILLED_GOAL_S = 5.0, 5.0, 30.0  # the last is a record's lifetime
-MORE_TASKS, MORE_FILES, MORE_THREADS, MORE_MEMORY = 1.05, 1.25, 1.2, 1.15  # of what there was
-LINK_TASKS, LINK_FILES = 10, 2  # of both its ends
+MORE_TASKS, MORE_FILES, MORE_THREADS, MORE_MEMORY = 1.05, 1.05, 1.1, 1.15  # of what there was
+LINK_TASKS, CONNECTION_FILES = 10, 2  # of both ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +189,7 @@ async def measure(
         swarm.nodes = every
         right = await undisturbed(clients[0], swarm, plan, die)
         await asyncio.sleep(plan.settle_s)
-        before = held(swarm.ever)
+        before = held(swarm)
         say(f"before: {before}")
         asking = [
             asyncio.create_task(ask(client, plan, right, seen, plan.seed + index))
@@ -203,7 +207,7 @@ async def measure(
         await asyncio.sleep(plan.settle_s)
         for change in seen.changes:
             change.witnesses = []
-        after = held(swarm.ever)
+        after = held(swarm)
         say(f"after: {after}")
     return seen, before, after
 
@@ -252,11 +256,15 @@ def report(plan: Plan, seen: Seen, before: Held, after: Held) -> bool:
 
 def report_held(plan: Plan, before: Held, after: Held) -> bool:
     links = max(0, after.links - before.links)
+    connections = max(0, after.connections - before.connections)
     bounds = {
-        "links": float("inf"),
         "nodes": float(before.nodes),
+        "links": float("inf"),
+        "gossip": float(plan.nodes * KEPT),
+        "asking": float(plan.nodes * plan.clients),
+        "kept_mb": float("inf"),
         "tasks": before.tasks * MORE_TASKS + links * LINK_TASKS,
-        "files": before.files * MORE_FILES + links * LINK_FILES,
+        "files": before.files * MORE_FILES + connections * CONNECTION_FILES,
         "threads": before.threads * MORE_THREADS,
         "resident_mb": before.resident_mb * MORE_MEMORY,
     }

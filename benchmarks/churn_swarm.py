@@ -2,6 +2,9 @@
 
 In: a checkpoint, a directory for homes, a seeded die. Out: real nodes over real sockets, each with
 an engine of its own; what their process holds, among it node objects that nobody needs any more.
+
+Loading a span freezes what there is, which in a process of its own is there for good; among others
+it would keep all those from being collected that end later. So here it is undone each time.
 """
 
 import asyncio
@@ -9,14 +12,15 @@ import gc
 import os
 import random
 import weakref
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chaos_swarm import resident_bytes
 
-from node.engine import ShardEngine, load_shard
+from node.engine import ShardEngine, load_shard, release_memory
 from node.node import Node
 from protocol.address import Address
 from protocol.errors import PeerUnreachable
@@ -24,6 +28,7 @@ from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport import Service
 from protocol.transport.grpc import GrpcTransport
+from scheduler import Client
 from tests.local_swarm import LocalNode, Swarm
 
 N_JOIN_BY = 3
@@ -75,6 +80,7 @@ class ChurningSwarm(Swarm):
     def __init__(self, directory: Path, home: Path, die: random.Random) -> None:
         self.transports: dict[str, MortalTransport] = {}
         self.die = die
+        self.clients: list[Client] = []
         self.ever: weakref.WeakSet[Node] = weakref.WeakSet()  # all that are still in memory
 
         def mortal(identity: Any) -> MortalTransport:
@@ -89,7 +95,15 @@ class ChurningSwarm(Swarm):
         return tuple(node.address for node in known)
 
     async def engine(self, span: Span) -> ShardEngine:
-        return await asyncio.to_thread(load_shard, self.directory, span, dtype="float32")
+        engine = await asyncio.to_thread(load_shard, self.directory, span, dtype="float32")
+        gc.unfreeze()
+        return engine
+
+    @asynccontextmanager
+    async def client(self, name: str = "client", *, seed: int = 1) -> AsyncIterator[Client]:
+        async with super().client(name, seed=seed) as client:
+            self.clients.append(client)
+            yield client
 
     async def start(self, *spans: tuple[int, int], **more: Any) -> list[LocalNode]:
         started = await super().start(*spans, **more)
@@ -114,20 +128,33 @@ class Held:
 
     nodes: int  # objects, whether anybody needs them or not
     links: int  # between neighbours in a chain
+    gossip: int  # connections that gossip keeps; each has both its ends here
+    asking: int  # connections that clients keep to nodes that are up
+    kept_mb: float  # beginnings of prompts, on purpose
     tasks: int
     files: int
     threads: int
-    resident_mb: float
+    resident_mb: float  # besides what is kept on purpose
+
+    @property
+    def connections(self) -> int:
+        return self.links + self.gossip + self.asking
 
 
-def held(nodes: "weakref.WeakSet[Node]") -> Held:
-    gc.unfreeze()  # what was there when a span was loaded is looked at no more, as a rule
-    gc.collect()
+def held(swarm: ChurningSwarm) -> Held:
+    release_memory()  # or the heap's gaps would be counted, too
+    gc.unfreeze()
+    links = [task for task in asyncio.all_tasks() if task.get_coro().__qualname__ == "_Link._run"]
+    up: Sequence[Node] = [local.node for local in swarm.nodes]
+    kept_mb = sum(node.sessions.prefixes.retained_bytes for node in up) / 1e6
     return Held(
-        nodes=len(nodes),
-        links=sum(task.get_coro().__qualname__ == "_Link._run" for task in asyncio.all_tasks()),
+        nodes=len(swarm.ever),
+        links=len(links),
+        gossip=sum(len(node.gossip._partners._connections) for node in up),
+        asking=sum(node.peer_id in c._connections._open for node in up for c in swarm.clients),
+        kept_mb=kept_mb,
         tasks=len(asyncio.all_tasks()),
         files=len(os.listdir("/proc/self/fd")),
         threads=len(os.listdir("/proc/self/task")),
-        resident_mb=resident_bytes(os.getpid()) / 1e6,
+        resident_mb=resident_bytes(os.getpid()) / 1e6 - kept_mb,
     )
