@@ -13,12 +13,14 @@ from typing import Self
 
 from ledger.writer import LedgerWriter
 from protocol.address import Address
+from protocol.announcements import Announcement
 from protocol.errors import PeerUnreachable
 from protocol.identity import Identity
 from protocol.membership.gate import Membership
 from protocol.membership.rules import Channel
 from protocol.membership.table import new_table
 from protocol.messages import SessionId
+from protocol.path import Path
 from protocol.transport import Transport
 from scheduler.chain import Connections
 from scheduler.data_links import DataLinks
@@ -140,6 +142,22 @@ class Client:
         asked = self._directory.whom_to_ask(self._join, self._rng)
         await fetch_directory(self.transport, asked, self._directory)
         return self._directory
+
+    async def ping(
+        self, peer: Announcement, *, timeout_s: float, anew: bool = False
+    ) -> tuple[float, Path]:
+        """Milliseconds to a peer and back, and the way there. anew: the connection at hand is
+        taken for dead.
+
+        Raises:
+            PeerError: why it does not answer.
+        """
+        if anew:
+            await self._connections.forget(peer.peer_id)
+        connection = await self._connections.to(peer.peer_id, peer.addresses, timeout_s=timeout_s)
+        began_s = asyncio.get_running_loop().time()
+        await connection.call("ping", b"", timeout_s=timeout_s)
+        return (asyncio.get_running_loop().time() - began_s) * 1000, connection.path
 
     def generate(self, request: GenerationRequest) -> Generation:
         session = SessionId(secrets.token_bytes(16))

@@ -1,0 +1,152 @@
+"""What the page asks: the operator's side of the HTTP API, read-only.
+
+In: a watch of the swarm, the gateway's traffic, the home. Out: routes under `/api/v1`, and the
+page's own files. Every answer is told not to be kept; the files may load nothing from elsewhere.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from manyhands import __version__
+from manyhands.dashboard.overview import overview
+from manyhands.dashboard.traffic import Traffic
+from manyhands.dashboard.watch import Look, SwarmWatch
+from manyhands.status import peer_views
+from protocol.clock import wall_ms
+
+KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+POLICY = {
+    "content-security-policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+UNKEPT, UNBUFFERED = {"cache-control": "no-store"}, {"x-accel-buffering": "no"}
+BEAT_S = 5.0  # the page takes us for gone when it hears nothing for three of these
+MAX_WATCHERS = 64
+
+Books = Callable[[], list[dict[str, Any]]]
+
+
+@dataclass(slots=True)
+class Panel:
+    """What the routes show. books: what the ledgers of this home hold, read anew each time."""
+
+    watch: SwarmWatch
+    traffic: Traffic
+    books: Books
+    n_watchers: int = 0
+
+    def state(self, look: Look) -> dict[str, Any]:
+        return {
+            **overview(look.seen, look.why_not),
+            "version": __version__,
+            "number": look.number,
+            "at_ms": look.at_ms,
+            "now_ms": wall_ms(),
+            "traffic": self.traffic.summary(),
+        }
+
+
+def page_router(panel: Panel) -> APIRouter:
+    """The routes, for a FastAPI app."""
+    router = APIRouter()
+
+    @router.get("/api/v1/state")
+    async def state() -> Response:
+        """How the swarm is, in one object."""
+        return _json(panel.state(panel.watch.newest))
+
+    @router.get("/api/v1/events")
+    async def events() -> Response:
+        """The same again whenever it changes, as server-sent events."""
+        if panel.n_watchers >= MAX_WATCHERS:
+            error = {"message": "too many pages watch already", "code": "overloaded"}
+            return JSONResponse({"error": error}, 429, {"retry-after": "30"})
+        return StreamingResponse(
+            _events(panel), media_type="text/event-stream", headers={**UNKEPT, **UNBUFFERED}
+        )
+
+    @router.get("/api/v1/peers")
+    async def peers() -> Response:
+        """Every peer with all that it says of itself, as `manyhands peers --json`."""
+        rows = peer_views(panel.watch.newest.seen)
+        return _json({"schema": "manyhands/peers/v1", "peers": rows})
+
+    @router.get("/api/v1/peers/{peer_id}")
+    async def peer(peer_id: str) -> Response:
+        found = [
+            (one, saw) for one, saw in panel.watch.newest.seen.items() if one.peer_id == peer_id
+        ]
+        if not found:
+            return _missing(f"no peer {peer_id[:80]} is in the table")
+        return _json(peer_views(dict(found))[0])
+
+    @router.get("/api/v1/requests")
+    async def requests() -> Response:
+        """The last answers of this gateway: times and routes, no texts."""
+        return _json({"schema": "manyhands/requests/v1", "requests": panel.traffic.recent()})
+
+    @router.get("/api/v1/ledger")
+    async def ledger() -> Response:
+        """The balances of this home."""
+        books = await asyncio.to_thread(panel.books)
+        return _json({"schema": "manyhands/ledger/v1", "books": books})
+
+    @router.get("/")
+    async def index() -> Response:
+        return _file("index.html")
+
+    @router.get("/favicon.ico")
+    async def icon() -> Response:
+        return _file("hands.svg")
+
+    @router.get("/page/{name}")
+    async def page(name: str) -> Response:
+        return _file(name)
+
+    return router
+
+
+async def _events(panel: Panel) -> AsyncIterator[str]:
+    number = -1
+    panel.n_watchers += 1
+    try:
+        while not panel.watch.has_ended:
+            look = await panel.watch.after(number, BEAT_S)
+            number = look.number if look is not None else number
+            view = panel.state(panel.watch.newest)
+            yield f"event: state\nid: {number}\ndata: {json.dumps(view)}\n\n"
+    finally:
+        panel.n_watchers -= 1
+
+
+def _json(view: Any) -> Response:
+    return JSONResponse(view, headers=UNKEPT)
+
+
+def _missing(message: str) -> Response:
+    error = {"message": message, "type": "not_found_error", "param": None, "code": "not_found"}
+    return JSONResponse({"error": error}, 404, UNKEPT)
+
+
+def _file(name: str) -> Response:
+    folder = files("manyhands.dashboard") / "static"
+    names = {each.name for each in folder.iterdir()}
+    suffix = name[name.rfind(".") :]
+    if name not in names or suffix not in KINDS:
+        return _missing("there is no such page")
+    return Response((folder / name).read_bytes(), media_type=KINDS[suffix], headers=POLICY)

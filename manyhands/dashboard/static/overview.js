@@ -1,0 +1,65 @@
+// How the swarm is: one sentence, a few numbers, what is not well, the last hour.
+
+import { lineChart } from "./chart.js";
+import { count, decimal, h, milliseconds, peerLink } from "./dom.js";
+import { coverageGrid } from "./grid.js";
+import { TONES, toneOf, unpacked } from "./words.js";
+
+export function overview(main) {
+  main.append(h("h1", { class: "hidden" }, "Overview"), h("p", {}, "Looking at the swarm…"));
+  return { update: (state) => draw(main, state) };
+}
+
+function draw(main, state) {
+  const { traffic } = state;
+  const peers = unpacked(state.peers);
+  const online = peers.filter((peer) => toneOf(peer.state) !== "bad").length;
+  const hosts = Math.min(...state.models.map((model) => model.least_hosts));
+  main.replaceChildren(
+    h("h1", { class: "hidden" }, "Overview"),
+    h("p", { class: `sentence ${state.tone}` },
+      h("span", { class: "sign", "aria-hidden": "true" }, TONES[state.tone]), state.sentence),
+    h("dl", { class: "tiles" },
+      tile("Peers online", count(online), peers.length > online ? `of ${peers.length}` : ""),
+      tile("Hosts per block, least", state.models.length ? count(hosts) : "–"),
+      tile("Answers running", count(traffic.running)),
+      tile("Tokens per second", decimal(traffic.tokens_per_s), "through here"),
+      tile("First token, median", milliseconds(traffic.ttft_p50_ms), traffic.ttft_p95_ms === null ? "" : `p95 ${milliseconds(traffic.ttft_p95_ms)}`),
+      tile("Requests, last hour", count(traffic.requests), traffic.failed ? `${count(traffic.failed)} failed` : ""),
+    ),
+    h("div", { class: "two" }, alertsCard(state.alerts), trafficCard(traffic)),
+    ...state.models.map((model, at) =>
+      h("section", { class: "card", "aria-labelledby": `model-${at}` },
+        h("h2", { id: `model-${at}` }, h("a", { href: `#/model/${model.manifest}` }, model.model)),
+        coverageGrid(model, peers.filter((peer) => peer.model === at), 12))),
+    state.models.length ? "" : nobody(),
+  );
+}
+
+function tile(name, value, small = "") {
+  return h("div", {}, h("dt", {}, name), h("dd", {}, value, " ", h("small", {}, small)));
+}
+
+function alertsCard(alerts) {
+  const items = alerts.slice(0, 8).map(({ severity, what, about }) => {
+    const tone = { page: "bad", warn: "warn" }[severity] ?? "well";
+    const who = about.startsWith("12D3Koo") ? [peerLink(about), ": "] : [];
+    return h("li", {}, h("span", { class: `is-${tone}`, "aria-hidden": "true" }, TONES[tone]),
+      h("span", {}, h("span", { class: "hidden" }, `${severity}: `), ...who, what));
+  });
+  return h("section", { class: "card" }, h("h2", {}, "Needs attention"),
+    items.length ? h("ul", { class: "alerts" }, items) : h("p", {}, "Nothing."),
+    alerts.length > items.length ? h("p", { class: "why" }, `and ${alerts.length - items.length} more, under Peers`) : "");
+}
+
+function trafficCard(traffic) {
+  const most = Math.max(...traffic.tokens_per_s_by_step);
+  return h("section", { class: "card" }, h("h2", {}, "Tokens per second, last hour"),
+    lineChart(traffic.tokens_per_s_by_step, `Tokens per second over the last hour: at most ${decimal(most)}, now ${decimal(traffic.tokens_per_s)}.`),
+    h("p", { class: "chart-axis" }, h("span", {}, "an hour ago"), h("span", {}, `most: ${decimal(most)}`), h("span", {}, "now")));
+}
+
+function nobody() {
+  return h("section", { class: "card" }, h("h2", {}, "Nobody serves a model yet"),
+    h("p", {}, "Lend this machine: ", h("code", {}, "manyhands serve MODEL"), ". ", h("a", { href: "#/connect" }, "Connect"), " tells more."));
+}

@@ -1,0 +1,77 @@
+"""A real browser on a page under test: Debian's Chromium, driven by Playwright."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from manyhands.dashboard.routes import Panel, page_router
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs Chromium: apt-get install chromium"
+)
+PAGES = ("", "models", "peers", "requests", "ledger", "chat", "connect")
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator["Browser"]:
+    from playwright.async_api import async_playwright
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@asynccontextmanager
+async def served(panel: Panel) -> AsyncIterator[str]:
+    """The page's own routes on a loopback port."""
+    app = FastAPI()
+    app.include_router(page_router(panel))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
+    )
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        panel.watch.end()
+        server.should_exit = True
+        await task
+
+
+class Tab:
+    """One page, and all that its console said."""
+
+    def __init__(self, page: "Page", url: str) -> None:
+        self.page, self.url = page, url
+        self.said: list[str] = []
+        page.on("console", lambda message: self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+
+    async def open(self, name: str) -> None:
+        """Show a page, and wait until what the swarm says stands in it."""
+        await self.page.goto(f"{self.url}/#/{name}")
+        await self.page.wait_for_selector("#footer:not(:empty)")
+        await self.page.wait_for_selector("main h1")
+
+    async def violations(self) -> list[Any]:
+        from axe_playwright_python.async_playwright import Axe
+
+        found: dict[str, Any] = (await Axe().run(self.page)).response
+        return [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]

@@ -1,0 +1,156 @@
+"""The page in a real browser, showing swarms that are written down here."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from manyhands.condition import Seen
+from manyhands.dashboard.routes import Panel
+from manyhands.dashboard.traffic import Traffic
+from manyhands.dashboard.watch import Look, SwarmWatch
+from protocol.announcements import Announcement
+from protocol.clock import wall_ms
+from protocol.messages import Span
+from scheduler.request import Routed, RouteStep, Token
+from tests.announcing import announce, peer_of
+from tests.dashboard.browsing import PAGES, Tab, chromium, needs_chromium, served
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
+pytestmark = [needs_chromium, pytest.mark.asyncio(loop_scope="module")]
+
+WELL = Seen(rtt_ms=1.2)
+HOSTILE = "<img src=x onerror=alert(1)>"
+BOOKS = [
+    {
+        "role": "client",
+        "peer": peer_of(9),
+        "entries": 3,
+        "balances": [
+            {"peer": peer_of(1), "tabs": 3, "earned_ncr": 0, "spent_ncr": 1200, "net_ncr": -1200}
+        ],
+        "earned_ncr": 0,
+        "spent_ncr": 1200,
+        "net_ncr": -1200,
+    }
+]
+SWARM: Mapping[Announcement, Seen] = {
+    announce(1, (0, 4), region="SG"): WELL,
+    announce(2, (4, 8)): WELL,
+    announce(3, (2, 8)): Seen(why_not="connection refused"),
+    announce(4, (0, 6)): Seen(rtt_ms=3.0, slowdown=4.0),
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator["Browser"]:
+    async with chromium() as running:
+        yield running
+
+
+def panel_of(seen: Mapping[Announcement, Seen]) -> Panel:
+    """Of a swarm as it was seen once, and one answer of it."""
+    traffic = Traffic()
+    trace = traffic.begin("req_1", "tiny", "chat", 7)
+    hops = (RouteStep(peer_of(1), Span(0, 4), 2.5), RouteStep(peer_of(2), Span(4, 8), 1.5))
+    for event in (Routed(hops), Token(0, 5, ""), Token(1, 6, "")):
+        traffic.hear(trace, event)
+    traffic.end(trace, "stop")
+    watch = SwarmWatch(None)  # type: ignore[arg-type] # it is shown a look, and takes none
+    watch.newest = Look(wall_ms(), 1, seen)
+    return Panel(watch, traffic, lambda: BOOKS)
+
+
+@pytest.mark.parametrize(
+    ("theme", "width"), [("light", 1200), ("dark", 1200), ("light", 320)], ids=str
+)
+async def test_every_page_is_accessible_and_fits(
+    browser: "Browser", theme: str, width: int
+) -> None:
+    detail = f"peer/{peer_of(3)}", f"model/{announce(1).manifest.hex()}"
+    async with served(panel_of(SWARM)) as url:
+        page = await browser.new_page(
+            viewport={"width": width, "height": 800},
+            color_scheme="dark" if theme == "dark" else "light",
+        )
+        tab = Tab(page, url)
+        for name in (*PAGES, *detail):
+            await tab.open(name)
+            await page.wait_for_timeout(150)
+            assert await tab.violations() == [], name
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width, name
+        assert tab.said == []
+        await page.close()
+
+
+async def test_the_overview_says_how_it_is_in_words_and_pictures(browser: "Browser") -> None:
+    async with served(panel_of(SWARM)) as url:
+        tab = Tab(await browser.new_page(), url)
+        await tab.open("")
+        main = tab.page.locator("main")
+        await main.get_by_text("tiny can answer.").wait_for()
+        assert await main.locator(".grid .track").count() == 1 + len(SWARM)
+        assert "connection refused" in await main.inner_text()
+        await tab.page.close()
+
+
+async def test_the_keyboard_is_enough(browser: "Browser") -> None:
+    async with served(panel_of(SWARM)) as url:
+        tab = Tab(await browser.new_page(), url)
+        page = tab.page
+        await tab.open("")
+        for _ in range(40):
+            await page.keyboard.press("Tab")
+            if await page.evaluate("document.activeElement.id") == "nav-peers":
+                break
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("#sort-rtt_ms")
+        await page.focus("#sort-rtt_ms")
+        await page.keyboard.press("Enter")
+        header = page.locator("th:has(#sort-rtt_ms)")
+        assert await header.get_attribute("aria-sort") == "ascending"
+        await asyncio.sleep(0.3)
+        assert await page.evaluate("document.activeElement.id") == "sort-rtt_ms"
+        await page.close()
+
+
+async def test_what_strangers_announce_stays_text(browser: "Browser") -> None:
+    hostile = announce(1, region=HOSTILE[:32], model=HOSTILE, software=HOSTILE)
+    async with served(panel_of({hostile: Seen(why_not=HOSTILE)})) as url:
+        tab = Tab(await browser.new_page(), url)
+        for name in (*PAGES, f"peer/{peer_of(1)}", f"model/{hostile.manifest.hex()}"):
+            await tab.open(name)
+            await tab.page.wait_for_timeout(100)
+            assert await tab.page.locator("main img").count() == 0, name
+        await tab.open("peers")
+        assert HOSTILE in await tab.page.locator("main").inner_text()
+        assert tab.said == []
+        await tab.page.close()
+
+
+async def test_a_large_model_is_drawn_whole(browser: "Browser") -> None:
+    seen = {
+        announce(n, (2 * n, 2 * n + 2), n_blocks=200, decode_us=2000): WELL for n in range(100)
+    }
+    async with served(panel_of(seen)) as url:
+        tab = Tab(await browser.new_page(), url)
+        await tab.open(f"model/{announce(1).manifest.hex()}")
+        await tab.page.locator(".grid").wait_for()
+        assert await tab.page.locator(".grid rect.span").count() == 100
+        await tab.page.close()
+
+
+async def test_a_page_that_hears_nothing_says_since_when(browser: "Browser") -> None:
+    async with served(panel_of(SWARM)) as url:
+        tab = Tab(await browser.new_page(), url)
+        await tab.page.clock.install()
+        await tab.open("")
+        await tab.page.route("**/api/v1/events", lambda route: route.abort())
+    await tab.page.clock.run_for(30_000)
+    assert await tab.page.locator("#stale").is_visible()
+    assert "tiny can answer." in await tab.page.locator("main").inner_text()
+    await tab.page.close()
