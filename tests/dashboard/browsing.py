@@ -45,7 +45,7 @@ async def served(panel: Panel) -> AsyncIterator[str]:
         uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
     )
     task = asyncio.create_task(server.serve())
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 (it has no event for that)
         await asyncio.sleep(0.01)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
@@ -73,5 +73,8 @@ class Tab:
     async def violations(self) -> list[Any]:
         from axe_playwright_python.async_playwright import Axe
 
+        """What axe holds against what is shown: a rule, and the elements that break it."""
         found: dict[str, Any] = (await Axe().run(self.page)).response
-        return [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
+        return [
+            (rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]
+        ]

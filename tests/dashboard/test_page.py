@@ -133,9 +133,7 @@ async def test_what_strangers_announce_stays_text(browser: "Browser") -> None:
 
 
 async def test_a_large_model_is_drawn_whole(browser: "Browser") -> None:
-    seen = {
-        announce(n, (2 * n, 2 * n + 2), n_blocks=200, decode_us=2000): WELL for n in range(100)
-    }
+    seen = {announce(n, (2 * n, 2 * n + 2), n_blocks=200, decode_us=2000): WELL for n in range(100)}
     async with served(panel_of(seen)) as url:
         tab = Tab(await browser.new_page(), url)
         await tab.open(f"model/{announce(1).manifest.hex()}")
