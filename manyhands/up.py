@@ -7,6 +7,7 @@ in front of them, which also says whether the swarm can answer now, and a record
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import click
@@ -87,6 +88,8 @@ def require_alone(home: Home) -> None:
 
 
 async def _up(home: Home, model: Model, swarm: LocalSwarm, replicas: int, port: int) -> None:
+    from manyhands.dashboard.books import books_of
+    from manyhands.dashboard.routes import Panel
     from manyhands.gateway.app import make_app
     from manyhands.gateway.catalogue import Catalogue, served_of
     from manyhands.gateway.door import admission
@@ -104,12 +107,18 @@ async def _up(home: Home, model: Model, swarm: LocalSwarm, replicas: int, port: 
 
     gateway = Gateway(Catalogue(served_of([model])), Bounds(drain_s=DRAIN_S))
     admit = admission(KeyFile(keys_path(home)))
-    app = make_app(gateway, Readiness(gateway, why_not_ready), admit)
+    panel = Panel(books=partial(books_of, home.root))
+    app = make_app(gateway, Readiness(gateway, why_not_ready), admit, panel)
     with interruptible():
         async with listening(app, HOST, port) as bound:
             say(f"starting {len(swarm.nodes)} nodes; health on http://{HOST}:{bound}/health/ready")
             running = open_client(home, swarm.addresses, Channel.DEV)  # whatever the nodes serve
-            async with swarm.running(say_ready), running as client, gateway.serving(client):
+            async with (
+                swarm.running(say_ready),
+                running as client,
+                gateway.serving(client),
+                panel.watch.watching(client),
+            ):
                 with recorded(home, record):
                     keeper = Keeper(swarm, client, model)
                     await keeper.run(lambda: _announce(swarm, model, replicas, bound))
@@ -126,5 +135,6 @@ def _announce(swarm: LocalSwarm, model: Model, replicas: int, port: int) -> None
     }
     click.echo(json.dumps(ready))
     say(
-        f"ready: the API is at {ready['url']}/v1; in another terminal, manyhands chat {model.asked}"
+        f"ready: open {ready['url']} in a browser; the API is at {ready['url']}/v1; "
+        f"in another terminal, manyhands chat {model.asked}"
     )

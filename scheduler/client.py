@@ -154,7 +154,8 @@ class Client:
         """
         if anew:
             await self._connections.forget(peer.peer_id)
-        connection = await self._connections.to(peer.peer_id, peer.addresses, timeout_s=timeout_s)
+        addresses = [str(address) for address in peer.addresses]
+        connection = await self._connections.to(peer.peer_id, addresses, timeout_s=timeout_s)
         began_s = asyncio.get_running_loop().time()
         await connection.call("ping", b"", timeout_s=timeout_s)
         return (asyncio.get_running_loop().time() - began_s) * 1000, connection.path

@@ -7,7 +7,7 @@ page's own files. Every answer is told not to be kept; the files may load nothin
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -29,7 +29,7 @@ KINDS = {
 }
 POLICY = {
     "content-security-policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; "
-    "base-uri 'none'; form-action 'none'",
+    "base-uri 'none'; form-action 'self'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
@@ -45,9 +45,9 @@ Books = Callable[[], list[dict[str, Any]]]
 class Panel:
     """What the routes show. books: what the ledgers of this home hold, read anew each time."""
 
-    watch: SwarmWatch
-    traffic: Traffic
-    books: Books
+    watch: SwarmWatch = field(default_factory=SwarmWatch)
+    traffic: Traffic = field(default_factory=Traffic)
+    books: Books = list
     n_watchers: int = 0
 
     def state(self, look: Look) -> dict[str, Any]:

@@ -6,12 +6,13 @@ what is kept of an answer is its times, its route and its numbers.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from manyhands.gateway.answers import Observer
 from protocol.clock import wall_ms
-from scheduler.request import Event, Finished, Routed, RouteStep, Token
+from scheduler.request import Event, Finished, GenerationRequest, Routed, RouteStep, Token
 
 BUCKET_S, N_BUCKETS = 10, 360
 N_KEPT = 200
@@ -73,6 +74,12 @@ class Traffic:
         self._buckets: deque[Bucket] = deque(maxlen=N_BUCKETS)
         self._kept: deque[Trace] = deque(maxlen=N_KEPT)
         self.n_running = 0
+
+    def watch(
+        self, id: str, model: str, endpoint: str, requests: Sequence[GenerationRequest]
+    ) -> "TrafficWatch":
+        """An observer of the answers to one HTTP request."""
+        return TrafficWatch(self, id, model, endpoint, requests)
 
     def begin(self, id: str, model: str, endpoint: str, n_prompt: int) -> Trace:
         """An answer begins; tell what happens to it with `hear`, and its end with `end`."""
@@ -138,6 +145,35 @@ class Traffic:
         if not self._buckets or self._buckets[-1].number != number:
             self._buckets.append(Bucket(number))
         return self._buckets[-1]
+
+
+class TrafficWatch(Observer):
+    """A trace for each of a request's choices."""
+
+    def __init__(
+        self,
+        traffic: Traffic,
+        id: str,
+        model: str,
+        endpoint: str,
+        requests: Sequence[GenerationRequest],
+    ) -> None:
+        self._traffic, self._id, self._model, self._endpoint = traffic, id, model, endpoint
+        self._requests = requests
+        self._traces: list[Trace] = []
+
+    def began(self, n_choices: int) -> None:
+        ids = [self._id, *(f"{self._id}.{index}" for index in range(1, n_choices))]
+        self._traces = [
+            self._traffic.begin(id, self._model, self._endpoint, len(request.prompt_ids))
+            for id, request in zip(ids, self._requests, strict=True)
+        ]
+
+    def hear(self, index: int, event: Event) -> None:
+        self._traffic.hear(self._traces[index], event)
+
+    def ended(self, index: int, reason: str, code: str) -> None:
+        self._traffic.end(self._traces[index], code or reason)
 
 
 def _round(ms: float | None) -> float | None:

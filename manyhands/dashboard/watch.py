@@ -7,7 +7,8 @@ the connections that answers use, too.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -54,10 +55,9 @@ class Ping:
 
 
 class SwarmWatch:
-    """Call `run` in a task; then `newest`, or `after` for what comes next."""
+    """Use `watching`; then `newest`, or `after` for what comes next."""
 
-    def __init__(self, client: "Client") -> None:
-        self._client = client
+    def __init__(self) -> None:
         self._pings: dict[PeerId, Ping] = {}
         self._news = asyncio.Event()
         self.newest = Look(wall_ms(), 0, why_not="nobody has looked yet")
@@ -78,12 +78,22 @@ class SwarmWatch:
         self.has_ended = True
         self._news.set()
 
-    async def run(self) -> None:
-        """Look again and again, until cancelled."""
+    @asynccontextmanager
+    async def watching(self, client: "Client") -> AsyncIterator[None]:
+        """Look again and again through this client while the context lasts."""
+        task = asyncio.create_task(self._run(client), name="watching the swarm")
+        try:
+            yield
+        finally:
+            self.end()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self, client: "Client") -> None:
         while True:
             began_s = asyncio.get_running_loop().time()
             try:
-                look = await self._look()
+                look = await self._look(client)
             except ManyhandsError as error:  # what was seen last is still worth more than nothing
                 last = self.newest
                 look = Look(last.at_ms, last.number + 1, last.seen, why_not=_reason(error))
@@ -93,12 +103,12 @@ class SwarmWatch:
             took_s = asyncio.get_running_loop().time() - began_s
             await asyncio.sleep(max(0.1, ROUND_S - took_s))
 
-    async def _look(self) -> Look:
-        directory = await self._client.directory()
+    async def _look(self, client: "Client") -> Look:
+        directory = await client.directory()
         peers = directory.live()
-        await self._ping(peers[:MAX_PINGED])
+        await self._ping(client, peers[:MAX_PINGED])
         now_ms = wall_ms()
-        slowdowns = self._client.records.believed(peers, now_ms / 1000)
+        slowdowns = client.records.believed(peers, now_ms / 1000)
         doubted = doubts(peers)
         seen = {
             peer: self._seen(
@@ -131,7 +141,7 @@ class SwarmWatch:
             skew_s=directory.table.skew_ms(peer.peer_id, now_ms) / 1000,
         )
 
-    async def _ping(self, peers: "tuple[Announcement, ...]") -> None:
+    async def _ping(self, client: "Client", peers: "tuple[Announcement, ...]") -> None:
         """Those who are due; who has gone is forgotten."""
         present = {peer.peer_id for peer in peers}
         for gone in self._pings.keys() - present:
@@ -141,7 +151,7 @@ class SwarmWatch:
         due.sort(key=lambda peer: self._last_s(peer.peer_id))
         async with asyncio.TaskGroup() as tasks:
             for peer in due[:AT_ONCE]:
-                tasks.create_task(self._ping_one(peer))
+                tasks.create_task(self._ping_one(client, peer))
 
     def _is_due(self, peer_id: PeerId, now_s: float) -> bool:
         ping = self._pings.get(peer_id)
@@ -152,11 +162,11 @@ class SwarmWatch:
         ping = self._pings.get(peer_id)
         return ping.at_s if ping is not None else 0.0
 
-    async def _ping_one(self, peer: "Announcement") -> None:
+    async def _ping_one(self, client: "Client", peer: "Announcement") -> None:
         ping = self._pings.setdefault(peer.peer_id, Ping(0.0))
         try:
             anew = ping.n_missed >= MISSED_PINGS
-            ping.rtt_ms, ping.way = await self._client.ping(peer, timeout_s=PING_S, anew=anew)
+            ping.rtt_ms, ping.way = await client.ping(peer, timeout_s=PING_S, anew=anew)
             ping.why_not, ping.n_missed = "", 0
         except ManyhandsError as error:
             ping.why_not, ping.n_missed = _reason(error), ping.n_missed + 1

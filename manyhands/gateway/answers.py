@@ -35,8 +35,27 @@ class Observer:
     def hear(self, index: int, event: Event) -> None:
         pass
 
-    def ended(self, reason: str, code: str) -> None:
+    def ended(self, index: int, reason: str, code: str) -> None:
         """One choice is over: its finish reason, and the code of what failed."""
+
+
+class Observers(Observer):
+    """Several of them."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def began(self, n_choices: int) -> None:
+        for each in self._observers:
+            each.began(n_choices)
+
+    def hear(self, index: int, event: Event) -> None:
+        for each in self._observers:
+            each.hear(index, event)
+
+    def ended(self, index: int, reason: str, code: str) -> None:
+        for each in self._observers:
+            each.ended(index, reason, code)
 
 
 class CallerLeft(Exception):
@@ -167,7 +186,7 @@ class Answers:
             task.cancel()
 
     def _ended(self, index: int, _: asyncio.Task[None]) -> None:
-        self._observer.ended(*self._endings[index])
+        self._observer.ended(index, *self._endings[index])
         if all(task.done() for task in self._tasks):
             self.over.set()
             if self._watching is not None:

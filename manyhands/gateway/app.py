@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from manyhands import __version__
+from manyhands.dashboard.routes import Panel, page_router
 from manyhands.gateway import completions, metrics, models_list, readiness, tokens
 from manyhands.gateway.door import Admit, Door, admit_own
 from manyhands.gateway.faults import FAULTS, MISTAKE, ApiError, explained
@@ -28,7 +29,10 @@ DOCUMENTED = (400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
 PARTS = (completions, models_list, tokens, readiness, metrics)
 
 
-def make_app(gateway: Gateway, ready: Readiness, admit: Admit = admit_own) -> ASGIApp:
+def make_app(
+    gateway: Gateway, ready: Readiness, admit: Admit = admit_own, panel: Panel | None = None
+) -> ASGIApp:
+    """panel: what the dashboard shows, where there is more to show than this app's own traffic."""
     app = FastAPI(
         title="Manyhands gateway",
         version=__version__,
@@ -45,8 +49,10 @@ def make_app(gateway: Gateway, ready: Readiness, admit: Admit = admit_own) -> AS
     )
     app.state.gateway, app.state.readiness = gateway, ready
     app.state.metrics = metrics.Metrics()
+    app.state.panel = panel or Panel()
     for part in PARTS:
         app.include_router(part.router)
+    app.include_router(page_router(app.state.panel))
     return Door(app, gateway.bounds, admit)
 
 

@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from protocol.errors import ConfigError, UsageError
 from protocol.membership.rules import Rules
 
 if TYPE_CHECKING:
+    from manyhands.dashboard.routes import Books
     from manyhands.gateway.gateway import Gateway
     from manyhands.gateway.keys import KeyFile
     from scheduler.client import Client
@@ -144,6 +146,7 @@ def gateway(
     callers with a key alone. The first MODEL is also called `default`; MODEL:ADAPTER asks for an
     adapter. Prints one line of JSON when it listens: {"event": "ready", "url", "models"}.
     """
+    from manyhands.dashboard.books import books_of
     from manyhands.gateway.catalogue import Catalogue, served_of
     from manyhands.gateway.gateway import Bounds, Gateway
     from manyhands.gateway.keys import KeyFile, keys_path
@@ -160,7 +163,8 @@ def gateway(
         all_terms(place, found, accepts=accept_licence),
         tunnels=tunnels,
     )
-    run(_serve(Gateway(catalogue, Bounds(**bounds)), keys, opening, host, port))
+    books = partial(books_of, place.root)
+    run(_serve(Gateway(catalogue, Bounds(**bounds)), keys, opening, books, host, port))
 
 
 def require_safe(host: str, keys: "KeyFile") -> None:
@@ -201,9 +205,11 @@ async def _serve(
     gateway: "Gateway",
     keys: "KeyFile",
     opening: "AbstractAsyncContextManager[Client]",
+    books: "Books",
     host: str,
     port: int,
 ) -> None:
+    from manyhands.dashboard.routes import Panel
     from manyhands.gateway.app import make_app
     from manyhands.gateway.door import admission
     from manyhands.gateway.readiness import Readiness
@@ -212,15 +218,17 @@ async def _serve(
     stop = asyncio.Event()
     with interruptible(stop.set):
         admit = admission(keys, is_wide=host not in LOOPBACK)
-        app = make_app(gateway, Readiness(gateway), admit)
+        panel = Panel(books=books)
+        app = make_app(gateway, Readiness(gateway), admit, panel)
         async with (
             listening(app, host, port) as bound,
             opening as client,
             gateway.serving(client),
+            panel.watch.watching(client),
         ):
             url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
             names = gateway.catalogue.names
             click.echo(json.dumps({"event": "ready", "url": url, "models": names}))
-            say(f"the API is at {url}/v1, for {', '.join(names)}")
+            say(f"the page is at {url}, the API at {url}/v1, for {', '.join(names)}")
             await stop.wait()
             say("ending; answers that run may end first, another Ctrl-C cuts them off")

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from manyhands.gateway.answers import CallerLeft
+from manyhands.dashboard.routes import Panel
+from manyhands.gateway.answers import CallerLeft, Observers
 from manyhands.gateway.asked import MAX_PROMPTS, ChatAsked, CompletionAsked, Drawn
 from manyhands.gateway.asking import requests_for
 from manyhands.gateway.catalogue import Served
@@ -77,8 +78,12 @@ async def _answer(
         param=param,
     )
     metrics: Metrics = request.app.state.metrics
-    watch = metrics.watch(served.id, shape.whole_object)
-    answers = gateway.ask(requests, request.receive, watch, group=group)
+    panel: Panel = request.app.state.panel
+    observer = Observers(
+        metrics.watch(served.id, shape.whole_object),
+        panel.traffic.watch(request.state.id, served.id, request.url.path, requests),
+    )
+    answers = gateway.ask(requests, request.receive, observer, group=group)
     headers = {IGNORED: ", ".join(ignored)} if (ignored := asked.ignored()) else {}
     reply = Reply(shape, served, asked, requests)
     handed_over = False

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 ID, HOST = re.compile(r"[A-Za-z0-9._-]{1,64}"), re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")
 OWN_NAMES = {"localhost", "127.0.0.1", "[::1]"}
+OPEN, OPEN_BELOW = ("/", "/favicon.ico", "/health"), ("/health/", "/page/")
 MAX_PATH_CHARS = 120
 Admit = Callable[[Headers], str]
 
@@ -42,7 +43,8 @@ class Door:
             return
         visit = Visit(scope, send)
         try:
-            scope.setdefault("state", {})["group"] = self._group(scope["path"], visit.headers)
+            state = scope.setdefault("state", {})
+            state["id"], state["group"] = visit.id, self._group(scope["path"], visit.headers)
             bounded = Body(receive, self._bounds, visit.headers)
             await self._app(scope, bounded.receive, visit.send)
         except ApiError as error:
@@ -57,7 +59,10 @@ class Door:
             visit.tell(scope)
 
     def _group(self, path: str, headers: Headers) -> str:
-        return "" if path.startswith("/health") else self._admit(headers)
+        """Whether it lives, and the empty page, are for everybody; what the page asks is not."""
+        if path in OPEN or path.startswith(OPEN_BELOW):
+            return ""
+        return self._admit(headers)
 
 
 class Visit:

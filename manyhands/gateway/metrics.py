@@ -126,7 +126,7 @@ class Watch(Observer):
         elapsed_s = time.monotonic() - self._began_s
         metrics.whole.labels(model, self._endpoint).observe(elapsed_s)
 
-    def ended(self, reason: str, code: str) -> None:
+    def ended(self, index: int, reason: str, code: str) -> None:
         self._metrics.running.labels(self._model).dec()
         self._metrics.requests.labels(self._model, reason, code).inc()
 

@@ -60,7 +60,7 @@ def panel_of(seen: Mapping[Announcement, Seen]) -> Panel:
     for event in (Routed(hops), Token(0, 5, ""), Token(1, 6, "")):
         traffic.hear(trace, event)
     traffic.end(trace, "stop")
-    watch = SwarmWatch(None)  # type: ignore[arg-type] # it is shown a look, and takes none
+    watch = SwarmWatch()  # nobody watches: it shows what it is given
     watch.newest = Look(wall_ms(), 1, seen)
     return Panel(watch, traffic, lambda: BOOKS)
 

@@ -1,5 +1,6 @@
 // The shell: which page is shown, what the swarm said last, and whether that still comes.
 
+import { KeyNeeded, ask, events, setKey } from "./api.js";
 import { h, moment } from "./dom.js";
 import { chat } from "./chat.js";
 import { connect } from "./connect.js";
@@ -16,6 +17,7 @@ const PAGES = [
 ];
 const DETAILS = { model, peer };
 const STALE_MS = 15000;
+const RETRY_MS = 2000;
 
 const main = document.getElementById("main");
 let state = null;
@@ -51,8 +53,8 @@ function update() {
 }
 
 let lastSentence = "";
-function hear(event) {
-  state = JSON.parse(event.data);
+function hear(told) {
+  state = told;
   heardMs = Date.now();
   tellAge();
   update();
@@ -70,10 +72,31 @@ function tellAge() {
   stale.hidden = !isOld;
 }
 
-function listen() {
-  const events = new EventSource("/api/v1/events");
-  events.addEventListener("state", hear);
-  setInterval(tellAge, 1000);
+/** What the swarm says, for as long as this page is open; after a break it asks again. */
+async function listen() {
+  for (;;) {
+    try {
+      const response = await ask("/api/v1/events");
+      if (response.ok) for await (const told of events(response)) hear(told);
+    } catch (error) {
+      if (error instanceof KeyNeeded) await typedKey();
+    }
+    await new Promise((done) => { setTimeout(done, RETRY_MS); });
+  }
+}
+
+/** Ask whoever sits here for a key, in place of the page. */
+function typedKey() {
+  shown?.close?.();
+  shown = null;
+  return new Promise((done) => {
+    const field = h("input", { id: "key", type: "password", autocomplete: "off", required: true });
+    const form = h("form", { class: "card", onsubmit: (event) => { event.preventDefault(); setKey(field.value.trim()); open(); done(); } },
+      h("h1", {}, "A key, please"), h("p", {}, "This gateway answers to those who have one. It stays in this tab."),
+      h("div", { class: "options" }, h("label", {}, "Key ", field), h("button", { id: "key-send", class: "main" }, "Go on")));
+    main.replaceChildren(form);
+    field.focus();
+  });
 }
 
 function setTheme(theme) {
@@ -100,4 +123,5 @@ document.getElementById("theme").addEventListener("click", turnTheme);
 document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
 window.addEventListener("hashchange", () => { open(); main.focus(); });
 open();
+setInterval(tellAge, 1000);
 listen();

@@ -1,5 +1,6 @@
 // A conversation with the swarm, streamed. It lives in this page alone and goes with it.
 
+import { ask, events } from "./api.js";
 import { count, decimal, h, milliseconds } from "./dom.js";
 
 let turns = []; // kept while other pages are looked at
@@ -66,9 +67,9 @@ async function answerTo(asked, answer, signal, redraw) {
   const beganMs = performance.now();
   let firstMs = null;
   try {
-    const response = await fetch("/v1/chat/completions", { method: "POST", signal, headers: { "content-type": "application/json" }, body: JSON.stringify(asked) });
+    const response = await ask("/v1/chat/completions", { method: "POST", signal, headers: { "content-type": "application/json" }, body: JSON.stringify(asked) });
     if (!response.ok) throw new Error((await response.json()).error.message);
-    for await (const chunk of chunks(response.body)) {
+    for await (const chunk of events(response)) {
       if (chunk.error) throw new Error(chunk.error.message);
       const delta = chunk.choices?.[0]?.delta?.content;
       if (delta) { firstMs ??= performance.now() - beganMs; answer.content += delta; answer.about = ""; redraw(); }
@@ -82,20 +83,4 @@ async function answerTo(asked, answer, signal, redraw) {
 function summary(tokens, firstMs, allMs) {
   const rate = tokens > 1 ? `, ${decimal((tokens - 1) / ((allMs - firstMs) / 1000))} per second` : "";
   return `${count(tokens)} tokens${rate}; first after ${milliseconds(firstMs)}`;
-}
-
-/** The JSON of each server-sent event. */
-async function* chunks(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let held = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const parts = (held + value).split(/\r?\n\r?\n/);
-    held = parts.pop();
-    for (const part of parts) {
-      const data = part.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trim()).join("\n");
-      if (data && data !== "[DONE]") yield JSON.parse(data);
-    }
-  }
 }

@@ -62,11 +62,3 @@ export function short(peer) {
 export function peerLink(peer) {
   return h("a", { href: `#/peer/${encodeURIComponent(peer)}`, class: "mono", title: peer }, short(peer));
 }
-
-/** What a request answered, or an error with the words of the answer. */
-export async function fetchJson(path) {
-  const response = await fetch(path, { headers: { accept: "application/json" } });
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.error?.message ?? `${path} answered ${response.status}`);
-  return body;
-}

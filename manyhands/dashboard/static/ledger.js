@@ -1,6 +1,7 @@
 // What this home earned and owes, by its own books.
 
-import { count, fetchJson, h, peerLink } from "./dom.js";
+import { fetchJson } from "./api.js";
+import { count, h, peerLink } from "./dom.js";
 
 export function ledger(main) {
   let asked = 0, lastMs = 0;

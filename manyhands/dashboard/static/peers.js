@@ -1,6 +1,7 @@
 // Everybody in the table: sorted and searched here, in full for one of them.
 
-import { count, decimal, fetchJson, h, milliseconds, peerLink, seconds } from "./dom.js";
+import { fetchJson } from "./api.js";
+import { count, decimal, h, milliseconds, peerLink, seconds } from "./dom.js";
 import { TONES, toneOf, unpacked } from "./words.js";
 
 const COLUMNS = [

@@ -1,6 +1,7 @@
 // The last answers of this gateway: where each one's time went, hop by hop. Never what was said.
 
-import { count, decimal, fetchJson, h, milliseconds, moment, peerLink, s } from "./dom.js";
+import { fetchJson } from "./api.js";
+import { count, decimal, h, milliseconds, moment, peerLink, s } from "./dom.js";
 
 export function requests(main) {
   let opened = null, asked = 0;
