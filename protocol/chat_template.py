@@ -42,8 +42,11 @@ def render_chat(
     *,
     add_generation_prompt: bool = True,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> str:
     """The prompt of a conversation, ready for the assistant's turn.
+
+    variables: further ones; they take no name that the template is told anyway.
 
     Raises:
         UsageError: the template refuses these messages, or cannot make sense of them.
@@ -55,15 +58,16 @@ def render_chat(
         raise BadModel(f"the model's chat template does not parse: {error}") from error
     plain = json.loads(json.dumps(list(messages)))  # no methods for the template to find
     try:
+        told = {
+            **json.loads(json.dumps(dict(variables or {}))),
+            **special_tokens,
+            "messages": plain,
+            "tools": None if tools is None else json.loads(json.dumps(list(tools))),
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
         with rendering():
-            parts = compiled.generate(
-                **special_tokens,
-                messages=plain,
-                tools=None if tools is None else json.loads(json.dumps(list(tools))),
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-            )
-            return _joined(parts)
+            return _joined(compiled.generate(told))
     except Refused as error:
         raise UsageError(f"the model's chat template refuses these messages: {error}") from error
     except Exception as error:  # a stranger's program: it may raise anything

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,6 +75,11 @@ class Tokenizer:
         text: str = self._fast.to_str()
         return text
 
+    @cached_property
+    def added_ids(self) -> Mapping[str, int]:
+        """Tokens beside the vocabulary, special or not, by what they stand for."""
+        return {token.content: id for id, token in self._fast.get_added_tokens_decoder().items()}
+
     @property
     def generation_defaults(self) -> dict[str, Any]:
         """How the publisher wants the model sampled; empty means greedy."""
@@ -125,9 +130,10 @@ class Tokenizer:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """A conversation as the model's prompt. It brings its own special tokens; encode it
-        without adding any.
+        without adding any. variables: what else the template is told, such as `enable_thinking`.
 
         Raises:
             UsageError: the model has no chat template, or it refuses these messages.
@@ -144,6 +150,7 @@ class Tokenizer:
             self.special_tokens,
             add_generation_prompt=add_generation_prompt,
             tools=tools,
+            variables=variables,
         )
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -14,6 +14,7 @@ from protocol.asking import MAX_TOP
 from protocol.messages import MAX_STOP_CHARS, MAX_STOPS
 
 MAX_CHOICES, MAX_PROMPTS = 8, 32
+MAX_TOOLS = 128
 MAX_LISTED, HEADER_NAME = 32, re.compile(r"[A-Za-z0-9_.-]{1,64}")
 INT64 = 2**63
 
@@ -167,18 +168,25 @@ class TextPart(Asked):
 
 
 class Message(Asked):
-    """One turn. What else it brings (`name`, `tool_calls`) is the chat template's to read."""
+    """One turn. What else it brings (`name`, `tool_calls`) is `manyhands.replies.history`'s."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
 
     def plain(self) -> dict[str, Any]:
-        """As templates know it: parts joined, and the word that models were trained with."""
         content = self.content
         if isinstance(content, list):
             content = "".join(part.text for part in content)
-        role = "system" if self.role == "developer" else self.role
-        return {**(self.model_extra or {}), "role": role, "content": content}
+        return {**(self.model_extra or {}), "role": self.role, "content": content}
+
+
+class NamedFunction(Asked):
+    name: str = Field(min_length=1, max_length=64)
+
+
+class NamedChoice(Asked):
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class ChatAsked(Drawn):
@@ -187,6 +195,22 @@ class ChatAsked(Drawn):
     add_generation_prompt: bool = True
     logprobs: bool | None = None
     top_logprobs: Top | None = None
+    tools: list[dict[str, Any]] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Annotated[str, Field(max_length=32)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """What the chat template is told besides the messages."""
+        effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
+        return {**effort, **(self.chat_template_kwargs or {})}
+
+    @property
+    def n_chars(self) -> int:
+        """Of the messages, about."""
+        return sum(len(str(message.content or "")) for message in self.messages)
 
     @property
     def n_likeliest(self) -> int | None:

@@ -16,6 +16,7 @@ from manyhands.gateway.faults import ApiError
 from manyhands.gateway.formats import grammar_of
 from protocol.constraints import Group
 from protocol.errors import ManyhandsError
+from protocol.grammar import Grammar
 from protocol.identity import PeerId
 from protocol.profile import Profile
 from protocol.sampling import SamplingParams
@@ -38,6 +39,7 @@ def requests_for(
     timeout_s: float,
     group: str = "",
     param: str = "prompt",
+    grammar: Grammar | None = None,
 ) -> list[GenerationRequest]:
     """`n` requests for each prompt, in order.
 
@@ -46,6 +48,7 @@ def requests_for(
         timeout_s: at most, and where the caller names none.
         group: a secret; only callers of the same group begin where each other's answers ended.
         param: what to call the prompt.
+        grammar: what the answer has to be, where the caller's own format does not say.
 
     Raises:
         ApiError: a prompt does not fit the context, or the limits make no sense.
@@ -54,7 +57,7 @@ def requests_for(
     sampling = _sampling(served, asked)
     seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed % SEED_RANGE
     group = _salted(group, asked.cache_salt)
-    grammar = grammar_of(asked)
+    grammar = grammar or grammar_of(asked)
     try:
         limits = _limits(more)
         profile = str(Profile.parse(more.profile)) if more.profile else None

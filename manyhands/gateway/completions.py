@@ -17,11 +17,13 @@ from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.metrics import Metrics
-from manyhands.gateway.prompts import chat_ids, prompt_ids
+from manyhands.gateway.prompts import prompt_ids
 from manyhands.gateway.refusals import require_supported
 from manyhands.gateway.reply import Reply
 from manyhands.gateway.shapes import Chat, Shape, Text
+from manyhands.gateway.speaking import speech_of
 from manyhands.gateway.stream import EventStream
+from protocol.grammar import Grammar
 
 router = APIRouter()
 IGNORED = "x-manyhands-ignored-params"
@@ -33,9 +35,9 @@ async def chat_completions(request: Request, asked: ChatAsked) -> Response:
     gateway: Gateway = request.app.state.gateway
     require_supported(asked)
     served = gateway.catalogue.find(asked.model)
-    opens = asked.add_generation_prompt
-    ids = await chat_ids(served, asked.messages, add_generation_prompt=opens)
-    return await _answer(request, asked, served, [ids], Chat(asked.model, served), "messages")
+    speech = await speech_of(served, asked)
+    shape = Chat(asked.model, served, speech)
+    return await _answer(request, asked, served, [speech.ids], shape, "messages", speech.grammar)
 
 
 @router.post("/v1/completions")
@@ -64,6 +66,7 @@ async def _answer(
     prompts: Sequence[Sequence[int]],
     shape: Shape,
     param: str,
+    grammar: Grammar | None = None,
 ) -> Response:
     gateway: Gateway = request.app.state.gateway
     bounds = gateway.bounds
@@ -76,6 +79,7 @@ async def _answer(
         timeout_s=bounds.timeout_s,
         group=group,
         param=param,
+        grammar=grammar,
     )
     metrics: Metrics = request.app.state.metrics
     panel: Panel = request.app.state.panel

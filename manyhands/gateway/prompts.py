@@ -5,34 +5,38 @@ long ones run on a thread; both are the model's own (`protocol.text`).
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from manyhands.gateway.asked import Message
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
+from manyhands.replies.history import for_template
 from protocol.errors import UsageError
 
 T = TypeVar("T")
 SHORT_CHARS = 4096  # what takes about a millisecond
 
 
-async def chat_ids(
-    served: Served, messages: Sequence[Message], *, add_generation_prompt: bool = True
-) -> list[int]:
-    """
+def chat_text(
+    served: Served,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = True,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """The conversation as the model's template renders it.
+
     Raises:
-        ApiError: the model's template refuses these messages.
+        UsageError: it refuses these messages.
     """
-
-    def render() -> list[int]:
-        plain = [message.plain() for message in messages]
-        tokenizer = served.tokenizer
-        text = tokenizer.chat(plain, add_generation_prompt=add_generation_prompt)
-        return tokenizer.encode(text, add_special_tokens=False)
-
-    size = sum(len(str(message.content or "")) for message in messages)
-    return await _on_thread(render, size, "messages")
+    return served.tokenizer.chat(
+        for_template([message.plain() for message in messages]),
+        add_generation_prompt=add_generation_prompt,
+        tools=tools,
+        variables=variables,
+    )
 
 
 async def text_ids(served: Served, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -44,7 +48,7 @@ async def text_ids(served: Served, text: str, *, add_special_tokens: bool = True
     def encode() -> list[int]:
         return served.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
-    return await _on_thread(encode, len(text), "prompt")
+    return await on_thread(encode, len(text), "prompt")
 
 
 async def prompt_ids(served: Served, prompt: str | list[int]) -> list[int]:
@@ -70,7 +74,12 @@ def require_known(served: Served, ids: Sequence[int], param: str) -> None:
         raise ApiError("invalid_value", message, param=param)
 
 
-async def _on_thread(work: Callable[[], T], size: int, param: str) -> T:
+async def on_thread(work: Callable[[], T], size: int, param: str) -> T:
+    """Do it here if that takes about a millisecond.
+
+    Raises:
+        ApiError: what was asked makes no sense to the model's tokenizer or template.
+    """
     try:
         return work() if size <= SHORT_CHARS else await asyncio.to_thread(work)
     except UsageError as error:

@@ -32,9 +32,11 @@ class Reply:
     _n_tokens: int = 0
 
     def hear(self, told: Iterable[Told]) -> None:
-        """For a whole answer, whose text comes with its end."""
+        """For a whole answer."""
         for index, event in told:
-            if isinstance(event, Finished):
+            if isinstance(event, Token):
+                self.shape.hear(index, event)
+            elif isinstance(event, Finished):
                 self._results[index] = event.result
 
     def whole(self) -> Json:
@@ -54,17 +56,15 @@ class Reply:
                     yield self._chunk([first])
             if isinstance(event, Token):
                 self._n_tokens += 1
-                likelihoods = None
-                if event.logprobs is not None:
-                    told_of = [(event.token_id, event.logprobs)]
-                    likelihoods = self.shape.likelihoods(index, told_of)
-                if event.text or likelihoods:
-                    yield self._chunk([self.shape.delta(index, event.text, likelihoods)])
+                for delta in self.shape.deltas(index, event):
+                    yield self._chunk([delta])
             else:
                 self._results[index] = event.result
-                last = [self.shape.last(index, event.result.finish_reason)]
+                *held, last = self.shape.last(index, event.result)
+                for delta in held:
+                    yield self._chunk([delta])
                 is_end = len(self._results) == len(self.requests) and not self.asked.usage_in_stream
-                yield self._chunk(last, self._ours() if is_end else {})
+                yield self._chunk([last], self._ours() if is_end else {})
 
     def end(self) -> Iterator[bytes]:
         if self.asked.usage_in_stream:
@@ -88,8 +88,9 @@ class Reply:
         return {"manyhands": ours(self.served, self._results)}
 
     def _usage(self) -> Json:
-        return usage_of(self._results, self.asked.n or 1)
+        return usage_of(self._results, self.asked.n or 1, self.shape.n_reasoning)
 
     def _usage_so_far(self) -> Json:
         of_prompts = self.requests[:: self.asked.n or 1]
-        return usage([len(request.prompt_ids) for request in of_prompts], self._n_tokens, 0)
+        prompts = [len(request.prompt_ids) for request in of_prompts]
+        return usage(prompts, self._n_tokens, 0, self.shape.n_reasoning)

@@ -13,10 +13,11 @@ from typing import Any
 from manyhands import __version__
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.likelihoods import Told, of_chat, of_text
-from scheduler.request import GenerationResult
+from manyhands.gateway.speaking import Speech
+from manyhands.gateway.spoken import FINISH, Spoken
+from scheduler.request import GenerationResult, Token
 
 Json = dict[str, Any]
-FINISH = {"stop": "stop", "length": "length"}
 
 
 class Shape:
@@ -61,26 +62,47 @@ class Shape:
         """What opens a choice in a stream, if anything does."""
         raise NotImplementedError
 
-    def delta(self, index: int, text: str, likelihoods: Json | None = None) -> Json:
+    def hear(self, index: int, token: Token) -> None:
+        """For a whole answer: the next token of a choice."""
+
+    def deltas(self, index: int, token: Token) -> list[Json]:
+        """What a stream shows of the next token of a choice; tokens come in order."""
         raise NotImplementedError
 
-    def last(self, index: int, finish_reason: str) -> Json:
+    def last(self, index: int, result: GenerationResult) -> list[Json]:
+        """What a stream shows at a choice's end: what was held back, and why it ended."""
         raise NotImplementedError
+
+    def _told_of(self, index: int, token: Token) -> Json | None:
+        if token.logprobs is None:
+            return None
+        return self.likelihoods(index, [(token.token_id, token.logprobs)])
+
+    @property
+    def n_reasoning(self) -> int:
+        """Tokens, of all choices so far, that the model wrote for itself."""
+        return 0
 
 
 class Chat(Shape):
+    """Each choice is read as it comes: text, thoughts, calls."""
+
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, name: str, served: Served) -> None:
+    def __init__(self, name: str, served: Served, speech: Speech) -> None:
         super().__init__(name, served)
         self._head["service_tier"] = "default"
+        self._speech = speech
+        self._spoken: dict[int, Spoken] = {}
 
     def choice(self, index: int, result: GenerationResult) -> Json:
+        spoken = self._of(index)
+        spoken.end()
         return {
             "index": index,
-            "message": {"role": "assistant", "content": result.text, "refusal": None},
+            "message": spoken.message(),
             "logprobs": self._of_all(index, result),
-            "finish_reason": FINISH.get(result.finish_reason, "stop"),
+            "finish_reason": spoken.finish_reason(result.finish_reason),
         }
 
     def likelihoods(self, index: int, told: Sequence[Told]) -> Json:
@@ -89,11 +111,30 @@ class Chat(Shape):
     def first(self, index: int) -> Json | None:
         return self._part(index, {"role": "assistant", "content": ""})
 
-    def delta(self, index: int, text: str, likelihoods: Json | None = None) -> Json:
-        return self._part(index, {"content": text}) | {"logprobs": likelihoods}
+    def hear(self, index: int, token: Token) -> None:
+        self._of(index).hear(token)
 
-    def last(self, index: int, finish_reason: str) -> Json:
-        return self._part(index, {}) | {"finish_reason": FINISH.get(finish_reason, "stop")}
+    def deltas(self, index: int, token: Token) -> list[Json]:
+        found = [self._part(index, delta) for delta in self._of(index).hear(token)]
+        if (likelihoods := self._told_of(index, token)) is not None:
+            found = found or [self._part(index, {"content": ""})]
+            found[-1]["logprobs"] = likelihoods
+        return found
+
+    def last(self, index: int, result: GenerationResult) -> list[Json]:
+        spoken = self._of(index)
+        held = [self._part(index, delta) for delta in spoken.end()]
+        reason = spoken.finish_reason(result.finish_reason)
+        return [*held, self._part(index, {}) | {"finish_reason": reason}]
+
+    @property
+    def n_reasoning(self) -> int:
+        return sum(spoken.n_reasoning for spoken in self._spoken.values())
+
+    def _of(self, index: int) -> Spoken:
+        if index not in self._spoken:
+            self._spoken[index] = Spoken(self._speech)
+        return self._spoken[index]
 
     def _part(self, index: int, delta: Json) -> Json:
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
@@ -125,11 +166,15 @@ class Text(Shape):
     def first(self, index: int) -> Json | None:
         return self._part(index, self._echoes[index]) if self._echoes else None
 
-    def delta(self, index: int, text: str, likelihoods: Json | None = None) -> Json:
-        return self._part(index, text) | {"logprobs": likelihoods}
+    def deltas(self, index: int, token: Token) -> list[Json]:
+        likelihoods = self._told_of(index, token)
+        if not token.text and likelihoods is None:
+            return []
+        return [self._part(index, token.text) | {"logprobs": likelihoods}]
 
-    def last(self, index: int, finish_reason: str) -> Json:
-        return self._part(index, "") | {"finish_reason": FINISH.get(finish_reason, "stop")}
+    def last(self, index: int, result: GenerationResult) -> list[Json]:
+        reason = FINISH.get(result.finish_reason, "stop")
+        return [self._part(index, "") | {"finish_reason": reason}]
 
     def _part(self, index: int, text: str) -> Json:
         return {"index": index, "text": text, "logprobs": None, "finish_reason": None}
@@ -140,7 +185,7 @@ def fingerprint(served: Served) -> str:
     return f"fp_{served.digest[:8]}_{__version__}"
 
 
-def usage(prompts: Sequence[int], n_generated: int, n_cached: int) -> Json:
+def usage(prompts: Sequence[int], n_generated: int, n_cached: int, n_reasoning: int = 0) -> Json:
     """prompts: tokens of each, counted once however many choices it has."""
     n_prompt = sum(prompts)
     return {
@@ -148,17 +193,18 @@ def usage(prompts: Sequence[int], n_generated: int, n_cached: int) -> Json:
         "completion_tokens": n_generated,
         "total_tokens": n_prompt + n_generated,
         "prompt_tokens_details": {"cached_tokens": n_cached},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": n_reasoning},
     }
 
 
-def usage_of(results: Mapping[int, GenerationResult], n_choices: int) -> Json:
+def usage_of(results: Mapping[int, GenerationResult], n_choices: int, n_reasoning: int = 0) -> Json:
     """Of all choices; `n_choices` of each prompt."""
     of_prompts = [results[index] for index in sorted(results) if index % n_choices == 0]
     return usage(
         [result.n_prompt for result in of_prompts],
         sum(len(result.token_ids) for result in results.values()),
         sum(result.n_cached for result in of_prompts),
+        n_reasoning,
     )
 
 

@@ -10,7 +10,7 @@ from manyhands.gateway.asked import DetokenizeAsked, TokenizeAsked
 from manyhands.gateway.catalogue import DEFAULT, Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
-from manyhands.gateway.prompts import chat_ids, require_known, text_ids
+from manyhands.gateway.prompts import chat_text, require_known, text_ids
 from manyhands.gateway.shapes import Json
 
 router = APIRouter()
@@ -23,7 +23,8 @@ async def tokenize(request: Request, asked: TokenizeAsked) -> Json:
         raise ApiError("invalid_value", "give either prompt or messages", param="prompt")
     if asked.messages is not None:
         opens = asked.add_generation_prompt
-        ids = await chat_ids(served, asked.messages, add_generation_prompt=opens)
+        text = chat_text(served, asked.messages, add_generation_prompt=opens)
+        ids = await text_ids(served, text, add_special_tokens=False)
     else:
         assert asked.prompt is not None
         special = asked.add_special_tokens

@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from manyhands.dashboard.books import books_of
+from manyhands.dashboard.routes import Panel
 from manyhands.gateway.app import make_app
 from manyhands.gateway.catalogue import Catalogue, served_of
 from manyhands.gateway.door import admission
@@ -47,9 +49,12 @@ class Live:
         tiny = find_model("tiny")
         models = [tiny, replace(tiny, name="org/other")]
         self.gateway = Gateway(Catalogue(served_of(models), {"small": "tiny"}), self.bounds)
-        app = make_app(self.gateway, Readiness(self.gateway), admission(KeyFile(self.keys)))
+        panel = Panel(books=lambda: books_of(self.directory))
+        admit = admission(KeyFile(self.keys))
+        app = make_app(self.gateway, Readiness(self.gateway), admit, panel)
         self.port = await self._stack.enter_async_context(listening(app, HOST, 0))
         await self._stack.enter_async_context(self.gateway.serving(client))
+        await self._stack.enter_async_context(panel.watch.watching(client))
 
     async def stop(self) -> None:
         await self._stack.aclose()
