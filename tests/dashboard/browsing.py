@@ -41,6 +41,11 @@ async def served(panel: Panel) -> AsyncIterator[str]:
     """The page's own routes on a loopback port."""
     app = FastAPI()
     app.include_router(page_router(panel))
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": "tiny", "object": "model"}]}
+
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
     )

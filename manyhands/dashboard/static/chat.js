@@ -1,13 +1,12 @@
 // A conversation with the swarm, streamed. It lives in this page alone and goes with it.
 
-import { ask, events } from "./api.js";
+import { ask, events, fetchJson } from "./api.js";
 import { count, decimal, h, milliseconds } from "./dom.js";
 
 let turns = []; // kept while other pages are looked at
 let running = null;
 
 export function chat(main) {
-  let models = "";
   const model = h("select", { id: "chat-model" });
   const temperature = h("input", { id: "chat-temperature", type: "number", min: "0", max: "2", step: "0.1", placeholder: "model's" });
   const most = h("input", { id: "chat-most", type: "number", min: "1", step: "1", value: "256" });
@@ -46,16 +45,15 @@ export function chat(main) {
   }
 
   redraw();
-  return {
-    update(state) {
-      const names = state.models.filter((each) => each.complete).map((each) => each.model);
-      if (names.join("\n") === models) return;
-      models = names.join("\n");
-      const chosen = model.value;
-      model.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
-      if (names.includes(chosen)) model.value = chosen;
-    },
-  };
+  named().then((names) => {
+    model.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
+  }).catch((error) => log.append(h("p", { class: "is-bad" }, error.message)));
+  return {};
+}
+
+/** What this gateway answers for, by the names that it takes. */
+export async function named() {
+  return (await fetchJson("/v1/models")).data.map(({ id }) => id);
 }
 
 function bubble(turn) {

@@ -1,20 +1,17 @@
 // How other programs ask here, ready to copy, with this gateway's own address and model.
 
+import { named } from "./chat.js";
 import { h } from "./dom.js";
 
 export function connect(main) {
-  let shown = "";
-  return {
-    update(state) {
-      const model = state.models.find((each) => each.complete)?.model ?? state.models[0]?.model ?? "default";
-      if (model === shown) return;
-      shown = model;
-      const base = `${location.origin}/v1`;
-      main.replaceChildren(h("h1", {}, "Connect"),
-        h("p", {}, "Whatever speaks OpenAI's API works here. Base URL: ", h("code", {}, base), ", model: ", h("code", {}, model), ", key: anything, unless the operator asks for one."),
-        ...snippets(base, model).map(([title, text], at) => snippet(`snippet-${at}`, title, text)));
-    },
-  };
+  main.append(h("h1", {}, "Connect"));
+  named().then(([model = "default"]) => {
+    const base = `${location.origin}/v1`;
+    main.append(
+      h("p", {}, "Whatever speaks OpenAI's API works here. Base URL: ", h("code", {}, base), ", model: ", h("code", {}, model), ", key: anything, unless the operator asks for one."),
+      ...snippets(base, model).map(([title, text], at) => snippet(`snippet-${at}`, title, text)));
+  }).catch((error) => main.append(h("p", { class: "is-bad" }, error.message)));
+  return {};
 }
 
 function snippet(id, title, text) {

@@ -1,0 +1,75 @@
+"""The page in a browser, in front of a real swarm of two nodes."""
+
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.gateway.live import Live, live
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def page() -> "Iterator[Page]":
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        page = browser.new_page()
+        page.set_default_timeout(30_000)
+        yield page
+        browser.close()
+
+
+def test_the_page_shows_the_swarm_and_chats_with_it(gateway: Live, page: "Page") -> None:
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(gateway.url)
+    page.get_by_text("can answer").first.wait_for()
+    assert page.locator(".grid a").count() >= 2
+
+    page.click("#nav-chat")
+    page.wait_for_selector("#chat-model option", state="attached")
+    page.fill("#chat-text", "Hello")
+    page.keyboard.press("Enter")
+    about = page.locator(".turn.assistant .about")
+    about.get_by_text("tokens").wait_for()
+    assert len(page.locator(".turn.assistant").inner_text()) > 10
+
+    page.click("#nav-requests")
+    page.locator("main tbody tr").first.wait_for()
+    page.locator("main tbody button").first.click()
+    page.locator(".waterfall").first.wait_for()
+    assert said == []
+
+
+def test_an_answer_can_be_stopped(gateway: Live, page: "Page") -> None:
+    page.goto(f"{gateway.url}/#/chat")
+    page.wait_for_selector("#chat-model option", state="attached")
+    page.click("#chat-new")
+    page.fill("#chat-most", "400")
+    page.fill("#chat-text", "Tell me a story.")
+    page.click("#chat-send")
+    page.get_by_role("button", name="Stop").click()
+    page.locator(".turn.assistant .about").get_by_text("stopped").wait_for()
+    assert page.get_by_role("button", name="Send").is_visible()
+
+
+@pytest.mark.slow
+def test_a_peer_that_leaves_while_somebody_watches_is_seen_to_be_gone(
+    tmp_path_factory: pytest.TempPathFactory, page: "Page"
+) -> None:
+    with live(tmp_path_factory.mktemp("watched")) as running:
+        page.goto(running.url)
+        page.get_by_text("can answer").first.wait_for()
+        running.run(running.swarm.stop(running.swarm.nodes[1]))
+        page.locator(".sentence.bad").wait_for(timeout=40_000)
+        assert "cannot answer" in page.locator(".sentence").inner_text()
