@@ -11,6 +11,7 @@ from node.settings import NodeSettings
 from protocol.announcements import Announcement
 from protocol.clock import wall_ms
 from protocol.measured import State
+from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
 from scheduler import Finished, Token
@@ -18,7 +19,7 @@ from tests.checkpoints import write_checkpoint
 from tests.gossiping import until
 from tests.local_swarm import LocalNode, add_byte_tokenizer, swarm, whole
 
-N = 60
+N, LONG = 60, 200  # tokens; a long answer is still being made when an heir is ready
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +69,9 @@ async def test_a_session_goes_on_elsewhere_and_the_node_comes_back_by_itself(
 ):
     async with swarm(model, tmp_path, over_memory(MemoryNetwork())) as pair:
         [one] = await pair.start((0, 6), **manners(machine, when_idle_s=600))
+        await pair.engine(Span(0, 6))  # loaded ahead: the answer would be over before it is
         async with pair.client() as client:
-            request = pair.request([5, 6], max_tokens=N, ignore_eos=True)
+            request = pair.request([5, 6], max_tokens=LONG, ignore_eos=True)
             expected = (await whole(client.generate(request))).token_ids
             async with client.generate(request) as run:
                 async for event in run:

@@ -186,8 +186,8 @@ class Answers:
             task.cancel()
 
     def _ended(self, index: int, _: asyncio.Task[None]) -> None:
-        self._observer.ended(index, *self._endings[index])
         if all(task.done() for task in self._tasks):
             self.over.set()
             if self._watching is not None:
                 self._watching.cancel()
+        self._observer.ended(index, *self._endings[index])

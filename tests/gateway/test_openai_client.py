@@ -89,7 +89,7 @@ def test_refusals_are_the_clients_own_errors_with_code_and_field(client):
     with pytest.raises(openai.BadRequestError) as hot:
         client.chat.completions.create(**{**ASKED, "temperature": 3})
     with pytest.raises(openai.BadRequestError) as tools:
-        client.chat.completions.create(**ASKED, extra_body={"chat_template_kwargs": {"x": 1}})
+        client.chat.completions.create(**ASKED, extra_body={"chat_template": "{{ 1 }}"})
 
     assert unknown.value.code == "model_not_found"
     assert unknown.value.request_id
@@ -99,7 +99,7 @@ def test_refusals_are_the_clients_own_errors_with_code_and_field(client):
     )
     assert (hot.value.code, hot.value.param) == ("invalid_value", "temperature")
     assert tools.value.code == "unsupported_parameter"
-    assert tools.value.param == "chat_template_kwargs"
+    assert tools.value.param == "chat_template"
 
 
 def test_a_stop_is_found_across_tokens_and_never_shown(client):

@@ -76,11 +76,11 @@ def test_any_json_is_a_request_or_is_refused_with_a_field(more):
 @pytest.mark.parametrize(
     "more",
     [
-        {"tools": [{"type": "function"}]},
+        {"functions": [{"name": "f"}]},
         {"audio": {"voice": "x"}},
         {"n": 3, "best_of": 5},
         {"modalities": ["audio"]},
-        {"tool_choice": "required"},
+        {"function_call": {"name": "f"}},
     ],
 )
 def test_what_would_change_the_answer_is_never_ignored(more):

@@ -15,12 +15,15 @@ from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Bounds, Gateway
 from manyhands.gateway.reply import Reply
 from manyhands.gateway.shapes import Chat
+from manyhands.gateway.speaking import Speech
+from manyhands.replies.dialect import PLAIN
 from protocol.errors import PeerBusy, SwarmIncomplete
 from scheduler.request import Finished
 from tests.gateway.scripted import END, ROUTED, A, B, Client, Connection, result
 
 SERVED: Any = SimpleNamespace(digest="ab" * 32, pinned="tiny@abababab", tokenizer=None)
 REQUESTS: Any = [SimpleNamespace(prompt_ids=(1, 2, 3))]
+SPEECH = Speech(ids=(1, 2, 3), dialect=PLAIN)
 LOST = SwarmIncomplete([(3, 5)], model="tiny")
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "stream": True}
 
@@ -32,7 +35,7 @@ class Counting(Observer):
     def began(self, n_choices: int) -> None:
         self.running += n_choices
 
-    def ended(self, reason: str, code: str) -> None:
+    def ended(self, index: int, reason: str, code: str) -> None:
         self.running -= 1
         self.endings.append((reason, code))
 
@@ -53,7 +56,7 @@ async def begun(
 async def streamed(client: Client, connection: Connection, **asked: object) -> str:
     async with begun(client, connection) as answers:
         body = ChatAsked.model_validate(ASKED | asked)
-        reply = Reply(Chat("tiny", SERVED), SERVED, body, REQUESTS)
+        reply = Reply(Chat("tiny", SERVED, SPEECH), SERVED, body, REQUESTS)
         response = stream.EventStream(answers, reply, {})
         await response({"type": "http"}, connection.receive, connection.send)
     return connection.text
@@ -137,7 +140,7 @@ async def test_choices_are_told_apart_and_the_end_comes_once():
 
     async with begun(Client(one, two), Connection(), n=2) as answers:
         body = ChatAsked.model_validate({**ASKED, "n": 2})
-        reply = Reply(Chat("tiny", SERVED), SERVED, body, answers.requests)
+        reply = Reply(Chat("tiny", SERVED, SPEECH), SERVED, body, answers.requests)
         frames = []
         while not answers.is_over:
             frames += [*reply.frames(await answers.next())]
