@@ -52,9 +52,13 @@ class Pull:
         batcher: Batcher,
         *,
         until_s: float,
+        close_rows: int = 0,
         took: Callable[[Part], None] = lambda part: None,
     ) -> None:
         """Until the peer has no more, or it takes too long. `took` is told of each part.
+
+        close_rows: so few rows are not run after: a part that brought no more than these, and is
+        behind by no more, is the last. Whoever is busy has run another row by the time one is here.
 
         Raises:
             PeerUnreachable: it is gone; what was taken in before is as good as it was.
@@ -70,7 +74,8 @@ class Pull:
                 await batcher.between_steps(partial(_load, part, lease, self._dtype))
                 self._keep(part, journal)
                 took(part)
-                if part.stop >= part.length or time.monotonic() >= until_s:
+                is_close = max(part.stop - part.start, part.length - part.stop) <= close_rows
+                if part.stop >= part.length or is_close or time.monotonic() >= until_s:
                     return
         finally:
             await connection.aclose()
