@@ -119,11 +119,8 @@ async def befallen(model: Path, home: Path, kind: str, place: int, moment: str) 
     assert trouble.done[-1].startswith(kind), "the moment never came"
 
 
-@pytest.mark.parametrize(
-    ("kind", "place", "moment"), [("kill", 1, "between chunks"), ("busy", 2, "replay")]
-)
-async def test_a_stream_goes_on(model, tmp_path, kind, place, moment):
-    await befallen(model, tmp_path, kind, place, moment)
+async def test_a_stream_goes_on(model, tmp_path):
+    await befallen(model, tmp_path, "kill", 1, "between chunks")
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ def test_no_row_says_that_something_is_wrong() -> None:
         assert complaint not in page
 
 
+@pytest.mark.slow
 def test_a_row_is_found_out_again() -> None:
     run = check("falcon_alibi")
 

@@ -13,7 +13,9 @@ from tests.cli.command import environment, manyhands
 pytestmark = pytest.mark.swarm
 
 
-@pytest.mark.parametrize("leaves", ["before it speaks", "while it serves"])
+@pytest.mark.parametrize(
+    "leaves", [pytest.param("before it speaks", marks=pytest.mark.slow), "while it serves"]
+)
 def test_a_node_serves_on_when_the_reader_of_its_stderr_leaves(tmp_path, leaves):
     reader, writer = os.pipe()
     node = subprocess.Popen(
