@@ -56,8 +56,8 @@ def render_chat(
         compiled = _compile(template)
     except (jinja2.TemplateError, SyntaxError, ValueError, RecursionError) as error:
         raise BadModel(f"the model's chat template does not parse: {error}") from error
-    plain = json.loads(json.dumps(list(messages)))  # no methods for the template to find
     try:
+        plain = json.loads(json.dumps(list(messages)))  # no methods for the template to find
         told = {
             **json.loads(json.dumps(dict(variables or {}))),
             **special_tokens,

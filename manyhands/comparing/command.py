@@ -178,7 +178,7 @@ def _tell(what: str, n: int, of: int) -> None:
 
 def _write(out: Path, view: dict[str, Any]) -> None:
     try:
-        out.write_text(_reported(out.suffix, view), encoding="utf-8")
+        out.write_text(_reported(out.suffix, view), encoding="utf-8", errors="replace")
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
 

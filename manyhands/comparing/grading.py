@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyhands.comparing.cases import Case
-from manyhands.comparing.side import Asking, Reply, Side, ask
+from manyhands.comparing.side import MAX_TEXT_CHARS, Asking, Reply, Side, ask
 from manyhands.progress import say
 from protocol.errors import UsageError
 
@@ -68,7 +68,7 @@ def _fits(case: Case, text: str) -> bool:
     try:
         value = json.loads(text)
         return bool(Draft202012Validator(case.schema or {}).is_valid(value))
-    except (ValueError, RecursionError):
+    except Exception:  # numbers without end, references that lead nowhere: it does not fit
         return False
 
 
@@ -101,7 +101,11 @@ def by_people(
     """What people wrote into the sheet; where there is none yet, it is written for them."""
     if path.exists():
         return read_blind(path, cases, seed)
-    write_blind(path, cases, replies, seed)
+    try:
+        write_blind(path, cases, replies, seed)
+    except OSError as error:
+        say(f"warning: {path} cannot be written: {error.strerror}")
+        return {}
     say(
         f"wrote {path}: fill in `better` with 1, 2 or tie, and run this again with --from "
         "and the report of this run"
@@ -113,7 +117,7 @@ def write_blind(
     path: Path, cases: Sequence[Case], replies: Mapping[str, Sequence[Reply]], seed: int
 ) -> None:
     """A sheet for people: which side an answer is from is drawn anew for each line."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
         lines = csv.writer(file)
         lines.writerow(BLIND_COLUMNS)
         for case in cases:
@@ -131,6 +135,7 @@ def read_blind(path: Path, cases: Sequence[Case], seed: int) -> dict[str, Grade]
     """
     known = {case.id for case in cases}
     grades: dict[str, Grade] = {}
+    csv.field_size_limit(2 * MAX_TEXT_CHARS)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             lines = csv.DictReader(file)

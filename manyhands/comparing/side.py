@@ -99,51 +99,51 @@ async def ask(http: httpx2.AsyncClient, side: Side, case: Case, asking: Asking) 
     if asking.seed is not None:
         body["seed"] = asking.seed
     headers = {"authorization": f"Bearer {side.key}"} if side.key else {}
+    began_s = time.perf_counter()  # the loop's own clock may stand still for a millisecond
     try:
         async with asyncio.timeout(asking.timeout_s):
             url = f"{side.url}/chat/completions"
             async with http.stream("POST", url, json=body, headers=headers) as response:
                 if response.status_code != 200:
                     raise _Failed(_message(response.status_code, await response.aread()))
-                return await _read(response)
+                return await _read(response, began_s)
     except TimeoutError:
         return Reply(error=f"no whole answer within {asking.timeout_s:g} s")
     except _Failed as error:
-        return Reply(error=str(error))
-    except httpx2.HTTPError as error:
-        return Reply(error=f"{type(error).__name__}: {error}")
+        return Reply(error=_valid(str(error)))
+    except Exception as error:  # whatever it sent: one answer is lost, not the others
+        return Reply(error=_valid(f"{type(error).__name__}: {error}"))
 
 
 class _Failed(Exception):
     """What the other side said, for people."""
 
 
-async def _read(response: httpx2.Response) -> Reply:
-    began_s = time.perf_counter()  # the loop's own clock may stand still for a millisecond
+async def _read(response: httpx2.Response, began_s: float) -> Reply:
     first_s: float | None = None
     parts: list[str] = []
     usage: dict[str, Any] = {}
-    is_whole = False
+    is_whole, n_chars = False, 0
     async for chunk in _chunks(response):
-        if "error" in chunk:
-            raise _Failed(
-                str((chunk["error"] or {}).get("message", "the stream ended in an error"))
-            )
+        if chunk.get("error"):
+            said = chunk["error"]
+            raise _Failed(str(said.get("message") if isinstance(said, dict) else said))
         usage = chunk.get("usage") or usage
         for choice in chunk.get("choices") or ():
             if text := (choice.get("delta") or {}).get("content"):
                 first_s = first_s or time.perf_counter()
                 parts.append(str(text))
+                n_chars += len(parts[-1])
             is_whole = is_whole or choice.get("finish_reason") is not None
-        if sum(map(len, parts)) > MAX_TEXT_CHARS:
+        if n_chars > MAX_TEXT_CHARS:
             raise _Failed("the answer has no end")
     if not is_whole:  # a cut connection looks like an end
         raise _Failed("the stream ended without a finish reason")
     ended_s = time.perf_counter()
     return Reply(
-        text="".join(parts),
-        ttft_ms=((first_s or ended_s) - began_s) * 1000,
-        total_ms=(ended_s - began_s) * 1000,
+        text=_valid("".join(parts)),
+        ttft_ms=round(((first_s or ended_s) - began_s) * 1000, 1),
+        total_ms=round((ended_s - began_s) * 1000, 1),
         n_prompt=int(usage.get("prompt_tokens") or 0),
         n_completion=int(usage.get("completion_tokens") or 0),
     )
@@ -159,6 +159,11 @@ async def _chunks(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
                 raise _Failed("a chunk of the stream is not JSON") from error
             if isinstance(chunk, dict):
                 yield chunk
+
+
+def _valid(text: str) -> str:
+    """Half characters, which JSON can spell and no file holds, become question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _message(status: int, body: bytes) -> str:

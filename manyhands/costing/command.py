@@ -87,7 +87,9 @@ def cost(
             watts=watts,
             kwh=kwh,
             decode_tokens_per_s=tokens_per_s,
-            prefill_tokens_per_s=prompt_tokens_per_s or 10 * tokens_per_s,
+            prefill_tokens_per_s=(
+                10 * tokens_per_s if prompt_tokens_per_s is None else prompt_tokens_per_s
+            ),
         ),
         Requests(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens),
         utilisation,

@@ -40,7 +40,7 @@ def read_prices(path: Path) -> PriceTable:
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(f"{path} is larger than a table of prices is")
         table = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, ArithmeticError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as TOML: {error}") from error
     dated = table.get("dated")
     if not isinstance(dated, str | date):
@@ -60,11 +60,11 @@ def _price(path: Path, at: int, model: Any) -> ApiPrice:
     amounts = []
     for field in ("input_per_mtok", "output_per_mtok"):
         value = model.get(field)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | Decimal)
-            or not 0 <= value < 10**9
-        ):
+        if isinstance(value, bool) or not (isinstance(value, int | Decimal) and _is_price(value)):
             raise UsageError(f"{where} ({name}): {field} is an amount of 0 or more")
         amounts.append(Decimal(value))
     return ApiPrice(name, *amounts)
+
+
+def _is_price(value: int | Decimal) -> bool:
+    return Decimal(value).is_finite() and 0 <= value < 10**9

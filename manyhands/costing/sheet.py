@@ -7,7 +7,7 @@ answer's time; hours in which nobody asks cost as much, so utilisation divides.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from protocol.errors import UsageError
@@ -141,7 +141,7 @@ class Sheet:
             "own_is": _money(self.per_thousand() / theirs) if theirs else None,
             "break_even_requests_per_month": None
             if even is None
-            else int(even.to_integral_value()),
+            else int(even.to_integral_value(ROUND_CEILING)),
         }
 
 

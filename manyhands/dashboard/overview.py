@@ -26,6 +26,7 @@ def overview(seen: "Mapping[Announcement, Seen]", why_not: str = "") -> dict[str
     models = model_views(seen)
     conditions = {peer: condition_of(peer, saw) for peer, saw in seen.items()}
     alerts = list(_alerts(models, conditions, why_not))
+    places = {model["manifest"]: at for at, model in enumerate(models)}
     return {
         "schema": SCHEMA,
         "sentence": _sentence(models, why_not),
@@ -34,7 +35,7 @@ def overview(seen: "Mapping[Announcement, Seen]", why_not: str = "") -> dict[str
         "alerts": alerts,
         "peers": {
             "columns": COLUMNS,
-            "rows": [_row(peer, saw, conditions[peer], models) for peer, saw in seen.items()],
+            "rows": [_row(peer, saw, conditions[peer], places) for peer, saw in seen.items()],
         },
     }
 
@@ -92,10 +93,9 @@ def _row(
     peer: "Announcement",
     saw: Seen,
     condition: Condition,
-    models: Sequence[Mapping[str, Any]],
+    places: Mapping[str, int],
 ) -> list[Any]:
-    manifest = peer.manifest.hex()
-    at = next((i for i, model in enumerate(models) if model["manifest"] == manifest), None)
+    at = places.get(peer.manifest.hex())
     start, stop = (peer.span.start, peer.span.stop) if peer.span else (None, None)
     return [
         peer.peer_id,

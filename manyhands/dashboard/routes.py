@@ -49,10 +49,13 @@ class Panel:
     traffic: Traffic = field(default_factory=Traffic)
     books: Books = list
     n_watchers: int = 0
+    _shown: tuple[int, dict[str, Any]] = (-1, {})
 
     def state(self, look: Look) -> dict[str, Any]:
+        if self._shown[0] != look.number:  # once for all who watch
+            self._shown = (look.number, overview(look.seen, look.why_not))
         return {
-            **overview(look.seen, look.why_not),
+            **self._shown[1],
             "version": __version__,
             "number": look.number,
             "at_ms": look.at_ms,

@@ -97,6 +97,11 @@ class SwarmWatch:
             except ManyhandsError as error:  # what was seen last is still worth more than nothing
                 last = self.newest
                 look = Look(last.at_ms, last.number + 1, last.seen, why_not=_reason(error))
+            except Exception:  # a mistake of ours must not end the watch, nor look like news
+                log.exception("the swarm could not be looked at")
+                last = self.newest
+                why = "this gateway could not look; its log says why"
+                look = Look(last.at_ms, last.number + 1, last.seen, why_not=why)
             self.newest = look
             news, self._news = self._news, asyncio.Event()
             news.set()

@@ -209,8 +209,11 @@ class ChatAsked(Drawn):
 
     @property
     def n_chars(self) -> int:
-        """Of the messages, about."""
-        return sum(len(str(message.content or "")) for message in self.messages)
+        """Of all that goes into the prompt, about."""
+        told = [str(message.content or "") for message in self.messages]
+        told += [str(message.model_extra) for message in self.messages if message.model_extra]
+        told += [str(more) for more in (self.tools, self.chat_template_kwargs) if more]
+        return sum(map(len, told))
 
     @property
     def n_likeliest(self) -> int | None:

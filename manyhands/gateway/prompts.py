@@ -84,3 +84,5 @@ async def on_thread(work: Callable[[], T], size: int, param: str) -> T:
         return work() if size <= SHORT_CHARS else await asyncio.to_thread(work)
     except UsageError as error:
         raise ApiError("invalid_value", str(error), param=param) from error
+    except RecursionError as error:
+        raise ApiError("invalid_value", "this is nested too deeply", param=param) from error

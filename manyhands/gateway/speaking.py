@@ -72,14 +72,18 @@ async def speech_of(served: Served, asked: ChatAsked) -> Speech:
     tail, ids = await on_thread(render, asked.n_chars, "messages")
     added = served.tokenizer.added_ids
     special = served.tokenizer.special_ids
+    marks = (*dialect.marks, *dialect.inner)
+    grammar = await on_thread(
+        lambda: _forced(asked, dialect, tools, tail, added), asked.n_chars, "tools"
+    )
     return Speech(
         ids=ids,
         dialect=dialect,
         tail=tail,
         tools=tools,
-        marks={added[m]: m for m in dialect.marks if added.get(m) in special},
+        marks={added[m]: m for m in marks if added.get(m) in special},
         several=asked.parallel_tool_calls is not False,
-        grammar=_forced(asked, dialect, tools, tail, added),
+        grammar=grammar,
     )
 
 

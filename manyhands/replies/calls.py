@@ -97,6 +97,7 @@ def json_calls(teller: Teller) -> Reading:
 def known_json_calls(teller: Teller) -> Reading:
     """The same where nothing marks a call: only names on offer are calls."""
     held = Teller(teller.known)
+    held.n_begun = teller.n_begun
     reading = json_calls(held)
     next(reading)
     while True:
@@ -231,10 +232,11 @@ def _until(mark: str) -> Chars:
 def _string(raw: str) -> str:
     try:
         value = json.loads(raw)
+        if not isinstance(value, str):
+            raise Malformed
+        value.encode()  # half a character can be written in JSON, and sent nowhere
     except ValueError as error:
         raise Malformed from error
-    if not isinstance(value, str):
-        raise Malformed
     return value
 
 
@@ -244,7 +246,13 @@ def is_text(schema: Any) -> bool:
         return False
     if isinstance(values := schema.get("enum"), list):
         return bool(values) and all(isinstance(value, str) for value in values)
-    return schema.get("type") == "string"
+    kinds = schema.get("type")
+    if isinstance(kinds, list):
+        return "string" in kinds
+    choices = schema.get("anyOf") or schema.get("oneOf")
+    if isinstance(choices, list):  # text, or nothing: what stands there is text
+        return any(isinstance(each, Mapping) and each.get("type") == "string" for each in choices)
+    return kinds == "string"
 
 
 def _texts(schema: Any) -> set[str]:
@@ -255,10 +263,14 @@ def _texts(schema: Any) -> set[str]:
     return {name for name, each in properties.items() if is_text(each)}
 
 
+def _no_json(constant: str) -> Any:
+    raise ValueError(constant)
+
+
 def _typed(raw: str, *, as_text: bool) -> str:
     """An element's text as JSON: what its schema does not call a string may be any value."""
     if not as_text:
         with suppress(ValueError, RecursionError):
-            json.loads(raw)
+            json.loads(raw, parse_constant=_no_json)
             return raw.strip(BLANK)
     return json.dumps(raw, ensure_ascii=False)

@@ -40,6 +40,7 @@ class Dialect:
     calls: tuple[str, str] = NO_MARKS
     read_calls: Callable[[Teller], Reading] = json_calls
     silent: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()  # marks within a call
     bare: bool = False
     ids: Ids = Ids.LONG
 
@@ -60,6 +61,7 @@ DEEPSEEK = Dialect(
     name="deepseek",
     calls=("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"),
     read_calls=named_calls("<｜tool▁sep｜>"),
+    inner=("<｜tool▁sep｜>",),
     silent=("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
 )
 DEEPSEEK_FENCED = replace(DEEPSEEK, name="deepseek-fenced")  # V3 and R1, before V3.1
@@ -67,6 +69,7 @@ MISTRAL_NAMED = Dialect(
     name="mistral",
     calls=("[TOOL_CALLS]", ""),
     read_calls=named_calls("[ARGS]"),
+    inner=("[ARGS]",),
     ids=Ids.NINE,
 )
 MISTRAL = Dialect(name="mistral-list", calls=("[TOOL_CALLS]", ""), ids=Ids.NINE)

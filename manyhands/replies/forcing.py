@@ -87,9 +87,9 @@ class Forced:
         match self.dialect.name:
             case MISTRAL.name | PHI.name:
                 mark, end = self._mark(opened), self._mark(closed)
-                return [f"calls: {mark} list {end}", f"list: {_json(self._list())}"]
+                return [f"calls: {mark} list {end}", f"list: {_json(self._list() | self._defs())}"]
             case LLAMA.name:
-                return [f"calls: {_json(self._one('parameters'))}"]
+                return [f"calls: {_json(self._one('parameters') | self._defs())}"]
             case MISTRAL_NAMED.name:
                 begin = f"{self._mark(opened)} NAME {self._mark('[ARGS]')} "
                 return self._each(begin, "", "")
@@ -110,7 +110,7 @@ class Forced:
             case _:
                 call = f'{self._mark(opened)} "\\n" one "\\n" {self._mark(closed)}'
                 more = ' ("\\n" call)*' if self.several else ""
-                one = _json(self._one("arguments"))
+                one = _json(self._one("arguments") | self._defs())
                 return [f"calls: call{more}", f"call: {call}", f"one: {one}"]
 
     def _each(self, before: str, after: str, between: str | None) -> list[str]:
@@ -142,6 +142,8 @@ class Forced:
             for j, (parameter, kind) in enumerate((schema.get("properties") or {}).items()):
                 tag = json.dumps(f"<parameter={parameter}>\n")
                 inner.append(f"p{i}_{j}" + ("" if parameter in required else "?"))
+                defs = {"$defs": _defs_of(schema, i)}
+                kind = _without_defs(kind, i) | defs if isinstance(kind, Mapping) else kind
                 rules.append(f"p{i}_{j}: {tag} {_untagged(kind)}")
             rules.append(f'f{i}: {begin} {" ".join(inner)} "</function>\\n"')
         names = " | ".join(f"f{i}" for i in range(len(self.tools)))
@@ -157,13 +159,22 @@ class Forced:
         calls = [
             {
                 "type": "object",
-                "properties": {"name": {"const": name}, arguments: schema},
+                "properties": {"name": {"const": name}, arguments: _without_defs(schema, at)},
                 "required": ["name", arguments],
                 "additionalProperties": False,
             }
-            for name, schema in self.tools.items()
+            for at, (name, schema) in enumerate(self.tools.items())
         ]
         return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+    def _defs(self) -> dict[str, Any]:
+        """What all the tools' schemas refer to, for the root of the schema that holds them."""
+        defs = {
+            name: schema
+            for at, tool in enumerate(self.tools.values())
+            for name, schema in _defs_of(tool, at).items()
+        }
+        return {"$defs": defs} if defs else {}
 
     def _mark(self, mark: str) -> str:
         """A mark in the grammar: a token if it is one, else its text."""
@@ -184,9 +195,33 @@ def _untagged(kind: Any) -> str:
     closed = '"\\n</parameter>\\n"'
     if not is_text(kind):
         return f"{_json(kind)} {closed}"
-    if "enum" not in kind:
+    if not isinstance(kind.get("enum"), list):
         return "text"
     return f"({' | '.join(json.dumps(value) for value in kind['enum'])}) {closed}"
+
+
+def _defs_of(schema: Mapping[str, Any], at: int) -> dict[str, Any]:
+    """A tool's own definitions, by names that no other tool has."""
+    found = {**(schema.get("definitions") or {}), **(schema.get("$defs") or {})}
+    return {f"t{at}_{name}": _referred(each, at) for name, each in found.items()}
+
+
+def _without_defs(schema: Mapping[str, Any], at: int) -> dict[str, Any]:
+    """The schema with its references led to `_defs_of`."""
+    told = {name: each for name, each in schema.items() if name not in ("$defs", "definitions")}
+    return {name: _referred(each, at, name) for name, each in told.items()}
+
+
+def _referred(value: Any, at: int, name: str = "") -> Any:
+    if name == "$ref" and isinstance(value, str):
+        for root in ("#/$defs/", "#/definitions/"):
+            if value.startswith(root):
+                return f"#/$defs/t{at}_{value.removeprefix(root)}"
+    if isinstance(value, Mapping):
+        return {key: _referred(each, at, key) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_referred(each, at) for each in value]
+    return value
 
 
 def parameters_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -207,10 +242,22 @@ def parameters_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, 
         if name in found:
             raise UsageError(f"tools[{at}].function.name: {name} is offered twice")
         parameters = function.get("parameters") or {"type": "object", "properties": {}}
-        if not isinstance(parameters, Mapping):
-            raise UsageError(f"tools[{at}].function.parameters is not a JSON schema")
+        if not _is_of_objects(parameters):
+            raise UsageError(f"tools[{at}].function.parameters is not a JSON schema of an object")
         found[name] = parameters
     return found
+
+
+def _is_of_objects(schema: Any) -> bool:
+    """Whether its properties and what it requires can be read at all."""
+    if not isinstance(schema, Mapping):
+        return False
+    properties, required = schema.get("properties") or {}, schema.get("required") or []
+    return (
+        isinstance(properties, Mapping)
+        and isinstance(required, list)
+        and all(isinstance(name, str) for name in required)
+    )
 
 
 def _is_name(name: str) -> bool:

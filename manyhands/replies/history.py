@@ -42,6 +42,8 @@ def _message(at: int, message: Mapping[str, Any], called: dict[str, str]) -> dic
         if isinstance(thought, str) and thought:
             told |= {"reasoning_content": thought, "thinking": thought}
         if calls := message.get("tool_calls"):
+            if not isinstance(calls, list):
+                raise UsageError(f"{where}.tool_calls is not a list")
             told["tool_calls"] = [
                 _call(f"{where}.tool_calls[{i}]", call, called) for i, call in enumerate(calls)
             ]

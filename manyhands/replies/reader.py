@@ -62,6 +62,8 @@ class MarkedReader:
 
     def _mark(self, mark: str) -> list[Part]:
         think_open, think_close = self._dialect.thinking
+        if self._calls is not None and mark not in (self._call_open, self._call_close):
+            return self._calls.feed(mark)  # it stands in an argument
         if mark == think_open:
             self._thinks = True
         elif mark == think_close:

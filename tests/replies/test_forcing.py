@@ -2,8 +2,9 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import llguidance.numpy
 import numpy as np
@@ -78,8 +79,10 @@ def added_ids(tokenizer: Tokenizer) -> dict[str, int]:
     return {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
 
 
-def calls_in(dialect: Dialect, text: str) -> list[tuple[str, object]]:
-    reader = new_reader(dialect, "", TOOLS)
+def calls_in(
+    dialect: Dialect, text: str, tools: Mapping[str, Any] = TOOLS
+) -> list[tuple[str, object]]:
+    reader = new_reader(dialect, "", tools)
     parts = joined(reader.feed(text) + reader.end())
     assert all(isinstance(part, CallBegun | CallArguments | Thought) for part in parts), parts
     begun = [part.name for part in parts if isinstance(part, CallBegun)]
@@ -159,5 +162,34 @@ def test_a_grammar_is_refused_where_a_model_knows_no_tools() -> None:
     ],
 )
 def test_what_is_no_function_is_named(tool: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"tools\[0\]"):
+        parameters_of([tool])
+
+
+@pytest.mark.parametrize("dialect", CALLING, ids=lambda dialect: dialect.name)
+def test_what_a_schema_refers_to_goes_along(dialect: Dialect) -> None:
+    """As pydantic writes nested models."""
+    one, other = (
+        {
+            "type": "object",
+            "properties": {"place": {"$ref": "#/$defs/Place"}},
+            "required": ["place"],
+            "additionalProperties": False,
+            "$defs": {"Place": {"enum": places}},
+        }
+        for places in (["Paris"], ["Oslo"])
+    )
+    tokenizer = new_tokenizer(dialect)
+    forced = Forced(dialect=dialect, tools={"f": one, "g": other}, ids=added_ids(tokenizer))
+    text = tokenizer.decode(Walk(forced, tokenizer).draw(1), skip_special_tokens=False)
+    [(name, arguments), *_] = calls_in(dialect, text, {"f": one, "g": other})
+    assert arguments == {"place": {"f": "Paris", "g": "Oslo"}[name]}
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"properties": [1]}, {"required": 5}, {"required": [1]}, 3, [1]], ids=str
+)
+def test_a_schema_that_is_none_is_named(parameters: object) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     with pytest.raises(UsageError, match=r"tools\[0\]"):
         parameters_of([tool])

@@ -45,6 +45,7 @@ def test_a_call_and_its_result() -> None:
             "messages[0].content[0]",
         ),
         ({"role": "user", "content": 3}, "messages[0].content"),
+        ({"role": "assistant", "tool_calls": 5}, "messages[0].tool_calls"),
         ({"role": "assistant", "tool_calls": [{"function": {}}]}, "messages[0].tool_calls[0]"),
         (
             {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]},

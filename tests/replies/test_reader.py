@@ -235,3 +235,32 @@ def test_typed_arguments_are_json() -> None:
     _, arguments = read(dialects.QWEN_CODER, [text])
     assert isinstance(arguments, CallArguments)
     assert json.loads(arguments.text) == {"city": "12", "days": "x"}
+
+
+@pytest.mark.parametrize("name", ['"\\ud800"', "3", '""'])
+def test_a_name_that_nobody_can_send_is_no_call(name: str) -> None:
+    text = f'<tool_call>{{"name": {name}, "arguments": {{}}}}</tool_call>'
+    parts = read(dialects.HERMES, [text])
+    assert not [part for part in parts if isinstance(part, CallBegun)]
+    json.dumps([str(part) for part in parts]).encode()
+
+
+def test_a_mark_of_thinking_in_an_argument_is_part_of_it() -> None:
+    text = '<tool_call>{"name": "weather", "arguments": {"city": "<think>x</think>"}}</tool_call>'
+    parts = read(THINKING_HERMES, [text])
+    assert parts == (CallBegun(0, "weather"), CallArguments(0, '{"city": "<think>x</think>"}'))
+
+
+def test_a_second_mark_begins_a_second_call() -> None:
+    one, two = (f'<|python_tag|>{{"name": "{n}", "parameters": {{}}}}' for n in ("weather", "time"))
+    parts = read(dialects.LLAMA, [one + two])
+    assert [part.name for part in parts if isinstance(part, CallBegun)] == ["weather", "time"]
+    assert [part.index for part in parts if isinstance(part, CallArguments)] == [0, 1]
+
+
+def test_text_that_may_be_nothing_is_text_and_nan_is_no_json() -> None:
+    tools = {"f": {"properties": {"a": {"anyOf": [{"type": "string"}, {"type": "null"}]}}}}
+    call = "<function=f><parameter=a>12345</parameter><parameter=b>NaN</parameter></function>"
+    _, arguments = read(dialects.QWEN_CODER, [f"<tool_call>{call}</tool_call>"], tools=tools)
+    assert isinstance(arguments, CallArguments)
+    assert json.loads(arguments.text) == {"a": "12345", "b": "NaN"}

@@ -22,6 +22,7 @@ const RETRY_MS = 2000;
 const main = document.getElementById("main");
 let state = null;
 let heardMs = 0;
+let isAskingForKey = false;
 let shown = null; // {update(state), close()}, the page in view
 
 function route() {
@@ -30,6 +31,7 @@ function route() {
 }
 
 function open() {
+  if (isAskingForKey) return;
   const { name, argument } = route();
   const known = PAGES.find(([path]) => path === name);
   const make = known?.[2] ?? DETAILS[name] ?? overview;
@@ -55,7 +57,7 @@ function update() {
 let lastSentence = "";
 function hear(told) {
   state = told;
-  heardMs = Date.now();
+  heardMs = Date.now() - (told.now_ms - told.at_ms); // it may come on time and be old
   tellAge();
   update();
   document.getElementById("footer").textContent = `Manyhands ${state.version}`;
@@ -89,9 +91,10 @@ async function listen() {
 function typedKey() {
   shown?.close?.();
   shown = null;
+  isAskingForKey = true;
   return new Promise((done) => {
     const field = h("input", { id: "key", type: "password", autocomplete: "off", required: true });
-    const form = h("form", { class: "card", onsubmit: (event) => { event.preventDefault(); setKey(field.value.trim()); open(); done(); } },
+    const form = h("form", { class: "card", onsubmit: (event) => { event.preventDefault(); setKey(field.value.replace(/[^\x21-\x7e]/g, "")); isAskingForKey = false; open(); done(); } },
       h("h1", {}, "A key, please"), h("p", {}, "This gateway answers to those who have one. It stays in this tab."),
       h("div", { class: "options" }, h("label", {}, "Key ", field), h("button", { id: "key-send", class: "main" }, "Go on")));
     main.replaceChildren(form);

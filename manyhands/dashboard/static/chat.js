@@ -5,6 +5,7 @@ import { count, decimal, h, milliseconds } from "./dom.js";
 
 let turns = []; // kept while other pages are looked at
 let running = null;
+let redraw = () => {}; // of the page in view
 
 export function chat(main) {
   const model = h("select", { id: "chat-model" });
@@ -21,11 +22,11 @@ export function chat(main) {
         h("button", { id: "chat-new", type: "button", onclick: () => { running?.abort(); turns = []; redraw(); text.focus(); } }, "New conversation")),
       log, h("div", { class: "ask" }, text, button)));
 
-  function redraw() {
+  redraw = () => {
     log.replaceChildren(...(turns.length ? turns.map(bubble) : [h("p", { class: "why" }, "Try: Tell me a story.")]));
     log.scrollTop = log.scrollHeight;
     button.textContent = running ? "Stop" : "Send";
-  }
+  };
 
   async function send() {
     const said = text.value.trim();
@@ -39,7 +40,7 @@ export function chat(main) {
     turns.push({ role: "user", content: said }, answer);
     running = new AbortController();
     redraw();
-    await answerTo(asked, answer, running.signal, redraw);
+    await answerTo(asked, answer, running.signal);
     running = null;
     redraw();
   }
@@ -61,7 +62,7 @@ function bubble(turn) {
     turn.about ? h("span", { class: "about" }, turn.about) : "");
 }
 
-async function answerTo(asked, answer, signal, redraw) {
+async function answerTo(asked, answer, signal) {
   const beganMs = performance.now();
   let firstMs = null;
   try {

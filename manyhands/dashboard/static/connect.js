@@ -4,14 +4,16 @@ import { named } from "./chat.js";
 import { h } from "./dom.js";
 
 export function connect(main) {
+  let isOpen = true;
   main.append(h("h1", {}, "Connect"));
   named().then(([model = "default"]) => {
+    if (!isOpen) return;
     const base = `${location.origin}/v1`;
     main.append(
       h("p", {}, "Whatever speaks OpenAI's API works here. Base URL: ", h("code", {}, base), ", model: ", h("code", {}, model), ", key: anything, unless the operator asks for one."),
       ...snippets(base, model).map(([title, text], at) => snippet(`snippet-${at}`, title, text)));
   }).catch((error) => main.append(h("p", { class: "is-bad" }, error.message)));
-  return {};
+  return { close() { isOpen = false; } };
 }
 
 function snippet(id, title, text) {

@@ -4,6 +4,8 @@ import { count, decimal, h } from "./dom.js";
 import { coverageGrid } from "./grid.js";
 import { TONES, blocks, spelled, unpacked } from "./words.js";
 
+const PLAIN = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
+
 export function models(main) {
   return { update: (state) => main.replaceChildren(h("h1", {}, "Models"), ...cards(state)) };
 }
@@ -79,7 +81,8 @@ function only(hosts, peer) {
 
 function help(found) {
   const [start, stop] = found.weakest[0] ?? [0, found.n_blocks];
-  const command = `manyhands serve ${found.model} --span ${start}:${stop} --join ADDRESS`;
+  const name = PLAIN.test(found.model) ? found.model : "MODEL"; // what strangers announce is no command
+  const command = `manyhands serve ${name} --span ${start}:${stop} --join ADDRESS`;
   return [h("p", {}, `${blocks(start, stop)} ${stop - start === 1 ? "has" : "have"} ${count(found.least_hosts)} ${found.least_hosts === 1 ? "host" : "hosts"}. Whoever has room can run:`), h("pre", { tabindex: "0" }, command),
     h("p", { class: "why" }, "ADDRESS is that of any peer, as its page shows it. Without --span the node chooses by itself.")];
 }
