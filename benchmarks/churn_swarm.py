@@ -142,8 +142,9 @@ class Held:
 
 
 def held(swarm: ChurningSwarm) -> Held:
-    release_memory()  # or the heap's gaps would be counted, too
     gc.unfreeze()
+    gc.collect()
+    release_memory()  # or the heap's gaps would be counted, too
     links = [task for task in asyncio.all_tasks() if task.get_coro().__qualname__ == "_Link._run"]
     up: Sequence[Node] = [local.node for local in swarm.nodes]
     kept_mb = sum(node.sessions.prefixes.retained_bytes for node in up) / 1e6
