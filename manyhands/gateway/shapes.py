@@ -7,6 +7,7 @@ words stand; what is ours alone (route, receipts, times) is under `manyhands`, o
 import json
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from scheduler.request import GenerationResult, Token
 Json = dict[str, Any]
 
 
-class Shape:
+class Shape(ABC):
     """Of one HTTP request: an id, a time, the name the caller used for the model."""
 
     prefix, whole_object, chunk_object = "", "", ""
@@ -45,33 +46,34 @@ class Shape:
     def chunk(self, choices: Sequence[Json], more: Mapping[str, Any]) -> Json:
         return {**self._head, "object": self.chunk_object, "choices": list(choices), **more}
 
+    @abstractmethod
     def choice(self, index: int, result: GenerationResult) -> Json:
         """One of a whole answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def likelihoods(self, index: int, told: Sequence[Told]) -> Json:
         """Of the next tokens of a choice, in order."""
-        raise NotImplementedError
 
     def _of_all(self, index: int, result: GenerationResult) -> Json | None:
         if result.logprobs is None:
             return None
         return self.likelihoods(index, list(zip(result.token_ids, result.logprobs, strict=True)))
 
+    @abstractmethod
     def first(self, index: int) -> Json | None:
         """What opens a choice in a stream, if anything does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hear(self, index: int, token: Token) -> None:
         """For a whole answer: the next token of a choice."""
 
+    @abstractmethod
     def deltas(self, index: int, token: Token) -> list[Json]:
         """What a stream shows of the next token of a choice; tokens come in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def last(self, index: int, result: GenerationResult) -> list[Json]:
         """What a stream shows at a choice's end: what was held back, and why it ended."""
-        raise NotImplementedError
 
     def _told_of(self, index: int, token: Token) -> Json | None:
         if token.logprobs is None:
@@ -165,6 +167,9 @@ class Text(Shape):
 
     def first(self, index: int) -> Json | None:
         return self._part(index, self._echoes[index]) if self._echoes else None
+
+    def hear(self, index: int, token: Token) -> None:
+        pass  # the whole text comes with the answer's end
 
     def deltas(self, index: int, token: Token) -> list[Json]:
         likelihoods = self._told_of(index, token)
