@@ -54,7 +54,7 @@ HEADINGS = {
 }
 
 
-class GatewayCommand(headed(HEADINGS)):  # type: ignore[misc]
+class GatewayCommand(headed(HEADINGS)):  # type: ignore[misc]  # a base made by a call
     """`gateway MODEL…`, and `gateway key …`, which is a group of its own."""
 
     def make_context(

@@ -32,7 +32,7 @@ class Impatient(H11Protocol):
             False  # whoever listens to all loggers would read queries: `Door` has ours
         )
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self.loop.call_later(HEAD_S, self._close_if_headless)
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from protocol.text import overlap
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -26,7 +28,7 @@ class Marks:
                 yield text[:at]
             yield Mark(mark)
             text = text[at + len(mark) :]
-        keep = max((_begun(text, mark) for mark in self._marks), default=0)
+        keep = max((overlap(text, mark) for mark in self._marks), default=0)
         self._held = text[len(text) - keep :]
         if len(text) > keep:
             yield text[: len(text) - keep]
@@ -42,11 +44,3 @@ class Marks:
             return None
         at, _, mark = min(found)
         return at, mark
-
-
-def _begun(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that begins `mark`."""
-    for length in range(min(len(text), len(mark) - 1), 0, -1):
-        if text.endswith(mark[:length]):
-            return length
-    return 0

@@ -1,16 +1,15 @@
 """A real browser on a page under test: Debian's Chromium, driven by Playwright."""
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from manyhands.dashboard.routes import Panel, page_router
+from manyhands.gateway.serving import listening
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -46,18 +45,11 @@ async def served(panel: Panel) -> AsyncIterator[str]:
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [{"id": "tiny", "object": "model"}]}
 
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
-    )
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 (it has no event for that)
-        await asyncio.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        panel.watch.end()
-        server.should_exit = True
-        await task
+    async with listening(app, "127.0.0.1", 0) as port:
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            panel.watch.end()
 
 
 class Tab:

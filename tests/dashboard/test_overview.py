@@ -1,13 +1,11 @@
 """What the first page says of a swarm."""
 
 import json
-import time
 
 import pytest
 
 from manyhands.condition import Seen
 from manyhands.dashboard.overview import overview
-from manyhands.dashboard.watch import Look
 from tests.announcing import announce, peer_of
 
 WELL = Seen(rtt_ms=1.0)
@@ -58,8 +56,3 @@ def test_a_thousand_peers_are_told_in_little() -> None:
     """200 KB at most; the time is measured by a benchmark."""
     seen = {announce(n, (n % 8, n % 8 + 1), region="SG"): WELL for n in range(1000)}
     assert len(json.dumps(overview(seen))) < 200_000
-
-
-def test_a_look_has_a_time_and_a_number() -> None:
-    look = Look(int(time.time() * 1000), 3)
-    assert (look.number, look.seen, look.why_not) == (3, {}, "")
