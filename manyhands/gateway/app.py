@@ -5,9 +5,6 @@ is not there included, ends as the body that `faults.py` defines. There are no p
 and no CORS headers: other sites' scripts cannot read what stands here.
 """
 
-import re
-from typing import Any
-
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -17,14 +14,13 @@ from starlette.types import ASGIApp
 from manyhands import __version__
 from manyhands.dashboard.routes import Panel, page_router
 from manyhands.gateway import completions, metrics, models_list, readiness, tokens
+from manyhands.gateway.complaints import invalid
 from manyhands.gateway.door import Admit, Door, admit_own
 from manyhands.gateway.faults import FAULTS, MISTAKE, ApiError, explained
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.readiness import Readiness
 from protocol.errors import ManyhandsError
 
-FIELD = re.compile(r"[a-z][a-z0-9_]*")  # else it is one of a union's kinds, as pydantic names them
-KINDS = {"str", "int", "float", "bool", "body"}
 DOCUMENTED = (400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
 PARTS = (completions, models_list, tokens, readiness, metrics)
 
@@ -96,23 +92,6 @@ async def _invalid(request: Request, error: Exception) -> Response:
         message = "send the body as JSON, with content-type: application/json"
         return response_of(ApiError("unsupported_media_type", message))
     return response_of(invalid(error.errors()))
-
-
-def invalid(errors: Any) -> ApiError:
-    """The first thing wrong with a body, and where; of a union's complaints the deepest."""
-    first = max(errors, key=lambda each: len(each["loc"]))
-    if first["type"] == "json_invalid":
-        return ApiError("invalid_json", f"the body is not JSON: {first['ctx']['error']}")
-    path = ".".join(
-        str(part)
-        for part in first["loc"]
-        if isinstance(part, int) or (FIELD.fullmatch(part) and part not in KINDS)
-    )
-    code = "unsupported_value" if first["type"] == "literal_error" else "invalid_value"
-    if first["type"] == "extra_forbidden":
-        code = "unsupported_parameter"
-    where = f"{path}: " if path else ""
-    return ApiError(code, f"{where}{first['msg']}", param=path or None)
 
 
 def _when(status: int) -> str:

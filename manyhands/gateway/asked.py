@@ -231,6 +231,7 @@ class CompletionAsked(Drawn):
     prompt: str | Ids | list[str] | list[Ids]
     echo: bool | None = None
     logprobs: Top | None = None
+    return_token_ids: bool | None = None
 
     @property
     def n_likeliest(self) -> int | None:

@@ -47,6 +47,14 @@ class Reply:
 
     def frames(self, told: Iterable[Told]) -> Iterator[bytes]:
         """What of this a stream shows now."""
+        return map(frame, self.chunks(told))
+
+    def end(self) -> Iterator[bytes]:
+        yield from map(frame, self.last_chunks())
+        yield DONE
+
+    def chunks(self, told: Iterable[Told]) -> Iterator[Json]:
+        """The same, as plain values."""
         for index, event in told:
             if not isinstance(event, Token | Finished):
                 continue
@@ -66,10 +74,10 @@ class Reply:
                 is_end = len(self._results) == len(self.requests) and not self.asked.usage_in_stream
                 yield self._chunk([last], self._ours() if is_end else {})
 
-    def end(self) -> Iterator[bytes]:
+    def last_chunks(self) -> Iterator[Json]:
+        """What comes when every choice has ended."""
         if self.asked.usage_in_stream:
-            yield frame(self.shape.chunk([], {"usage": self._usage(), **self._ours()}))
-        yield DONE
+            yield self.shape.chunk([], {"usage": self._usage(), **self._ours()})
 
     def failed(self, error: ApiError) -> bytes:
         """The last frame of a stream that broke; the id is how its trace is found."""
@@ -77,12 +85,12 @@ class Reply:
         body["error"]["id"] = self.shape.id
         return frame(body)
 
-    def _chunk(self, choices: list[Json], more: Mapping[str, Any] = NOTHING) -> bytes:
+    def _chunk(self, choices: list[Json], more: Mapping[str, Any] = NOTHING) -> Json:
         if self.asked.usage_in_chunks:
             more = {"usage": self._usage_so_far(), **more}
         elif self.asked.usage_in_stream:
             more = {"usage": None, **more}
-        return frame(self.shape.chunk(choices, more))
+        return self.shape.chunk(choices, more)
 
     def _ours(self) -> Json:
         return {"manyhands": ours(self.served, self._results)}

@@ -143,18 +143,23 @@ class Chat(Shape):
 
 
 class Text(Shape):
-    """`echoes`: each choice begins with its prompt, when the caller asked for that."""
+    """echoes: each choice begins with its prompt, when the caller asked for that.
+
+    tells_ids: the ids of its tokens, too, as vLLM tells them.
+    """
 
     prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, name: str, served: Served, echoes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, served: Served, echoes: Sequence[str] = (), *, tells_ids: bool = False
+    ) -> None:
         super().__init__(name, served)
-        self._echoes = echoes
+        self._echoes, self._tells_ids = echoes, tells_ids
         self._offsets: dict[int, int] = {}  # where each choice's next token begins
 
     def choice(self, index: int, result: GenerationResult) -> Json:
         echo = self._echoes[index] if self._echoes else ""
-        return self._part(index, echo + result.text) | {
+        return self._part(index, echo + result.text, result.token_ids) | {
             "logprobs": self._of_all(index, result),
             "finish_reason": FINISH.get(result.finish_reason, "stop"),
         }
@@ -173,16 +178,17 @@ class Text(Shape):
 
     def deltas(self, index: int, token: Token) -> list[Json]:
         likelihoods = self._told_of(index, token)
-        if not token.text and likelihoods is None:
+        if not token.text and likelihoods is None and not self._tells_ids:
             return []
-        return [self._part(index, token.text) | {"logprobs": likelihoods}]
+        return [self._part(index, token.text, [token.token_id]) | {"logprobs": likelihoods}]
 
     def last(self, index: int, result: GenerationResult) -> list[Json]:
         reason = FINISH.get(result.finish_reason, "stop")
         return [self._part(index, "") | {"finish_reason": reason}]
 
-    def _part(self, index: int, text: str) -> Json:
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": None}
+    def _part(self, index: int, text: str, ids: Sequence[int] = ()) -> Json:
+        part: Json = {"index": index, "text": text, "logprobs": None, "finish_reason": None}
+        return part | {"token_ids": list(ids)} if self._tells_ids else part
 
 
 def fingerprint(served: Served) -> str:

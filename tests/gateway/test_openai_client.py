@@ -136,6 +136,17 @@ def test_several_answers_differ_and_the_same_seed_gives_the_same_ones(client):
     assert first.usage.prompt_tokens == alone.usage.prompt_tokens
 
 
+def test_the_ids_of_an_answer_are_told_to_who_asks_for_them(gateway):
+    asked = {"model": "tiny", "prompt": "Once upon", "max_tokens": 6, "return_token_ids": True}
+
+    whole = gateway.post("/v1/completions", asked)[2]["choices"][0]
+    *chunks, _ = events(gateway.post("/v1/completions", {**asked, "stream": True})[2])
+
+    assert len(whole["token_ids"]) == 6
+    assert [i for each in chunks for i in each["choices"][0]["token_ids"]] == whole["token_ids"]
+    assert gateway.post("/detokenize", {"tokens": whole["token_ids"]})[2]["prompt"] == whole["text"]
+
+
 def test_prompts_may_be_text_ids_or_several_and_are_echoed(client, gateway):
     ids = gateway.post("/tokenize", {"prompt": "Once upon"})[2]["tokens"]
     asked = {"model": "tiny", "max_tokens": 4, "echo": True}

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from starlette.datastructures import Headers
 
-from manyhands.gateway.app import invalid
 from manyhands.gateway.asked import ChatAsked, CompletionAsked
 from manyhands.gateway.catalogue import Catalogue, served_of
+from manyhands.gateway.complaints import invalid
 from manyhands.gateway.door import OWN_NAMES, admit_own
 from manyhands.gateway.faults import CODES, FAULTS, ApiError, explained
 from manyhands.gateway.formats import grammar_of

@@ -1,0 +1,29 @@
+"""What pydantic finds wrong with a body, as the one refusal that its caller hears.
+
+In: pydantic's list of errors. Out: an `ApiError` that names the field by its dotted path.
+"""
+
+import re
+from typing import Any
+
+from manyhands.gateway.faults import ApiError
+
+FIELD = re.compile(r"[a-z][a-z0-9_]*")  # else it is one of a union's kinds, as pydantic names them
+KINDS = {"str", "int", "float", "bool", "body"}
+
+
+def invalid(errors: Any) -> ApiError:
+    """The first thing wrong with a body, and where; of a union's complaints the deepest."""
+    first = max(errors, key=lambda each: len(each["loc"]))
+    if first["type"] == "json_invalid":
+        return ApiError("invalid_json", f"the body is not JSON: {first['ctx']['error']}")
+    path = ".".join(
+        str(part)
+        for part in first["loc"]
+        if isinstance(part, int) or (FIELD.fullmatch(part) and part not in KINDS)
+    )
+    code = "unsupported_value" if first["type"] == "literal_error" else "invalid_value"
+    if first["type"] == "extra_forbidden":
+        code = "unsupported_parameter"
+    where = f"{path}: " if path else ""
+    return ApiError(code, f"{where}{first['msg']}", param=path or None)

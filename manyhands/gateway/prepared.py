@@ -1,0 +1,97 @@
+"""From a checked body to what is asked of the swarm, and the shape in which it is told.
+
+In: a body, the model that it means. Out: requests and a reply that has heard nothing yet. HTTP
+(`completions.py`) and the Python client (`manyhands.client`) both come through here, so that they
+cannot differ in what they ask or say.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from manyhands.gateway.asked import MAX_PROMPTS, ChatAsked, CompletionAsked, Drawn
+from manyhands.gateway.asking import requests_for
+from manyhands.gateway.catalogue import Served
+from manyhands.gateway.faults import ApiError
+from manyhands.gateway.gateway import Bounds
+from manyhands.gateway.prompts import prompt_ids
+from manyhands.gateway.refusals import require_supported
+from manyhands.gateway.reply import Reply
+from manyhands.gateway.shapes import Chat, Shape, Text
+from manyhands.gateway.speaking import speech_of
+from scheduler.request import GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """`requests` are one for each choice, in order."""
+
+    shape: Shape
+    served: Served
+    asked: Drawn
+    requests: Sequence[GenerationRequest]
+
+    def reply(self) -> Reply:
+        return Reply(self.shape, self.served, self.asked, self.requests)
+
+
+async def prepare_chat(
+    served: Served, asked: ChatAsked, bounds: Bounds, group: str = ""
+) -> Prepared:
+    """
+    Raises:
+        ApiError: it asks for what cannot be had.
+    """
+    require_supported(asked)
+    speech = await speech_of(served, asked)
+    requests = requests_for(
+        served,
+        [speech.ids],
+        asked,
+        max_tokens=bounds.max_tokens,
+        timeout_s=bounds.timeout_s,
+        group=group,
+        param="messages",
+        grammar=speech.grammar,
+    )
+    return Prepared(Chat(asked.model, served, speech), served, asked, requests)
+
+
+async def prepare_text(
+    served: Served, asked: CompletionAsked, bounds: Bounds, group: str = ""
+) -> Prepared:
+    """
+    Raises:
+        ApiError: it asks for what cannot be had.
+    """
+    require_supported(asked)
+    if asked.echo and asked.logprobs is not None:
+        message = "log-probabilities of a prompt are not told; leave out echo or logprobs"
+        raise ApiError("unsupported_value", message, param="logprobs")
+    prompts = asked.prompts
+    _require_few(prompts, asked)
+    ids = [await prompt_ids(served, prompt) for prompt in prompts]
+    echoes = [
+        prompt if isinstance(prompt, str) else served.tokenizer.decode(prompt)
+        for prompt in (prompts if asked.echo else [])
+        for _ in range(asked.n or 1)
+    ]
+    requests = requests_for(
+        served,
+        ids,
+        asked,
+        max_tokens=bounds.max_tokens,
+        timeout_s=bounds.timeout_s,
+        group=group,
+    )
+    tells_ids = bool(asked.return_token_ids)
+    shape = Text(asked.model, served, echoes, tells_ids=tells_ids)
+    return Prepared(shape, served, asked, requests)
+
+
+def _require_few(prompts: Sequence[object], asked: CompletionAsked) -> None:
+    n_choices = len(prompts) * (asked.n or 1)
+    if not prompts:
+        raise ApiError("invalid_value", "there is no prompt", param="prompt")
+    if n_choices > MAX_PROMPTS:
+        message = f"up to {MAX_PROMPTS} answers in one request, not {n_choices}"
+        raise ApiError("unsupported_value", message, param="prompt")
