@@ -9,6 +9,7 @@ import json
 import os
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,6 +30,9 @@ from manyhands.running import Running, found_running, recorded
 from manyhands.signals import interruptible
 from protocol.errors import ConfigError
 from protocol.membership.rules import Channel
+
+if TYPE_CHECKING:
+    from manyhands.gateway.spending import Spending
 
 DEFAULT_PORT = 8400
 DRAIN_S = 5.0  # for answers that run at Ctrl-C
@@ -60,6 +64,8 @@ def up(
     "model", "spans", "replicas"}. The API is at URL/v1; GET /health/ready answers 200 from then on,
     and 503 while some block has no host that answers. A node that ends is started again.
     """
+    from manyhands.gateway.spending import Spending, spending_path
+
     place = Home.at(home)
     require_alone(place)
     with shown(model) as progress:
@@ -71,7 +77,8 @@ def up(
     bring_weights(found, found.manifest.tensors, party=party)
     swarm = LocalSwarm(model, spans, place.root / "swarm")
     adopt(place, [node.home for node in swarm.nodes])
-    run(_up(place, found, swarm, replicas, port))
+    with Spending(spending_path(place)) as spending:
+        run(_up(place, found, swarm, replicas, port, spending))
 
 
 def require_alone(home: Home) -> None:
@@ -87,9 +94,12 @@ def require_alone(home: Home) -> None:
         )
 
 
-async def _up(home: Home, model: Model, swarm: LocalSwarm, replicas: int, port: int) -> None:
+async def _up(
+    home: Home, model: Model, swarm: LocalSwarm, replicas: int, port: int, spending: "Spending"
+) -> None:
     from manyhands.dashboard.books import books_of
     from manyhands.dashboard.routes import Panel
+    from manyhands.gateway.allowances import Allowances
     from manyhands.gateway.app import make_app
     from manyhands.gateway.catalogue import Catalogue, served_of
     from manyhands.gateway.door import admission
@@ -105,7 +115,8 @@ async def _up(home: Home, model: Model, swarm: LocalSwarm, replicas: int, port: 
     def why_not_ready() -> str:
         return keeper.why_not_ready if keeper else "starting"
 
-    gateway = Gateway(Catalogue(served_of([model])), Bounds(drain_s=DRAIN_S))
+    bounds, allowances = Bounds(drain_s=DRAIN_S), Allowances(spending)
+    gateway = Gateway(Catalogue(served_of([model])), bounds, allowances)
     admit = admission(KeyFile(keys_path(home)))
     panel = Panel(books=partial(books_of, home.root))
     app = make_app(gateway, Readiness(gateway, why_not_ready), admit, panel)

@@ -39,8 +39,8 @@ from scheduler.swarm_watch import hear, watch_swarm
 class Generation:
     """One answer, as it comes. Use `async with`, and iterate."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, session: Session, settlement: Settlement) -> None:
+        self.session, self._settlement = session, settlement
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -68,6 +68,11 @@ class Generation:
         if self._task is not None:
             await asyncio.wait([self._task])
             self._task.result()  # a mistake of ours comes out here
+
+    @property
+    def cost_ncr(self) -> int:
+        """What has been promised for it so far, however it ends."""
+        return self._settlement.promised_ncr
 
     async def cancel(self) -> None:
         """Stop if it still runs, and wait until every tab is settled."""
@@ -178,7 +183,7 @@ class Client:
         connections, identity = self._connections, self.identity
         running = Session(request, finder, connections, identity, settlement, prefixes)
         self.permission.watch(running)
-        return Generation(running)
+        return Generation(running, settlement)
 
     def hidden(self, request: HiddenRequest) -> HiddenSession:
         """A session of hidden rows: the caller embeds, norms and draws (`ends="client"`)."""

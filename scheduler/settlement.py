@@ -240,4 +240,9 @@ class Settlement:
                 raise entry
             else:
                 filed.append(entry.receipt_id.hex())
-        return Settled(tuple(filed), sum(tab.promised_ncr for tab in tabs))
+        return Settled(tuple(filed), self.promised_ncr)
+
+    @property
+    def promised_ncr(self) -> int:
+        """Over all tabs, those of hops that are gone too."""
+        return sum(tab.promised_ncr for tab in (*self._earlier, *self.tabs.values()))

@@ -167,7 +167,7 @@ def two_tongued(
         request, finder, client._connections, client.identity, settlement, prefixes
     )
     session.spared = frozenset(spared)
-    return Generation(session)
+    return Generation(session, settlement)
 
 
 @pytest.mark.parametrize("constraint", ["region", "avoid", "group", "require"])

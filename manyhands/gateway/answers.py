@@ -82,6 +82,8 @@ class Answers:
         self._error: BaseException | None = None
         self._admitted = False
         self._spoken = False
+        self.n_tokens = 0  # of all choices that were begun, with their prompts
+        self.cost_ncr = 0  # of those that are settled; also where nobody waited for the end
         self.over = asyncio.Event()  # every session has been settled
 
     def start(self, tasks: asyncio.TaskGroup, receive: Receive) -> None:
@@ -154,9 +156,13 @@ class Answers:
 
     async def _pump(self, index: int, request: GenerationRequest) -> None:
         try:
-            async with self._client.generate(request) as generation:
-                async for event in generation:
-                    self._hear(index, event)
+            generation = self._client.generate(request)
+            try:
+                async with generation:
+                    async for event in generation:
+                        self._hear(index, event)
+            finally:
+                self.cost_ncr += generation.cost_ncr
             self._n_left -= 1
         except Exception as error:
             cause = innermost(error)
@@ -169,12 +175,17 @@ class Answers:
 
     def _hear(self, index: int, event: Event) -> None:
         self._told.append((index, event))
+        self._count(index, event)
         self._observer.hear(index, event)
         if isinstance(event, Finished):
             self._endings[index] = event.result.finish_reason, ""
         self._admitted = self._admitted or isinstance(event, Routed)
         self._spoken = self._spoken or isinstance(event, Token | Finished)
         self._news.set()
+
+    def _count(self, index: int, event: Event) -> None:
+        if isinstance(event, Token):
+            self.n_tokens += 1 if event.index else 1 + len(self.requests[index].prompt_ids)
 
     async def _watch(self, receive: Receive) -> None:
         with suppress(OSError, TimeoutError):

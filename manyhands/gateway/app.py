@@ -2,12 +2,16 @@
 
 In: a `Gateway`, its `Readiness`, who is let in. Out: an app. Whatever fails anywhere, a route that
 is not there included, ends as the body that `faults.py` defines. There are no pages from elsewhere
-and no CORS headers: other sites' scripts cannot read what stands here.
+and, unless the operator names origins, no CORS headers: other sites' scripts cannot read what
+stands here.
 """
+
+from collections.abc import Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
@@ -21,14 +25,25 @@ from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.readiness import Readiness
 from protocol.errors import ManyhandsError
 
+RATES = ("limit", "remaining", "reset")
 DOCUMENTED = (400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
+EXPOSED = (
+    *("x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms"),
+    *(f"x-ratelimit-{of}-{what}" for of in RATES for what in ("requests", "tokens")),
+    *completions.TOLD,
+)
 PARTS = (completions, models_list, tokens, readiness, metrics)
 
 
 def make_app(
-    gateway: Gateway, ready: Readiness, admit: Admit = admit_own, panel: Panel | None = None
+    gateway: Gateway,
+    ready: Readiness,
+    admit: Admit = admit_own,
+    panel: Panel | None = None,
+    origins: Sequence[str] = (),
 ) -> ASGIApp:
-    """panel: what the dashboard shows, where there is more to show than this app's own traffic."""
+    """panel: what the dashboard shows, where there is more to show than this app's own traffic.
+    origins: of other sites whose pages may ask, and read what they are told."""
     app = FastAPI(
         title="Manyhands gateway",
         version=__version__,
@@ -49,7 +64,16 @@ def make_app(
     for part in PARTS:
         app.include_router(part.router)
     app.include_router(page_router(app.state.panel))
-    return Door(app, gateway.bounds, admit)
+    door = Door(app, gateway.bounds, admit, gateway.allowances)
+    if not origins:
+        return door
+    return CORSMiddleware(
+        door,
+        allow_origins=origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),  # the origin is what is trusted; clients send many of their own
+        expose_headers=EXPOSED,
+    )
 
 
 def response_of(error: ApiError) -> Response:

@@ -14,6 +14,7 @@ from manyhands.gateway.asked import Drawn, Extension
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.formats import grammar_of
+from manyhands.gateway.grants import ANYBODY, Caller, DataClass
 from protocol.constraints import Group
 from protocol.errors import ManyhandsError
 from protocol.grammar import Grammar
@@ -37,7 +38,7 @@ def requests_for(
     *,
     max_tokens: int,
     timeout_s: float,
-    group: str = "",
+    caller: Caller = ANYBODY,
     param: str = "prompt",
     grammar: Grammar | None = None,
 ) -> list[GenerationRequest]:
@@ -46,20 +47,22 @@ def requests_for(
     Args:
         max_tokens: where the caller names no limit; it gives way to the context.
         timeout_s: at most, and where the caller names none.
-        group: a secret; only callers of the same group begin where each other's answers ended.
+        caller: whose key says where it may be served; only callers of the same group begin where
+            each other's answers ended.
         param: what to call the prompt.
         grammar: what the answer has to be, where the caller's own format does not say.
 
     Raises:
-        ApiError: a prompt does not fit the context, or the limits make no sense.
+        ApiError: a prompt does not fit the context, the limits make no sense, or are wider than
+            those of the key.
     """
     more = asked.manyhands or Extension()
     sampling = _sampling(served, asked)
     seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed % SEED_RANGE
-    group = _salted(group, asked.cache_salt)
+    group = _salted(caller.group, asked.cache_salt)
     grammar = grammar or grammar_of(asked)
     try:
-        limits = _limits(more)
+        limits = _limits(more, caller)
         profile = str(Profile.parse(more.profile)) if more.profile else None
     except ManyhandsError as error:
         raise ApiError("invalid_value", str(error), param="manyhands") from error
@@ -120,9 +123,19 @@ def _by_id(biases: Mapping[str, float]) -> dict[int, float]:
     return {int(name[:12]): bias for name, bias in biases.items()}
 
 
-def _limits(more: Extension) -> Limits:
+def _limits(more: Extension, caller: Caller) -> Limits:
+    grant = caller.grant
+    if grant.data_class is DataClass.RESTRICTED:
+        message = "rule restricted: no trust group is named to which restricted data may go"
+        raise ApiError("data_residency_violation", message)
+    if (outside := grant.outside(more.regions)) is not None or (
+        grant.regions and more.believe_regions
+    ):
+        asked = f"not in {outside}" if outside is not None else "and believes nobody's word alone"
+        message = f"key rule regions: this key is served in {', '.join(grant.regions)}, {asked}"
+        raise ApiError("data_residency_violation", message, param="manyhands.regions")
     return Limits(
-        regions=tuple(more.regions),
+        regions=tuple(more.regions) or grant.regions,
         groups=tuple(Group(name) for name in more.groups),
         believe_regions=more.believe_regions,
         max_price=more.max_price,

@@ -17,6 +17,7 @@ import click
 
 from manyhands.asking import open_client
 from manyhands.gateway.key_command import key
+from manyhands.gateway.listening_options import Where, listening_options
 from manyhands.governing.gate import terms_for
 from manyhands.headings import headed
 from manyhands.home import Home
@@ -34,7 +35,7 @@ from manyhands.running import join_addresses
 from manyhands.signals import interruptible
 from manyhands.thin import find_client_model
 from protocol.address import Address
-from protocol.errors import ConfigError, UsageError
+from protocol.errors import UsageError
 from protocol.membership.rules import Rules
 
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ if TYPE_CHECKING:
     from scheduler.client import Client
     from scheduler.permission import Terms
 
-DEFAULT_PORT = 8400
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
 HEADINGS = {
     "What to serve": ("aliases", "max_tokens", "timeout_s"),
-    "Where it listens": ("host", "port", "max_running", "max_per_key", "drain_s"),
+    "Where it listens, and for whom": (
+        *("host", "port", "tls_cert", "tls_key", "origins", "max_running", "max_per_key"),
+        "drain_s",
+    ),
     "Where the swarm is": ("join", "swarm", "home", "tunnels", "channel", "accept_licence"),
 }
 
@@ -73,13 +74,7 @@ class GatewayCommand(headed(HEADINGS)):  # type: ignore[misc]  # a base made by 
 @click.command(cls=GatewayCommand, short_help="An OpenAI-compatible API for a swarm.")
 @click.argument("models", metavar="MODEL…", nargs=-1, required=True)
 @join_option
-@click.option("--host", default="127.0.0.1", metavar="HOST", help="Default: 127.0.0.1.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=DEFAULT_PORT,
-    help=f"0 picks one. Default: {DEFAULT_PORT}.",
-)
+@listening_options
 @click.option(
     "--alias",
     "aliases",
@@ -131,14 +126,12 @@ class GatewayCommand(headed(HEADINGS)):  # type: ignore[misc]  # a base made by 
 def gateway(
     models: tuple[str, ...],
     join: tuple[Address, ...],
-    host: str,
-    port: int,
     aliases: tuple[str, ...],
     tunnels: bool,
     channel: str,
     accept_licence: bool,
     home: Path | None,
-    **bounds: Any,
+    **more: Any,
 ) -> None:
     """Serve MODEL… of a swarm over HTTP, as OpenAI's clients expect it, until Ctrl-C.
 
@@ -147,13 +140,15 @@ def gateway(
     adapter. Prints one line of JSON when it listens: {"event": "ready", "url", "models"}.
     """
     from manyhands.dashboard.books import books_of
+    from manyhands.gateway.allowances import Allowances
     from manyhands.gateway.catalogue import Catalogue, served_of
     from manyhands.gateway.gateway import Bounds, Gateway
     from manyhands.gateway.keys import KeyFile, keys_path
+    from manyhands.gateway.spending import Spending, spending_path
 
     place = Home.at(home)
     keys = KeyFile(keys_path(place))
-    require_safe(host, keys)
+    where = Where.of(more, keys)
     found = [find_client_model(each, place, join, channel) for each in models]
     catalogue = Catalogue(served_of(found), aliases_of(aliases))
     opening = open_client(
@@ -164,19 +159,9 @@ def gateway(
         tunnels=tunnels,
     )
     books = partial(books_of, place.root)
-    run(_serve(Gateway(catalogue, Bounds(**bounds)), keys, opening, books, host, port))
-
-
-def require_safe(host: str, keys: "KeyFile") -> None:
-    """
-    Raises:
-        ConfigError: anybody could use what this machine pays for.
-    """
-    if host not in LOOPBACK and not keys.has_keys:
-        raise ConfigError(
-            f"on {host} anybody who reaches this machine could use the gateway",
-            hint="make a key first: manyhands gateway key new",
-        )
+    with Spending(spending_path(place)) as spending:
+        gateway = Gateway(catalogue, Bounds(**more), Allowances(spending))
+        run(_serve(gateway, keys, opening, books, where))
 
 
 def aliases_of(given: Sequence[str]) -> dict[str, str]:
@@ -206,8 +191,7 @@ async def _serve(
     keys: "KeyFile",
     opening: "AbstractAsyncContextManager[Client]",
     books: "Books",
-    host: str,
-    port: int,
+    where: Where,
 ) -> None:
     from manyhands.dashboard.routes import Panel
     from manyhands.gateway.app import make_app
@@ -217,16 +201,16 @@ async def _serve(
 
     stop = asyncio.Event()
     with interruptible(stop.set):
-        admit = admission(keys, is_wide=host not in LOOPBACK)
+        admit = admission(keys, is_wide=where.is_wide)
         panel = Panel(books=books)
-        app = make_app(gateway, Readiness(gateway), admit, panel)
+        app = make_app(gateway, Readiness(gateway), admit, panel, where.origins)
         async with (
-            listening(app, host, port) as bound,
+            listening(app, where.host, where.port, where.certificate) as bound,
             opening as client,
             gateway.serving(client),
             panel.watch.watching(client),
         ):
-            url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+            url = where.url(bound)
             names = gateway.catalogue.names
             click.echo(json.dumps({"event": "ready", "url": url, "models": names}))
             say(f"the page is at {url}, the API at {url}/v1, for {', '.join(names)}")

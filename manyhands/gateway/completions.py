@@ -11,29 +11,31 @@ from manyhands.dashboard.routes import Panel
 from manyhands.gateway.answers import CallerLeft, Observers
 from manyhands.gateway.asked import ChatAsked, CompletionAsked
 from manyhands.gateway.gateway import Gateway
+from manyhands.gateway.grants import Caller
 from manyhands.gateway.metrics import Metrics
 from manyhands.gateway.prepared import Prepared, prepare_chat, prepare_text
 from manyhands.gateway.stream import EventStream
 
 router = APIRouter()
 IGNORED = "x-manyhands-ignored-params"
+TOLD = (IGNORED,)  # headers of ours
 GONE = 499  # nobody reads it; the access log does
 
 
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request, asked: ChatAsked) -> Response:
     gateway: Gateway = request.app.state.gateway
-    served = gateway.catalogue.find(asked.model)
-    group: str = request.state.group
-    return await _answer(request, await prepare_chat(served, asked, gateway.bounds, group))
+    caller: Caller = request.state.caller
+    served = gateway.find(asked.model, caller)
+    return await _answer(request, await prepare_chat(served, asked, gateway.bounds, caller))
 
 
 @router.post("/v1/completions")
 async def completions(request: Request, asked: CompletionAsked) -> Response:
     gateway: Gateway = request.app.state.gateway
-    served = gateway.catalogue.find(asked.model)
-    group: str = request.state.group
-    return await _answer(request, await prepare_text(served, asked, gateway.bounds, group))
+    caller: Caller = request.state.caller
+    served = gateway.find(asked.model, caller)
+    return await _answer(request, await prepare_text(served, asked, gateway.bounds, caller))
 
 
 async def _answer(request: Request, prepared: Prepared) -> Response:
@@ -45,7 +47,7 @@ async def _answer(request: Request, prepared: Prepared) -> Response:
         metrics.watch(served.id, prepared.shape.whole_object),
         panel.traffic.watch(request.state.id, served.id, request.url.path, requests),
     )
-    answers = gateway.ask(requests, request.receive, observer, group=request.state.group)
+    answers = gateway.ask(requests, request.receive, observer, caller=request.state.caller)
     headers = {IGNORED: ", ".join(ignored)} if (ignored := asked.ignored()) else {}
     reply = prepared.reply()
     handed_over = False

@@ -1,9 +1,9 @@
 """Who is let in, and with how much: an ASGI layer in front of every route.
 
-In: requests as they arrive. Out: requests with an id, a known caller and a bounded body; all others
-are answered here. One line of log for each: never a body, a query or a key. Without keys only
-whoever can name this machine's own loopback is let in, so that no web page may ask under a name of
-its own that leads here (DNS rebinding).
+In: requests as they arrive. Out: requests with an id, a known caller within the rate of its key,
+and a bounded body; all others are answered here. One line of log for each: never a body, a query or
+a key. Without keys only whoever can name this machine's own loopback is let in, so that no web page
+may ask under a name of its own that leads here (DNS rebinding).
 """
 
 import asyncio
@@ -18,8 +18,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from manyhands.gateway.allowances import Allowances
 from manyhands.gateway.faults import MISTAKE, ApiError
 from manyhands.gateway.gateway import Bounds
+from manyhands.gateway.grants import ANYBODY, Caller
 from manyhands.gateway.keys import KeyFile
 
 log = logging.getLogger(__name__)
@@ -28,23 +30,27 @@ ID, HOST = re.compile(r"[A-Za-z0-9._-]{1,64}"), re.compile(r"(\[[^\]]*\]|[^:]*)(
 OWN_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 OPEN, OPEN_BELOW = ("/", "/favicon.ico", "/health"), ("/health/", "/page/")
 MAX_PATH_CHARS = 120
-Admit = Callable[[Headers], str]
+Admit = Callable[[Headers], Caller]
 
 
 class Door:
-    """Wraps the app. `admit`: the caller's group for these headers, or an `ApiError`."""
+    """Wraps the app. `admit`: the caller for these headers, or an `ApiError`."""
 
-    def __init__(self, app: ASGIApp, bounds: Bounds, admit: Admit) -> None:
+    def __init__(self, app: ASGIApp, bounds: Bounds, admit: Admit, allowances: Allowances) -> None:
         self._app, self._bounds, self._admit = app, bounds, admit
+        self._allowances = allowances
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = Visit(scope, send)
+        visit = Visit(scope, send, self._allowances)
         try:
             state = scope.setdefault("state", {})
-            state["id"], state["group"] = visit.id, self._group(scope["path"], visit.headers)
+            state["id"] = visit.id
+            state["caller"] = visit.caller = self._caller(scope["path"], visit.headers)
+            if scope["method"] == "POST" and scope["path"].startswith("/v1/"):
+                self._allowances.request(visit.caller)
             bounded = Body(receive, self._bounds, visit.headers)
             await self._app(scope, bounded.receive, visit.send)
         except ApiError as error:
@@ -58,18 +64,19 @@ class Door:
         finally:
             visit.tell(scope)
 
-    def _group(self, path: str, headers: Headers) -> str:
+    def _caller(self, path: str, headers: Headers) -> Caller:
         """Whether it lives, and the empty page, are for everybody; what the page asks is not."""
         if path in OPEN or path.startswith(OPEN_BELOW):
-            return ""
+            return ANYBODY
         return self._admit(headers)
 
 
 class Visit:
     """One request: its id, its times, what was answered."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, allowances: Allowances) -> None:
         self.headers = Headers(scope=scope)
+        self.caller, self._allowances = ANYBODY, allowances
         given = self.headers.get("x-request-id", "")
         self.id = given if ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         self._began_s, self._status, self._send = time.monotonic(), 0, send
@@ -85,6 +92,7 @@ class Visit:
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.id
             headers["openai-processing-ms"] = f"{self.ms:.0f}"
+            headers.update(self._allowances.headers(self.caller))
         elif message["type"] == "http.response.body":
             self.is_answered = not message.get("more_body", False)
         await self._send(message)
@@ -139,7 +147,7 @@ class Body:
 def admission(keys: KeyFile, *, is_wide: bool = False) -> Admit:
     """By key where there are keys, or where strangers can reach us; else whoever is on loopback."""
 
-    def admit(headers: Headers) -> str:
+    def admit(headers: Headers) -> Caller:
         if is_wide or keys.has_keys:
             return keys.admit(headers.get("authorization", ""))
         return admit_own(headers)
@@ -147,7 +155,7 @@ def admission(keys: KeyFile, *, is_wide: bool = False) -> Admit:
     return admit
 
 
-def admit_own(headers: Headers) -> str:
+def admit_own(headers: Headers) -> Caller:
     """For a gateway on loopback without keys: whoever calls it by loopback's own names.
 
     Raises:
@@ -155,7 +163,7 @@ def admit_own(headers: Headers) -> str:
     """
     matched = HOST.fullmatch(headers.get("host", ""))
     if matched and matched[1].lower() in OWN_NAMES:
-        return ""
+        return ANYBODY
     raise ApiError(
         "host_not_allowed",
         "without keys this gateway answers to localhost, 127.0.0.1 and [::1] only; "

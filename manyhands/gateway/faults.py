@@ -5,6 +5,7 @@ OpenAI's clients read, and the headers by which they decide whether to ask again
 code there is; `CODES` says which of them each class of `protocol.errors` becomes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,10 @@ FAULTS: Mapping[str, Fault] = {
     "invalid_grammar": Fault(400, CALLER, "a pattern or grammar that is none"),
     "invalid_api_key": Fault(401, "authentication_error", "no key, a wrong one, or a revoked one"),
     "insufficient_permissions": Fault(
-        403, "permission_error", "this home may not do that in its swarm"
+        403, "permission_error", "this key, or this home in its swarm, may not do that"
+    ),
+    "data_residency_violation": Fault(
+        403, "permission_error", "the data may not go where it would have to; the rule is named"
     ),
     "host_not_allowed": Fault(
         403, "permission_error", "a gateway without keys was asked under a foreign name"
@@ -54,8 +58,9 @@ FAULTS: Mapping[str, Fault] = {
     "request_too_large": Fault(413, CALLER, "the body is larger than the gateway takes"),
     "unsupported_media_type": Fault(415, CALLER, "the body is not sent as application/json"),
     "rate_limit_exceeded": Fault(
-        429, "rate_limit_error", "this key has as many answers running as it may", 1
+        429, "rate_limit_error", "this key asks as much at a time, or in a minute, as it may", 1
     ),
+    "insufficient_quota": Fault(429, "insufficient_quota", "this key has spent its budget"),
     "internal_error": Fault(500, SERVER, "a mistake of ours; the log has the request id"),
     "peer_failed": Fault(502, SERVER, "peers failed, and no other could take over", 1),
     "verification_failed": Fault(502, SERVER, "a peer's work did not hold"),
@@ -95,12 +100,21 @@ HINTED = {"swarm_incomplete", "swarm_unreachable", "terms_not_accepted", "model_
 
 
 class ApiError(Exception):
-    """A refusal on its way to an HTTP caller. `param`: the dotted path of the field to blame."""
+    """A refusal on its way to an HTTP caller. `param`: the dotted path of the field to blame.
+    `retry_after_s`: where that is known better than the table does."""
 
-    def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.code, self.message, self.param = code, message[:MAX_MESSAGE_CHARS], param
         self.fault = FAULTS[code]
+        self.retry_after_s = retry_after_s
 
     @property
     def status(self) -> int:
@@ -119,10 +133,12 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """`retry-after-ms` and `x-should-retry` are what OpenAI's clients obey besides."""
         headers = {} if self.status != 401 else {"www-authenticate": "Bearer"}
-        wait_s = self.fault.retry_after_s
+        wait_s = self.fault.retry_after_s if self.retry_after_s is None else self.retry_after_s
         if wait_s is not None:
-            headers |= {"retry-after": f"{wait_s:g}", "retry-after-ms": f"{1000 * wait_s:.0f}"}
-        elif self.status >= 500:
+            headers["retry-after"] = f"{max(1, math.ceil(wait_s))}"  # RFC 9110: whole seconds
+            if self.fault.retry_after_s is not None:
+                headers["retry-after-ms"] = f"{math.ceil(1000 * wait_s)}"
+        if self.fault.retry_after_s is None and (self.status >= 500 or self.status == 429):
             headers["x-should-retry"] = "false"
         return headers
 

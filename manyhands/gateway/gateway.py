@@ -13,9 +13,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from manyhands.gateway.allowances import Allowances, Taken
 from manyhands.gateway.answers import Answers, Observer, Receive
-from manyhands.gateway.catalogue import Catalogue
+from manyhands.gateway.catalogue import Catalogue, Served
 from manyhands.gateway.faults import ApiError
+from manyhands.gateway.grants import ANYBODY, Caller
 from scheduler.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -43,12 +45,18 @@ class Bounds:
 class Gateway:
     """See the module."""
 
-    def __init__(self, catalogue: Catalogue, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        bounds: Bounds | None = None,
+        allowances: Allowances | None = None,
+    ) -> None:
         self.catalogue, self.bounds = catalogue, bounds or Bounds()
+        self.allowances = allowances or Allowances()
         self.began_s = int(time.time())
         self.client: Client | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        self._running: dict[Answers, str] = {}  # the group of whoever asked
+        self._running: dict[Answers, str] = {}  # the key of whoever asked
         self.is_ending = False
 
     @property
@@ -79,15 +87,35 @@ class Gateway:
             raise ApiError("starting", "the swarm behind this gateway is still starting")
         return self.client
 
+    def find(self, name: str, caller: Caller = ANYBODY) -> Served:
+        """What `caller` means by a model's name.
+
+        Raises:
+            ApiError: there is no such model, or the key is for others.
+        """
+        served = self.catalogue.find(name)
+        if not self.may_use(name, served, caller):
+            message = f"this key may use {', '.join(caller.grant.models)}, not {name[:100]!r}"
+            raise ApiError("insufficient_permissions", message, param="model")
+        return served
+
+    def may_use(self, name: str, served: Served, caller: Caller) -> bool:
+        """Whether the key's list names it: as it was asked for, or as it is called itself."""
+        models = caller.grant.models
+        own = {name, served.id, served.pinned}
+        if served.adapter:
+            own.add(f"{served.id}:{served.adapter}")
+        return not models or not own.isdisjoint(models)
+
     def ask(
         self,
         requests: Sequence[GenerationRequest],
         receive: Receive,
         observer: Observer | None = None,
         *,
-        group: str = "",
+        caller: Caller = ANYBODY,
     ) -> Answers:
-        """Begin to answer; the caller leaves what it gets. group: of the key, if there is one.
+        """Begin to answer; who asks leaves what it gets.
 
         Raises:
             ApiError: not now.
@@ -96,21 +124,23 @@ class Gateway:
         assert self._tasks is not None
         if self.n_running + len(requests) > self.bounds.max_running:
             raise ApiError("overloaded", f"{self.n_running} answers are being made already")
-        if group and self._n_of(group) + len(requests) > self.bounds.max_per_key:
+        if caller.id and self._n_of(caller) + len(requests) > self.bounds.max_per_key:
             message = f"a key may have up to {self.bounds.max_per_key} answers at a time"
             raise ApiError("rate_limit_exceeded", message)
+        taken = self.allowances.take(caller, sum(request.capacity for request in requests))
         answers = Answers(client, requests, observer)
-        self._running[answers] = group
+        self._running[answers] = caller.id
         answers.start(self._tasks, receive)
-        self._tasks.create_task(self._forget(answers))
+        self._tasks.create_task(self._forget(answers, taken))
         return answers
 
-    async def _forget(self, answers: Answers) -> None:
+    async def _forget(self, answers: Answers, taken: Taken) -> None:
         await answers.over.wait()
         del self._running[answers]
+        taken.settle(answers.n_tokens, answers.cost_ncr, len(answers.requests))
 
-    def _n_of(self, group: str) -> int:
-        return sum(len(each.requests) for each, of in self._running.items() if of == group)
+    def _n_of(self, caller: Caller) -> int:
+        return sum(len(each.requests) for each, of in self._running.items() if of == caller.id)
 
     async def _drain(self) -> None:
         """Let answers end; cut off those that take too long."""

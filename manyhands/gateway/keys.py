@@ -1,18 +1,20 @@
 """API keys of a gateway: made once, shown once, kept as hashes, revoked at any moment.
 
-In: a file in the home. Out: for the headers of a request, the caller's group, or a refusal. A key
-has 256 random bits, so one round of SHA-256 keeps it: there is nothing to guess from. A gateway
-that runs reads the file again when it has changed.
+In: a file in the home. Out: for the headers of a request, who calls and what they may, or a
+refusal. A key has 256 random bits, so one round of SHA-256 keeps it: there is nothing to guess
+from. A gateway that runs reads the file again when it has changed.
 """
 
 import hashlib
 import json
 import secrets
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from manyhands.gateway.faults import ApiError
+from manyhands.gateway.grants import UNLIMITED, Caller, Grant
 from manyhands.home import Home, write_whole
 from protocol.clock import wall_ms
 from protocol.errors import ConfigError, UsageError
@@ -30,6 +32,7 @@ class Key:
     hash: str  # SHA-256 of the key, in hex
     made_ms: int
     revoked_ms: int = 0
+    grant: Grant = UNLIMITED
 
     def __post_init__(self) -> None:
         if not 0 < len(self.name) <= MAX_NAME_CHARS or not self.name.isprintable():
@@ -46,6 +49,23 @@ class Key:
         """Keys share nothing of what peers keep: not even by how soon an answer begins."""
         return hashlib.sha256(b"manyhands gateway group\0" + bytes.fromhex(self.hash)).hexdigest()
 
+    @property
+    def caller(self) -> Caller:
+        return Caller(self.group, self.hash, self.name, self.grant)
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Self:
+        """
+        Raises:
+            ValueError, TypeError, UsageError: it is none that this version can keep to.
+        """
+        more = dict(told)
+        return cls(**more | {"grant": Grant.read(more.get("grant", {}))})
+
+    def to_json(self) -> dict[str, Any]:
+        told = {"name": self.name, "hash": self.hash, "made_ms": self.made_ms}
+        return {**told, "revoked_ms": self.revoked_ms, "grant": self.grant.to_json()}
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -61,21 +81,21 @@ class Keys:
         """
         try:
             listed = json.loads(path.read_bytes())
-            return cls(tuple(Key(**each) for each in listed["keys"]))
+            return cls(tuple(Key.read(each) for each in listed["keys"]))
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
             raise ConfigError(f"cannot read the keys in {path}", hint=FIX) from error
 
     def write(self, path: Path) -> None:
-        write_whole(path, json.dumps({"keys": [asdict(key) for key in self.all]}).encode())
+        write_whole(path, json.dumps({"keys": [key.to_json() for key in self.all]}).encode())
 
     @property
     def live(self) -> dict[str, Key]:
         """By hash."""
         return {key.hash: key for key in self.all if not key.revoked_ms}
 
-    def made(self, name: str) -> tuple[Self, str]:
+    def made(self, name: str, grant: Grant = UNLIMITED) -> tuple[Self, str]:
         """With one more; and that key, which nobody can show again.
 
         Raises:
@@ -86,7 +106,8 @@ class Keys:
         if len(self.all) >= MAX_KEYS:
             raise UsageError(f"a gateway has up to {MAX_KEYS} keys")
         text = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-        return type(self)((*self.all, Key(name, digest_of(text), wall_ms()))), text
+        new = Key(name, digest_of(text), wall_ms(), grant=grant)
+        return type(self)((*self.all, new)), text
 
     def revoked(self, which: str) -> Self:
         """Without the one of this name or id.
@@ -94,13 +115,23 @@ class Keys:
         Raises:
             UsageError: there is none.
         """
+        return self._changed(which, revoked_ms=wall_ms())
+
+    def limited(self, which: str, grant: Grant) -> Self:
+        """With other limits for the one of this name or id.
+
+        Raises:
+            UsageError: there is none.
+        """
+        return self._changed(which, grant=grant)
+
+    def _changed(self, which: str, **changes: Any) -> Self:
         found = [key for key in self.live.values() if which in (key.name, key.id)]
         if not found:
             known = ", ".join(key.name for key in self.live.values()) or "none"
             raise UsageError(f"no live key is called {which[:80]!r}", hint=f"there are: {known}")
-        now = wall_ms()
         return type(self)(
-            tuple(replace(key, revoked_ms=now) if key in found else key for key in self.all)
+            tuple(replace(key, **changes) if key in found else key for key in self.all)
         )
 
 
@@ -123,8 +154,8 @@ class KeyFile:
         self._refresh()
         return bool(self._keys.all)
 
-    def admit(self, authorization: str) -> str:
-        """The group of who sends this header.
+    def admit(self, authorization: str) -> Caller:
+        """Who sends this header.
 
         Raises:
             ApiError: it holds no live key.
@@ -135,7 +166,7 @@ class KeyFile:
         if key is None:
             said = "send an API key: Authorization: Bearer mh-…"
             raise ApiError("invalid_api_key", "this API key is not valid" if text else said)
-        return key.group
+        return key.caller
 
     def _refresh(self) -> None:
         try:

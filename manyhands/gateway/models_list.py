@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from manyhands import __version__
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.gateway import Gateway
+from manyhands.gateway.grants import Caller
 from manyhands.gateway.readiness import Readiness
 from manyhands.gateway.shapes import Json
 
@@ -23,21 +24,26 @@ LOOK_S = 1.0
 async def models(request: Request) -> Json:
     gateway: Gateway = request.app.state.gateway
     catalogue = gateway.catalogue
-    listed = [_model(served.id, served, gateway) for served in catalogue.served]
-    listed += [_model(name, catalogue.find(name), gateway) for name in catalogue.aliases]
+    names = list(catalogue.names)
     readiness: Readiness = request.app.state.readiness
     with suppress(TimeoutError):
         async with asyncio.timeout(LOOK_S):
             adapters = (await readiness.look()).adapters
-            names = [f"{id}:{adapter}" for id, of in adapters.items() for adapter in of]
-            listed += [_model(name, catalogue.find(name), gateway) for name in names]
+            names += [f"{id}:{adapter}" for id, of in adapters.items() for adapter in of]
+    caller: Caller = request.state.caller
+    found = [(name, catalogue.find(name)) for name in names]
+    listed = [
+        _model(name, served, gateway)
+        for name, served in found
+        if gateway.may_use(name, served, caller)
+    ]
     return {"object": "list", "data": listed}
 
 
 @router.get("/v1/models/{id:path}")
 async def model(request: Request, id: str) -> Json:
     gateway: Gateway = request.app.state.gateway
-    return _model(id, gateway.catalogue.find(id), gateway)
+    return _model(id, gateway.find(id, request.state.caller), gateway)
 
 
 @router.get("/version")

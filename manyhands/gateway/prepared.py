@@ -13,6 +13,7 @@ from manyhands.gateway.asking import requests_for
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Bounds
+from manyhands.gateway.grants import ANYBODY, Caller
 from manyhands.gateway.prompts import prompt_ids
 from manyhands.gateway.refusals import require_supported
 from manyhands.gateway.reply import Reply
@@ -35,7 +36,7 @@ class Prepared:
 
 
 async def prepare_chat(
-    served: Served, asked: ChatAsked, bounds: Bounds, group: str = ""
+    served: Served, asked: ChatAsked, bounds: Bounds, caller: Caller = ANYBODY
 ) -> Prepared:
     """
     Raises:
@@ -49,7 +50,7 @@ async def prepare_chat(
         asked,
         max_tokens=bounds.max_tokens,
         timeout_s=bounds.timeout_s,
-        group=group,
+        caller=caller,
         param="messages",
         grammar=speech.grammar,
     )
@@ -57,7 +58,7 @@ async def prepare_chat(
 
 
 async def prepare_text(
-    served: Served, asked: CompletionAsked, bounds: Bounds, group: str = ""
+    served: Served, asked: CompletionAsked, bounds: Bounds, caller: Caller = ANYBODY
 ) -> Prepared:
     """
     Raises:
@@ -81,7 +82,7 @@ async def prepare_text(
         asked,
         max_tokens=bounds.max_tokens,
         timeout_s=bounds.timeout_s,
-        group=group,
+        caller=caller,
     )
     tells_ids = bool(asked.return_token_ids)
     shape = Text(asked.model, served, echoes, tells_ids=tells_ids)

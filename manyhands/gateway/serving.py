@@ -1,20 +1,22 @@
 """The gateway on a socket: uvicorn, under our own signals and with our own ideas of patience.
 
-In: an app, a host, a port. Out: the port, once it listens. A connection that has not sent a whole
-head of a request within `HEAD_S` is closed: slow ones would otherwise hold all sockets.
+In: an app, a host, a port, a certificate if it speaks TLS. Out: the port, once it listens. A
+connection that has not sent a whole head of a request within `HEAD_S` is closed: slow ones would
+otherwise hold all sockets.
 """
 
 import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from manyhands.gateway.tls import Certificate
 from protocol.errors import ConfigError
 
 HEAD_S = 15.0
@@ -50,7 +52,9 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
+async def listening(
+    app: ASGIApp, host: str, port: int, certificate: Certificate | None = None
+) -> AsyncIterator[int]:
     """Answer while the context lasts; the port, which 0 lets the system pick.
 
     Raises:
@@ -70,12 +74,14 @@ async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(CLOSE_S),
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
     )
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     server = Server(config)
     serving = asyncio.create_task(server.serve(sockets=[bound]))
     try:
-        yield int(bound.getsockname()[1])
+        async with certificate.kept() if certificate else nullcontext():
+            yield int(bound.getsockname()[1])
     finally:
         server.should_exit = True
         await serving

@@ -57,4 +57,4 @@ async def tokenizer_info(request: Request, model: str = DEFAULT) -> Json:
 
 def _model(request: Request, name: str | None) -> Served:
     gateway: Gateway = request.app.state.gateway
-    return gateway.catalogue.find(name or DEFAULT)
+    return gateway.find(name or DEFAULT, request.state.caller)

@@ -49,3 +49,36 @@ def test_what_cannot_be_served_is_said_before_anything_listens(here, tmp_path, l
     ended = here(*line.replace("ADDR", peer).split(" "), "--home", tmp_path)
 
     assert_explained(ended, 2, word)
+
+
+def test_a_key_has_the_limits_it_was_given_and_then_others(here, tmp_path):
+    def key(*arguments):
+        return here("gateway", "key", *arguments, "--home", tmp_path)
+
+    key("new", "--name", "desk", "--model", "tiny", "--budget", 500, "--region", "eu")
+    first = json.loads(key("list", "--json").out)["keys"][0]
+    key("limit", "desk", "--requests-per-minute", 60, "--data-class", "internal")
+    second = json.loads(key("list", "--json").out)["keys"][0]
+    shown = key("list").out
+
+    assert first["limits"] == {
+        "models": ["tiny"],
+        "budget_ncr": 500,
+        "budget_per": "day",
+        "regions": ["eu"],
+    }
+    assert first["spent"]["today"] == {"ncr": 0, "tokens": 0, "answers": 0}
+    assert second["limits"] == {"requests_per_minute": 60, "data_class": "internal"}
+    assert "60 requests/min; data internal" in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "word"),
+    [
+        (["--tls-cert", "cert.pem"], 2, "--tls-key"),
+        (["--tls-cert", "/none", "--tls-key", "/none"], 3, "/none"),
+        (["--allow-origin", "*"], 2, "https://app.example"),
+    ],
+)
+def test_how_it_cannot_listen_is_said_at_once(here, tmp_path, flags, code, word):
+    assert_explained(here("gateway", "tiny", *flags, "--home", tmp_path), code, word)

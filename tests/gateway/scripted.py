@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from scheduler.request import Finished, GenerationResult, Routed, Token
 
+COST_NCR = 10
 Step = object  # an event, an error, or seconds to wait
 
 
@@ -31,6 +32,7 @@ ROUTED, A, B, END = Routed(()), Token(0, 5, "a"), Token(1, 6, "b"), Finished(res
 class Generation:
     def __init__(self, steps: Sequence[Step], log: list[str]) -> None:
         self._steps, self._log = steps, log
+        self.cost_ncr = COST_NCR
 
     async def __aenter__(self) -> Self:
         return self

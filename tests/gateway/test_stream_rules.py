@@ -13,6 +13,7 @@ from manyhands.gateway.answers import Answers, CallerLeft, Observer
 from manyhands.gateway.asked import ChatAsked
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Bounds, Gateway
+from manyhands.gateway.grants import Caller
 from manyhands.gateway.reply import Reply
 from manyhands.gateway.shapes import Chat
 from manyhands.gateway.speaking import Speech
@@ -22,7 +23,8 @@ from scheduler.request import Finished
 from tests.gateway.scripted import END, ROUTED, A, B, Client, Connection, result
 
 SERVED: Any = SimpleNamespace(digest="ab" * 32, pinned="tiny@abababab", tokenizer=None)
-REQUESTS: Any = [SimpleNamespace(prompt_ids=(1, 2, 3))]
+REQUESTS: Any = [SimpleNamespace(prompt_ids=(1, 2, 3), capacity=5)]
+ONE, TWO = Caller("one", "1"), Caller("two", "2")
 SPEECH = Speech(ids=(1, 2, 3), dialect=PLAIN)
 LOST = SwarmIncomplete([(3, 5)], model="tiny")
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "stream": True}
@@ -199,10 +201,10 @@ async def test_one_key_leaves_room_for_the_others():
     gateway = Gateway(cast("Any", SERVED), Bounds(max_per_key=1, drain_s=0))
 
     async with gateway.serving(cast("Any", Client([ROUTED, 60.0], [ROUTED, 60.0]))):
-        gateway.ask(REQUESTS, Connection().receive, group="one")
+        gateway.ask(REQUESTS, Connection().receive, caller=ONE)
         with pytest.raises(ApiError) as refused:
-            gateway.ask(REQUESTS, Connection().receive, group="one")
-        gateway.ask(REQUESTS, Connection().receive, group="two")
+            gateway.ask(REQUESTS, Connection().receive, caller=ONE)
+        gateway.ask(REQUESTS, Connection().receive, caller=TWO)
 
     assert (refused.value.status, refused.value.code) == (429, "rate_limit_exceeded")
     assert refused.value.headers()["retry-after"] == "1"

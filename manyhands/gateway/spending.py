@@ -1,0 +1,170 @@
+"""What each key has spent, by day, on disk: a gateway that starts again goes on counting.
+
+In: the cost of answers as they end. Out: sums for a day and in all. They are kept in memory and
+written by a thread of its own; several gateways of one home share the file, and each hears of the
+others' spending whenever it writes. A file that cannot be written is logged, and counting goes on.
+"""
+
+import logging
+import sqlite3
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+from manyhands.home import Home
+from protocol.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+TABLE = """CREATE TABLE IF NOT EXISTS spent (
+    key TEXT NOT NULL, day TEXT NOT NULL, ncr INTEGER NOT NULL, tokens INTEGER NOT NULL,
+    answers INTEGER NOT NULL, PRIMARY KEY (key, day)) WITHOUT ROWID"""
+ADD = """INSERT INTO spent VALUES (?, ?, ?, ?, ?) ON CONFLICT (key, day) DO UPDATE SET
+    ncr = ncr + excluded.ncr, tokens = tokens + excluded.tokens,
+    answers = answers + excluded.answers"""
+SUMS = """SELECT coalesce(sum(ncr), 0), coalesce(sum(tokens), 0), coalesce(sum(answers), 0)
+    FROM spent WHERE key = ?"""
+BUSY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """By one key, in some time."""
+
+    ncr: int = 0
+    tokens: int = 0
+    answers: int = 0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(self.ncr + other.ncr, self.tokens + other.tokens, self.answers + other.answers)
+
+    def __sub__(self, other: "Spent") -> "Spent":
+        return Spent(self.ncr - other.ncr, self.tokens - other.tokens, self.answers - other.answers)
+
+
+NOTHING = Spent()
+
+
+class Spending:
+    """Of all keys of a home; without a path, only for as long as it lives. Leave it to write all.
+
+    Raises:
+        ConfigError: the file cannot be opened, or is another's.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path, self._lock = path, Lock()
+        self._written: dict[tuple[str, str], Spent] = defaultdict(Spent)  # as last read
+        self._waiting: dict[tuple[str, str], Spent] = defaultdict(Spent)  # not yet in the file
+        self._writer = ThreadPoolExecutor(1, "spending") if path else None
+        if path is not None:
+            self._read(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.submit(self._write)
+            self._writer.shutdown(wait=True)
+
+    def on(self, key: str, day: str) -> Spent:
+        """On one day, as `today` spells it."""
+        with self._lock:
+            place = (key, day)
+            return self._written.get(place, NOTHING) + self._waiting.get(place, NOTHING)
+
+    def in_all(self, key: str) -> Spent:
+        return self.on(key, "")
+
+    def add(self, key: str, spent: Spent, day: str) -> None:
+        with self._lock:
+            self._waiting[key, day] += spent
+            self._waiting[key, ""] += spent
+        if self._writer is not None:
+            self._writer.submit(self._write)
+
+    def _read(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600, exist_ok=True)
+            with _open(path) as database:
+                for key, day, *sums in database.execute("SELECT * FROM spent"):
+                    self._written[key, day] = Spent(*sums)
+                    self._written[key, ""] += Spent(*sums)
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(
+                f"cannot read what keys have spent in {path}: {error}",
+                hint="move the file away to count from nothing, or restore it",
+            ) from error
+
+    def _write(self) -> None:
+        """On the writer's thread: what waits, and then what all gateways of the home spent."""
+        with self._lock:
+            taken = dict(self._waiting)
+        if not taken or self._path is None:
+            return
+        try:
+            with _open(self._path) as database:
+                for (key, day), spent in taken.items():
+                    if day:
+                        values = (key, day, spent.ncr, spent.tokens, spent.answers)
+                        database.execute(ADD, values)
+                seen = {place: _sums(database, *place) for place in taken}
+        except (OSError, sqlite3.Error) as error:
+            log.error("what keys have spent cannot be written", extra={"error": str(error)})
+            return
+        with self._lock:
+            self._written.update(seen)
+            for place, spent in taken.items():
+                self._waiting[place] -= spent
+                if self._waiting[place] == NOTHING:
+                    del self._waiting[place]
+
+
+class _open:
+    """A connection for one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, timeout=BUSY_S)
+        self._database.execute(TABLE)
+
+    def __enter__(self) -> sqlite3.Connection:
+        return self._database
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            if kind is None:
+                self._database.commit()
+        finally:
+            self._database.close()
+
+
+def _sums(database: sqlite3.Connection, key: str, day: str) -> Spent:
+    where, values = (" AND day = ?", (key, day)) if day else ("", (key,))
+    return Spent(*database.execute(SUMS + where, values).fetchone())
+
+
+def today(now: datetime | None = None) -> str:
+    """Of UTC, as `2026-11-22`."""
+    return (now or datetime.now(UTC)).date().isoformat()
+
+
+def until_tomorrow_s(now: datetime | None = None) -> float:
+    now = now or datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    return (midnight - now).total_seconds()
+
+
+def spending_path(home: Home) -> Path:
+    return home.root / "gateway" / "spent.db"
