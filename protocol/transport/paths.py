@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from protocol.address import Address
 from protocol.errors import ManyhandsError, PeerMisbehaved, PeerUnreachable
@@ -31,7 +31,10 @@ N_SURE, SURE_S = 2, 1.0  # a way that looks decayed is looked at again, for a qu
 
 
 class Paths:
-    """One per transport, see `paths_of`: what one dial found out, the next one knows."""
+    """One per transport, see `paths_of`: what one dial found out, the next one knows.
+
+    Holds its transport weakly: in a table by transport, its entry would else never go.
+    """
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class Paths:
         sure_s: float = SURE_S,
     ) -> None:
         """`now_s`: of one monotonic clock; the event loop's unless told."""
-        self.transport = transport
+        self._transport = ref(transport)
         self.book = PathBook()
         self._ping_s, self._stagger_s, self._sure_s = ping_s, stagger_s, sure_s
         self._now_s = now_s or (lambda: asyncio.get_running_loop().time())
@@ -191,11 +194,12 @@ class Paths:
         return connection
 
     async def _dial(self, way: Way, timeout_s: float) -> Connection:
-        address = way.address
+        address, transport = way.address, self._transport()
         assert address is not None, "only what was dialled elsewhere has none"
+        assert transport is not None, "whoever dials over a transport holds it"
         if address.is_tunnel:
-            return await self.transport.dial(address, timeout_s=timeout_s, path=way.path)
-        return await self.transport.dial(address, timeout_s=timeout_s)
+            return await transport.dial(address, timeout_s=timeout_s, path=way.path)
+        return await transport.dial(address, timeout_s=timeout_s)
 
     async def _measure(self, connection: Connection, way: Way) -> None:
         """Its round trip now."""

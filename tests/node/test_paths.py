@@ -1,10 +1,12 @@
 """One way after another to a peer, and a better one while the first is in use."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from weakref import ref
 
 import pytest
 
@@ -15,7 +17,7 @@ from protocol.path_book import Way
 from protocol.reachability import Reach, Verdict
 from protocol.transport.paths import Paths, paths_of
 from tests.announcing import announce
-from tests.node.relaying import ECHO, forwarding, relay_of, relayed, reserving, until
+from tests.node.relaying import ECHO, Relayed, forwarding, relay_of, relayed, reserving, until
 from tests.protocol.transport.peers import listening, new_identity, new_transport
 
 
@@ -59,7 +61,8 @@ async def test_who_loses_the_race_keeps_no_connection_open_at_its_relay():
         gates = [gate for _, gate in made]
         behind = await stack.enter_async_context(reserving(*gates))
         await until(lambda: len(behind.addresses) == 2)
-        paths, peer_id = Paths(new_transport(), stagger_s=0.0), behind.addresses[0].peer_id
+        transport, peer_id = new_transport(), behind.addresses[0].peer_id
+        paths = Paths(transport, stagger_s=0.0)
 
         connection = await paths.dial(peer_id, behind.addresses)
 
@@ -294,3 +297,20 @@ async def test_what_a_peer_says_nobody_can_dial_is_tried_when_nothing_else_answe
         assert paths.status() == {"relayed": 1}
         await connection.aclose()
         await paths.aclose()
+
+
+async def test_what_was_found_out_goes_with_its_transport():
+    async def dialled(there: Relayed) -> ref[Paths]:
+        paths = paths_of(transport := new_transport())
+        connection = await paths.dial(there.address.peer_id, (there.address,))
+        await connection.aclose()
+        await paths.aclose()
+        assert paths_of(transport) is paths
+        return ref(paths)
+
+    async with relayed() as there:
+        kept = [await dialled(there) for _ in range(3)]
+        await asyncio.sleep(0)
+        gc.collect()
+
+    assert [paths() for paths in kept] == [None] * 3
