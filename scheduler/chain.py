@@ -6,18 +6,20 @@ if it does not answer within RESUME_S, routing around it is quicker than waiting
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from weakref import WeakSet
 
 from protocol.codec import to_client_message, to_hop_bytes
 from protocol.errors import ManyhandsError, PeerUnreachable, VersionMismatch
 from protocol.identity import PeerId
 from protocol.messages import Closed, Reserve, Resume, ToClient, ToHop
+from protocol.path import Path
 from protocol.transport import Connection, Stream, Transport
 from protocol.transport.greeting import CONSTRAINTS, DRAWS, GRAMMARS
-from protocol.transport.paths import LOOK_S, paths_of
+from protocol.transport.paths import LOOK_S, SOON_S, paths_of
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,14 @@ MAX_LEFT = 16
 IDLE_S = 300.0  # after which listeners close a connection on which nothing runs; so do we
 
 
+@dataclass(slots=True)
+class _Due:
+    """The next look for a better way, and the wait that led to it."""
+
+    at_s: float
+    wait_s: float
+
+
 class Connections:
     """One connection per peer, shared by all sessions of a client."""
 
@@ -34,11 +44,11 @@ class Connections:
         self.transport = transport
         self.paths = paths_of(transport)
         self._open: dict[str, Connection] = {}
-        self._left: list[Connection] = []  # for a better way; what runs on them goes on
-        self._looked_at_s: dict[str, float] = {}
+        self._left: list[Connection] = []  # for a better way; calls on them go on
+        self._due: dict[str, _Due] = {}
         self._used_at_s: dict[str, float] = {}
         self._streams: dict[str, WeakSet[Stream]] = {}  # those that somebody holds
-        self._looking: set[asyncio.Task[None]] = set()
+        self._watching: dict[str, asyncio.Task[None]] = {}
 
     async def stream(
         self,
@@ -55,17 +65,19 @@ class Connections:
         """
         self._used_at_s[peer] = asyncio.get_running_loop().time()
         if (known := self._open.get(peer)) is not None:
-            self._look_for_better(peer, known, addresses)
             try:
-                return self._opened(peer, await known.open(method, timeout_s=timeout_s))
+                return self._opened(peer, addresses, await known.open(method, timeout_s=timeout_s))
             except ManyhandsError:
                 if self._open.get(peer) is known:  # else another stream has replaced it already
                     await self.forget(peer)
         connection = await self.to(peer, addresses, timeout_s=timeout_s)
-        return self._opened(peer, await connection.open(method, timeout_s=timeout_s))
+        stream = await connection.open(method, timeout_s=timeout_s)
+        return self._opened(peer, addresses, stream)
 
-    def _opened(self, peer: str, stream: Stream) -> Stream:
+    def _opened(self, peer: str, addresses: Sequence[str], stream: Stream) -> Stream:
         self._streams.setdefault(peer, WeakSet()).add(stream)
+        if peer in self._open:
+            self._look_for_better(peer, addresses)
         return stream
 
     async def to(
@@ -85,28 +97,39 @@ class Connections:
             await connection.aclose()  # dialled by another session meanwhile, or by this one
         return kept
 
-    def _look_for_better(self, peer: str, known: Connection, addresses: Sequence[str]) -> None:
-        """In the background, now and then; the next stream is opened there."""
-        now_s = asyncio.get_running_loop().time()
-        if now_s - self._looked_at_s.get(peer, -LOOK_S) < LOOK_S:
+    def _look_for_better(self, peer: str, addresses: Sequence[str]) -> None:
+        """In the background while streams run, sooner at first; they move, and the next one is
+        opened there. To whoever holds them they are lost, and back at once."""
+        if (watching := self._watching.get(peer)) is not None and not watching.done():
             return
-        self._looked_at_s[peer] = now_s
+        task = asyncio.create_task(self._watch(peer, addresses), name=f"a better way to {peer}")
+        self._watching[peer] = task
 
-        async def look() -> None:
-            better = await self.paths.upgraded(known, addresses)
-            if better is None:
+    async def _watch(self, peer: str, addresses: Sequence[str]) -> None:
+        loop = asyncio.get_running_loop()
+        first = LOOK_S if self._open[peer].path is Path.DIRECT else SOON_S
+        due = self._due.setdefault(peer, _Due(loop.time() + first, first))
+        while True:
+            await asyncio.sleep(due.at_s - loop.time())
+            known = self._open.get(peer)
+            if known is None or not self._streams.get(peer):
                 return
-            if self._open.get(peer) is not known:  # it was replaced meanwhile
-                await better.aclose()
-                return
-            self._open[peer] = better
-            self._left.append(known)
-            if len(self._left) > MAX_LEFT:
-                await self._left.pop(0).aclose()
+            due.wait_s = min(2 * due.wait_s, LOOK_S)
+            due.at_s = loop.time() + due.wait_s
+            with suppress(ManyhandsError):  # it stays as it is
+                if (better := await self.paths.upgraded(known, addresses)) is not None:
+                    await self._move(peer, known, better)
 
-        task = asyncio.create_task(look(), name=f"a better way to {peer}")
-        self._looking.add(task)
-        task.add_done_callback(self._looking.discard)
+    async def _move(self, peer: str, known: Connection, better: Connection) -> None:
+        if self._open.get(peer) is not known:  # it was replaced meanwhile
+            await better.aclose()
+            return
+        self._open[peer] = better
+        self._left.append(known)
+        moved = tuple(self._streams.pop(peer, ()))
+        await asyncio.gather(*(stream.aclose() for stream in moved))
+        if len(self._left) > MAX_LEFT:
+            await self._left.pop(0).aclose()
 
     def features(self, peer: str) -> frozenset[str]:
         """What the peer behind the connection at hand knows of what was added to the protocol."""
@@ -125,16 +148,18 @@ class Connections:
                 await self.forget(peer)
 
     async def forget(self, peer: str) -> None:
-        for known in (self._used_at_s, self._streams, self._looked_at_s):
+        for known in (self._used_at_s, self._streams, self._due):
             known.pop(peer, None)
+        if (watching := self._watching.pop(peer, None)) is not None:
+            watching.cancel()
         if (connection := self._open.pop(peer, None)) is not None:
             await connection.aclose()
 
     async def aclose(self) -> None:
-        looking = tuple(self._looking)
-        for task in looking:
+        watching = tuple(self._watching.values())
+        for task in watching:
             task.cancel()
-        await asyncio.gather(*looking, return_exceptions=True)
+        await asyncio.gather(*watching, return_exceptions=True)
         await asyncio.gather(*(self.forget(peer) for peer in list(self._open)))
         await asyncio.gather(*(connection.aclose() for connection in self._left))
         await self.paths.aclose()
@@ -172,8 +197,10 @@ class ControlLink:
         if self._stream is None:
             self._unsent.append(message)
             return
-        with contextlib.suppress(PeerUnreachable):  # the listening side will notice
+        try:
             self._stream.send(to_hop_bytes(message))
+        except PeerUnreachable:  # the listening side will notice
+            self._unsent.append(message)
 
     def abandon(self) -> None:
         """Nothing more is expected of this hop: stop listening."""

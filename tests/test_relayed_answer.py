@@ -1,10 +1,12 @@
 """Answers through a relay, between real nodes that can reach each other in no other way."""
 
+import asyncio
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+import torch
 
 from node.relay import Relay
 from protocol.identity import Identity, PeerId
@@ -14,7 +16,7 @@ from protocol.sampling import SamplingParams
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.grpc import GrpcTransport
 from protocol.transport.paths import paths_of
-from scheduler import Finished, Token
+from scheduler import Finished, HiddenRequest, Token
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import LocalNode, Swarm, add_byte_tokenizer, swarm, whole
 from tests.node.relaying import forwarding, relay_of, until
@@ -129,3 +131,30 @@ async def test_an_answer_moves_to_the_direct_way_once_there_is_one_and_loses_no_
     assert seen == {Way.RELAYED, Way.DIRECT}
     assert result is not None
     assert result.token_ids == right.token_ids
+
+
+@pytest.mark.slow
+async def test_rows_of_a_client_that_holds_the_ends_move_to_the_direct_way_too(first: Swarm):
+    """Its data and control streams break and are back at once; no row is lost."""
+    behind = await hidden(first, (3, 6), via_auto=True)
+    rows = torch.randn(8, 64).numpy().tobytes()
+    what = {"capacity": 32, "row_bytes": 256, "profile": "float32/none/float32", "stop": 6}
+    async with first.client() as client, AsyncExitStack() as router:
+        digest, n_blocks = first.manifest.digest, first.manifest.n_blocks
+        session = client.hidden(HiddenRequest(manifest=digest, n_blocks=n_blocks, **what))
+        right = await session.forward(0, rows)
+        paths = paths_of(TRANSPORTS[client.identity.peer_id])
+        assert paths.status() == {"direct": 1, "relayed": 1}
+
+        port, local = behind.node.addresses[0].port, behind.node.whereabouts.own()[0]
+        await router.enter_async_context(forwarding(port, (local.host, local.port)))
+        paths.book = PathBook()  # as if the last try were long ago
+        async with asyncio.timeout(20):
+            while paths.status()["direct"] < 2:
+                assert await session.forward(4, rows[4 * 256 :]) == right[4 * 256 :]
+        last = await session.forward(4, rows[4 * 256 :])
+        again = await session.forward(0, rows)
+        await session.aclose()
+
+    assert (last, again) == (right[4 * 256 :], right)
+    assert session.failovers == 0
