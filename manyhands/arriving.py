@@ -106,7 +106,7 @@ class Arrival:
             await self._meet(peers)
             chosen, span = placing.first(self._directory.live(), self._others())
             known = {one.peer_id for one in self._others()}
-            await self._say(chosen, span, placing.region, peers)
+            await self._say(chosen, span, placing.region, peers, moves=True)
             for n_looks in range(MAX_LOOKS if len(span) < chosen.model.manifest.n_blocks else 0):
                 await asyncio.sleep(self._settle_s)
                 await self._look(peers)
@@ -116,7 +116,7 @@ class Arrival:
                     break
                 say(f"another node loads {span}; {again} is missed more")
                 span = again
-                await self._say(chosen, span, placing.region, peers)
+                await self._say(chosen, span, placing.region, peers, moves=True)
         self._keep_alive()
         return chosen, span
 
@@ -124,7 +124,7 @@ class Arrival:
         """Say that these blocks will be served, whatever others choose."""
         async with self._peers() as peers:
             await self._look(peers)
-            await self._say(chosen, span, region, peers)
+            await self._say(chosen, span, region, peers, moves=False)
         self._keep_alive()
 
     async def withdraw(self) -> None:
@@ -146,7 +146,7 @@ class Arrival:
     def _before(
         self, placing: Placing, chosen: Servable, known: set[PeerId], *, foretells: bool
     ) -> "list[Announcement]":
-        """Those who load, or will, and whose number is lower than ours.
+        """Those who load, or will, and whose number is lower than ours, or who choose nothing.
 
         Args:
             known: who had chosen before we did, and is taken at its word.
@@ -155,12 +155,15 @@ class Arrival:
         """
         ours = self._number, self._party.peer_id
         others = sorted(self._others(), key=_turn)
-        before = [one for one in others if _turn(one) < ours]
+        before = [one for one in others if _turn(one) < ours or not _chooses(one)]
         if not foretells:
             return before
-        settled = [one for one in before if one.peer_id in known]
+        settled: list[Announcement] = []
+        choosing: list[Announcement] = []
+        for one in before:
+            (choosing if _chooses(one) and one.peer_id not in known else settled).append(one)
         live = self._directory.live()
-        for one in [one for one in before if one.peer_id not in known][:MAX_FORETOLD]:
+        for one in choosing[:MAX_FORETOLD]:
             settled.append(placing.foretold(live, one, settled))
         return settled
 
@@ -172,6 +175,8 @@ class Arrival:
         span: Span,
         region: str,
         peers: "dict[PeerId, Connection]",
+        *,
+        moves: bool,
     ) -> None:
         from protocol.announcements import Announcement
 
@@ -195,7 +200,11 @@ class Arrival:
             max_positions=0,
             region=region,
             membership=membership.credential if membership else b"",
-            measured=replace(NOT_MEASURED, since_ms=self._number),
+            measured=replace(
+                NOT_MEASURED,
+                since_ms=self._number,
+                capacity_blocks=chosen.capacity_blocks if moves else 0,
+            ),
         )
         await self._spread(self._said, peers)
 
@@ -306,6 +315,11 @@ async def _made(party: Party, join: Sequence[Address]) -> Arrival:
 
 def _turn(one: "Announcement") -> tuple[int, PeerId]:
     return one.measured.since_ms, one.peer_id
+
+
+def _chooses(one: "Announcement") -> bool:
+    """Whether it may still give way: who was told what to serve does not."""
+    return one.measured.capacity_blocks > 0
 
 
 async def _ping(peer_id: PeerId, request: bytes) -> bytes:

@@ -75,13 +75,11 @@ class Placing:
         """`other`, which begins at the same time as we do, with what it will choose after these."""
         from scheduler.placement import choose_span
 
-        if other.loading is None:
-            return other
         span = choose_span(
             announcements,
             manifest=other.manifest,
             n_blocks=other.n_blocks,
-            capacity_blocks=len(other.loading),
+            capacity_blocks=other.measured.capacity_blocks,
             peer_id=other.peer_id,
             region=other.region,
             loading=loading,

@@ -88,6 +88,22 @@ async def test_one_that_comes_while_another_loads_takes_other_blocks(built: Swar
     assert {taken, span} == {Span(2, 4), Span(4, 6)}
 
 
+async def test_who_was_told_what_to_serve_gives_way_to_nobody(built: Swarm, tmp_path: Path):
+    (auto, placing), (told, _) = alike(built, tmp_path)
+    join, chosen = (built.nodes[0].address,), placing.choices[0]
+    _, wanted = placing.first(built.nodes[0].node.announcements())
+
+    async def comes_later() -> None:
+        await asyncio.sleep(0.1)
+        await Arrival(told, join).tell(chosen, wanted, "")
+
+    (_, span), _ = await asyncio.gather(
+        Arrival(auto, join, settle_s=4 * SETTLE_S).choose(placing), comes_later()
+    )
+
+    assert {wanted, span} == {Span(2, 4), Span(4, 6)}
+
+
 async def test_what_cannot_be_loaded_is_taken_back(built: Swarm, tmp_path: Path):
     party, placing = alike(built, tmp_path)[0]
     loop, seen = asyncio.get_running_loop(), []
