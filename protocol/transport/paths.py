@@ -48,7 +48,8 @@ class Paths:
         """`now_s`: of one monotonic clock; the event loop's unless told."""
         self._transport = ref(transport)
         self.book = PathBook()
-        self._ping_s, self._stagger_s, self._sure_s = ping_s, stagger_s, sure_s
+        self.stagger_s = stagger_s  # until the next way begins, while none has answered
+        self._ping_s, self._sure_s = ping_s, sure_s
         self._now_s = now_s or (lambda: asyncio.get_running_loop().time())
         self._ways: WeakKeyDictionary[Connection, Way] = WeakKeyDictionary()
         self._open: WeakSet[Connection] = WeakSet()
@@ -147,7 +148,7 @@ class Paths:
                     trying[asyncio.create_task(self._try(peer_id, way, timeout_s))] = way
                 done, _ = await asyncio.wait(
                     trying,
-                    timeout=self._stagger_s if waiting else None,
+                    timeout=self.stagger_s if waiting else None,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 for task in sorted(done, key=lambda task: trying[task].path.rank):
