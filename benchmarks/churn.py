@@ -31,6 +31,7 @@ from pathlib import Path
 import common
 from churn_swarm import ChurningSwarm, Held, held
 
+from node.neighbours import REST_S
 from node.node import Node
 from node.partners import KEPT
 from protocol.clock import wall_ms
@@ -304,6 +305,9 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=50)
     parser.add_argument("--clients", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--settle-s", type=float, default=REST_S + 60, help="until nodes let go of what rests"
+    )
     plan = Plan(**vars(parser.parse_args()))
     logging.disable(logging.WARNING)
     with tiny_checkpoint() as (directory, home):

@@ -6,6 +6,7 @@ that is its own neighbour is no business of this.
 """
 
 import logging
+from collections.abc import Sequence
 
 from node.neighbours import Neighbours
 from protocol.codec import data_bytes
@@ -22,7 +23,7 @@ class DataPaths:
     inbound: data streams that predecessors opened to us, by peer.
     """
 
-    __slots__ = ("_client", "_inbound", "_is_bare", "_neighbours", "_own")
+    __slots__ = ("_client", "_inbound", "_is_bare", "_neighbours", "_own", "successor")
 
     def __init__(
         self, neighbours: Neighbours, inbound: dict[str, Stream], client: str, *, is_bare: bool
@@ -30,6 +31,12 @@ class DataPaths:
         self._neighbours, self._inbound = neighbours, inbound
         self._client, self._is_bare = client, is_bare
         self._own: Stream | None = None  # the client's
+        self.successor = ""  # another node, or nobody yet
+
+    def lead_to(self, peer: str, addresses: Sequence[str]) -> None:
+        """Rows go to that node from now on; its stream is opened if it is not."""
+        self.successor = peer
+        self._neighbours.expect(peer, addresses)
 
     def heard_on(self, peer: str, stream: Stream) -> None:
         """A client has this session on that stream; processes that share its key have others."""

@@ -140,6 +140,11 @@ class Hop:
         )
         self._tell(message)
 
+    @property
+    def successor(self) -> str:
+        """The other node that its rows go to; empty: none."""
+        return self._paths.successor
+
     # --- the client -------------------------------------------------------------------------------
 
     def hear(self, message: ToHop) -> None:
@@ -153,7 +158,7 @@ class Hop:
             case Commit():
                 self._agree(message)
                 if message.next not in (self._around.peer_id, self.client):
-                    self._around.neighbours.expect(message.next, message.next_addresses)
+                    self._paths.lead_to(message.next, message.next_addresses)
                 self.do(self.session.commit(message, now))
                 self._tell_leave()
                 if self.is_bare:

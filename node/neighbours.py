@@ -27,6 +27,7 @@ RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 3.0)  # about the 10 s that a stream m
 DIAL_S = 3.0
 LEAST_WAIT_S = 0.001
 STEADY_S = 1.0  # a stream that lasted this long is dialled again at once
+REST_S = 300.0  # a stream that no session needs is kept so long, in case one comes
 
 
 _Where = tuple[str, Stream | None, int]  # a peer, its own stream, the bytes of a row
@@ -37,8 +38,9 @@ AUTO, ALWAYS, NEVER = "auto", "always", "never"
 
 
 class Successors(Protocol):
-    """Who is told about links: the node's sessions."""
+    """Who is told about links, and asked whether they are needed: the node's sessions."""
 
+    def leads_to(self, peer: str) -> bool: ...
     def returned(self, peer: str, message: Ack | Gone) -> None: ...
     def link_lost(self, peer: str) -> None: ...
     def link_back(self, peer: str) -> None: ...
@@ -180,6 +182,9 @@ class _Link:
         self._up_since_s: float | None = None
         self._early: list[bytes] = []  # sent while a dial is under way
         self._wanted = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._needed_s = self._loop.time()  # when a session was last seen to go there
+        self._is_resting = False
         self._task = asyncio.create_task(self._run(), name=f"data to {peer}")
 
     @property
@@ -193,6 +198,7 @@ class _Link:
     def want(self, addresses: Sequence[str]) -> None:
         """A new session will send here: if the stream is down, dial now."""
         self.addresses = tuple(addresses) or self.addresses
+        self._needed_s, self._is_resting = self._loop.time(), False
         self._wanted.set()
 
     def send(self, message: bytes) -> None:
@@ -212,6 +218,8 @@ class _Link:
                 await self._be_up(was_up=was_up)
             except ManyhandsError as error:
                 reason = str(error)
+            if self._is_resting:
+                return
             up_since_s, self._up_since_s = self._up_since_s, None
             if up_since_s is not None:
                 log.info("data stream lost", extra={"peer": self.peer, "error": reason})
@@ -258,21 +266,26 @@ class _Link:
         self.is_far, self.path = address is None or address.is_far, connection.path
         return connection
 
-    async def _look_for_better(self, connection: Connection, stream: Stream) -> None:
+    async def _watch(self, connection: Connection, stream: Stream) -> None:
         """Until there is a better way than `connection`: then `stream` ends, and the next begins
-        there. To sessions that is a link lost and back at once, which costs them no row."""
+        there. To sessions that is a link lost and back at once, which costs them no row. Or until
+        no session has needed it for REST_S: a stream takes memory and descriptors at both ends."""
         is_direct = connection.path is Path.DIRECT
         wait_s = self._look_s if is_direct else min(SOON_S, self._look_s)
-        while self._better is None:
+        while self._better is None and not self._is_resting:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, self._look_s)
-            with contextlib.suppress(ManyhandsError):
-                self._better = await self._paths.upgraded(connection, self.addresses)
+            if self._told.leads_to(self.peer):
+                self._needed_s = self._loop.time()
+            self._is_resting = self._loop.time() - self._needed_s >= REST_S
+            if not self._is_resting:
+                with contextlib.suppress(ManyhandsError):
+                    self._better = await self._paths.upgraded(connection, self.addresses)
         await stream.aclose()
 
     async def _use(self, connection: Connection, *, was_up: bool) -> None:
         stream = await connection.open("data")
-        looking = asyncio.create_task(self._look_for_better(connection, stream))
+        watching = asyncio.create_task(self._watch(connection, stream))
         try:
             early, self._early = self._early, []
             self._stream, self._up_since_s = stream, time.monotonic()
@@ -287,8 +300,8 @@ class _Link:
                     raise PeerMisbehaved(self.peer, "a successor only acknowledges")
                 self._told.returned(self.peer, answer)
         finally:
-            looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             await stream.aclose()
 
     async def aclose(self) -> None:

@@ -301,6 +301,9 @@ class Sessions:
             hop.do(hop.session.gone(peer))
         self.around.neighbours.flush()
 
+    def leads_to(self, peer: str) -> bool:
+        return any(hop.successor == peer for hop in self._hops.values())
+
     def link_lost(self, peer: str) -> None:
         self._each(lambda hop: hop.do(hop.session.link_lost(peer)))
 

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from node.neighbours import Neighbours
+from node.neighbours import REST_S, Neighbours
 from protocol.address import Address
 from protocol.codec import data_message
 from protocol.frames import Ack, Frame, Gone, RowGroup
 from protocol.messages import SessionId
 from protocol.signing import OPEN_SWARM_ID
-from protocol.transport import Service, Stream
+from protocol.transport import Listener, Service, Stream
 from protocol.transport.memory import Faults, MemoryNetwork, MemoryTransport
 from tests.announcing import peer_of
 from tests.gossiping import identity_of, until
@@ -28,6 +28,10 @@ class Told:
 
     def __init__(self) -> None:
         self.words: list[str] = []
+        self.is_needed = True
+
+    def leads_to(self, peer: str) -> bool:
+        return self.is_needed
 
     def returned(self, peer: str, message: Ack | Gone) -> None:
         self.words.append("returned")
@@ -81,17 +85,8 @@ class Link:
 @pytest.fixture
 async def link() -> AsyncIterator[Link]:
     """A link whose stream is up, and has carried the rows of one session."""
-    received: list[Frame] = []
-
-    async def data(stream: Stream) -> None:
-        while True:
-            message = data_message(await stream.receive())
-            assert isinstance(message, Frame)
-            received.append(message)
-
-    network = MemoryNetwork()
-    successor = network.transport(identity_of(SUCCESSOR), OPEN_SWARM_ID)
-    listener = await successor.listen("127.0.0.1", 0, Service(calls={}, streams={"data": data}))
+    network, received = MemoryNetwork(), list[Frame]()
+    listener = await _listening(network, received)
     link = Link(network, listener.addresses[0], received)
     try:
         link.begin(OLD)
@@ -173,5 +168,42 @@ def test_nothing_is_kept_of_a_peer_that_is_gone_for_good():
         link.neighbours.expect(peer_of(OTHER), [])
         assert list(link.neighbours._links) == [peer_of(OTHER)]
         await link.neighbours.aclose()
+
+    run_in_virtual_time(life)
+
+
+async def _listening(network: MemoryNetwork, received: list[Frame]) -> Listener:
+    async def data(stream: Stream) -> None:
+        while True:
+            message = data_message(await stream.receive())
+            assert isinstance(message, Frame)
+            received.append(message)
+
+    successor = network.transport(identity_of(SUCCESSOR), OPEN_SWARM_ID)
+    return await successor.listen("127.0.0.1", 0, Service(calls={}, streams={"data": data}))
+
+
+def test_a_stream_that_no_session_needs_is_closed_after_a_while_and_opened_for_the_next_one():
+    async def life(_: asyncio.AbstractEventLoop) -> None:
+        network, received = MemoryNetwork(), list[Frame]()
+        listener = await _listening(network, received)
+        link = Link(network, listener.addresses[0], received)
+        link.begin(OLD)
+        used = link.neighbours._links[PEER]
+        await asyncio.sleep(3 * REST_S)
+        assert link.neighbours.paths(), "a session that says nothing for long needs it still"
+
+        link.told.is_needed = False
+        await asyncio.sleep(REST_S / 2)
+        assert link.neighbours.paths(), "one may come"
+        await asyncio.sleep(REST_S)
+        assert used.is_over
+        assert not link.neighbours.paths()
+        assert not link.told.words, "which is nobody's loss"
+
+        link.begin(NEW)
+        await until(lambda: link.arrived() == [OLD, NEW], timeout_s=30)
+        await link.neighbours.aclose()
+        await listener.aclose()
 
     run_in_virtual_time(life)
