@@ -10,19 +10,17 @@ ConfigError (exit 3)
     LedgerBusy        another process has held the database for too long
 """
 
-from typing import ClassVar
-
 from protocol.errors import ConfigError, IntegrityError
 
 
 class BadObject(IntegrityError):
-    code: ClassVar[str] = "bad_object"
+    code = "bad_object"
 
 
 class BadReceipt(IntegrityError):
     """`part` is offer, terms, statement, voucher or receipt."""
 
-    code: ClassVar[str] = "bad_receipt"
+    code = "bad_receipt"
 
     def __init__(self, part: str, reason: str) -> None:
         super().__init__(f"{part}: {reason}")
@@ -31,16 +29,16 @@ class BadReceipt(IntegrityError):
 
 
 class BadProof(IntegrityError):
-    code: ClassVar[str] = "bad_proof"
+    code = "bad_proof"
 
 
 class DamagedLedger(IntegrityError):
-    code: ClassVar[str] = "damaged_ledger"
+    code = "damaged_ledger"
 
 
 class ForeignLedger(ConfigError):
-    code: ClassVar[str] = "foreign_ledger"
+    code = "foreign_ledger"
 
 
 class LedgerBusy(ConfigError):
-    code: ClassVar[str] = "ledger_busy"
+    code = "ledger_busy"

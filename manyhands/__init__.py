@@ -1,23 +1,31 @@
 """The front door: the command line, the Python API, the local swarm, the built-in model.
 
-`from manyhands import AutoDistributedModelForCausalLM, Client, Limits, Group` is the Python API;
-importing this package alone loads nothing else.
+`from manyhands import Client, AsyncClient, AutoDistributedModelForCausalLM, Limits, Group` is the
+Python API, with `manyhands.errors`; importing this package alone loads nothing else.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from manyhands.client import AsyncClient, Client
     from manyhands.distributed import AutoDistributedModelForCausalLM
     from protocol.constraints import Group
-    from scheduler.client import Client
     from scheduler.wanted import Limits
 
 __version__ = "0.1.0"
-__all__ = ["AutoDistributedModelForCausalLM", "Client", "Group", "Limits", "__version__"]
+__all__ = [
+    "AsyncClient",
+    "AutoDistributedModelForCausalLM",
+    "Client",
+    "Group",
+    "Limits",
+    "__version__",
+]
 
 _HOMES = {
+    "AsyncClient": "manyhands.client",
     "AutoDistributedModelForCausalLM": "manyhands.distributed",
-    "Client": "scheduler.client",
+    "Client": "manyhands.client",
     "Group": "protocol.constraints",
     "Limits": "scheduler.wanted",
 }

@@ -34,7 +34,7 @@ from protocol.measured import NOT_MEASURED
 from protocol.messages import Span
 
 if TYPE_CHECKING:
-    from manyhands.distributed.portal import Portal
+    from manyhands.portal import Portal
     from node.gossip import Gossip
     from protocol.announcements import Announcement
     from protocol.transport import Connection
@@ -293,7 +293,7 @@ def arriving(party: Party, join: Sequence[Address], listen: tuple[str, int]) -> 
     # Here, and not on the other thread: modules that two threads import at once come in halves.
     import node.gossip  # noqa: F401
     import scheduler.directory  # noqa: F401
-    from manyhands.distributed.portal import Portal
+    from manyhands.portal import Portal
 
     portal = Portal()
     try:

@@ -29,6 +29,7 @@ from manyhands.thin import find_client_model
 from protocol.address import Address
 
 if TYPE_CHECKING:
+    from scheduler.client import Client
     from scheduler.explain import ExplainedHop, Explanation
     from scheduler.wanted import Wanted
 
@@ -95,24 +96,29 @@ def _wanted(ask: Ask, model: Model, n_positions: int) -> "Wanted":
 async def _explain(
     home: Home, join: Sequence[Address], wanted: "Wanted", model: Model, channel: str
 ) -> "Explanation":
+    async with open_client(home, join, channel) as client:
+        return await explained_by(client, wanted, model.asked)
+
+
+async def explained_by(client: "Client", wanted: "Wanted", model: str) -> "Explanation":
+    """What this client would choose among now."""
     from dataclasses import replace
 
     from scheduler.explain import explain
 
-    async with open_client(home, join, channel) as client:
-        directory = await client.directory()
-        client.permission.judge(wanted.manifest, model.asked).require(model.asked)
-        peers, now_s = directory.live(), time.time()
-        pinned = directory.pin_adapter(wanted.manifest, wanted.adapter)
-        return explain(
-            peers,
-            replace(wanted, adapter=pinned),
-            rtt_ms=directory.rtt_ms,
-            slowdown=client.records.believed(peers, now_s),
-            extra_ms=client.records.risk_ms(peers, now_s),
-            model=model.asked,
-            groups_of=directory.groups_of,
-        )
+    directory = await client.directory()
+    client.permission.judge(wanted.manifest, model).require(model)
+    peers, now_s = directory.live(), time.time()
+    pinned = directory.pin_adapter(wanted.manifest, wanted.adapter)
+    return explain(
+        peers,
+        replace(wanted, adapter=pinned),
+        rtt_ms=directory.rtt_ms,
+        slowdown=client.records.believed(peers, now_s),
+        extra_ms=client.records.risk_ms(peers, now_s),
+        model=model,
+        groups_of=directory.groups_of,
+    )
 
 
 def view_of(explained: "Explanation", wanted: "Wanted", model: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ manifest and the small files. `tiny` and directories are read where they lie; an
 peers announce, and its small files come from them, checked against the digest, kept in the cache.
 """
 
+import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,17 +44,31 @@ def find_client_model(
         UsageError: the swarm serves several by that name.
         PeerUnreachable: nobody answers, or nobody is known to ask.
     """
-    model, adapter = split_adapter(text)
-    return replace(_find(model, home, join, channel, tunnels), adapter=adapter)
+    return run(fetch_client_model(text, home, join, channel, tunnels=tunnels))
 
 
-def _find(text: str, home: Home, join: Sequence[Address], channel: str, tunnels: bool) -> Model:
-    if text == TINY or text.startswith(("/", ".", "~")) or Path(text).exists():
-        return find_model(text)
-    addresses = join_addresses(home, join)
-    channels = Channel(channel).and_safer
-    party = open_party(home, "client")
-    return run(from_swarm(text, party, addresses, channels=channels, tunnels=tunnels))[0]
+async def fetch_client_model(
+    text: str,
+    home: Home,
+    join: Sequence[Address],
+    channel: str = "stable",
+    *,
+    tunnels: bool = False,
+) -> Model:
+    """The same, where an event loop runs."""
+    named, adapter = split_adapter(text)
+    if _is_here(named):
+        found = await asyncio.to_thread(find_model, named)
+    else:
+        addresses = join_addresses(home, join)
+        channels = Channel(channel).and_safer
+        party = open_party(home, "client")
+        found, _ = await from_swarm(named, party, addresses, channels=channels, tunnels=tunnels)
+    return replace(found, adapter=adapter)
+
+
+def _is_here(named: str) -> bool:
+    return named == TINY or named.startswith(("/", ".", "~")) or Path(named).exists()
 
 
 async def from_swarm(

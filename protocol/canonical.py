@@ -8,7 +8,7 @@ whoever names them.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeAlias, Union
+from typing import Any, TypeAlias, Union
 
 import cbor2
 
@@ -24,7 +24,7 @@ MAX_BYTES = 64 * 1024
 class NotCanonical(IntegrityError):
     """Bytes that are not the one encoding of anything, or values that have none."""
 
-    code: ClassVar[str] = "not_canonical"
+    code = "not_canonical"
 
 
 def encode(fields: Sequence[Field]) -> bytes:

@@ -46,7 +46,7 @@ class ManyhandsError(Exception):
     """The root. `hint`, when there is one, names the command or step that fixes it."""
 
     exit_code: ClassVar[int] = 1
-    code: ClassVar[str] = "unexpected"
+    code: str = "unexpected"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

@@ -10,8 +10,8 @@ import torch
 
 from manyhands.adapters import refusal
 from manyhands.distributed.auto import assemble
-from manyhands.distributed.portal import Portal
 from manyhands.models import Model
+from manyhands.portal import Portal
 from node.engine.adapter_files import WEIGHTS, files_state
 from protocol.errors import PeerRefused, SwarmIncomplete, UsageError
 from protocol.signing import OPEN_SWARM_ID

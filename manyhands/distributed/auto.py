@@ -18,9 +18,9 @@ from protocol.errors import SwarmIncomplete, UsageError
 if TYPE_CHECKING:
     import torch
 
-    from manyhands.distributed.portal import Portal
     from manyhands.home import Home
     from manyhands.models import Model
+    from manyhands.portal import Portal
     from protocol.profile import Profile
     from scheduler.client import Client
     from scheduler.wanted import Limits
@@ -67,11 +67,11 @@ class AutoDistributedModelForCausalLM:
             BadModel: the model is not here, or of a kind that cannot be served.
             PeerUnreachable, SwarmIncomplete: nobody runs its blocks.
         """
-        from manyhands.distributed.portal import Portal
         from manyhands.governing.gate import require_signature, rules_of, terms_for
         from manyhands.home import Home
         from manyhands.models import find_model, split_adapter
         from manyhands.party import open_party
+        from manyhands.portal import Portal
         from manyhands.running import join_addresses
         from protocol.address import Address
 

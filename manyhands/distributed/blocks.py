@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache
 
 from manyhands.distributed.cache import RemoteCache
 from manyhands.distributed.lanes import Lanes
-from manyhands.distributed.portal import Portal
+from manyhands.portal import Portal
 from protocol.errors import UsageError
 from protocol.profile import Profile
 from protocol.wire import wire_format

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from manyhands.distributed.lanes import Lanes
-from manyhands.distributed.portal import Portal
+from manyhands.portal import Portal
 from node.rows import from_wire, to_wire
 from protocol.errors import UsageError
 from protocol.wire import WireFormat

@@ -7,10 +7,10 @@ leaves has them cancelled, which frees their room on every hop, and they still s
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from manyhands.boundary import innermost
 from manyhands.gateway.faults import MISTAKE, ApiError, explained
@@ -24,6 +24,12 @@ log = logging.getLogger(__name__)
 
 Told = tuple[int, Event]
 Receive = Callable[[], Awaitable[Any]]
+
+
+class Tasks(Protocol):
+    """Who owns the work; a task group is one."""
+
+    def create_task(self, coro: Coroutine[Any, Any, None], /) -> asyncio.Task[None]: ...
 
 
 class Observer:
@@ -86,7 +92,7 @@ class Answers:
         self.cost_ncr = 0  # of those that are settled; also where nobody waited for the end
         self.over = asyncio.Event()  # every session has been settled
 
-    def start(self, tasks: asyncio.TaskGroup, receive: Receive) -> None:
+    def start(self, tasks: Tasks, receive: Receive) -> None:
         """Begin; `tasks` owns the work. receive: of the connection, to learn when it goes."""
         self._observer.began(len(self.requests))
         for index, request in enumerate(self.requests):

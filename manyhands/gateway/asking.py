@@ -62,7 +62,7 @@ def requests_for(
     group = _salted(caller.group, asked.cache_salt)
     grammar = grammar or grammar_of(asked)
     try:
-        limits = _limits(more, caller)
+        limits = limits_of(more, caller)
         profile = str(Profile.parse(more.profile)) if more.profile else None
     except ManyhandsError as error:
         raise ApiError("invalid_value", str(error), param="manyhands") from error
@@ -123,7 +123,11 @@ def _by_id(biases: Mapping[str, float]) -> dict[int, float]:
     return {int(name[:12]): bias for name, bias in biases.items()}
 
 
-def _limits(more: Extension, caller: Caller) -> Limits:
+def limits_of(more: Extension, caller: Caller) -> Limits:
+    """
+    Raises:
+        ApiError: the key may not go there.
+    """
     grant = caller.grant
     if grant.data_class is DataClass.RESTRICTED:
         message = "rule restricted: no trust group is named to which restricted data may go"

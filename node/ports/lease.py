@@ -5,7 +5,7 @@ a node that was killed leaves nothing open for long.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from protocol.address import Endpoint
 from protocol.errors import ManyhandsError
@@ -14,7 +14,7 @@ from protocol.errors import ManyhandsError
 class RouterRefused(ManyhandsError):
     """A router does not forward the port, or there is none to ask; the message says why."""
 
-    code: ClassVar[str] = "router_refused"
+    code = "router_refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from manyhands.distributed.auto import assemble
-from manyhands.distributed.portal import Portal
 from manyhands.models import Model
+from manyhands.portal import Portal
 from protocol.errors import ContextExceeded, PeerUnreachable, SwarmIncomplete, UsageError
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork

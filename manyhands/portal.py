@@ -23,7 +23,7 @@ class Portal:
         self._loop = loop or asyncio.new_event_loop()
         self._stack = AsyncExitStack()
         self._thread = threading.Thread(target=self._main, name="manyhands", daemon=True)
-        self._is_closed = False
+        self.is_closed = False
         if self._is_ours:
             self._thread.start()
 
@@ -33,13 +33,13 @@ class Portal:
         Raises:
             UsageError: called on the loop's own thread, which would wait for itself, or closed.
         """
-        if self._is_closed:
+        if self.is_closed:
             work.close()
-            raise UsageError("this model is closed", hint="load it again: from_pretrained")
+            raise UsageError("this is closed", hint="open another one")
         with suppress(RuntimeError):  # no loop runs on this thread
             if asyncio.get_running_loop() is self._loop:
                 work.close()
-                raise UsageError("a model cannot be called on its own event loop")
+                raise UsageError("this cannot be called on its own event loop")
         waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return waiting.result()
@@ -50,7 +50,7 @@ class Portal:
     def later(self, work: Coroutine[Any, Any, Any]) -> None:
         """Let it run; nobody waits."""
         try:
-            if self._is_closed:
+            if self.is_closed:
                 raise RuntimeError("closed")
             asyncio.run_coroutine_threadsafe(work, self._loop)
         except RuntimeError:  # the loop is over, and with it what was to be ended
@@ -62,10 +62,10 @@ class Portal:
 
     def close(self) -> None:
         """Leave what was entered; then no call is taken any more."""
-        if self._is_closed:
+        if self.is_closed:
             return
         self.call(self._stack.aclose())
-        self._is_closed = True
+        self.is_closed = True
         if self._is_ours:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=10)

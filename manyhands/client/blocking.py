@@ -1,0 +1,173 @@
+"""`Client`: a swarm, or a gateway, for code that waits.
+
+An `AsyncClient` on an event loop in a thread of its own: it works in notebooks, and from several
+threads at once.
+"""
+
+import weakref
+from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import suppress
+from os import PathLike
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
+
+from manyhands.client.asynchronous import AsyncClient
+from manyhands.client.chat_values import ChatCompletion, ChatCompletionChunk
+from manyhands.client.choices import ChatChoices, Drawing, Extension
+from manyhands.client.streams import AnswerStream, Stream
+from manyhands.client.values import Answer, Json, Model
+from manyhands.portal import Portal
+from protocol.errors import ManyhandsError
+
+T = TypeVar("T")
+
+
+class Client:
+    """Asks a swarm directly, as one of its clients, or a gateway at `base_url`.
+
+    Nothing is opened before the first question. Use `with`, or `close` at the end; one that is
+    forgotten is closed when the program ends. The arguments are those of `AsyncClient`.
+    """
+
+    def __init__(
+        self,
+        *,
+        join: Iterable[str] = (),
+        home: str | PathLike[str] | None = None,
+        swarm: str | None = None,
+        channel: str = "stable",
+        model: str | None = None,
+        tunnels: bool = False,
+        base_url: str | None = None,
+        api_key: str = "",
+        timeout_s: float = 600.0,
+        max_retries: int = 2,
+    ) -> None:
+        self._client = AsyncClient(
+            join=join,
+            home=home,
+            swarm=swarm,
+            channel=channel,
+            model=model,
+            tunnels=tunnels,
+            base_url=base_url,
+            api_key=api_key,
+            timeout_s=timeout_s,
+            max_retries=max_retries,
+        )
+        self._portal = Portal()
+        self._end = weakref.finalize(self, _end, self._portal, self._client)
+        self.chat = Chat(self)
+
+    def __enter__(self) -> Self:
+        self._call(self._client.__aenter__())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what runs, settle it, and leave. Then nothing can be asked any more."""
+        self._end()
+
+    def generate(
+        self, prompt: str | Sequence[int], *, model: str | None = None, **drawing: Unpack[Drawing]
+    ) -> Answer:
+        """Complete a prompt, given as text or as token ids.
+
+        Raises:
+            RequestError: it was refused, or failed; see `manyhands.errors`.
+        """
+        return self._call(self._client.generate(prompt, model=model, **drawing))
+
+    def stream(
+        self, prompt: str | Sequence[int], *, model: str | None = None, **drawing: Unpack[Drawing]
+    ) -> AnswerStream:
+        """The same, token by token; `result()` gives the whole at the end."""
+        inner = self._client.stream(prompt, model=model, **drawing)
+        return AnswerStream(self._portal, inner, self)
+
+    def models(self) -> list[Model]:
+        """What can be asked for now."""
+        return self._call(self._client.models())
+
+    def explain_route(
+        self,
+        model: str | None = None,
+        *,
+        tokens: int = 1024,
+        manyhands: Extension | None = None,
+    ) -> Json:
+        """Which chain an answer would get now, what each part of it costs, and what keeps others
+        out: as `manyhands route explain --json` prints it. Nothing is opened.
+
+        Args:
+            tokens: room for so many, prompt and answer.
+            manyhands: who may serve.
+        """
+        return self._call(self._client.explain_route(model, tokens=tokens, manyhands=manyhands))
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._portal.call(work)
+
+
+class Chat:
+    """`client.chat.completions`, as OpenAI's client has it."""
+
+    def __init__(self, client: Client) -> None:
+        self.completions = Completions(client)
+
+
+class Completions:
+    """Conversations, with the model's own chat template."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @overload
+    def create(
+        self,
+        *,
+        messages: Sequence[Any],
+        model: str | None = None,
+        stream: Literal[False] = False,
+        **choices: Unpack[ChatChoices],
+    ) -> ChatCompletion: ...
+
+    @overload
+    def create(
+        self,
+        *,
+        messages: Sequence[Any],
+        model: str | None = None,
+        stream: Literal[True],
+        **choices: Unpack[ChatChoices],
+    ) -> Stream[ChatCompletionChunk]: ...
+
+    def create(
+        self,
+        *,
+        messages: Sequence[Any],
+        model: str | None = None,
+        stream: bool = False,
+        **choices: Unpack[ChatChoices],
+    ) -> ChatCompletion | Stream[ChatCompletionChunk]:
+        """Answer a conversation; with `stream=True`, chunk by chunk.
+
+        Raises:
+            RequestError: it was refused, or failed; see `manyhands.errors`.
+        """
+        client = self._client
+        inner = client._client.chat.completions
+        if stream:
+            chunks = client._call(
+                inner.create(messages=messages, model=model, stream=True, **choices)
+            )
+            return Stream(client._portal, chunks, client)
+        return client._call(inner.create(messages=messages, model=model, **choices))
+
+
+def _end(portal: Portal, client: AsyncClient) -> None:
+    """Also at the end of the program, and where a forgotten one is collected."""
+    with suppress(ManyhandsError):  # on the portal's own thread nothing can be waited for
+        portal.call(client.aclose())
+        portal.close()

@@ -1,0 +1,150 @@
+"""A gateway at a URL, for the clients.
+
+In: bodies. Out: what it answers; its errors as ours. It is asked again, after the pause that it
+names, where it says that this may help; never once something of an answer has come.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx2
+
+from manyhands.client.backend import Backend
+from manyhands.client.values import Json
+from manyhands.errors import RequestError, SwarmUnreachable, error_of
+
+AGAIN = {408, 409, 429, 502, 503, 504}
+CONNECT_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 0.5, 30.0
+OVER_S = 5.0  # beyond an answer's own time, which the gateway keeps
+
+
+class HttpBackend(Backend):
+    def __init__(self, base_url: str, api_key: str, *, timeout_s: float, max_retries: int) -> None:
+        self._url = base_url.rstrip("/").removesuffix("/v1")
+        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout_s, self._max_retries = timeout_s, max_retries
+        self._http: httpx2.AsyncClient | None = None
+
+    async def open(self) -> None:
+        timeout = httpx2.Timeout(self._timeout_s + OVER_S, connect=CONNECT_S)
+        self._http = httpx2.AsyncClient(
+            base_url=self._url, headers=self._headers, timeout=timeout, trust_env=False
+        )
+
+    async def whole(self, path: str, body: Json) -> Json:
+        async with self._asked("POST", path, body) as response:
+            return _object(await response.aread())
+
+    async def stream(self, path: str, body: Json) -> AsyncGenerator[Json, None]:
+        async with self._asked("POST", path, body) as response:
+            async for line in response.aiter_lines():
+                if not line.startswith("data:"):
+                    continue
+                data = line[5:].strip()
+                if data == "[DONE]":
+                    return
+                chunk = _object(data)
+                if "error" in chunk:
+                    raise _error(chunk, response)
+                yield chunk
+        raise error_of("peer_failed", "the stream broke off before its end")
+
+    async def models(self) -> list[Json]:
+        async with self._asked("GET", "/v1/models") as response:
+            listed: list[Json] = _object(await response.aread())["data"]
+            return listed
+
+    async def aclose(self) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+
+    @asynccontextmanager
+    async def _asked(
+        self, method: str, path: str, body: Json | None = None
+    ) -> AsyncIterator[httpx2.Response]:
+        """A response that is no refusal.
+
+        Raises:
+            RequestError: what the gateway said, or that it cannot be reached.
+        """
+        try:
+            async with AsyncExitStack() as stack:
+                yield await self._patiently(stack, method, path, body)
+        except httpx2.TimeoutException as error:
+            message = f"{self._url} did not answer within {self._timeout_s:g} s"
+            raise error_of("timeout", message) from error
+        except httpx2.HTTPError as error:
+            message = f"{self._url}: {error or type(error).__name__}"
+            raise error_of("swarm_unreachable", message) from error
+
+    async def _patiently(
+        self, stack: AsyncExitStack, method: str, path: str, body: Json | None
+    ) -> httpx2.Response:
+        assert self._http is not None
+        for attempt in range(self._max_retries + 1):
+            is_last = attempt == self._max_retries
+            trial = AsyncExitStack()
+            try:
+                response = await trial.enter_async_context(
+                    self._http.stream(method, path, json=body)
+                )
+                if response.status_code < 400:
+                    await stack.enter_async_context(trial)
+                    return response
+                await response.aread()
+                refusal = _error(_object(response.content), response)
+            except httpx2.ConnectError as error:
+                if is_last:
+                    raise
+                refusal = SwarmUnreachable(str(error), code="swarm_unreachable", status=503)
+            await trial.aclose()
+            if is_last or not _may_help(refusal):
+                raise refusal
+            pause_s = refusal.retry_after_s or FIRST_PAUSE_S * 2**attempt
+            await asyncio.sleep(min(pause_s, LONGEST_PAUSE_S))
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _may_help(refusal: RequestError) -> bool:
+    return refusal.status in AGAIN and refusal.retry_after_s != 0
+
+
+def _error(body: Json, response: httpx2.Response) -> RequestError:
+    said = body.get("error")
+    said = said if isinstance(said, dict) else {"message": str(said or "no reason was given")}
+    headers = response.headers
+    code, status = str(said.get("code") or "internal_error"), response.status_code
+    return error_of(
+        code,
+        str(said.get("message")),
+        status=status if status >= 400 else None,  # an error within a stream has its own
+        param=said.get("param"),
+        request_id=headers.get("x-request-id", ""),
+        retry_after_s=0.0 if headers.get("x-should-retry") == "false" else _pause_s(headers),
+    )
+
+
+def _pause_s(headers: httpx2.Headers) -> float | None:
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) * unit_s)
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
+def _object(data: str | bytes) -> dict[str, Any]:
+    """
+    Raises:
+        RequestError: whoever answers there is no gateway.
+    """
+    try:
+        value = json.loads(data)
+        if isinstance(value, dict):
+            return value
+    except (ValueError, RecursionError):
+        pass
+    raise error_of("swarm_unreachable", "what answers there speaks no JSON; is it a gateway?")

@@ -1,0 +1,208 @@
+"""A swarm itself, for the clients: no HTTP, no gateway, the same bodies and the same answers.
+
+In: bodies, as the HTTP API takes them; `manyhands.gateway.prepared` makes requests of them here as
+there. Out: plain values. Models are looked up in the swarm when they are first asked for.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from manyhands.asking import open_client
+from manyhands.client.backend import CHAT, ROUTE, TEXT, Backend
+from manyhands.client.values import Json
+from manyhands.errors import error_of, of_failure
+from manyhands.gateway.answers import Answers
+from manyhands.gateway.asked import ChatAsked, CompletionAsked
+from manyhands.gateway.catalogue import DEFAULT, DIGEST_CHARS, Served
+from manyhands.gateway.complaints import invalid
+from manyhands.gateway.explaining import RouteAsked, explain
+from manyhands.gateway.faults import ApiError
+from manyhands.gateway.gateway import SETTLE_S, Bounds
+from manyhands.gateway.prepared import Prepared, prepare_chat, prepare_text
+from manyhands.governing.gate import terms_for
+from manyhands.home import Home
+from manyhands.running import join_addresses
+from manyhands.thin import fetch_client_model
+from protocol.address import Address
+from protocol.errors import ManyhandsError
+from protocol.membership.rules import Rules
+from protocol.text import Tokenizer
+
+if TYPE_CHECKING:
+    from scheduler.client import Client
+    from scheduler.permission import Terms
+
+Asked = TypeVar("Asked", bound=BaseModel)
+
+
+class SwarmBackend(Backend):
+    """default: what `default` means; empty: the only model that the swarm serves."""
+
+    def __init__(
+        self,
+        home: Home,
+        join: Sequence[Address],
+        *,
+        channel: str = "stable",
+        default: str = "",
+        timeout_s: float = 600.0,
+        tunnels: bool = False,
+    ) -> None:
+        self._home, self._join, self._channel = home, tuple(join), channel
+        self._default, self._tunnels = default, tunnels
+        self._bounds = Bounds(timeout_s=timeout_s)
+        self._served: dict[str, Served] = {}
+        self._terms: dict[bytes, Terms] = {}
+        self._looking = asyncio.Lock()
+        self._stack, self._tasks = AsyncExitStack(), Running()
+        self._client: Client | None = None
+
+    async def open(self) -> None:
+        with _told():
+            self._join = join_addresses(self._home, self._join)
+            self._client = await self._stack.enter_async_context(
+                open_client(
+                    self._home, self._join, self._channel, self._require, tunnels=self._tunnels
+                )
+            )
+
+    async def whole(self, path: str, body: Json) -> Json:
+        with _told():
+            if path == ROUTE:
+                asked = _checked(RouteAsked, body)
+                return await explain(self._opened, await self._find(asked.model), asked)
+            prepared = await self._prepare(path, body)
+            answers, reply = self._ask(prepared), prepared.reply()
+            try:
+                while not answers.is_over:
+                    reply.hear(await answers.next())
+                return reply.whole()
+            finally:
+                await _left(answers)
+
+    async def stream(self, path: str, body: Json) -> AsyncGenerator[Json, None]:
+        with _told():
+            prepared = await self._prepare(path, body)
+            answers, reply = self._ask(prepared), prepared.reply()
+            try:
+                while not answers.is_over:
+                    for chunk in reply.chunks(await answers.next()):
+                        yield chunk
+                for chunk in reply.last_chunks():
+                    yield chunk
+            finally:
+                await _left(answers)
+
+    async def models(self) -> list[Json]:
+        with _told():
+            live = (await self._opened.directory()).live()
+            names = {peer.model: peer.manifest.hex() for peer in live if peer.span}
+            known = {each.digest: each.max_positions for each in self._served.values()}
+            return [
+                {
+                    "id": name,
+                    "root": f"{name}@{digest[:DIGEST_CHARS]}",
+                    "max_model_len": known.get(digest),
+                }
+                for name, digest in sorted(names.items())
+            ]
+
+    async def aclose(self) -> None:
+        await self._tasks.end()
+        await self._stack.aclose()
+        self._client = None
+
+    @property
+    def _opened(self) -> "Client":
+        assert self._client is not None, "opened before it is asked, and not closed"
+        return self._client
+
+    async def _prepare(self, path: str, body: Json) -> Prepared:
+        if path == CHAT:
+            chat = _checked(ChatAsked, body)
+            return await prepare_chat(await self._find(chat.model), chat, self._bounds)
+        assert path == TEXT
+        text = _checked(CompletionAsked, body)
+        return await prepare_text(await self._find(text.model), text, self._bounds)
+
+    def _ask(self, prepared: Prepared) -> Answers:
+        answers = Answers(self._opened, prepared.requests)
+        answers.start(self._tasks, _stays)
+        return answers
+
+    async def _find(self, name: str) -> Served:
+        """The model of this name, looked up once."""
+        async with self._looking:
+            if name not in self._served:
+                asked = (self._default or await self._only()) if name == DEFAULT else name
+                model = await fetch_client_model(
+                    asked, self._home, self._join, self._channel, tunnels=self._tunnels
+                )
+                tokenizer = await asyncio.to_thread(Tokenizer.from_directory, model.directory)
+                self._terms[model.manifest.digest] = terms_for(self._home, model.manifest)
+                self._served[name] = Served(model, tokenizer, model.adapter)
+            return self._served[name]
+
+    async def _only(self) -> str:
+        names = sorted({peer.model for peer in (await self._opened.directory()).live()})
+        if len(names) == 1:
+            return names[0]
+        served = f"serves {', '.join(names)}" if names else "serves no model"
+        hint = "name one: model=…, of an answer or of the client"
+        raise error_of("model_not_found", f"the swarm {served}", hint=hint, param="model")
+
+    def _require(self, rules: Rules, digest: bytes) -> None:
+        self._terms[digest](rules, digest)
+
+
+class Running:
+    """Tasks that end when the client does."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def create_task(self, work: Coroutine[Any, Any, None], /) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _left(answers: Answers) -> None:
+    """Cancel what still runs, and let it settle."""
+    answers.leave()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_S):
+            await answers.over.wait()
+
+
+async def _stays() -> Any:
+    """There is no connection that a caller could drop."""
+    await asyncio.Event().wait()
+
+
+def _checked(kind: type[Asked], body: Json) -> Asked:
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise invalid(error.errors()) from None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Failures become what the Python API raises."""
+    try:
+        yield
+    except (ManyhandsError, ApiError) as error:
+        if (failure := of_failure(error)) is error:
+            raise
+        raise failure from error
