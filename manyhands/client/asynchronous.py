@@ -152,7 +152,7 @@ class AsyncChat:
 
 
 class AsyncCompletions:
-    """Conversations, with the model's own chat template."""
+    """`client.chat.completions`: conversations, with the model's own chat template."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client

@@ -118,7 +118,7 @@ class Chat:
 
 
 class Completions:
-    """Conversations, with the model's own chat template."""
+    """`client.chat.completions`: conversations, with the model's own chat template."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
