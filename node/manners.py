@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Self
 
 DAY_MIN = 24 * 60
@@ -102,10 +103,19 @@ class Sensed:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """back_s: when it ends, in seconds since the epoch; None: nobody knows."""
+    """back_s: when it ends, in seconds since the epoch; None: nobody knows. hands_over: open
+    sessions are asked to go on elsewhere; else they end here."""
 
     why: str
     back_s: float | None = None
+    hands_over: bool = True
+
+    def and_also(self, other: "Pause") -> "Pause":
+        """Both at once: it ends when the later one does."""
+        ends = (self.back_s, other.back_s)
+        back_s = None if None in ends else max(end for end in ends if end is not None)
+        hands_over = self.hands_over or other.hands_over
+        return Pause(f"{self.why} and {other.why}", back_s, hands_over)
 
 
 class Manners:
@@ -127,11 +137,7 @@ class Manners:
             )
             if pause is not None
         ]
-        if not found:
-            return None
-        ends = [pause.back_s for pause in found if pause.back_s is not None]
-        back_s = max(ends) if len(ends) == len(found) else None
-        return Pause(" and ".join(pause.why for pause in found), back_s)
+        return reduce(Pause.and_also, found) if found else None
 
     def _by_hours(self, now_s: float) -> Pause | None:
         hours = self.wishes.hours

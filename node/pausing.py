@@ -1,14 +1,16 @@
 """A node that gives way to its owner: it looks now and then, pauses, and comes back by itself.
 
-In: the rules of `manners.py`, and what sensors say. Out: a paused node takes no sessions, asks the
-clients of those it has to go on elsewhere and serves them until they do, shares no weights, moves
-nowhere, and announces why and until when. Nothing is cut off: a session that finds no other host
-ends here.
+In: the rules of `manners.py`, what sensors say, and what the owner says (`hold`, `release`). Out: a
+paused node takes no sessions, asks the clients of those it has to go on elsewhere and serves them
+until they do, shares no weights, moves nowhere, and announces why and until when. Nothing is cut
+off: a session that finds no other host ends here.
 """
 
 import asyncio
 import logging
 import time
+from contextlib import suppress
+from functools import reduce
 from typing import Any, Protocol
 
 from node.manners import Manners, Pause
@@ -35,12 +37,15 @@ class Pausable(Protocol):
 
 
 class Pausing:
-    """One node's; `begin` once it has tasks. Without wishes nothing is ever looked at."""
+    """One node's. Without wishes nothing is ever looked at."""
 
     def __init__(self, node: Pausable, settings: NodeSettings) -> None:
         self._node, self._settings = node, settings
         self._manners = Manners(settings.wishes)
-        self.pause: Pause | None = None
+        self._by_manners: Pause | None = None
+        self.held: Pause | None = None  # by its owner
+        self.pause: Pause | None = None  # by either
+        self._told = asyncio.Event()
 
     def state(self, meant: State) -> State:
         """What a node is that would be this if it did not give way."""
@@ -75,21 +80,57 @@ class Pausing:
 
         return handle
 
+    def hold(self, pause: Pause) -> None:
+        """Its owner wants it to pause now, whatever it was told before."""
+        self.held = pause
+        self._settle(is_told=True)
+
+    def release(self) -> None:
+        """Its owner lets it serve again, as far as its manners do."""
+        self.held = None
+        self._settle(is_told=True)
+
     async def run(self) -> None:
         """Look, and pause or come back, until cancelled."""
         wishes = self._settings.wishes
-        while wishes:
-            sensed = await asyncio.to_thread(self._settings.sense, wishes)
-            self._take(self._manners.look(sensed, now_s=time.time(), steady_s=time.monotonic()))
-            await asyncio.sleep(self._settings.sense_every_s)
+        while True:
+            self._told.clear()
+            if wishes:
+                sensed = await asyncio.to_thread(self._settings.sense, wishes)
+                now_s, steady_s = time.time(), time.monotonic()
+                self._by_manners = self._manners.look(sensed, now_s=now_s, steady_s=steady_s)
+            if self.held and self.held.back_s is not None and time.time() >= self.held.back_s:
+                self.held = None
+            self._settle()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._next_look_s()):
+                    await self._told.wait()
 
-    def _take(self, pause: Pause | None) -> None:
-        before, self.pause = self.pause, pause
-        if (before is None) == (pause is None):
+    def _next_look_s(self) -> float | None:
+        """None: nothing changes by itself."""
+        if self._settings.wishes:
+            return self._settings.sense_every_s
+        if self.held is None or self.held.back_s is None:
+            return None
+        return max(0.0, self.held.back_s - time.time())
+
+    def _settle(self, *, is_told: bool = False) -> None:
+        """What both say together. is_told: by the owner, just now; else sensors change the reason
+        so often that only beginnings and ends are announced at once."""
+        if is_told:
+            self._told.set()
+        reasons = [pause for pause in (self.held, self._by_manners) if pause is not None]
+        before, self.pause = self.pause, reduce(Pause.and_also, reasons) if reasons else None
+        if before == self.pause:
             return
-        if pause is not None:
-            log.warning("paused", extra={"why": pause.why})
-        else:
+        is_new = (before is None) != (self.pause is None)
+        if self.pause is None:
             log.warning("serving again")
-        self._node.say_again()
-        self._node.ask_to_go(HAND_OVER_S if pause is not None else None)
+        elif is_new:
+            log.warning("paused", extra={"why": self.pause.why})
+        if is_new or is_told:
+            self._node.say_again()
+        went = before is not None and before.hands_over
+        goes = self.pause is not None and self.pause.hands_over
+        if went != goes:
+            self._node.ask_to_go(HAND_OVER_S if goes else None)

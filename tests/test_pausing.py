@@ -1,12 +1,13 @@
 """A node that gives way: its sessions end or go on elsewhere, all hear why, and it comes back."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from manyhands.condition import Seen, condition_of
 from node.manners import Hours, Pause, Sensed, Wishes, local_minute
-from node.pausing import Pausing
+from node.pausing import HAND_OVER_S, Pausing
 from node.settings import NodeSettings
 from protocol.announcements import Announcement
 from protocol.clock import wall_ms
@@ -130,12 +131,79 @@ async def test_a_node_outside_its_hours_is_paused_from_its_first_word_on(model, 
     assert 3400 < status["paused"]["back_s"] - wall_ms() / 1000 < 7300  # a clock may change
 
 
-def test_a_pause_hides_no_leave_and_no_move():
-    class Nothing:
-        def say_again(self) -> None: ...
-        def ask_to_go(self, left_s: float | None) -> None: ...
+class Heard:
+    """A node that remembers what it was told."""
 
-    pausing = Pausing(Nothing(), NodeSettings())
+    def __init__(self) -> None:
+        self.asked: list[float | None] = []
+        self.n_said = 0
+
+    def say_again(self) -> None:
+        self.n_said += 1
+
+    def ask_to_go(self, left_s: float | None) -> None:
+        self.asked.append(left_s)
+
+
+async def test_an_owner_pauses_it_by_hand_and_no_answer_is_dropped(model, tmp_path):
+    async with swarm(model, tmp_path, over_memory(MemoryNetwork())) as alone:
+        [node] = await alone.start((0, 6))
+        pausing = node.node.pausing
+        async with alone.client() as client:
+            request = alone.request([5, 6], max_tokens=N, ignore_eos=True)
+            expected = (await whole(client.generate(request))).token_ids
+            async with client.generate(request) as run:
+                async for event in run:
+                    if isinstance(event, Token) and event.index == 3:
+                        pausing.hold(Pause("by its owner", wall_ms() / 1000 + 600))
+                        was = node.node.state
+                    if isinstance(event, Finished):
+                        result = event.result
+        refusal = node.node.sessions._away()
+        pausing.release()
+
+        assert was is State.PAUSED
+        assert node.node.state is State.SERVING
+        assert "paused: by its owner" in str(refusal)
+        assert result.token_ids == expected
+
+
+async def test_a_pause_by_hand_ends_by_itself_when_its_time_is_over():
+    heard = Heard()
+    pausing = Pausing(heard, NodeSettings())
+    looking = asyncio.create_task(pausing.run())
+    await asyncio.sleep(0)
+
+    pausing.hold(Pause("by its owner", wall_ms() / 1000 + 0.05))
+    assert pausing.why == "by its owner"
+    await until(lambda: pausing.pause is None, timeout_s=5)
+    looking.cancel()
+
+    assert heard.asked == [HAND_OVER_S, None]
+    assert heard.n_said == 2
+
+
+def test_a_drain_asks_nobody_to_go_until_it_becomes_a_pause():
+    heard = Heard()
+    pausing = Pausing(heard, NodeSettings())
+
+    pausing.hold(Pause("draining", None, hands_over=False))
+    assert heard.asked == []
+    pausing.hold(Pause("by its owner"))
+    pausing.release()
+
+    assert heard.asked == [HAND_OVER_S, None]
+
+
+def test_pauses_together_end_with_the_later_one():
+    hours, hand = Pause("outside its hours", 200.0), Pause("by its owner", 100.0, hands_over=False)
+
+    assert hours.and_also(hand) == Pause("outside its hours and by its owner", 200.0)
+    assert hours.and_also(Pause("in use")).back_s is None
+
+
+def test_a_pause_hides_no_leave_and_no_move():
+    pausing = Pausing(Heard(), NodeSettings())
     pausing.pause = Pause("in use")
 
     assert pausing.state(State.SERVING) is State.PAUSED
