@@ -90,6 +90,7 @@ class LocalNode:
     is_ready: bool = False
     ready_s: float = 0.0  # how long it took
     n_starts: int = 0
+    page: str = ""  # the URL of its own page
 
     @property
     def log_path(self) -> Path:
@@ -134,7 +135,9 @@ class LocalSwarm:
         *,
         price_per_mtl: int = 0,
         threads: int | None = None,
+        pages: bool = False,
     ) -> None:
+        """pages: whether each node has a page of its own."""
         self.directory = directory
         cores = os.cpu_count() or 1
         self._options = [
@@ -142,6 +145,7 @@ class LocalSwarm:
             *("--threads", str(threads or max(1, cores // len(spans)))),
             *("--price-per-mtl", str(price_per_mtl)),
             *("--drain", "5"),
+            *("--page", "auto" if pages else "off"),
             "--accept-licence",  # whoever starts a swarm has asked already
             *("--parent", str(os.getpid())),
         ]
@@ -220,7 +224,9 @@ class LocalSwarm:
             ) from error
         if not line:
             raise _why_it_ended(node, await node.ended())
-        assert json.loads(line)["event"] == "ready"
+        ready = json.loads(line)
+        assert ready["event"] == "ready"
+        node.page = ready["page"] or ""
         node.is_ready, node.ready_s = True, time.monotonic() - began_s
         on_ready(node)
 

@@ -17,6 +17,8 @@ from protocol.messages import Span
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+PAGE_PORTS = range(8401, 8421)  # a gateway's own is 8400
+
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
@@ -90,6 +92,23 @@ class EndpointType(click.ParamType[Any]):
         if not colon or not host or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
             self.fail(f"{value!r} is no HOST:PORT; port 0 picks one", param, ctx)
         return host, int(port)
+
+
+class PageType(click.ParamType[Any]):
+    """The ports to try: one, the usual ones for `auto`, none for `off`."""
+
+    name = "PORT|auto|off"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> range:
+        if isinstance(value, range):
+            return value
+        if value in ("auto", "off"):
+            return PAGE_PORTS if value == "auto" else range(0)
+        if not re.fullmatch(r"\d{1,5}", value) or int(value) > 65535:
+            self.fail(f"{value!r} is no port; port 0 picks one", param, ctx)
+        return range(int(value), int(value) + 1)
 
 
 class AdapterType(click.ParamType[Any]):

@@ -70,6 +70,7 @@ class Wanted:
     via: tuple[Address | None, ...] = ()  # None: any relay of the swarm
     map_port: bool = False
     gently: bool = False
+    page: range = range(0)  # the ports to try
     hours: "Hours | None" = None
     on_battery: str = "serve"
     when_idle_min: float | None = None

@@ -31,6 +31,7 @@ class Running:
     addresses: tuple[str, ...]
     without: tuple[str, ...] = ()  # what was asked for and cannot be, in words
     signature: str = ""  # of the model, by its publisher, in words
+    page: str = ""  # the URL of its page
 
 
 @contextmanager

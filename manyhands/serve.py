@@ -22,11 +22,12 @@ from manyhands.headings import headed
 from manyhands.home import Home, open_books
 from manyhands.loading import describe, load
 from manyhands.loops import run
-from manyhands.manners import manners_options, sensing, wishes_of
+from manyhands.manners import manners_options, wishes_of
 from manyhands.options import (
     AdapterType,
     AddressType,
     EndpointType,
+    PageType,
     SizeType,
     SpanType,
     accept_licence_option,
@@ -39,6 +40,7 @@ from manyhands.ports import USUAL_PORT, check_port, usual_or_any_port
 from manyhands.preparing import Prepared, Wanted, prepare
 from manyhands.progress import say
 from manyhands.running import Running, recorded
+from manyhands.serve_settings import about_of, settings_of
 from manyhands.signals import ending_at_once, interruptible
 from manyhands.way_options import ways_options
 from manyhands.whereabouts import check_mapping, ready_fields, ways_of
@@ -47,10 +49,8 @@ from protocol.errors import UsageError
 from protocol.membership.roles import Role
 
 if TYPE_CHECKING:
-    from ledger.meter import Rates
     from ledger.writer import LedgerWriter
     from node.engine import ShardEngine
-    from node.settings import NodeSettings
 
 MAX_TEXT_CHARS = 64
 
@@ -60,7 +60,7 @@ HEADINGS = {
         *("span", "max_blocks", "adapters", "name", "wire", "pack"),
         *("trusted_keys", "accept_licence", "share_weights"),
     ),
-    "Where": ("join", "swarm", "home", "bootstrap", "libp2p", "lan", "region", "group"),
+    "Where": ("join", "swarm", "home", "page", "bootstrap", "libp2p", "lan", "region", "group"),
     "Being reached": ("listen", "announce", "map_port", "via", "relay", "relay_limit"),
     "Manners": ("hours", "on_battery", "when_idle_min", "max_bandwidth", "drain"),
     "Memory and device": (
@@ -102,6 +102,13 @@ HEADINGS = {
     type=AddressType(),
     multiple=True,
     help="A libp2p address to find the swarm by, as a node's ready line has it. Repeat for more.",
+)
+@click.option(
+    "--page",
+    type=PageType(),
+    default="auto",
+    help="A page about this node, for this machine alone: a port, auto, which takes the first free "
+    "one from 8401 on, or off. Default: auto.",
 )
 @click.option("--lan", is_flag=True, help="Find peers on this local network, and be found there.")
 @home_option
@@ -181,7 +188,7 @@ def serve(**given: object) -> None:
     most, now and later.
 
     When ready, prints one line of JSON: {"event": "ready", "peer", "addresses", "model", "span",
-    "adapters", "reach"}.
+    "adapters", "page", "reach"}.
     """
     wanted = Wanted(**given)  # type: ignore[arg-type]
     for text in (wanted.name, wanted.region, wanted.group):
@@ -251,6 +258,7 @@ async def _serve(
     prepared: Prepared,
     engine: "ShardEngine",
 ) -> None:
+    from manyhands.dashboard.beside import page_beside
     from manyhands.discovering import make_plane
     from manyhands.moving import Elsewhere
     from node.node import Node
@@ -274,7 +282,7 @@ async def _serve(
         engine,
         describe(wanted, model, engine, capacity_blocks=capacity),
         books,
-        _settings(wanted, home),
+        settings_of(wanted, home),
         _software(),
         elsewhere=Elsewhere(wanted, party, prepared) if moves else None,
         plane=plane,
@@ -282,8 +290,12 @@ async def _serve(
         ways=ways_of(wanted),
     )
     stop = asyncio.Event()
+    about = about_of(wanted, prepared)
     with interruptible(stop.set):
-        async with node.running():
+        async with (
+            node.running(),
+            page_beside(node, transport, home, wanted.page, about) as page,
+        ):
             reach = await ready_fields(node)
             addresses = tuple(map(str, node.addresses))
             name, span = wanted.name or model.name, engine.span
@@ -296,6 +308,7 @@ async def _serve(
                 addresses=addresses,
                 signature=model.signature,
                 without=(f"no discovery over libp2p: {problem}",) if problem else (),
+                page=page,
             )
             with recorded(home, record):
                 ready = {
@@ -305,12 +318,15 @@ async def _serve(
                     "model": name,
                     "span": [span.start, span.stop],
                     "adapters": engine.adapters.names,
+                    "page": page or None,
                     **reach,
                 }
                 if node.discovery is not None:
                     ready["libp2p"] = [str(each) for each in node.discovery.plane.addresses]
                 click.echo(json.dumps(ready))
                 say(f"serving blocks {span} of {name}; Ctrl-C to leave")
+                if page:
+                    say(f"how this node is, and pausing it: {page}")
                 await stop.wait()
             say("leaving: open sessions may finish; Ctrl-C again to end now")
 
@@ -322,43 +338,6 @@ def _software() -> str:
 
     versions = (__version__, torch.__version__, transformers.__version__)
     return "manyhands/{} torch/{} transformers/{}".format(*versions)
-
-
-def _settings(wanted: Wanted, home: Home) -> "NodeSettings":
-    from node.relay_book import quotas_of
-    from node.settings import NodeSettings
-
-    assert wanted.listen is not None, "chosen before anything was said"
-    host, port = wanted.listen
-    return NodeSettings(
-        host=host,
-        port=port,
-        announce=wanted.announce,
-        relay=wanted.relay,
-        relay_quotas=quotas_of(wanted.relay_limit),
-        relay_file=home.node / "relay.json",
-        via=tuple(each for each in wanted.via if each is not None),
-        via_auto=None in wanted.via,
-        join=wanted.join,
-        kv_cache_bytes=wanted.kv_cache,
-        drain_s=wanted.drain,
-        wire="" if wanted.wire == "auto" else wanted.wire,
-        pack=wanted.pack,
-        adapters=home.adapters,
-        bans=home.bans,
-        region=wanted.region,
-        group=wanted.group,
-        rates=_rates(wanted.price_per_mtl),
-        max_bytes_per_s=wanted.max_bandwidth,
-        wishes=wishes_of(wanted),
-        sense=sensing(),
-    )
-
-
-def _rates(price_per_mtl: int) -> "Rates":
-    from ledger.meter import Rates
-
-    return Rates(prefill_tl=price_per_mtl, decode_tl=price_per_mtl)
 
 
 def _check_choice(wanted: Wanted) -> None:

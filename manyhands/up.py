@@ -75,7 +75,7 @@ def up(
     (found,) = require_served(place, party, [found], accepts=accept_licence)
     require_accepted(place, found.manifest, accepts=accept_licence)
     bring_weights(found, found.manifest.tensors, party=party)
-    swarm = LocalSwarm(model, spans, place.root / "swarm")
+    swarm = LocalSwarm(model, spans, place.root / "swarm", pages=True)
     adopt(place, [node.home for node in swarm.nodes])
     with Spending(spending_path(place)) as spending:
         run(_up(place, found, swarm, replicas, port, spending))
@@ -98,6 +98,7 @@ async def _up(
     home: Home, model: Model, swarm: LocalSwarm, replicas: int, port: int, spending: "Spending"
 ) -> None:
     from manyhands.dashboard.books import books_of
+    from manyhands.dashboard.nodes import nodes_of
     from manyhands.dashboard.routes import Panel
     from manyhands.gateway.allowances import Allowances
     from manyhands.gateway.app import make_app
@@ -118,7 +119,7 @@ async def _up(
     bounds, allowances = Bounds(drain_s=DRAIN_S), Allowances(spending)
     gateway = Gateway(Catalogue(served_of([model])), bounds, allowances)
     admit = admission(KeyFile(keys_path(home)))
-    panel = Panel(books=partial(books_of, home.root))
+    panel = Panel(books=partial(books_of, home.root), nodes=lambda: nodes_of(swarm))
     app = make_app(gateway, Readiness(gateway, why_not_ready), admit, panel)
     with interruptible():
         async with listening(app, HOST, port) as bound:

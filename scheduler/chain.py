@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakSet
 
+from protocol.announcements import Announcement
 from protocol.codec import to_client_message, to_hop_bytes
 from protocol.errors import ManyhandsError, PeerUnreachable, VersionMismatch
 from protocol.identity import PeerId
@@ -96,6 +97,23 @@ class Connections:
         if (kept := self._open.setdefault(peer, connection)) is not connection:
             await connection.aclose()  # dialled by another session meanwhile, or by this one
         return kept
+
+    async def ping(
+        self, peer: Announcement, *, timeout_s: float, anew: bool = False
+    ) -> tuple[float, Path]:
+        """Milliseconds to a peer and back, and the way there. anew: the connection at hand is
+        taken for dead.
+
+        Raises:
+            PeerError: why it does not answer.
+        """
+        if anew:
+            await self.forget(peer.peer_id)
+        addresses = [str(address) for address in peer.addresses]
+        connection = await self.to(peer.peer_id, addresses, timeout_s=timeout_s)
+        began_s = asyncio.get_running_loop().time()
+        await connection.call("ping", b"", timeout_s=timeout_s)
+        return (asyncio.get_running_loop().time() - began_s) * 1000, connection.path
 
     def _look_for_better(self, peer: str, addresses: Sequence[str]) -> None:
         """In the background while streams run, sooner at first; they move, and the next one is

@@ -157,13 +157,7 @@ class Client:
         Raises:
             PeerError: why it does not answer.
         """
-        if anew:
-            await self._connections.forget(peer.peer_id)
-        addresses = [str(address) for address in peer.addresses]
-        connection = await self._connections.to(peer.peer_id, addresses, timeout_s=timeout_s)
-        began_s = asyncio.get_running_loop().time()
-        await connection.call("ping", b"", timeout_s=timeout_s)
-        return (asyncio.get_running_loop().time() - began_s) * 1000, connection.path
+        return await self._connections.ping(peer, timeout_s=timeout_s, anew=anew)
 
     def generate(self, request: GenerationRequest) -> Generation:
         session = SessionId(secrets.token_bytes(16))

@@ -38,30 +38,52 @@ UNKEPT, UNBUFFERED = {"cache-control": "no-store"}, {"x-accel-buffering": "no"}
 BEAT_S = 5.0  # the page takes us for gone when it hears nothing for three of these
 MAX_WATCHERS = 64
 
-Books = Callable[[], list[dict[str, Any]]]
+STARTING = {
+    **overview({}),
+    "sentence": "Starting: this page shows the swarm as soon as it answers.",
+    "tone": "warn",
+}
+
+Listed = Callable[[], list[dict[str, Any]]]
 
 
 @dataclass(slots=True)
 class Panel:
-    """What the routes show. books: what the ledgers of this home hold, read anew each time."""
+    """What the routes show.
+
+    books: what the ledgers of this home hold, read anew each time. nodes: of this machine, with
+    the URLs of their own pages. parts: of the page, by what runs here: a gateway, a node.
+    """
 
     watch: SwarmWatch = field(default_factory=SwarmWatch)
     traffic: Traffic = field(default_factory=Traffic)
-    books: Books = list
+    books: Listed = list
+    nodes: Listed = list
+    parts: tuple[str, ...] = ("gateway",)
     n_watchers: int = 0
     _shown: tuple[int, dict[str, Any]] = (-1, {})
+    _told: tuple[int, int, str] = (-1, 0, "")
 
     def state(self, look: Look) -> dict[str, Any]:
-        if self._shown[0] != look.number:  # once for all who watch
-            self._shown = (look.number, overview(look.seen, look.why_not))
+        if self._shown[0] != look.number:
+            shown = overview(look.seen, look.why_not) if look.number else STARTING
+            self._shown = (look.number, shown)
         return {
             **self._shown[1],
             "version": __version__,
             "number": look.number,
             "at_ms": look.at_ms,
             "now_ms": wall_ms(),
-            "traffic": self.traffic.summary(),
+            "traffic": self.traffic.summary() if "gateway" in self.parts else None,
+            "nodes": self.nodes(),
         }
+
+    def told(self, look: Look) -> str:
+        """The state as JSON, made once for all who watch."""
+        second = wall_ms() // 1000
+        if self._told[:2] != (look.number, second):
+            self._told = (look.number, second, json.dumps(self.state(look)))
+        return self._told[2]
 
 
 def page_router(panel: Panel) -> APIRouter:
@@ -71,7 +93,8 @@ def page_router(panel: Panel) -> APIRouter:
     @router.get("/api/v1/state")
     async def state() -> Response:
         """How the swarm is, in one object."""
-        return _json(panel.state(panel.watch.newest))
+        look = await panel.watch.fresh()
+        return Response(panel.told(look), media_type="application/json", headers=UNKEPT)
 
     @router.get("/api/v1/events")
     async def events() -> Response:
@@ -86,14 +109,13 @@ def page_router(panel: Panel) -> APIRouter:
     @router.get("/api/v1/peers")
     async def peers() -> Response:
         """Every peer with all that it says of itself, as `manyhands peers --json`."""
-        rows = peer_views(panel.watch.newest.seen)
+        rows = peer_views((await panel.watch.fresh()).seen)
         return _json({"schema": "manyhands/peers/v1", "peers": rows})
 
     @router.get("/api/v1/peers/{peer_id}")
     async def peer(peer_id: str) -> Response:
-        found = [
-            (one, saw) for one, saw in panel.watch.newest.seen.items() if one.peer_id == peer_id
-        ]
+        seen = (await panel.watch.fresh()).seen
+        found = [(one, saw) for one, saw in seen.items() if one.peer_id == peer_id]
         if not found:
             return _missing(f"no peer {peer_id[:80]} is in the table")
         return _json(peer_views(dict(found))[0])
@@ -111,7 +133,7 @@ def page_router(panel: Panel) -> APIRouter:
 
     @router.get("/")
     async def index() -> Response:
-        return _file("index.html")
+        return _index(panel.parts)
 
     @router.get("/favicon.ico")
     async def icon() -> Response:
@@ -125,14 +147,12 @@ def page_router(panel: Panel) -> APIRouter:
 
 
 async def _events(panel: Panel) -> AsyncIterator[str]:
-    number = -1
     panel.n_watchers += 1
     try:
+        look = await panel.watch.fresh()
         while not panel.watch.has_ended:
-            look = await panel.watch.after(number, BEAT_S)
-            number = look.number if look is not None else number
-            view = panel.state(panel.watch.newest)
-            yield f"event: state\nid: {number}\ndata: {json.dumps(view)}\n\n"
+            yield f"event: state\nid: {look.number}\ndata: {panel.told(look)}\n\n"
+            look = await panel.watch.after(look.number, BEAT_S) or panel.watch.newest
     finally:
         panel.n_watchers -= 1
 
@@ -144,6 +164,13 @@ def _json(view: Any) -> Response:
 def _missing(message: str) -> Response:
     error = {"message": message, "type": "not_found_error", "param": None, "code": "not_found"}
     return JSONResponse({"error": error}, 404, UNKEPT)
+
+
+def _index(parts: tuple[str, ...]) -> Response:
+    """The shell of the page; which parts there are, it reads from its own body."""
+    shell = (files("manyhands.dashboard") / "static" / "index.html").read_text()
+    told = shell.replace("<body>", f'<body data-parts="{" ".join(parts)}">')
+    return Response(told, media_type=KINDS[".html"], headers=POLICY)
 
 
 def _file(name: str) -> Response:

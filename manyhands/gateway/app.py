@@ -44,20 +44,7 @@ def make_app(
 ) -> ASGIApp:
     """panel: what the dashboard shows, where there is more to show than this app's own traffic.
     origins: of other sites whose pages may ask, and read what they are told."""
-    app = FastAPI(
-        title="Manyhands gateway",
-        version=__version__,
-        docs_url=None,  # they would load scripts from elsewhere
-        redoc_url=None,
-        responses={status: {"description": _when(status)} for status in DOCUMENTED},
-        exception_handlers={
-            ApiError: _refused,
-            ManyhandsError: _failed,
-            RequestValidationError: _invalid,
-            HTTPException: _not_routed,
-            Exception: _mistaken,
-        },
-    )
+    app = bare_app("Manyhands gateway")
     app.state.gateway, app.state.readiness = gateway, ready
     app.state.metrics = metrics.Metrics()
     app.state.panel = panel or Panel()
@@ -73,6 +60,24 @@ def make_app(
         allow_methods=("GET", "POST"),
         allow_headers=("*",),  # the origin is what is trusted; clients send many of their own
         expose_headers=EXPOSED,
+    )
+
+
+def bare_app(title: str) -> FastAPI:
+    """Without routes: what goes wrong in those that it gets ends as a body of `faults.py`."""
+    return FastAPI(
+        title=title,
+        version=__version__,
+        docs_url=None,  # they would load scripts from elsewhere
+        redoc_url=None,
+        responses={status: {"description": _when(status)} for status in DOCUMENTED},
+        exception_handlers={
+            ApiError: _refused,
+            ManyhandsError: _failed,
+            RequestValidationError: _invalid,
+            HTTPException: _not_routed,
+            Exception: _mistaken,
+        },
     )
 
 

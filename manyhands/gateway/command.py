@@ -39,7 +39,7 @@ from protocol.errors import UsageError
 from protocol.membership.rules import Rules
 
 if TYPE_CHECKING:
-    from manyhands.dashboard.routes import Books
+    from manyhands.dashboard.routes import Panel
     from manyhands.gateway.gateway import Gateway
     from manyhands.gateway.keys import KeyFile
     from scheduler.client import Client
@@ -140,6 +140,8 @@ def gateway(
     adapter. Prints one line of JSON when it listens: {"event": "ready", "url", "models"}.
     """
     from manyhands.dashboard.books import books_of
+    from manyhands.dashboard.nodes import nodes_on
+    from manyhands.dashboard.routes import Panel
     from manyhands.gateway.allowances import Allowances
     from manyhands.gateway.catalogue import Catalogue, served_of
     from manyhands.gateway.gateway import Bounds, Gateway
@@ -158,10 +160,10 @@ def gateway(
         all_terms(place, found, accepts=accept_licence),
         tunnels=tunnels,
     )
-    books = partial(books_of, place.root)
+    panel = Panel(books=partial(books_of, place.root), nodes=partial(nodes_on, place))
     with Spending(spending_path(place)) as spending:
         gateway = Gateway(catalogue, Bounds(**more), Allowances(spending))
-        run(_serve(gateway, keys, opening, books, where))
+        run(_serve(gateway, keys, opening, panel, where))
 
 
 def aliases_of(given: Sequence[str]) -> dict[str, str]:
@@ -190,10 +192,9 @@ async def _serve(
     gateway: "Gateway",
     keys: "KeyFile",
     opening: "AbstractAsyncContextManager[Client]",
-    books: "Books",
+    panel: "Panel",
     where: Where,
 ) -> None:
-    from manyhands.dashboard.routes import Panel
     from manyhands.gateway.app import make_app
     from manyhands.gateway.door import admission
     from manyhands.gateway.readiness import Readiness
@@ -202,7 +203,6 @@ async def _serve(
     stop = asyncio.Event()
     with interruptible(stop.set):
         admit = admission(keys, is_wide=where.is_wide)
-        panel = Panel(books=books)
         app = make_app(gateway, Readiness(gateway), admit, panel, where.origins)
         async with (
             listening(app, where.host, where.port, where.certificate) as bound,

@@ -45,6 +45,12 @@ FAULTS: Mapping[str, Fault] = {
     "host_not_allowed": Fault(
         403, "permission_error", "a gateway without keys was asked under a foreign name"
     ),
+    "origin_not_allowed": Fault(
+        403, "permission_error", "another site's page may not act on a node through its page"
+    ),
+    "invalid_page_token": Fault(
+        403, "permission_error", "an act without the token that the node's page was told"
+    ),
     "model_not_released": Fault(
         403, "permission_error", "the swarm's rules keep the model from being used"
     ),

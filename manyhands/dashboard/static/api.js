@@ -19,8 +19,8 @@ export async function ask(path, options = {}) {
 }
 
 /** What a path answered, or an error with the words of the answer. */
-export async function fetchJson(path) {
-  const response = await ask(path, { headers: { accept: "application/json" } });
+export async function fetchJson(path, options = {}) {
+  const response = await ask(path, { ...options, headers: { accept: "application/json", ...options.headers } });
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.error?.message ?? `${path} answered ${response.status}`);
   return body;

@@ -6,15 +6,18 @@ import { chat } from "./chat.js";
 import { connect } from "./connect.js";
 import { ledger } from "./ledger.js";
 import { models, model } from "./models.js";
+import { mynode } from "./mynode.js";
 import { overview } from "./overview.js";
 import { peers, peer } from "./peers.js";
 import { requests } from "./requests.js";
 
-const PAGES = [
-  ["", "Overview", overview], ["models", "Models", models], ["peers", "Peers", peers],
-  ["requests", "Requests", requests], ["ledger", "Ledger", ledger], ["chat", "Chat", chat],
-  ["connect", "Connect", connect],
-];
+const SWARM = [["models", "Models", models], ["peers", "Peers", peers]];
+const BY_PART = {
+  gateway: [["", "Overview", overview], ["chat", "Chat", chat], ...SWARM, ["requests", "Requests", requests],
+    ["ledger", "Ledger", ledger], ["connect", "Connect", connect]],
+  node: [["", "My node", mynode], ["swarm", "Swarm", overview], ...SWARM, ["ledger", "Ledger", ledger]],
+};
+const PAGES = BY_PART[document.body.dataset.parts] ?? BY_PART.gateway;
 const DETAILS = { model, peer };
 const STALE_MS = 15000;
 const RETRY_MS = 2000;
@@ -34,11 +37,11 @@ function open() {
   if (isAskingForKey) return;
   const { name, argument } = route();
   const known = PAGES.find(([path]) => path === name);
-  const make = known?.[2] ?? DETAILS[name] ?? overview;
-  const title = known?.[1] ?? (name === "peer" ? "Peer" : "Model");
+  const make = known?.[2] ?? DETAILS[name] ?? PAGES[0][2];
+  const title = known?.[1] ?? { peer: "Peer", model: "Model" }[name] ?? PAGES[0][1];
   document.title = `${title} · Manyhands`;
   for (const link of document.querySelectorAll("nav a")) {
-    const isHere = link.getAttribute("href") === `#/${known ? name : `${name}s`}`;
+    const isHere = link.getAttribute("href") === `#/${known ? name : DETAILS[name] ? `${name}s` : ""}`;
     isHere ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
   }
   shown?.close?.();

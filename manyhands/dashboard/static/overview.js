@@ -22,22 +22,39 @@ function draw(main, state) {
     h("dl", { class: "tiles" },
       tile("Peers online", count(online), peers.length > online ? `of ${peers.length}` : ""),
       tile("Hosts per block, least", state.models.length ? count(hosts) : "–"),
-      tile("Answers running", count(traffic.running)),
-      tile("Tokens per second", decimal(traffic.tokens_per_s), "through here"),
-      tile("First token, median", milliseconds(traffic.ttft_p50_ms), traffic.ttft_p95_ms === null ? "" : `p95 ${milliseconds(traffic.ttft_p95_ms)}`),
-      tile("Requests, last hour", count(traffic.requests), traffic.failed ? `${count(traffic.failed)} failed` : ""),
+      traffic ? trafficTiles(traffic) : tile("Sessions now", count(peers.reduce((sum, peer) => sum + peer.sessions, 0)), "as peers announce them"),
     ),
-    h("div", { class: "two" }, alertsCard(state.alerts), trafficCard(traffic)),
+    h("div", { class: "two" }, alertsCard(state.alerts), traffic ? trafficCard(traffic) : ""),
     ...state.models.map((model, at) =>
       h("section", { class: "card", "aria-labelledby": `model-${at}` },
         h("h2", { id: `model-${at}` }, h("a", { href: `#/model/${model.manifest}` }, model.model)),
         coverageGrid(model, peers.filter((peer) => peer.model === at), 12))),
-    state.models.length ? "" : nobody(),
+    nodesCard(state.nodes),
+    state.models.length || !state.number ? "" : nobody(),
   );
 }
 
 function tile(name, value, small = "") {
   return h("div", {}, h("dt", {}, name), h("dd", {}, value, " ", h("small", {}, small)));
+}
+
+function trafficTiles(traffic) {
+  return [
+    tile("Answers running", count(traffic.running)),
+    tile("Tokens per second", decimal(traffic.tokens_per_s), "through here"),
+    tile("First token, median", milliseconds(traffic.ttft_p50_ms), traffic.ttft_p95_ms === null ? "" : `p95 ${milliseconds(traffic.ttft_p95_ms)}`),
+    tile("Requests, last hour", count(traffic.requests), traffic.failed ? `${count(traffic.failed)} failed` : ""),
+  ];
+}
+
+/** The nodes that run on this machine: each has a page of its own, where it can be paused. */
+function nodesCard(nodes) {
+  if (!nodes.length) return "";
+  return h("section", { class: "card" }, h("h2", {}, "Nodes of this machine"),
+    h("ul", { class: "alerts" }, nodes.map((node) => h("li", {},
+      h("span", { class: node.is_up ? "is-well" : "is-bad", "aria-hidden": "true" }, TONES[node.is_up ? "well" : "bad"]),
+      h("span", {}, node.is_up ? "" : "not up: ", node.page ? h("a", { href: node.page }, node.name) : node.name, " ", peerLink(node.peer))))),
+    h("p", { class: "why" }, "Each has a page of its own: how it is, what it earned, and a button that pauses it."));
 }
 
 function alertsCard(alerts) {

@@ -1,0 +1,78 @@
+"""What `serve` was asked for, as its node and its node's page take it.
+
+In: the command line, read. Out: the node's settings, and what its page tells of its owner's wishes.
+"""
+
+from typing import TYPE_CHECKING
+
+from manyhands.dashboard.beside import About
+from manyhands.manners import sensing, wishes_of
+
+if TYPE_CHECKING:
+    from ledger.meter import Rates
+    from manyhands.home import Home
+    from manyhands.preparing import Prepared, Wanted
+    from node.settings import NodeSettings
+
+
+def settings_of(wanted: "Wanted", home: "Home") -> "NodeSettings":
+    """What the node itself needs of it."""
+    from node.relay_book import quotas_of
+    from node.settings import NodeSettings
+
+    assert wanted.listen is not None, "chosen before anything was said"
+    host, port = wanted.listen
+    return NodeSettings(
+        host=host,
+        port=port,
+        announce=wanted.announce,
+        relay=wanted.relay,
+        relay_quotas=quotas_of(wanted.relay_limit),
+        relay_file=home.node / "relay.json",
+        via=tuple(each for each in wanted.via if each is not None),
+        via_auto=None in wanted.via,
+        join=wanted.join,
+        kv_cache_bytes=wanted.kv_cache,
+        drain_s=wanted.drain,
+        wire="" if wanted.wire == "auto" else wanted.wire,
+        pack=wanted.pack,
+        adapters=home.adapters,
+        bans=home.bans,
+        region=wanted.region,
+        group=wanted.group,
+        rates=_rates(wanted.price_per_mtl),
+        max_bytes_per_s=wanted.max_bandwidth,
+        wishes=wishes_of(wanted),
+        sense=sensing(),
+    )
+
+
+def _rates(price_per_mtl: int) -> "Rates":
+    from ledger.meter import Rates
+
+    return Rates(prefill_tl=price_per_mtl, decode_tl=price_per_mtl)
+
+
+def about_of(wanted: "Wanted", prepared: "Prepared") -> About:
+    """Why it serves what it serves, and what its owner allows it, as people write it."""
+    why = "you named them when you started it: --span"
+    if wanted.span is None:
+        of = " and models" if len(prepared.placing.choices) > 1 else ""
+        why = f"the swarm missed them most; it may move to other blocks{of} that are needed more"
+    limits = {
+        "Hours": str(wanted.hours or "always"),
+        "On battery": "pauses" if wanted.on_battery == "pause" else "serves on",
+        "While you use the machine": "serves on"
+        if wanted.when_idle_min is None
+        else f"pauses, until it was idle for {wanted.when_idle_min:g} minutes",
+        "Bandwidth": f"{wanted.max_bandwidth / 2**20:.1f} MiB/s each way"
+        if wanted.max_bandwidth
+        else "no limit",
+        "Device": prepared.device,
+        "Memory": str(wanted.share(prepared.device) or "what fits"),
+        "For sessions' caches": f"{wanted.kv_cache / 2**20:.0f} MiB",
+        "Price": f"{wanted.price_per_mtl} nanocredits per million tokens through one block"
+        if wanted.price_per_mtl
+        else "free",
+    }
+    return About(why=why, limits=limits)
