@@ -88,9 +88,7 @@ class MyNode:
                 **node.whereabouts.status(),
                 "told": spoken(said.reach),
                 "fix": advice(said.reach, port),
-                "relayed_by": [
-                    each.get("relay") for each in status.get("via") or () if isinstance(each, dict)
-                ],
+                "relayed_by": [str(each.relay) for each in node.carrying.addresses],
             },
         }
 
