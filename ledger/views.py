@@ -59,6 +59,19 @@ def statement_view(book: Book, peer: str | None) -> Json:
         }
 
 
+def recent_view(book: Book, most: int) -> Json:
+    """The latest tabs of a ledger, the newest first, and the tree head that its owner signed."""
+    with book.reader() as reader:
+        head, entries = reader.checkpoint(), list(reader.entries())
+        return {
+            "tabs": [_line(reader, entry) for entry in entries[: -most - 1 : -1]],
+            "open_tabs": len(reader.open_tabs()),
+            "head": {"origin": head.origin, "size": head.size, "root": head.root.hex()}
+            if head
+            else None,
+        }
+
+
 def _line(reader: LedgerReader, entry: LogEntry) -> Json:
     tab = open_receipt(reader.receipt(entry.receipt_id), reader.swarm_id)
     earned = tab.terms.payee == reader.account

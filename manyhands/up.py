@@ -7,7 +7,6 @@ in front of them, which also says whether the swarm can answer now, and a record
 
 import json
 import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +96,7 @@ def require_alone(home: Home) -> None:
 async def _up(
     home: Home, model: Model, swarm: LocalSwarm, replicas: int, port: int, spending: "Spending"
 ) -> None:
-    from manyhands.dashboard.books import books_of
+    from manyhands.dashboard.books import HomeBooks
     from manyhands.dashboard.nodes import nodes_of
     from manyhands.dashboard.routes import Panel
     from manyhands.gateway.allowances import Allowances
@@ -119,7 +118,7 @@ async def _up(
     bounds, allowances = Bounds(drain_s=DRAIN_S), Allowances(spending)
     gateway = Gateway(Catalogue(served_of([model])), bounds, allowances)
     admit = admission(KeyFile(keys_path(home)))
-    panel = Panel(books=partial(books_of, home.root), nodes=lambda: nodes_of(swarm))
+    panel = Panel(books=HomeBooks(home.root), nodes=lambda: nodes_of(swarm))
     app = make_app(gateway, Readiness(gateway, why_not_ready), admit, panel)
     with interruptible():
         async with listening(app, HOST, port) as bound:

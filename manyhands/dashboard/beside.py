@@ -133,7 +133,7 @@ def _page_of(
 ) -> "tuple[ASGIApp, Panel, NodeSight]":
     from ledger.homes import Book
     from manyhands.asking import RECORD_NAME
-    from manyhands.dashboard.books import books_of
+    from manyhands.dashboard.books import HomeBooks
     from manyhands.dashboard.earnings import Earnings
     from manyhands.dashboard.my_node import MyNode
     from manyhands.dashboard.node_routes import NodePanel, examining, node_router
@@ -145,7 +145,7 @@ def _page_of(
     from manyhands.gateway.keys import KeyFile, keys_path
     from scheduler.record_file import read_records
 
-    panel = Panel(books=partial(books_of, home.root), parts=("node",))
+    panel = Panel(books=HomeBooks(home.root), parts=("node",))
     mine = MyNode(node, about.why, about.limits)
     listen = (node.settings.host, node.settings.port)
     of_node = NodePanel(mine, Earnings(Book("node", home.node)), examining(home.root, listen))

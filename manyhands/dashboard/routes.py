@@ -15,6 +15,7 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from manyhands import __version__
+from manyhands.dashboard.books import HomeBooks
 from manyhands.dashboard.overview import overview
 from manyhands.dashboard.traffic import Traffic
 from manyhands.dashboard.watch import Look, SwarmWatch
@@ -51,16 +52,17 @@ Listed = Callable[[], list[dict[str, Any]]]
 class Panel:
     """What the routes show.
 
-    books: what the ledgers of this home hold, read anew each time. nodes: of this machine, with
+    books: of this home, where it has some. nodes: of this machine, with
     the URLs of their own pages. parts: of the page, by what runs here: a gateway, a node.
     """
 
     watch: SwarmWatch = field(default_factory=SwarmWatch)
     traffic: Traffic = field(default_factory=Traffic)
-    books: Listed = list
+    books: HomeBooks | None = None
     nodes: Listed = list
     parts: tuple[str, ...] = ("gateway",)
     n_watchers: int = 0
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the books, one at a time
     _shown: tuple[int, dict[str, Any]] = (-1, {})
     _told: tuple[int, int, str] = (-1, 0, "")
 
@@ -127,9 +129,18 @@ def page_router(panel: Panel) -> APIRouter:
 
     @router.get("/api/v1/ledger")
     async def ledger() -> Response:
-        """The balances of this home."""
-        books = await asyncio.to_thread(panel.books)
+        """The balances of this home, and its latest tabs."""
+        async with panel.reading:
+            books = await asyncio.to_thread(panel.books.balances) if panel.books else []
         return _json({"schema": "manyhands/ledger/v1", "books": books})
+
+    @router.get("/api/v1/ledger/verify")
+    async def verify() -> Response:
+        """Every line of them derived again."""
+        async with panel.reading:
+            found = await asyncio.to_thread(panel.books.verified) if panel.books else []
+        ok = all(each["ok"] for each in found)
+        return _json({"schema": "manyhands/ledger-verify/v1", "ok": ok, "ledgers": found})
 
     @router.get("/")
     async def index() -> Response:

@@ -5,17 +5,17 @@ what is kept of an answer is its times, its route and its numbers.
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from manyhands.gateway.answers import Observer
 from protocol.clock import wall_ms
-from scheduler.request import Event, Finished, GenerationRequest, Routed, RouteStep, Token
+from scheduler.request import Event, Finished, GenerationRequest, Routed, RouteStep, Token, Waiting
 
 BUCKET_S, N_BUCKETS = 10, 360
-N_KEPT = 200
+N_KEPT, MAX_ROUTES = 200, 16
 
 
 @dataclass(slots=True)
@@ -26,12 +26,15 @@ class Bucket:
     n_tokens: int = 0
     n_requests: int = 0
     n_failed: int = 0
+    cost_ncr: int = 0
+    endings: Counter[str] = field(default_factory=Counter)
     ttft_ms: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Trace:
-    """One answer. hops: its last route; moments are milliseconds after it was asked."""
+    """One answer. hops: its last route; routes: each that it had, and when it stood. Moments are
+    milliseconds after it was asked."""
 
     id: str
     model: str
@@ -44,7 +47,12 @@ class Trace:
     routed_ms: float | None = None
     first_ms: float | None = None
     last_ms: float | None = None
-    n_reroutes: int = -1
+    n_cached: int = 0
+    n_handovers: int = 0
+    cost_ncr: int = 0
+    pauses_ms: tuple[float, ...] = ()
+    waited_for: str = ""  # why there was no chain at first
+    routes: list[tuple[float, tuple[RouteStep, ...]]] = field(default_factory=list)
     hops: tuple[RouteStep, ...] = ()
     receipts: tuple[str, ...] = ()
 
@@ -60,8 +68,17 @@ class Trace:
             "routed_ms": _round(self.routed_ms),
             "first_token_ms": _round(self.first_ms),
             "last_token_ms": _round(self.last_ms),
-            "failovers": max(0, self.n_reroutes),
+            "cached_tokens": self.n_cached,
+            "failovers": max(0, len(self.routes) - 1),
+            "handovers": self.n_handovers,
+            "pauses_ms": [round(ms, 1) for ms in self.pauses_ms],
+            "waited_for": self.waited_for,
+            "cost_ncr": self.cost_ncr,
             "hops": [{**hop.to_json(), "run_ms": _round(hop.run_ms)} for hop in self.hops],
+            "routes": [
+                {"at_ms": round(at_ms, 1), "hops": [hop.to_json() for hop in hops]}
+                for at_ms, hops in self.routes
+            ],
             "receipts": list(self.receipts),
         }
 
@@ -93,7 +110,9 @@ class Traffic:
         now_ms = (self._clock_s() - trace.began_s) * 1000
         match event:
             case Routed(route):
-                trace.hops, trace.n_reroutes = route, trace.n_reroutes + 1
+                trace.hops = route
+                if len(trace.routes) < MAX_ROUTES:
+                    trace.routes.append((now_ms, route))
                 if trace.routed_ms is None:
                     trace.routed_ms = now_ms
             case Token():
@@ -103,14 +122,20 @@ class Traffic:
                 trace.last_ms = now_ms
                 trace.n_tokens += 1
                 self._bucket().n_tokens += 1
+            case Waiting(reason):
+                trace.waited_for = str(reason)
             case Finished(result):
                 trace.hops, trace.receipts = result.route, result.receipts
+                trace.n_cached, trace.n_handovers = result.n_cached, result.handovers
+                trace.pauses_ms, trace.cost_ncr = result.pauses_ms[:MAX_ROUTES], result.cost_ncr
 
     def end(self, trace: Trace, status: str) -> None:
         """status: the finish reason, or an error's code."""
         if trace.status == "running":
             self.n_running -= 1
             trace.status = status
+            self._bucket().endings[status] += 1
+            self._bucket().cost_ncr += trace.cost_ncr
             if status not in ("stop", "length", "tool_calls", "cancelled"):
                 self._bucket().n_failed += 1
 
@@ -133,6 +158,8 @@ class Traffic:
             "requests": sum(each.n_requests for each in past),
             "failed": sum(each.n_failed for each in past),
             "tokens": sum(each.n_tokens for each in past),
+            "cost_ncr": sum(each.cost_ncr for each in past),
+            "endings": dict(sum((each.endings for each in past), Counter())),
             "tokens_per_s": max(series[-2:]),
             "ttft_p50_ms": _quantile(ttft_ms, 0.5),
             "ttft_p95_ms": _quantile(ttft_ms, 0.95),

@@ -139,7 +139,7 @@ def gateway(
     callers with a key alone. The first MODEL is also called `default`; MODEL:ADAPTER asks for an
     adapter. Prints one line of JSON when it listens: {"event": "ready", "url", "models"}.
     """
-    from manyhands.dashboard.books import books_of
+    from manyhands.dashboard.books import HomeBooks
     from manyhands.dashboard.nodes import nodes_on
     from manyhands.dashboard.routes import Panel
     from manyhands.gateway.allowances import Allowances
@@ -160,7 +160,7 @@ def gateway(
         all_terms(place, found, accepts=accept_licence),
         tunnels=tunnels,
     )
-    panel = Panel(books=partial(books_of, place.root), nodes=partial(nodes_on, place))
+    panel = Panel(books=HomeBooks(place.root), nodes=partial(nodes_on, place))
     with Spending(spending_path(place)) as spending:
         gateway = Gateway(catalogue, Bounds(**more), Allowances(spending))
         run(_serve(gateway, keys, opening, panel, where))

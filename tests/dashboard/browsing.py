@@ -10,6 +10,10 @@ from fastapi import FastAPI
 
 from manyhands.dashboard.routes import Panel, page_router
 from manyhands.gateway.serving import listening
+from manyhands.route import view_of
+from scheduler.explain import explain
+from scheduler.wanted import Wanted
+from tests.announcing import MANIFEST
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -18,7 +22,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="needs Chromium: apt-get install chromium"
 )
-PAGES = ("", "models", "peers", "requests", "ledger", "chat", "connect")
+PAGES = ("", "models", "peers", "requests", "routing", "ledger", "chat", "connect")
 
 
 @asynccontextmanager
@@ -44,6 +48,13 @@ async def served(panel: Panel) -> AsyncIterator[str]:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [{"id": "tiny", "object": "model"}]}
+
+    @app.post("/api/v1/route")
+    async def route() -> dict[str, Any]:
+        """As a gateway explains it, by what the panel shows."""
+        peers = list(panel.watch.newest.seen)
+        wanted = Wanted(manifest=MANIFEST, n_blocks=8, n_positions=1024, n_prompt=512)
+        return view_of(explain(peers, wanted, model="tiny"), wanted, "tiny")
 
     async with listening(app, "127.0.0.1", 0) as port:
         try:

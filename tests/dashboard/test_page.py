@@ -25,19 +25,6 @@ pytestmark = [needs_chromium, pytest.mark.asyncio(loop_scope="module")]
 
 WELL = Seen(rtt_ms=1.2)
 HOSTILE = "<img src=x onerror=alert(1)>"
-BOOKS = [
-    {
-        "role": "client",
-        "peer": peer_of(9),
-        "entries": 3,
-        "balances": [
-            {"peer": peer_of(1), "tabs": 3, "earned_ncr": 0, "spent_ncr": 1200, "net_ncr": -1200}
-        ],
-        "earned_ncr": 0,
-        "spent_ncr": 1200,
-        "net_ncr": -1200,
-    }
-]
 SWARM: Mapping[Announcement, Seen] = {
     announce(1, (0, 4), region="SG"): WELL,
     announce(2, (4, 8)): WELL,
@@ -62,11 +49,18 @@ def panel_of(seen: Mapping[Announcement, Seen]) -> Panel:
     traffic.end(trace, "stop")
     watch = SwarmWatch()  # nobody watches: it shows what it is given
     watch.newest = Look(wall_ms(), 1, seen)
-    return Panel(watch, traffic, lambda: BOOKS)
+    return Panel(watch, traffic)
 
 
 @pytest.mark.parametrize(
-    ("theme", "width"), [("light", 1200), ("dark", 1200), ("light", 320)], ids=str
+    ("theme", "width"),
+    [
+        pytest.param("light", 1200, marks=pytest.mark.slow),
+        pytest.param("dark", 1200, marks=pytest.mark.slow),
+        pytest.param("dark", 320, marks=pytest.mark.slow),
+        ("light", 320),
+    ],
+    ids=str,
 )
 async def test_every_page_is_accessible_and_fits(
     browser: "Browser", theme: str, width: int

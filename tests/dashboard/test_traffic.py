@@ -1,8 +1,10 @@
 """What a gateway remembers of its answers."""
 
+from typing import Any
+
 from manyhands.dashboard.traffic import BUCKET_S, N_BUCKETS, N_KEPT, Traffic
 from protocol.messages import Span
-from scheduler.request import Routed, RouteStep, Token
+from scheduler.request import Finished, GenerationResult, Routed, RouteStep, Token, Waiting
 
 HOPS = (RouteStep("a", Span(0, 4), 2.0), RouteStep("b", Span(4, 8), 3.0))
 
@@ -55,3 +57,40 @@ def test_an_hour_is_remembered_and_no_more() -> None:
     clock.now_s += BUCKET_S * N_BUCKETS
     assert traffic.summary()["requests"] == 0
     assert len(traffic.summary()["tokens_per_s_by_step"]) == N_BUCKETS
+
+
+def test_what_became_of_a_chain_and_what_it_cost_is_kept() -> None:
+    clock = Clock()
+    traffic = Traffic(clock)
+    trace = traffic.begin("r1", "tiny", "chat", 5)
+    traffic.hear(trace, Waiting("nobody serves blocks 0:4", "swarm_incomplete"))
+    traffic.hear(trace, Routed(HOPS))
+    clock.now_s += 0.5
+    traffic.hear(trace, Routed((HOPS[0], RouteStep("c", Span(4, 8), 3.0))))
+    traffic.hear(trace, Finished(result(cost_ncr=700, n_cached=3, pauses_ms=(40.0,))))
+    traffic.end(trace, "stop")
+
+    [view] = traffic.recent()
+    assert [each["at_ms"] for each in view["routes"]] == [0, 500]
+    assert view["routes"][1]["hops"][1] == {"peer": "c", "span": [4, 8]}
+    assert (view["failovers"], view["pauses_ms"], view["cached_tokens"]) == (1, [40.0], 3)
+    assert view["waited_for"] == "nobody serves blocks 0:4"
+    summary = traffic.summary()
+    assert (summary["cost_ncr"], summary["endings"]) == (700, {"stop": 1})
+
+
+def result(**changes: Any) -> GenerationResult:
+    told = {
+        "text": "",
+        "token_ids": (),
+        "finish_reason": "stop",
+        "n_prompt": 5,
+        "ttft_ms": 1.0,
+        "tpot_ms": 1.0,
+        "total_ms": 1.0,
+        "route": HOPS,
+        "failovers": 0,
+        "receipts": (),
+        "seed": 0,
+    }
+    return GenerationResult(**(told | changes))

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from manyhands.dashboard.books import books_of
+from manyhands.dashboard.books import HomeBooks
 from manyhands.dashboard.routes import Panel
 from manyhands.gateway.app import make_app
 from manyhands.gateway.catalogue import Catalogue, served_of
@@ -49,7 +49,7 @@ class Live:
         tiny = find_model("tiny")
         models = [tiny, replace(tiny, name="org/other")]
         self.gateway = Gateway(Catalogue(served_of(models), {"small": "tiny"}), self.bounds)
-        panel = Panel(books=lambda: books_of(self.directory))
+        panel = Panel(books=HomeBooks(self.directory))
         admit = admission(KeyFile(self.keys))
         app = make_app(self.gateway, Readiness(self.gateway), admit, panel)
         self.port = await self._stack.enter_async_context(listening(app, HOST, 0))

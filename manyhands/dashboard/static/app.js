@@ -10,11 +10,12 @@ import { mynode } from "./mynode.js";
 import { overview } from "./overview.js";
 import { peers, peer } from "./peers.js";
 import { requests } from "./requests.js";
+import { routing } from "./routing.js";
 
 const SWARM = [["models", "Models", models], ["peers", "Peers", peers]];
 const BY_PART = {
   gateway: [["", "Overview", overview], ["chat", "Chat", chat], ...SWARM, ["requests", "Requests", requests],
-    ["ledger", "Ledger", ledger], ["connect", "Connect", connect]],
+    ["routing", "Routing", routing], ["ledger", "Ledger", ledger], ["connect", "Connect", connect]],
   node: [["", "My node", mynode], ["swarm", "Swarm", overview], ...SWARM, ["ledger", "Ledger", ledger]],
 };
 const PAGES = BY_PART[document.body.dataset.parts] ?? BY_PART.gateway;
@@ -109,7 +110,8 @@ function setTheme(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
   const button = document.getElementById("theme");
-  button.textContent = { light: "☀ Light", dark: "☾ Dark" }[theme] ?? "◐ Theme: system";
+  button.setAttribute("aria-label", `Colours: ${theme || "as the system's"}`);
+  button.textContent = { light: "☀ Light", dark: "☾ Dark" }[theme] ?? "◐ System";
 }
 
 function turnTheme() {

@@ -60,5 +60,5 @@ export function short(peer) {
 }
 
 export function peerLink(peer) {
-  return h("a", { href: `#/peer/${encodeURIComponent(peer)}`, class: "mono", title: peer }, short(peer));
+  return h("a", { href: `#/peer/${encodeURIComponent(peer)}`, class: "mono peer", title: peer }, short(peer));
 }

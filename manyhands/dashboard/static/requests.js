@@ -25,7 +25,7 @@ export function requests(main) {
   }
 
   function table(found) {
-    const head = ["When", "Model", "Status", "Tokens", "First token", "Per token", "Failovers"];
+    const head = ["When", "Model", "Status", "Tokens", "First token", "Per token", "Failovers", "Cost"];
     return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Requests, as a table" },
       h("table", {}, h("caption", { class: "hidden" }, "Last requests"),
         h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))),
@@ -42,11 +42,25 @@ export function requests(main) {
       h("td", {}, h("span", { class: `tag ${bad ? "is-bad" : ""}` }, one.status)),
       h("td", { class: "number" }, `${count(one.prompt_tokens)} + ${count(one.tokens)}`),
       h("td", { class: "number" }, milliseconds(one.first_token_ms)), h("td", { class: "number" }, milliseconds(perToken)),
-      h("td", { class: "number" }, count(one.failovers)));
-    return isOpen ? [line, h("tr", {}, h("td", { colspan: "7" }, waterfall(one)))] : [line];
+      h("td", { class: "number" }, count(one.failovers)), h("td", { class: "number" }, one.cost_ncr ? `${count(one.cost_ncr)} ncr` : "free"));
+    return isOpen ? [line, h("tr", {}, h("td", { colspan: "8" }, waterfall(one)))] : [line];
   }
 
   return { update: draw, close() { asked = -1; } };
+}
+
+/** What became of the chain while it answered: who left it, who came, and what that cost. */
+function changes(one) {
+  const told = one.routes.slice(1).map(({ at_ms, hops }, at) => {
+    const before = one.routes[at].hops.map((hop) => hop.peer), after = hops.map((hop) => hop.peer);
+    const gone = before.filter((peer) => !after.includes(peer)), come = after.filter((peer) => !before.includes(peer));
+    const pause = one.pauses_ms[at];
+    return h("li", {}, h("span", { class: "is-warn", "aria-hidden": "true" }, "▲"), h("span", {}, `After ${milliseconds(at_ms)}: `,
+      gone.length ? [gone.map((peer) => [peerLink(peer), " "]), "left the chain, "] : "the chain stood again, ",
+      come.length ? [come.map((peer) => [peerLink(peer), " "]), "took over"] : "with the same peers",
+      pause ? `; no token for ${milliseconds(pause)}.` : "."));
+  });
+  return told.length ? h("ul", { class: "alerts" }, told) : "";
 }
 
 function waterfall(one) {
@@ -62,6 +76,9 @@ function waterfall(one) {
     h("span", { class: "track" }, s("svg", { viewBox: "0 0 1000 10", preserveAspectRatio: "none", width: "100%", height: "100%", "aria-hidden": "true" },
       s("rect", { class: "part-decode", width: ((hop.run_ms ?? 0) / most) * 1000, height: 10 })))]);
   return h("div", {}, h("p", { class: "why" }, `${one.endpoint}, ${one.id}`), h("div", { class: "waterfall" }, bars),
+    h("p", { class: "why" }, one.cached_tokens ? `${count(one.cached_tokens)} of ${count(one.prompt_tokens)} prompt tokens were still kept by the peers. ` : "",
+      one.waited_for ? `It waited at first: ${one.waited_for}.` : ""),
     h("p", { class: "why" }, "The chain, and what a step took on each hop:"), h("div", { class: "waterfall" }, hops),
+    changes(one),
     one.receipts.length ? h("p", { class: "why" }, "Receipts: ", h("span", { class: "mono short" }, one.receipts.map((id) => id.slice(0, 12)).join(", "))) : "");
 }

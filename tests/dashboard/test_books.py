@@ -1,0 +1,61 @@
+"""What a page tells of ledgers that two parties wrote."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ledger import Ledger
+from ledger.homes import Book
+from ledger.reader import FILE_NAME
+from manyhands.dashboard.books import HomeBooks
+from manyhands.dashboard.earnings import Earnings
+from protocol.identity import Identity, load_or_create_identity
+from tests.ledger.parties import SWARM, closed_receipt
+
+
+@pytest.fixture
+def provider(tmp_path: Path) -> Identity:
+    """Of a home whose node earned once."""
+    identity = load_or_create_identity(tmp_path / "node" / "identity.key")
+    earn(tmp_path, identity, 1)
+    return identity
+
+
+def earn(home: Path, identity: Identity, number: int) -> None:
+    with Ledger.open(home / "node", identity.key, SWARM) as ledger:
+        ledger.append(closed_receipt(provider=identity.key, nonce=bytes([number]) * 16))
+
+
+def test_a_home_without_ledgers_has_none_and_earned_nothing(tmp_path: Path) -> None:
+    books = HomeBooks(tmp_path)
+    assert (books.balances(), books.verified()) == ([], [])
+    told = Earnings(Book("node", tmp_path / "node")).look()
+    assert (told["earned_ncr"], told["answers"], len(told["days"])) == (0, 0, 14)
+
+
+def test_what_was_earned_is_told_with_its_latest_tabs_and_grows(
+    tmp_path: Path, provider: Identity
+) -> None:
+    books, earnings = HomeBooks(tmp_path), Earnings(Book("node", tmp_path / "node"))
+    [before], first = books.balances(), earnings.look()
+    earn(tmp_path, provider, 2)
+    [after], second = books.balances(), earnings.look()
+
+    assert before["earned_ncr"] == first["earned_ncr"] > 0
+    assert after["earned_ncr"] == second["earned_ncr"] == 2 * first["earned_ncr"]
+    assert (first["answers"], second["answers"]) == (1, 2)
+    assert second["prompt_tokens"] + second["answer_tokens"] > 0
+    assert [tab["entry"] for tab in after["tabs"]] == [1, 0]
+    assert (after["head"]["size"], after["open_tabs"]) == (2, 0)
+
+
+def test_a_ledger_that_was_changed_is_told_not_to_hold(tmp_path: Path, provider: Identity) -> None:
+    books = HomeBooks(tmp_path)
+    assert [each["ok"] for each in books.verified()] == [True]
+    with sqlite3.connect(tmp_path / "node" / FILE_NAME) as database:
+        database.execute("UPDATE entry SET net = net + 1")
+
+    [found] = books.verified()
+    assert not found["ok"]
+    assert found["failures"]
