@@ -20,12 +20,14 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from node.engine import ShardEngine, StepItem
+from node.readout import Reads
 from node.rows import from_wire, ids_from_wire, joined, to_wire
 from node.schedule import LEAST_ROWS, Part, Schedule, Step, Waiting
 from node.step_cost import StepCost
 from node.work import Done, Lane, Load, Seen, Work
 from protocol.draws import Drawn
 from protocol.errors import ManyhandsError, OutOfMemory, PeerBusy, SessionTimeout
+from protocol.logprobs import PromptLogprobs
 from protocol.transport import PeerFailed
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Ran = tuple[bytes | memoryview, Drawn | None, PromptLogprobs | None]  # output, drawn, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,32 +251,36 @@ class Batcher:
         seen = None if step is None else _seen(pieces, step, began, spent_s)
         results = [
             result
-            for piece, (output, drawn) in zip(pieces, done, strict=True)
-            for result in _results(piece, output, drawn, int(spent_s * 1e6))
+            for piece, ran in zip(pieces, done, strict=True)
+            for result in _results(piece, ran, int(spent_s * 1e6))
         ]
         for piece in pieces:
             self._advance(piece)
         self._is_awaited = self._is_awaited or any(piece.lane.is_own_ring for piece in pieces)
         self._post(self._hand_out, results, seen)
 
-    def _step(self, pieces: Sequence[Piece]) -> list[tuple[bytes | memoryview, Drawn | None]]:
+    def _step(self, pieces: Sequence[Piece]) -> list[Ran]:
         items = [self._item(piece) for piece in pieces]
-        done: list[tuple[bytes | memoryview, Drawn | None]] = []
+        done: list[Ran] = []
         for piece, result in zip(pieces, self._engine.step(items), strict=True):
-            drawn = None
-            if result.logits is not None:
+            lane, readout, drawn = piece.lane, piece.lane.readout, None
+            read = readout.read(self._engine, piece.start, result) if readout else None
+            if piece.samples and result.logits is not None:
                 logits = result.logits[-1].cpu().numpy()
-                drawn = piece.lane.draw(logits, piece.start + piece.rows)
-            at_end = piece.lane.lease.exit == self._engine.n_blocks
-            is_drawn = at_end and not piece.lane.is_bare
-            output = b"" if is_drawn else to_wire(piece.lane.wire, result.hidden)
-            done.append((output, drawn))
+                drawn = lane.draw(logits, piece.start + piece.rows)
+            at_end = lane.lease.exit == self._engine.n_blocks
+            is_drawn = at_end and not lane.is_bare
+            output = b"" if is_drawn else to_wire(lane.wire, result.hidden)
+            done.append((output, drawn, read))
         return done
 
     def _item(self, piece: Piece) -> StepItem:
         lease = piece.lane.lease
         parts = [self._tensor(piece.lane, work.payload(rows)) for work, rows in piece.parts]
-        return StepItem(lease, piece.start, joined(parts), int(piece.samples))
+        n_logits, readout = int(piece.samples), piece.lane.readout
+        if readout is not None and readout.reads is Reads.LOGITS:
+            n_logits = piece.rows
+        return StepItem(lease, piece.start, joined(parts), n_logits)
 
     def _tensor(self, lane: Lane, payload: bytes | memoryview) -> "Tensor":
         engine = self._engine
@@ -367,17 +374,17 @@ def _ran(pieces: Sequence[Piece]) -> tuple[int, int]:
     return n_blocks, max(1, round(run / n_blocks))
 
 
-def _results(
-    piece: Piece, output: bytes | memoryview, drawn: Drawn | None, run_us: int
-) -> Iterator[Done]:
+def _results(piece: Piece, ran: Ran, run_us: int) -> Iterator[Done]:
     """What each work of a piece is told; the token belongs to the last."""
+    output, drawn, read = ran
     width = len(output) // piece.rows
     at = 0
     for work, rows in piece.parts:
         part = output[at * width : (at + rows) * width]
         at += rows
         is_last = at == piece.rows
-        yield Done(piece.lane, work.run.ticket, rows, part, drawn if is_last else None, run_us)
+        made = (drawn, run_us, read) if is_last else (None, run_us)
+        yield Done(piece.lane, work.run.ticket, rows, part, *made)
 
 
 def _guarded(lane: Lane, call: Callable[[], None]) -> None:

@@ -18,6 +18,7 @@ from node.engine import Lease
 from node.filing import Filing
 from node.metering import SessionMeter
 from node.prefixes import Found, Rows
+from node.readout import Readout
 from node.route_check import check_route
 from node.surroundings import Surroundings
 from node.taking import Taking
@@ -76,9 +77,10 @@ class Hop:
         found: Found | Taking | None = None,
         constraints: Constraints = NONE,
         drawing: Drawing | None = None,
+        readout: Readout | None = None,
     ) -> None:
         """`found`: where its first rows come from, of another session or of a hop that leaves.
-        `drawing`: of the last hop."""
+        `drawing`, `readout`: of the last hop."""
         self.client = client
         self.constraints = constraints
         self.lease = lease
@@ -86,7 +88,7 @@ class Hop:
         self.generation = 0
         self.since_s = time.monotonic()
         self.meter = meter
-        self._around, self._drawing = around, drawing
+        self._around, self._drawing, self.readout = around, drawing, readout
         self._stream: Stream | None = stream
         self._paths = DataPaths(
             around.neighbours, around.inbound, client, is_bare=reserve.client_ends
@@ -105,6 +107,8 @@ class Hop:
             ending=lambda ids, n_prompt: Answer(around.grammars.tokenizer, reserve, ids, n_prompt),
             now=time.monotonic(),
         )
+        if readout is not None:
+            readout.session = self.session
         self.rows = Rows(client, reserve, lease, self.session.journal, self.session)
         self.keeps_rows = False  # the client asked for it, for whoever continues this session
         self._profile = profile
@@ -179,6 +183,8 @@ class Hop:
     def resume(self, stream: Stream, message: Resume) -> None:
         """The client came back on a new control stream."""
         self._stream = stream
+        for told in self.readout.again(message.have) if self.readout else ():
+            self._tell(told)
         self.do(self.session.control_back(message.have, time.monotonic()))
         self._tell_leave()
 
@@ -287,10 +293,13 @@ class Hop:
         agreed, ids = self.session.commitment, self.session.draws.ids
         assert agreed is not None
         assert self._drawing is not None, "only a last hop draws"
-        return self._drawing.draw(logits, ids, agreed.n_prompt, position)
+        drawn = self._drawing.draw(logits, ids, agreed.n_prompt, position)
+        return replace(drawn, pooled=self.readout.vector()) if self.readout else drawn
 
     def ran(self, results: Done) -> None:
         """What the next hop waits for is done now, the rest in `afterwards`."""
+        if results.read is not None:
+            self._later.append(Tell(results.read))
         for action in self.session.ran(
             results.ticket, results.rows, results.output, results.drawn, results.run_us
         ):

@@ -10,7 +10,8 @@ from protocol.transport.greeting import FEATURES, GRAMMARS
 from protocol.wire import wire_format
 
 HELD = ("adapter",)  # of the extensions, where the client draws itself
-SERVED = (*HELD, "logit_bias", "logprobs", *(["grammar"] if GRAMMARS in FEATURES else []))
+READ = ("pooling", "prompt_logprobs")
+SERVED = (*HELD, *READ, "logit_bias", "logprobs", *(["grammar"] if GRAMMARS in FEATURES else []))
 
 
 @dataclass(frozen=True, slots=True)

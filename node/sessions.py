@@ -18,6 +18,7 @@ from node.engine import Lease
 from node.hop import Hop
 from node.metering import SessionMeter, Till
 from node.prefixes import Prefixes, Rows, smaller
+from node.readout import readout_of
 from node.served import Served
 from node.shares import Holding, Shares
 from node.surroundings import Surroundings
@@ -92,7 +93,7 @@ class Sessions:
             self._supersede(reserve, client)
             constraints = self.check(reserve, client, turns_away=True)
             self._check_shares(reserve, client)
-            drawing = self._drawing(reserve)
+            drawing, readout = self._drawing(reserve), readout_of(reserve)
         except ManyhandsError:
             self.refused += 1
             raise
@@ -105,7 +106,7 @@ class Sessions:
         nonce = secrets.token_bytes(16)
         meter = SessionMeter(self.till, reserve, payer, row_bytes, nonce, constraints.encode())
         profile = self.served.profile
-        places = (row_bytes, profile, found, constraints, drawing)
+        places = (row_bytes, profile, found, constraints, drawing, readout)
         hop = Hop(self.around, reserve, client, stream, lease, meter, *places)
         self.reserved_bytes += cost
         self._hops[reserve.session] = hop

@@ -8,9 +8,11 @@ from node.engine import Lease
 from protocol.actions import Run
 from protocol.draws import Drawn
 from protocol.errors import ManyhandsError
+from protocol.logprobs import PromptLogprobs
 from protocol.wire import WireFormat
 
 if TYPE_CHECKING:
+    from node.readout import Readout
     from protocol.sampling import Floats
 
 
@@ -44,6 +46,10 @@ class Lane(Protocol):
 
     def mends(self, position: int) -> bool:
         """Whether the answer had begun beyond this row, which another hop had run and took away."""
+
+    @property
+    def readout(self) -> "Readout | None":
+        """Where every row is wanted, not only the token behind the last one. Before `draw`."""
 
     def draw(self, logits: "Floats", position: int) -> Drawn:
         """The id for `position`; called on the worker thread, a pure function of the session."""
@@ -93,6 +99,7 @@ class Done:
     output: bytes | memoryview
     drawn: Drawn | None
     run_us: int
+    read: PromptLogprobs | None = None  # of the piece it ends
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ MAX_ADDRESSES = 8
 MAX_NOTE_BYTES = 1024
 MAX_GRAMMAR_BYTES = 64 << 10
 MAX_TOP = 20  # likeliest tokens that are told beside a drawn one
+POOLINGS = ("mean", "last")
 MAX_BIASES, BIAS_BYTES = 1024, 8  # a token id and what is added to its logit
 
 
@@ -40,6 +41,9 @@ class Extensions:
     grammar: what the answer has to be, as `protocol.grammar` writes it.
     logit_bias: as `protocol.sampling` packs it.
     logprobs: 1 + how many of the likeliest tokens to tell beside the one drawn; 0: none at all.
+    prompt_logprobs: the same of the prompt's own ids, which are then all run, none taken over.
+    pooling: answer with one vector of the prompt: the mean of its rows behind the final norm, or
+        the last one. The answer is one token long.
     """
 
     grammar: str = ""
@@ -48,14 +52,22 @@ class Extensions:
     adapter: str = ""
     drafter: str = ""
     pooling: str = ""
+    prompt_logprobs: int = 0
 
     def __post_init__(self) -> None:
         require(not self.adapter or is_adapter(self.adapter), "that is no name of an adapter")
         require(0 <= self.logprobs <= 1 + MAX_TOP, "logprobs out of range")
+        require(0 <= self.prompt_logprobs <= 1 + MAX_TOP, "prompt_logprobs out of range")
+        require(self.pooling in ("", *POOLINGS), "unknown pooling")
         n_biases, rest = divmod(len(self.logit_bias), BIAS_BYTES)
         require(n_biases <= MAX_BIASES and not rest, "a logit bias out of range")
         n_bytes = len(self.grammar.encode(errors="replace"))
         require(n_bytes <= MAX_GRAMMAR_BYTES, "a grammar too large")
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the last hop has to see every row of the prompt."""
+        return bool(self.pooling or self.prompt_logprobs)
 
     def used(self) -> tuple[str, ...]:
         return tuple(name for name in self.__slots__ if getattr(self, name))

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from protocol.asking import Extensions, Handover, PrefixNames, Sampling
 from protocol.errors import PeerMisbehaved
 from protocol.frames import Ack, Ask, DataMessage, Frame, Gone, RowGroup
+from protocol.logprobs import PromptLogprobs
 from protocol.messages import (
     Account,
     Close,
@@ -72,6 +73,7 @@ _TO_CLIENT: dict[str, type] = {
     "failure": Failure,
     "closed": Closed,
     "leaving": Leaving,
+    "prompt_logprobs": PromptLogprobs,
 }
 _NESTED: dict[type, type[Message]] = {
     Span: pb.Span,

@@ -16,10 +16,11 @@ from protocol.messages import Commit, TokenEvent, require
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What the sampler gives; `logprobs` where the client asked for them."""
+    """What the sampler gives; `logprobs` and `pooled` where the client asked for them."""
 
     token_id: int
     logprobs: Logprobs | None = None
+    pooled: bytes = b""
 
 
 class Draws:
@@ -71,6 +72,7 @@ class Draws:
             logprob=told.drawn if told else 0.0,
             top_ids=told.ids if told else (),
             top_logprobs=told.values if told else (),
+            pooled=drawn.pooled,
         )
         self.ids.append(drawn.token_id)
         self.finished = bool(finish_reason)

@@ -8,6 +8,7 @@ neighbours say to each other is in `frames.py`.
 Control stream (client dials hop):   Reserve · Raise · Commit · Pay · Keep · Close · Resume  →
                                      ←  Reserved · Raised · Committed · TokenEvent · Progress
                                         · Account · Unpaid · LinkDown · Failure · Closed · Leaving
+                                        · PromptLogprobs
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from protocol.asking import MAX_ADDRESSES, Extensions, Handover, PrefixNames, Sa
 from protocol.checks import MAX_POSITIONS as MAX_POSITIONS
 from protocol.checks import require as require
 from protocol.checks import require_id as require_id
-from protocol.logprobs import Logprobs
+from protocol.logprobs import Logprobs, PromptLogprobs
 
 SessionId = NewType("SessionId", bytes)
 
@@ -25,6 +26,7 @@ MAX_STOPS, MAX_STOP_CHARS, MAX_STOP_IDS = 16, 256, 64
 MAX_HOPS = 512
 MAX_BUDGET_MS = 1 << 40  # 34 years
 MAX_CONSTRAINTS_BYTES, MAX_RECORDS_BYTES = 9 * 1024, 18 * 1024
+MAX_VECTOR_BYTES = 1 << 20
 TOKEN_BYTES = 4  # a token id on the wire: unsigned, little-endian
 
 
@@ -258,12 +260,14 @@ class TokenEvent:
     logprob: float = 0.0  # of the id; these three where the client asked for them
     top_ids: tuple[int, ...] = ()
     top_logprobs: tuple[float, ...] = ()
+    pooled: bytes = b""  # one vector of the prompt, float32, where the client asked for that
 
     def __post_init__(self) -> None:
         require(0 <= self.position <= MAX_POSITIONS, "position out of range")
         require(0 <= self.token_id < 1 << 31, "token id out of range")
         require(self.finish_reason in ("", "stop", "length"), "unknown finish reason")
         Logprobs(self.logprob, self.top_ids, self.top_logprobs)  # which checks itself
+        require(len(self.pooled) <= MAX_VECTOR_BYTES, "a vector too long")
 
     @property
     def logprobs(self) -> Logprobs:
@@ -349,4 +353,5 @@ ToClient = (
     | Failure
     | Closed
     | Leaving
+    | PromptLogprobs
 )

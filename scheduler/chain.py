@@ -19,7 +19,7 @@ from protocol.identity import PeerId
 from protocol.messages import Closed, Reserve, Resume, ToClient, ToHop
 from protocol.path import Path
 from protocol.transport import Connection, Stream, Transport
-from protocol.transport.greeting import CONSTRAINTS, DRAWS, GRAMMARS
+from protocol.transport.greeting import CONSTRAINTS, DRAWS, GRAMMARS, READINGS
 from protocol.transport.paths import LOOK_S, SOON_S, paths_of
 
 log = logging.getLogger(__name__)
@@ -289,6 +289,8 @@ def _needed(reserve: Reserve) -> dict[str, str]:
     ends = reserve.min_tokens or reserve.stop_token_ids
     if asked.logprobs or asked.logit_bias or sampling.min_p or sampling.choice or ends:
         needed[DRAWS] = "logprobs, bias, min_p, choice, min_tokens or stop ids"
+    if asked.reads_prompt:
+        needed[READINGS] = "vectors or log-probabilities of a prompt"
     if asked.grammar:
         needed[GRAMMARS] = "JSON, pattern or grammar"
     return needed

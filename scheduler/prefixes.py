@@ -107,7 +107,7 @@ class SessionPrefixes:
         ends: frozenset[int],
         familiar: Familiar | None,
     ) -> None:
-        self.is_on = request.reuse_prefix
+        self.is_on = request.reuse_prefix and not request.reads_prompt
         self.familiar = familiar if self.is_on else None
         self._client, self._session, self._request = client, session, request
         self._salt, self._ends = salt, ends

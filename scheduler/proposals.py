@@ -50,7 +50,7 @@ def reserve_message(
         extensions=request.draw_extensions(adapter) if draws else Extensions(adapter=adapter),
         prefixes=prefixes,
         handover=handover,
-        hears_leaving=True,
+        hears_leaving=not request.reads_prompt,  # an heir would not have read it
         constraints=settlement.constraints,
         min_tokens=request.min_tokens,
         stop_token_ids=request.stop_token_ids,

@@ -1,11 +1,11 @@
 """What a caller asks of a swarm, and what it is told: values between a person and a session."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from protocol.adapter_names import is_adapter
-from protocol.asking import MAX_TOP, Extensions
+from protocol.asking import MAX_TOP, POOLINGS, Extensions
 from protocol.errors import ContextExceeded, UsageError
 from protocol.grammar import Grammar
 from protocol.logprobs import Logprobs
@@ -32,6 +32,8 @@ class GenerationRequest:
     grammar: what the answer has to be; it decides where it ends.
     logprobs: tell how likely each token was to the model itself (`protocol.logprobs`), and that
         many of the likeliest, 0 to 20; None: nothing.
+    prompt_logprobs: the same of the prompt's own ids. pooling: of the prompt only one vector is
+        wanted, the `mean` of its rows or the `last`. With either, all of the prompt is run.
 
     Raises:
         UsageError: the request can never be served; the message says which part.
@@ -48,6 +50,8 @@ class GenerationRequest:
     stop_token_ids: tuple[int, ...] = ()
     grammar: Grammar | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    pooling: str = ""
     timeout_s: float = 600.0
     wait_s: float = WAIT_S
     profile: str | None = None
@@ -106,8 +110,13 @@ class GenerationRequest:
                 f"min_tokens lies between 0 and max_tokens, {self.max_tokens}, "
                 f"got {self.min_tokens}"
             )
-        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP:
-            raise UsageError(f"logprobs lies between 0 and {MAX_TOP}, got {self.logprobs}")
+        for n_top in (self.logprobs, self.prompt_logprobs):
+            if n_top is not None and not 0 <= n_top <= MAX_TOP:
+                raise UsageError(f"logprobs lies between 0 and {MAX_TOP}, got {n_top}")
+        if self.pooling and (self.pooling not in POOLINGS or self.max_tokens != 1):
+            raise UsageError(f"pooling is one of {', '.join(POOLINGS)}, with max_tokens 1")
+        if self.pooling and self.prompt_logprobs is not None:
+            raise UsageError("a prompt is read for its odds or for its vector, not for both")
         if self.grammar is not None and self.ignore_eos:
             raise UsageError("an answer that follows a grammar ends where that does: no ignore_eos")
 
@@ -118,7 +127,14 @@ class GenerationRequest:
             logprobs=0 if self.logprobs is None else 1 + self.logprobs,
             logit_bias=self.sampling.packed_bias(),
             adapter=adapter,
+            pooling=self.pooling,
+            prompt_logprobs=0 if self.prompt_logprobs is None else 1 + self.prompt_logprobs,
         )
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the last hop has to see all of the prompt: nobody takes rows over then."""
+        return bool(self.pooling) or self.prompt_logprobs is not None
 
     @property
     def capacity(self) -> int:
@@ -146,6 +162,13 @@ class Routed:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptRead:
+    """Before the first token, where it was asked for: of each id of the prompt but the first."""
+
+    logprobs: tuple[Logprobs, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """`index` counts from 0 in the answer; `text` may be empty inside a character or a stop."""
 
@@ -165,7 +188,8 @@ class GenerationResult:
 
     cost_ncr: what the client has promised to pay for it, over all its tabs.
 
-    logprobs: one for each token, where they were asked for.
+    logprobs: one for each token, where they were asked for. prompt_logprobs: for each id of the
+        prompt but the first. vector: of the prompt, float32, where `pooling` was asked for.
     """
 
     text: str
@@ -184,6 +208,13 @@ class GenerationResult:
     handovers: int = 0
     cost_ncr: int = 0
     logprobs: tuple[Logprobs, ...] | None = None
+    prompt_logprobs: tuple[Logprobs, ...] | None = None
+    vector: bytes = b""
+
+    def without_answer(self) -> "GenerationResult":
+        """For who wants to know of the prompt alone."""
+        is_told = self.logprobs is not None
+        return replace(self, text="", token_ids=(), logprobs=() if is_told else None)
 
     def to_json(self) -> dict[str, Any]:
         told = {
@@ -230,4 +261,4 @@ class Waiting:
     code: str
 
 
-Event = Routed | Waiting | Token | Finished
+Event = Routed | Waiting | PromptRead | Token | Finished

@@ -27,15 +27,13 @@ from protocol.chain_actions import (
 from protocol.chain_hops import Hop, Phase
 from protocol.chain_session import ChainSession
 from protocol.errors import (
-    ConstraintBroken,
     ManyhandsError,
-    PeerError,
     PeerMisbehaved,
-    PeerRefused,
     PeerUnreachable,
     SessionTimeout,
 )
 from protocol.identity import Identity
+from protocol.logprobs import PromptLogprobs
 from protocol.messages import (
     Account,
     Close,
@@ -58,6 +56,7 @@ from protocol.messages import (
     Unpaid,
 )
 from protocol.transport.error_codec import decode_error
+from scheduler.accusing import lost_by
 from scheduler.chain import Connections, ControlLink
 from scheduler.copies import Copies
 from scheduler.finder import RouteFinder
@@ -88,15 +87,16 @@ class Session:
         rules: ChainSession | None = None,
     ) -> None:
         self.request = request
-        self.transcript = Transcript(finder.watch, tells_logprobs=request.logprobs is not None)
+        self.transcript = Transcript(finder.watch, request)
         self.rules = rules or ChainSession(request.prompt_ids, request.n_blocks)
         self.error: ManyhandsError | None = None
         self._finder, self._connections = finder, connections
         finder.on_wait = self.transcript.waiting
         self._identity, self._settlement = identity, settlement
         self._prefixes = prefixes
+        may_copy = request.spares and not request.reads_prompt
         self._copies = Copies(
-            self.rules, finder, connections, settlement, self._asking, is_on=request.spares
+            self.rules, finder, connections, settlement, self._asking, is_on=may_copy
         )
         self._links: dict[str, ControlLink] = {}
         self._tasks: asyncio.TaskGroup
@@ -264,7 +264,9 @@ class Session:
             return  # it was refused or lost, and asked again since
         match message:
             case TokenEvent():
-                self._do(self.rules.token(peer, message, now))
+                self._token(peer, message, now)
+            case PromptLogprobs():
+                self.transcript.read(peer, message, self.rules)
             case Progress():
                 self._do(self.rules.progress(peer, message, now))
             case Reserved():
@@ -288,6 +290,14 @@ class Session:
                 closed = PeerUnreachable(peer, "it closed the session")
                 self._do(self.rules.lost(peer, closed, now))
 
+    def _token(self, peer: str, message: TokenEvent, now: float) -> None:
+        try:
+            self.transcript.check(peer, message, self.rules)
+        except PeerMisbehaved as error:
+            self._do(self.rules.lost(peer, error, now))
+            return
+        self._do(self.rules.token(peer, message, now))
+
     def _reserved(self, peer: str, message: Reserved, now: float) -> None:
         try:
             if not self.rules.succession.takes_over(peer):
@@ -301,17 +311,12 @@ class Session:
     def _failure(self, link: ControlLink, error: ManyhandsError, now: float) -> None:
         peer = link.peer
         log.info("a hop refused or failed", extra={"peer": peer, "error": str(error)})
-        if link.is_resumed and isinstance(error, PeerRefused):
-            error = PeerUnreachable(peer, error.reason)  # the session is gone there, not the peer
-        accused = error.peer_id if isinstance(error, PeerMisbehaved | ConstraintBroken) else peer
-        if accused != peer and any(hop.peer == accused for hop in self.rules.hops):
-            # One of the two lies; neither's word is worth a second try in this session.
-            self._do(self.rules.lost(accused, error, now))
-            error = PeerError(peer, f"it could not go on: {error}")
         if isinstance(error, SessionTimeout):
             self._do(self.rules.fail(self._finder.waits_for or error))
-        else:
-            self._do(self.rules.lost(peer, error, now))
+            return
+        hops = {hop.peer for hop in self.rules.hops}
+        for lost, why in lost_by(error, peer, hops, is_resumed=link.is_resumed):
+            self._do(self.rules.lost(lost, why, now))
 
     def _lost(self, link: ControlLink, error: ManyhandsError) -> None:
         if self._links.get(link.peer) is link:
@@ -391,9 +396,4 @@ class Session:
             self._finish(settled)
 
     def _finish(self, settled: Settled) -> None:
-        self.transcript.finish(
-            self.rules,
-            finish_reason=self._finish_reason,
-            seed=self.request.sampling.seed,
-            settled=settled,
-        )
+        self.transcript.finish(self.rules, self._finish_reason, settled)

@@ -7,12 +7,23 @@ None ends.
 import asyncio
 from collections.abc import Sequence
 
+import numpy as np
+
 from protocol.chain_hops import Hop
 from protocol.chain_session import ChainSession
-from protocol.errors import ManyhandsError
-from protocol.logprobs import Logprobs
+from protocol.errors import ManyhandsError, PeerMisbehaved
+from protocol.logprobs import Logprobs, PromptLogprobs
 from protocol.messages import TokenEvent
-from scheduler.request import Event, Finished, Routed, RouteStep, Token, Waiting
+from scheduler.request import (
+    Event,
+    Finished,
+    GenerationRequest,
+    PromptRead,
+    Routed,
+    RouteStep,
+    Token,
+    Waiting,
+)
 from scheduler.route_watch import RouteWatch
 from scheduler.settlement import Settled
 from scheduler.timing import Stopwatch
@@ -21,12 +32,14 @@ from scheduler.timing import Stopwatch
 class Transcript:
     """Of one session. The stopwatch runs from the start; `route_watch` sees what callers do."""
 
-    def __init__(self, route_watch: RouteWatch, *, tells_logprobs: bool = False) -> None:
-        self._route_watch = route_watch
+    def __init__(self, route_watch: RouteWatch, request: GenerationRequest) -> None:
+        self._route_watch, self._request = route_watch, request
         self.events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._watch = Stopwatch()
         self._texts: list[str] = []
-        self._logprobs: list[Logprobs] | None = [] if tells_logprobs else None
+        self._logprobs: list[Logprobs] | None = None if request.logprobs is None else []
+        self._read: dict[int, Logprobs] = {}  # of the prompt, by position
+        self._vector = b""
         self._waits_for = ""
 
     def routed(self, hops: Sequence[Hop]) -> None:
@@ -34,7 +47,29 @@ class Transcript:
         self._route_watch.routed([hop.seat for hop in hops])
         self.events.put_nowait(Routed(_route(hops)))
 
+    def read(self, peer: str, told: PromptLogprobs, rules: ChainSession) -> None:
+        """Parts of it come again after a disturbance, and say the same."""
+        is_wanted = self._request.prompt_logprobs is not None and not self._texts
+        if is_wanted and rules.hops and rules.hops[-1].peer == peer:
+            self._read.update(told.items())
+
+    def check(self, peer: str, event: TokenEvent, rules: ChainSession) -> None:
+        """
+        Raises:
+            PeerMisbehaved: what the prompt should be read for has not come before its token.
+        """
+        if event.position != rules.n_prompt:
+            return
+        if self._request.pooling and not _is_vector(event.pooled, self._request.hidden_size):
+            raise PeerMisbehaved(peer, "it was asked for a vector, and told none")
+        n_wanted = 0 if self._request.prompt_logprobs is None else rules.n_prompt - 1
+        if any(at not in self._read for at in range(1, 1 + n_wanted)):
+            raise PeerMisbehaved(peer, "it drew a token before it had told of all the prompt")
+
     def token(self, event: TokenEvent, rules: ChainSession) -> None:
+        if not self._texts and self._request.prompt_logprobs is not None:
+            self.events.put_nowait(PromptRead(self._prompt(rules.n_prompt)))
+        self._vector = self._vector or event.pooled
         self._watch.token(rules.failovers)
         self._route_watch.token()
         self._texts.append(event.text)
@@ -44,6 +79,9 @@ class Transcript:
             told = event.logprobs
             self._logprobs.append(told)
         self.events.put_nowait(Token(index, event.token_id, event.text, told))
+
+    def _prompt(self, n_prompt: int) -> tuple[Logprobs, ...]:
+        return tuple(self._read[at] for at in range(1, n_prompt))
 
     def waiting(self, error: ManyhandsError) -> None:
         """Nothing goes on until this has changed."""
@@ -59,9 +97,7 @@ class Transcript:
         self._watch.stop()
         self._route_watch.ended()
 
-    def finish(
-        self, rules: ChainSession, *, finish_reason: str, seed: int, settled: Settled
-    ) -> None:
+    def finish(self, rules: ChainSession, finish_reason: str, settled: Settled) -> None:
         result = self._watch.result(
             text="".join(self._texts),
             token_ids=tuple(rules.ids[rules.n_prompt :]),
@@ -72,14 +108,25 @@ class Transcript:
             handovers=rules.handovers,
             receipts=settled.receipts,
             cost_ncr=settled.cost_ncr,
-            seed=seed,
+            seed=self._request.sampling.seed,
             n_cached=rules.cached or 0,
             logprobs=None if self._logprobs is None else tuple(self._logprobs),
+            prompt_logprobs=None
+            if self._request.prompt_logprobs is None
+            else self._prompt(rules.n_prompt),
+            vector=self._vector,
         )
         self.events.put_nowait(Finished(result))
 
     def end(self) -> None:
         self.events.put_nowait(None)
+
+
+def _is_vector(data: bytes, size: int) -> bool:
+    """size: 0 where nobody here knows it."""
+    if not data or len(data) % 4 or size not in (0, len(data) // 4):
+        return False
+    return bool(np.isfinite(np.frombuffer(data, "<f4")).all())
 
 
 def _route(hops: Sequence[Hop]) -> tuple[RouteStep, ...]:

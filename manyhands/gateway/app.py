@@ -17,7 +17,16 @@ from starlette.types import ASGIApp
 
 from manyhands import __version__
 from manyhands.dashboard.routes import Panel, page_router
-from manyhands.gateway import completions, metrics, models_list, readiness, route_told, tokens
+from manyhands.gateway import (
+    completions,
+    embeddings,
+    metrics,
+    models_list,
+    readiness,
+    responses,
+    route_told,
+    tokens,
+)
 from manyhands.gateway.complaints import invalid
 from manyhands.gateway.door import Admit, Door, admit_own
 from manyhands.gateway.faults import FAULTS, MISTAKE, ApiError, explained
@@ -32,7 +41,10 @@ EXPOSED = (
     *(f"x-ratelimit-{of}-{what}" for of in RATES for what in ("requests", "tokens")),
     *completions.TOLD,
 )
-PARTS = (completions, models_list, tokens, readiness, metrics, route_told)
+PARTS = (
+    *(completions, responses, embeddings, models_list, tokens),
+    *(readiness, metrics, route_told),
+)
 
 
 def make_app(

@@ -55,6 +55,14 @@ class Asked(BaseModel):
         extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=(), frozen=True
     )
 
+    def ignored(self) -> list[str]:
+        """Fields that nobody here reads; only names that may stand in a header."""
+        names = {name for name in self._unread() if HEADER_NAME.fullmatch(name)}
+        return sorted(names)[:MAX_LISTED]
+
+    def _unread(self) -> list[str]:
+        return [*(self.model_extra or {})]
+
 
 class Extension(Asked):
     """The `manyhands` object: who may serve, and for how long to try. As `generate`'s flags."""
@@ -122,6 +130,7 @@ class Drawn(Asked):
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     stop_token_ids: Annotated[list[Id], Field(max_length=64)] | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = None
+    prompt_logprobs: Top | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
@@ -141,6 +150,11 @@ class Drawn(Asked):
         return None
 
     @property
+    def n_prompt_likeliest(self) -> int | None:
+        """The same, for the ids of the prompt."""
+        return self.prompt_logprobs
+
+    @property
     def streams(self) -> bool:
         return bool(self.stream)
 
@@ -154,12 +168,9 @@ class Drawn(Asked):
             self.stream_options and self.stream_options.continuous_usage_stats
         )
 
-    def ignored(self) -> list[str]:
-        """Fields that nobody here reads; only names that may stand in a header."""
-        names = [*(self.model_extra or {})]
-        if self.stream_options:
-            names += [f"stream_options.{name}" for name in self.stream_options.model_extra or {}]
-        return sorted({n for n in names if HEADER_NAME.fullmatch(n)})[:MAX_LISTED]
+    def _unread(self) -> list[str]:
+        options = (self.stream_options and self.stream_options.model_extra) or {}
+        return [*super()._unread(), *(f"stream_options.{name}" for name in options)]
 
 
 class TextPart(Asked):
@@ -227,25 +238,60 @@ class ChatAsked(Drawn):
 Ids = list[Id]
 
 
+Texts = str | Ids | list[str] | list[Ids]
+
+
+def several(given: Texts) -> list[str | list[int]]:
+    """One or several, each as text or ids."""
+    if isinstance(given, str):
+        return [given]
+    if given and isinstance(given[0], int):
+        return [[id for id in given if isinstance(id, int)]]
+    return [each for each in given if not isinstance(each, int)]
+
+
 class CompletionAsked(Drawn):
-    prompt: str | Ids | list[str] | list[Ids]
+    prompt: Texts
     echo: bool | None = None
     logprobs: Top | None = None
     return_token_ids: bool | None = None
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
 
     @property
     def n_likeliest(self) -> int | None:
         return self.logprobs
 
     @property
+    def n_prompt_likeliest(self) -> int | None:
+        asked = [self.prompt_logprobs, self.logprobs if self.echo else None]
+        return max((n_top for n_top in asked if n_top is not None), default=None)
+
+    @property
+    def wants_echo_alone(self) -> bool:
+        """One token is drawn all the same, with which a chain ends a prompt; nobody sees it."""
+        return self.max_tokens == 0
+
+    @property
+    def limit(self) -> int | None:
+        return 1 if self.wants_echo_alone else self.max_tokens
+
+    @property
     def prompts(self) -> list[str | list[int]]:
-        """One or several, each as text or ids."""
-        given = self.prompt
-        if isinstance(given, str):
-            return [given]
-        if given and isinstance(given[0], int):
-            return [[id for id in given if isinstance(id, int)]]
-        return [each for each in given if not isinstance(each, int)]
+        return several(self.prompt)
+
+
+class EmbeddingExtension(Extension):
+    pooling: Literal["mean", "last"] | None = None
+    own_ids: bool = False
+    """The ids in `input` are this model's, not those of the tokenizer that OpenAI's models have."""
+
+
+class EmbeddingsAsked(Asked):
+    model: str = Field(min_length=1, max_length=512)
+    input: Texts
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    manyhands: EmbeddingExtension | None = None
 
 
 class TokenizeAsked(Asked):

@@ -41,6 +41,7 @@ def requests_for(
     caller: Caller = ANYBODY,
     param: str = "prompt",
     grammar: Grammar | None = None,
+    pooling: str = "",
 ) -> list[GenerationRequest]:
     """`n` requests for each prompt, in order.
 
@@ -51,6 +52,7 @@ def requests_for(
             each other's answers ended.
         param: what to call the prompt.
         grammar: what the answer has to be, where the caller's own format does not say.
+        pooling: how one vector is made of each prompt, where that is the answer.
 
     Raises:
         ApiError: a prompt does not fit the context, the limits make no sense, or are wider than
@@ -82,6 +84,8 @@ def requests_for(
                     stop_token_ids=tuple(asked.stop_token_ids or ()),
                     grammar=grammar,
                     logprobs=asked.n_likeliest,
+                    prompt_logprobs=asked.n_prompt_likeliest,
+                    pooling=pooling,
                     stops=tuple(asked.stop),
                     ignore_eos=bool(asked.ignore_eos),
                     timeout_s=min(timeout_s, more.timeout_s or timeout_s),

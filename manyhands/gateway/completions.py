@@ -4,17 +4,21 @@ The status is held back until the first token or the first failure, so that what
 it has its own status (see `answers.ready`).
 """
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from manyhands.dashboard.routes import Panel
-from manyhands.gateway.answers import CallerLeft, Observers
+from manyhands.gateway.answers import CallerLeft, Observer, Observers
 from manyhands.gateway.asked import ChatAsked, CompletionAsked
+from manyhands.gateway.catalogue import Served
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.grants import Caller
 from manyhands.gateway.metrics import Metrics
 from manyhands.gateway.prepared import Prepared, prepare_chat, prepare_text
-from manyhands.gateway.stream import EventStream
+from manyhands.gateway.stream import EventStream, Telling
+from scheduler.request import GenerationRequest
 
 router = APIRouter()
 IGNORED = "x-manyhands-ignored-params"
@@ -38,21 +42,24 @@ async def completions(request: Request, asked: CompletionAsked) -> Response:
     return await _answer(request, await prepare_text(served, asked, gateway.bounds, caller))
 
 
-async def _answer(request: Request, prepared: Prepared) -> Response:
+async def answer(
+    request: Request, prepared: Prepared, reply: Telling, *, kind: str, ignored: Sequence[str]
+) -> Response:
+    """Ask the swarm, and tell the caller: as a stream, if that was asked for.
+
+    kind: of object, for the metrics. ignored: fields that nobody reads.
+
+    Raises:
+        ApiError: what went wrong before anything was told.
+    """
     gateway: Gateway = request.app.state.gateway
-    asked, served, requests = prepared.asked, prepared.served, prepared.requests
-    metrics: Metrics = request.app.state.metrics
-    panel: Panel = request.app.state.panel
-    observer = Observers(
-        metrics.watch(served.id, prepared.shape.whole_object),
-        panel.traffic.watch(request.state.id, served.id, request.url.path, requests),
-    )
+    requests = prepared.requests
+    observer = observers(request, prepared.served, kind, requests)
     answers = gateway.ask(requests, request.receive, observer, caller=request.state.caller)
-    headers = {IGNORED: ", ".join(ignored)} if (ignored := asked.ignored()) else {}
-    reply = prepared.reply()
+    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
     handed_over = False
     try:
-        if asked.streams:
+        if prepared.asked.streams:
             await answers.ready(gateway.bounds.patience_s)
             handed_over = True
             return EventStream(answers, reply, headers)
@@ -64,3 +71,20 @@ async def _answer(request: Request, prepared: Prepared) -> Response:
     finally:
         if not handed_over:
             answers.leave()
+
+
+async def _answer(request: Request, prepared: Prepared) -> Response:
+    kind, ignored = prepared.shape.whole_object, prepared.asked.ignored()
+    return await answer(request, prepared, prepared.reply(), kind=kind, ignored=ignored)
+
+
+def observers(
+    request: Request, served: Served, kind: str, requests: Sequence[GenerationRequest]
+) -> Observer:
+    """Who else hears what these requests' answers tell."""
+    metrics: Metrics = request.app.state.metrics
+    panel: Panel = request.app.state.panel
+    return Observers(
+        metrics.watch(served.id, kind),
+        panel.traffic.watch(request.state.id, served.id, request.url.path, requests),
+    )

@@ -14,11 +14,12 @@ from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Bounds
 from manyhands.gateway.grants import ANYBODY, Caller
-from manyhands.gateway.prompts import prompt_ids
+from manyhands.gateway.prompts import on_thread, prompt_ids
 from manyhands.gateway.refusals import require_supported
 from manyhands.gateway.reply import Reply
-from manyhands.gateway.shapes import Chat, Shape, Text
-from manyhands.gateway.speaking import speech_of
+from manyhands.gateway.shapes import Chat, Shape
+from manyhands.gateway.speaking import Speech, speech_of
+from manyhands.gateway.texts import Text
 from scheduler.request import GenerationRequest
 
 
@@ -30,6 +31,7 @@ class Prepared:
     served: Served
     asked: Drawn
     requests: Sequence[GenerationRequest]
+    speech: Speech | None = None  # of a chat
 
     def reply(self) -> Reply:
         return Reply(self.shape, self.served, self.asked, self.requests)
@@ -54,7 +56,7 @@ async def prepare_chat(
         param="messages",
         grammar=speech.grammar,
     )
-    return Prepared(Chat(asked.model, served, speech), served, asked, requests)
+    return Prepared(Chat(asked.model, served, speech), served, asked, requests, speech)
 
 
 async def prepare_text(
@@ -65,17 +67,13 @@ async def prepare_text(
         ApiError: it asks for what cannot be had.
     """
     require_supported(asked)
-    if asked.echo and asked.logprobs is not None:
-        message = "log-probabilities of a prompt are not told; leave out echo or logprobs"
-        raise ApiError("unsupported_value", message, param="logprobs")
+    if asked.wants_echo_alone and not asked.echo:
+        raise ApiError("invalid_value", "0 tokens are nothing, without echo", param="max_tokens")
     prompts = asked.prompts
     _require_few(prompts, asked)
     ids = [await prompt_ids(served, prompt) for prompt in prompts]
-    echoes = [
-        prompt if isinstance(prompt, str) else served.tokenizer.decode(prompt)
-        for prompt in (prompts if asked.echo else [])
-        for _ in range(asked.n or 1)
-    ]
+    told = zip(prompts, ids, strict=True) if asked.echo else ()
+    echoes = [await _echo(served, prompt, of) for prompt, of in told]
     requests = requests_for(
         served,
         ids,
@@ -84,9 +82,14 @@ async def prepare_text(
         timeout_s=bounds.timeout_s,
         caller=caller,
     )
-    tells_ids = bool(asked.return_token_ids)
-    shape = Text(asked.model, served, echoes, tells_ids=tells_ids)
+    shape = Text(asked.model, served, asked, ids, echoes)
     return Prepared(shape, served, asked, requests)
+
+
+async def _echo(served: Served, prompt: str | list[int], ids: Sequence[int]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return await on_thread(lambda: served.tokenizer.decode(ids), 4 * len(ids), "prompt")
 
 
 def _require_few(prompts: Sequence[object], asked: CompletionAsked) -> None:

@@ -39,7 +39,9 @@ def chat_text(
     )
 
 
-async def text_ids(served: Served, text: str, *, add_special_tokens: bool = True) -> list[int]:
+async def text_ids(
+    served: Served, text: str, *, add_special_tokens: bool = True, param: str = "prompt"
+) -> list[int]:
     """
     Raises:
         ApiError: the text is no text.
@@ -48,18 +50,18 @@ async def text_ids(served: Served, text: str, *, add_special_tokens: bool = True
     def encode() -> list[int]:
         return served.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
-    return await on_thread(encode, len(text), "prompt")
+    return await on_thread(encode, len(text), param)
 
 
-async def prompt_ids(served: Served, prompt: str | list[int]) -> list[int]:
+async def prompt_ids(served: Served, prompt: str | list[int], param: str = "prompt") -> list[int]:
     """
     Raises:
         ApiError: it is empty, or holds an id that the model has not.
     """
-    ids = await text_ids(served, prompt) if isinstance(prompt, str) else prompt
+    ids = await text_ids(served, prompt, param=param) if isinstance(prompt, str) else prompt
     if not ids:
-        raise ApiError("invalid_value", "the prompt has no tokens", param="prompt")
-    require_known(served, ids, "prompt")
+        raise ApiError("invalid_value", f"the {param} has no tokens", param=param)
+    require_known(served, ids, param)
     return ids
 
 

@@ -23,7 +23,6 @@ def _is(*values: object) -> Harmless:
 
 
 UNSUPPORTED: Mapping[str, Harmless] = {
-    "prompt_logprobs": _is(None),
     "bad_words": _empty,
     "best_of": _is(None, 1),
     "use_beam_search": _empty,
@@ -54,6 +53,9 @@ def require_supported(asked: Drawn) -> None:
         ApiError: a field asks for what cannot be had here.
     """
     given = asked.model_extra or {}
+    if asked.streams and asked.prompt_logprobs is not None:
+        message = "prompt_logprobs come with a whole answer; leave out stream"
+        raise ApiError("unsupported_value", message, param="prompt_logprobs")
     without_tools = given.get("tool_choice") == "none"
     for name, is_harmless in UNSUPPORTED.items():
         if name not in given or is_harmless(given[name]):

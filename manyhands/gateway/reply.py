@@ -14,7 +14,7 @@ from manyhands.gateway.asked import Drawn
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.shapes import DONE, Json, Shape, frame, ours, usage, usage_of
-from scheduler.request import Finished, GenerationRequest, GenerationResult, Token
+from scheduler.request import Finished, GenerationRequest, GenerationResult, PromptRead, Token
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -37,7 +37,7 @@ class Reply:
             if isinstance(event, Token):
                 self.shape.hear(index, event)
             elif isinstance(event, Finished):
-                self._results[index] = event.result
+                self._results[index] = self.shape.seen(event.result)
 
     def whole(self) -> Json:
         choices = [
@@ -56,6 +56,8 @@ class Reply:
     def chunks(self, told: Iterable[Told]) -> Iterator[Json]:
         """The same, as plain values."""
         for index, event in told:
+            if isinstance(event, PromptRead):
+                self.shape.read(index, event)
             if not isinstance(event, Token | Finished):
                 continue
             if index not in self._opened:
@@ -67,7 +69,7 @@ class Reply:
                 for delta in self.shape.deltas(index, event):
                     yield self._chunk([delta])
             else:
-                self._results[index] = event.result
+                self._results[index] = self.shape.seen(event.result)
                 *held, last = self.shape.last(index, event.result)
                 for delta in held:
                     yield self._chunk([delta])

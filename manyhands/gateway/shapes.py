@@ -1,7 +1,7 @@
 """The objects that OpenAI's clients read: whole answers, chunks of a stream, usage.
 
-In: what the swarm told. Out: plain values, ready for JSON. `Chat` and `Text` differ in where the
-words stand; what is ours alone (route, receipts, times) is under `manyhands`, once per answer.
+In: what the swarm told. Out: plain values, ready for JSON. `Chat` is here, plain completions are in
+`texts.py`; what is ours alone (route, receipts, times) is under `manyhands`, once per answer.
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Any
 
 from manyhands import __version__
 from manyhands.gateway.catalogue import Served
-from manyhands.gateway.likelihoods import Told, of_chat, of_text
+from manyhands.gateway.likelihoods import Told, of_chat, of_prompt
 from manyhands.gateway.speaking import Speech
-from manyhands.gateway.spoken import FINISH, Spoken
-from scheduler.request import GenerationResult, Token
+from manyhands.gateway.spoken import Spoken
+from scheduler.request import GenerationResult, PromptRead, Token
 
 Json = dict[str, Any]
 
@@ -60,6 +60,14 @@ class Shape(ABC):
         return self.likelihoods(index, list(zip(result.token_ids, result.logprobs, strict=True)))
 
     @abstractmethod
+    def read(self, index: int, read: PromptRead) -> None:
+        """How likely a choice's prompt was; comes before its first token."""
+
+    def seen(self, result: GenerationResult) -> GenerationResult:
+        """What of a choice's result the caller gets to see."""
+        return result
+
+    @abstractmethod
     def first(self, index: int) -> Json | None:
         """What opens a choice in a stream, if anything does."""
 
@@ -96,8 +104,17 @@ class Chat(Shape):
         self._head["service_tier"] = "default"
         self._speech = speech
         self._spoken: dict[int, Spoken] = {}
+        self._prompt: list[Json | None] | None = None
+
+    def whole(self, choices: Sequence[Json], usage: Json, ours: Json) -> Json:
+        made = super().whole(choices, usage, ours)
+        return made if self._prompt is None else {**made, "prompt_logprobs": self._prompt}
 
     def choice(self, index: int, result: GenerationResult) -> Json:
+        if result.prompt_logprobs is not None:
+            told = result.prompt_logprobs
+            n_top = max((len(each.ids) for each in told), default=0)
+            self._prompt = of_prompt(self._tokenizer, self._speech.ids, told, n_top)
         spoken = self._of(index)
         spoken.end()
         return {
@@ -106,6 +123,9 @@ class Chat(Shape):
             "logprobs": self._of_all(index, result),
             "finish_reason": spoken.finish_reason(result.finish_reason),
         }
+
+    def read(self, index: int, read: PromptRead) -> None:
+        pass  # only whole answers tell it, with their choices
 
     def likelihoods(self, index: int, told: Sequence[Told]) -> Json:
         return of_chat(self._tokenizer, told)
@@ -140,55 +160,6 @@ class Chat(Shape):
 
     def _part(self, index: int, delta: Json) -> Json:
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-
-
-class Text(Shape):
-    """echoes: each choice begins with its prompt, when the caller asked for that.
-
-    tells_ids: the ids of its tokens, too, as vLLM tells them.
-    """
-
-    prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
-
-    def __init__(
-        self, name: str, served: Served, echoes: Sequence[str] = (), *, tells_ids: bool = False
-    ) -> None:
-        super().__init__(name, served)
-        self._echoes, self._tells_ids = echoes, tells_ids
-        self._offsets: dict[int, int] = {}  # where each choice's next token begins
-
-    def choice(self, index: int, result: GenerationResult) -> Json:
-        echo = self._echoes[index] if self._echoes else ""
-        return self._part(index, echo + result.text, result.token_ids) | {
-            "logprobs": self._of_all(index, result),
-            "finish_reason": FINISH.get(result.finish_reason, "stop"),
-        }
-
-    def likelihoods(self, index: int, told: Sequence[Told]) -> Json:
-        offset = self._offsets.get(index, 0)
-        made = of_text(self._tokenizer, told, offset)
-        self._offsets[index] = offset + sum(map(len, made["tokens"]))
-        return made
-
-    def first(self, index: int) -> Json | None:
-        return self._part(index, self._echoes[index]) if self._echoes else None
-
-    def hear(self, index: int, token: Token) -> None:
-        pass  # the whole text comes with the answer's end
-
-    def deltas(self, index: int, token: Token) -> list[Json]:
-        likelihoods = self._told_of(index, token)
-        if not token.text and likelihoods is None and not self._tells_ids:
-            return []
-        return [self._part(index, token.text, [token.token_id]) | {"logprobs": likelihoods}]
-
-    def last(self, index: int, result: GenerationResult) -> list[Json]:
-        reason = FINISH.get(result.finish_reason, "stop")
-        return [self._part(index, "") | {"finish_reason": reason}]
-
-    def _part(self, index: int, text: str, ids: Sequence[int] = ()) -> Json:
-        part: Json = {"index": index, "text": text, "logprobs": None, "finish_reason": None}
-        return part | {"token_ids": list(ids)} if self._tells_ids else part
 
 
 def fingerprint(served: Served) -> str:

@@ -7,14 +7,14 @@ nothing then). Comments keep quiet connections open; a caller that reads nothing
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from manyhands.gateway.answers import Answers, CallerLeft
+from manyhands.gateway.answers import Answers, CallerLeft, Told
 from manyhands.gateway.faults import ApiError
-from manyhands.gateway.reply import Reply
 from manyhands.gateway.shapes import PING
 
 log = logging.getLogger(__name__)
@@ -28,10 +28,29 @@ HEADERS = {
 }
 
 
+class Telling(Protocol):
+    """What is made of an answer's events, for one endpoint."""
+
+    def hear(self, told: Iterable[Told]) -> None:
+        """For a whole answer."""
+
+    def whole(self) -> dict[str, Any]:
+        """All of it, once it is over."""
+
+    def frames(self, told: Iterable[Told]) -> Iterator[bytes]:
+        """What of this a stream shows now."""
+
+    def end(self) -> Iterator[bytes]:
+        """What closes a stream that is complete."""
+
+    def failed(self, error: ApiError) -> bytes:
+        """What closes one that broke."""
+
+
 class EventStream(Response):
     """Sends what `reply` makes of `answers`; leaves them when it ends, however it ends."""
 
-    def __init__(self, answers: Answers, reply: Reply, headers: Mapping[str, str]) -> None:
+    def __init__(self, answers: Answers, reply: Telling, headers: Mapping[str, str]) -> None:
         self.status_code, self.background = 200, None
         self.init_headers({**HEADERS, **headers})
         self._answers, self._reply = answers, reply

@@ -22,7 +22,7 @@ class Parts:
     """Names of the parts, with parameters, beside the blocks. What ran at no time is in neither."""
 
     before: frozenset[str]
-    after: frozenset[str]
+    after: tuple[str, ...]  # in the order they ran
 
 
 class _StandIn(nn.Module):
@@ -62,7 +62,7 @@ def find_parts(model: Any, owner: Any, attribute: str) -> Parts:
                     f"blocks get {', '.join(stand_in.learned)} from its embeddings"
                 )
             at = calls.index("")
-            return Parts(frozenset(calls[:at]), frozenset(calls[at + 1 :]))
+            return Parts(frozenset(calls[:at]), tuple(calls[at + 1 :]))
     finally:
         setattr(owner, attribute, blocks)
     raise BadModel(

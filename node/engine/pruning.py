@@ -54,6 +54,12 @@ def find_blocks(model: Any) -> tuple[Any, str]:
     raise BadModel(f"{type(model).__name__} has no plain list of {n_blocks} blocks")
 
 
+def parts_behind(model: Any) -> list[nn.Module]:
+    """What runs behind the blocks and before the head, in that order: the final norm, mostly."""
+    owner, _ = find_blocks(model)
+    return [owner.get_submodule(name) for name in owner.parts_behind]
+
+
 def spanned(architecture: type[Any], span: Span | None, *, embeds: bool, heads: bool) -> type[Any]:
     """`architecture`, holding only `span` (no block when None) and the ends asked for.
 
@@ -80,6 +86,7 @@ def _prune(model: Any, span: Span | None, *, embeds: bool, heads: bool) -> None:
     tied = bool(getattr(text_config(model), "tie_word_embeddings", False))
     tokens = model.get_input_embeddings()
     parts = find_parts(model, owner, attribute)
+    owner.parts_behind = parts.after
     for name, part in list(owner.named_children()):
         needed = part is blocks or not (name in parts.before or name in parts.after)
         needed |= heads and (name in parts.after or (tied and part is tokens))

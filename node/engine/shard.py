@@ -16,12 +16,13 @@ from math import isfinite
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from node.engine.adapters import Adapters
 from node.engine.heap import trim_heap
 from node.engine.kv_layout import MAX_ROLLBACK
 from node.engine.lease import Lease
-from node.engine.pruning import text_config
+from node.engine.pruning import parts_behind, text_config
 from node.engine.quantization import held_bytes
 from node.engine.weights import LoadedSpan
 from protocol.errors import BadResult, BadRows, ContextExceeded, OutOfMemory, UsageError
@@ -72,6 +73,7 @@ class ShardEngine(ABC):
         self.device: torch.device = loaded.model.device
         """Where rows are expected and results lie."""
         self.adapters = Adapters(loaded)
+        self._model, self._behind = loaded.model, list[Module]()
 
     @property
     @abstractmethod
@@ -178,6 +180,15 @@ class ShardEngine(ABC):
             raise OutOfMemory("the device ran out of memory in a step") from error
         self._check_results(items, results)
         return results
+
+    @torch.inference_mode()
+    def normed(self, hidden: Tensor) -> Tensor:
+        """Rows behind the last block, as the family's model without its head gives them."""
+        assert self.heads, "only the end of a model has its norm"
+        self._behind = self._behind or parts_behind(self._model)
+        for part in self._behind:
+            hidden = part(hidden)
+        return hidden
 
     @abstractmethod
     def _run(self, items: Sequence[StepItem]) -> list[StepResult]:

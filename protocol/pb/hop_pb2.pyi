@@ -240,6 +240,7 @@ class Extensions(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     DRAFTER_FIELD_NUMBER: _builtins.int
     POOLING_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     grammar: _builtins.str
     logprobs: _builtins.int
     """1 + how many alternatives; 0: none"""
@@ -248,6 +249,9 @@ class Extensions(_message.Message):
     adapter: _builtins.str
     drafter: _builtins.str
     pooling: _builtins.str
+    """"mean" or "last": answer with one vector of the prompt"""
+    prompt_logprobs: _builtins.int
+    """as logprobs, of the prompt's own ids"""
     def __init__(
         self,
         *,
@@ -257,10 +261,11 @@ class Extensions(_message.Message):
         adapter: _builtins.str = ...,
         drafter: _builtins.str = ...,
         pooling: _builtins.str = ...,
+        prompt_logprobs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "drafter", b"drafter", "grammar", b"grammar", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "pooling", b"pooling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "drafter", b"drafter", "grammar", b"grammar", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "pooling", b"pooling", "prompt_logprobs", b"prompt_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -723,6 +728,7 @@ class TokenEvent(_message.Message):
     LOGPROB_FIELD_NUMBER: _builtins.int
     TOP_IDS_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    POOLED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     position: _builtins.int
     token_id: _builtins.int
@@ -731,6 +737,8 @@ class TokenEvent(_message.Message):
     finish_reason: _builtins.str
     logprob: _builtins.float
     """natural, of the model's own distribution"""
+    pooled: _builtins.bytes
+    """float32, little-endian: what pooling asked for, in the answer's only event"""
     @_builtins.property
     def top_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """the likeliest ids, likeliest first"""
@@ -749,14 +757,58 @@ class TokenEvent(_message.Message):
         logprob: _builtins.float = ...,
         top_ids: _abc.Iterable[_builtins.int] | None = ...,
         top_logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        pooled: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "finish_reason", b"finish_reason", "logprob", b"logprob", "position", b"position", "rows", b"rows", "text", b"text", "token_id", b"token_id", "top_ids", b"top_ids", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "finish_reason", b"finish_reason", "logprob", b"logprob", "pooled", b"pooled", "position", b"position", "rows", b"rows", "text", b"text", "token_id", b"token_id", "top_ids", b"top_ids", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenEvent: _TypeAlias = TokenEvent  # noqa: Y015
+
+@_typing.final
+class PromptLogprobs(_message.Message):
+    """How likely the prompt's ids from position `start` on were, each after those before it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    N_TOP_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOP_IDS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    start: _builtins.int
+    n_top: _builtins.int
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """one for each id"""
+
+    @_builtins.property
+    def top_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """n_top for each id, likeliest first"""
+
+    @_builtins.property
+    def top_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        start: _builtins.int = ...,
+        n_top: _builtins.int = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        top_ids: _abc.Iterable[_builtins.int] | None = ...,
+        top_logprobs: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "logprobs", b"logprobs", "n_top", b"n_top", "start", b"start", "top_ids", b"top_ids", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptLogprobs: _TypeAlias = PromptLogprobs  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
@@ -944,6 +996,7 @@ class ToClient(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reserved(self) -> Global___Reserved: ...
     @_builtins.property
@@ -966,6 +1019,8 @@ class ToClient(_message.Message):
     def closed(self) -> Global___Closed: ...
     @_builtins.property
     def leaving(self) -> Global___Leaving: ...
+    @_builtins.property
+    def prompt_logprobs(self) -> Global___PromptLogprobs: ...
     def __init__(
         self,
         *,
@@ -980,12 +1035,13 @@ class ToClient(_message.Message):
         failure: Global___Failure | None = ...,
         closed: Global___Closed | None = ...,
         leaving: Global___Leaving | None = ...,
+        prompt_logprobs: Global___PromptLogprobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "closed", b"closed", "committed", b"committed", "failure", b"failure", "leaving", b"leaving", "link_down", b"link_down", "message", b"message", "progress", b"progress", "raised", b"raised", "reserved", b"reserved", "token", b"token", "unpaid", b"unpaid"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "closed", b"closed", "committed", b"committed", "failure", b"failure", "leaving", b"leaving", "link_down", b"link_down", "message", b"message", "progress", b"progress", "prompt_logprobs", b"prompt_logprobs", "raised", b"raised", "reserved", b"reserved", "token", b"token", "unpaid", b"unpaid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "closed", b"closed", "committed", b"committed", "failure", b"failure", "leaving", b"leaving", "link_down", b"link_down", "message", b"message", "progress", b"progress", "raised", b"raised", "reserved", b"reserved", "token", b"token", "unpaid", b"unpaid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "closed", b"closed", "committed", b"committed", "failure", b"failure", "leaving", b"leaving", "link_down", b"link_down", "message", b"message", "progress", b"progress", "prompt_logprobs", b"prompt_logprobs", "raised", b"raised", "reserved", b"reserved", "token", b"token", "unpaid", b"unpaid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["reserved", "raised", "committed", "token", "progress", "account", "unpaid", "link_down", "failure", "closed", "leaving"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["reserved", "raised", "committed", "token", "progress", "account", "unpaid", "link_down", "failure", "closed", "leaving", "prompt_logprobs"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

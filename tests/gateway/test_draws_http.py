@@ -119,3 +119,60 @@ def test_what_is_no_schema_is_refused_by_name(gateway, format, code):
     status, _, told = gateway.post("/v1/chat/completions", {**ASKED, "response_format": format})
 
     assert (status, told["error"]["code"]) == (400, code)
+
+
+def test_an_echo_tells_the_odds_of_its_prompt_as_evaluation_harnesses_count_them(client, gateway):
+    """As lm-eval asks: ids in, `echo`, one token out, which it leaves off."""
+    ids = gateway.post("/tokenize", {"prompt": "Once upon a time there was a cat"})[2]["tokens"]
+    asked = {"model": "tiny", "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+
+    whole = client.completions.create(prompt=[ids, ids[:4]], **asked)
+    *chunks, _ = events(
+        gateway.post("/v1/completions", {**asked, "prompt": ids, "stream": True})[2]
+    )
+
+    for choice, of in zip(whole.choices, (ids, ids[:4]), strict=True):
+        told = choice.logprobs
+        assert told.token_logprobs[0] is None
+        assert told.top_logprobs[0] is None
+        assert len(told.tokens) == len(of) + 1
+        assert all(value <= 0 for value in told.token_logprobs[1:])
+        for value, top in list(zip(told.token_logprobs, told.top_logprobs, strict=True))[1:]:
+            assert value <= max(top.values())
+        for token, offset in zip(told.tokens, told.text_offset, strict=True):
+            assert choice.text[offset:].startswith(token)
+    first, second = whole.choices
+    assert first.logprobs.token_logprobs[:4] == pytest.approx(
+        [None, *second.logprobs.token_logprobs[1:4]], abs=1e-4
+    )
+    streamed = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+    tokens = [token for each in streamed if each for token in each["tokens"]]
+    assert tokens == first.logprobs.tokens
+
+
+def test_a_prompt_alone_can_be_asked_about(client, gateway):
+    alone = client.completions.create(
+        model="tiny", prompt="Once upon a time", max_tokens=0, echo=True, logprobs=2
+    )
+    refused = gateway.post("/v1/completions", {"model": "tiny", "prompt": "Once", "max_tokens": 0})
+
+    assert alone.choices[0].text == "Once upon a time"
+    assert "".join(alone.choices[0].logprobs.tokens) == "Once upon a time"
+    assert alone.usage.completion_tokens == 0
+    assert refused[2]["error"]["param"] == "max_tokens"
+
+
+def test_odds_of_prompts_come_in_vllms_form_too(gateway):
+    asked = {"model": "tiny", "max_tokens": 2, "prompt_logprobs": 1}
+
+    _, _, text = gateway.post("/v1/completions", {**asked, "prompt": "Once upon a time"})
+    _, _, chat = gateway.post("/v1/chat/completions", {**asked, "messages": HELLO})
+    _, _, refused = gateway.post("/v1/completions", {**asked, "prompt": "Once", "stream": True})
+
+    for told in (text["choices"][0]["prompt_logprobs"], chat["prompt_logprobs"]):
+        assert told[0] is None
+        for each in told[1:]:
+            assert 1 <= len(each) <= 2
+            assert sum(entry["rank"] == 1 for entry in each.values()) == 1
+    assert len(chat["prompt_logprobs"]) == chat["usage"]["prompt_tokens"]
+    assert refused["error"]["param"] == "prompt_logprobs"

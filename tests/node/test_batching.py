@@ -45,6 +45,8 @@ class Session:
         run = Run(self._ticket, start, len(ids), payload, sample=True)
         self.batcher.submit(Work(self, run, self.generation))
 
+    readout = None
+
     def mends(self, position: int) -> bool:
         return False
 
