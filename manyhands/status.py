@@ -139,32 +139,37 @@ def model_views(
     from manyhands.condition import condition_of
 
     conditions = {peer: condition_of(peer, saw) for peer, saw in seen.items()}
-    manifests = dict.fromkeys(peer.manifest for peer in seen)
     return [
-        _model_view(
-            [peer for peer in seen if peer.manifest == manifest], conditions, said.get(manifest)
-        )
-        for manifest in manifests
+        model_view(hosts, said.get(manifest)) for manifest, hosts in by_model(conditions).items()
     ]
 
 
-def _model_view(
-    hosts: "Sequence[Announcement]",
+def by_model(
     conditions: "Mapping[Announcement, Condition]",
-    said: "Judgement | None",
+) -> "dict[bytes, dict[Announcement, Condition]]":
+    """The same by the digest of what each serves, in the order in which models come."""
+    found: dict[bytes, dict[Announcement, Condition]] = {}
+    for peer, condition in conditions.items():
+        found.setdefault(peer.manifest, {})[peer] = condition
+    return found
+
+
+def model_view(
+    hosts: "Mapping[Announcement, Condition]", said: "Judgement | None" = None
 ) -> dict[str, Any]:
+    """Of one model, by those who announce it, one at least. said: of it, by its swarm."""
     from manyhands.condition import model_condition
 
-    found = model_condition({host: conditions[host] for host in hosts})
+    found, first = model_condition(hosts), next(iter(hosts))
     return {
-        "model": hosts[0].model,
-        "manifest": hosts[0].manifest.hex(),
+        "model": first.model,
+        "manifest": first.manifest.hex(),
         "n_blocks": found.n_blocks,
         "profile": found.profile,
         "complete": not found.missing,
         "missing": [list(blocks) for blocks in found.missing],
         "peers": sum(host.span is not None for host in hosts),
-        "states": dict(Counter(conditions[host].state for host in hosts)),
+        "states": dict(Counter(condition.state for condition in hosts.values())),
         "coverage": [list(stretch) for stretch in found.coverage],
         "coming": [list(stretch) for stretch in found.coming],
         "least_hosts": found.least_hosts,

@@ -4,16 +4,18 @@ Pure. In: announcements and what was seen of them. Out: plain values. The models
 `manyhands status --json`; peers are rows under shared columns, since there may be thousands.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from manyhands.condition import WELL, Condition, Seen, condition_of, positions_free
-from manyhands.status import model_views
+from manyhands.status import by_model, model_view
 from scheduler.capacity import blocks_per_s
 
 if TYPE_CHECKING:
     from protocol.announcements import Announcement
 
+KEPT_S = 10.0
 SCHEMA = "manyhands/state/v1"
 COLUMNS = (
     *("peer", "state", "why", "model", "start", "stop", "blocks_per_s", "kv_free_positions"),
@@ -21,23 +23,54 @@ COLUMNS = (
 )
 
 
+class Overview:
+    """Of one swarm, look after look. What a model can do takes a max-flow to tell, so that is told
+    again as it was while who serves which blocks has not changed, for `KEPT_S`."""
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._known: dict[bytes, tuple[object, float, dict[str, Any]]] = {}
+        self.n_judged = 0  # models, over all looks
+
+    def look(self, seen: "Mapping[Announcement, Seen]", why_not: str = "") -> dict[str, Any]:
+        """All that the first page shows of the swarm itself. why_not: nobody answers now."""
+        conditions = {peer: condition_of(peer, saw) for peer, saw in seen.items()}
+        served = by_model(conditions)
+        for gone in self._known.keys() - served.keys():
+            del self._known[gone]
+        models = [self._model(manifest, hosts) for manifest, hosts in served.items()]
+        alerts = list(_alerts(models, conditions, why_not))
+        places = {manifest: at for at, manifest in enumerate(served)}
+        return {
+            "schema": SCHEMA,
+            "sentence": _sentence(models, why_not),
+            "tone": _tone(models, alerts, why_not),
+            "models": models,
+            "alerts": alerts,
+            "peers": {
+                "columns": COLUMNS,
+                "rows": [
+                    _row(peer, seen[peer], condition, places[peer.manifest])
+                    for peer, condition in conditions.items()
+                ],
+            },
+        }
+
+    def _model(self, manifest: bytes, hosts: "Mapping[Announcement, Condition]") -> dict[str, Any]:
+        by = [
+            (peer.peer_id, peer.span, peer.loading, peer.n_blocks, peer.profile, how.state)
+            for peer, how in hosts.items()
+        ]
+        now_s, known = self._clock_s(), self._known.get(manifest)
+        if known is None or known[0] != by or now_s - known[1] > KEPT_S:
+            known = self._known[manifest] = by, now_s, model_view(hosts)
+            self.n_judged += 1
+        return {**known[2], "sessions": sum(peer.n_sessions for peer in hosts)}
+
+
 def overview(seen: "Mapping[Announcement, Seen]", why_not: str = "") -> dict[str, Any]:
-    """All that the first page shows of the swarm itself. why_not: nobody answers now."""
-    models = model_views(seen)
-    conditions = {peer: condition_of(peer, saw) for peer, saw in seen.items()}
-    alerts = list(_alerts(models, conditions, why_not))
-    places = {model["manifest"]: at for at, model in enumerate(models)}
-    return {
-        "schema": SCHEMA,
-        "sentence": _sentence(models, why_not),
-        "tone": _tone(models, alerts, why_not),
-        "models": models,
-        "alerts": alerts,
-        "peers": {
-            "columns": COLUMNS,
-            "rows": [_row(peer, saw, conditions[peer], places) for peer, saw in seen.items()],
-        },
-    }
+    """One look alone."""
+    return Overview().look(seen, why_not)
 
 
 def _sentence(models: Sequence[Mapping[str, Any]], why_not: str) -> str:
@@ -93,9 +126,8 @@ def _row(
     peer: "Announcement",
     saw: Seen,
     condition: Condition,
-    places: Mapping[str, int],
+    at: int,
 ) -> list[Any]:
-    at = places.get(peer.manifest.hex())
     start, stop = (peer.span.start, peer.span.stop) if peer.span else (None, None)
     return [
         peer.peer_id,

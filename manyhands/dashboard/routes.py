@@ -6,7 +6,7 @@ page's own files. Every answer is told not to be kept; the files may load nothin
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from manyhands import __version__
 from manyhands.dashboard.books import HomeBooks
-from manyhands.dashboard.overview import overview
+from manyhands.dashboard.overview import Overview, overview
 from manyhands.dashboard.traffic import Traffic
 from manyhands.dashboard.watch import Look, SwarmWatch
 from manyhands.status import peer_views
@@ -63,29 +63,31 @@ class Panel:
     parts: tuple[str, ...] = ("gateway",)
     n_watchers: int = 0
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the books, one at a time
-    _shown: tuple[int, dict[str, Any]] = (-1, {})
+    _overview: Overview = field(default_factory=Overview)
+    _making: asyncio.Lock = field(default_factory=asyncio.Lock)
     _told: tuple[int, int, str] = (-1, 0, "")
 
-    def state(self, look: Look) -> dict[str, Any]:
-        if self._shown[0] != look.number:
-            shown = overview(look.seen, look.why_not) if look.number else STARTING
-            self._shown = (look.number, shown)
-        return {
-            **self._shown[1],
-            "version": __version__,
-            "number": look.number,
-            "at_ms": look.at_ms,
-            "now_ms": wall_ms(),
-            "traffic": self.traffic.summary() if "gateway" in self.parts else None,
-            "nodes": self.nodes(),
-        }
+    async def told(self, look: Look) -> str:
+        """The state as JSON, made once for all who watch, on a thread: a large swarm takes a
+        while, and answers stream meanwhile."""
+        async with self._making:
+            second = wall_ms() // 1000
+            if self._told[:2] != (look.number, second):
+                more = {
+                    "version": __version__,
+                    "number": look.number,
+                    "at_ms": look.at_ms,
+                    "now_ms": wall_ms(),
+                    "traffic": self.traffic.summary() if "gateway" in self.parts else None,
+                    "nodes": self.nodes(),
+                }
+                text = await asyncio.to_thread(self._state, look, more)
+                self._told = (look.number, second, text)
+            return self._told[2]
 
-    def told(self, look: Look) -> str:
-        """The state as JSON, made once for all who watch."""
-        second = wall_ms() // 1000
-        if self._told[:2] != (look.number, second):
-            self._told = (look.number, second, json.dumps(self.state(look)))
-        return self._told[2]
+    def _state(self, look: Look, more: Mapping[str, Any]) -> str:
+        shown = self._overview.look(look.seen, look.why_not) if look.number else STARTING
+        return json.dumps({**shown, **more})
 
 
 def page_router(panel: Panel) -> APIRouter:
@@ -96,7 +98,7 @@ def page_router(panel: Panel) -> APIRouter:
     async def state() -> Response:
         """How the swarm is, in one object."""
         look = await panel.watch.fresh()
-        return Response(panel.told(look), media_type="application/json", headers=UNKEPT)
+        return Response(await panel.told(look), media_type="application/json", headers=UNKEPT)
 
     @router.get("/api/v1/events")
     async def events() -> Response:
@@ -162,7 +164,7 @@ async def _events(panel: Panel) -> AsyncIterator[str]:
     try:
         look = await panel.watch.fresh()
         while not panel.watch.has_ended:
-            yield f"event: state\nid: {look.number}\ndata: {panel.told(look)}\n\n"
+            yield f"event: state\nid: {look.number}\ndata: {await panel.told(look)}\n\n"
             look = await panel.watch.after(look.number, BEAT_S) or panel.watch.newest
     finally:
         panel.n_watchers -= 1

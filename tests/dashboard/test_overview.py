@@ -5,7 +5,7 @@ import json
 import pytest
 
 from manyhands.condition import Seen
-from manyhands.dashboard.overview import overview
+from manyhands.dashboard.overview import KEPT_S, Overview, overview
 from tests.announcing import announce, peer_of
 
 WELL = Seen(rtt_ms=1.0)
@@ -56,3 +56,23 @@ def test_a_thousand_peers_are_told_in_little() -> None:
     """200 KB at most; the time is measured by a benchmark."""
     seen = {announce(n, (n % 8, n % 8 + 1), region="SG"): WELL for n in range(1000)}
     assert len(json.dumps(overview(seen))) < 200_000
+
+
+def test_a_model_is_judged_again_when_who_serves_it_changes_or_time_has_passed() -> None:
+    now_s = 100.0
+    watched = Overview(lambda: now_s)
+    two = {announce(1): WELL, announce(2, (0, 4)): WELL}
+    first = watched.look(two)
+    busier = {announce(1, n_sessions=3): WELL, announce(2, (0, 4)): WELL}
+    again = watched.look(busier)
+    assert watched.n_judged == 1
+    assert again["models"] == [{**first["models"][0], "sessions": 3}]
+
+    away = watched.look({announce(1): WELL, announce(2, (0, 4)): Seen(why_not="refused")})
+    assert watched.n_judged == 2
+    assert away == overview({announce(1): WELL, announce(2, (0, 4)): Seen(why_not="refused")})
+    now_s += KEPT_S + 1
+    watched.look({announce(1): WELL, announce(2, (0, 4)): Seen(why_not="refused")})
+    assert watched.n_judged == 3
+    watched.look({announce(3, model="other", manifest=bytes(32)): WELL})
+    assert watched.n_judged == 4

@@ -133,6 +133,8 @@ async def test_a_large_model_is_drawn_whole(browser: "Browser") -> None:
         await tab.open(f"model/{announce(1).manifest.hex()}")
         await tab.page.locator(".grid").wait_for()
         assert await tab.page.locator(".grid rect.span").count() == 100
+        n_elements = await tab.page.locator(".grid *").count()
+        assert n_elements < 100 * 8  # a bar for a span, not a square for each of its blocks
         await tab.page.close()
 
 
