@@ -10,6 +10,7 @@ from typing import Any
 
 from manyhands.gateway.asked import Drawn, ResponseFormat, StructuredOutputs
 from manyhands.gateway.faults import ApiError
+from manyhands.replies.closed import closed
 from protocol.errors import BadGrammar, BadSchema
 from protocol.grammar import Grammar
 
@@ -41,7 +42,8 @@ def _of_format(formats: ResponseFormat | None) -> list[Grammar]:
         return [Grammar.json_object()]
     if formats.json_schema is None:
         raise BadSchema("json_schema is missing")
-    return [_schema(formats.json_schema.schema_)]
+    schema = formats.json_schema.schema_
+    return [_schema(schema if isinstance(schema, bool) else closed(schema))]
 
 
 def _of_outputs(outputs: StructuredOutputs | None) -> list[Grammar]:

@@ -15,6 +15,7 @@ from manyhands.gateway.asked import ChatAsked, NamedChoice
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.prompts import chat_text, on_thread
+from manyhands.replies.closed import closed
 from manyhands.replies.dialect import Dialect, Ids, dialect_of
 from manyhands.replies.forcing import Forced, parameters_of
 from manyhands.replies.reader import ReplyReader, new_reader
@@ -119,6 +120,7 @@ def _forced(
             message = f"tool_choice names {name[:64]!r}, which is not among the tools"
             raise ApiError("invalid_value", message, param="tool_choice")
         tools = {name: tools[name]}
+    tools = {name: closed(parameters) for name, parameters in tools.items()}
     thinks = bool(dialect.thinking[0]) and tail.rstrip().endswith(dialect.thinking[0])
     several = asked.parallel_tool_calls is not False
     try:
