@@ -131,7 +131,8 @@ def create(
     say(f"keep a copy of {place.root / 'membership' / 'founder.key'}: nobody can replace it")
 
 
-def new_home(base: Path, name: str) -> Home:
+def new_home(base: Path, name: str, *, again: str = "choose another name") -> Home:
+    """again: what to do where the name is taken."""
     if not is_name(name) or name == OPEN:
         raise UsageError(
             f"not a name for a swarm: {name[:64]!r}",
@@ -143,7 +144,7 @@ def new_home(base: Path, name: str) -> Home:
     root = base / SWARMS / name
     if (root / "membership").exists():
         raise UsageError(
-            f"{base} has a swarm {name} already", hint=f"manyhands swarm leave {name}, or --as NAME"
+            f"{base} has a swarm {name} already", hint=f"{again}, or manyhands swarm leave {name}"
         )
     return Home.at(root)
 

@@ -189,7 +189,7 @@ def _home_for(base: Path, name: str, invited: Invite) -> Home:
                 f"{base} knows another swarm by the name {name}", hint="call this one --as NAME"
             )
         return Home.at(root)
-    return new_home(base, name)
+    return new_home(base, name, again="--as NAME")
 
 
 async def _redeem(invited: Invite, members: dict[Identity, Roles]) -> Joined:

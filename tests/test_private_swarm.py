@@ -140,8 +140,9 @@ async def test_a_client_revoked_in_mid_answer_is_told_and_its_room_is_free(model
     async with private(model, tmp_path, society, (0, 3), (3, 6)) as built:
         seen: list[object] = []
         async with built.client() as client:
-            with pytest.raises(PeerRefused):
+            with pytest.raises(PeerRefused, match="its membership was revoked") as told:
                 await answered(client, built, society, seen)
+        assert "a new invite" in told.value.hint
         n_tokens = sum(isinstance(event, Token) for event in seen)
 
         assert 4 <= n_tokens < 200

@@ -26,8 +26,9 @@ def read_rules(path: Path, sequence: int) -> Rules:
     Raises:
         UsageError: it cannot be read, or makes no sense.
     """
+    text = _text(path)
     try:
-        fields = tomllib.loads(_text(path))
+        fields = tomllib.loads(text)
         if unknown := sorted(fields.keys() - KNOWN):
             raise UsageError(f"{unknown[0]!r} is nothing that rules have")
         return _rules(fields, path.parent, sequence)
@@ -82,11 +83,11 @@ def _flag(fields: Mapping[str, Any], name: str) -> bool:
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"{path} is too long")
+            raise UsageError(f"{path} has more than {MAX_FILE_BYTES} bytes", hint=HINT)
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
-        raise UsageError(f"cannot read {path}: {why}") from error
+        raise UsageError(f"cannot read {path}: {why}", hint=HINT) from error
 
 
 def write_rules(rules: Rules) -> Iterator[str]:

@@ -124,8 +124,12 @@ def _keys(home: Home, quorum: Quorum | None) -> list[SigningKey]:
     if counted:
         return counted
     named = [peer_id_from_public_key(key) for key in quorum.keys] if quorum else []
-    whom = f"one of {', '.join(named)}" if named else "a rule: manyhands swarm rules FILE"
-    raise UsageError("the swarm's rules give no key of this home a say in that", hint=f"ask {whom}")
+    hint = (
+        f"ask one of {', '.join(named)}"
+        if named
+        else "the founder gives one: manyhands swarm rules FILE"
+    )
+    raise UsageError("the swarm's rules give no key of this home a say in that", hint=hint)
 
 
 def revision(text: str, state: SwarmState, *, name: str = "", digest: str = "") -> Named:

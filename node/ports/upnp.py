@@ -98,7 +98,7 @@ class Upnp:
             device.selectigd()
         except RouterRefused:
             raise
-        except Exception as error:
-            raise RouterRefused(f"no router answers UPnP: {error}") from error
+        except Exception as error:  # the library's is bare: its words are errno's, "Success"
+            raise RouterRefused("no router answers UPnP") from error
         self._device = device
         return device

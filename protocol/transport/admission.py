@@ -19,6 +19,7 @@ from protocol.transport.interface import Counters, Gate
 REFUSAL_S = 0.05
 SWEEP_S = 0.2  # after verdicts changed: those above the transport have a moment to say why
 JOIN_HINT = "ask its people for an invite, then: manyhands swarm join mh://…"
+AGAIN = "ask for a new invite, then: manyhands swarm join mh://…"
 
 
 def to_strangers(listener: PeerId) -> NotAMember:
@@ -118,18 +119,19 @@ class Admission:
             return to_strangers(self._peer_id)
         return mismatch
 
-    def require_keeps(
+    def ending(
         self, caller: PeerId, credential: bytes, method: str, guard: Guard | None
-    ) -> None:
-        """Return if `caller` may go on with what it began.
-
-        Raises:
-            ManyhandsError: why not.
-        """
-        if guard is not None and (ban := guard.bans.of(caller)) is not None:
-            raise banned(ban, self._peer_id)
-        if self.gate is not None:
-            self.gate.keep(caller, credential, method)
+    ) -> MembershipEnded | None:
+        """What `caller` hears as what it began ends; None: it may go on."""
+        try:
+            if guard is not None and (ban := guard.bans.of(caller)) is not None:
+                raise banned(ban, self._peer_id)
+            if self.gate is not None:
+                self.gate.keep(caller, credential, method)
+        except ManyhandsError as error:
+            hint = error.hint or (AGAIN if isinstance(error, MembershipEnded) else "")
+            return MembershipEnded(self._peer_id, f"it ended this: {error}", hint=hint)
+        return None
 
     def distrust(self, listener: PeerId, theirs: Greeting, method: str) -> ManyhandsError | None:
         """Why we do not ask `listener` for `method`; None: we do."""

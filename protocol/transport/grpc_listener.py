@@ -20,7 +20,6 @@ from protocol.address import Address, Endpoint
 from protocol.errors import (
     IntegrityError,
     ManyhandsError,
-    MembershipEnded,
     NotAMember,
     PeerMisbehaved,
     PeerUnreachable,
@@ -136,10 +135,7 @@ class GrpcListener:
         """End the streams of those who may not go on."""
         for guest in self._streams.values():
             who = guest.stream.peer_id, guest.credential, guest.method
-            try:
-                self._admission.require_keeps(*who, self._guard)
-            except ManyhandsError as error:
-                ended = MembershipEnded(self._peer_id, f"it ended this: {error}")
+            if (ended := self._admission.ending(*who, self._guard)) is not None:
                 task = asyncio.create_task(guest.stream.aclose(ended))
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)

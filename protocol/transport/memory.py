@@ -18,7 +18,6 @@ from protocol.address import Address, Endpoint
 from protocol.errors import (
     ConfigError,
     ManyhandsError,
-    MembershipEnded,
     PeerMisbehaved,
     PeerUnreachable,
     UsageError,
@@ -266,10 +265,7 @@ class MemoryListener:
         """End the streams of those who may not go on."""
         for stream in self._streams.values():
             who = stream.peer_id, *self._shown[stream]
-            try:
-                self._admission.require_keeps(*who, self._service.guard)
-            except ManyhandsError as error:
-                ended = MembershipEnded(self.peer_id, f"it ended this: {error}")
+            if (ended := self._admission.ending(*who, self._service.guard)) is not None:
                 task = asyncio.create_task(stream.aclose(ended))
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
