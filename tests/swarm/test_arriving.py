@@ -1,6 +1,7 @@
 """Nodes that choose their blocks while others load: `serve --span auto`, started at once."""
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import pytest
 
 from manyhands.local import free_ports
 from tests.cli.command import manyhands
-from tests.swarm.processes import Node, counters
+from tests.swarm.processes import Node, counters, start
 
 pytestmark = [pytest.mark.swarm, pytest.mark.slow]
 
@@ -68,18 +69,17 @@ def test_who_loads_is_told_by_status_and_peers_as_coming(tmp_path):
         first.start("tiny", [])
         first.until_ready()
         late.start("tiny", [first.address])
-        until_s = time.monotonic() + 60
-        coming, rows = [], []
-        while not (coming and rows) and time.monotonic() < until_s:
-            told = json.loads(manyhands("status", *asked).out)
-            coming = coming or told["models"][0]["coming"]
-            shown = json.loads(manyhands("peers", *asked).out)["peers"]
-            rows = rows or [row for row in shown if row["state"] == "loading"]
+        assert late.process is not None
+        assert any("blocks 4:8" in line for line in late.process.stderr)
+        late.process.send_signal(signal.SIGSTOP)  # however slow those who ask are, it loads
+        asking = [start(command, *asked) for command in ("status", "peers")]
+        told, shown = [json.loads(each.communicate(timeout=60)[0]) for each in asking]
+        late.process.send_signal(signal.SIGCONT)
         late.until_ready()
         after = json.loads(manyhands("status", *asked).out)
 
-    assert coming == [[4, 8, 1]]
-    [row] = rows
+    assert told["models"][0]["coming"] == [[4, 8, 1]]
+    [row] = [row for row in shown["peers"] if row["state"] == "loading"]
     assert (row["peer"], row["loading"], row["span"]) == (late.peer, [4, 8], None)
     assert 0 <= row["loading_s"] < 60
     assert (after["models"][0]["coming"], after["peers_loading"]) == ([], [])

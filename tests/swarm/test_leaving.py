@@ -20,7 +20,7 @@ def asking(nodes, client_home, *more):
 
 
 def asked(nodes, client_home, *more):
-    ended = manyhands(*asking(nodes, client_home, "--json", *more))
+    ended = manyhands(*asking(nodes, client_home, "--json", *more), timeout_s=200)
     assert ended.code == 0, ended.err
     return json.loads(ended.out)
 
