@@ -57,6 +57,7 @@ class Ask:
     max_price: int | None = None
     avoid: tuple[str, ...] = ()
     require: tuple[str, ...] = ()
+    no_relays: bool = False
     prefer: str = "latency"
     channel: str = "stable"
 
@@ -121,6 +122,7 @@ class Ask:
             max_price=self.max_price,
             avoid=tuple(map(PeerId, self.avoid)),
             require=tuple(map(PeerId, self.require)),
+            direct=self.no_relays,
         )
 
     def spelled_profile(self) -> str | None:

@@ -53,7 +53,7 @@ HEADINGS = {
     "What the answer has to be": NAMES,
     "Where": ("join", "swarm", "home", "tunnels", "channel", "accept_licence"),
     "Who may serve": (
-        *("prefer", "require", "avoid", "regions", "believe_regions", "groups"),
+        *("prefer", "require", "avoid", "regions", "believe_regions", "groups", "no_relays"),
         *("max_price", "profile", "forget", "no_spares"),
     ),
     "How long": ("timeout_s", "wait_s"),

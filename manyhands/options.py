@@ -212,6 +212,11 @@ def limits_options(command: Command) -> Command:
             "--avoid", type=PeerType(), multiple=True, help="Not this peer. Repeat for more."
         ),
         click.option(
+            "--no-relays",
+            is_flag=True,
+            help="Peers alone that are dialled themselves, so that nobody carries the rows.",
+        ),
+        click.option(
             "--max-price",
             type=click.IntRange(min=0),
             metavar="NCR",

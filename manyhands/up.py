@@ -99,6 +99,7 @@ async def _up(
     from manyhands.dashboard.books import HomeBooks
     from manyhands.dashboard.nodes import nodes_of
     from manyhands.dashboard.routes import Panel
+    from manyhands.gateway.aliases import AliasFile, aliases_path
     from manyhands.gateway.allowances import Allowances
     from manyhands.gateway.app import make_app
     from manyhands.gateway.catalogue import Catalogue, served_of
@@ -116,7 +117,8 @@ async def _up(
         return keeper.why_not_ready if keeper else "starting"
 
     bounds, allowances = Bounds(drain_s=DRAIN_S), Allowances(spending)
-    gateway = Gateway(Catalogue(served_of([model])), bounds, allowances)
+    names = AliasFile(aliases_path(home))
+    gateway = Gateway(Catalogue(served_of([model]), file=names), bounds, allowances)
     admit = admission(KeyFile(keys_path(home)))
     panel = Panel(books=HomeBooks(home.root), nodes=lambda: nodes_of(swarm))
     app = make_app(gateway, Readiness(gateway, why_not_ready), admit, panel)

@@ -1,9 +1,10 @@
 """What a session's client asks of whoever runs or sees its rows, signed, so that every hop knows.
 
-In: regions, trust groups, peers to avoid or to require. Out: bytes under the client's signature,
-for each hop of one session, and back; and for a peer's announcement, the first constraint that it
-breaks. The client routes by the same rules; hops check their neighbours by them before a row
-leaves, and the terms of each tab say them, so that a receipt shows what was asked for.
+In: regions, trust groups, peers to avoid or to require, whether relays may carry rows. Out: bytes
+under the client's signature, for each hop of one session, and back; and for a peer's announcement,
+the first constraint that it breaks. The client routes by the same rules; hops check their
+neighbours by them before a row leaves, and the terms of each tab say them, so that a receipt shows
+what was asked for.
 
 A constraint is a kind and values. Unlike elsewhere, one of an unknown kind is refused by name: to
 pass it over would be to break it.
@@ -60,7 +61,7 @@ class Constraints:
     """The defaults ask for nothing. Of several regions or groups, one is enough.
 
     profile: of execution, where the client asked for one. believes_regions: a region counts also
-    where measurements contradict it.
+    where measurements contradict it. direct: of peers alone that are dialled without a relay.
     """
 
     regions: tuple[str, ...] = ()
@@ -69,6 +70,7 @@ class Constraints:
     require: tuple[PeerId, ...] = ()
     profile: str = ""
     believes_regions: bool = False
+    direct: bool = False
 
     def __post_init__(self) -> None:
         named = max(len(self.regions), len(self.avoid), len(self.require))
@@ -82,7 +84,7 @@ class Constraints:
 
     def __bool__(self) -> bool:
         """Whether they say who may serve; how, each hop is asked by itself."""
-        return bool(self.regions or self.groups or self.avoid or self.require)
+        return bool(self.regions or self.groups or self.avoid or self.require or self.direct)
 
     # --- who keeps to them ------------------------------------------------------------------------
 
@@ -105,6 +107,8 @@ class Constraints:
             return Broken("region", f"it is {where}")
         if self.regions and doubt and not self.believes_regions:
             return Broken("region", doubt)
+        if self.direct and (why := why_relayed(peer)):
+            return Broken("direct", why)
         return None
 
     def broken_by_id(self, peer_id: PeerId) -> Broken | None:
@@ -173,6 +177,7 @@ class Constraints:
             "require": list(self.require),
             "profile": self.profile,
             "believes_regions": self.believes_regions,
+            "direct": self.direct,
         }
         return {name: value for name, value in told.items() if value}
 
@@ -188,6 +193,8 @@ class Constraints:
             told.append(("profile", self.profile))
         if self.believes_regions:
             told.append(("believe-regions",))
+        if self.direct:
+            told.append(("direct",))
         return tuple(told)
 
     @classmethod
@@ -207,6 +214,8 @@ class Constraints:
                     name, value = "profile", profile
                 case ["believe-regions"]:
                     name, value = "believes_regions", True
+                case ["direct"]:
+                    name, value = "direct", True
                 case [str() as kind, *_] if kind not in KINDS:
                     raise VersionMismatch(
                         "", f"it knows no constraint {kind[:40]!r}", hint="update Manyhands there"
@@ -219,8 +228,20 @@ class Constraints:
         return cls(**values)
 
 
-KINDS = ("regions", "group", "avoid", "require", "profile", "believe-regions")
+KINDS = ("regions", "group", "avoid", "require", "profile", "believe-regions", "direct")
 NONE = Constraints()
+
+
+def why_relayed(peer: Announcement) -> str:
+    """Why somebody else might carry what goes to `peer`; "" where it is dialled itself.
+
+    Whoever has no relay's address among its own is reached through none.
+    """
+    if any(address.relay for address in peer.addresses):
+        return "relays carry what goes to it"
+    if not peer.reach.is_dialable:
+        return "nobody can dial it without a relay"
+    return ""
 
 
 def _is_word(text: str, most: int) -> bool:

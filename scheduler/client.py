@@ -132,6 +132,11 @@ class Client:
         await self._data.aclose()
         await self._connections.aclose()
 
+    @property
+    def certifies_groups(self) -> bool:
+        """Whether certificates show who is in a trust group; else a peer's word is all there is."""
+        return self._membership is not None
+
     def met(self) -> tuple[Address, ...]:
         """Where to begin another time: an address of each who serves, as far as is known."""
         return tuple(way for peer in self._directory.met() for way in peer.ways)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from protocol.announcements import Announcement
+from protocol.constraints import why_relayed
 from protocol.errors import SwarmIncomplete
 from protocol.identity import PeerId
 from protocol.messages import Span
@@ -192,6 +193,8 @@ def in_words(constraint: Constraint, peer: Announcement, wanted: Wanted) -> str:
                 return f"it serves group {group} alone"
             names = " or ".join(each.name for each in wanted.limits.groups)
             return f"nothing shows that it is in group {names}"
+        case Constraint.DIRECT:
+            return why_relayed(peer)
         case Constraint.PRICE:
             price = asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
             return f"it asks {price.over(len(peer.span)):g} ncr per million"

@@ -18,6 +18,7 @@ IN_WORDS = {
     Constraint.REGION: "in region {regions}",
     Constraint.DOUBTED: "in region {regions}, as far as measurements go,",
     Constraint.GROUP: "{group}",
+    Constraint.DIRECT: "without a relay in between",
     Constraint.PRICE: "for {max_price} ncr per million or less",
     Constraint.AVOID: "whom you do not avoid",
     Constraint.REQUIRE: "with the required {required}",

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Self
 
 from protocol.announcements import Announcement
-from protocol.constraints import MAX_GROUPS, MAX_NAMED, Constraints, Group
+from protocol.constraints import MAX_GROUPS, MAX_NAMED, Constraints, Group, why_relayed
 from protocol.errors import UsageError
 from protocol.identity import PeerId, public_key_from_peer_id
 from protocol.measured import MAX_GROUP_CHARS, State
@@ -43,6 +43,7 @@ class Constraint(StrEnum):
     DOUBTED = "believe-regions"
     GROUP = "group"
     PRICE = "max-price"
+    DIRECT = "no-relays"
     REQUIRE = "require"
 
 
@@ -53,7 +54,7 @@ class Limits:
     regions: `eu` takes `eu` and `eu-west`. believe_regions: also where measurements contradict a
     peer. groups: of which one shall serve; without any, none that belongs to any. max_price: ncr
     for a million positions through one block. require: the blocks these peers hold are run by them
-    alone.
+    alone. direct: none that relays carry anything to.
     """
 
     regions: tuple[str, ...] = ()
@@ -62,6 +63,7 @@ class Limits:
     avoid: tuple[PeerId, ...] = ()
     require: tuple[PeerId, ...] = ()
     believe_regions: bool = False
+    direct: bool = False
 
     def __post_init__(self) -> None:
         if any(isinstance(each, str) for each in (self.regions, self.avoid, self.require)):
@@ -95,6 +97,7 @@ class Limits:
             require=self.require,
             profile=profile or "",
             believes_regions=self.believe_regions,
+            direct=self.direct,
         )
 
 
@@ -172,6 +175,8 @@ class Wanted:
             return Constraint.REGION
         if limits.regions and peer.peer_id in self.doubted:
             return Constraint.DOUBTED
+        if limits.direct and why_relayed(peer):
+            return Constraint.DIRECT
         if peer.offer and self._asks_too_much(peer):
             return Constraint.PRICE
         return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from manyhands.boundary import innermost
 from manyhands.gateway.faults import MISTAKE, ApiError, explained
 from protocol.errors import ManyhandsError
-from scheduler.request import Event, Finished, GenerationRequest, Routed, Token
+from scheduler.request import Event, Finished, GenerationRequest, Routed, RouteStep, Token
 
 if TYPE_CHECKING:
     from scheduler.client import Client
@@ -88,6 +88,8 @@ class Answers:
         self._error: BaseException | None = None
         self._admitted = False
         self._spoken = False
+        self.route: tuple[RouteStep, ...] = ()  # the first that stood
+        self._counted = set[int]()  # whose prompts are in
         self.n_tokens = 0  # of all choices that were begun, with their prompts
         self.cost_ncr = 0  # of those that are settled; also where nobody waited for the end
         self.over = asyncio.Event()  # every session has been settled
@@ -185,13 +187,17 @@ class Answers:
         self._observer.hear(index, event)
         if isinstance(event, Finished):
             self._endings[index] = event.result.finish_reason, ""
-        self._admitted = self._admitted or isinstance(event, Routed)
+        if isinstance(event, Routed):
+            self._admitted = True
+            self.route = self.route or event.route
         self._spoken = self._spoken or isinstance(event, Token | Finished)
         self._news.set()
 
     def _count(self, index: int, event: Event) -> None:
-        if isinstance(event, Token):
-            self.n_tokens += 1 if event.index else 1 + len(self.requests[index].prompt_ids)
+        if isinstance(event, Token | Finished) and index not in self._counted:
+            self._counted.add(index)  # of what has no tokens, a vector, the end is the first word
+            self.n_tokens += len(self.requests[index].prompt_ids)
+        self.n_tokens += isinstance(event, Token)
 
     async def _watch(self, receive: Receive) -> None:
         with suppress(OSError, TimeoutError):

@@ -20,6 +20,7 @@ from manyhands.dashboard.routes import Panel, page_router
 from manyhands.gateway import (
     completions,
     embeddings,
+    explain_told,
     metrics,
     models_list,
     readiness,
@@ -31,6 +32,7 @@ from manyhands.gateway.complaints import invalid
 from manyhands.gateway.door import Admit, Door, admit_own
 from manyhands.gateway.faults import FAULTS, MISTAKE, ApiError, explained
 from manyhands.gateway.gateway import Gateway
+from manyhands.gateway.own_headers import TOLD
 from manyhands.gateway.readiness import Readiness
 from protocol.errors import ManyhandsError
 
@@ -39,11 +41,11 @@ DOCUMENTED = (400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
 EXPOSED = (
     *("x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms"),
     *(f"x-ratelimit-{of}-{what}" for of in RATES for what in ("requests", "tokens")),
-    *completions.TOLD,
+    *TOLD,
 )
 PARTS = (
     *(completions, responses, embeddings, models_list, tokens),
-    *(readiness, metrics, route_told),
+    *(readiness, metrics, route_told, explain_told),
 )
 
 

@@ -76,6 +76,12 @@ class Extension(Asked):
     """Ncr, for a million tokens through one block; 0: donations alone."""
     avoid: Words = []
     require: Words = []
+    no_relays: bool = False
+    data_class: Literal["public", "internal", "restricted"] | None = None
+    tier: Literal["swarm", "upstream"] | None = None
+    """Of `manyhands/auto`; the policy's rules decide where it is left out."""
+    verify: Literal["none"] | None = None
+    """Hops sign what they ran, always; no second run checks them yet."""
     prefer: Literal["latency", "throughput"] = "latency"
     profile: Annotated[str, Field(max_length=128)] | None = None
     reuse_prefix: bool = True

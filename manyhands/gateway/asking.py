@@ -14,15 +14,15 @@ from manyhands.gateway.asked import Drawn, Extension
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.formats import grammar_of
-from manyhands.gateway.grants import ANYBODY, Caller, DataClass
-from protocol.constraints import Group
+from manyhands.gateway.grants import Caller
+from manyhands.gateway.policy import Policy
+from manyhands.gateway.residency import limits_of
 from protocol.errors import ManyhandsError
 from protocol.grammar import Grammar
-from protocol.identity import PeerId
 from protocol.profile import Profile
 from protocol.sampling import SamplingParams
 from scheduler.request import WAIT_S, GenerationRequest
-from scheduler.wanted import Goal, Limits
+from scheduler.wanted import Goal
 
 SEED_RANGE = 2**64
 SAMPLING = (
@@ -38,7 +38,8 @@ def requests_for(
     *,
     max_tokens: int,
     timeout_s: float,
-    caller: Caller = ANYBODY,
+    caller: Caller,
+    policy: Policy,
     param: str = "prompt",
     grammar: Grammar | None = None,
     pooling: str = "",
@@ -50,6 +51,7 @@ def requests_for(
         timeout_s: at most, and where the caller names none.
         caller: whose key says where it may be served; only callers of the same group begin where
             each other's answers ended.
+        policy: where data of which class may go.
         param: what to call the prompt.
         grammar: what the answer has to be, where the caller's own format does not say.
         pooling: how one vector is made of each prompt, where that is the answer.
@@ -64,7 +66,7 @@ def requests_for(
     group = _salted(caller.group, asked.cache_salt)
     grammar = grammar or grammar_of(asked)
     try:
-        limits = limits_of(more, caller)
+        limits = limits_of(more, caller, policy)
         profile = str(Profile.parse(more.profile)) if more.profile else None
     except ManyhandsError as error:
         raise ApiError("invalid_value", str(error), param="manyhands") from error
@@ -125,31 +127,6 @@ def _by_id(biases: Mapping[str, float]) -> dict[int, float]:
     if any(not (name.isascii() and name.isdecimal()) for name in biases):
         raise ApiError("invalid_value", "logit_bias names token ids", param="logit_bias")
     return {int(name[:12]): bias for name, bias in biases.items()}
-
-
-def limits_of(more: Extension, caller: Caller) -> Limits:
-    """
-    Raises:
-        ApiError: the key may not go there.
-    """
-    grant = caller.grant
-    if grant.data_class is DataClass.RESTRICTED:
-        message = "rule restricted: no trust group is named to which restricted data may go"
-        raise ApiError("data_residency_violation", message)
-    if (outside := grant.outside(more.regions)) is not None or (
-        grant.regions and more.believe_regions
-    ):
-        asked = f"not in {outside}" if outside is not None else "and believes nobody's word alone"
-        message = f"key rule regions: this key is served in {', '.join(grant.regions)}, {asked}"
-        raise ApiError("data_residency_violation", message, param="manyhands.regions")
-    return Limits(
-        regions=tuple(more.regions) or grant.regions,
-        groups=tuple(Group(name) for name in more.groups),
-        believe_regions=more.believe_regions,
-        max_price=more.max_price,
-        avoid=tuple(map(PeerId, more.avoid)),
-        require=tuple(map(PeerId, more.require)),
-    )
 
 
 def _salted(group: str, salt: str | None) -> str:

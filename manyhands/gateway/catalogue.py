@@ -6,14 +6,18 @@ caller who means these weights gets no others; `default` is the first model wher
 """
 
 import difflib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from manyhands.gateway.aliases import AliasFile
 from manyhands.gateway.faults import ApiError
 from manyhands.models import Model
 from protocol.adapter_names import is_adapter
 from protocol.errors import UsageError
 from protocol.text import Tokenizer
+
+log = logging.getLogger(__name__)
 
 DEFAULT = "default"
 DIGEST_CHARS = 8  # at least so many pin a model
@@ -51,18 +55,35 @@ class Catalogue:
         UsageError: two models have one name, or an alias leads nowhere.
     """
 
-    def __init__(self, served: Sequence[Served], aliases: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        served: Sequence[Served],
+        aliases: Mapping[str, str] | None = None,
+        file: AliasFile | None = None,
+    ) -> None:
+        """file: names that count before the others, and may change at any time."""
         self._served = {each.id: each for each in served}
         if len(self._served) < len(served):
             raise UsageError("two of the models have the same name", hint="serve one of them")
         self._first = served[0].id
-        self.aliases: dict[str, str] = {}
+        self._aliases: dict[str, str] = {}
         for alias, name in {DEFAULT: self._first, **(aliases or {})}.items():
             self.point(alias, name)
+        self._given, self._file = dict(self._aliases), file
+        if file is not None:
+            self._point_all(file.names)
 
     @property
     def served(self) -> tuple[Served, ...]:
         return tuple(self._served.values())
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """As they are now."""
+        if self._file is not None and self._file.refresh():
+            self._aliases = dict(self._given)
+            self._point_all(self._file.names)
+        return self._aliases
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,7 +101,16 @@ class Catalogue:
         if self._named(name) is None:
             known = ", ".join(self._served)
             raise UsageError(f"no model here is called {name[:100]!r}", hint=f"there are: {known}")
-        self.aliases[alias] = name
+        self._aliases[alias] = name
+
+    def _point_all(self, names: Mapping[str, str]) -> None:
+        for alias, name in names.items():
+            try:
+                self.point(alias, name)
+            except UsageError as error:
+                log.warning("an alias is passed over", extra={"alias": alias, "why": str(error)})
+            else:
+                log.info("an alias", extra={"alias": alias, "model": name})
 
     def find(self, name: str) -> Served:
         """What a caller means by `name`.

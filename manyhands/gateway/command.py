@@ -7,6 +7,7 @@ when the command runs, not before.
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -16,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manyhands.asking import open_client
+from manyhands.gateway.alias_command import alias
+from manyhands.gateway.explain_command import explain
+from manyhands.gateway.grants import DataClass
 from manyhands.gateway.key_command import key
 from manyhands.gateway.listening_options import Where, listening_options
 from manyhands.governing.gate import terms_for
@@ -31,22 +35,24 @@ from manyhands.options import (
     tunnels_option,
 )
 from manyhands.progress import say
-from manyhands.running import join_addresses
+from manyhands.running import Running, join_addresses, recorded
 from manyhands.signals import interruptible
 from manyhands.thin import find_client_model
 from protocol.address import Address
-from protocol.errors import UsageError
+from protocol.errors import ConfigError, UsageError
 from protocol.membership.rules import Rules
 
 if TYPE_CHECKING:
     from manyhands.dashboard.routes import Panel
+    from manyhands.gateway.catalogue import Catalogue
     from manyhands.gateway.gateway import Gateway
     from manyhands.gateway.keys import KeyFile
+    from manyhands.gateway.policy import Policy
     from scheduler.client import Client
     from scheduler.permission import Terms
 
 HEADINGS = {
-    "What to serve": ("aliases", "max_tokens", "timeout_s"),
+    "What to serve": ("aliases", "policy", "max_tokens", "timeout_s"),
     "Where it listens, and for whom": (
         *("host", "port", "tls_cert", "tls_key", "origins", "max_running", "max_per_key"),
         "drain_s",
@@ -55,8 +61,11 @@ HEADINGS = {
 }
 
 
+ABOUT: Mapping[str, click.Command] = {"key": key, "alias": alias, "explain": explain}
+
+
 class GatewayCommand(headed(HEADINGS)):  # type: ignore[misc]  # a base made by a call
-    """`gateway MODEL…`, and `gateway key …`, which is a group of its own."""
+    """`gateway MODEL…`, and what is about it: `gateway key …`, `gateway alias …`, and others."""
 
     def make_context(
         self,
@@ -65,8 +74,9 @@ class GatewayCommand(headed(HEADINGS)):  # type: ignore[misc]  # a base made by 
         parent: click.Context | None = None,
         **more: Any,
     ) -> click.Context:
-        if args[:1] == ["key"]:
-            return key.make_context(f"{info_name} key", args[1:], parent, **more)
+        about = ABOUT.get(args[0]) if args else None
+        if about is not None:
+            return about.make_context(f"{info_name} {args[0]}", args[1:], parent, **more)
         made: click.Context = super().make_context(info_name, args, parent, **more)
         return made
 
@@ -81,6 +91,12 @@ class GatewayCommand(headed(HEADINGS)):  # type: ignore[misc]  # a base made by 
     multiple=True,
     metavar="NAME=MODEL",
     help="Another name for a model. `default` is the first one's, unless you say otherwise.",
+)
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Classes of data, and upstreams behind manyhands/auto: docs/gateway.md. Default: none.",
 )
 @click.option(
     "--max-tokens",
@@ -130,6 +146,7 @@ def gateway(
     tunnels: bool,
     channel: str,
     accept_licence: bool,
+    policy: Path | None,
     home: Path | None,
     **more: Any,
 ) -> None:
@@ -142,17 +159,22 @@ def gateway(
     from manyhands.dashboard.books import HomeBooks
     from manyhands.dashboard.nodes import nodes_on
     from manyhands.dashboard.routes import Panel
+    from manyhands.gateway.aliases import AliasFile, aliases_path
     from manyhands.gateway.allowances import Allowances
     from manyhands.gateway.catalogue import Catalogue, served_of
     from manyhands.gateway.gateway import Bounds, Gateway
     from manyhands.gateway.keys import KeyFile, keys_path
+    from manyhands.gateway.policy import Policy
     from manyhands.gateway.spending import Spending, spending_path
 
     place = Home.at(home)
     keys = KeyFile(keys_path(place))
     where = Where.of(more, keys)
+    ruled = Policy.read(policy) if policy else Policy()
     found = [find_client_model(each, place, join, channel) for each in models]
-    catalogue = Catalogue(served_of(found), aliases_of(aliases))
+    names = AliasFile(aliases_path(place))
+    catalogue = Catalogue(served_of(found), aliases_of(aliases), names)
+    require_known(ruled, catalogue)
     opening = open_client(
         place,
         join_addresses(place, join),
@@ -161,9 +183,23 @@ def gateway(
         tunnels=tunnels,
     )
     panel = Panel(books=HomeBooks(place.root), nodes=partial(nodes_on, place))
+    ids = [served.id for served in catalogue.served]
     with Spending(spending_path(place)) as spending:
-        gateway = Gateway(catalogue, Bounds(**more), Allowances(spending))
-        run(_serve(gateway, keys, opening, panel, where))
+        bounds = Bounds(**more, policy=ruled)
+        gateway = Gateway(catalogue, bounds, Allowances(spending))
+        record = Running(command="gateway", pid=os.getpid(), model=" ".join(ids), addresses=())
+        with recorded(place, record):
+            run(_serve(gateway, keys, opening, panel, where))
+
+
+def require_known(policy: "Policy", catalogue: "Catalogue") -> None:
+    """
+    Raises:
+        ConfigError: `manyhands/auto` leads to a model that is not served here.
+    """
+    if policy.auto is not None and policy.auto.model not in catalogue.names:
+        hint = f"auto.model is one of: {', '.join(catalogue.names)}"
+        raise ConfigError(f"no model here is called {policy.auto.model[:100]!r}", hint=hint)
 
 
 def aliases_of(given: Sequence[str]) -> dict[str, str]:
@@ -188,6 +224,23 @@ def all_terms(home: Home, models: Sequence[Model], *, accepts: bool = False) -> 
     return require
 
 
+def require_proof(client: "Client", gateway: "Gateway") -> "Client":
+    """The client, if what the policy trusts can be shown to it.
+
+    Raises:
+        ConfigError: in this swarm a group's name is a label that any peer may put on.
+    """
+    restricted = gateway.bounds.policy.rule_of(DataClass.RESTRICTED)
+    if restricted is not None and not client.certifies_groups:
+        for group in restricted.trusted:
+            if not group.members:
+                raise ConfigError(
+                    f"nobody certifies group {group.name} in this swarm: any peer could say so",
+                    hint=f'list its peers: groups = ["{group.name}=PEER,PEER"]',
+                )
+    return client
+
+
 async def _serve(
     gateway: "Gateway",
     keys: "KeyFile",
@@ -207,7 +260,7 @@ async def _serve(
         async with (
             listening(app, where.host, where.port, where.certificate) as bound,
             opening as client,
-            gateway.serving(client),
+            gateway.serving(require_proof(client, gateway)),
             panel.watch.watching(client),
         ):
             url = where.url(bound)

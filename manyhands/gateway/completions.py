@@ -13,59 +13,73 @@ from manyhands.dashboard.routes import Panel
 from manyhands.gateway.answers import CallerLeft, Observer, Observers
 from manyhands.gateway.asked import ChatAsked, CompletionAsked
 from manyhands.gateway.catalogue import Served
+from manyhands.gateway.deciding import Decision
+from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.grants import Caller
 from manyhands.gateway.metrics import Metrics
+from manyhands.gateway.own_headers import COST, told_of, with_headers
 from manyhands.gateway.prepared import Prepared, prepare_chat, prepare_text
+from manyhands.gateway.residency import class_of, explained_here
 from manyhands.gateway.stream import EventStream, Telling
+from manyhands.gateway.tiers import by_tier
 from scheduler.request import GenerationRequest
 
 router = APIRouter()
-IGNORED = "x-manyhands-ignored-params"
-TOLD = (IGNORED,)  # headers of ours
 GONE = 499  # nobody reads it; the access log does
 
 
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request, asked: ChatAsked) -> Response:
-    gateway: Gateway = request.app.state.gateway
-    caller: Caller = request.state.caller
-    served = gateway.find(asked.model, caller)
-    return await _answer(request, await prepare_chat(served, asked, gateway.bounds, caller))
+    asked = with_headers(asked, request.headers)
+    return await by_tier(request, asked, prepare_chat, _answer, "chat/completions")
 
 
 @router.post("/v1/completions")
 async def completions(request: Request, asked: CompletionAsked) -> Response:
-    gateway: Gateway = request.app.state.gateway
-    caller: Caller = request.state.caller
-    served = gateway.find(asked.model, caller)
-    return await _answer(request, await prepare_text(served, asked, gateway.bounds, caller))
+    asked = with_headers(asked, request.headers)
+    return await by_tier(request, asked, prepare_text, _answer, "completions")
 
 
 async def answer(
-    request: Request, prepared: Prepared, reply: Telling, *, kind: str, ignored: Sequence[str]
+    request: Request,
+    prepared: Prepared,
+    reply: Telling,
+    *,
+    kind: str,
+    ignored: Sequence[str],
+    decision: Decision | None = None,
 ) -> Response:
     """Ask the swarm, and tell the caller: as a stream, if that was asked for.
 
-    kind: of object, for the metrics. ignored: fields that nobody reads.
+    kind: of object, for the metrics. ignored: fields that nobody reads. decision: why the swarm,
+    where a policy was asked.
 
     Raises:
         ApiError: what went wrong before anything was told.
     """
     gateway: Gateway = request.app.state.gateway
-    requests = prepared.requests
-    observer = observers(request, prepared.served, kind, requests)
-    answers = gateway.ask(requests, request.receive, observer, caller=request.state.caller)
-    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+    caller: Caller = request.state.caller
+    asked, served, requests = prepared.asked, prepared.served, prepared.requests
+    observer = observers(request, served, kind, requests)
+    answers = gateway.ask(requests, request.receive, observer, caller=caller)
+
+    def headers() -> dict[str, str]:
+        return told_of(ignored, decision, model=served.pinned, route=answers.route)
+
     handed_over = False
     try:
-        if prepared.asked.streams:
+        if asked.streams:
             await answers.ready(gateway.bounds.patience_s)
             handed_over = True
-            return EventStream(answers, reply, headers)
+            return EventStream(answers, reply, headers())
         while not answers.is_over:
             reply.hear(await answers.next())
-        return JSONResponse(reply.whole(), headers=headers)
+        cost = {COST: f"{answers.cost_ncr} ncr"}
+        return JSONResponse(reply.whole(), headers={**headers(), **cost})
+    except ApiError as error:
+        data = class_of(asked.manyhands, caller)
+        raise explained_here(error, requests[0].limits, data) from error.__cause__
     except CallerLeft:
         return Response(status_code=GONE)
     finally:
@@ -73,18 +87,21 @@ async def answer(
             answers.leave()
 
 
-async def _answer(request: Request, prepared: Prepared) -> Response:
+async def _answer(request: Request, prepared: Prepared, decision: Decision | None) -> Response:
+    reply = prepared.reply({"decision": decision.to_json()} if decision else {})
     kind, ignored = prepared.shape.whole_object, prepared.asked.ignored()
-    return await answer(request, prepared, prepared.reply(), kind=kind, ignored=ignored)
+    return await answer(request, prepared, reply, kind=kind, ignored=ignored, decision=decision)
 
 
 def observers(
     request: Request, served: Served, kind: str, requests: Sequence[GenerationRequest]
 ) -> Observer:
     """Who else hears what these requests' answers tell."""
+    gateway: Gateway = request.app.state.gateway
     metrics: Metrics = request.app.state.metrics
     panel: Panel = request.app.state.panel
     return Observers(
         metrics.watch(served.id, kind),
         panel.traffic.watch(request.state.id, served.id, request.url.path, requests),
+        gateway.pace.watch(),
     )

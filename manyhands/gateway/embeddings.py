@@ -18,10 +18,11 @@ from manyhands.gateway.answers import CallerLeft
 from manyhands.gateway.asked import Drawn, EmbeddingExtension, EmbeddingsAsked, Extension, several
 from manyhands.gateway.asking import requests_for
 from manyhands.gateway.catalogue import Served
-from manyhands.gateway.completions import GONE, IGNORED, observers
+from manyhands.gateway.completions import GONE, observers
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.grants import Caller
+from manyhands.gateway.own_headers import COST, told_of, with_headers
 from manyhands.gateway.pooling import pooling_of
 from manyhands.gateway.prompts import prompt_ids
 from scheduler.request import Finished, GenerationRequest, GenerationResult
@@ -42,6 +43,7 @@ async def embeddings(request: Request, asked: EmbeddingsAsked) -> Response:
     gateway: Gateway = request.app.state.gateway
     caller: Caller = request.state.caller
     served = gateway.find(asked.model, caller)
+    asked = with_headers(asked, request.headers, EmbeddingExtension)
     more = asked.manyhands or EmbeddingExtension()
     texts = _texts(served, asked, more)
     pooling: str = more.pooling or ""
@@ -54,6 +56,7 @@ async def embeddings(request: Request, asked: EmbeddingsAsked) -> Response:
         max_tokens=1,
         timeout_s=gateway.bounds.timeout_s,
         caller=caller,
+        policy=gateway.bounds.policy,
         param="input",
         pooling=pooling,
     )
@@ -67,7 +70,8 @@ async def embeddings(request: Request, asked: EmbeddingsAsked) -> Response:
                 await asyncio.sleep(0)  # a long list of numbers holds nobody up
     except CallerLeft:
         return Response(status_code=GONE)
-    headers = {IGNORED: ", ".join(ignored)} if (ignored := asked.ignored()) else {}
+    headers = told_of(asked.ignored(), model=served.pinned)
+    headers[COST] = f"{sum(result.cost_ncr for result in results)} ncr"
     body = _body(asked.model, served, pooling, told, results)
     return Response(body, media_type="application/json", headers=headers)
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from manyhands.gateway.asked import Asked, Extension
-from manyhands.gateway.asking import limits_of
 from manyhands.gateway.catalogue import DEFAULT, Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.grants import ANYBODY, Caller
+from manyhands.gateway.policy import Policy
+from manyhands.gateway.residency import limits_of
 from manyhands.route import explained_by, view_of
 from protocol.errors import ManyhandsError
 from protocol.profile import Profile
@@ -20,6 +21,8 @@ from scheduler.wanted import Goal, Wanted
 
 if TYPE_CHECKING:
     from scheduler.client import Client
+
+NO_POLICY = Policy()
 
 
 class RouteAsked(Asked):
@@ -31,7 +34,11 @@ class RouteAsked(Asked):
 
 
 async def explain(
-    client: "Client", served: Served, asked: RouteAsked, caller: Caller = ANYBODY
+    client: "Client",
+    served: Served,
+    asked: RouteAsked,
+    caller: Caller = ANYBODY,
+    policy: Policy = NO_POLICY,
 ) -> dict[str, Any]:
     """
     Raises:
@@ -48,7 +55,7 @@ async def explain(
             hidden_size=manifest.hidden_size,
             profile=str(Profile.parse(more.profile)) if more.profile else None,
             adapter=served.adapter,
-            limits=limits_of(more, caller),
+            limits=limits_of(more, caller, policy),
             goal=Goal(more.prefer),
         )
     except ManyhandsError as error:

@@ -69,6 +69,9 @@ FAULTS: Mapping[str, Fault] = {
     "insufficient_quota": Fault(429, "insufficient_quota", "this key has spent its budget"),
     "internal_error": Fault(500, SERVER, "a mistake of ours; the log has the request id"),
     "peer_failed": Fault(502, SERVER, "peers failed, and no other could take over", 1),
+    "upstream_failed": Fault(
+        502, SERVER, "the upstream that a rule chose failed, and nobody else", 1
+    ),
     "verification_failed": Fault(502, SERVER, "a peer's work did not hold"),
     "swarm_incomplete": Fault(503, SERVER, "nobody serves some blocks of the model; named", 5),
     "swarm_unreachable": Fault(503, SERVER, "no peer of the swarm answers", 5),

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from manyhands.gateway.allowances import Allowances, Taken
@@ -18,6 +18,9 @@ from manyhands.gateway.answers import Answers, Observer, Receive
 from manyhands.gateway.catalogue import Catalogue, Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.grants import ANYBODY, Caller
+from manyhands.gateway.pace import Pace
+from manyhands.gateway.policy import Policy
+from manyhands.gateway.upstream import Upstreams
 from scheduler.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ class Bounds:
     body_s: float = 30.0  # for a body to arrive
     patience_s: float = 10.0  # a status is held back for the first token; longer, and pings begin
     drain_s: float = 30.0
+    policy: Policy = field(default_factory=Policy)  # where data may go
 
 
 class Gateway:
@@ -53,6 +57,7 @@ class Gateway:
     ) -> None:
         self.catalogue, self.bounds = catalogue, bounds or Bounds()
         self.allowances = allowances or Allowances()
+        self.upstreams, self.pace = Upstreams(self.bounds.policy), Pace()
         self.began_s = int(time.time())
         self.client: Client | None = None
         self._tasks: asyncio.TaskGroup | None = None
@@ -67,7 +72,7 @@ class Gateway:
     @asynccontextmanager
     async def serving(self, client: "Client") -> AsyncIterator[None]:
         """Answer through this client while the context lasts."""
-        async with asyncio.TaskGroup() as tasks:
+        async with self.upstreams.serving(), asyncio.TaskGroup() as tasks:
             self.client, self._tasks = client, tasks
             try:
                 yield

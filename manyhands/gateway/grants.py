@@ -4,13 +4,12 @@ In: what the operator set. Out: values, checked, that the rest of the gateway as
 allow everything; an empty grant is that of whoever asks a gateway without keys.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, Self
 
 from protocol.errors import UsageError
-from protocol.regions import is_within
 
 MAX_WORDS, MAX_CHARS = 64, 256
 MAX_COUNT = 2**53
@@ -104,15 +103,6 @@ class Grant:
         if self.data_class is not DataClass.PUBLIC:
             told.append(f"data {self.data_class}")
         return "; ".join(told) or "no limits"
-
-    def outside(self, regions: Sequence[str]) -> str | None:
-        """The first of these regions that is not within those of the key."""
-        if not self.regions:
-            return None
-        return next(
-            (each for each in regions if not any(is_within(each, own) for own in self.regions)),
-            None,
-        )
 
 
 @dataclass(frozen=True, slots=True)

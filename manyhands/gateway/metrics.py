@@ -15,7 +15,9 @@ from starlette.responses import Response
 
 from manyhands import __version__
 from manyhands.gateway.answers import Observer
+from manyhands.gateway.deciding import Decision
 from manyhands.gateway.readiness import Look, Readiness
+from manyhands.gateway.upstream import Used
 from scheduler.request import Event, Finished, GenerationResult, Token
 
 router = APIRouter()
@@ -69,6 +71,9 @@ class Metrics:
         self.failovers = counter(
             "failovers", "Hops that others took over in the middle of an answer.", "reason"
         )
+        self.decisions = counter(
+            "route_decisions", "Requests for manyhands/auto, by who answered.", "tier", "reason"
+        )
         self.replicas = gauge("layer_replicas", "Hosts of a block.", "model", "layer")
         self.least = gauge("coverage_min_replicas", "Hosts of the block with fewest.", "model")
         self.ready = gauge("swarm_ready", "1 while the model can answer.", "model")
@@ -78,6 +83,16 @@ class Metrics:
 
     def watch(self, model: str, endpoint: str) -> "Watch":
         return Watch(self, model, endpoint)
+
+    def decided(self, decision: Decision) -> None:
+        """reason: the operator's name of a rule, with `-fallback` where it was not the first."""
+        reason = f"{decision.rule}-fallback" if decision.failed else decision.rule
+        self.decisions.labels(decision.tier, reason).inc()
+
+    def relayed(self, model: str, used: Used) -> None:
+        """An upstream's answer is over."""
+        self.prompt.labels(model, "upstream").inc(used.n_prompt)
+        self.generated.labels(model, "upstream").inc(used.n_answer)
 
     def cover(self, look: Look, reasons: Mapping[str, str]) -> None:
         """What the swarm looks like now."""

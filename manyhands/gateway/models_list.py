@@ -12,6 +12,7 @@ from manyhands import __version__
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.grants import Caller
+from manyhands.gateway.policy import AUTO
 from manyhands.gateway.readiness import Readiness
 from manyhands.gateway.shapes import Json
 
@@ -37,6 +38,10 @@ async def models(request: Request) -> Json:
         for name, served in found
         if gateway.may_use(name, served, caller)
     ]
+    if (auto := gateway.bounds.policy.auto) is not None and (
+        not caller.grant.models or AUTO in caller.grant.models
+    ):
+        listed.append(_model(AUTO, catalogue.find(auto.model), gateway))
     return {"object": "list", "data": listed}
 
 

@@ -5,8 +5,9 @@ In: a body, the model that it means. Out: requests and a reply that has heard no
 cannot differ in what they ask or say.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from manyhands.gateway.asked import MAX_PROMPTS, ChatAsked, CompletionAsked, Drawn
 from manyhands.gateway.asking import requests_for
@@ -33,8 +34,9 @@ class Prepared:
     requests: Sequence[GenerationRequest]
     speech: Speech | None = None  # of a chat
 
-    def reply(self) -> Reply:
-        return Reply(self.shape, self.served, self.asked, self.requests)
+    def reply(self, more: Mapping[str, Any] | None = None) -> Reply:
+        """more: what stands under `manyhands` besides."""
+        return Reply(self.shape, self.served, self.asked, self.requests, more or {})
 
 
 async def prepare_chat(
@@ -53,6 +55,7 @@ async def prepare_chat(
         max_tokens=bounds.max_tokens,
         timeout_s=bounds.timeout_s,
         caller=caller,
+        policy=bounds.policy,
         param="messages",
         grammar=speech.grammar,
     )
@@ -81,6 +84,7 @@ async def prepare_text(
         max_tokens=bounds.max_tokens,
         timeout_s=bounds.timeout_s,
         caller=caller,
+        policy=bounds.policy,
     )
     shape = Text(asked.model, served, asked, ids, echoes)
     return Prepared(shape, served, asked, requests)

@@ -27,6 +27,7 @@ class Reply:
     served: Served
     asked: Drawn
     requests: Sequence[GenerationRequest]
+    more: Mapping[str, Any] = field(default_factory=dict)  # under `manyhands`, besides
     _results: dict[int, GenerationResult] = field(default_factory=dict)
     _opened: set[int] = field(default_factory=set)
     _n_tokens: int = 0
@@ -43,7 +44,7 @@ class Reply:
         choices = [
             self.shape.choice(index, result) for index, result in sorted(self._results.items())
         ]
-        return self.shape.whole(choices, self._usage(), ours(self.served, self._results))
+        return self.shape.whole(choices, self._usage(), self._ours()["manyhands"])
 
     def frames(self, told: Iterable[Told]) -> Iterator[bytes]:
         """What of this a stream shows now."""
@@ -95,7 +96,7 @@ class Reply:
         return self.shape.chunk(choices, more)
 
     def _ours(self) -> Json:
-        return {"manyhands": ours(self.served, self._results)}
+        return {"manyhands": {**ours(self.served, self._results), **self.more}}
 
     def _usage(self) -> Json:
         return usage_of(self._results, self.asked.n or 1, self.shape.n_reasoning)

@@ -8,6 +8,7 @@ from manyhands.gateway.completions import answer
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.grants import Caller
+from manyhands.gateway.own_headers import with_headers
 from manyhands.gateway.prepared import prepare_chat
 from manyhands.gateway.response_reply import ResponseReply
 
@@ -23,7 +24,8 @@ async def responses(request: Request, asked: ResponsesAsked) -> Response:
     require_stateless(asked)
     served = gateway.find(asked.model, caller)
     try:
-        chat = await prepare_chat(served, asked.chat(), gateway.bounds, caller)
+        body = with_headers(asked.chat(), request.headers)
+        chat = await prepare_chat(served, body, gateway.bounds, caller)
         reply = ResponseReply(asked, chat)
         return await answer(request, chat, reply, kind="response", ignored=asked.ignored())
     except ApiError as error:

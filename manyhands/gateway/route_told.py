@@ -16,4 +16,5 @@ async def route(request: Request, asked: RouteAsked) -> dict[str, Any]:
     gateway: Gateway = request.app.state.gateway
     caller: Caller = request.state.caller
     served = gateway.find(asked.model, caller)
-    return await explain(gateway.require_client(), served, asked, caller)
+    policy = gateway.bounds.policy
+    return await explain(gateway.require_client(), served, asked, caller, policy)

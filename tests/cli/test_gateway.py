@@ -82,3 +82,39 @@ def test_a_key_has_the_limits_it_was_given_and_then_others(here, tmp_path):
 )
 def test_how_it_cannot_listen_is_said_at_once(here, tmp_path, flags, code, word):
     assert_explained(here("gateway", "tiny", *flags, "--home", tmp_path), code, word)
+
+
+def test_names_are_pointed_elsewhere_shown_and_forgotten(here, tmp_path):
+    def alias(*arguments):
+        return here("gateway", "alias", *arguments, "--home", tmp_path)
+
+    first = alias("default=tiny", "chat=tiny@01234567")
+    told = json.loads(alias("--remove", "chat", "--json").out)
+    shown = alias()
+    unknown = alias("--remove", "chat")
+
+    assert first.code == 0
+    assert told == {"schema": "manyhands/gateway-aliases/v1", "aliases": {"default": "tiny"}}
+    assert shown.out == "default  tiny\n"
+    assert_explained(unknown, 2, "default")
+    assert_explained(alias("=tiny"), 2, "NAME=MODEL")
+
+
+def test_a_policy_with_a_mistake_ends_it_before_anything_listens(here, tmp_path):
+    (tmp_path / "policy.toml").write_text("[classes.restricted]\nregions = ['eu']\n")
+    peer = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDHood3YCBb2qWb2nsHy5AptLn9WbQ6kFnyCSZG3i3c49"
+    flags = ["--policy", tmp_path / "policy.toml", "--join", peer]
+
+    refused = here("gateway", "tiny", *flags, "--home", tmp_path)
+
+    assert_explained(refused, 3, "no trust group")
+
+
+def test_explain_says_when_nobody_is_there_to_ask(here, tmp_path):
+    (tmp_path / "asked.json").write_text('{"model": "tiny", "prompt": "a"}')
+
+    alone = here("gateway", "explain", tmp_path / "asked.json", "--url", "http://127.0.0.1:9")
+    broken = here("gateway", "explain", __file__)
+
+    assert_explained(alone, 4, "--url")
+    assert_explained(broken, 2, "JSON")

@@ -107,7 +107,7 @@ def test_callers_who_vanish_at_any_moment_leave_nothing_behind(gateway):
         ({**HELLO, "max_tokens": 1021}, 400, "context_length_exceeded", "messages"),
         ({**HELLO, "stream": "yes"}, 400, "invalid_value", "stream"),
         ({**HELLO, "tools": [{}]}, 400, "invalid_value", "tools"),
-        ({**HELLO, "manyhands": {"data_class": "x"}}, 400, "unsupported_parameter", None),
+        ({**HELLO, "manyhands": {"speed": "x"}}, 400, "unsupported_parameter", None),
         ({**HELLO, "manyhands": {"avoid": ["me"]}}, 400, "invalid_value", "manyhands"),
         (
             {**HELLO, "messages": [{"role": "user", "content": "\ud800"}]},

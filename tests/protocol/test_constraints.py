@@ -1,5 +1,7 @@
 """What a client asks of every hop: as bytes nobody can alter, and as verdicts on a peer."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from protocol.constraints import KINDS, NONE, TYPE, VERSION, Constraints, Group
 from protocol.errors import IntegrityError, PeerMisbehaved, VersionMismatch
 from protocol.measured import Measured
 from protocol.messages import SessionId
+from protocol.reachability import Reach, Verdict
 from protocol.signing import OPEN_SWARM_ID, seal
 from tests.announcing import announce, key_of, peer_of
 
@@ -26,6 +29,7 @@ constraints = st.builds(
     require=peers,
     profile=st.sampled_from(["", "float32/none/float32"]),
     believes_regions=st.booleans(),
+    direct=st.booleans(),
 )
 
 
@@ -132,6 +136,21 @@ def test_a_region_that_measurements_contradict_does_not_count_unless_it_is_belie
 
     assert EU.broken_by(peer, doubt="too near to au") == ("region", "too near to au")
     assert trusting.broken_by(peer, doubt="too near to au") is None
+
+
+def test_who_is_called_through_relays_is_outside_what_asks_for_none():
+    wanted = Constraints(direct=True)
+    own = announce(1).addresses
+    carried = replace(own[0], relay=peer_of(8))
+    walled = Reach(verdict=Verdict.NAT)
+
+    assert wanted
+    assert wanted.broken_by(announce(1)) is None
+    for peer in (announce(1, addresses=(*own, carried)), announce(1, reach=walled)):
+        broken = wanted.broken_by(peer)
+        assert broken is not None
+        assert broken.constraint == "direct"
+        assert "relay" in broken.why
 
 
 def test_a_required_peer_must_be_in_the_route():

@@ -1,0 +1,255 @@
+"""The model `manyhands/auto`: each request goes to whom the policy says, or to whom comes next.
+
+In: a checked body, how to prepare and answer it here. Out: a response, with headers that say who
+answered and why. What fails before its first token goes on to the next target of the decision;
+after that, it ends as all failures do. Requests for other names stay on the swarm.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+from fastapi import Request
+from starlette.responses import JSONResponse, Response
+
+from manyhands.gateway.allowances import Taken
+from manyhands.gateway.answers import Observer, Observers
+from manyhands.gateway.asked import ChatAsked, CompletionAsked, Drawn, Extension
+from manyhands.gateway.catalogue import Served
+from manyhands.gateway.deciding import Decision, Facts, decide
+from manyhands.gateway.faults import ApiError
+from manyhands.gateway.gateway import Bounds, Gateway
+from manyhands.gateway.grants import Caller
+from manyhands.gateway.own_headers import told_of
+from manyhands.gateway.patterns import MAX_BYTES
+from manyhands.gateway.policy import AUTO, SWARM
+from manyhands.gateway.prepared import Prepared
+from manyhands.gateway.readiness import Readiness
+from manyhands.gateway.relayed import Passing, RelayedStream, unless_gone
+from manyhands.gateway.residency import class_of
+from manyhands.gateway.upstream import Json, Opened
+
+Body = TypeVar("Body", bound=Drawn)
+Prepare = Callable[[Served, Body, Bounds, Caller], Awaitable[Prepared]]
+Answer = Callable[[Request, Prepared, Decision | None], Awaitable[Response]]
+
+UNABLE = {"context_length_exceeded", "unsupported_parameter", "unsupported_value"}
+CHARS_PER_TOKEN = 4  # where the swarm's model cannot even count
+GONE = 499
+
+
+async def by_tier(
+    request: Request, asked: Body, prepare: Prepare[Body], answer: Answer, path: str
+) -> Response:
+    """
+    Raises:
+        ApiError: nobody answers.
+    """
+    gateway: Gateway = request.app.state.gateway
+    caller: Caller = request.state.caller
+    if asked.model != AUTO or gateway.bounds.policy.auto is None:
+        served = gateway.find(asked.model, caller)
+        return await answer(request, await prepare(served, asked, gateway.bounds, caller), None)
+    decision, prepared = await decided(request, asked, prepare)
+    following: Decision | None = decision
+    while following is not None:
+        decision = following
+        try:
+            if decision.target == SWARM:
+                assert prepared is not None
+                response = await answer(request, prepared, decision)
+            else:
+                response = await _from_upstream(request, asked, prepared, decision, path)
+        except ApiError as error:
+            following = decision.after(error.code)
+            if following is None:
+                raise
+        else:
+            request.app.state.metrics.decided(decision)
+            return response
+    raise AssertionError("a decision has a target")
+
+
+async def decided(
+    request: Request, asked: Body, prepare: Prepare[Body]
+) -> tuple[Decision, Prepared | None]:
+    """What the policy says of this request now; prepared for the swarm, where that can be.
+
+    Raises:
+        ApiError: it makes no sense, or its data may go nowhere.
+    """
+    gateway: Gateway = request.app.state.gateway
+    caller: Caller = request.state.caller
+    policy = gateway.bounds.policy
+    assert policy.auto is not None
+    if caller.grant.models and AUTO not in caller.grant.models:
+        message = f"this key may use {', '.join(caller.grant.models)}, not {AUTO}"
+        raise ApiError("insufficient_permissions", message, param="model")
+    more = asked.manyhands or Extension()
+    if policy.auto.fall_back and more.wait_s is None:
+        more = more.model_copy(update={"wait_s": 0.0})  # others need not wait for missing blocks
+    here = asked.model_copy(update={"model": policy.auto.model, "manyhands": more})
+    prepared, refusal = None, None
+    try:
+        served = gateway.catalogue.find(policy.auto.model)
+        prepared = await prepare(served, here, gateway.bounds, caller)
+    except ApiError as error:
+        if error.code not in UNABLE or error.param == "manyhands":
+            raise
+        refusal = error
+    facts = await _facts(request, asked, prepared, refusal)
+    if len(facts.text) > MAX_BYTES // 4:
+        decision = await asyncio.to_thread(decide, policy, facts)
+    else:
+        decision = decide(policy, facts)
+    if refusal is not None and decision.target == SWARM:
+        raise refusal
+    return decision, prepared
+
+
+async def _facts(
+    request: Request, asked: Drawn, prepared: Prepared | None, refusal: ApiError | None
+) -> Facts:
+    gateway: Gateway = request.app.state.gateway
+    readiness: Readiness = request.app.state.readiness
+    caller: Caller = request.state.caller
+    auto = gateway.bounds.policy.auto
+    assert auto is not None
+    not_ready = ""
+    if any(rule.not_ready is not None for rule in auto.rules):
+        reasons = await readiness.reasons()
+        not_ready = reasons.get(gateway.catalogue.find(auto.model).id, "")
+    text = text_of(asked)
+    requests = prepared.requests if prepared else ()
+    return Facts(
+        n_prompt=_prompt_tokens(asked, prepared),
+        n_answer=sum(each.max_tokens for each in requests) or asked.limit or 0,
+        tools=bool(getattr(asked, "tools", None)),
+        structured=asked.structured_outputs is not None
+        or bool(asked.response_format and asked.response_format.type != "text"),
+        text=text,
+        first_token_ms=gateway.pace.first_token_ms(),
+        running=gateway.n_running,
+        unable=refusal.code if refusal else "",
+        not_ready=not_ready,
+        data=class_of(asked.manyhands, caller),
+        key=caller.name,
+        tier=(asked.manyhands.tier if asked.manyhands else "") or "",
+    )
+
+
+def text_of(asked: Drawn) -> str:
+    """What its author wrote: the user's messages, or the prompts."""
+    if isinstance(asked, ChatAsked):
+        users = (message for message in asked.messages if message.role == "user")
+        return "\n".join(str(message.plain()["content"] or "") for message in users)
+    if isinstance(asked, CompletionAsked):
+        return "\n".join(prompt for prompt in asked.prompts if isinstance(prompt, str))
+    return ""
+
+
+async def _from_upstream(
+    request: Request, asked: Drawn, prepared: Prepared | None, decision: Decision, path: str
+) -> Response:
+    gateway: Gateway = request.app.state.gateway
+    caller: Caller = request.state.caller
+    name = decision.target
+    n_prompt = _prompt_tokens(asked, prepared)
+    n_tokens = _at_most(asked, prepared, gateway.bounds)
+    taken = gateway.allowances.take(caller, n_tokens)
+    observer = Observers(
+        request.app.state.metrics.watch(f"upstream:{name}", path),
+        _Traced(request, name, prepared),
+    )
+    body = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    closing, handed_over = AsyncExitStack(), False
+    holder: list[Opened] = []
+    closing.callback(_settled, taken, holder, request)
+    observer.began(1)
+    try:
+
+        async def open_it() -> None:
+            holder.append(
+                await closing.enter_async_context(
+                    gateway.upstreams.open(name, path, body, n_prompt)
+                )
+            )
+
+        if not await unless_gone(open_it(), request.receive):
+            observer.ended(0, "cancelled", "")
+            return Response(status_code=GONE)
+        (opened,) = holder
+
+        def ours() -> Json:
+            return ours_of(opened, decision)
+
+        headers = told_of(asked.ignored(), decision, model=opened.upstream.model)
+        if asked.streams:
+            handed_over = True
+            return RelayedStream(opened, Passing(asked, observer, ours), closing, headers)
+        observer.ended(0, "stop", "")
+        headers |= {"x-manyhands-cost": f"{opened.used.cost_ncr(opened.upstream)} ncr"}
+        return JSONResponse({**opened.first, "manyhands": ours()}, headers=headers)
+    except ApiError as error:
+        observer.ended(0, "error", error.code)
+        raise
+    finally:
+        if not handed_over:
+            await closing.aclose()
+
+
+def ours_of(opened: Opened, decision: Decision) -> Json:
+    """The `manyhands` object of an upstream's answer."""
+    cost = opened.used.cost_ncr(opened.upstream)
+    return {
+        "model": opened.upstream.model,
+        "decision": decision.to_json(),
+        "receipts": [],
+        "cost": {"amount": cost, "currency": "ncr"},
+    }
+
+
+def _settled(taken: Taken, holder: list[Opened], request: Request) -> None:
+    """Once it is over: what was used, as far as it is known."""
+    if not holder:
+        taken.settle(0, 0, 0)
+        return
+    used = holder[0].used
+    cost_ncr = used.cost_ncr(holder[0].upstream)
+    taken.settle(used.n_prompt + used.n_answer, cost_ncr)
+    request.app.state.metrics.relayed(f"upstream:{holder[0].name}", used)
+
+
+def _at_most(asked: Drawn, prepared: Prepared | None, bounds: Bounds) -> int:
+    """Tokens that an answer may take."""
+    if prepared is not None:
+        return sum(each.capacity for each in prepared.requests)
+    n_answer = (asked.limit or bounds.max_tokens) * (asked.n or 1)
+    return _prompt_tokens(asked, prepared) + n_answer
+
+
+def _prompt_tokens(asked: Drawn, prepared: Prepared | None) -> int:
+    """As the swarm's model counts; else about."""
+    if prepared is None:
+        return len(text_of(asked)) // CHARS_PER_TOKEN
+    return sum(len(each.prompt_ids) for each in prepared.requests)
+
+
+class _Traced(Observer):
+    """In the list of the last answers that the page shows."""
+
+    def __init__(self, request: Request, name: str, prepared: Prepared | None) -> None:
+        self._traffic: Any = request.app.state.panel.traffic
+        n_prompt = len(prepared.requests[0].prompt_ids) if prepared else 0
+        self._of = (request.state.id, f"upstream:{name}", request.url.path, n_prompt)
+        self._trace: Any = None
+
+    def began(self, n_choices: int) -> None:
+        self._trace = self._traffic.begin(*self._of)
+
+    def hear(self, index: int, event: Any) -> None:
+        self._traffic.hear(self._trace, event)
+
+    def ended(self, index: int, reason: str, code: str) -> None:
+        self._traffic.end(self._trace, code or reason)

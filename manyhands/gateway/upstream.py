@@ -1,0 +1,260 @@
+"""Other people's OpenAI-style APIs, asked as a client asks them.
+
+In: a body as it came, the name of an upstream. Out: its answer: whole, or frame by frame, of which
+the first is there before anybody is told 200. Whatever an upstream does (refuses, hangs, says
+nonsense, closes in mid-sentence) ends in an `ApiError`, so that no stream of ours is ever cut in
+silence. Its key comes from the environment and goes nowhere else; no body is ever logged.
+"""
+
+import asyncio
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from manyhands import __version__
+from manyhands.gateway.faults import ApiError
+from manyhands.gateway.policy import Policy, Upstream
+
+if TYPE_CHECKING:
+    import httpx2
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+CONNECT_S, QUIET_S = 10.0, 120.0  # without a byte in the middle of a stream
+MAX_ERROR_BYTES, MAX_WHOLE_BYTES = 64 << 10, 64 << 20
+CALLERS_FAULT = {400, 404, 409, 413, 415, 422}
+OURS = ("manyhands", "cache_salt")  # fields that mean something here alone
+
+
+@dataclass(slots=True)
+class Used:
+    """What an upstream says that it used; until it does, a guess: a token for each frame."""
+
+    n_prompt: int = 0
+    n_answer: int = 0
+    is_told: bool = False
+
+    def hear(self, usage: Any) -> None:
+        if isinstance(usage, dict):
+            self.is_told = True
+            self.n_prompt = _count(usage.get("prompt_tokens"), self.n_prompt)
+            self.n_answer = _count(usage.get("completion_tokens"), self.n_answer)
+
+    def cost_ncr(self, upstream: Upstream) -> int:
+        told = self.n_prompt * upstream.prompt_price + self.n_answer * upstream.answer_price
+        return -(-told // 1_000_000)
+
+
+@dataclass(slots=True)
+class Opened:
+    """An answer that has begun. first: its first frame, or all of it."""
+
+    name: str
+    upstream: Upstream
+    first: Json
+    used: Used
+    _events: AsyncGenerator[Json, None] | None = None
+
+    async def next(self) -> Json | None:
+        """The next frame of a stream, after the first; None once it says that it is complete.
+
+        Raises:
+            ApiError: upstream_failed.
+        """
+        assert self._events is not None
+        with _translated(self.name):
+            return await anext(self._events, None)
+
+
+class Upstreams:
+    """Those of a policy. Use `serving`, then `open`."""
+
+    def __init__(self, policy: Policy, environment: Mapping[str, str] | None = None) -> None:
+        self._upstreams = policy.upstreams
+        known = os.environ if environment is None else environment
+        self._keys = {name: each.key(known) for name, each in self._upstreams.items()}
+        self._http: httpx2.AsyncClient | None = None
+        self._running: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        import httpx2
+
+        timeout = httpx2.Timeout(QUIET_S, connect=CONNECT_S)
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as http:
+            self._http = http
+            try:
+                yield
+            finally:
+                self._http = None
+
+    @asynccontextmanager
+    async def open(
+        self, name: str, path: str, body: Json, n_prompt: int = 0
+    ) -> AsyncIterator[Opened]:
+        """An answer that has begun; leaving closes the connection, wherever it is. n_prompt: about.
+
+        Raises:
+            ApiError: upstream_failed, overloaded; unsupported_value where it refuses the request.
+        """
+        upstream, http = self._upstreams[name], self._http
+        if http is None:
+            raise ApiError("shutting_down", "the gateway is ending")
+        if self._running[name] >= upstream.max_running:
+            raise ApiError("overloaded", f"upstream {name} has {upstream.max_running} answers")
+        self._running[name] += 1
+        asking = http.stream(
+            "POST",
+            f"{upstream.url.rstrip('/')}/{path}",
+            json=_body(upstream, body),
+            headers=self._headers(name),
+        )
+        try:
+            async with AsyncExitStack() as closing:
+                with _translated(name):
+                    streams = bool(body.get("stream"))
+                    async with asyncio.timeout(
+                        upstream.first_token_s if streams else upstream.timeout_s
+                    ):
+                        response = await closing.enter_async_context(asking)
+                        used = Used(n_prompt)
+                        opened = await _begun(name, upstream, response, used, streams=streams)
+                yield opened
+        finally:
+            self._running[name] -= 1
+
+    def _headers(self, name: str) -> dict[str, str]:
+        headers = {"user-agent": f"manyhands/{__version__}"}
+        if self._keys[name]:
+            headers["authorization"] = f"Bearer {self._keys[name]}"
+        return headers
+
+
+async def _begun(
+    name: str, upstream: Upstream, response: "httpx2.Response", used: Used, *, streams: bool
+) -> Opened:
+    if response.status_code != 200:
+        raise await _refusal(name, response)
+    if not streams:
+        return Opened(name, upstream, await _whole(name, response, used), used)
+    events = _events(name, response, used)
+    return Opened(name, upstream, await anext(events), used, events)
+
+
+async def _events(name: str, response: "httpx2.Response", used: Used) -> AsyncGenerator[Json, None]:
+    """The objects of a stream of server-sent events. One that is not complete ends in an error."""
+    finished, begun = set[int](), set[int]()
+    async for line in response.aiter_lines():
+        if not line.startswith("data:"):
+            continue  # a comment, an event's name, an empty line
+        data = line[5:].strip()
+        if data == "[DONE]":
+            if begun - finished or not begun:
+                break
+            return
+        frame = _object(name, data)
+        if "error" in frame:
+            log.warning("an upstream broke off with an error", extra={"upstream": name})
+            raise _failed(name, "said in the middle of its answer that it failed")
+        used.hear(frame.get("usage"))
+        used.n_answer += not used.is_told and bool(frame.get("choices"))
+        for choice in frame.get("choices") or ():
+            begun.add(choice.get("index", 0))
+            if choice.get("finish_reason"):
+                finished.add(choice.get("index", 0))
+        yield frame
+    if begun and not begun - finished:
+        return  # some leave out [DONE]
+    raise _failed(name, "closed its stream before the answer was complete")
+
+
+async def _whole(name: str, response: "httpx2.Response", used: Used) -> Json:
+    told = _object(name, await _read(response, MAX_WHOLE_BYTES))
+    if not told["choices"]:
+        raise _failed(name, "answered without a choice")
+    used.hear(told.get("usage"))
+    return told
+
+
+async def _refusal(name: str, response: "httpx2.Response") -> ApiError:
+    """What its status means here; its words are the caller's to read where the caller erred."""
+    status = response.status_code
+    if status not in CALLERS_FAULT:
+        log.warning("an upstream refused", extra={"upstream": name, "status": status})
+        why = "does not accept our key" if status in (401, 403) else f"answered {status}"
+        return _failed(name, why)
+    try:
+        message = json.loads(await _read(response, MAX_ERROR_BYTES))["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = f"status {status}"
+    return ApiError("unsupported_value", f"upstream {name} refuses this request: {message}")
+
+
+async def _read(response: "httpx2.Response", most: int) -> bytes:
+    data = b""
+    async for part in response.aiter_bytes():
+        data += part
+        if len(data) > most:
+            raise ValueError("too long")
+    return data
+
+
+def _object(name: str, data: str | bytes) -> Json:
+    """
+    Raises:
+        ApiError: it is no object with choices, nor an error.
+    """
+    try:
+        told = json.loads(data)
+    except (ValueError, RecursionError):
+        told = None
+    if isinstance(told, dict):
+        choices = told.get("choices")
+        if "error" in told or (
+            isinstance(choices, list) and all(isinstance(each, dict) for each in choices)
+        ):
+            return told
+    raise _failed(name, "says what is no answer")
+
+
+def _body(upstream: Upstream, asked: Json) -> Json:
+    body = {name: value for name, value in asked.items() if name not in (*OURS, *upstream.drop)}
+    if body.get("stream"):  # what it used is counted; a caller who did not ask is not told
+        body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+    return {**body, "model": upstream.model}
+
+
+def _failed(name: str, why: str) -> ApiError:
+    return ApiError("upstream_failed", f"upstream {name} {why}")
+
+
+class _translated:
+    """Whatever a connection can do becomes an `ApiError`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        import httpx2
+
+        if isinstance(error, TimeoutError | httpx2.TimeoutException):
+            raise _failed(self._name, "did not answer in time") from error
+        if isinstance(error, httpx2.HTTPError | httpx2.StreamError | ValueError):
+            log.warning(
+                "an upstream failed", extra={"upstream": self._name, "kind": type(error).__name__}
+            )
+            raise _failed(self._name, f"cannot be heard ({type(error).__name__})") from error
+
+
+def _count(value: object, otherwise: int) -> int:
+    return value if type(value) is int and 0 <= value < 2**40 else otherwise

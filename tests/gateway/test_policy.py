@@ -1,0 +1,234 @@
+"""Policies on paper: what a file may say, and what follows from it for a request."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manyhands.gateway.asked import Extension
+from manyhands.gateway.deciding import Decision, Facts, decide
+from manyhands.gateway.faults import ApiError
+from manyhands.gateway.grants import Caller, DataClass, Grant
+from manyhands.gateway.pace import Pace
+from manyhands.gateway.patterns import MAX_BYTES, Pattern
+from manyhands.gateway.policy import Policy
+from manyhands.gateway.residency import limits_of
+from protocol.errors import ConfigError
+from scheduler.request import Token
+from tests.announcing import peer_of
+
+FILE = """
+[classes.restricted]
+groups = ["lab"]
+[classes.internal]
+regions = ["eu"]
+
+[upstreams.big]
+url = "https://api.example.com/v1"
+model = "large"
+key_env = "BIG_KEY"
+[upstreams.inner]
+url = "http://127.0.0.1:9000/v1"
+model = "medium"
+classes = ["public", "internal"]
+
+[auto]
+upstreams = ["big", "inner"]
+[[auto.rules]]
+name = "greetings"
+keywords = ["hello", "thanks"]
+answer_tokens = 0
+then = "swarm"
+[[auto.rules]]
+name = "long"
+prompt_tokens = 1000
+then = "upstream"
+[[auto.rules]]
+name = "proofs"
+pattern = "(prove|derive).*theorem"
+then = "big"
+[[auto.rules]]
+name = "busy"
+first_token_ms = 2000
+then = "inner"
+"""
+KEYS = {"BIG_KEY": "sk"}
+
+
+@pytest.fixture
+def policy(tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(FILE)
+    return Policy.read(path, KEYS)
+
+
+def route(policy: Policy, **facts: object) -> tuple[str, tuple[str, ...]]:
+    decision = decide(policy, Facts(**facts))  # type: ignore[arg-type]
+    return decision.rule, decision.targets
+
+
+def test_the_first_rule_that_holds_decides_and_the_rest_follow_when_it_fails(policy):
+    assert route(policy, text="Thanks!", n_prompt=5000) == ("greetings", ("swarm", "big", "inner"))
+    assert route(policy, n_prompt=1000) == ("long", ("big", "inner", "swarm"))
+    assert route(policy, n_prompt=999) == ("default", ("swarm", "big", "inner"))
+    assert route(policy, text="Derive\nthe THEOREM") == ("proofs", ("big", "inner", "swarm"))
+    assert route(policy, first_token_ms=2500.0) == ("busy", ("inner", "big", "swarm"))
+    assert route(policy, n_prompt=2000, unable="x") == ("long", ("big", "inner"))
+
+
+def test_a_class_of_data_goes_only_to_upstreams_that_take_it(policy):
+    internal = {"data": DataClass.INTERNAL}
+    assert route(policy, n_prompt=1000, **internal) == ("long", ("inner", "swarm"))
+    assert route(policy, text="prove theorem", **internal) == ("default", ("swarm", "inner"))
+    assert route(policy, n_prompt=9999, data=DataClass.RESTRICTED) == ("default", ("swarm",))
+    assert route(policy, tier="upstream") == ("request", ("big", "inner"))
+    assert route(policy, tier="swarm", n_prompt=9999) == ("request", ("swarm",))
+    with pytest.raises(ApiError, match="rule upstreams"):
+        route(policy, tier="upstream", data=DataClass.RESTRICTED)
+
+
+@given(
+    st.builds(
+        Facts,
+        n_prompt=st.integers(0, 3000),
+        text=st.text(max_size=20) | st.sampled_from(["hello", "prove the theorem"]),
+        first_token_ms=st.floats(0, 5000),
+        data=st.sampled_from(DataClass),
+        unable=st.sampled_from(["", "context_length_exceeded"]),
+        tier=st.sampled_from(["", "swarm"]),
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_no_facts_send_data_where_its_class_may_not_go_and_every_decision_is_explained(facts):
+    import tomllib
+
+    policy = Policy.model_validate(tomllib.loads(FILE))
+
+    decision = decide(policy, facts)
+
+    for target in decision.targets:
+        assert target == "swarm" or policy.upstreams[target].takes(facts.data)
+    assert len(set(decision.targets)) == len(decision.targets) > 0
+    assert decision == decide(policy, facts)
+    assert decision.rule in decision.in_words()
+    if facts.data is DataClass.RESTRICTED:
+        assert decision.targets == ("swarm",)
+
+
+def test_a_hundred_labelled_prompts_go_where_their_label_says(policy):
+    hard = [f"Please derive step {n} of the theorem on page {n}" for n in range(50)]
+    routine = [f"What is the opening time of shop {n}, please?" for n in range(50)]
+
+    routed = {text: decide(policy, Facts(text=text)).tier for text in (*hard, *routine)}
+
+    assert [routed[text] for text in hard] == ["upstream"] * 50
+    assert [routed[text] for text in routine] == ["swarm"] * 50
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (("groups", "grops"), "classes.restricted.grops"),
+        (('groups = ["lab"]', "groups = []"), "no trust group"),
+        (('groups = ["lab"]', 'groups = ["lab=me"]'), "lab"),
+        (("https://api.example.com", "http://api.example.com"), "https alone"),
+        (("https://api.example.com", "https://me:pw@api.example.com"), "no password"),
+        (("https://api", "ftp://api"), "an URL looks like"),
+        (('["public", "internal"]', '["restricted"]'), "classes"),
+        (('upstreams = ["big", "inner"]', 'upstreams = ["bigger"]'), "bigger"),
+        (('then = "big"', 'then = "biggest"'), "nowhere"),
+        (('name = "long"', 'name = "proofs"'), "two rules"),
+        (("prompt_tokens = 1000", ""), "at least one condition"),
+        (("(prove|derive)", "(prove"), "not a pattern"),
+        (("prompt_tokens = 1000", "prompt_tokens = -1"), "prompt_tokens"),
+        (("[auto]", "[auto"), "not TOML"),
+        (("BIG_KEY", "OTHER_KEY"), "not in the environment"),
+    ],
+)
+def test_a_mistake_in_the_file_is_said_with_its_place(tmp_path, change, word):
+    path = tmp_path / "policy.toml"
+    assert change[0] in FILE
+    path.write_text(FILE.replace(*change, 1))
+
+    with pytest.raises(ConfigError) as refused:
+        Policy.read(path, KEYS)
+
+    assert word in str(refused.value)
+    assert refused.value.hint
+
+
+def test_a_pattern_takes_no_longer_for_a_text_that_was_made_for_it():
+    nasty = Pattern.of("(a+)+b")
+
+    assert not nasty.is_in("a" * 5 * MAX_BYTES)  # a backtracking engine would not return
+    assert nasty.is_in("x" * 5 * MAX_BYTES + "AAB")
+
+
+def limits(policy: Policy, grant: Grant | None = None, **more: object):
+    return limits_of(
+        Extension.model_validate(more), Caller("g", "k", "n", grant or Grant()), policy
+    )
+
+
+def test_where_data_may_go_is_as_narrow_as_the_narrowest_of_key_class_and_request(policy):
+    eu_west, eu = Grant(regions=("eu-west", "us")), Grant(regions=("eu", "us"))
+
+    assert limits(policy).regions == ()
+    assert limits(policy, eu).regions == ("eu", "us")
+    assert limits(policy, eu_west, data_class="internal").regions == ("eu-west",)
+    assert limits(policy, eu, data_class="internal").regions == ("eu",)
+    assert limits(policy, eu, regions=["us-east"]).regions == ("us-east",)
+    restricted = limits(policy, data_class="restricted")
+    assert [group.name for group in restricted.groups] == ["lab"]
+    assert restricted.direct
+    for grant, more in (
+        (eu, {"regions": ["asia"]}),
+        (eu, {"data_class": "internal", "regions": ["us"]}),
+        (Grant(regions=("us",)), {"data_class": "internal"}),
+        (eu, {"believe_regions": True}),
+        (None, {"data_class": "restricted", "groups": ["other"]}),
+    ):
+        with pytest.raises(ApiError, match="rule ") as refused:
+            limits(policy, grant, **more)
+        assert refused.value.code == "data_residency_violation"
+
+
+def test_restricted_data_without_a_group_of_its_own_goes_nowhere():
+    with pytest.raises(ApiError, match="no trust group"):
+        limits(Policy(), data_class="restricted")
+
+
+def test_peers_of_a_group_can_be_listed():
+    told = {"classes": {"restricted": {"groups": [f"lab={peer_of(1)},{peer_of(2)}"]}}}
+
+    (group,) = limits(Policy.model_validate(told), data_class="restricted").groups
+
+    assert group.members == (peer_of(1), peer_of(2))
+
+
+def test_only_what_another_might_mend_goes_on_to_the_next():
+    decision = Decision(rule="r", why="w", targets=("swarm", "big"))
+
+    assert decision.after("invalid_value") is None
+    assert decision.after("context_length_exceeded") is None
+    following = decision.after("overloaded")
+    assert following is not None
+    assert following.in_words() == "big; rule r: w; after swarm: overloaded"
+    assert following.after("upstream_failed") is None
+
+
+def test_the_pace_counts_those_who_still_wait():
+    clock = [0.0]
+    pace = Pace(lambda: clock[0])
+
+    assert pace.first_token_ms() == 0
+    quick, slow = pace.watch(), pace.watch()
+    quick.began(1)
+    slow.began(1)
+    clock[0] = 0.1
+    quick.hear(0, Token(0, 0, "a"))
+    assert pace.first_token_ms() == 100
+    clock[0] = 10.0
+    assert pace.first_token_ms() == 5050
+    slow.ended(0, "cancelled", "")
+    clock[0] = 100.0
+    assert pace.first_token_ms() == 0

@@ -1,0 +1,360 @@
+"""Who answers `manyhands/auto`: a real swarm, or somebody else, in good days and bad ones."""
+
+import asyncio
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import TypeAdapter
+
+from manyhands.gateway.grants import Grant
+from manyhands.gateway.policy import AUTO
+from tests.gateway.live import HOST, Live, events
+from tests.gateway.test_access import key
+from tests.gateway.upstream_server import WORDS, Elsewhere, ruled
+
+CHAT = "/v1/chat/completions"
+HARD = {"name": "proofs", "keywords": ["prove"], "then": "upstream"}
+MATHS = [{"role": "user", "content": "Prove it, xyzzy."}]
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def policy(*upstreams: str, rules: Any = (HARD,), **auto: Any) -> dict[str, Any]:
+    each = {"url": "", "model": "their-model", "key_env": "THEIR_KEY", "first_token_s": 2.0}
+    return {
+        "upstreams": {name: dict(each) for name in upstreams},
+        "auto": {"model": "tiny", "upstreams": list(upstreams), "rules": list(rules), **auto},
+    }
+
+
+def asked(messages: Any = HELLO, **more: Any) -> dict[str, Any]:
+    return {"model": AUTO, "messages": messages, "max_tokens": 5, **more}
+
+
+@pytest.fixture
+def elsewhere() -> Elsewhere:
+    return Elsewhere()
+
+
+@pytest.fixture
+def auto(gateway: Live, elsewhere: Elsewhere) -> Iterator[Live]:
+    with ruled(gateway, policy("big"), elsewhere):
+        yield gateway
+
+
+def test_routine_stays_on_the_swarm_and_hard_goes_where_the_rule_says(auto, elsewhere):
+    routine = auto.post(CHAT, asked())
+    hard = auto.post(CHAT, asked(MATHS, manyhands={"timeout_s": 60}))
+
+    assert (routine[0], hard[0]) == (200, 200)
+    assert routine[1]["x-manyhands-decision"] == "swarm; rule default: no rule held"
+    assert routine[1]["x-manyhands-route"].endswith(" 4:8")
+    assert routine[1]["x-manyhands-model"].startswith("tiny@")
+    assert routine[1]["x-manyhands-cost"].endswith(" ncr")
+    assert len(routine[2]["manyhands"]["receipts"]) == 2
+    assert routine[2]["manyhands"]["decision"]["tier"] == "swarm"
+    assert hard[1]["x-manyhands-decision"] == "big; rule proofs: keyword 1 of its list"
+    assert "x-manyhands-route" not in hard[1]
+    assert hard[2]["manyhands"]["decision"]["target"] == "big"
+    assert "xyzzy" not in json.dumps([hard[1], hard[2]])
+    TypeAdapter(ChatCompletion).validate_python(hard[2])
+    (body,) = elsewhere.asked
+    assert body == {"model": "their-model", "messages": MATHS, "max_tokens": 5}
+    assert elsewhere.keys == ["Bearer sk-theirs"]
+
+
+def test_an_upstreams_stream_passes_as_it_comes_for_the_official_client(auto, elsewhere):
+    with OpenAI(base_url=f"{auto.url}/v1", api_key="none", max_retries=0) as client:
+        stream = client.chat.completions.create(**asked(MATHS), stream=True)
+        said = [chunk.choices[0].delta.content or "" for chunk in stream]
+        options = {"include_usage": True}
+        counted = list(
+            client.chat.completions.create(**asked(MATHS), stream=True, stream_options=options)
+        )
+    *chunks, done = events(auto.post(CHAT, asked(MATHS, stream=True))[2])
+
+    assert "".join(said) == "".join(WORDS)
+    assert counted[-1].usage.total_tokens == 11
+    assert done == "[DONE]"
+    for chunk in chunks:
+        TypeAdapter(ChatCompletionChunk).validate_python(chunk)
+        assert "usage" not in chunk
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[-1]["manyhands"]["decision"]["rule"] == "proofs"
+    assert [chunk for chunk in chunks if "manyhands" in chunk] == [chunks[-1]]
+
+
+@pytest.mark.parametrize("how", ["cut", "breaks"])
+def test_what_breaks_in_the_middle_ends_in_an_error_frame_and_no_done(auto, elsewhere, how):
+    elsewhere.how = how
+
+    told = events(auto.post(CHAT, asked(MATHS, stream=True))[2])
+
+    assert told[-1]["error"]["code"] == "upstream_failed"
+    assert told[-1]["error"]["id"]
+    assert "[DONE]" not in told
+    client = OpenAI(base_url=f"{auto.url}/v1", api_key="none", max_retries=0)
+    with client, pytest.raises(openai.APIError) as broken:
+        list(client.chat.completions.create(**asked(MATHS), stream=True))
+    assert broken.value.code == "upstream_failed"
+
+
+def test_a_stream_without_done_that_is_complete_is_complete(auto, elsewhere):
+    elsewhere.how = "forgets done"
+
+    assert events(auto.post(CHAT, asked(MATHS, stream=True))[2])[-1] == "[DONE]"
+
+
+SLOW = [
+    pytest.param(how, stream, marks=pytest.mark.slow)
+    for how in ("500", "429", "401", "nonsense")
+    for stream in (False, True)
+]
+
+
+@pytest.mark.parametrize(("how", "stream"), [*SLOW, ("500", False), ("nonsense", True)])
+def test_an_upstream_that_fails_at_once_is_followed_by_the_next_and_then_the_swarm(
+    gateway, how, stream
+):
+    first, second = Elsewhere(how), Elsewhere()
+    with ruled(gateway, policy("one", "two"), first, second):
+        status, headers, _ = gateway.post(CHAT, asked(MATHS, stream=stream))
+        second.how = how
+        last = gateway.post(CHAT, asked(MATHS, stream=stream))
+
+    after = "after one: upstream_failed"
+    assert status == last[0] == 200
+    assert headers["x-manyhands-decision"].endswith(after)
+    assert headers["x-manyhands-decision"].startswith("two; ")
+    assert last[1]["x-manyhands-decision"].startswith("swarm; ")
+    assert len(first.asked) == 2
+
+
+def test_without_falling_back_its_failure_is_the_callers_to_see(gateway):
+    broken = Elsewhere("500")
+    with ruled(gateway, policy("one", fall_back=False), broken):
+        status, headers, told = gateway.post(CHAT, asked(MATHS))
+
+    assert (status, told["error"]["code"]) == (502, "upstream_failed")
+    assert "one" in told["error"]["message"]
+    assert headers["retry-after"] == "1"
+
+
+def test_what_the_caller_did_wrong_is_said_by_the_upstream_and_asked_of_nobody_else(gateway):
+    strict, other = Elsewhere("400"), Elsewhere()
+    with ruled(gateway, policy("one", "two"), strict, other):
+        status, _, told = gateway.post(CHAT, asked(MATHS))
+
+    assert (status, told["error"]["code"]) == (400, "unsupported_value")
+    assert "it says no" in told["error"]["message"]
+    assert other.asked == []
+
+
+def test_one_that_hangs_is_given_up_in_time(gateway):
+    hanging = Elsewhere("hangs")
+    ruling = policy("one", fall_back=False)
+    ruling["upstreams"]["one"]["first_token_s"] = 0.2
+    with ruled(gateway, ruling, hanging):
+        status, _, told = gateway.post(CHAT, asked(MATHS, stream=True))
+        until(lambda: hanging.n_open == 0)
+
+    assert (status, told["error"]["code"]) == (502, "upstream_failed")
+    assert "in time" in told["error"]["message"]
+
+
+def test_a_caller_who_leaves_ends_the_upstreams_answer_too(gateway):
+    stalling = Elsewhere("stalls")
+    with ruled(gateway, policy("one"), stalling):
+        connection = http.client.HTTPConnection(HOST, gateway.port, timeout=10)
+        body = json.dumps(asked(MATHS, stream=True))
+        connection.request("POST", CHAT, body, {"content-type": "application/json"})
+        connection.getresponse().read(20)
+        until(lambda: stalling.n_open == 1)
+        connection.close()
+        until(lambda: stalling.n_open == 0)
+
+        assert gateway.look(lambda: sum(gateway.gateway.upstreams._running.values())) == 0
+
+
+def test_what_the_swarm_cannot_begin_overflows(gateway):
+    server = Elsewhere()
+    nobody = asked(manyhands={"max_price": 0, "require": [], "groups": ["nobody-here"]})
+    with ruled(gateway, policy("big"), server):
+        status, headers, told = gateway.post(CHAT, nobody)
+
+    assert status == 200
+    assert headers["x-manyhands-decision"].startswith("big; ")
+    assert told["manyhands"]["decision"]["failed"] == ["swarm: swarm_incomplete"]
+
+
+def test_what_the_swarms_model_is_not_able_to_do_may_go_elsewhere(gateway):
+    server, long = Elsewhere(), [{"role": "user", "content": "word " * 3000}]
+    rule = {"name": "too-long", "unable": True, "then": "upstream"}
+    with ruled(gateway, policy("big", rules=[rule]), server):
+        answered = gateway.post(CHAT, asked(long))
+    with ruled(gateway, policy("big", rules=[]), server):
+        refused = gateway.post(CHAT, asked(long))
+
+    assert answered[2]["manyhands"]["decision"]["rule"] == "too-long"
+    assert (refused[0], refused[2]["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_restricted_data_goes_to_its_own_group_or_nowhere(gateway):
+    server = Elsewhere()
+    own = [local.node.identity.peer_id for local in gateway.swarm.nodes]
+    foreign = "12D3KooWDHood3YCBb2qWb2nsHy5AptLn9WbQ6kFnyCSZG3i3c49"
+    bound = {"manyhands": {"data_class": "restricted", "wait_s": 0}}
+
+    def rows() -> int:
+        return gateway.look(lambda: sum(n.node.batcher.load.rows for n in gateway.swarm.nodes))
+
+    def with_group(*members: str) -> dict[str, Any]:
+        groups = {"groups": [f"lab={','.join(members)}"]}
+        return {**policy("big"), "classes": {"restricted": groups}}
+
+    with ruled(gateway, with_group(foreign), server):
+        before = rows()
+        alone = gateway.post(CHAT, asked(MATHS, **bound))
+        streamed = gateway.post(CHAT, asked(MATHS, stream=True, **bound))
+        upstream = {**bound["manyhands"], "tier": "upstream"}
+        told_so = gateway.post(CHAT, asked(MATHS, manyhands=upstream))
+        by_header = gateway.post(CHAT, asked(MATHS), x_manyhands_data_class="restricted")
+        after = rows()
+    with ruled(gateway, with_group(*own), server):
+        served = gateway.post(CHAT, asked(MATHS, **bound))
+        with key(gateway, data_class=Grant.read({"data_class": "restricted"}).data_class) as text:
+            lower = {"manyhands": {"data_class": "public"}}
+            by_key = gateway.post(CHAT, asked(MATHS, **lower), authorization=f"Bearer {text}")
+        other = {"manyhands": {"data_class": "restricted", "groups": ["friends"]}}
+        elsewhere = gateway.post(CHAT, {**asked(HELLO, **other), "model": "tiny"})
+    with ruled(gateway, policy("big"), server):
+        unruled = gateway.post(CHAT, asked(HELLO, **bound))
+
+    for refused in (alone, streamed, told_so, by_header, elsewhere, unruled):
+        assert (refused[0], refused[2]["error"]["code"]) == (403, "data_residency_violation")
+        assert "rule " in refused[2]["error"]["message"]
+    assert "group lab" in alone[2]["error"]["message"]
+    assert after == before  # not a row reached the nodes
+    assert server.asked == []
+    for answered in (served, by_key):
+        assert answered[0] == 200
+        assert answered[1]["x-manyhands-decision"].startswith("swarm; ")
+
+
+def test_a_key_for_one_model_does_not_reach_upstreams_by_the_back_door(auto, elsewhere):
+    with key(auto, models=("tiny",)) as text:
+        bearer = {"authorization": f"Bearer {text}"}
+        refused = auto.post(CHAT, asked(MATHS), **bearer)
+        listed = auto.ask("GET", "/v1/models", **bearer)[2]["data"]
+    with key(auto, models=(AUTO,), budget_ncr=1000) as text:
+        answered = auto.post(CHAT, asked(MATHS), authorization=f"Bearer {text}")
+
+    assert (refused[0], refused[2]["error"]["code"]) == (403, "insufficient_permissions")
+    assert AUTO not in [each["id"] for each in listed]
+    assert answered[0] == 200
+    assert len(elsewhere.asked) == 1
+
+
+def test_what_an_upstream_cost_counts_for_the_keys_budget(gateway):
+    ruling = policy("big")
+    ruling["upstreams"]["big"] |= {"prompt_price": 1_000_000, "answer_price": 2_000_000}
+    with ruled(gateway, ruling, Elsewhere()), key(gateway, budget_ncr=20) as text:
+        bearer = {"authorization": f"Bearer {text}"}
+        first = gateway.post(CHAT, asked(MATHS), **bearer)
+        second = gateway.post(CHAT, asked(MATHS, stream=True), **bearer)
+
+    assert first[2]["manyhands"]["cost"] == {"amount": 15, "currency": "ncr"}
+    assert first[1]["x-manyhands-cost"] == "15 ncr"
+    assert (second[0], second[2]["error"]["code"]) == (429, "insufficient_quota")
+
+
+def test_decisions_are_counted_and_explained_without_asking_anybody(auto, elsewhere):
+    auto.post(CHAT, asked(MATHS))
+    n_asked = len(elsewhere.asked)
+    hard = auto.post("/api/v1/explain", asked(MATHS))[2]
+    routine = auto.post("/api/v1/explain", asked(), x_manyhands_region="eu")[2]
+    plain = auto.post("/api/v1/explain", {"model": "tiny", "prompt": "a"})[2]
+    metrics = auto.ask("GET", "/metrics")[2]
+
+    assert len(elsewhere.asked) == n_asked
+    assert hard["decision"]["target"] == "big"
+    assert hard["decision"]["then"] == ["swarm"]
+    assert hard["decision"]["rules"] == [
+        {"rule": "proofs", "holds": True, "why": "keyword 1 of its list"}
+    ]
+    assert routine["decision"]["target"] == "swarm"
+    assert routine["limits"] == {"regions": ["eu"]}
+    assert routine["route"]["constraint"] == "region"
+    assert plain["decision"]["rule"] == "model"
+    assert [hop["span"] for hop in plain["route"]["routes"][0]["hops"]] == [[0, 4], [4, 8]]
+    assert 'manyhands_route_decisions_total{reason="proofs",tier="upstream"}' in metrics
+    assert 'manyhands_requests_total{code="",finish_reason="stop",model="upstream:big"}' in metrics
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "code"),
+    [
+        ({"x_manyhands_region": "us"}, {"regions": ["eu"]}, "invalid_value"),
+        ({"x_manyhands_data_class": "secret"}, {}, "unsupported_value"),
+        ({"x_manyhands_max_price": "cheap"}, {}, "invalid_value"),
+        ({"x_manyhands_verify": "dual"}, {}, "unsupported_value"),
+        ({}, {"verify": "spot"}, "unsupported_value"),
+        ({"x_manyhands_group": "a,"}, {}, "invalid_value"),
+    ],
+)
+def test_headers_that_make_no_sense_or_contradict_the_body_are_refused(
+    gateway, headers, body, code
+):
+    more = {"manyhands": body} if body else {}
+    status, _, told = gateway.post(CHAT, {**asked(), "model": "tiny", **more}, **headers)
+
+    assert (status, told["error"]["code"]) == (400, code)
+    assert told["error"]["param"].startswith("manyhands")
+
+
+def test_an_alias_leads_elsewhere_while_answers_run_and_none_fails(gateway):
+    from manyhands.gateway import aliases
+
+    inner = gateway.gateway.catalogue
+    path = gateway.directory / "aliases.json"
+    inner._file = aliases.AliasFile(path)
+    models, failed = [], []
+
+    async def load() -> None:
+        def ask(n: int) -> None:
+            body = {**asked(), "model": "default", "stream": bool(n % 2), "max_tokens": 8}
+            status, headers, told = gateway.post(CHAT, body)
+            if status != 200 or (n % 2 and events(told)[-1] != "[DONE]"):
+                failed.append(told)
+            models.append(headers.get("x-manyhands-model", "").partition("@")[0])
+
+        asking = [asyncio.create_task(asyncio.to_thread(ask, n)) for n in range(8)]
+        await asyncio.sleep(0.2)
+        aliases.write(path, {"default": "org/other", "lost": "nowhere"})
+        await asyncio.gather(*asking)
+        await asyncio.to_thread(ask, 0)
+
+    try:
+        asyncio.run(load())
+        lost = gateway.post(CHAT, {**asked(), "model": "lost"})
+    finally:
+        path.unlink()
+        back = gateway.post(CHAT, {**asked(), "model": "default"})
+        inner._file = None
+
+    assert failed == []
+    assert models[-1] == "org/other"
+    assert (lost[0], back[1]["x-manyhands-model"].partition("@")[0]) == (404, "tiny")
+
+
+def until(holds: Any, timeout_s: float = 3.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline_s, "it never came true"
+        time.sleep(0.02)
