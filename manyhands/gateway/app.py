@@ -29,15 +29,15 @@ from manyhands.gateway import (
     tokens,
 )
 from manyhands.gateway.complaints import invalid
+from manyhands.gateway.describing import describe
 from manyhands.gateway.door import Admit, Door, admit_own
-from manyhands.gateway.faults import FAULTS, MISTAKE, ApiError, explained
+from manyhands.gateway.faults import MISTAKE, ApiError, explained
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.own_headers import TOLD
 from manyhands.gateway.readiness import Readiness
 from protocol.errors import ManyhandsError
 
 RATES = ("limit", "remaining", "reset")
-DOCUMENTED = (400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
 EXPOSED = (
     *("x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms"),
     *(f"x-ratelimit-{of}-{what}" for of in RATES for what in ("requests", "tokens")),
@@ -79,12 +79,11 @@ def make_app(
 
 def bare_app(title: str) -> FastAPI:
     """Without routes: what goes wrong in those that it gets ends as a body of `faults.py`."""
-    return FastAPI(
+    app = FastAPI(
         title=title,
         version=__version__,
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
-        responses={status: {"description": _when(status)} for status in DOCUMENTED},
         exception_handlers={
             ApiError: _refused,
             ManyhandsError: _failed,
@@ -93,6 +92,8 @@ def bare_app(title: str) -> FastAPI:
             Exception: _mistaken,
         },
     )
+    describe(app)
+    return app
 
 
 def response_of(error: ApiError) -> Response:
@@ -135,7 +136,3 @@ async def _invalid(request: Request, error: Exception) -> Response:
         message = "send the body as JSON, with content-type: application/json"
         return response_of(ApiError("unsupported_media_type", message))
     return response_of(invalid(error.errors()))
-
-
-def _when(status: int) -> str:
-    return "; ".join(f"{c}: {f.when}" for c, f in FAULTS.items() if f.status == status)
