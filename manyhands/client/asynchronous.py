@@ -9,11 +9,18 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
-from manyhands.client.backend import CHAT, ROUTE, TEXT, Backend
+from manyhands.client.backend import CHAT, EMBED, ROUTE, TEXT, Backend
 from manyhands.client.chat_values import ChatCompletion, ChatCompletionChunk
-from manyhands.client.choices import ChatChoices, Drawing, Extension, chat_body, completion_body
+from manyhands.client.choices import (
+    ChatChoices,
+    Drawing,
+    Extension,
+    chat_body,
+    completion_body,
+    embedding_body,
+)
 from manyhands.client.streams import AsyncAnswerStream, AsyncStream
-from manyhands.client.values import Answer, Json, Model, answer_of
+from manyhands.client.values import Answer, Embeddings, Json, Model, answer_of, embeddings_of
 from protocol.errors import UsageError
 
 DEFAULT = "default"
@@ -97,6 +104,23 @@ class AsyncClient:
         """The same, token by token; `result()` gives the whole at the end."""
         body = completion_body(prompt, self._named(model), drawing)
         return AsyncAnswerStream(self._chunks(TEXT, body | STREAMED))
+
+    async def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str | None = None,
+        pooling: Literal["mean", "last"] | None = None,
+        manyhands: Extension | None = None,
+    ) -> Embeddings:
+        """A vector of length 1 for each text.
+
+        Args:
+            pooling: `mean` or `last`; None: as the model's files say, else the mean.
+            manyhands: who may serve.
+        """
+        body = embedding_body(texts, self._named(model), pooling, manyhands)
+        return embeddings_of(await (await self._opened()).whole(EMBED, body))
 
     async def models(self) -> list[Model]:
         """What can be asked for now."""

@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator
 
 from manyhands.client.values import Json
 
-CHAT, TEXT, ROUTE = "/v1/chat/completions", "/v1/completions", "/api/v1/route"
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+EMBED, ROUTE = "/v1/embeddings", "/api/v1/route"
 
 
 class Backend(ABC):

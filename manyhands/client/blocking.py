@@ -14,7 +14,7 @@ from manyhands.client.asynchronous import AsyncClient
 from manyhands.client.chat_values import ChatCompletion, ChatCompletionChunk
 from manyhands.client.choices import ChatChoices, Drawing, Extension
 from manyhands.client.streams import AnswerStream, Stream
-from manyhands.client.values import Answer, Json, Model
+from manyhands.client.values import Answer, Embeddings, Json, Model
 from manyhands.portal import Portal
 from protocol.errors import ManyhandsError
 
@@ -85,6 +85,24 @@ class Client:
         """The same, token by token; `result()` gives the whole at the end."""
         inner = self._client.stream(prompt, model=model, **drawing)
         return AnswerStream(self._portal, inner, self)
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str | None = None,
+        pooling: Literal["mean", "last"] | None = None,
+        manyhands: Extension | None = None,
+    ) -> Embeddings:
+        """A vector of length 1 for each text.
+
+        Args:
+            pooling: `mean` or `last`; None: as the model's files say, else the mean.
+            manyhands: who may serve.
+        """
+        return self._call(
+            self._client.embed(texts, model=model, pooling=pooling, manyhands=manyhands)
+        )
 
     def models(self) -> list[Model]:
         """What can be asked for now."""

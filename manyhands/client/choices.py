@@ -21,6 +21,10 @@ class Extension(TypedDict, total=False):
     max_price: int
     avoid: Sequence[str]
     require: Sequence[str]
+    no_relays: bool
+    data_class: Literal["public", "internal", "restricted"]
+    tier: Literal["swarm", "upstream"]
+    verify: Literal["none"]
     prefer: Literal["latency", "throughput"]
     profile: str
     reuse_prefix: bool
@@ -119,6 +123,15 @@ def completion_body(prompt: str | Sequence[int], model: str, drawing: Drawing) -
 def chat_body(messages: Sequence[Any], model: str, choices: Mapping[str, Any]) -> Json:
     """Of `/v1/chat/completions`. Messages may be what an earlier answer had."""
     body: Json = plain({"model": model, "messages": messages, **choices})
+    return body
+
+
+def embedding_body(
+    texts: str | Sequence[str], model: str, pooling: str | None, extension: Extension | None
+) -> Json:
+    """Of `/v1/embeddings`."""
+    ours: Json = {**(extension or {})} | ({"pooling": pooling} if pooling else {})
+    body: Json = plain({"model": model, "input": texts, "manyhands": ours})
     return body
 
 

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from manyhands.asking import open_client
-from manyhands.client.backend import CHAT, ROUTE, TEXT, Backend
+from manyhands.client.backend import CHAT, EMBED, ROUTE, TEXT, Backend
 from manyhands.client.values import Json
 from manyhands.errors import error_of, of_failure
 from manyhands.gateway.answers import Answers
-from manyhands.gateway.asked import ChatAsked, CompletionAsked
+from manyhands.gateway.asked import ChatAsked, CompletionAsked, EmbeddingsAsked
 from manyhands.gateway.catalogue import DEFAULT, DIGEST_CHARS, Served
 from manyhands.gateway.complaints import invalid
 from manyhands.gateway.explaining import RouteAsked, explain
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import SETTLE_S, Bounds
 from manyhands.gateway.prepared import Prepared, prepare_chat, prepare_text
+from manyhands.gateway.vectors import prepare_vectors, unit
 from manyhands.governing.gate import terms_for
 from manyhands.home import Home
 from manyhands.running import join_addresses
@@ -31,6 +32,7 @@ from protocol.address import Address
 from protocol.errors import ManyhandsError
 from protocol.membership.rules import Rules
 from protocol.text import Tokenizer
+from scheduler.request import GenerationRequest, GenerationResult
 
 if TYPE_CHECKING:
     from scheduler.client import Client
@@ -75,8 +77,10 @@ class SwarmBackend(Backend):
             if path == ROUTE:
                 asked = _checked(RouteAsked, body)
                 return await explain(self._opened, await self._find(asked.model), asked)
+            if path == EMBED:
+                return await self._embed(_checked(EmbeddingsAsked, body))
             prepared = await self._prepare(path, body)
-            answers, reply = self._ask(prepared), prepared.reply()
+            answers, reply = self._ask(prepared.requests), prepared.reply()
             try:
                 while not answers.is_over:
                     reply.hear(await answers.next())
@@ -87,7 +91,7 @@ class SwarmBackend(Backend):
     async def stream(self, path: str, body: Json) -> AsyncGenerator[Json, None]:
         with _told():
             prepared = await self._prepare(path, body)
-            answers, reply = self._ask(prepared), prepared.reply()
+            answers, reply = self._ask(prepared.requests), prepared.reply()
             try:
                 while not answers.is_over:
                     for chunk in reply.chunks(await answers.next()):
@@ -129,8 +133,20 @@ class SwarmBackend(Backend):
         text = _checked(CompletionAsked, body)
         return await prepare_text(await self._find(text.model), text, self._bounds)
 
-    def _ask(self, prepared: Prepared) -> Answers:
-        answers = Answers(self._opened, prepared.requests)
+    async def _embed(self, asked: EmbeddingsAsked) -> Json:
+        vectors = await prepare_vectors(await self._find(asked.model), asked, self._bounds)
+        results: list[GenerationResult] = []
+        for part in vectors.parts():
+            answers = self._ask(part)
+            try:
+                results += await answers.results()
+            finally:
+                await _left(answers)
+        data = [{"embedding": unit(result.vector).tolist()} for result in results]
+        return vectors.rest(results) | {"data": data}
+
+    def _ask(self, requests: Sequence[GenerationRequest]) -> Answers:
+        answers = Answers(self._opened, requests)
         answers.start(self._tasks, _stays)
         return answers
 

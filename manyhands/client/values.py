@@ -88,6 +88,30 @@ class Model:
     max_model_len: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """A vector of length 1 for each text, in order. pooling: how a text's rows became one."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    model: str
+    pooling: str
+    prompt_tokens: int
+    cost_ncr: int = 0
+    receipts: tuple[str, ...] = ()
+
+
+def embeddings_of(whole: Mapping[str, Any]) -> Embeddings:
+    ours = whole["manyhands"]
+    return Embeddings(
+        vectors=tuple(tuple(each["embedding"]) for each in whole["data"]),
+        model=ours["model"],
+        pooling=ours["pooling"],
+        prompt_tokens=whole["usage"]["prompt_tokens"],
+        cost_ncr=ours["cost"]["amount"],
+        receipts=tuple(ours["receipts"]),
+    )
+
+
 def answer_of(whole: Mapping[str, Any]) -> Answer:
     """From the one choice of a whole answer to a plain completion."""
     (choice,), ours = whole["choices"], whole["manyhands"]

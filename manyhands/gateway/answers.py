@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from manyhands.boundary import innermost
 from manyhands.gateway.faults import MISTAKE, ApiError, explained
 from protocol.errors import ManyhandsError
-from scheduler.request import Event, Finished, GenerationRequest, Routed, RouteStep, Token
+from scheduler.request import (
+    Event,
+    Finished,
+    GenerationRequest,
+    GenerationResult,
+    Routed,
+    RouteStep,
+    Token,
+)
 
 if TYPE_CHECKING:
     from scheduler.client import Client
@@ -148,6 +156,19 @@ class Answers:
         if not told:
             self._require()
         return told
+
+    async def results(self) -> list[GenerationResult]:
+        """All of them, in order.
+
+        Raises:
+            ApiError, CallerLeft: as `next`.
+        """
+        found: dict[int, GenerationResult] = {}
+        while not self.is_over:
+            for index, event in await self.next():
+                if isinstance(event, Finished):
+                    found[index] = event.result
+        return [found[index] for index in range(len(self.requests))]
 
     @property
     def is_over(self) -> bool:

@@ -166,6 +166,25 @@ def test_models_are_told_and_a_route_is_explained(clients: dict[str, Client]):
         assert client.explain_route("tiny", manyhands={"regions": ["nowhere"]})["routes"] == []
 
 
+def test_vectors_are_those_of_a_gateway_one_for_each_text(clients: dict[str, Client]):
+    texts = ["a hand", "many hands make light work", "a hand"]
+
+    here, there = (client.embed(texts) for client in clients.values())
+    last = clients["swarm"].embed("a hand", pooling="last")
+
+    assert (len(here.vectors), len(here.receipts)) == (3, 6)
+    for ours, theirs in zip(here.vectors, there.vectors, strict=True):
+        assert sum(x * x for x in ours) == pytest.approx(1, abs=1e-5)
+        assert sum(x * y for x, y in zip(ours, theirs, strict=True)) == pytest.approx(1, abs=1e-5)
+    assert (here.prompt_tokens, here.pooling) == (there.prompt_tokens, there.pooling)
+    assert (last.pooling, len(last.vectors)) == ("last", 1)
+    assert last.vectors[0] != here.vectors[0]
+    for client in clients.values():
+        with pytest.raises(errors.InvalidRequest) as nothing:
+            client.embed([])
+        assert nothing.value.param == "input"
+
+
 def test_a_stream_that_is_left_frees_its_room_everywhere(gateway: Live, client: Client):
     with client.stream("Once upon a time", max_new_tokens=1000, temperature=1.0) as stream:
         next(stream)

@@ -29,6 +29,8 @@ def ask(client: Client) -> str:
     assert_type(chunks, Stream[ChatCompletionChunk])
     for chunk in chunks:
         assert_type(chunk.choices[0].delta.content, str | None)
+    vectors = client.embed(["a hand", "many hands"]).vectors
+    assert_type(vectors, tuple[tuple[float, ...], ...])
     assert_type(client.models(), list[Model])
     assert_type(client.explain_route(tokens=64, manyhands={"regions": []}), dict[str, Any])
     return answer.text
