@@ -158,6 +158,8 @@ def _hop_view(hop: "ExplainedHop") -> dict[str, Any]:
         "compute": cost.compute_ms * n,
         "visit": cost.hop_ms,
         "queue": cost.queue_ms,
+        "others": cost.others_ms,
+        "prompt": cost.prompt_ms * n + cost.backlog_ms,
         "link": hop.link_ms,
         "carriage": hop.carriage_ms,
         "room": cost.room_ms,

@@ -14,7 +14,9 @@ from manyhands.tables import short
 
 PIPE_COLUMNS = 160
 MAX_OTHERS = 40
-PARTS = ("compute", "link", "carriage", "visit", "queue", "room", "price", "risk")
+PARTS = (
+    *("compute", "link", "carriage", "visit", "queue", "others", "prompt", "room", "price", "risk"),
+)
 
 
 def show_explanation(view: dict[str, Any]) -> None:

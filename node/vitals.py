@@ -47,6 +47,7 @@ class Vitals:
         self._speeds, self._n_blocks = speeds, n_blocks
         self._load, self._now_s = load, now_s
         self._waits_us: deque[tuple[float, float]] = deque(maxlen=MAX_SAMPLES)
+        self._shared_us: deque[tuple[float, float, int]] = deque(maxlen=MAX_SAMPLES)
         self._rows: deque[tuple[float, int]] = deque([(now_s(), load.rows)])
         self._table = dict(speeds.decode_steps_us)
         kinds = [PREFILL, *self._table]
@@ -60,6 +61,11 @@ class Vitals:
         """A step ran."""
         now_s = self._now_s()
         self._waits_us.extend((now_s, wait_us) for wait_us in seen.waits_us)
+        if seen.kind != "prefill" and self._speeds.decode_us:
+            alone_us = self.fixed_us + (self.decode_us - self.fixed_us) * (
+                seen.n_blocks / self._n_blocks
+            )
+            self._shared_us.append((now_s, max(0.0, seen.spent_us - alone_us), seen.rows))
         if now_s - self._rows[-1][0] >= 1.0:
             self._count_rows(now_s)
         if seen.kind == "decode" and self._table:
@@ -111,6 +117,17 @@ class Vitals:
         return round(max(wait_us if wait_us >= HANDOVER_US else 0.0, away_us))
 
     @property
+    def shared_us(self) -> int:
+        """By how much a row's step takes longer, lately, since others share it.
+
+        At least 1: 0 is what those say who do not know.
+        """
+        now_s = self._now_s()
+        lately = [(us, rows) for at_s, us, rows in self._shared_us if now_s - at_s <= WAIT_AGE_S]
+        n_rows = sum(rows for _, rows in lately)
+        return max(1, round(sum(us * rows for us, rows in lately) / max(1, n_rows)))
+
+    @property
     def away_s(self) -> float:
         """How long the torch thread has not come back, if that is longer than any step takes."""
         since_s = self._load.busy_since_s
@@ -131,6 +148,8 @@ class Vitals:
             decode_steps_us=self.decode_steps_us,
             fixed_us=self.fixed_us,
             queue_us=self.queue_us,
+            shared_us=self.shared_us,
+            backlog_us=round(self._load.backlog_s * 1e6),
             rows_per_s=round(self.rows_per_s),
         )
 

@@ -121,7 +121,7 @@ def _drawn(
         starts.astype(np.intp),
         stops.astype(np.intp),
         group.regions[chosen],
-        Cost(*cost).believed(slower[chosen], dearer_ms[chosen], tight_ms),
+        Cost(*cost).believed(wanted, slower[chosen], dearer_ms[chosen], tight_ms),
         needed_bytes <= free_bytes,
     )
 

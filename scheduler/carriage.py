@@ -25,8 +25,7 @@ def carriage_ms(
     """[from, to], per token of the answer."""
     up = _known(np.array([peer.measured.up_bytes_per_s for peer in senders], np.float64))
     down = _known(np.array([peer.measured.down_bytes_per_s for peer in takers], np.float64))
-    n_answer = max(1, wanted.n_positions - wanted.n_prompt)
-    rows_per_token = 1 + wanted.n_prompt / n_answer
+    rows_per_token = 1 + wanted.n_prompt / wanted.n_answer
     row_bytes = np.array(
         [_row_bytes(peer.profile, wanted.hidden_size) for peer in senders], np.float64
     )

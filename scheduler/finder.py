@@ -40,6 +40,7 @@ from scheduler.probing import choose_fresh
 from scheduler.request import GenerationRequest
 from scheduler.route_watch import RouteWatch
 from scheduler.routing import (
+    MENDING_ROUTES,
     Route,
     Wanted,
     draw_route,
@@ -69,7 +70,8 @@ class RouteFinder:
 
     profile: of the seats found last. adapter: of all seats, `name@digest` once some were found.
     waits_for: what keeps it from an answer, while it waits for that to change; `on_wait` is told.
-    copies: who holds how many rows of the session, by blocks: they are found first.
+    copies: who holds how many rows of the session, by blocks: they are found first. n_run: how many
+    rows a hop that is new has to run again.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class RouteFinder:
         self.waits_for: ManyhandsError | None = None
         self.on_wait: Callable[[ManyhandsError], None] = lambda error: None
         self.copies: Callable[[], Mapping[Span, tuple[Seat, int]]] = dict
+        self.n_run: Callable[[], int] = int
         self._unreachable: ManyhandsError | None = None  # why nobody answered when last asked
         self._ask_s, self._has_asked = ASK_S, False  # for the chain at hand
         self._since: float | None = None  # when the chain at hand began to be looked for
@@ -211,7 +214,8 @@ class RouteFinder:
                 return None
             known = self._copied_route(routes, action.survivors, taken)
             known = known or self._familiar_route(routes, taken)
-            chosen.append(known or draw_route(routes, self._rng))
+            n_blocks = self._request.n_blocks
+            chosen.append(known or draw_route(routes, self._rng, n_blocks=n_blocks))
             self._choice = () if known else routes
             taken.update(chosen[-1].peer_ids)
         return chosen
@@ -240,6 +244,7 @@ class RouteFinder:
             before=neighbour(survivors, missing, -1, self._ends),
             after=neighbour(survivors, missing, +1, self._ends),
             **self._judged(peers),
+            k=MENDING_ROUTES if survivors else 4,
             seed=self._rng.getrandbits(32),
         )
 
@@ -327,7 +332,7 @@ class RouteFinder:
             manifest=request.manifest,
             n_blocks=request.n_blocks,
             n_positions=request.capacity,
-            n_prompt=len(request.prompt_ids),
+            n_prompt=min(max(len(request.prompt_ids), self.n_run()), request.capacity),
             hidden_size=request.hidden_size,
             profile=self._agreed or None,
             adapter=self._pinned(),

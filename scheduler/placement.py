@@ -6,12 +6,12 @@ decides for itself; there is no coordinator. What a placement is worth is weighe
 
 Joining (`choose_span`): cover what is uncovered, in such a way that what is left lies together, and
 beside whoever is weak, since those who cover it will hold a little more than that; then raise the
-swarm's max-flow most, counting the risk that a block's only hosts leave; where that is near-equal,
-complete chains among near peers; then a lot drawn from the peer id, so that nodes that start
-together spread. What others are about to serve, and load, counts as if they did. Everybody serves
-as many blocks as it can hold: any host may be entered in the middle, so that speed flows to
-wherever in its span it is missed. That is water-filling by speed, subject to memory, and the
-max-flow is its level.
+swarm's max-flow most, counting the risk that a block's only hosts leave; where that is near-equal
+and others are near, go where a token's way through this node is soonest (`passage.py`); else a lot
+drawn from the peer id, so that nodes that start together spread. What others are about to serve,
+and load, counts as if they did. Everybody serves as many blocks as it can hold: any host may be
+entered in the middle, so that speed flows to wherever in its span it is missed. That is
+water-filling by speed, subject to memory, and the max-flow is its level.
 
 Moving (`choose_move`): a node moves when that wins clearly and pays for the reload, and only from
 blocks that others hold too; in a swarm that lacks blocks, and so makes no tokens anyway, it may
@@ -39,7 +39,7 @@ from scheduler.lifetime import leaves_soon
 from scheduler.moves import TURN_S, lot, next_move
 from scheduler.placement_table import Table
 
-NEAR_EQUAL = 0.1  # of what a node adds at best: this much it gives up for its own region
+NEAR_EQUAL = 0.1  # of what a node adds at best: this much it gives up for shorter ways
 
 
 def choose_span(
@@ -84,9 +84,9 @@ def choose_span(
         order = [int(i) for i in values.order()]
     equal = [i for i in order if _is_near_equal(values, i, order[0], speed, n_blocks)]
     near_by = table.near(region, near)
-    if len(equal) > 1 and near_by.counts.any():
-        alone = [Trial((), (places[i],)) for i in equal]
-        return places[equal[int(near_by.weigh(alone, length=length).order()[0])]].span
+    if len(equal) > 1 and near_by:
+        through_ms = table.through_ms([places[i].span for i in equal], near_by, speed)
+        return places[equal[int(np.argmin(through_ms))]].span
     return places[order[0]].span
 
 

@@ -4,7 +4,7 @@ In: announcements, all of them claims. Out: members with speed and risk, what ea
 the sums of `board.py`. Peers that drain or move are left out: whoever plans with them plans a hole.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Self
@@ -14,8 +14,12 @@ from protocol.identity import PeerId
 from protocol.messages import Span
 from scheduler.board import NEVER, Board, Member
 from scheduler.capacity import UNMEASURED_BLOCKS_PER_S, blocks_per_s, serving
+from scheduler.flow import Floats
 from scheduler.joint import Capacity, water_level
 from scheduler.lifetime import leaves_soon
+from scheduler.passage import through_ms
+
+HERE = "\0"  # the region of a newcomer, and of who is near it
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +97,23 @@ class Table:
     def n_places(self, peer: PeerId) -> int:
         return self.n_blocks - min(self.capacities[peer], self.n_blocks) + 1
 
-    def near(self, region: str, peers: Collection[PeerId]) -> Board:
-        """Only those of a region, and those named."""
-        near = [
-            member
-            for peer, member in self.members.items()
-            if peer in peers or (region and self.regions[peer] == region)
-        ]
-        return Board.of(near, self.n_blocks)
+    def near(self, region: str, peers: Collection[PeerId]) -> set[PeerId]:
+        """Members of a region, and those named."""
+        return {p for p in self.members if p in peers or (region and self.regions[p] == region)}
+
+    def through_ms(
+        self, places: Sequence[Span], near: Collection[PeerId], blocks_per_s: float
+    ) -> Floats:
+        """How soon a token can pass each place if a peer of this speed, near these, is there."""
+        return through_ms(
+            [*self.members.values()],
+            [HERE if peer in near else self.regions[peer] for peer in self.members],
+            self.n_blocks,
+            self.board.swarm.tokens_per_s(),
+            places,
+            region=HERE,
+            blocks_per_s=blocks_per_s,
+        )
 
 
 def _typical(members: Iterable[Member]) -> float:

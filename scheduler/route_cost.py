@@ -4,8 +4,11 @@ In: an announcement, what the client believes beside it. Out: a `Cost`: what eac
 what a visit adds however many blocks it runs. Routes are chosen by its sums, and people are shown
 its parts. Links between peers are counted in `routing.py`.
 
-For `Goal.LATENCY` a block costs what a step of it takes once this session has joined those that
-share it: read off the announced curve of step times, else from the time of a step alone. For
+For `Goal.LATENCY` a block costs what a step of it takes alone, and a visit what rows there wait
+and share by the host's account of the last seconds; where it gives none, a block costs what a step
+takes with all of the host's sessions in it. What a row waits for others, they wait for it about as
+long: that is counted too, since routes that mind it carry more (the toll of Pigou 1920: without it
+all crowd onto the fastest hosts until these are as slow as the others). So is a prompt's work. For
 `Goal.THROUGHPUT` it costs the node's time that a row takes in a full batch, dearer the less of the
 node is left: lengths that grow with load, whose shortest paths share the swarm's capacity as a
 maximum flow does (Garg and Könemann, SIAM J. Comput. 2007).
@@ -27,6 +30,9 @@ HOP_MS = 0.5  # what a visit costs beside computing: framing, two event loops, a
 UNMEASURED_BLOCK_MS = 2.0
 SHARE_PER_SESSION = 0.12  # batched sessions slow each other: 8 at once give 4.4 times one's tokens
 FULL_BATCH = 8  # sessions, where no curve is announced
+# Of a prompt's time, that each session of its host loses by it: beside prompts steps take up to 1.8
+# times as long (node/schedule.py), and a session is at a host for about a sixth of its time.
+LOST_BY_OTHERS = 0.15
 MS_PER_NCR = 1.0  # what we wait, at most, to save a nanocredit on a token
 NEARLY_FULL_MS = 2.0  # per token, where a session takes all KV room that is left: others want it
 LINK_SHARE = {Goal.LATENCY: 1.0, Goal.THROUGHPUT: 0.02}  # while rows travel, nodes run others
@@ -45,8 +51,11 @@ class Cost(Generic[Number]):
 
     compute_ms: Number
     price_ms: Number
+    prompt_ms: Number  # running the prompt, and what others lose by it; over the answer
     hop_ms: Number  # what a step takes however many blocks it runs, and what passing on takes
-    queue_ms: Number
+    queue_ms: Number  # for steps under way, and for others in the same step
+    others_ms: Number  # what others wait for this session's rows
+    backlog_ms: Number  # for prompts that came before; over the answer
     room_ms: Number
     fee_ms: Number  # the price of what is not counted by block
     extra_ms: Number  # as the client judges: risk
@@ -57,35 +66,57 @@ class Cost(Generic[Number]):
 
     @property
     def block_ms(self) -> Number:
-        return self.compute_ms + self.price_ms
+        return self.compute_ms + self.price_ms + self.prompt_ms
 
     @property
     def visit_ms(self) -> Number:
-        return self.hop_ms + self.queue_ms + self.room_ms + self.fee_ms + self.extra_ms
+        queues_ms = self.queue_ms + self.others_ms + self.backlog_ms
+        return self.hop_ms + queues_ms + self.room_ms + self.fee_ms + self.extra_ms
 
-    def believed(self, slowdown: Number, extra_ms: Number, room_ms: Number) -> "Cost[Number]":
-        """With what the client knows. slowdown: by how much its times are longer than announced."""
+    def believed(
+        self, wanted: Wanted, slowdown: Number, extra_ms: Number, room_ms: Number
+    ) -> "Cost[Number]":
+        """Of this very request, with what the client knows.
+
+        Args:
+            slowdown: by how much the peer's times are longer than announced.
+        """
         return replace(
             self,
             compute_ms=self.compute_ms * slowdown,
+            prompt_ms=self.prompt_ms * slowdown * (wanted.n_prompt / wanted.n_answer),
             queue_ms=self.queue_ms * slowdown,
+            others_ms=self.others_ms * slowdown,
+            backlog_ms=self.backlog_ms * slowdown / wanted.n_answer,
             extra_ms=self.extra_ms + extra_ms,
             room_ms=room_ms,
         )
 
 
 def announced_cost(peer: Announcement, wanted: Wanted) -> Cost[float]:
-    """What a token costs at `peer` by its own word, with all the KV room one could wish for."""
+    """What a token costs at `peer` by its own word, with all the KV room one could wish for; of
+    prompts, what one row takes, and what all take that wait.
+    """
     assert peer.span is not None
     is_batch = wanted.goal is Goal.THROUGHPUT
-    step_us = batched_us(peer) if is_batch else shared_us(peer)
+    measured = peer.measured
+    is_told = measured.shared_us > 0 and not is_batch
+    step_us = batched_us(peer) if is_batch else alone_us(peer) if is_told else shared_us(peer)
+    # One more session makes them longer by its share.
+    grows = (peer.n_sessions + 1) / max(1, peer.n_sessions)
+    shared_ms = (measured.queue_us + measured.shared_us) / 1000 * grows
+    queue_ms = 0.0 if is_batch else shared_ms if is_told else measured.queue_us / 1000
     fixed_us = step_us * min(MOST_FIXED, peer.measured.fixed_us / max(1.0, alone_us(peer)))
+    row_ms = peer.prefill_us_per_row / 1000 / len(peer.span)
     price = asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
     return Cost(
         compute_ms=(step_us - fixed_us) / 1000 / len(peer.span),
         price_ms=price.per_block / 1e6 * MS_PER_NCR,
+        prompt_ms=row_ms if is_batch else row_ms * (1 + LOST_BY_OTHERS * peer.n_sessions),
         hop_ms=HOP_MS + fixed_us / 1000,
-        queue_ms=0.0 if is_batch else peer.measured.queue_us / 1000,
+        queue_ms=queue_ms,
+        others_ms=queue_ms if is_told else 0.0,
+        backlog_ms=0.0 if is_batch else measured.backlog_us / 1000,
         room_ms=0.0,
         fee_ms=price.besides / 1e6 * MS_PER_NCR,
         extra_ms=0.0,
@@ -98,7 +129,7 @@ def cost_of(
     """What a token of the session `wanted` costs at `peer`."""
     needed = peer.measured.position_bytes * wanted.n_positions
     room_ms = float(tightness_ms(np.array(needed), np.array(peer.kv_free_bytes)))
-    return announced_cost(peer, wanted).believed(slowdown, extra_ms, room_ms)
+    return announced_cost(peer, wanted).believed(wanted, slowdown, extra_ms, room_ms)
 
 
 def tightness_ms(needed_bytes: NDArray[Any], free_bytes: NDArray[Any]) -> NDArray[np.float64]:

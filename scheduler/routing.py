@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 NEAR_BEST = 0.10
+MOST_BEST = 1.0  # of a small part's cost
+MENDING_ROUTES = 8  # that who lost a hop may draw among
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,19 +185,26 @@ def _through(
     ]
 
 
-def draw_route(routes: Sequence[Route], rng: random.Random) -> Route:
+def draw_route(
+    routes: Sequence[Route], rng: random.Random, *, n_blocks: int | None = None
+) -> Route:
     """One of the near-best, so that a swarm's clients do not herd onto one chain.
 
     The cheaper, the likelier; a route that takes `NEAR_BEST` longer than the best is out.
+
+    Args:
+        n_blocks: of the model, where the routes run a part: all who lost the same hop look for
+            another at once, and what is alike is a token's whole way, of which this is a part.
     """
-    near = near_best(routes)
+    near = near_best(routes, n_blocks=n_blocks)
     weights = [1 / max(route.cost_ms, 1e-3) for route in near]
     return rng.choices(near, weights)[0]
 
 
-def near_best(routes: Sequence[Route]) -> list[Route]:
+def near_best(routes: Sequence[Route], *, n_blocks: int | None = None) -> list[Route]:
     """Those that take hardly longer than the best: to a client they are alike."""
-    limit_ms = min(route.cost_ms for route in routes) * (1 + NEAR_BEST)
+    share = 1.0 if n_blocks is None else len(routes[0].span) / n_blocks
+    limit_ms = min(route.cost_ms for route in routes) * (1 + min(MOST_BEST, NEAR_BEST / share))
     return [route for route in routes if route.cost_ms <= limit_ms]
 
 

@@ -116,7 +116,7 @@ class Wanted:
     manifest: bytes
     n_blocks: int
     n_positions: int = 0  # prompt and answer
-    n_prompt: int = 0  # of them
+    n_prompt: int = 0  # of them: rows that have to be run before the next token
     hidden_size: int = 0  # of a row; 0: not known here
     profile: str | None = None
     adapter: str = ""  # name@digest
@@ -126,6 +126,11 @@ class Wanted:
     goal: Goal = Goal.LATENCY
     doubted: frozenset[PeerId] = frozenset()
     members: frozenset[PeerId] | None = None
+
+    @property
+    def n_answer(self) -> int:
+        """Over so many tokens what a prompt costs is spread."""
+        return max(1, self.n_positions - self.n_prompt)
 
     def judged(
         self, announcements: Iterable[Announcement], groups_of: GroupsOf | None = None

@@ -9,7 +9,8 @@ from protocol.announcements import Announcement, Link
 from protocol.measured import Measured, State
 from protocol.told_links import told_links
 from scheduler.simulator.rates import Rates
-from scheduler.simulator.state import Peer
+from scheduler.simulator.state import Peer, Phase
+from scheduler.simulator.stations import SLOWDOWN
 from scheduler.simulator.world import PeerSpec, World
 
 MANIFEST: Final = bytes(32)
@@ -61,6 +62,8 @@ class Announcer:
                     (batch, max(1, round(spec.step_s(n_blocks, batch) * 1e6))) for batch in BATCHES
                 ),
                 queue_us=round(self._rates.waited_s(peer.index) * 1e6),
+                shared_us=max(1, round(self._rates.shared_s(peer.index) * 1e6)),
+                backlog_us=round(self._backlog_s(peer) * 1e6),
                 position_bytes=n_blocks * self._world.model.kv_bytes,
                 rows_per_s=round(sum(1 / s.row_s for s in peer.sessions.values() if s.row_s > 0)),
                 up_bytes_per_s=round(spec.up_bytes_per_s),
@@ -73,6 +76,18 @@ class Announcer:
             issued_ms=issued_ms,
             expires_ms=issued_ms + round(self._lifetime_s * 1000),
         )
+
+    def _backlog_s(self, peer: Peer) -> float:
+        """What the prompts take that wait there; of each, rows wait where it is held up."""
+        prompts_s = decodes = 0.0
+        for session in peer.sessions.values():
+            if session.phase is Phase.DECODE:
+                decodes += 1
+            elif session.phase in (Phase.PREFILL, Phase.REPLAY) and session.load is not None:
+                share = self._rates.share_of_time(session.id, session.load, peer.index)
+                alone_s = session.load.alone_s[session.load.nodes == peer.index].sum()
+                prompts_s += share * session.rows_left * float(alone_s)
+        return prompts_s * (SLOWDOWN / (SLOWDOWN - 1) if decodes else 1.0)  # as node/schedule.py
 
     def _told(self, index: int) -> tuple[Link, ...]:
         """Of links to everybody: gossip meets all of them in the end."""

@@ -12,7 +12,14 @@ from scheduler.moves import TURN_S, next_move
 from scheduler.placement import choose_move, choose_span
 from scheduler.placement_table import Table
 from scheduler.probing import choose, token_ms, worth_asking
-from scheduler.routing import Route, Wanted, draw_route, find_replacement, find_routes
+from scheduler.routing import (
+    MENDING_ROUTES,
+    Route,
+    Wanted,
+    draw_route,
+    find_replacement,
+    find_routes,
+)
 from scheduler.simulator.announcing import (
     EPOCH_MS,
     MANIFEST,
@@ -109,9 +116,11 @@ class Manyhands:
             _wanted(swarm, request, avoid),
             before=missing.before,
             after=missing.after,
+            k=MENDING_ROUTES,
             seed=rng.getrandbits(32),
         )
-        return _seats(draw_route(routes, rng)) if routes else None
+        n_blocks = swarm.world.model.n_blocks
+        return _seats(draw_route(routes, rng, n_blocks=n_blocks)) if routes else None
 
 
 def _now_ms(swarm: Swarm) -> int:

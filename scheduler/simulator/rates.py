@@ -49,6 +49,17 @@ class Rates:
         rows, waited, _ = self._seen[:, node]
         return float(waited / max(rows, FEW_ROWS))
 
+    def shared_s(self, node: int) -> float:
+        """How much longer their steps took than alone."""
+        rows, _, shared = self._seen[:, node]
+        return float(shared / max(rows, FEW_ROWS))
+
+    def share_of_time(self, key: int, load: Load, node: int) -> float:
+        """How much of its time a session's rows run at a node: all of it where it is held up."""
+        runs, _ = self._known.get(key, (np.zeros(0), None))
+        at = load.nodes == node
+        return float(runs[at].max(initial=0.0)) if len(runs) == len(at) else 0.0
+
     def estimate(self, load: Load) -> float:
         """Seconds per row for one session more, while the others stay as they are."""
         now, nodes = self._now, load.nodes

@@ -6,12 +6,14 @@ the room reserved; and back.
 
 import random
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from protocol.identity import PeerId
 from protocol.messages import Span
 from scheduler.simulator.fleet import Fleet
 from scheduler.simulator.policies import Chain, Missing, Policy, Seat
 from scheduler.simulator.state import Peer, Session, Settings
+from scheduler.simulator.traces import Request
 
 MAX_TRIES = 6  # peers that are gone or full, before a session waits a moment
 
@@ -73,7 +75,7 @@ class Seating:
             chain = self._policy.route(self._fleet, request, avoid, self._rng)
         else:
             run = _between(session.seats, missing)
-            chain = self._policy.mend(self._fleet, request, run, avoid, self._rng)
+            chain = self._policy.mend(self._fleet, _rest(session), run, avoid, self._rng)
         if chain is not None:
             borders = [missing.start, *(seat.span.stop for seat in chain)]
             assert borders[:-1] == [seat.span.start for seat in chain]
@@ -88,6 +90,13 @@ class Seating:
 
     def _kv_bytes(self, session: Session, seat: Seat) -> int:
         return session.request.n_positions * len(seat.span) * self._fleet.world.model.kv_bytes
+
+
+def _rest(session: Session) -> Request:
+    """What is left to do: new hops run the rows again that there are, and then the others."""
+    n_rows = round(max(session.length, session.request.n_prompt))
+    n_left = max(1, session.request.n_positions - n_rows)
+    return replace(session.request, n_prompt=n_rows, n_answer=n_left)
 
 
 def _between(seats: Sequence[Seat], missing: Span) -> Missing:

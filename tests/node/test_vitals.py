@@ -118,6 +118,26 @@ def test_the_hand_over_to_an_idle_thread_is_no_queue(vitals):
     assert vitals.measured().queue_us == 0
 
 
+def test_what_rows_share_is_how_much_longer_their_steps_take_than_alone(vitals, clock):
+    assert vitals.measured().shared_us == 1  # nothing, which is not the same as not knowing
+
+    vitals.saw(Seen("decode", 4, 1, 1000.0, ()))
+    vitals.saw(Seen("mixed", 4, 3, 3000.0, ()))
+    vitals.saw(Seen("prefill", 4, 64, 64 * 150.0, ()))
+
+    assert vitals.measured().shared_us == pytest.approx(3 * 2000 / 4, abs=1)
+
+    clock.now += WAIT_AGE_S + 1
+
+    assert vitals.measured().shared_us == 1
+
+
+def test_prompts_that_wait_are_told(vitals, load):
+    load.backlog_s = 1.5
+
+    assert vitals.measured().backlog_us == 1_500_000
+
+
 def test_a_stuck_node_does_not_look_idle(vitals, load, clock):
     load.busy_since_s = clock.now
     assert vitals.measured().queue_us == 0

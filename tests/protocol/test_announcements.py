@@ -366,6 +366,8 @@ def test_what_a_node_measured_travels_and_what_it_did_not_takes_no_room():
     measured = Measured(
         decode_steps_us=((1, 900), (8, 2100)),
         queue_us=40,
+        shared_us=7,
+        backlog_us=900,
         up_bytes_per_s=10**7,
         capacity_blocks=5,
         since_ms=NOW_MS,

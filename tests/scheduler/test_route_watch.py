@@ -83,7 +83,9 @@ def test_who_says_nothing_is_held_to_what_was_assumed():
     assert records.believed([silent], NOW_S + 6)[silent.peer_id] > 5
 
 
-@pytest.mark.parametrize("field", ["decode_us", "queue_us", "fixed_us", "curve"])
+@pytest.mark.parametrize(
+    "field", ["decode_us", "queue_us", "shared_us", "backlog_us", "fixed_us", "curve"]
+)
 def test_absurd_numbers_break_nobodys_answer(field):
     absurd = announce(1, decode_us=8_000)
     if field == "decode_us":

@@ -318,6 +318,22 @@ def test_clients_spread_over_the_near_best_only():
     assert drawn == {(peer_of(1),), (peer_of(2),)}
 
 
+def test_who_lost_the_same_hop_spread_over_all_that_is_alike_for_a_whole_token():
+    swarm = [
+        announce(1, (0, 2), decode_us=8_000),
+        announce(2, (0, 2), decode_us=10_000),
+        announce(3, (0, 2), decode_us=20_000),
+    ]
+    routes = find_replacement(swarm, Span(0, 2), WANTED)
+    rng = random.Random(1)
+
+    def drawn(**of: int) -> set[tuple[str, ...]]:
+        return {draw_route(routes, rng, **of).peer_ids for _ in range(100)}
+
+    assert drawn() == {(peer_of(1),)}
+    assert drawn(n_blocks=N) == {(peer_of(1),), (peer_of(2),)}
+
+
 def test_only_peers_with_the_adapter_are_chosen():
     adapter = "pirate@0123456789ab"
     swarm = [

@@ -1,0 +1,79 @@
+"""What a token costs at one peer: decodes that share steps, prompts, and what others lose."""
+
+from dataclasses import replace
+
+import pytest
+
+from protocol.announcements import Announcement
+from protocol.measured import Measured
+from protocol.messages import Span
+from scheduler.route_cost import LOST_BY_OTHERS, cost_of
+from scheduler.routing import Wanted, find_routes
+from scheduler.wanted import Goal
+from tests.announcing import MANIFEST, announce, peer_of
+
+CURVE = ((1, 8_000), (9, 16_000))
+WANTED = Wanted(manifest=MANIFEST, n_blocks=8, n_positions=300, n_prompt=200)
+
+
+def host(n: int = 1, n_sessions: int = 0, **measured: int) -> Announcement:
+    told = Measured(decode_steps_us=CURVE, **measured)
+    return replace(announce(n, (0, 8), measured=told), n_sessions=n_sessions, prefill_us_per_row=0)
+
+
+def test_who_says_nothing_of_shared_steps_is_thought_to_have_all_its_sessions_in_each():
+    cost = cost_of(host(n_sessions=8, queue_us=500), WANTED)
+
+    assert cost.compute_ms * 8 == pytest.approx(16.0)
+    assert (cost.queue_ms, cost.others_ms) == (0.5, 0.0)
+
+
+def test_what_rows_wait_and_share_is_taken_from_the_host_and_grows_by_one_session():
+    cost = cost_of(host(n_sessions=4, queue_us=3_000, shared_us=1_000), WANTED)
+
+    assert cost.compute_ms * 8 == pytest.approx(8.0)
+    assert cost.queue_ms == pytest.approx(4.0 * 5 / 4)
+
+
+def test_what_a_row_waits_for_others_they_wait_for_it_too():
+    cost = cost_of(host(n_sessions=4, queue_us=3_000, shared_us=1_000), WANTED)
+
+    assert cost.others_ms == cost.queue_ms
+    assert cost_of(host(shared_us=1), WANTED).others_ms == pytest.approx(0.0, abs=0.01)
+
+
+def test_a_prompt_costs_its_rows_over_the_tokens_of_the_answer_and_what_others_lose_by_it():
+    alone = replace(host(), prefill_us_per_row=400)
+    busy = replace(alone, n_sessions=10)
+
+    assert cost_of(alone, WANTED).prompt_ms * 8 == pytest.approx(0.4 * 200 / 100)
+    ratio = cost_of(busy, WANTED).prompt_ms / cost_of(alone, WANTED).prompt_ms
+    assert ratio == pytest.approx(1 + 10 * LOST_BY_OTHERS)
+
+
+def test_a_long_prompt_avoids_who_is_slow_at_prompts_and_a_short_one_does_not():
+    quick = replace(announce(1, (0, 8), decode_us=9_000), prefill_us_per_row=200)
+    slow = replace(announce(2, (0, 8), decode_us=8_000), prefill_us_per_row=4_000)
+    short = replace(WANTED, n_prompt=1)
+
+    assert find_routes([quick, slow], WANTED)[0].peer_ids == (peer_of(1),)
+    assert find_routes([quick, slow], short)[0].peer_ids == (peer_of(2),)
+
+
+def test_nobody_queues_behind_many_prompts_for_a_little_speed():
+    idle, behind = host(1), host(2, backlog_us=5_000_000)
+    fast = replace(behind, measured=replace(behind.measured, decode_steps_us=((1, 6_000),)))
+
+    assert cost_of(fast, WANTED).backlog_ms == pytest.approx(5_000 / 100)
+    assert find_routes([idle, fast], WANTED)[0].peer_ids == (peer_of(1),)
+    assert find_routes([idle, fast], replace(WANTED, goal=Goal.THROUGHPUT)) != ()
+
+
+def test_rows_that_have_to_be_run_again_count_for_who_takes_a_lost_hops_place():
+    quick = replace(announce(1, (0, 8), decode_us=9_000), prefill_us_per_row=200)
+    slow = replace(announce(2, (0, 8), decode_us=8_000), prefill_us_per_row=2_000)
+    nearly_done = replace(WANTED, n_prompt=295)
+
+    assert cost_of(quick, nearly_done).prompt_ms > cost_of(quick, WANTED).prompt_ms
+    assert find_routes([quick, slow], nearly_done)[0].peer_ids == (peer_of(1),)
+    assert Span(0, 8) == find_routes([quick, slow], nearly_done)[0].span
