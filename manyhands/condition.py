@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from manyhands.coverage import Run, hosts_per_block, spell, stretches
 from manyhands.own_words import OwnWords
 from manyhands.whereabouts import spoken
+from node.manners import BY_OWNER
 from protocol.announcements import Announcement
 from protocol.measured import State
 from protocol.messages import Span
@@ -140,6 +141,8 @@ def _paused(peer: Announcement, seen: Seen) -> str:
     """By its own clock, as far as we know how that differs from ours."""
     measured = peer.measured
     why = f"paused: {measured.paused or 'it gives way to its owner'}"
+    if not measured.back_ms and BY_OWNER in measured.paused:
+        return why
     if not measured.back_ms:
         return f"{why}; it comes back by itself"
     back = time.localtime(measured.back_ms / 1000 - seen.skew_s)

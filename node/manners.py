@@ -15,6 +15,7 @@ from functools import reduce
 from typing import Self
 
 DAY_MIN = 24 * 60
+BY_OWNER = "by its owner"  # why a node pauses that its owner paused by hand
 LOOK_AHEAD_S = 50 * 3600.0  # over any change of the clock
 SETTLE_S = 60.0  # on mains again for that long: plugs wobble
 _RANGE = re.compile(r"(\d{1,2})(?::(\d{2}))?-(\d{1,2})(?::(\d{2}))?")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from manyhands.whereabouts import advice, spoken
-from node.manners import Pause
+from node.manners import BY_OWNER, Pause
 from protocol.measured import State
 from protocol.reachability import Reach, Verdict
 from scheduler.capacity import blocks_per_s
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from protocol.announcements import Announcement
 
 SCHEMA = "manyhands/my-node/v1"
-BY_OWNER, DRAINED = "paused by its owner", "drained by its owner"
+DRAINED = f"drained {BY_OWNER}"
 REACHED = (Verdict.DIRECT, Verdict.MAPPED)
 
 
@@ -102,9 +102,11 @@ def condition(
         return "bad", f"Your swarm does not let this node serve: {status['held']}. {runs}"
     pause, state = status.get("paused"), said.measured.state
     if pause:
-        what = "It is drained" if pause["why"] == DRAINED else f"It is paused: {pause['why']}"
+        what = f"It is paused: {pause['why']}"
+        if pause["why"] == DRAINED:
+            what = "You had this node drain"
         if pause["why"] == BY_OWNER:
-            what = "You paused it"
+            what = "You paused this node"
         return "warn", f"{what}. No new answer begins here. {runs}"
     if state is State.DRAINING:
         return "warn", f"Your node is leaving: no new answer begins here. {runs}"

@@ -23,6 +23,7 @@ needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="needs Chromium: apt-get install chromium"
 )
 PAGES = ("", "models", "peers", "requests", "routing", "ledger", "chat", "connect")
+NODE_PAGES = ("", "swarm", "models", "peers", "ledger")
 
 
 @asynccontextmanager

@@ -114,7 +114,9 @@ async def test_an_owner_pauses_a_node_from_its_page_and_no_answer_is_dropped(
     assert before["why_these"] == "you named them"
     assert result.token_ids == expected
     assert paused["state"] == "paused"
-    assert paused["sentence"].startswith("You paused it. No new answer begins here. 1 answer runs")
+    assert paused["sentence"].startswith(
+        "You paused this node. No new answer begins here. 1 answer runs"
+    )
     assert paused["held_by_owner"]["hands_over"]
     assert paused["pause"]["back_s"] > 0
     assert state["tone"] == "bad"  # nobody else serves the model

@@ -1,7 +1,7 @@
 """The page in a real browser, showing swarms that are written down here."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,7 +58,7 @@ def panel_of(seen: Mapping[Announcement, Seen]) -> Panel:
         pytest.param("light", 1200, marks=pytest.mark.slow),
         pytest.param("dark", 1200, marks=pytest.mark.slow),
         pytest.param("dark", 320, marks=pytest.mark.slow),
-        ("light", 320),
+        pytest.param("light", 320, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -66,13 +66,21 @@ async def test_every_page_is_accessible_and_fits(
     browser: "Browser", theme: str, width: int
 ) -> None:
     detail = f"peer/{peer_of(3)}", f"model/{announce(1).manifest.hex()}"
+    await look_at((*PAGES, *detail), browser, theme, width)
+
+
+async def test_the_main_pages_are_accessible_and_fit_a_small_screen(browser: "Browser") -> None:
+    await look_at(("", "chat", "routing"), browser, "light", 320)
+
+
+async def look_at(names: Sequence[str], browser: "Browser", theme: str, width: int) -> None:
     async with served(panel_of(SWARM)) as url:
         page = await browser.new_page(
             viewport={"width": width, "height": 800},
             color_scheme="dark" if theme == "dark" else "light",
         )
         tab = Tab(page, url)
-        for name in (*PAGES, *detail):
+        for name in names:
             await tab.open(name)
             await page.wait_for_timeout(150)
             assert await tab.violations() == [], name
@@ -148,3 +156,44 @@ async def test_a_page_that_hears_nothing_says_since_when(browser: "Browser") -> 
     assert await tab.page.locator("#stale").is_visible()
     assert "tiny can answer." in await tab.page.locator("main").inner_text()
     await tab.page.close()
+
+
+SAID = f"""# A story
+
+Once **upon** a `time`, *there* was {HOSTILE}
+
+1. one
+2. two
+
+```html
+{HOSTILE}
+```
+- a [link](javascript:alert(1))
+"""
+
+
+async def test_what_a_model_writes_is_markdown_and_never_markup(browser: "Browser") -> None:
+    async with served(panel_of(SWARM)) as url:
+        tab = Tab(await browser.new_page(), url)
+        await tab.open("chat")
+        lines = [SAID[:40], SAID[40:]]
+        await tab.page.evaluate(SHOW, lines)
+        main = tab.page.locator("#shown")
+        assert await main.locator("img, a, script").count() == 0
+        assert await main.locator("ol li").all_inner_texts() == ["one", "two"]
+        assert await main.locator("pre code").inner_text() == HOSTILE
+        assert await main.locator("p strong").inner_text() == "upon"
+        assert HOSTILE in await main.locator("p").nth(1).inner_text()
+        assert "[link](javascript:alert(1))" in await main.inner_text()
+        assert tab.said == []
+        await tab.page.close()
+
+
+SHOW = """async (lines) => {
+  const { markdown } = await import("/page/markdown.js");
+  const shown = document.createElement("div");
+  shown.id = "shown";
+  document.body.append(shown);
+  for (let end = 1; end <= lines.join("").length; end += 1) markdown(lines.join("").slice(0, end));
+  shown.append(...markdown(lines.join("")));
+}"""

@@ -60,6 +60,37 @@ def test_an_answer_can_be_stopped(gateway: Live, page: "Page") -> None:
     page.get_by_role("button", name="Stop").click()
     page.locator(".turn.assistant .about").get_by_text("stopped").wait_for()
     assert page.get_by_role("button", name="Send").is_visible()
+    page.fill("#chat-most", "8")
+    page.click("#chat-again")  # the same question, another answer in the place of the first
+    about = page.locator(".turn.assistant .about")
+    about.get_by_text("cut off at the most tokens").wait_for()
+    assert page.locator(".turn").count() == 2
+    assert page.locator(".turn.assistant .about a").count() == len(gateway.swarm.nodes)
+
+
+def test_an_answer_that_cannot_be_had_is_told_in_plain_words(gateway: Live, page: "Page") -> None:
+    page.goto(f"{gateway.url}/#/chat")
+    page.wait_for_selector("#chat-model option", state="attached")
+    page.click("#chat-new")
+    page.fill("#chat-most", "1000000")
+    page.fill("#chat-text", "Hello")
+    page.keyboard.press("Enter")
+    page.locator(".turn.assistant .problem").get_by_text("too long for the model").wait_for()
+    page.fill("#chat-most", "8")
+    page.click("#chat-again")
+    page.locator(".turn.assistant .about").get_by_text("tokens").wait_for()
+
+
+def test_routes_are_explained_and_the_ledger_is_audited(gateway: Live, page: "Page") -> None:
+    page.goto(f"{gateway.url}/#/routing")
+    page.get_by_role("heading", name="Route 1").wait_for()
+    assert page.locator("tbody tr").count() == len(gateway.swarm.nodes)
+    page.fill("#route-regions", "antarctica")
+    page.keyboard.press("Enter")
+    page.get_by_text("There is no chain now").wait_for()
+    page.goto(f"{gateway.url}/#/ledger")
+    page.click("#verify")
+    page.get_by_text("Verify again").wait_for()
 
 
 @pytest.mark.slow

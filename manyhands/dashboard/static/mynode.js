@@ -64,7 +64,7 @@ export function mynode(main) {
     const by = node.held_by_owner;
     const until = node.pause?.back_s ? [" It serves again by itself at ", moment(node.pause.back_s * 1000), "."] : [];
     const parts = by
-      ? [h("p", {}, by.hands_over ? "You paused this node." : "You had this node drain.", until), resume, by.hands_over ? "" : pause]
+      ? [h("p", {}, by.hands_over ? "Answers that run were asked to go on elsewhere." : "Answers that run end here.", until), resume, by.hands_over ? "" : pause]
       : [h("p", {}, node.pause ? ["It gives way to you by itself, as you told it when you started it.", until]
         : "Do you need this machine for yourself? Nobody's answer is cut off."),
         h("label", {}, "Pause ", minutes), pause, drain];

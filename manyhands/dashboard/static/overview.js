@@ -21,7 +21,7 @@ function draw(main, state) {
       h("span", { class: "sign", "aria-hidden": "true" }, TONES[state.tone]), state.sentence),
     h("dl", { class: "tiles" },
       tile("Peers online", count(online), peers.length > online ? `of ${peers.length}` : ""),
-      tile("Hosts per block, least", state.models.length ? count(hosts) : "–"),
+      tile("Hosts of each block", state.models.length ? count(hosts) : "–", "at least"),
       traffic ? trafficTiles(traffic) : tile("Sessions now", count(peers.reduce((sum, peer) => sum + peer.sessions, 0)), "as peers announce them"),
     ),
     h("div", { class: "two" }, alertsCard(state.alerts), traffic ? trafficCard(traffic) : ""),
