@@ -65,7 +65,8 @@ def make_app(
     for part in PARTS:
         app.include_router(part.router)
     app.include_router(page_router(app.state.panel))
-    door = Door(app, gateway.bounds, admit, gateway.allowances)
+    count = app.state.metrics.answered
+    door = Door(app, gateway.bounds, admit, gateway.allowances, count)
     if not origins:
         return door
     return CORSMiddleware(

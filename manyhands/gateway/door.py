@@ -36,8 +36,16 @@ Admit = Callable[[Headers], Caller]
 class Door:
     """Wraps the app. `admit`: the caller for these headers, or an `ApiError`."""
 
-    def __init__(self, app: ASGIApp, bounds: Bounds, admit: Admit, allowances: Allowances) -> None:
-        self._app, self._bounds, self._admit = app, bounds, admit
+    def __init__(
+        self,
+        app: ASGIApp,
+        bounds: Bounds,
+        admit: Admit,
+        allowances: Allowances,
+        count: Callable[[int], None] = lambda status: None,
+    ) -> None:
+        """count: hears the status of every answer."""
+        self._app, self._bounds, self._admit, self._count = app, bounds, admit, count
         self._allowances = allowances
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,6 +70,7 @@ class Door:
             if not visit.is_answered:
                 await visit.refuse(ApiError("internal_error", MISTAKE), scope, receive)
         finally:
+            self._count(visit.status)
             visit.tell(scope)
 
     def _caller(self, path: str, headers: Headers) -> Caller:
@@ -79,7 +88,7 @@ class Visit:
         self.caller, self._allowances = ANYBODY, allowances
         given = self.headers.get("x-request-id", "")
         self.id = given if ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
-        self._began_s, self._status, self._send = time.monotonic(), 0, send
+        self._began_s, self.status, self._send = time.monotonic(), 0, send
         self.is_answered = False
 
     @property
@@ -88,7 +97,7 @@ class Visit:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.id
             headers["openai-processing-ms"] = f"{self.ms:.0f}"
@@ -99,7 +108,7 @@ class Visit:
 
     async def refuse(self, error: ApiError, scope: Scope, receive: Receive) -> None:
         """Answer with an error; one that comes after the answer began ends the connection."""
-        if self._status:
+        if self.status:
             raise ConnectionAbortedError("an answer broke off") from None
         response = JSONResponse(error.body(), error.status, error.headers())
         await response(scope, receive, self.send)
@@ -109,7 +118,7 @@ class Visit:
             "id": self.id,
             "method": scope["method"],
             "path": quote(scope["path"][:MAX_PATH_CHARS]),
-            "status": self._status,
+            "status": self.status,
             "ms": round(self.ms),
         }
         log.info("request", extra=fields)

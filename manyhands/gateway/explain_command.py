@@ -5,6 +5,7 @@ Nothing is asked of the swarm or an upstream.
 """
 
 import json
+import ssl
 from typing import Any, TextIO
 
 import click
@@ -57,7 +58,12 @@ def _told(url: str, asked: Any, api_key: str | None) -> dict[str, Any]:
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         answer = httpx2.post(
-            f"{url}/api/v1/explain", json=asked, headers=headers, timeout=TIMEOUT_S, trust_env=False
+            f"{url}/api/v1/explain",
+            json=asked,
+            headers=headers,
+            timeout=TIMEOUT_S,
+            trust_env=False,
+            verify=ssl.create_default_context(),  # what the system trusts, SSL_CERT_FILE too
         )
         told: dict[str, Any] = answer.json()
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:

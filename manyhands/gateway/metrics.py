@@ -5,8 +5,10 @@ as vLLM's do, so that dashboards translate one to one; times are taken where the
 arrives. Labels hold names of our models alone, never what a caller or a peer wrote.
 """
 
+import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from fastapi import APIRouter, Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -14,11 +16,13 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from manyhands import __version__
+from manyhands.dashboard.routes import Panel
 from manyhands.gateway.answers import Observer
 from manyhands.gateway.deciding import Decision
 from manyhands.gateway.readiness import Look, Readiness
 from manyhands.gateway.upstream import Used
-from scheduler.request import Event, Finished, GenerationResult, Token
+from protocol.errors import ManyhandsError
+from scheduler.request import Event, Finished, GenerationResult, Routed, Token
 
 router = APIRouter()
 
@@ -56,6 +60,29 @@ class Metrics:
         self.whole = histogram(
             "e2e_request_latency", "Of a whole answer.", ANSWER_S, "model", "endpoint"
         )
+        self.queued = histogram(
+            "request_queue_time",
+            "Until a chain stood that took the answer.",
+            FIRST_TOKEN_S,
+            "model",
+        )
+        self.prefill = histogram(
+            "request_prefill_time", "From there to the first token.", FIRST_TOKEN_S, "model"
+        )
+        self.decode = histogram(
+            "request_decode_time", "From the first token to the last one.", ANSWER_S, "model"
+        )
+        self.hop_step = histogram(
+            "hop_step", "The last step of each hop of an answer, as it told.", BETWEEN_S, "model"
+        )
+        self.waiting = gauge("requests_waiting", "Answers without a first token yet.", "model")
+        self.responses = counter("http_responses", "Of the gateway, refusals too.", "status")
+        self.ledger = gauge(
+            "ledger_balance_ncr", "Earned less spent, by the ledgers of this home.", "role"
+        )
+        self.kv_free = gauge(
+            "kv_free_bytes", "Of the block's hosts together, at the block with least.", "model"
+        )
         self.prompt = counter(
             "prompt_tokens", "Tokens of prompts that were answered.", "model", "role"
         )
@@ -78,11 +105,14 @@ class Metrics:
         self.least = gauge("coverage_min_replicas", "Hosts of the block with fewest.", "model")
         self.ready = gauge("swarm_ready", "1 while the model can answer.", "model")
         self.peers = gauge("peers", "Peers that announce a model of this gateway.", "state")
-        info = gauge("build_info", "Always 1.", "version")
-        info.labels(__version__).set(1)
+        self.info = gauge("build_info", "Always 1.", "version")
+        self.info.labels(__version__).set(1)
 
     def watch(self, model: str, endpoint: str) -> "Watch":
         return Watch(self, model, endpoint)
+
+    def answered(self, status: int) -> None:
+        self.responses.labels(str(status)).inc()
 
     def decided(self, decision: Decision) -> None:
         """reason: the operator's name of a rule, with `-fallback` where it was not the first."""
@@ -96,8 +126,10 @@ class Metrics:
 
     def cover(self, look: Look, reasons: Mapping[str, str]) -> None:
         """What the swarm looks like now."""
-        for gauge in (self.replicas, self.least, self.ready, self.peers):
+        for gauge in (self.replicas, self.least, self.ready, self.peers, self.kv_free):
             gauge.clear()
+        for model, free_bytes in look.kv_free.items():
+            self.kv_free.labels(model).set(free_bytes)
         for state, n_peers in look.peers.items():
             self.peers.labels(state).set(n_peers)
         for model, counts in look.hosts.items():
@@ -115,20 +147,33 @@ class Watch(Observer):
         self._metrics, self._model, self._endpoint = metrics, model, endpoint
         self._began_s = time.monotonic()
         self._last_s: dict[int, float] = {}
+        self._first_s: dict[int, float] = {}
+        self._routed_s: dict[int, float] = {}
 
     def began(self, n_choices: int) -> None:
         self._metrics.running.labels(self._model).inc(n_choices)
+        self._metrics.waiting.labels(self._model).inc(n_choices)
 
     def hear(self, index: int, event: Event) -> None:
         now = time.monotonic()
         if isinstance(event, Token):
             if (last := self._last_s.get(index)) is None:
-                self._metrics.first_token.labels(self._model).observe(now - self._began_s)
+                self._first(index, now)
             else:
                 self._metrics.between.labels(self._model).observe(now - last)
             self._last_s[index] = now
+        elif isinstance(event, Routed) and index not in self._routed_s:
+            self._routed_s[index] = now
+            self._metrics.queued.labels(self._model).observe(now - self._began_s)
         elif isinstance(event, Finished):
             self._finished(event.result)
+
+    def _first(self, index: int, now: float) -> None:
+        self._first_s[index] = now
+        self._metrics.waiting.labels(self._model).dec()
+        self._metrics.first_token.labels(self._model).observe(now - self._began_s)
+        if (routed_s := self._routed_s.get(index)) is not None:
+            self._metrics.prefill.labels(self._model).observe(now - routed_s)
 
     def _finished(self, result: GenerationResult) -> None:
         metrics, model = self._metrics, self._model
@@ -138,11 +183,19 @@ class Watch(Observer):
         metrics.prefix_hits.labels(model).inc(result.n_cached)
         metrics.failovers.labels("lost").inc(result.failovers)
         metrics.failovers.labels("left").inc(result.handovers)
+        for step in result.route:
+            if step.run_ms:
+                metrics.hop_step.labels(model).observe(step.run_ms / 1000)
         elapsed_s = time.monotonic() - self._began_s
         metrics.whole.labels(model, self._endpoint).observe(elapsed_s)
 
     def ended(self, index: int, reason: str, code: str) -> None:
         self._metrics.running.labels(self._model).dec()
+        if (first_s := self._first_s.get(index)) is None:
+            self._metrics.waiting.labels(self._model).dec()
+        elif not code:
+            decoded_s = self._last_s[index] - first_s
+            self._metrics.decode.labels(self._model).observe(decoded_s)
         self._metrics.requests.labels(self._model, reason, code).inc()
 
 
@@ -152,4 +205,11 @@ async def show(request: Request) -> Response:
     readiness: Readiness = request.app.state.readiness
     reasons = await readiness.reasons()
     metrics.cover(await readiness.look(), reasons)
+    panel: Panel = request.app.state.panel
+    if (books := panel.books) is not None:
+        with suppress(ManyhandsError):  # what it was not before is `ledger verify`'s to tell
+            async with panel.reading:
+                held = await asyncio.to_thread(books.balances)
+            for book in held:
+                metrics.ledger.labels(book["role"]).set(book["net_ncr"])
     return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -23,6 +23,7 @@ from protocol.errors import ManyhandsError
 from protocol.measured import State
 
 if TYPE_CHECKING:
+    from protocol.announcements import Announcement
     from scheduler.directory import Directory
 
 router = APIRouter()
@@ -32,11 +33,13 @@ LOOK_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the swarm showed: hosts of each block and adapters, by model; peers, by state."""
+    """What the swarm showed: hosts of each block, adapters, and the bytes that are free for
+    sessions at the block with least, by model; peers, by state."""
 
     hosts: Mapping[str, list[int]] = field(default_factory=dict)
     peers: Mapping[str, int] = field(default_factory=dict)
     adapters: Mapping[str, list[str]] = field(default_factory=dict)
+    kv_free: Mapping[str, int] = field(default_factory=dict)
     failure: str = ""
 
 
@@ -89,7 +92,17 @@ def _seen(directory: "Directory", served: Sequence[Served]) -> Look:
         name: sorted({bare(adapter) for peer in of for adapter in peer.adapters})
         for name, of in hosts.items()
     }
-    return Look(counts, Counter(states.values()), adapters)
+    kv_free = {each.id: _least_free(each, hosts[each.id]) for each in served}
+    return Look(counts, Counter(states.values()), adapters, kv_free)
+
+
+def _least_free(served: Served, hosts: Sequence["Announcement"]) -> int:
+    free = [0] * served.model.manifest.n_blocks
+    for peer in hosts:
+        if peer.span is not None and peer.measured.state is State.SERVING:
+            for block in range(peer.span.start, peer.span.stop):
+                free[block] += peer.kv_free_bytes
+    return min(free, default=0)
 
 
 def _missing(n_hosts: Sequence[int], served: Served) -> str:

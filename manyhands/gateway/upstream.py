@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -88,7 +89,10 @@ class Upstreams:
 
         timeout = httpx2.Timeout(QUIET_S, connect=CONNECT_S)
         limits = httpx2.Limits(max_connections=None)
-        async with httpx2.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as http:
+        trusted = ssl.create_default_context()  # what the system trusts, SSL_CERT_FILE too
+        async with httpx2.AsyncClient(
+            timeout=timeout, limits=limits, trust_env=False, verify=trusted
+        ) as http:
             self._http = http
             try:
                 yield
