@@ -16,6 +16,7 @@ from pathlib import Path
 import platformdirs
 
 from manyhands.gateway.gateway import Bounds
+from manyhands.models import BUILT_IN
 from tests.conformance import report
 from tests.conformance.environments import NotInstalled, prepare, version
 from tests.conformance.trials import TRIALS, Trial
@@ -63,6 +64,7 @@ def _checks(
         "PATH": f"{directory / trial.name / 'bin'}:{os.environ['PATH']}",
         "HOME": str(home),
         "MANYHANDS_URL": url,
+        "MANYHANDS_TINY": str(BUILT_IN),  # for clients that count tokens themselves
         "PYTHONPATH": str(trial.program.parent),
     }
     place = directory / trial.name if trial.is_node else home  # where its packages are found

@@ -37,15 +37,15 @@ def row(client: str, version: str, told: Sequence[Mapping[str, str]]) -> Row:
     return Row(client, version, ", ".join(each["what"] for each in told), result[:400])
 
 
-def write(rows: Sequence[Row], order: Sequence[str]) -> None:
-    kept = dict(_written()) | {each.client: str(each) for each in rows}
+def write(rows: Sequence[Row], order: Sequence[str], page: Path = PAGE) -> None:
+    kept = dict(_written(page)) | {each.client: str(each) for each in rows}
     lines = [kept[name] for name in order if name in kept]
-    PAGE.write_text(HEAD + "\n".join(lines) + "\n")
+    page.write_text(HEAD + "\n".join(lines) + "\n")
 
 
-def _written() -> list[tuple[str, str]]:
-    if not PAGE.exists():
+def _written(page: Path) -> list[tuple[str, str]]:
+    if not page.exists():
         return []
-    lines = PAGE.read_text().splitlines()
+    lines = page.read_text().splitlines()
     cells = [(line.split("|")[1].strip(), line) for line in lines if line.startswith("| ")]
     return cells[1:]

@@ -35,7 +35,7 @@ TRIALS = {
     for trial in (
         Trial(name="openai-node", package="openai", recipes=("openai-node",), is_node=True),
         Trial(name="litellm", package="litellm"),
-        Trial(name="langchain-openai", package="langchain-openai", recipes=("langchain",)),
+        Trial(name="langchain-openai", package="langchain-openai", recipes=("langchain", "rag")),
         Trial(
             name="llama-index",
             package="llama-index-llms-openai-like",

@@ -21,15 +21,20 @@ def _() -> None:
             "--no-show-release-notes",
         ),
     )
-    given = {**os.environ, "OPENAI_API_BASE": API, "OPENAI_API_KEY": "none"}
+    given = {
+        **os.environ,
+        "OPENAI_API_BASE": API,
+        "OPENAI_API_KEY": "none",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it fetches a table of prices
+    }
     done = subprocess.run(
         [sys.executable, "-m", "aider", *flags, "hello.txt"],
         capture_output=True, text=True, timeout=300, env=given,
     )  # fmt: skip
     told = done.stdout + done.stderr
     assert done.returncode == 0, told[-300:]
-    assert "Tokens:" in told, told[-300:]
-    assert "error" not in told.lower(), told[-300:]
+    assert " received." in told, told[-300:]
+    assert "litellm." not in told, told[-300:]  # how it names what failed
 
 
 run()

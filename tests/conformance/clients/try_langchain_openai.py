@@ -3,7 +3,7 @@
 from typing import Literal
 
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 from telling import API, check, run
 
@@ -54,6 +54,16 @@ def _() -> None:
     reply = MODEL.bind_tools([weather], tool_choice="any").invoke("What is the weather in Oslo?")
     assert reply.tool_calls[0]["name"] == "weather"
     assert "21 degrees" in weather.invoke(reply.tool_calls[0]["args"])
+
+
+@check("embeddings")
+def _() -> None:
+    embeddings = OpenAIEmbeddings(
+        base_url=API, api_key="none", model="default", check_embedding_ctx_length=False
+    )
+    first, again, other = embeddings.embed_documents(["a hand", "a hand", "many feet"])
+    assert max(abs(x - y) for x, y in zip(first, again, strict=True)) < 1e-4
+    assert first != other
 
 
 @check("LangGraph's agent")

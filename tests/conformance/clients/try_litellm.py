@@ -44,6 +44,13 @@ def _() -> None:
     assert answer.choices[0].message.tool_calls[0].function.name == "weather"
 
 
+@check("embeddings")
+def _() -> None:
+    told = litellm.embedding(**ASKED, input=["a hand", "many feet"])
+    assert len(told.data) == 2
+    assert len(told.data[0]["embedding"]) == len(told.data[1]["embedding"]) > 8
+
+
 @check("too long a prompt is ContextWindowExceededError")
 def _() -> None:
     try:

@@ -1,6 +1,7 @@
 """LlamaIndex's client of OpenAI-like APIs."""
 
 from llama_index.core.llms import ChatMessage
+from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 from llama_index.llms.openai_like import OpenAILike
 from telling import API, check, run
 
@@ -23,6 +24,13 @@ def _() -> None:
 @check("a plain completion")
 def _() -> None:
     assert OpenAILike(**GIVEN, is_chat_model=False, max_tokens=8).complete("Once upon").text
+
+
+@check("embeddings")
+def _() -> None:
+    model = OpenAILikeEmbedding(model_name="default", api_base=API, api_key="none")
+    first, again = model.get_text_embedding_batch(["a hand", "a hand"])
+    assert max(abs(x - y) for x, y in zip(first, again, strict=True)) < 1e-4
 
 
 run()

@@ -59,6 +59,23 @@ await check("log-probabilities", async () => {
   assert.equal(answer.choices[0].logprobs.content[0].top_logprobs.length, 2);
 });
 
+await check("embeddings", async () => {
+  const told = await client.embeddings.create({ model: "default", input: ["a hand", "many feet"] });
+  assert.equal(told.data.length, 2);
+  assert.equal(typeof told.data[0].embedding[0], "number");
+});
+
+await check("responses, streamed", async () => {
+  const stream = await client.responses.create({ model: "default", input: "Hello", stream: true });
+  let text = "", last = null;
+  for await (const event of stream) {
+    if (event.type === "response.output_text.delta") text += event.delta;
+    last = event;
+  }
+  assert.equal(last.type, "response.completed");
+  assert.equal(last.response.output[0].content[0].text, text);
+});
+
 await check("models", async () => {
   const models = await client.models.list();
   assert.ok(models.data.some((model) => model.id === "default"));
