@@ -47,7 +47,7 @@ class Vitals:
         self._speeds, self._n_blocks = speeds, n_blocks
         self._load, self._now_s = load, now_s
         self._waits_us: deque[tuple[float, float]] = deque(maxlen=MAX_SAMPLES)
-        self._shared_us: deque[tuple[float, float, int]] = deque(maxlen=MAX_SAMPLES)
+        self._decodes: deque[tuple[float, Seen]] = deque(maxlen=MAX_SAMPLES)
         self._rows: deque[tuple[float, int]] = deque([(now_s(), load.rows)])
         self._table = dict(speeds.decode_steps_us)
         kinds = [PREFILL, *self._table]
@@ -61,11 +61,8 @@ class Vitals:
         """A step ran."""
         now_s = self._now_s()
         self._waits_us.extend((now_s, wait_us) for wait_us in seen.waits_us)
-        if seen.kind != "prefill" and self._speeds.decode_us:
-            alone_us = self.fixed_us + (self.decode_us - self.fixed_us) * (
-                seen.n_blocks / self._n_blocks
-            )
-            self._shared_us.append((now_s, max(0.0, seen.spent_us - alone_us), seen.rows))
+        if seen.kind != "prefill":
+            self._decodes.append((now_s, seen))
         if now_s - self._rows[-1][0] >= 1.0:
             self._count_rows(now_s)
         if seen.kind == "decode" and self._table:
@@ -122,10 +119,15 @@ class Vitals:
 
         At least 1: 0 is what those say who do not know.
         """
-        now_s = self._now_s()
-        lately = [(us, rows) for at_s, us, rows in self._shared_us if now_s - at_s <= WAIT_AGE_S]
-        n_rows = sum(rows for _, rows in lately)
-        return max(1, round(sum(us * rows for us, rows in lately) / max(1, n_rows)))
+        now_s, fixed_us, whole_us = self._now_s(), self.fixed_us, self.decode_us
+        lately = [seen for at_s, seen in self._decodes if now_s - at_s <= WAIT_AGE_S]
+        if not lately or not whole_us:
+            return 1
+        block_us = (whole_us - fixed_us) / self._n_blocks
+        more_us = sum(
+            (seen.spent_us - fixed_us - block_us * seen.n_blocks) * seen.rows for seen in lately
+        )
+        return max(1, round(more_us / sum(seen.rows for seen in lately)))
 
     @property
     def away_s(self) -> float:

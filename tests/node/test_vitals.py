@@ -132,6 +132,13 @@ def test_what_rows_share_is_how_much_longer_their_steps_take_than_alone(vitals, 
     assert vitals.measured().shared_us == 1
 
 
+def test_steps_that_are_now_slower_and_now_faster_share_nothing(vitals):
+    for spent_us in (1200.0, 800.0, 1100.0, 900.0):
+        vitals.saw(Seen("decode", 4, 1, spent_us, ()))
+
+    assert vitals.measured().shared_us == 1
+
+
 def test_prompts_that_wait_are_told(vitals, load):
     load.backlog_s = 1.5
 
