@@ -5,7 +5,7 @@ on, or a refusal that says when to come back; and the numbers for OpenAI's `x-ra
 A minute's allowance refills all the time, as a bucket does (RFC 2697). An answer takes its prompt
 and its longest length, and gives back what it did not use; one that is larger than a full bucket
 waits for a full one and leaves a debt. Of a budget, an answer holds what its tokens cost at the
-dearest that was seen here so far, so that answers side by side do not pass it together.
+dearest that this model was seen at here, so that answers side by side do not pass it together.
 """
 
 import math
@@ -56,6 +56,7 @@ class Taken:
     caller: Caller
     n_tokens: int
     held_ncr: float
+    model: str
     is_settled: bool = field(default=False, init=False)
 
     def settle(self, n_tokens: int, cost_ncr: int, n_answers: int = 1) -> None:
@@ -77,7 +78,7 @@ class Allowances:
         self.spending = spending or Spending()
         self._clock_s, self._day = clock_s, day
         self._states: dict[str, State] = {}
-        self._dearest = 0.0  # ncr for a token
+        self._dearest: dict[str, float] = {}  # ncr for a token, by model
 
     def request(self, caller: Caller) -> None:
         """
@@ -91,13 +92,13 @@ class Allowances:
             raise _limited("requests", bucket, 1)
         bucket.level -= 1
 
-    def take(self, caller: Caller, n_tokens: int) -> Taken:
-        """Leave for answers of up to `n_tokens`, prompts included.
+    def take(self, caller: Caller, n_tokens: int, model: str = "") -> Taken:
+        """Leave for answers of up to `n_tokens`, prompts included. model: whose prices count.
 
         Raises:
             ApiError: not now, or not any more.
         """
-        held_ncr = self._affordable(caller, n_tokens)
+        held_ncr = self._affordable(caller, n_tokens, self._dearest.get(model, 0.0))
         bucket = self._tokens(caller)
         if bucket is not None:
             if bucket.wait_s(n_tokens) > CLOSE_S:
@@ -105,7 +106,7 @@ class Allowances:
             bucket.level -= n_tokens
         if held_ncr:
             self._state(caller).held_ncr += held_ncr
-        return Taken(self, caller, n_tokens, held_ncr)
+        return Taken(self, caller, n_tokens, held_ncr, model)
 
     def settled(self, taken: Taken, n_tokens: int, cost_ncr: int, n_answers: int) -> None:
         """See `Taken.settle`."""
@@ -115,7 +116,8 @@ class Allowances:
         if taken.held_ncr:
             self._state(caller).held_ncr -= taken.held_ncr
         if cost_ncr and n_tokens:
-            self._dearest = max(self._dearest, cost_ncr / n_tokens)
+            known = self._dearest.get(taken.model, 0.0)
+            self._dearest[taken.model] = max(known, cost_ncr / n_tokens)
         if caller.id and n_answers:
             self.spending.add(caller.id, Spent(cost_ncr, n_tokens, n_answers), self._day())
 
@@ -130,7 +132,7 @@ class Allowances:
                 told[f"x-ratelimit-reset-{name}"] = in_words(bucket.wait_s(bucket.size))
         return told
 
-    def _affordable(self, caller: Caller, n_tokens: int) -> float:
+    def _affordable(self, caller: Caller, n_tokens: int, dearest: float) -> float:
         """What to hold of the budget for these.
 
         Raises:
@@ -143,7 +145,7 @@ class Allowances:
         spending = self.spending
         spent = spending.on(caller.id, self._day()) if is_daily else spending.in_all(caller.id)
         left = budget - spent.ncr - self._state(caller).held_ncr
-        could_cost = n_tokens * self._dearest
+        could_cost = n_tokens * dearest
         if left > 0 and could_cost <= left:
             return could_cost
         span = "of this day (UTC)" if is_daily else "in all"

@@ -16,9 +16,11 @@ from manyhands.gateway.answers import CallerLeft
 from manyhands.gateway.asked import EmbeddingExtension, EmbeddingsAsked
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.completions import GONE, observers
+from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.grants import Caller
 from manyhands.gateway.own_headers import COST, told_of, with_headers
+from manyhands.gateway.residency import class_of, explained_here
 from manyhands.gateway.vectors import prepare_vectors, unit
 from scheduler.request import GenerationRequest, GenerationResult
 
@@ -40,6 +42,9 @@ async def embeddings(request: Request, asked: EmbeddingsAsked) -> Response:
                 told.append(_entry(len(told), result.vector, asked.encoding_format))
                 results.append(result)
                 await asyncio.sleep(0)  # a long list of numbers holds nobody up
+    except ApiError as error:
+        data = class_of(asked.manyhands, caller)
+        raise explained_here(error, vectors.requests[0].limits, data) from error.__cause__
     except CallerLeft:
         return Response(status_code=GONE)
     headers = told_of(asked.ignored(), model=served.pinned)

@@ -132,7 +132,8 @@ class Gateway:
         if caller.id and self._n_of(caller) + len(requests) > self.bounds.max_per_key:
             message = f"a key may have up to {self.bounds.max_per_key} answers at a time"
             raise ApiError("rate_limit_exceeded", message)
-        taken = self.allowances.take(caller, sum(request.capacity for request in requests))
+        n_tokens = sum(request.capacity for request in requests)
+        taken = self.allowances.take(caller, n_tokens, requests[0].model)
         answers = Answers(client, requests, observer)
         self._running[answers] = caller.id
         answers.start(self._tasks, receive)

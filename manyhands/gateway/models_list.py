@@ -38,16 +38,16 @@ async def models(request: Request) -> Json:
         for name, served in found
         if gateway.may_use(name, served, caller)
     ]
-    if (auto := gateway.bounds.policy.auto) is not None and (
-        not caller.grant.models or AUTO in caller.grant.models
-    ):
-        listed.append(_model(AUTO, catalogue.find(auto.model), gateway))
+    if (auto := _auto(gateway, caller)) is not None:
+        listed.append(auto)
     return {"object": "list", "data": listed}
 
 
 @router.get("/v1/models/{id:path}")
 async def model(request: Request, id: str) -> Json:
     gateway: Gateway = request.app.state.gateway
+    if id == AUTO and (auto := _auto(gateway, request.state.caller)) is not None:
+        return auto
     return _model(id, gateway.find(id, request.state.caller), gateway)
 
 
@@ -56,6 +56,14 @@ async def version(request: Request) -> Json:
     gateway: Gateway = request.app.state.gateway
     digests = {served.id: served.digest for served in gateway.catalogue.served}
     return {"version": __version__, "models": digests}
+
+
+def _auto(gateway: Gateway, caller: Caller) -> Json | None:
+    """`manyhands/auto`, where there is a policy for it, and the key may use it."""
+    auto, models = gateway.bounds.policy.auto, caller.grant.models
+    if auto is None or (models and AUTO not in models):
+        return None
+    return _model(AUTO, gateway.catalogue.find(auto.model), gateway)
 
 
 def _model(id: str, served: Served, gateway: Gateway) -> Json:

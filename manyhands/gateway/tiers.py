@@ -157,7 +157,7 @@ async def _from_upstream(
     name = decision.target
     n_prompt = _prompt_tokens(asked, prepared)
     n_tokens = _at_most(asked, prepared, gateway.bounds)
-    taken = gateway.allowances.take(caller, n_tokens)
+    taken = gateway.allowances.take(caller, n_tokens, f"upstream:{name}")
     observer = Observers(
         request.app.state.metrics.watch(f"upstream:{name}", path),
         _Traced(request, name, prepared),

@@ -221,11 +221,17 @@ def _object(name: str, data: str | bytes) -> Json:
         told = None
     if isinstance(told, dict):
         choices = told.get("choices")
-        if "error" in told or (
-            isinstance(choices, list) and all(isinstance(each, dict) for each in choices)
-        ):
+        if "error" in told or (isinstance(choices, list) and all(map(_is_choice, choices))):
             return told
     raise _failed(name, "says what is no answer")
+
+
+def _is_choice(told: Any) -> bool:
+    return (
+        isinstance(told, dict)
+        and type(told.get("index", 0)) is int
+        and all(isinstance(told.get(name, {}), dict) for name in ("delta", "message"))
+    )
 
 
 def _body(upstream: Upstream, asked: Json) -> Json:

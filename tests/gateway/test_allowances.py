@@ -135,6 +135,7 @@ def test_answers_side_by_side_do_not_pass_a_budget_together():
     second = allowances.take(asks, 10)
     held = refused(allowances.take, asks, 10)
     second.settle(2, cost_ncr=8)
+    allowances.take(asks, 1000, "another model")  # of whose price nothing is known
     allowances.take(asks, 10)
 
     assert "could cost 40 more" in held.message

@@ -1,20 +1,29 @@
 """Policies on paper: what a file may say, and what follows from it for a request."""
 
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manyhands.gateway.asked import Extension
+from manyhands.gateway.answers import Observer
+from manyhands.gateway.asked import ChatAsked, Extension
 from manyhands.gateway.deciding import Decision, Facts, decide
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.grants import Caller, DataClass, Grant
 from manyhands.gateway.pace import Pace
 from manyhands.gateway.patterns import MAX_BYTES, Pattern
 from manyhands.gateway.policy import Policy
+from manyhands.gateway.relayed import Passing
 from manyhands.gateway.residency import limits_of
+from manyhands.gateway.upstream import Used, _events
 from protocol.errors import ConfigError
 from scheduler.request import Token
 from tests.announcing import peer_of
+from tests.gateway.live import events
 
 FILE = """
 [classes.restricted]
@@ -52,6 +61,7 @@ first_token_ms = 2000
 then = "inner"
 """
 KEYS = {"BIG_KEY": "sk"}
+NAMES = ["choices", "delta", "message", "usage", "error", "content", "index"]
 
 
 @pytest.fixture
@@ -232,3 +242,58 @@ def test_the_pace_counts_those_who_still_wait():
     slow.ended(0, "cancelled", "")
     clock[0] = 100.0
     assert pace.first_token_ms() == 0
+
+
+class Lines:
+    """As much of an HTTP response as is read of it."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
+    async def aiter_lines(self) -> AsyncIterator[str]:
+        for line in self._lines:
+            yield line
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner),
+    max_leaves=12,
+)
+CHOICE = st.fixed_dictionaries(
+    {"index": st.just(0)},
+    optional={"delta": JSON, "finish_reason": st.sampled_from([None, "stop"])},
+)
+FRAME = JSON | st.fixed_dictionaries(
+    {"choices": st.lists(CHOICE, max_size=2)}, optional={"usage": JSON}
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(FRAME.map(lambda told: f"data: {json.dumps(told)}") | st.text(max_size=9), max_size=6),
+    st.booleans(),
+)
+def test_whatever_an_upstream_says_ends_as_a_whole_answer_or_as_an_upstreams_failure(lines, done):
+    asked = ChatAsked.model_validate(
+        {"model": "a", "messages": [{"role": "user", "content": "a"}], "stream": True}
+    )
+    passing = Passing(asked, Observer(), dict)
+
+    async def told() -> bytes:
+        used, said = Used(), b""
+        response: Any = Lines([*lines, *(["data: [DONE]"] if done else [])])
+        try:
+            async for frame in _events("big", response, used):
+                said += passing.frames(frame)
+            return said + passing.end()
+        except ApiError as error:
+            return said + passing.failed(error, "id")
+
+    *frames, last = events(asyncio.run(told()).decode())
+
+    if last == "[DONE]":
+        assert "manyhands" in frames[-1]
+    else:
+        assert last["error"]["code"] == "upstream_failed"
+        assert "[DONE]" not in frames

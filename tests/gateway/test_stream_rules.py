@@ -23,7 +23,7 @@ from scheduler.request import Finished
 from tests.gateway.scripted import END, ROUTED, A, B, Client, Connection, result
 
 SERVED: Any = SimpleNamespace(digest="ab" * 32, pinned="tiny@abababab", tokenizer=None)
-REQUESTS: Any = [SimpleNamespace(prompt_ids=(1, 2, 3), capacity=5)]
+REQUESTS: Any = [SimpleNamespace(prompt_ids=(1, 2, 3), capacity=5, model="tiny")]
 ONE, TWO = Caller("one", "1"), Caller("two", "2")
 SPEECH = Speech(ids=(1, 2, 3), dialect=PLAIN)
 LOST = SwarmIncomplete([(3, 5)], model="tiny")

@@ -254,7 +254,9 @@ def test_a_key_for_one_model_does_not_reach_upstreams_by_the_back_door(auto, els
         listed = auto.ask("GET", "/v1/models", **bearer)[2]["data"]
     with key(auto, models=(AUTO,), budget_ncr=1000) as text:
         answered = auto.post(CHAT, asked(MATHS), authorization=f"Bearer {text}")
+        one = auto.ask("GET", f"/v1/models/{AUTO}", authorization=f"Bearer {text}")
 
+    assert (one[0], one[2]["id"]) == (200, AUTO)
     assert (refused[0], refused[2]["error"]["code"]) == (403, "insufficient_permissions")
     assert AUTO not in [each["id"] for each in listed]
     assert answered[0] == 200
