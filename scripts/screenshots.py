@@ -24,7 +24,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 IMAGES = ROOT / "docs" / "images"
 MAX_BYTES = 150_000
 WIDTH, HEIGHT = 1160, 760
-QUESTIONS = ("Tell me a story about a fox.", "Who are you?", "Write a list of three colours.")
+QUESTIONS = ("Tell me a story about a fox.", "Who are you?", "What is the capital of Japan?")
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def _sentence(models: Sequence[Mapping[str, Any]], why_not: str) -> str:
         return "Nobody serves a model yet."
     able = [model for model in models if model["complete"] and not model["refused"]]
     if len(models) == 1:
-        first = f"{models[0]['model']} {'can' if able else 'cannot'} answer."
+        first = f"{models[0]['model']} {'can' if able else 'cannot'} answer{_missing(models[0])}."
     elif len(able) == len(models):
         first = f"All {len(models)} models can answer."
     else:
@@ -94,6 +94,16 @@ def _sentence(models: Sequence[Mapping[str, Any]], why_not: str) -> str:
     elif able and all(model["least_hosts"] > 1 for model in able):
         first += " Any one peer may leave."
     return first
+
+
+def _missing(model: Mapping[str, Any]) -> str:
+    """The blocks that nobody serves, as the end of a sentence."""
+    runs = [
+        f"block {start}" if stop - start == 1 else f"blocks {start} to {stop - 1}"
+        for start, stop in model["missing"][:3]
+    ]
+    more = ", and others" if len(model["missing"]) > len(runs) else ""
+    return f": nobody serves {', '.join(runs)}{more}" if runs else ""
 
 
 def _tone(

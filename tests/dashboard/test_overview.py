@@ -19,7 +19,7 @@ WELL = Seen(rtt_ms=1.0)
         ([(0, 8), (0, 8)], "tiny can answer. Any one peer may leave.", "well"),
         ([(0, 5), (4, 8)], "tiny can answer. 7 blocks have a single host.", "warn"),
         ([(0, 8), (0, 7)], "tiny can answer. 1 block has a single host.", "warn"),
-        ([(0, 4)], "tiny cannot answer.", "bad"),
+        ([(0, 4)], "tiny cannot answer: nobody serves blocks 4 to 7.", "bad"),
     ],
 )
 def test_a_sentence_says_how_it_is(spans: list[tuple[int, int]], sentence: str, tone: str) -> None:

@@ -60,7 +60,7 @@ export function chat(main) {
   };
 
   function start() {
-    const asks = ["Tell me a story.", "Who are you?", "Write a list of three colours."];
+    const asks = ["Tell me a story.", "Who are you?", "What is the capital of Japan?"];
     return h("p", { class: "options" }, "Try: ", asks.map((each, at) => h("button", { type: "button", id: `try-${at}`, onclick: () => send(each) }, each)));
   }
 
@@ -113,7 +113,7 @@ function bubble(turn) {
   return h("div", { class: `turn ${turn.role}` }, h("span", { class: "hidden" }, isUser ? "You: " : "Answer: "),
     turn.thought ? h("details", {}, h("summary", {}, "What it thought"), h("div", { class: "plain" }, turn.thought)) : "",
     isUser || chosen.plain ? h("div", { class: "plain" }, turn.content) : markdown(turn.content),
-    turn.problem ? h("p", { class: "problem" }, h("span", { "aria-hidden": "true" }, "✖ "), turn.problem) : "",
+    turn.problem ? h("p", { class: "problem" }, h("span", { "aria-hidden": "true" }, "✖ "), turn.problem, turn.detail ? h("span", { class: "fix" }, turn.detail) : "") : "",
     isUser ? "" : h("span", { class: "about" }, turn.about, turn.peers ? ["; answered by ", turn.peers.map((peer) => [peerLink(peer), " "])] : ""),
     isLast && turn.again ? h("span", { class: "again" }, h("button", { type: "button", class: "quiet", id: "chat-again", onclick: turn.again }, "↻ Try again"),
       turn.content ? h("button", { type: "button", class: "quiet", id: "chat-copy", onclick: (event) => copy(event.target, turn.content) }, "Copy") : "") : "");
@@ -148,15 +148,17 @@ async function answerTo(asked, answer, signal) {
     if (!isWhole) throw new Refused({ message: "the stream broke off", code: "peer_failed" });
   } catch (error) {
     answer.about = error.name === "AbortError" ? "stopped" : answer.content ? "not complete" : "";
-    if (error.name !== "AbortError") answer.problem = plainly(error);
+    if (error.name === "AbortError") return;
+    answer.problem = plainly(error);
+    answer.detail = answer.problem === error.message ? "" : error.message; // what the gateway said
   }
 }
 
-/** An error as one would say it; what the gateway said stands behind it. */
+/** An error as one would say it. */
 function plainly(error) {
   if (error instanceof KeyNeeded) return "This gateway asks for a key.";
   if (error instanceof TypeError) return "The gateway does not answer. Does it still run?";
-  return PLAIN[error.code] ? `${PLAIN[error.code]} (${error.message})` : error.message;
+  return PLAIN[error.code] ?? error.message;
 }
 
 function conclude(answer, chunk, firstMs, allMs) {

@@ -53,7 +53,7 @@ function nodesCard(nodes) {
   return h("section", { class: "card" }, h("h2", {}, "Nodes of this machine"),
     h("ul", { class: "alerts" }, nodes.map((node) => h("li", {},
       h("span", { class: node.is_up ? "is-well" : "is-bad", "aria-hidden": "true" }, TONES[node.is_up ? "well" : "bad"]),
-      h("span", {}, node.is_up ? "" : "not up: ", node.page ? h("a", { href: node.page }, node.name) : node.name, " ", peerLink(node.peer))))),
+      h("span", {}, node.is_up ? "" : "not up: ", node.page && node.is_up ? h("a", { href: node.page }, node.name) : node.name, " ", peerLink(node.peer))))),
     h("p", { class: "why" }, "Each has a page of its own: how it is, what it earned, and a button that pauses it."));
 }
 

@@ -108,5 +108,6 @@ function show(main, found) {
 
 function tell(value) {
   if (value === null || value === "") return "–";
+  if (Array.isArray(value)) return value.length ? value.map((each) => (Array.isArray(each) ? each.join(":") : each)).join(", ") : "–";
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }

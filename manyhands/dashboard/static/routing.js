@@ -5,7 +5,7 @@ import { named } from "./chat.js";
 import { count, decimal, h, milliseconds, peerLink, s } from "./dom.js";
 
 const PARTS = [["compute", "computing"], ["link", "links between peers"], ["carriage", "bytes on links"], ["visit", "visits"],
-  ["queue", "queues"], ["room", "scarce room"], ["price", "price"], ["risk", "risk"]];
+  ["queue", "queues"], ["others", "others' answers"], ["prompt", "prompt, spread"], ["room", "scarce room"], ["price", "price"], ["risk", "risk"]];
 const FINE = ["stop", "length", "tool_calls", "cancelled"];
 const MOST_OTHERS = 40;
 
@@ -56,7 +56,8 @@ function shown(view) {
   const said = best
     ? `It would take a chain of ${best.hops.length} ${best.hops.length === 1 ? "peer" : "peers"}: ${milliseconds(best.cost_ms)} ${unit}${view.prefer === "latency" && best.cost_ms ? `, ${decimal(1000 / best.cost_ms)} tokens per second` : ""}.`
     : `There is no chain now${view.missing.length ? `: nobody who may serves blocks ${view.missing.map(([a, b]) => (b - a === 1 ? a : `${a}–${b - 1}`)).join(", ")}` : ""}${view.constraint ? ` (${view.constraint})` : ""}.`;
-  const used = PARTS.filter(([name]) => view.routes.some((each) => each.hops.some((hop) => hop.parts_ms[name] > 0)));
+  const told = Object.keys(best?.hops[0]?.parts_ms ?? {}).filter((name) => !PARTS.some(([known]) => known === name));
+  const used = [...PARTS, ...told.map((name) => [name, name])].filter(([name]) => view.routes.some((each) => each.hops.some((hop) => hop.parts_ms[name] > 0)));
   return [
     h("p", { class: `sentence ${best ? "well" : "bad"}`, role: "status" }, h("span", { class: "sign", "aria-hidden": "true" }, best ? "●" : "✖"), h("span", {}, said)),
     ...view.routes.map((each, rank) => route(each, rank, most, best, used, unit)),
