@@ -49,8 +49,8 @@ def over(network: MemoryNetwork):
 
 
 def ask(swarm: Swarm, prompt: list[int] = PROMPT, **what: object):
-    chosen = {"max_tokens": N, "ignore_eos": True, "reuse_prefix": False} | what
-    return swarm.request(prompt, **chosen)
+    fixed = {"max_tokens": N, "ignore_eos": True, "reuse_prefix": False, "wait_s": 30.0}
+    return swarm.request(prompt, **(fixed | what))
 
 
 def node_of(swarm: Swarm, peer: str) -> LocalNode:
