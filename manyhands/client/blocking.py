@@ -4,6 +4,7 @@ An `AsyncClient` on an event loop in a thread of its own: it works in notebooks,
 threads at once.
 """
 
+import threading
 import weakref
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from manyhands.portal import Portal
 from protocol.errors import ManyhandsError
 
 T = TypeVar("T")
+_OPEN: "weakref.WeakSet[Client]" = weakref.WeakSet()
 
 
 class Client:
@@ -56,6 +58,8 @@ class Client:
         )
         self._portal = Portal()
         self._end = weakref.finalize(self, _end, self._portal, self._client)
+        self._end.atexit = False  # too late: see below
+        _OPEN.add(self)
         self.chat = Chat(self)
 
     def __enter__(self) -> Self:
@@ -185,7 +189,19 @@ class Completions:
 
 
 def _end(portal: Portal, client: AsyncClient) -> None:
-    """Also at the end of the program, and where a forgotten one is collected."""
+    """Also where a forgotten one is collected."""
     with suppress(ManyhandsError):  # on the portal's own thread nothing can be waited for
         portal.call(client.aclose())
         portal.close()
+
+
+def _end_all() -> None:
+    for client in tuple(_OPEN):
+        client.close()
+
+
+# At `atexit` thread pools take no work any more, and a ledger is written by one. The pools' own end
+# is registered by the same means when their module is loaded; what is registered last runs first.
+import concurrent.futures.thread  # noqa: E402, F401
+
+threading._register_atexit(_end_all)  # type: ignore[attr-defined]

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import time
 
 import pytest
@@ -217,6 +219,22 @@ def test_closing_ends_what_runs_and_a_forgotten_client_closes_itself(gateway: Li
     gc.collect()
     assert not thread.is_alive()
     assert verify_ledger(tmp_path / "client").holds
+
+
+def test_a_program_that_closes_nothing_ends_quietly_and_its_books_hold(gateway: Live, tmp_path):
+    program = (
+        "from manyhands import Client\n"
+        f"client = Client(join=['{gateway.swarm.nodes[0].address}'], home='{tmp_path}')\n"
+        "stream = client.stream('Once', max_new_tokens=500, temperature=1.0)\n"
+        "print(next(stream).token_id)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.strip().isdigit()
+    assert verify_ledger(tmp_path / "client").holds
+    assert gateway.open_sessions() == 0
 
 
 def test_where_nobody_is_the_error_says_so(tmp_path):
