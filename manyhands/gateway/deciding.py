@@ -8,6 +8,7 @@ operator's own words, never those of a prompt.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from manyhands.gateway.faults import ApiError
@@ -185,8 +186,13 @@ def _keywords(words: Any, facts: Facts) -> tuple[bool, str]:
 
 
 def _pattern(pattern: Any, facts: Facts) -> tuple[bool, str]:
-    holds = Pattern.of(pattern).is_in(facts.text)
+    holds = compiled(pattern).is_in(facts.text)
     return holds, "its pattern is there" if holds else "its pattern is not there"
+
+
+@lru_cache(maxsize=1024)  # a policy has up to 256 rules
+def compiled(pattern: str) -> Pattern:
+    return Pattern.of(pattern)
 
 
 def _keys(names: Any, facts: Facts) -> tuple[bool, str]:

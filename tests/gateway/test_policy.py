@@ -107,7 +107,7 @@ def test_a_class_of_data_goes_only_to_upstreams_that_take_it(policy):
         tier=st.sampled_from(["", "swarm"]),
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_facts_send_data_where_its_class_may_not_go_and_every_decision_is_explained(facts):
     import tomllib
 
@@ -269,7 +269,7 @@ FRAME = JSON | st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(FRAME.map(lambda told: f"data: {json.dumps(told)}") | st.text(max_size=9), max_size=6),
     st.booleans(),

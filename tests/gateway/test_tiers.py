@@ -360,3 +360,16 @@ def until(holds: Any, timeout_s: float = 3.0) -> None:
     while not holds():
         assert time.monotonic() < deadline_s, "it never came true"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", ["well", "500", "breaks"])
+def test_neither_a_prompt_nor_an_upstreams_key_is_logged(gateway, caplog, how):
+    with caplog.at_level("DEBUG"), ruled(gateway, policy("one"), Elsewhere(how)):
+        gateway.post(CHAT, asked(MATHS))
+        gateway.post(CHAT, asked(MATHS, stream=True))
+
+    assert caplog.records
+    for record in caplog.records:
+        logged = record.getMessage() + repr(vars(record))
+        assert "xyzzy" not in logged
+        assert "sk-theirs" not in logged
