@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -26,17 +27,41 @@ BACKLOG, MAX_HEAD_BYTES = 512, 32 << 10
 
 
 class Impatient(H11Protocol):
-    """Closes what sends no whole head in time; later requests have uvicorn's own limit."""
+    """Closes what sends no whole head in time. uvicorn waits `KEEP_ALIVE_S` for the first byte of a
+    later one and for ever for the rest of it, so that has the same limit.
+    """
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
         self.access_log = (
             False  # whoever listens to all loggers would read queries: `Door` has ours
         )
+        self._head_due: asyncio.TimerHandle | None = None  # while half a later one is here
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self.loop.call_later(HEAD_S, self._close_if_headless)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        is_half = self._has_half_a_head()
+        if is_half and self._head_due is None:
+            self._head_due = self.loop.call_later(HEAD_S, self._close_if_half)
+        elif not is_half and self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._head_due is not None:
+            self._head_due.cancel()
+
+    def _has_half_a_head(self) -> bool:
+        return self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+
+    def _close_if_half(self) -> None:
+        if self._has_half_a_head() and not self.transport.is_closing():
+            self.transport.close()
 
     def _close_if_headless(self) -> None:
         if vars(self)["cycle"] is None and not self.transport.is_closing():  # no request began

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -16,11 +15,11 @@ from manyhands.gateway.describing import EVENTS, STREAMED
 from tests.gateway.live import Live
 
 CHECKS = [
-    not_a_server_error,
     status_code_conformance,
     content_type_conformance,
     response_schema_conformance,
 ]
+MISTAKES = (500, 501, 502)  # 503 and 504 are answers: who asks may leave no time, or shut peers out
 FEW = settings(
     max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
@@ -46,7 +45,8 @@ def try_all(gateway: Live, run: settings) -> list[str]:
         @run
         @given(case=operation.as_strategy())
         def check(case: Any) -> None:
-            case.call_and_validate(checks=CHECKS)
+            response = case.call_and_validate(checks=CHECKS)
+            assert response.status_code not in MISTAKES
 
         check()
         tried.append(operation.label)

@@ -32,6 +32,20 @@ async def test_a_head_that_never_ends_is_not_waited_for(monkeypatch):
     assert again.startswith(b"HTTP/1.1 200")
 
 
+async def test_a_later_head_that_never_ends_is_not_waited_for_either(monkeypatch):
+    monkeypatch.setattr(serving, "HEAD_S", 0.1)
+    async with serving.listening(hello, "127.0.0.1", 0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        answered = await asyncio.wait_for(reader.readuntil(b"hello"), 5)
+        writer.write(b"G")
+
+        closed = await asyncio.wait_for(reader.read(), 5)
+
+    assert answered.startswith(b"HTTP/1.1 200")
+    assert closed in (b"", b"\r\n0\r\n\r\n")
+
+
 async def test_a_port_in_use_is_a_mistake_of_whoever_starts_it():
     async with serving.listening(hello, "127.0.0.1", 0) as port:
         with pytest.raises(ConfigError, match=f"port {port} on 127.0.0.1") as refused:
