@@ -37,7 +37,9 @@ def swarm() -> Iterator[dict[str, Any]]:
         )
         assert running.stdout is not None
         try:
-            yield json.loads(running.stdout.readline())
+            if not (line := running.stdout.readline()):
+                raise SystemExit("the swarm did not start; a busy machine may be too slow for it")
+            yield json.loads(line)
         finally:
             running.terminate()
             running.wait(30)
@@ -97,7 +99,7 @@ def take(browser: "Browser", url: str) -> None:
         own.click("#node-resume")
     with page_of(browser, "light") as page:
         page.goto(f"{url}/#/requests")
-        page.locator("tbody button").first.click()
+        page.locator("tbody button").nth(1).click()
         page.locator(".waterfall").first.wait_for()
         shoot(page, "requests")
     with page_of(browser, "dark") as page:

@@ -25,7 +25,7 @@ export function requests(main) {
   }
 
   function table(found) {
-    const head = ["When", "Model", "Status", "Tokens", "First token", "Per token", "Failovers", "Cost"];
+    const head = ["When", "Model", "Status", "Tokens", "First token", "Per token", "New chains", "Cost"];
     return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Requests, as a table" },
       h("table", {}, h("caption", { class: "hidden" }, "Last requests"),
         h("thead", {}, h("tr", {}, head.map((name, at) => h("th", { scope: "col", class: at > 2 ? "number" : null }, name)))),
