@@ -64,6 +64,7 @@ def test_an_answer_is_the_same_whole_streamed_and_by_either_way(clients: dict[st
         assert answer.model.startswith("tiny@")
 
 
+@pytest.mark.slow
 def test_what_is_asked_of_a_draw_is_kept(client: Client):
     free = client.generate("Once upon a time", max_new_tokens=16, do_sample=False)
     ids = client.generate(list(free.tokens[:4]), max_new_tokens=2)
@@ -103,6 +104,7 @@ def test_a_chat_has_the_shape_that_openai_s_client_gives(client: Client):
     assert whole.manyhands["choices"][0]["route"]
 
 
+@pytest.mark.slow
 def test_a_conversation_goes_on_with_the_message_that_came(client: Client):
     begun = [{"role": "user", "content": "Tell me a long story of many hands. " * 8}]
     first = client.chat.completions.create(messages=begun, max_tokens=8)
@@ -221,6 +223,7 @@ def test_closing_ends_what_runs_and_a_forgotten_client_closes_itself(gateway: Li
     assert verify_ledger(tmp_path / "client").holds
 
 
+@pytest.mark.slow
 def test_a_program_that_closes_nothing_ends_quietly_and_its_books_hold(gateway: Live, tmp_path):
     program = (
         "from manyhands import Client\n"
@@ -250,6 +253,7 @@ def test_where_nobody_is_the_error_says_so(tmp_path):
     assert "--join" in nobody.value.hint
 
 
+@pytest.mark.slow
 def test_a_call_that_must_come_is_read_as_over_http(client: Client):
     asked = {"messages": HELLO, "tools": [WEATHER], "tool_choice": "required", "max_tokens": 200}
 
@@ -262,6 +266,7 @@ def test_a_call_that_must_come_is_read_as_over_http(client: Client):
     assert told == choice.message.tool_calls[0].function.arguments
 
 
+@pytest.mark.slow
 async def test_answers_side_by_side_share_one_client(gateway: Live, tmp_path):
     async with AsyncClient(
         join=[str(gateway.swarm.nodes[0].address)], home=tmp_path, model="tiny"

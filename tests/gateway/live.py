@@ -30,6 +30,7 @@ from tests.local_swarm import Swarm
 
 T = TypeVar("T")
 HOST = "127.0.0.1"
+WAIT_S = 180.0  # nodes that start on a busy machine take their time
 
 
 class Live:
@@ -65,7 +66,7 @@ class Live:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Where the gateway lives."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(WAIT_S)
 
     def look(self, at: Callable[[], T]) -> T:
         """The same, for what is no coroutine."""

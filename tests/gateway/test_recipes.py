@@ -26,7 +26,7 @@ def test_curl(gateway: Live):
     assert '"object":"text_completion"' in said
 
 
-@pytest.mark.parametrize("page", ["openai-python", "agent"])
+@pytest.mark.parametrize("page", ["openai-python", pytest.param("agent", marks=pytest.mark.slow)])
 def test_openai_s_client_in_python(gateway: Live, page: str):
     said = run(sys.executable, "-c", program(page, "python", gateway.url))
 
