@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from protocol.asking import POOLINGS
 from protocol.errors import UsageError
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.grpc import GrpcTransport
@@ -70,7 +69,7 @@ def hidden_of(alone, ids) -> torch.Tensor:
         return alone.model(torch.tensor([list(ids)])).last_hidden_state[0]
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", ["mean", pytest.param("last", marks=pytest.mark.slow)])
 async def test_a_vector_of_a_prompt_is_that_of_one_machine_also_when_a_hop_is_lost(
     three, alone, pooling
 ):

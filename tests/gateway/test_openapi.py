@@ -21,7 +21,7 @@ CHECKS = [
 ]
 MISTAKES = (500, 501, 502)  # 503 and 504 are answers: who asks may leave no time, or shut peers out
 FEW = settings(
-    max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 MANY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
