@@ -43,6 +43,7 @@ from tests.local_swarm import LocalNode, add_byte_tokenizer, whole
 SPANS = ((0, 2), (2, 4), (4, 6), (0, 3), (3, 6))  # by turns; every block has many hosts
 N_CLIENT_JOIN = 8
 LOOK_S, AGREE_S = 0.5, 30.0
+EXPIRED_S = 40.0  # records of who left are gone by then
 KNOWN_GOAL_S, GOODBYE_GOAL_S, KILLED_GOAL_S = 5.0, 5.0, 30.0  # the last is a record's lifetime
 MORE_TASKS, MORE_FILES, MORE_THREADS, MORE_MEMORY = 1.05, 1.05, 1.1, 1.15  # of what there was
 LINK_TASKS, CONNECTION_FILES = 10, 2  # of both ends
@@ -57,7 +58,7 @@ class Plan:
     tokens: int = 24
     prompts: int = 6
     think_s: float = 0.5  # of a client, between two answers
-    settle_s: float = 40.0  # before what is held is counted: records of who left have expired
+    settle_s: float = EXPIRED_S  # before what is held is counted
     seed: int = 1
 
     @property
@@ -189,7 +190,7 @@ async def measure(
         clients = [await stack.enter_async_context(swarm.client(name)) for name in names]
         swarm.nodes = every
         right = await undisturbed(clients[0], swarm, plan, die)
-        await asyncio.sleep(plan.settle_s)
+        await asyncio.sleep(min(plan.settle_s, EXPIRED_S))
         before = held(swarm)
         say(f"before: {before}")
         asking = [
