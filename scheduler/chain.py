@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from weakref import WeakSet
+from typing import Protocol
+from weakref import WeakKeyDictionary, ref
 
 from protocol.announcements import Announcement
 from protocol.codec import to_client_message, to_hop_bytes
@@ -38,6 +39,17 @@ class _Due:
     wait_s: float
 
 
+class Owner(Protocol):
+    """Who holds a stream, and is asked before it is taken away for a better way."""
+
+    def may_move(self) -> bool:
+        """Whether it goes on over another one at once. True: this one ends now."""
+
+
+# Owners are held weakly: they hold sessions, whose errors hold frames, which hold streams.
+_Held = WeakKeyDictionary[Stream, "ref[Owner] | None"]
+
+
 class Connections:
     """One connection per peer, shared by all sessions of a client."""
 
@@ -48,7 +60,8 @@ class Connections:
         self._left: list[Connection] = []  # for a better way; calls on them go on
         self._due: dict[str, _Due] = {}
         self._used_at_s: dict[str, float] = {}
-        self._streams: dict[str, WeakSet[Stream]] = {}  # those that somebody holds
+        self._streams: dict[str, _Held] = {}  # those that somebody holds
+        self._behind: dict[str, _Held] = {}  # those on a connection that was left
         self._watching: dict[str, asyncio.Task[None]] = {}
 
     async def stream(
@@ -58,8 +71,11 @@ class Connections:
         *,
         method: str = "control",
         timeout_s: float = DIAL_S,
+        owner: Owner | None = None,
     ) -> Stream:
         """A new stream to `peer`, over the connection at hand or a new one.
+
+        Without an owner it may end at any time for a better way.
 
         Raises:
             PeerUnreachable, VersionMismatch: why there is none.
@@ -67,16 +83,19 @@ class Connections:
         self._used_at_s[peer] = asyncio.get_running_loop().time()
         if (known := self._open.get(peer)) is not None:
             try:
-                return self._opened(peer, addresses, await known.open(method, timeout_s=timeout_s))
+                stream = await known.open(method, timeout_s=timeout_s)
+                return self._opened(peer, addresses, stream, owner)
             except ManyhandsError:
                 if self._open.get(peer) is known:  # else another stream has replaced it already
                     await self.forget(peer)
         connection = await self.to(peer, addresses, timeout_s=timeout_s)
         stream = await connection.open(method, timeout_s=timeout_s)
-        return self._opened(peer, addresses, stream)
+        return self._opened(peer, addresses, stream, owner)
 
-    def _opened(self, peer: str, addresses: Sequence[str], stream: Stream) -> Stream:
-        self._streams.setdefault(peer, WeakSet()).add(stream)
+    def _opened(
+        self, peer: str, addresses: Sequence[str], stream: Stream, owner: Owner | None
+    ) -> Stream:
+        self._streams.setdefault(peer, _Held())[stream] = ref(owner) if owner else None
         if peer in self._open:
             self._look_for_better(peer, addresses)
         return stream
@@ -116,8 +135,8 @@ class Connections:
         return (asyncio.get_running_loop().time() - began_s) * 1000, connection.path
 
     def _look_for_better(self, peer: str, addresses: Sequence[str]) -> None:
-        """In the background while streams run, sooner at first; they move, and the next one is
-        opened there. To whoever holds them they are lost, and back at once."""
+        """In the background while streams run, sooner at first; the next one is opened there, and
+        those move whose owners can go on there. To these they are lost, and back at once."""
         if (watching := self._watching.get(peer)) is not None and not watching.done():
             return
         task = asyncio.create_task(self._watch(peer, addresses), name=f"a better way to {peer}")
@@ -130,13 +149,14 @@ class Connections:
         while True:
             await asyncio.sleep(due.at_s - loop.time())
             known = self._open.get(peer)
-            if known is None or not self._streams.get(peer):
+            if known is None or not self._is_used(peer):
                 return
-            due.wait_s = min(2 * due.wait_s, LOOK_S)
-            due.at_s = loop.time() + due.wait_s
             with suppress(ManyhandsError):  # it stays as it is
                 if (better := await self.paths.upgraded(known, addresses)) is not None:
                     await self._move(peer, known, better)
+                await self._fetch_on(peer)
+            due.wait_s = SOON_S if self._behind.get(peer) else min(2 * due.wait_s, LOOK_S)
+            due.at_s = loop.time() + due.wait_s
 
     async def _move(self, peer: str, known: Connection, better: Connection) -> None:
         if self._open.get(peer) is not known:  # it was replaced meanwhile
@@ -144,10 +164,23 @@ class Connections:
             return
         self._open[peer] = better
         self._left.append(known)
-        moved = tuple(self._streams.pop(peer, ()))
-        await asyncio.gather(*(stream.aclose() for stream in moved))
+        self._behind.setdefault(peer, _Held()).update(self._streams.pop(peer, {}))
         if len(self._left) > MAX_LEFT:
             await self._left.pop(0).aclose()
+
+    async def _fetch_on(self, peer: str) -> None:
+        """End those on a connection that was left, as soon as their owners can go on."""
+        behind = self._behind.get(peer, _Held())
+        moving = []
+        for stream, known in tuple(behind.items()):
+            owner = known() if known is not None else None
+            if owner is None or owner.may_move():
+                del behind[stream]
+                moving.append(stream)
+        await asyncio.gather(*(stream.aclose() for stream in moving))
+
+    def _is_used(self, peer: str) -> bool:
+        return bool(self._streams.get(peer) or self._behind.get(peer))
 
     def features(self, peer: str) -> frozenset[str]:
         """What the peer behind the connection at hand knows of what was added to the protocol."""
@@ -160,13 +193,13 @@ class Connections:
         for peer, used_at_s in tuple(self._used_at_s.items()):
             if now_s - used_at_s < IDLE_S:
                 continue
-            if self._streams.get(peer):
+            if self._is_used(peer):
                 self._used_at_s[peer] = now_s
             else:
                 await self.forget(peer)
 
     async def forget(self, peer: str) -> None:
-        for known in (self._used_at_s, self._streams, self._due):
+        for known in (self._used_at_s, self._streams, self._behind, self._due):
             known.pop(peer, None)
         if (watching := self._watching.pop(peer, None)) is not None:
             watching.cancel()
@@ -207,6 +240,7 @@ class ControlLink:
         self._connections, self._addresses = connections, tuple(addresses)
         self._heard, self._lost, self._resume = heard, lost, resume
         self._stream: Stream | None = None
+        self._moved: Resume | None = None  # what to say first where it was told to go on
         self._unsent: list[ToHop] = [reserve]
         self._task: asyncio.Task[None] | None = None
 
@@ -219,6 +253,12 @@ class ControlLink:
             self._stream.send(to_hop_bytes(message))
         except PeerUnreachable:  # the listening side will notice
             self._unsent.append(message)
+
+    def may_move(self) -> bool:
+        """A hop that would not take us back stays where it is heard: one that has only reserved
+        would be lost, one that closes could not say so."""
+        self._moved = self._resume(self) if self._stream is not None else None
+        return self._moved is not None
 
     def abandon(self) -> None:
         """Nothing more is expected of this hop: stop listening."""
@@ -237,8 +277,10 @@ class ControlLink:
                 except PeerUnreachable as error:
                     log.info("control stream lost", extra={"peer": self.peer, "error": str(error)})
                     greeting = self._resume(self) if self._stream is not None else None
+                    greeting = greeting or self._moved
                     if greeting is None:
                         raise
+                    self._moved = None
                     self._stream, timeout_s, self.is_resumed = None, RESUME_S, True
         except ManyhandsError as error:
             self._lost(self, error)
@@ -262,7 +304,9 @@ class ControlLink:
             )
 
     async def _listen(self, timeout_s: float, greeting: Resume | None) -> None:
-        stream = await self._connections.stream(self.peer, self._addresses, timeout_s=timeout_s)
+        stream = await self._connections.stream(
+            self.peer, self._addresses, timeout_s=timeout_s, owner=self
+        )
         try:
             self._check_features()
             unsent, self._unsent = self._unsent, []
