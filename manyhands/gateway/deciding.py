@@ -6,7 +6,7 @@ same facts give the same decision, and nothing is asked of a model. The reasons 
 operator's own words, never those of a prompt.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,8 @@ from manyhands.gateway.faults import ApiError
 from manyhands.gateway.grants import DataClass
 from manyhands.gateway.patterns import Pattern
 from manyhands.gateway.policy import SWARM, UPSTREAM, Auto, Policy, Rule
+from manyhands.gateway.residency import why_not
+from scheduler.wanted import ANY_PEER, Limits
 
 FALLS_BACK = {
     *("overloaded", "swarm_incomplete", "swarm_unreachable", "starting", "peer_failed"),
@@ -25,7 +27,8 @@ FALLS_BACK = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """n_answer: tokens that may be answered. first_token_ms: lately, as this gateway saw it.
-    unable: the code of what the swarm's model cannot do of it. not_ready: what the swarm lacks."""
+    unable: the code of what the swarm's model cannot do of it. not_ready: what the swarm lacks.
+    limits: of key, class and request, which bind upstreams as they bind peers."""
 
     n_prompt: int = 0
     n_answer: int = 0
@@ -37,6 +40,7 @@ class Facts:
     unable: str = ""
     not_ready: str = ""
     data: DataClass = DataClass.PUBLIC
+    limits: Limits = ANY_PEER
     key: str = ""
     tier: str = ""  # as the caller says
 
@@ -102,9 +106,12 @@ def decide(policy: Policy, facts: Facts) -> Decision:
     """
     auto = policy.auto
     assert auto is not None
-    allowed = [name for name in auto.upstreams if policy.upstreams[name].takes(facts.data)]
+    refusing = {
+        name: why_not(policy.upstreams[name], facts.data, facts.limits) for name in auto.upstreams
+    }
+    allowed = [name for name, why in refusing.items() if not why]
     if facts.tier:
-        return _told(facts, auto, allowed)
+        return _told(facts, auto, refusing)
     looked = []
     for rule in auto.rules:
         looked.append(seen := look(rule, facts))
@@ -119,8 +126,8 @@ def decide(policy: Policy, facts: Facts) -> Decision:
             )
         wanted = allowed if rule.then == UPSTREAM else [n for n in allowed if n == rule.then]
         if not wanted:
-            why = f"{rule.then} takes no {facts.data} data"
-            looked[-1] = Looked(rule.name, False, why)
+            named = refusing.get(rule.then) or ", ".join(dict.fromkeys(refusing.values()))
+            looked[-1] = Looked(rule.name, False, f"{rule.then} takes no {named}")
             continue
         rest = [name for name in allowed if name not in wanted]
         targets = (*wanted, *((*rest, *_swarm_last(facts)) if auto.fall_back else ()))
@@ -134,21 +141,26 @@ def decide(policy: Policy, facts: Facts) -> Decision:
 
 
 def look(rule: Rule, facts: Facts) -> Looked:
-    """Whether every condition of a rule holds; why is the first that does not, or all of them."""
+    """Whether every condition of a rule holds; why is the first that does not, or all of them.
+
+    What cannot be looked at holds where that keeps the request on the swarm.
+    """
     reasons = []
     for name, value in rule.conditions.items():
         holds, why = CONDITIONS[name](value, facts)
-        if not holds:
+        if not holds and not (holds is None and rule.then == SWARM):
             return Looked(rule.name, False, why)
         reasons.append(why)
     return Looked(rule.name, True, ", ".join(reasons))
 
 
-def _told(facts: Facts, auto: Auto, allowed: list[str]) -> Decision:
+def _told(facts: Facts, auto: Auto, refusing: Mapping[str, str]) -> Decision:
     if facts.tier == SWARM:
         return Decision(rule="request", why="the caller says swarm", targets=(SWARM,))
+    allowed = [name for name, why in refusing.items() if not why]
     if not allowed:
-        message = f"rule upstreams: no upstream takes {facts.data} data"
+        named = " or ".join(dict.fromkeys(refusing.values()))
+        message = f"rule upstreams: no upstream takes {named}"
         raise ApiError("data_residency_violation", message, param="manyhands.tier")
     targets = tuple(allowed if auto.fall_back else allowed[:1])
     return Decision(rule="request", why="the caller says upstream", targets=targets)
@@ -185,8 +197,10 @@ def _keywords(words: Any, facts: Facts) -> tuple[bool, str]:
     return found is not None, "no keyword" if found is None else f"keyword {found + 1} of its list"
 
 
-def _pattern(pattern: Any, facts: Facts) -> tuple[bool, str]:
+def _pattern(pattern: Any, facts: Facts) -> tuple[bool | None, str]:
     holds = compiled(pattern).is_in(facts.text)
+    if holds is None:
+        return None, "its pattern takes too much to look for in this text"
     return holds, "its pattern is there" if holds else "its pattern is not there"
 
 
@@ -200,7 +214,7 @@ def _keys(names: Any, facts: Facts) -> tuple[bool, str]:
     return holds, "its keys" if holds else "another key"
 
 
-CONDITIONS: dict[str, Callable[[Any, Facts], tuple[bool, str]]] = {
+CONDITIONS: dict[str, Callable[[Any, Facts], tuple[bool | None, str]]] = {
     "prompt_tokens": _least("prompt tokens", lambda facts: facts.n_prompt),
     "answer_tokens": _least("answer tokens", lambda facts: facts.n_answer),
     "tools": _is("tools are offered", "no tools are offered", lambda facts: facts.tools),

@@ -1,9 +1,9 @@
 """Whether a text holds a pattern, in time that grows with the text alone.
 
-In: a pattern of the operator's, a text of a stranger's. Out: yes or no. Python's own engine
-backtracks: a text made for it would hold the gateway for hours. llguidance walks derivatives of
-the pattern (in Rust's syntax: no look-around, no word borders, no back-references), a byte at a
-time, in a few microseconds each.
+In: a pattern of the operator's, a text of a stranger's. Out: yes, no, or that nobody knows.
+Python's own engine backtracks: a text made for it would hold the gateway for hours. llguidance
+walks derivatives of the pattern (in Rust's syntax: no look-around, no word borders, no
+back-references), a byte at a time, in a few microseconds each, and gives up where they grow.
 """
 
 from dataclasses import dataclass
@@ -40,13 +40,16 @@ class Pattern:
                 raise ValueError(f"not a pattern: {text[:80]!r}: {said[:200]}")
         return cls(text, grammar)
 
-    def is_in(self, text: str) -> bool:
-        """Looks at the last `MAX_BYTES` of it."""
+    def is_in(self, text: str) -> bool | None:
+        """Looks at the last `MAX_BYTES` of it; None: this pattern takes too much for this text."""
         from llguidance import LLMatcher
 
-        ids = list(text.encode(errors="replace")[-MAX_BYTES:])
+        end = text.encode(errors="replace")[-MAX_BYTES:].decode(errors="ignore")
+        ids = list(end.encode())  # whole characters: a piece of one matches nothing at all
         matcher = LLMatcher(_bytes(), self._grammar, log_level=0)
-        return matcher.try_consume_tokens(ids) == len(ids) and bool(matcher.is_accepting())
+        if matcher.try_consume_tokens(ids) < len(ids) or matcher.is_error():
+            return None  # any text goes on with this grammar, unless its automaton grew too large
+        return bool(matcher.is_accepting())
 
 
 @lru_cache(maxsize=1)

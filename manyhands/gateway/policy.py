@@ -65,6 +65,8 @@ class Upstream(Ruled):
     first_token_s: Seconds = 30.0
     timeout_s: Seconds = 600.0
     max_running: Annotated[int, Field(ge=1, le=10_000)] = 64
+    region: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Where it serves, as the operator knows; without one, it gets nothing that a region binds."""
     drop: Words = []
     """Fields of requests that this one does not take."""
 

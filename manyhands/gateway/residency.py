@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from manyhands.gateway.asked import Extension
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.grants import Caller, DataClass
-from manyhands.gateway.policy import ClassRule, Policy
+from manyhands.gateway.policy import ClassRule, Policy, Upstream
 from protocol.constraints import Group
 from protocol.errors import SwarmIncomplete
 from protocol.identity import PeerId
@@ -58,6 +58,24 @@ def limits_of(more: Extension, caller: Caller, policy: Policy) -> Limits:
     )
 
 
+def why_not(upstream: Upstream, data: DataClass, limits: Limits) -> str:
+    """What keeps this data from an upstream, in words that are not the caller's; empty: nothing.
+
+    Limits speak of peers. A region can be kept by somebody else, where the operator says so.
+    """
+    if not upstream.takes(data):
+        return f"{data} data"
+    bound = {
+        "groups": limits.groups,
+        "peers": limits.require,
+        "a price": limits.max_price is not None,
+        "direct ways": limits.direct,
+        "regions": limits.regions and not _is_in(upstream.region, limits.regions),
+    }
+    named = [name for name, binds in bound.items() if binds]
+    return f"data that is bound to {', '.join(named)}" if named else ""
+
+
 def explained_here(error: ApiError, limits: Limits, data: DataClass) -> ApiError:
     """What the swarm's failure means where the data may go nowhere else: a rule, not a fault."""
     cause = error.__cause__
@@ -70,6 +88,10 @@ def explained_here(error: ApiError, limits: Limits, data: DataClass) -> ApiError
     allowed += ["no relays"] if limits.direct else []
     message = f"rule {data}: within {', '.join(allowed)} nobody serves it now: {error.message}"
     return ApiError("data_residency_violation", message)
+
+
+def _is_in(region: str | None, words: tuple[str, ...]) -> bool:
+    return region is not None and any(is_within(region, word) for word in words)
 
 
 def _common(bounds: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -23,12 +23,14 @@ from manyhands.gateway.gateway import Bounds, Gateway
 from manyhands.gateway.grants import Caller
 from manyhands.gateway.own_headers import told_of
 from manyhands.gateway.patterns import MAX_BYTES
-from manyhands.gateway.policy import AUTO, SWARM
+from manyhands.gateway.policy import AUTO, SWARM, Policy
 from manyhands.gateway.prepared import Prepared
 from manyhands.gateway.readiness import Readiness
 from manyhands.gateway.relayed import Passing, RelayedStream, unless_gone
-from manyhands.gateway.residency import class_of
+from manyhands.gateway.residency import class_of, limits_of
 from manyhands.gateway.upstream import Json, Opened
+from protocol.errors import ManyhandsError
+from scheduler.wanted import Limits
 
 Body = TypeVar("Body", bound=Drawn)
 Prepare = Callable[[Served, Body, Bounds, Caller], Awaitable[Prepared]]
@@ -89,6 +91,7 @@ async def decided(
     more = asked.manyhands or Extension()
     if policy.auto.fall_back and more.wait_s is None:
         more = more.model_copy(update={"wait_s": 0.0})  # others need not wait for missing blocks
+    limits = _limits(more, caller, policy)  # first: they bind also what the swarm cannot prepare
     here = asked.model_copy(update={"model": policy.auto.model, "manyhands": more})
     prepared, refusal = None, None
     try:
@@ -98,7 +101,7 @@ async def decided(
         if error.code not in UNABLE or error.param == "manyhands":
             raise
         refusal = error
-    facts = await _facts(request, asked, prepared, refusal)
+    facts = await _facts(request, asked, prepared, refusal, limits)
     if len(facts.text) > MAX_BYTES // 4:
         decision = await asyncio.to_thread(decide, policy, facts)
     else:
@@ -108,8 +111,19 @@ async def decided(
     return decision, prepared
 
 
+def _limits(more: Extension, caller: Caller, policy: Policy) -> Limits:
+    try:
+        return limits_of(more, caller, policy)
+    except ManyhandsError as error:
+        raise ApiError("invalid_value", str(error), param="manyhands") from error
+
+
 async def _facts(
-    request: Request, asked: Drawn, prepared: Prepared | None, refusal: ApiError | None
+    request: Request,
+    asked: Drawn,
+    prepared: Prepared | None,
+    refusal: ApiError | None,
+    limits: Limits,
 ) -> Facts:
     gateway: Gateway = request.app.state.gateway
     readiness: Readiness = request.app.state.readiness
@@ -134,6 +148,7 @@ async def _facts(
         unable=refusal.code if refusal else "",
         not_ready=not_ready,
         data=class_of(asked.manyhands, caller),
+        limits=limits,
         key=caller.name,
         tier=(asked.manyhands.tier if asked.manyhands else "") or "",
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,8 +21,10 @@ from manyhands.gateway.policy import Policy
 from manyhands.gateway.relayed import Passing
 from manyhands.gateway.residency import limits_of
 from manyhands.gateway.upstream import Used, _events
+from protocol.constraints import Group
 from protocol.errors import ConfigError
 from scheduler.request import Token
+from scheduler.wanted import Limits
 from tests.announcing import peer_of
 from tests.gateway.live import events
 
@@ -38,6 +41,7 @@ key_env = "BIG_KEY"
 [upstreams.inner]
 url = "http://127.0.0.1:9000/v1"
 model = "medium"
+region = "eu-west"
 classes = ["public", "internal"]
 
 [auto]
@@ -96,6 +100,17 @@ def test_a_class_of_data_goes_only_to_upstreams_that_take_it(policy):
         route(policy, tier="upstream", data=DataClass.RESTRICTED)
 
 
+LIMITS = st.builds(
+    Limits,
+    regions=st.sampled_from([(), (), ("eu",), ("eu-west",), ("eu-north", "us")]),
+    groups=st.sampled_from([(), (), (Group("lab"),)]),
+    max_price=st.none() | st.just(0),
+    require=st.sampled_from([(), (), (peer_of(1),)]),
+    avoid=st.sampled_from([(), (peer_of(2),)]),
+    direct=st.booleans(),
+)
+
+
 @given(
     st.builds(
         Facts,
@@ -103,20 +118,31 @@ def test_a_class_of_data_goes_only_to_upstreams_that_take_it(policy):
         text=st.text(max_size=20) | st.sampled_from(["hello", "prove the theorem"]),
         first_token_ms=st.floats(0, 5000),
         data=st.sampled_from(DataClass),
+        limits=LIMITS,
         unable=st.sampled_from(["", "context_length_exceeded"]),
-        tier=st.sampled_from(["", "swarm"]),
+        tier=st.sampled_from(["", "swarm", "upstream"]),
     )
 )
-@settings(max_examples=40, deadline=None)
-def test_no_facts_send_data_where_its_class_may_not_go_and_every_decision_is_explained(facts):
+@settings(max_examples=150, deadline=None)
+def test_no_facts_send_data_where_its_class_or_limits_forbid_and_every_decision_is_explained(facts):
     import tomllib
 
     policy = Policy.model_validate(tomllib.loads(FILE))
 
+    limits = facts.limits
+    of_peers = limits.groups or limits.require or limits.max_price is not None or limits.direct
+    may = {name for name, each in policy.upstreams.items() if each.takes(facts.data)}
+    if limits.regions and not {"eu", "eu-west"} & set(limits.regions):
+        may = set()
+    may = set() if of_peers else may - ({"big"} if limits.regions else set())
+    if facts.tier == "upstream" and not may:
+        with pytest.raises(ApiError, match="rule upstreams"):
+            decide(policy, facts)
+        return
+
     decision = decide(policy, facts)
 
-    for target in decision.targets:
-        assert target == "swarm" or policy.upstreams[target].takes(facts.data)
+    assert set(decision.targets) <= {"swarm"} | may
     assert len(set(decision.targets)) == len(decision.targets) > 0
     assert decision == decide(policy, facts)
     assert decision.rule in decision.in_words()
@@ -171,6 +197,33 @@ def test_a_pattern_takes_no_longer_for_a_text_that_was_made_for_it():
 
     assert not nasty.is_in("a" * 5 * MAX_BYTES)  # a backtracking engine would not return
     assert nasty.is_in("x" * 5 * MAX_BYTES + "AAB")
+
+
+@pytest.mark.parametrize("tail", ["", "!", "!!", "!!!"])
+def test_a_pattern_is_found_wherever_the_end_of_a_text_is_cut_off(tail):
+    for character in ("é", "€", "😀"):
+        assert Pattern.of("secret").is_in(character * MAX_BYTES + "secret" + tail)
+
+
+def test_where_a_pattern_takes_too_much_a_rule_keeps_to_the_swarm_and_none_leads_away():
+    draws = random.Random(1)
+    text = "".join(draws.choice("ab") for _ in range(16_000))
+    assert Pattern.of(TOO_MUCH).is_in(text) is None
+
+    for then, targets in (("swarm", ("swarm",)), ("big", ("swarm", "big"))):
+        decision = decide(guarded(then), Facts(text=text))
+        assert decision.targets == targets
+        assert "takes too much" in decision.looked[0].why
+
+
+TOO_MUCH = "a[ab]{64}c"
+
+
+def guarded(then: str) -> Policy:
+    rule = {"name": "guard", "pattern": TOO_MUCH, "then": then}
+    big = {"url": "https://api.example.com/v1", "model": "m"}
+    auto = {"upstreams": ["big"], "rules": [rule], "fall_back": then != "swarm"}
+    return Policy.model_validate({"upstreams": {"big": big}, "auto": auto})
 
 
 def limits(policy: Policy, grant: Grant | None = None, **more: object):

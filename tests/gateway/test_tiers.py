@@ -184,13 +184,43 @@ def test_a_caller_who_leaves_ends_the_upstreams_answer_too(gateway):
 
 def test_what_the_swarm_cannot_begin_overflows(gateway):
     server = Elsewhere()
-    nobody = asked(manyhands={"max_price": 0, "require": [], "groups": ["nobody-here"]})
+    everybody = [local.node.identity.peer_id for local in gateway.swarm.nodes]
+    nobody = asked(manyhands={"avoid": everybody})
     with ruled(gateway, policy("big"), server):
         status, headers, told = gateway.post(CHAT, nobody)
 
     assert status == 200
     assert headers["x-manyhands-decision"].startswith("big; ")
     assert told["manyhands"]["decision"]["failed"] == ["swarm: swarm_incomplete"]
+
+
+def test_limits_of_key_and_request_bind_upstreams_too(gateway):
+    far, near = Elsewhere(), Elsewhere()
+    ruling = policy("far", "near")
+    ruling["upstreams"]["near"]["region"] = "eu-west"
+    with ruled(gateway, ruling, far, near):
+        by_rule = gateway.post(CHAT, asked(MATHS, manyhands={"regions": ["eu"]}))
+        fallen = gateway.post(CHAT, asked(manyhands={"regions": ["eu"]}))
+        with key(gateway, regions=("eu",)) as text:
+            by_key = gateway.post(CHAT, asked(MATHS), authorization=f"Bearer {text}")
+        nowhere = [
+            gateway.post(CHAT, asked(MATHS, manyhands=more))
+            for more in ({"groups": ["lab"]}, {"regions": ["us"]}, {"regions": ["eu-north"]})
+        ]
+        long = [{"role": "user", "content": "prove " * 3000}]
+        unable = gateway.post(CHAT, asked(long, manyhands={"regions": ["us"]}))
+        insisting = {"regions": ["us"], "tier": "upstream"}
+        insisted = gateway.post(CHAT, asked(MATHS, manyhands=insisting))
+
+    assert far.asked == []
+    assert len(near.asked) == 3
+    for status, headers, _ in (by_rule, fallen, by_key):
+        assert (status, headers["x-manyhands-decision"].partition(";")[0]) == (200, "near")
+    for status, _, told in nowhere:
+        assert (status, told["error"]["code"]) == (503, "swarm_incomplete")
+    assert unable[2]["error"]["code"] == "context_length_exceeded"
+    assert (insisted[0], insisted[2]["error"]["code"]) == (403, "data_residency_violation")
+    assert "data that is bound to regions" in insisted[2]["error"]["message"]
 
 
 def test_what_the_swarms_model_is_not_able_to_do_may_go_elsewhere(gateway):
