@@ -28,7 +28,8 @@ from tests.test_failover import ask
 SPANS = [(0, 2), (2, 5), (5, 6)]
 N_PAIRS = 2 * 2 * len(SPANS)  # of nodes that may stand one behind the other, two for each span
 DATA_LINK, HANDLER = "_Link._run", "run_stream"  # the tasks at the two ends of a data stream
-BETTER_WAY = "_Link._look_for_better"  # runs while such a stream is up
+BETTER_WAY = "_Link._watch"  # runs while such a stream is up
+CLIENTS_WATCH = "Connections._watch"  # one for each peer, until it next looks and finds no stream
 TABS_LOCK, LEDGER = "tabs-*.lock", "ledger.sqlite"
 N = 40
 KINDS = ("kill", "cut off", "drain", "busy", "garble", "break")
@@ -246,7 +247,8 @@ async def at_rest(before: Counter[str], timeout_s: float = 10.0) -> None:
     """Wait until nothing is held but what was before, and what the first sessions leave for good.
 
     That is a data stream from every node to every one that may come after it, with a handler at its
-    other end and a look-out for a better way, and beside every ledger the lock of who has tabs.
+    other end and a look-out for a better way; one look-out of the client's for each node; and
+    beside every ledger the lock of who has tabs.
     """
     gc.collect()
     until_s = time.monotonic() + timeout_s
@@ -254,6 +256,7 @@ async def at_rest(before: Counter[str], timeout_s: float = 10.0) -> None:
         now = held()
         n_links = now[DATA_LINK]
         kept = {DATA_LINK: N_PAIRS, HANDLER: n_links, BETTER_WAY: n_links, TABS_LOCK: now[LEDGER]}
+        kept[CLIENTS_WATCH] = 2 * len(SPANS)
         more = now - (before | Counter(kept))
         if not more:
             return

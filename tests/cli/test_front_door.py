@@ -71,7 +71,7 @@ def test_the_package_window_is_lazy():
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, cwd=ROOT, text=True)
 
     assert done.stdout.strip() == "False"
-    assert package.Client.__module__ == "scheduler.client"
+    assert package.Client.__module__ == "manyhands.client.blocking"
     with pytest.raises(AttributeError):
         package.Nothing  # noqa: B018
 

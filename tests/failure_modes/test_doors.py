@@ -92,7 +92,7 @@ def test_unauthenticated_control_endpoints_are_not_in_the_gateway_either():
     host = next(option for option in gateway.params if option.name == "host")
 
     assert {route.path for route in routes if route.methods - {"GET", "HEAD"}} == {
-        *("/v1/chat/completions", "/v1/completions"),
-        *("/tokenize", "/detokenize"),
+        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"),
+        *("/tokenize", "/detokenize", "/api/v1/explain", "/api/v1/route"),
     }
     assert host.default == "127.0.0.1"
