@@ -7,6 +7,7 @@ waits inside a finalizer: what a garbage collector ends is handed to the loop an
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import CancelledError
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
 
@@ -22,6 +23,9 @@ class Portal:
         self._is_ours = loop is None
         self._loop = loop or asyncio.new_event_loop()
         self._stack = AsyncExitStack()
+        self._submitting = (
+            threading.RLock()
+        )  # also while a finalizer runs on the thread that has it
         self._thread = threading.Thread(target=self._main, name="manyhands", daemon=True)
         self.is_closed = False
         if self._is_ours:
@@ -31,42 +35,50 @@ class Portal:
         """Its result, or its error. Ctrl-C while waiting cancels it.
 
         Raises:
-            UsageError: called on the loop's own thread, which would wait for itself, or closed.
+            UsageError: called on the loop's own thread, which would wait for itself; or it is
+                closed, or was before the end of the work.
         """
-        if self.is_closed:
-            work.close()
-            raise UsageError("this is closed", hint="open another one")
         with suppress(RuntimeError):  # no loop runs on this thread
             if asyncio.get_running_loop() is self._loop:
                 work.close()
                 raise UsageError("this cannot be called on its own event loop")
-        waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._submitting:
+            if self.is_closed:
+                work.close()
+                raise UsageError("this is closed", hint="open another one")
+            waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return waiting.result()
+        except CancelledError:
+            if not self.is_closed:
+                raise
+            raise UsageError("this was closed meanwhile", hint="open another one") from None
         except BaseException:
             waiting.cancel()
             raise
 
     def later(self, work: Coroutine[Any, Any, Any]) -> None:
         """Let it run; nobody waits."""
-        try:
-            if self.is_closed:
-                raise RuntimeError("closed")
-            asyncio.run_coroutine_threadsafe(work, self._loop)
-        except RuntimeError:  # the loop is over, and with it what was to be ended
-            work.close()
+        with self._submitting:
+            try:
+                if self.is_closed:
+                    raise RuntimeError("closed")
+                asyncio.run_coroutine_threadsafe(work, self._loop)
+            except RuntimeError:  # the loop is over, and with it what was to be ended
+                work.close()
 
     async def enter(self, context: Any) -> Any:
         """Keep an asynchronous context open until `close`."""
         return await self._stack.enter_async_context(context)
 
     def close(self) -> None:
-        """Leave what was entered; then no call is taken any more."""
+        """Leave what was entered; then no call is taken any more, and those that wait fail."""
         if self.is_closed:
             return
         self.call(self._stack.aclose())
-        self.is_closed = True
-        if self._is_ours:
+        with self._submitting:
+            was_closed, self.is_closed = self.is_closed, True
+        if self._is_ours and not was_closed:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=10)
 
@@ -80,4 +92,5 @@ class Portal:
                 task.cancel()
             if left:
                 self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self._loop.run_until_complete(asyncio.sleep(0))  # callers hear of what ended just now
             self._loop.close()

@@ -4,7 +4,8 @@ In: where to ask, then prompts and messages. Out: answers, whole or as they come
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
@@ -21,6 +22,7 @@ from manyhands.client.choices import (
 )
 from manyhands.client.streams import AsyncAnswerStream, AsyncStream
 from manyhands.client.values import Answer, Embeddings, Json, Model, answer_of, embeddings_of
+from manyhands.errors import RequestError
 from protocol.errors import UsageError
 
 DEFAULT = "default"
@@ -96,7 +98,7 @@ class AsyncClient:
             RequestError: it was refused, or failed; see `manyhands.errors`.
         """
         body = completion_body(prompt, self._named(model), drawing)
-        return answer_of(await (await self._opened()).whole(TEXT, body))
+        return answer_of(await self._whole(TEXT, body))
 
     def stream(
         self, prompt: str | Sequence[int], *, model: str | None = None, **drawing: Unpack[Drawing]
@@ -120,11 +122,13 @@ class AsyncClient:
             manyhands: who may serve.
         """
         body = embedding_body(texts, self._named(model), pooling, manyhands)
-        return embeddings_of(await (await self._opened()).whole(EMBED, body))
+        return embeddings_of(await self._whole(EMBED, body))
 
     async def models(self) -> list[Model]:
         """What can be asked for now."""
-        listed = await (await self._opened()).models()
+        backend = await self._opened()
+        with self._unless_closed():
+            listed = await backend.models()
         return [
             Model(id=each["id"], root=each["root"], max_model_len=each.get("max_model_len"))
             for each in listed
@@ -145,7 +149,7 @@ class AsyncClient:
             manyhands: who may serve.
         """
         body = {"model": self._named(model), "tokens": tokens, "manyhands": {**(manyhands or {})}}
-        return await (await self._opened()).whole(ROUTE, body)
+        return await self._whole(ROUTE, body)
 
     def _named(self, model: str | None) -> str:
         return model or self._model or DEFAULT
@@ -159,13 +163,30 @@ class AsyncClient:
                 self._is_open = True
         return self._backend
 
+    async def _whole(self, path: str, body: Json) -> Json:
+        backend = await self._opened()
+        with self._unless_closed():
+            return await backend.whole(path, body)
+
     async def _chunks(self, path: str, body: Json) -> AsyncGenerator[Json, None]:
         chunks = (await self._opened()).stream(path, body)
         try:
-            async for chunk in chunks:
-                yield chunk
+            with self._unless_closed():
+                async for chunk in chunks:
+                    yield chunk
         finally:
             await chunks.aclose()
+
+    @contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        """What fails once the client is closed failed for that reason, whatever it looks like."""
+        try:
+            yield
+        except RequestError as error:
+            if not self._is_closed:
+                raise
+            message = "this client was closed before the answer was complete"
+            raise UsageError(message, hint="make another one") from error
 
 
 class AsyncChat:
@@ -219,8 +240,7 @@ class AsyncCompletions:
         if stream:
             chunks = client._chunks(CHAT, body | {"stream": True})
             return AsyncStream(chunks, ChatCompletionChunk.model_validate)
-        whole = await (await client._opened()).whole(CHAT, body)
-        return ChatCompletion.model_validate(whole)
+        return ChatCompletion.model_validate(await client._whole(CHAT, body))
 
 
 def _of_swarm(

@@ -58,8 +58,9 @@ class HttpBackend(Backend):
             return listed
 
     async def aclose(self) -> None:
-        if self._http is not None:
-            await self._http.aclose()
+        http, self._http = self._http, None
+        if http is not None:
+            await http.aclose()
 
     @asynccontextmanager
     async def _asked(
@@ -83,10 +84,11 @@ class HttpBackend(Backend):
     async def _patiently(
         self, stack: AsyncExitStack, method: str, path: str, body: Json | None
     ) -> httpx2.Response:
-        assert self._http is not None
         for attempt in range(self._max_retries + 1):
             is_last = attempt == self._max_retries
             trial = AsyncExitStack()
+            if self._http is None:  # while we paused
+                raise error_of("shutting_down", "this client is closed")
             try:
                 response = await trial.enter_async_context(
                     self._http.stream(method, path, json=body)

@@ -116,13 +116,14 @@ class SwarmBackend(Backend):
             ]
 
     async def aclose(self) -> None:
+        self._client = None  # whoever still looks for a model begins nothing any more
         await self._tasks.end()
         await self._stack.aclose()
-        self._client = None
 
     @property
     def _opened(self) -> "Client":
-        assert self._client is not None, "opened before it is asked, and not closed"
+        if self._client is None:
+            raise ApiError("shutting_down", "this client is closed")
         return self._client
 
     async def _prepare(self, path: str, body: Json) -> Prepared:

@@ -229,7 +229,10 @@ class Answers:
         for task in self._tasks:
             task.cancel()
 
-    def _ended(self, index: int, _: asyncio.Task[None]) -> None:
+    def _ended(self, index: int, ended: asyncio.Task[None]) -> None:
+        if ended.cancelled() and self._error is None:  # by its owner; somebody may still wait
+            self._error = ApiError("shutting_down", "it was ended before the answer was complete")
+            self._news.set()
         if all(task.done() for task in self._tasks):
             self.over.set()
             if self._watching is not None:
