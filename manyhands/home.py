@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from manyhands.private_files import make_private, write_whole
 from protocol.errors import ConfigError, HomeInUse, UsageError
 from protocol.file_lock import lock
 
@@ -129,18 +130,6 @@ def _is_name(name: str) -> bool:
     )
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Into a private file, whole or not at all."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        beside.write_bytes(data)
-        beside.chmod(0o600)
-        beside.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-
-
 def open_identity(party: Path) -> "Identity":
     """The key in a party's directory, made at first use.
 
@@ -174,7 +163,7 @@ def open_books(party: Path, identity: "Identity", swarm_id: bytes) -> Iterator["
 def _make(directory: Path) -> None:
     hint = "choose a directory that you can write: --home DIR"
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(directory)
     except OSError as error:
         reason = f"the home {directory} cannot be made: {error.strerror}"
         raise ConfigError(reason, hint=hint) from error

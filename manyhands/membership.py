@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from manyhands.home import JOIN_HINT, Home, open_identity, write_whole
+from manyhands.home import JOIN_HINT, Home, open_identity
 from manyhands.home import MEMBERSHIP as DIRECTORY
+from manyhands.private_files import write_whole
 from protocol.address import Address
 from protocol.clock import wall_ms
 from protocol.errors import ConfigError, IntegrityError, ManyhandsError, UsageError

@@ -11,6 +11,7 @@ import click
 
 from manyhands.home import Home
 from manyhands.options import home_option, json_option
+from manyhands.private_files import changing
 from manyhands.progress import say
 from protocol.errors import UsageError
 
@@ -27,11 +28,33 @@ def alias(
 
     These names come before those of `--alias` and the built-in `default`, until they are removed.
     """
-    from manyhands.gateway.aliases import aliases_path, read, require_name, write
+    from manyhands.gateway.aliases import aliases_path, read, write
 
     place = Home.at(home)
     path = aliases_path(place)
-    names = read(path)
+    if not (pairs or remove):
+        names = read(path)
+    else:
+        with changing(path):
+            names = _changed(place, read(path), pairs, remove)
+            write(path, names)
+        say("a gateway that runs takes it at its next request")
+    if as_json:
+        click.echo(json.dumps({"schema": "manyhands/gateway-aliases/v1", "aliases": names}))
+    elif not (pairs or remove):
+        for name, model in names.items():
+            click.echo(f"{name}  {model}")
+
+
+def _changed(
+    home: Home, names: dict[str, str], pairs: tuple[str, ...], remove: tuple[str, ...]
+) -> dict[str, str]:
+    """
+    Raises:
+        UsageError: what is asked for makes no sense.
+    """
+    from manyhands.gateway.aliases import require_name
+
     for name in remove:
         if names.pop(name, None) is None:
             known = ", ".join(names) or "none"
@@ -43,16 +66,9 @@ def alias(
             raise UsageError(f"not an alias: {pair[:100]!r}", hint=hint)
         require_name(name)
         require_name(model)
-        _require_served(place, name, model)
+        _require_served(home, name, model)
         names[name] = model
-    if pairs or remove:
-        write(path, names)
-        say("a gateway that runs takes it at its next request")
-    if as_json:
-        click.echo(json.dumps({"schema": "manyhands/gateway-aliases/v1", "aliases": names}))
-    elif not (pairs or remove):
-        for name, model in names.items():
-            click.echo(f"{name}  {model}")
+    return names
 
 
 def _require_served(home: Home, alias: str, model: str) -> None:

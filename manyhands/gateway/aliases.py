@@ -5,17 +5,15 @@ that cannot be read while a gateway runs leaves the names as they were.
 """
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from manyhands.home import Home, write_whole
+from manyhands.gateway.reloaded import Reloaded
+from manyhands.home import Home
+from manyhands.private_files import write_whole
 from protocol.errors import ConfigError, UsageError
 
-log = logging.getLogger(__name__)
-
 MAX_ALIASES, MAX_CHARS = 1000, 512
-Stamp = tuple[int, int]
 
 
 class AliasFile:
@@ -25,20 +23,15 @@ class AliasFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._seen = path, _stamp(path)
-        self.names = read(path)
+        self._file = Reloaded(lambda: read(path), path)
+
+    @property
+    def names(self) -> dict[str, str]:
+        return self._file.held
 
     def refresh(self) -> bool:
         """Whether there is something new."""
-        if (stamp := _stamp(self._path)) == self._seen:
-            return False
-        self._seen = stamp
-        try:
-            self.names = read(self._path)
-        except ConfigError as error:
-            log.error("the aliases stay as they were", extra={"error": str(error)})
-            return False
-        return True
+        return self._file.look()
 
 
 def read(path: Path) -> dict[str, str]:
@@ -76,11 +69,3 @@ def require_name(text: object) -> None:
 
 def aliases_path(home: Home) -> Path:
     return home.root / "gateway" / "aliases.json"
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        stat = path.stat()
-    except OSError:
-        return 0, 0
-    return stat.st_mtime_ns, stat.st_ino

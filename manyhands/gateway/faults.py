@@ -76,6 +76,9 @@ FAULTS: Mapping[str, Fault] = {
     "swarm_incomplete": Fault(503, SERVER, "nobody serves some blocks of the model; named", 5),
     "swarm_unreachable": Fault(503, SERVER, "no peer of the swarm answers", 5),
     "overloaded": Fault(503, SERVER, "no room now, here or on the peers", 1),
+    "keys_unreadable": Fault(
+        503, SERVER, "the gateway cannot read its file of keys, and lets nobody in meanwhile", 30
+    ),
     "starting": Fault(503, SERVER, "the swarm behind the gateway is still starting", 2),
     "shutting_down": Fault(503, SERVER, "the gateway is ending", 5),
     "timeout": Fault(504, SERVER, "the answer was not complete in time"),

@@ -14,6 +14,7 @@ import click
 
 from manyhands.home import Home
 from manyhands.options import home_option, json_option
+from manyhands.private_files import changing
 from manyhands.progress import say
 
 if TYPE_CHECKING:
@@ -87,9 +88,10 @@ def new(name: str, home: Path | None, **limits: Any) -> None:
     """Make a key, and print it: this is the only time."""
     from manyhands.gateway.keys import Keys, keys_path
 
-    path = keys_path(Home.at(home))
-    keys, text = Keys.read(path).made(name, _grant(limits))
-    keys.write(path)
+    path, grant = keys_path(Home.at(home)), _grant(limits)
+    with changing(path):
+        keys, text = Keys.read(path).made(name, grant)
+        keys.write(path)
     click.echo(text)
     say(f"kept as a hash in {path}; a gateway that runs takes it from now on")
 
@@ -103,7 +105,8 @@ def limit(which: str, home: Path | None, **limits: Any) -> None:
     from manyhands.gateway.keys import Keys, keys_path
 
     path, grant = keys_path(Home.at(home)), _grant(limits)
-    Keys.read(path).limited(which, grant).write(path)
+    with changing(path):
+        Keys.read(path).limited(which, grant).write(path)
     say(f"{which} has now: {grant.in_words()}")
 
 
@@ -154,7 +157,8 @@ def revoke(which: str, home: Path | None) -> None:
     from manyhands.gateway.keys import Keys, keys_path
 
     path = keys_path(Home.at(home))
-    Keys.read(path).revoked(which).write(path)
+    with changing(path):
+        Keys.read(path).revoked(which).write(path)
     say(f"revoked: {which}")
 
 

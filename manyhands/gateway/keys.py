@@ -15,13 +15,16 @@ from typing import Any, Self
 
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.grants import UNLIMITED, Caller, Grant
-from manyhands.home import Home, write_whole
+from manyhands.gateway.reloaded import Reloaded
+from manyhands.home import Home
+from manyhands.private_files import write_whole
 from protocol.clock import wall_ms
 from protocol.errors import ConfigError, UsageError
 
 PREFIX, KEY_BYTES, ID_CHARS = "mh-", 32, 8
 MAX_NAME_CHARS, MAX_KEYS = 64, 10_000
 FIX = "move the file away to begin with no keys, or restore it"
+OWN = "give it to the user that the gateway runs as: chown USER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,9 @@ class Keys:
             return cls(tuple(Key.read(each) for each in listed["keys"]))
         except FileNotFoundError:
             return cls()
+        except PermissionError as error:
+            why = f"cannot read the keys in {path}: they are another's"
+            raise ConfigError(why, hint=OWN) from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
             raise ConfigError(f"cannot read the keys in {path}", hint=FIX) from error
 
@@ -127,6 +133,10 @@ class Keys:
 
     def _changed(self, which: str, **changes: Any) -> Self:
         found = [key for key in self.live.values() if which in (key.name, key.id)]
+        if len(found) > 1:  # one key's name may be another's id
+            named = ", ".join(f"{key.name} with id {key.id}" for key in found)
+            hint = f"say the other of the two: {named}"
+            raise UsageError(f"{len(found)} keys are called {which[:80]!r}", hint=hint)
         if not found:
             known = ", ".join(key.name for key in self.live.values()) or "none"
             raise UsageError(f"no live key is called {which[:80]!r}", hint=f"there are: {known}")
@@ -143,40 +153,38 @@ class KeyFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, int] | None = None
-        self._keys, self._live = Keys(), dict[str, Key]()
-        self._refresh()
+        self._file = Reloaded(lambda: _read_live(path), path)
 
     @property
     def has_keys(self) -> bool:
-        """Whether any was ever made: when all are revoked, nobody is let in."""
-        self._refresh()
-        return bool(self._keys.all)
+        """Whether any was ever made: when all are revoked, nobody is let in, and neither is
+        anybody while it cannot be told."""
+        self._file.look()
+        return self._file.error is not None or self._file.held[0]
 
     def admit(self, authorization: str) -> Caller:
         """Who sends this header.
 
         Raises:
-            ApiError: it holds no live key.
+            ApiError: it holds no live key, or nobody can tell.
         """
-        self._refresh()
+        self._file.look()
+        if self._file.error is not None:
+            message = "the gateway cannot read its keys, so it lets nobody in; its log says more"
+            raise ApiError("keys_unreadable", message)
         scheme, _, text = authorization.partition(" ")
-        key = self._live.get(digest_of(text.strip())) if scheme.lower() == "bearer" else None
+        _, live = self._file.held
+        key = live.get(digest_of(text.strip())) if scheme.lower() == "bearer" else None
         if key is None:
             said = "send an API key: Authorization: Bearer mh-…"
             raise ApiError("invalid_api_key", "this API key is not valid" if text else said)
         return key.caller
 
-    def _refresh(self) -> None:
-        try:
-            stat = self._path.stat()
-            seen = (stat.st_mtime_ns, stat.st_ino)
-        except FileNotFoundError:
-            seen = (0, 0)
-        if seen != self._seen:
-            self._keys = Keys.read(self._path)
-            self._live, self._seen = self._keys.live, seen
+
+def _read_live(path: Path) -> tuple[bool, dict[str, Key]]:
+    """Whether any key was ever made, and those that live, by hash."""
+    keys = Keys.read(path)
+    return bool(keys.all), keys.live
 
 
 def keys_path(home: Home) -> Path:

@@ -9,12 +9,13 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
 
+from manyhands.gateway.reloaded import Reloaded
 from protocol.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,7 @@ class Certificate:
         self._certificate, self._key = certificate, key
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._seen = self._stamp()
-        self._load()
+        self._files = Reloaded(self._load, certificate, key)
 
     @asynccontextmanager
     async def kept(self, look_s: float = LOOK_S) -> AsyncIterator[None]:
@@ -42,14 +42,8 @@ class Certificate:
         async def look() -> None:
             while True:
                 await asyncio.sleep(look_s)
-                if (stamp := self._stamp()) == self._seen:
-                    continue
-                self._seen = stamp
-                try:
-                    await asyncio.to_thread(self._load)
+                if await asyncio.to_thread(self._files.look):
                     log.info("a new certificate is in use")
-                except ConfigError as error:
-                    log.error("the new certificate is not used", extra={"error": str(error)})
 
         looking = asyncio.create_task(look())
         try:
@@ -77,13 +71,8 @@ class Certificate:
             if error.reason == "KEY_VALUES_MISMATCH":
                 raise _refused(self._key, f"is not the key of {self._certificate}") from error
             raise _refused(self._key, f"cannot be used: {error.reason or error}") from error
-
-    def _stamp(self) -> tuple[int, ...]:
-        stamps = []
-        for path in (self._certificate, self._key):
-            with suppress(OSError):
-                stamps.append(path.stat().st_mtime_ns)
-        return tuple(stamps)
+        except OSError as error:  # it reads the files again, which may be renewed meanwhile
+            raise _refused(self._certificate, f"or its key went: {error.strerror}") from error
 
 
 def _read(path: Path, flag: str) -> bytes:
