@@ -5,7 +5,6 @@ names, where it says that this may help; never once something of an answer has c
 """
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -15,6 +14,7 @@ import httpx2
 from manyhands.client.backend import Backend
 from manyhands.client.values import Json
 from manyhands.errors import RequestError, SwarmUnreachable, error_of
+from manyhands.event_stream import DONE, data_of, object_of
 
 AGAIN = {408, 409, 429, 502, 503, 504}
 CONNECT_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 0.5, 30.0
@@ -40,11 +40,8 @@ class HttpBackend(Backend):
 
     async def stream(self, path: str, body: Json) -> AsyncGenerator[Json, None]:
         async with self._asked("POST", path, body) as response:
-            async for line in response.aiter_lines():
-                if not line.startswith("data:"):
-                    continue
-                data = line[5:].strip()
-                if data == "[DONE]":
+            async for data in data_of(response.aiter_bytes()):
+                if data.strip() == DONE:
                     return
                 chunk = _object(data)
                 if "error" in chunk:
@@ -143,10 +140,6 @@ def _object(data: str | bytes) -> dict[str, Any]:
     Raises:
         RequestError: whoever answers there is no gateway.
     """
-    try:
-        value = json.loads(data)
-        if isinstance(value, dict):
-            return value
-    except (ValueError, RecursionError):
-        pass
+    if (value := object_of(data)) is not None:
+        return value
     raise error_of("swarm_unreachable", "what answers there speaks no JSON; is it a gateway?")

@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 
 from manyhands.comparing.cases import Case
+from manyhands.event_stream import DONE, data_of, object_of
 from protocol.errors import UsageError
 
 LOCAL = "http://127.0.0.1:8400/v1"
@@ -150,15 +151,12 @@ async def _read(response: httpx2.Response, began_s: float) -> Reply:
 
 
 async def _chunks(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
-    async for line in response.aiter_lines():
-        data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
-        if data and data != "[DONE]":
-            try:
-                chunk = json.loads(data)
-            except (ValueError, RecursionError) as error:
-                raise _Failed("a chunk of the stream is not JSON") from error
-            if isinstance(chunk, dict):
-                yield chunk
+    async for data in data_of(response.aiter_bytes()):
+        if data.strip() != DONE:
+            chunk = object_of(data)
+            if chunk is None:
+                raise _Failed("a chunk of the stream is not JSON")
+            yield chunk
 
 
 def _valid(text: str) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from manyhands import __version__
+from manyhands.event_stream import DONE, data_of, object_of
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.policy import Policy, Upstream
 
@@ -155,11 +156,8 @@ async def _begun(
 async def _events(name: str, response: "httpx2.Response", used: Used) -> AsyncGenerator[Json, None]:
     """The objects of a stream of server-sent events. One that is not complete ends in an error."""
     finished, begun = set[int](), set[int]()
-    async for line in response.aiter_lines():
-        if not line.startswith("data:"):
-            continue  # a comment, an event's name, an empty line
-        data = line[5:].strip()
-        if data == "[DONE]":
+    async for data in data_of(response.aiter_bytes()):
+        if data.strip() == DONE:
             if begun - finished or not begun:
                 break
             return
@@ -215,11 +213,8 @@ def _object(name: str, data: str | bytes) -> Json:
     Raises:
         ApiError: it is no object with choices, nor an error.
     """
-    try:
-        told = json.loads(data)
-    except (ValueError, RecursionError):
-        told = None
-    if isinstance(told, dict):
+    told = object_of(data)
+    if told is not None:
         choices = told.get("choices")
         if "error" in told or (isinstance(choices, list) and all(map(_is_choice, choices))):
             return told

@@ -51,7 +51,7 @@ async def _reply(writer: asyncio.StreamWriter, body: Any, said: str | int | None
         usage = {"prompt_tokens": 100, "completion_tokens": len(said)}
         chunks.append({"choices": [], "usage": usage})
     for chunk in chunks:
-        writer.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        writer.write(b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n")
     if said is not None:
         writer.write(b"data: [DONE]\n\n")
     await writer.drain()

@@ -65,6 +65,15 @@ def test_a_hundred_prompts_give_the_win_rate_and_the_cost_to_the_cent(tmp_path: 
     assert a["total_ms_p50"]["low"] <= a["total_ms_p50"]["value"] <= a["total_ms_p95"]["high"]
 
 
+def test_what_ends_a_line_to_python_alone_ends_no_answer(tmp_path: Path) -> None:
+    said = "one\u2028two\u2029three\x85four"
+    path = prompts(tmp_path, lambda n: {"id": f"q{n}", "prompt": str(n), "expect": said}, 2)
+
+    a, b = viewed(run(lambda _: said, lambda _: said, path, "--json"))["sides"]
+
+    assert (a["right"]["value"], b["right"]["value"]) == (1, 1)
+
+
 def test_the_same_answers_and_seed_give_the_same_report(tmp_path: Path) -> None:
     path = prompts(tmp_path, lambda n: {"id": f"q{n}", "prompt": str(n), "regex": f"^{n}$"})
     first = tmp_path / "first.json"

@@ -303,9 +303,9 @@ class Lines:
     def __init__(self, lines: list[str]) -> None:
         self._lines = lines
 
-    async def aiter_lines(self) -> AsyncIterator[str]:
+    async def aiter_bytes(self) -> AsyncIterator[bytes]:
         for line in self._lines:
-            yield line
+            yield f"{line}\n\n".encode()
 
 
 JSON = st.recursive(

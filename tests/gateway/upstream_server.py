@@ -12,7 +12,7 @@ from manyhands.gateway.shapes import DONE, frame
 from manyhands.gateway.upstream import Upstreams
 from tests.gateway.live import HOST, Live
 
-WORDS = ["Here", " it", " is", "."]
+WORDS = ["Here", " it", "\u2028is\x85", "."]  # what ends a line to Python, and in no event stream
 USAGE = {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
 
 
