@@ -4,8 +4,9 @@ In: who asks, for how many tokens, and at the end what was used and what it cost
 on, or a refusal that says when to come back; and the numbers for OpenAI's `x-ratelimit-*` headers.
 A minute's allowance refills all the time, as a bucket does (RFC 2697). An answer takes its prompt
 and its longest length, and gives back what it did not use; one that is larger than a full bucket
-waits for a full one and leaves a debt. Of a budget, an answer holds what its tokens cost at the
-dearest that this model was seen at here, so that answers side by side do not pass it together.
+waits for a full one and leaves a debt. Of a budget, an answer holds what it could cost where that
+is known, so that answers side by side do not pass it together; else, what its tokens would cost at
+the dearest mean price that an answer of this model had here, which the next one may be above.
 """
 
 import math
@@ -45,7 +46,7 @@ class State:
 
     requests: Bucket | None = None
     tokens: Bucket | None = None
-    held_ncr: float = 0.0  # by answers that run
+    held_ncr: int = 0  # by answers that run
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ class Taken:
     allowances: "Allowances"
     caller: Caller
     n_tokens: int
-    held_ncr: float
+    held_ncr: int
     model: str
     is_settled: bool = field(default=False, init=False)
 
@@ -92,13 +93,21 @@ class Allowances:
             raise _limited("requests", bucket, 1)
         bucket.level -= 1
 
-    def take(self, caller: Caller, n_tokens: int, model: str = "") -> Taken:
-        """Leave for answers of up to `n_tokens`, prompts included. model: whose prices count.
+    def take(
+        self, caller: Caller, n_tokens: int, model: str = "", could_cost_ncr: int | None = None
+    ) -> Taken:
+        """Leave for answers of up to `n_tokens`, prompts included.
+
+        Args:
+            model: whose prices count, where they are known by what was paid alone.
+            could_cost_ncr: the most that they can cost, where that is known.
 
         Raises:
             ApiError: not now, or not any more.
         """
-        held_ncr = self._affordable(caller, n_tokens, self._dearest.get(model, 0.0))
+        if could_cost_ncr is None:
+            could_cost_ncr = math.ceil(n_tokens * self._dearest.get(model, 0.0))
+        held_ncr = self._affordable(caller, n_tokens, could_cost_ncr)
         bucket = self._tokens(caller)
         if bucket is not None:
             if bucket.wait_s(n_tokens) > CLOSE_S:
@@ -132,7 +141,7 @@ class Allowances:
                 told[f"x-ratelimit-reset-{name}"] = in_words(bucket.wait_s(bucket.size))
         return told
 
-    def _affordable(self, caller: Caller, n_tokens: int, dearest: float) -> float:
+    def _affordable(self, caller: Caller, n_tokens: int, could_cost: int) -> int:
         """What to hold of the budget for these.
 
         Raises:
@@ -140,17 +149,16 @@ class Allowances:
         """
         budget = caller.grant.budget_ncr
         if budget is None:
-            return 0.0
+            return 0
         is_daily = caller.grant.budget_per is Per.DAY
         spending = self.spending
         spent = spending.on(caller.id, self._day()) if is_daily else spending.in_all(caller.id)
         left = budget - spent.ncr - self._state(caller).held_ncr
-        could_cost = n_tokens * dearest
         if left > 0 and could_cost <= left:
             return could_cost
         span = "of this day (UTC)" if is_daily else "in all"
         used = f"this key's budget {span} is {budget} ncr, of which {spent.ncr} are spent"
-        message = f"{used}; an answer of {n_tokens} tokens could cost {could_cost:.0f} more"
+        message = f"{used}; an answer of {n_tokens} tokens could cost {could_cost} more"
         raise ApiError(
             "insufficient_quota",
             message if left > 0 else used,

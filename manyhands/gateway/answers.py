@@ -215,8 +215,8 @@ class Answers:
         self._news.set()
 
     def _count(self, index: int, event: Event) -> None:
-        if isinstance(event, Token | Finished) and index not in self._counted:
-            self._counted.add(index)  # of what has no tokens, a vector, the end is the first word
+        if isinstance(event, Routed | Token | Finished) and index not in self._counted:
+            self._counted.add(index)  # from the chain on, which prefills before anybody can leave
             self.n_tokens += len(self.requests[index].prompt_ids)
         self.n_tokens += isinstance(event, Token)
 

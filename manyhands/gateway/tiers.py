@@ -28,7 +28,7 @@ from manyhands.gateway.prepared import Prepared
 from manyhands.gateway.readiness import Readiness
 from manyhands.gateway.relayed import Passing, RelayedStream, unless_gone
 from manyhands.gateway.residency import class_of, limits_of
-from manyhands.gateway.upstream import Json, Opened
+from manyhands.gateway.upstream import Json, Opened, Used, limited
 from protocol.errors import ManyhandsError
 from scheduler.wanted import Limits
 
@@ -170,25 +170,29 @@ async def _from_upstream(
     gateway: Gateway = request.app.state.gateway
     caller: Caller = request.state.caller
     name = decision.target
-    n_prompt = _prompt_tokens(asked, prepared)
-    n_tokens = _at_most(asked, prepared, gateway.bounds)
-    taken = gateway.allowances.take(caller, n_tokens, f"upstream:{name}")
+    upstream = gateway.bounds.policy.upstreams[name]
+    limit = gateway.bounds.max_tokens if asked.limit is None else asked.limit
+    used = Used(_prompt_tokens(asked, prepared), limit * _n_choices(asked, prepared))
+    taken = gateway.allowances.take(
+        caller, used.n_prompt + used.n_answer, could_cost_ncr=used.cost_ncr(upstream)
+    )
+    if asked.streams:
+        used.n_answer = 0  # none has come yet
     observer = Observers(
         request.app.state.metrics.watch(f"upstream:{name}", path),
         _Traced(request, name, prepared),
     )
     body = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    body = limited(upstream, body, path, limit)
     closing, handed_over = AsyncExitStack(), False
     holder: list[Opened] = []
-    closing.callback(_settled, taken, holder, request)
+    closing.callback(_settled, taken, used, name, request)
     observer.began(1)
     try:
 
         async def open_it() -> None:
             holder.append(
-                await closing.enter_async_context(
-                    gateway.upstreams.open(name, path, body, n_prompt)
-                )
+                await closing.enter_async_context(gateway.upstreams.open(name, path, body, used))
             )
 
         if not await unless_gone(open_it(), request.receive):
@@ -225,23 +229,22 @@ def ours_of(opened: Opened, decision: Decision) -> Json:
     }
 
 
-def _settled(taken: Taken, holder: list[Opened], request: Request) -> None:
-    """Once it is over: what was used, as far as it is known."""
-    if not holder:
+def _settled(taken: Taken, used: Used, name: str, request: Request) -> None:
+    """Once it is over: what was used, as far as it is known; whoever left, and whatever failed."""
+    gateway: Gateway = request.app.state.gateway
+    if not used.is_due:
         taken.settle(0, 0, 0)
         return
-    used = holder[0].used
-    cost_ncr = used.cost_ncr(holder[0].upstream)
+    cost_ncr = used.cost_ncr(gateway.bounds.policy.upstreams[name])
     taken.settle(used.n_prompt + used.n_answer, cost_ncr)
-    request.app.state.metrics.relayed(f"upstream:{holder[0].name}", used)
+    request.app.state.metrics.relayed(f"upstream:{name}", used)
 
 
-def _at_most(asked: Drawn, prepared: Prepared | None, bounds: Bounds) -> int:
-    """Tokens that an answer may take."""
+def _n_choices(asked: Drawn, prepared: Prepared | None) -> int:
     if prepared is not None:
-        return sum(each.capacity for each in prepared.requests)
-    n_answer = (asked.limit or bounds.max_tokens) * (asked.n or 1)
-    return _prompt_tokens(asked, prepared) + n_answer
+        return len(prepared.requests)
+    n_prompts = len(asked.prompts) if isinstance(asked, CompletionAsked) else 1
+    return n_prompts * (asked.n or 1)
 
 
 def _prompt_tokens(asked: Drawn, prepared: Prepared | None) -> int:

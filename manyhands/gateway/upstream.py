@@ -13,7 +13,7 @@ import os
 import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,16 +31,19 @@ Json = dict[str, Any]
 CONNECT_S, QUIET_S = 10.0, 120.0  # without a byte in the middle of a stream
 MAX_ERROR_BYTES, MAX_WHOLE_BYTES = 64 << 10, 64 << 20
 CALLERS_FAULT = {400, 404, 409, 413, 415, 422}
+CHAT, LIMITS = "chat/completions", ("max_tokens", "max_completion_tokens")
 OURS = ("manyhands", "cache_salt")  # fields that mean something here alone
 
 
 @dataclass(slots=True)
 class Used:
-    """What an upstream says that it used; until it does, a guess: a token for each frame."""
+    """What an upstream says that it used; until it does, a guess: the prompt, and a token for each
+    frame; of an answer that comes whole, all that it may have. is_due: it was sent, not refused."""
 
     n_prompt: int = 0
     n_answer: int = 0
     is_told: bool = False
+    is_due: bool = False
 
     def hear(self, usage: Any) -> None:
         if isinstance(usage, dict):
@@ -101,10 +104,11 @@ class Upstreams:
                 self._http = None
 
     @asynccontextmanager
-    async def open(
-        self, name: str, path: str, body: Json, n_prompt: int = 0
-    ) -> AsyncIterator[Opened]:
-        """An answer that has begun; leaving closes the connection, wherever it is. n_prompt: about.
+    async def open(self, name: str, path: str, body: Json, used: Used) -> AsyncIterator[Opened]:
+        """An answer that has begun; leaving closes the connection, wherever it is.
+
+        Args:
+            used: about; told more of as it goes on, also where it fails.
 
         Raises:
             ApiError: upstream_failed, overloaded; unsupported_value where it refuses the request.
@@ -128,8 +132,7 @@ class Upstreams:
                     async with asyncio.timeout(
                         upstream.first_token_s if streams else upstream.timeout_s
                     ):
-                        response = await closing.enter_async_context(asking)
-                        used = Used(n_prompt)
+                        response = await closing.enter_async_context(_sent(asking, used))
                         opened = await _begun(name, upstream, response, used, streams=streams)
                 yield opened
         finally:
@@ -140,6 +143,23 @@ class Upstreams:
         if self._keys[name]:
             headers["authorization"] = f"Bearer {self._keys[name]}"
         return headers
+
+
+@asynccontextmanager
+async def _sent(
+    asking: AbstractAsyncContextManager["httpx2.Response"], used: Used
+) -> AsyncIterator["httpx2.Response"]:
+    """From here on it may cost something, whoever leaves and whatever fails."""
+    import httpx2
+
+    used.is_due = True
+    try:
+        async with asking as response:
+            used.is_due = response.status_code == 200
+            yield response
+    except (httpx2.ConnectError, httpx2.ConnectTimeout):
+        used.is_due = False
+        raise
 
 
 async def _begun(
@@ -227,6 +247,14 @@ def _is_choice(told: Any) -> bool:
         and type(told.get("index", 0)) is int
         and all(isinstance(told.get(name, {}), dict) for name in ("delta", "message"))
     )
+
+
+def limited(upstream: Upstream, asked: Json, path: str, limit: int) -> Json:
+    """The body with a limit of its answer, where the caller names none."""
+    if any(asked.get(name) is not None for name in LIMITS):
+        return asked
+    is_new = path == CHAT and LIMITS[1] not in upstream.drop  # what OpenAI takes instead, by now
+    return {**asked, LIMITS[is_new]: limit}
 
 
 def _body(upstream: Upstream, asked: Json) -> Json:

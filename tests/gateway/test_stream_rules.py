@@ -125,6 +125,19 @@ async def test_a_caller_who_leaves_has_all_its_answers_cancelled_and_settled():
     assert counts.endings == [("cancelled", "")] * 2
 
 
+async def test_a_prompt_counts_from_the_first_route_on_for_a_caller_who_leaves():
+    gateway = Gateway(cast("Any", SERVED), Bounds(drain_s=1))
+
+    async with gateway.serving(cast("Any", Client([60.0], [ROUTED, 60.0]))):
+        for caller in (ONE, TWO):
+            answers = gateway.ask(REQUESTS, Connection().receive, caller=caller)
+            assert not await answers.next(0.02) or caller is TWO
+            answers.leave()
+
+    spent = gateway.allowances.spending.in_all
+    assert (spent("1").tokens, spent("2").tokens) == (0, 3)
+
+
 async def test_a_reader_that_reads_nothing_is_given_up():
     slow = Connection(stuck_after=2)
     real, stream.STUCK_S = stream.STUCK_S, 0.05

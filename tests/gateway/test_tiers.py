@@ -1,10 +1,12 @@
 """Who answers `manyhands/auto`: a real swarm, or somebody else, in good days and bad ones."""
 
 import asyncio
+import hashlib
 import http.client
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import openai
@@ -15,6 +17,7 @@ from pydantic import TypeAdapter
 
 from manyhands.gateway.grants import Grant
 from manyhands.gateway.policy import AUTO
+from manyhands.gateway.upstream import limited
 from tests.gateway.live import HOST, Live, events
 from tests.gateway.test_access import key
 from tests.gateway.upstream_server import WORDS, Elsewhere, ruled
@@ -295,15 +298,76 @@ def test_a_key_for_one_model_does_not_reach_upstreams_by_the_back_door(auto, els
 
 def test_what_an_upstream_cost_counts_for_the_keys_budget(gateway):
     ruling = policy("big")
-    ruling["upstreams"]["big"] |= {"prompt_price": 1_000_000, "answer_price": 2_000_000}
-    with ruled(gateway, ruling, Elsewhere()), key(gateway, budget_ncr=20) as text:
+    ruling["upstreams"]["big"] |= {"answer_price": 2_000_000}
+    with ruled(gateway, ruling, Elsewhere()), key(gateway, budget_ncr=15) as text:
         bearer = {"authorization": f"Bearer {text}"}
         first = gateway.post(CHAT, asked(MATHS), **bearer)
         second = gateway.post(CHAT, asked(MATHS, stream=True), **bearer)
 
-    assert first[2]["manyhands"]["cost"] == {"amount": 15, "currency": "ncr"}
-    assert first[1]["x-manyhands-cost"] == "15 ncr"
+    assert first[2]["manyhands"]["cost"] == {"amount": 8, "currency": "ncr"}
+    assert first[1]["x-manyhands-cost"] == "8 ncr"
     assert (second[0], second[2]["error"]["code"]) == (429, "insufficient_quota")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_caller_who_leaves_before_the_upstream_said_a_word_pays_what_it_was_sent(gateway, stream):
+    ruling = policy("big", fall_back=False)
+    ruling["upstreams"]["big"] |= {"prompt_price": 1_000_000, "answer_price": 2_000_000}
+    hanging, spending = Elsewhere("hangs"), gateway.gateway.allowances.spending
+    with ruled(gateway, ruling, hanging), key(gateway, budget_ncr=1000) as text:
+        id = hashlib.sha256(text.encode()).hexdigest()
+        with http_client(gateway) as connection:
+            body = json.dumps(asked(MATHS, stream=stream))
+            headers = {"content-type": "application/json", "authorization": f"Bearer {text}"}
+            connection.request("POST", CHAT, body, headers)
+            until(lambda: hanging.n_open == 1)
+        until(lambda: hanging.n_open == 0)
+        hanging.how = "500"
+        gateway.post(CHAT, asked(MATHS, stream=stream), authorization=f"Bearer {text}")
+
+        until(lambda: gateway.look(lambda: spending.in_all(id)).answers == 1)
+        spent = gateway.look(lambda: spending.in_all(id))
+
+    assert spent.tokens > 5
+    assert spent.ncr == spent.tokens + (0 if stream else 5)  # its 5 tokens cost twice as much
+
+
+def test_answers_of_an_upstream_side_by_side_do_not_pass_a_budget_together(gateway):
+    ruling = policy("big", fall_back=False)
+    ruling["upstreams"]["big"] |= {"answer_price": 10_000_000}
+    stalling = Elsewhere("stalls")
+    with ruled(gateway, ruling, stalling), key(gateway, budget_ncr=80) as text:
+        bearer = {"content-type": "application/json", "authorization": f"Bearer {text}"}
+        with http_client(gateway) as connection:
+            connection.request("POST", CHAT, json.dumps(asked(MATHS, stream=True)), bearer)
+            until(lambda: stalling.n_open == 1)
+            status, _, told = gateway.post(CHAT, asked(MATHS), **bearer)
+
+    assert (status, told["error"]["code"]) == (429, "insufficient_quota")
+    assert "could cost 50 more" in told["error"]["message"]
+
+
+def test_an_upstream_is_told_the_limit_that_is_held(auto, elsewhere):
+    most = auto.bounds.max_tokens
+    auto.post(CHAT, {"model": AUTO, "messages": MATHS})
+    auto.post("/v1/completions", {"model": AUTO, "prompt": "Prove it"})
+    old = auto.gateway.bounds.policy.upstreams["big"].model_copy(update={"drop": [NEWER]})
+
+    assert elsewhere.asked[0][NEWER] == elsewhere.asked[1]["max_tokens"] == most
+    assert limited(old, {}, "chat/completions", 7) == {"max_tokens": 7}
+
+
+NEWER = "max_completion_tokens"
+
+
+@contextmanager
+def http_client(gateway: Live) -> Iterator[http.client.HTTPConnection]:
+    """One that leaves without a word."""
+    connection = http.client.HTTPConnection(HOST, gateway.port, timeout=10)
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 def test_decisions_are_counted_and_explained_without_asking_anybody(auto, elsewhere):
