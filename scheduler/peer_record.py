@@ -71,11 +71,15 @@ class Standing:
 
 
 class PeerRecords:
-    """One per client, shared by its sessions. `now_s` is wall clock: records outlive processes."""
+    """One per client, shared by its sessions. `now_s` is wall clock: records outlive processes.
+
+    n_misbehaved: how often work did not hold that a peer did for this client, since it began.
+    """
 
     def __init__(self) -> None:
         self.rides: list[Ride] = []
         self.standings: dict[PeerId, Standing] = {}
+        self.n_misbehaved = 0
         self._complaints: dict[Pair, float] = {}
         self._slower_ms: dict[PeerId, float] | None = None
         self._slower_at_s = 0.0
@@ -125,6 +129,7 @@ class PeerRecords:
         if isinstance(error, PeerUnreachable):
             standing.gone_since = announced.sequence if announced else 0
         is_proven = isinstance(error, PeerMisbehaved | IntegrityError)
+        self.n_misbehaved += is_proven
         if standing.failed_at_s != now_s:
             standing.failures += CHEAT if is_proven else 1.0
         standing.failed_at_s = now_s

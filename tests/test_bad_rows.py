@@ -62,11 +62,13 @@ async def test_a_sender_of_nan_is_named_by_its_successor_and_replaced(
         async with built.client() as client:
             with pytest.raises(ManyhandsError) as caught:
                 await whole(client.generate(built.request(prompt, max_tokens=4, wait_s=0.3)))
+            was_counted = client.records.n_misbehaved > 0
         await built.start((0, 2))
         async with built.client("second") as client:
             for _ in range(4):  # whichever first hop it chooses to begin with
                 result = await whole(client.generate(built.request(prompt, max_tokens=4)))
                 assert len(result.token_ids) == 4
 
+    assert was_counted
     assert liar in str(caught.value)
     assert "NaN" in str(caught.value)

@@ -61,6 +61,7 @@ def make_app(
     app = bare_app("Manyhands gateway")
     app.state.gateway, app.state.readiness = gateway, ready
     app.state.metrics = metrics.Metrics()
+    app.state.metrics.expect(served.id for served in gateway.catalogue.served)
     app.state.panel = panel or Panel()
     for part in PARTS:
         app.include_router(part.router)

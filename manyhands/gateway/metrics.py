@@ -7,7 +7,7 @@ arrives. Labels hold names of our models alone, never what a caller or a peer wr
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from fastapi import APIRouter, Request
@@ -19,6 +19,8 @@ from manyhands import __version__
 from manyhands.dashboard.routes import Panel
 from manyhands.gateway.answers import Observer
 from manyhands.gateway.deciding import Decision
+from manyhands.gateway.faults import CODES
+from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.readiness import Look, Readiness
 from manyhands.gateway.upstream import Used
 from protocol.errors import ManyhandsError
@@ -31,6 +33,7 @@ FIRST_TOKEN_S = (
     *(1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0),
 )
 BETWEEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0)
+LOSSES = ("lost", "left")  # of hops
 ANSWER_S = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
@@ -98,6 +101,9 @@ class Metrics:
         self.failovers = counter(
             "failovers", "Hops that others took over in the middle of an answer.", "reason"
         )
+        self.misbehaved = counter(
+            "peer_misbehaved", "Work of peers that did not hold, answers that went on included."
+        )
         self.decisions = counter(
             "route_decisions", "Requests for manyhands/auto, by who answered.", "tier", "reason"
         )
@@ -107,6 +113,15 @@ class Metrics:
         self.peers = gauge("peers", "Peers that announce a model of this gateway.", "state")
         self.info = gauge("build_info", "Always 1.", "version")
         self.info.labels(__version__).set(1)
+        self._n_misbehaved = 0  # as last heard
+
+    def expect(self, models: Iterable[str]) -> None:
+        """Begin at 0 what alerts look at: Prometheus sees no increase in what was never less."""
+        for reason in LOSSES:
+            self.failovers.labels(reason)
+        for model in models:
+            for code in set(CODES.values()):
+                self.requests.labels(model, "error", code)
 
     def watch(self, model: str, endpoint: str) -> "Watch":
         return Watch(self, model, endpoint)
@@ -123,6 +138,11 @@ class Metrics:
         """An upstream's answer is over."""
         self.prompt.labels(model, "upstream").inc(used.n_prompt)
         self.generated.labels(model, "upstream").inc(used.n_answer)
+
+    def judged(self, n_misbehaved: int) -> None:
+        """So often work of peers did not hold, since the client began."""
+        self.misbehaved.inc(max(0, n_misbehaved - self._n_misbehaved))
+        self._n_misbehaved = n_misbehaved
 
     def cover(self, look: Look, reasons: Mapping[str, str]) -> None:
         """What the swarm looks like now."""
@@ -181,8 +201,8 @@ class Watch(Observer):
         metrics.generated.labels(model, "client").inc(len(result.token_ids))
         metrics.prefix_asked.labels(model).inc(result.n_prompt)
         metrics.prefix_hits.labels(model).inc(result.n_cached)
-        metrics.failovers.labels("lost").inc(result.failovers)
-        metrics.failovers.labels("left").inc(result.handovers)
+        for reason, n_hops in zip(LOSSES, (result.failovers, result.handovers), strict=True):
+            metrics.failovers.labels(reason).inc(n_hops)
         for step in result.route:
             if step.run_ms:
                 metrics.hop_step.labels(model).observe(step.run_ms / 1000)
@@ -205,6 +225,9 @@ async def show(request: Request) -> Response:
     readiness: Readiness = request.app.state.readiness
     reasons = await readiness.reasons()
     metrics.cover(await readiness.look(), reasons)
+    gateway: Gateway = request.app.state.gateway
+    if (client := gateway.client) is not None:
+        metrics.judged(client.records.n_misbehaved)
     panel: Panel = request.app.state.panel
     if (books := panel.books) is not None:
         with suppress(ManyhandsError):  # what it was not before is `ledger verify`'s to tell
