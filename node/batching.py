@@ -20,9 +20,9 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from node.engine import ShardEngine, StepItem
-from node.readout import Reads
+from node.pieces import Piece, blocks_and_rows, in_one_piece, needs_logits, waiting_of
 from node.rows import from_wire, ids_from_wire, joined, to_wire
-from node.schedule import LEAST_ROWS, Part, Schedule, Step, Waiting
+from node.schedule import LEAST_ROWS, Schedule, Step, Waiting
 from node.step_cost import StepCost
 from node.work import Done, Lane, Load, Seen, Work
 from protocol.draws import Drawn
@@ -46,27 +46,6 @@ class Delivery:
     works: list[Work]
     is_answer: bool = False
     call: Callable[[], None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Rows of one session in one step: of its oldest work, and of what follows on directly."""
-
-    lane: Lane
-    parts: tuple[tuple[Work, int], ...]
-
-    @property
-    def start(self) -> int:
-        return self.parts[0][0].start
-
-    @property
-    def rows(self) -> int:
-        return sum(rows for _, rows in self.parts)
-
-    @property
-    def samples(self) -> bool:
-        work, rows = self.parts[-1]
-        return work.run.sample and rows == work.left
 
 
 class Batcher:
@@ -206,9 +185,8 @@ class Batcher:
             while queue and queue[0].generation != lane.generation:
                 queue.popleft()
             if queue:
-                rows = sum(rows for _, rows in _in_one_piece(queue))
-                start, mends = queue[0].start, lane.mends(queue[0].start)
-                waiting.append(Waiting(lane, _part(lane), start, rows, lane.deadline, mends))
+                rows = sum(rows for _, rows in in_one_piece(queue))
+                waiting.append(waiting_of(lane, queue[0].start, rows))
             else:
                 del self._queues[lane]
         step = self._schedule.next_step(waiting, time.monotonic())
@@ -222,7 +200,7 @@ class Batcher:
     def _piece(self, lane: Lane, rows: int) -> Piece:
         """The next `rows` rows of a session that has them in one piece."""
         parts: list[tuple[Work, int]] = []
-        for work, left in _in_one_piece(self._queues[lane]):
+        for work, left in in_one_piece(self._queues[lane]):
             parts.append((work, min(left, rows)))
             rows -= left
             if rows <= 0:
@@ -277,9 +255,8 @@ class Batcher:
     def _item(self, piece: Piece) -> StepItem:
         lease = piece.lane.lease
         parts = [self._tensor(piece.lane, work.payload(rows)) for work, rows in piece.parts]
-        n_logits, readout = int(piece.samples), piece.lane.readout
-        if readout is not None and readout.reads is Reads.LOGITS:
-            n_logits = piece.rows
+        is_read = needs_logits(piece.lane, piece.start)
+        n_logits = piece.rows if is_read else int(piece.samples)
         return StepItem(lease, piece.start, joined(parts), n_logits)
 
     def _tensor(self, lane: Lane, payload: bytes | memoryview) -> "Tensor":
@@ -338,23 +315,6 @@ class Batcher:
             self._watch(seen)
 
 
-def _part(lane: Lane) -> Part:
-    lease = lane.lease
-    return Part(lease.entry, lease.exit, lease.entry == 0 and lane.is_bare)
-
-
-def _in_one_piece(queue: deque[Work]) -> Iterator[tuple[Work, int]]:
-    """The oldest work and what continues it row by row, up to where a token is drawn."""
-    stop: int | None = None
-    for work in queue:
-        if stop not in (None, work.start) or work.generation != queue[0].generation:
-            return
-        yield work, work.left
-        if work.run.sample:
-            return
-        stop = work.start + work.left
-
-
 def _seen(pieces: Sequence[Piece], step: Step, began_s: float, spent_s: float) -> Seen:
     waits_us = tuple(
         max(0.0, began_s - work.since_s) * 1e6
@@ -362,16 +322,8 @@ def _seen(pieces: Sequence[Piece], step: Step, began_s: float, spent_s: float) -
         for work, _ in piece.parts
         if not work.at
     )
-    n_blocks, rows = _ran(pieces)
+    n_blocks, rows = blocks_and_rows(pieces)
     return Seen(step.kind, n_blocks, rows, spent_s * 1e6, waits_us)
-
-
-def _ran(pieces: Sequence[Piece]) -> tuple[int, int]:
-    """The blocks that a step ran, and how many rows each of them had, in the mean."""
-    parts = [(piece.lane.lease.entry, piece.lane.lease.exit, piece.rows) for piece in pieces]
-    n_blocks = len({block for entry, exit, _ in parts for block in range(entry, exit)})
-    run = sum((exit - entry) * rows for entry, exit, rows in parts)
-    return n_blocks, max(1, round(run / n_blocks))
 
 
 def _results(piece: Piece, ran: Ran, run_us: int) -> Iterator[Done]:

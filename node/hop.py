@@ -182,9 +182,10 @@ class Hop:
 
     def resume(self, stream: Stream, message: Resume) -> None:
         """The client came back on a new control stream."""
+        again = self.readout.again(message.have) if self.readout else ()
         self._stream = stream
-        for told in self.readout.again(message.have) if self.readout else ():
-            self._tell(told)
+        for told in again:
+            send_on(stream, told)
         self.do(self.session.control_back(message.have, time.monotonic()))
         self._tell_leave()
 

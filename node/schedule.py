@@ -11,6 +11,9 @@ each block costs once is then paid once; others take turns.
 A prompt that is run again because a hop was lost has a reader who sees the answer stand still. Such
 rows go before all but the quarter, one session after the other, in pieces wide enough to be
 efficient.
+
+A prompt whose ids' odds are read needs the head for every row, and logits of a whole vocabulary.
+It gets few rows at a time, and such a step says nothing about what others take.
 """
 
 from collections.abc import Hashable, Sequence
@@ -22,6 +25,7 @@ from node.step_cost import Shape, StepCost
 DECODE_ROWS = 8  # work of at most these is a decode or a verify window
 MAX_SESSIONS = 128  # of one step
 PREFILL_ROWS = 256  # a step's prompt rows at most: the fastest chunk measured over a chain
+READ_ROWS = 64  # of a step's prompts whose odds are read; beside decodes `LEAST_ROWS`
 LEAST_ROWS = 16  # prompts get at least these in each step, whatever it does to the decodes
 UNKNOWN_ROWS = 64  # beside decodes, as long as no step was measured
 SLOWDOWN = 1.8  # of a step with decodes, by prompts in it: p95 stays below two
@@ -55,6 +59,7 @@ class Waiting:
     rows: int
     deadline: float  # on the clock that `next_step` is told
     mends: bool = False  # its answer had begun, and stands still until these rows are run again
+    is_read: bool = False  # it needs logits of each row
 
     @property
     def decodes(self) -> bool:
@@ -74,6 +79,8 @@ class Step:
 
     @property
     def kind(self) -> str:
+        if any(work.is_read for work, _ in self.pieces):
+            return "read"
         kinds = {work.decodes for work, _ in self.pieces}
         return "mixed" if len(kinds) == 2 else "decode" if True in kinds else "prefill"
 
@@ -106,7 +113,8 @@ class Schedule:
 
     def ran(self, step: Step, spent_s: float) -> None:
         """That step took so long."""
-        self.cost.saw(step.kind, step.shape, spent_s * 1e6)
+        if step.kind != "read":
+            self.cost.saw(step.kind, step.shape, spent_s * 1e6)
 
     def backlog_s(self, waiting: Sequence[Waiting]) -> float:
         """How long a prompt that comes now could wait for those before it."""
@@ -142,15 +150,17 @@ class Schedule:
         spare_us = self._spare_us(decodes, MENDING_SLOWDOWN if is_mending else SLOWDOWN)
         longest_unserved = prompts[0]
         shares: dict[Waiting, int] = {}
-        room = PREFILL_ROWS
+        room, reading_room = PREFILL_ROWS, LEAST_ROWS if self._decoders else READ_ROWS
 
         def give(work: Waiting, us: float, most: int) -> float:
-            nonlocal room
+            nonlocal room, reading_room
             given = shares.get(work, 0)
             row_us = self.cost.row_us(work.start + given)
-            rows = min(work.rows - given, int(us / row_us + 1e-6), most, room)
+            most = min(most, room, reading_room if work.is_read else room)
+            rows = min(work.rows - given, int(us / row_us + 1e-6), most)
             if rows <= 0:
                 return 0.0
+            reading_room -= rows if work.is_read else 0
             shares[work] = given + rows
             room -= rows
             return rows * row_us

@@ -18,7 +18,7 @@ from node.engine import Lease
 from node.hop import Hop
 from node.metering import SessionMeter, Till
 from node.prefixes import Prefixes, Rows, smaller
-from node.readout import readout_of
+from node.readout import kept_bytes, readout_of
 from node.served import Served
 from node.shares import Holding, Shares
 from node.surroundings import Surroundings
@@ -81,7 +81,7 @@ class Sessions:
         positions, span = capacity or reserve.capacity, reserve.span
         journal = 0 if reserve.is_last else self.served.row_bytes
         lease = self.served.engine.lease_bytes(positions, entry=span.start, exit=span.stop)
-        return lease + positions * journal
+        return lease + positions * journal + kept_bytes(reserve, positions)
 
     def admit(self, reserve: Reserve, client: str, stream: Stream) -> Hop:
         """Room for a session.

@@ -61,7 +61,7 @@ class Vitals:
         """A step ran."""
         now_s = self._now_s()
         self._waits_us.extend((now_s, wait_us) for wait_us in seen.waits_us)
-        if seen.kind != "prefill":
+        if seen.kind in ("decode", "mixed"):
             self._decodes.append((now_s, seen))
         if now_s - self._rows[-1][0] >= 1.0:
             self._count_rows(now_s)

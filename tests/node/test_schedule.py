@@ -13,6 +13,7 @@ from node.schedule import (
     MAX_STEP_US,
     MENDING_SLOWDOWN,
     PREFILL_ROWS,
+    READ_ROWS,
     SLOWDOWN,
     UNKNOWN_ROWS,
     Part,
@@ -31,6 +32,10 @@ def decode(session: str, start: int = 100, part: Part = ALL) -> Waiting:
 
 def prompt(session: str, rows: int, start: int = 0, part: Part = ALL) -> Waiting:
     return Waiting(session, part, start, rows, inf)
+
+
+def read(session: str, rows: int, start: int = 0) -> Waiting:
+    return Waiting(session, ALL, start, rows, inf, is_read=True)
 
 
 def mending(session: str, rows: int, start: int = 0) -> Waiting:
@@ -331,3 +336,27 @@ def test_the_wait_for_prompts_is_longer_beside_decodes():
 
     assert alone_s == pytest.approx(2 * 10_000 * 0.002, rel=0.2)
     assert schedule.backlog_s(waiting) > 2 * alone_s
+
+
+@pytest.mark.parametrize("cost", [slow_machine, quick_machine])
+def test_prompts_that_are_read_get_few_rows_so_that_decodes_beside_them_go_on(cost):
+    schedule = Schedule(cost())
+    beside = schedule.next_step(
+        [decode("a"), read("b", 300), read("c", 200), prompt("d", 100)], 0.0
+    )
+    alone = Schedule(cost()).next_step([read("b", 300), read("c", 200)], 0.0)
+
+    given = rows_of(beside)
+    assert 0 < given.get("b", 0) + given.get("c", 0) <= LEAST_ROWS
+    assert given["a"] == 1
+    assert sum(rows_of(alone).values()) == READ_ROWS
+
+
+def test_a_step_in_which_prompts_are_read_says_nothing_about_what_others_take():
+    schedule = Schedule(quick_machine())
+    before_us = schedule.cost.step_us(Shape(64)), schedule.cost.row_us(0)
+
+    for _ in range(20):
+        schedule.ran(Step(((read("b", 64), 64), (decode("a"), 1))), 2.0)
+
+    assert (schedule.cost.step_us(Shape(64)), schedule.cost.row_us(0)) == before_us

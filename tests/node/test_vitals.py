@@ -132,6 +132,14 @@ def test_what_rows_share_is_how_much_longer_their_steps_take_than_alone(vitals, 
     assert vitals.measured().shared_us == 1
 
 
+def test_steps_in_which_prompts_are_read_say_nothing_about_others_but_that_these_waited(vitals):
+    for _ in range(20):
+        vitals.saw(Seen("read", 4, 17, 90_000.0, (2000.0,)))
+
+    assert (vitals.measured().shared_us, vitals.measured().queue_us) == (1, 2000)
+    assert (vitals.decode_us, vitals.prefill_us_per_row) == (1000, 100)
+
+
 def test_steps_that_are_now_slower_and_now_faster_share_nothing(vitals):
     for spent_us in (1200.0, 800.0, 1100.0, 900.0):
         vitals.saw(Seen("decode", 4, 1, spent_us, ()))
