@@ -59,12 +59,17 @@ class PromptLogprobs:
     top_logprobs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        require(1 <= self.start <= MAX_POSITIONS, "a position out of range")
+        require(self.start >= 1 and self.stop <= MAX_POSITIONS, "a position out of range")
         require(0 <= self.n_top <= MAX_TOP, "log-probabilities do not fit")
         n_told = self.n_top * len(self.logprobs)
         require(len(self.top_ids) == len(self.top_logprobs) == n_told, "likeliest ids do not fit")
         told = (*self.logprobs, *self.top_logprobs)
         require(all(FLOOR <= value <= 0 for value in told), "a log-probability out of range")
+
+    @property
+    def stop(self) -> int:
+        """Behind the last position that is told of."""
+        return self.start + len(self.logprobs)
 
     @classmethod
     def of(cls, epoch: int, start: int, told: Sequence[Logprobs]) -> Self:

@@ -263,10 +263,8 @@ class Session:
         if self._links.get(peer) is not link:
             return  # it was refused or lost, and asked again since
         match message:
-            case TokenEvent():
-                self._token(peer, message, now)
-            case PromptLogprobs():
-                self.transcript.read(peer, message, self.rules)
+            case TokenEvent() | PromptLogprobs():
+                self._told(peer, message, now)
             case Progress():
                 self._do(self.rules.progress(peer, message, now))
             case Reserved():
@@ -290,13 +288,14 @@ class Session:
                 closed = PeerUnreachable(peer, "it closed the session")
                 self._do(self.rules.lost(peer, closed, now))
 
-    def _token(self, peer: str, message: TokenEvent, now: float) -> None:
+    def _told(self, peer: str, message: TokenEvent | PromptLogprobs, now: float) -> None:
         try:
-            self.transcript.check(peer, message, self.rules)
+            self.transcript.heard(peer, message, self.rules)
         except PeerMisbehaved as error:
             self._do(self.rules.lost(peer, error, now))
             return
-        self._do(self.rules.token(peer, message, now))
+        if isinstance(message, TokenEvent):
+            self._do(self.rules.token(peer, message, now))
 
     def _reserved(self, peer: str, message: Reserved, now: float) -> None:
         try:

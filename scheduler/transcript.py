@@ -47,17 +47,33 @@ class Transcript:
         self._route_watch.routed([hop.seat for hop in hops])
         self.events.put_nowait(Routed(_route(hops)))
 
-    def read(self, peer: str, told: PromptLogprobs, rules: ChainSession) -> None:
-        """Parts of it come again after a disturbance, and say the same."""
-        is_wanted = self._request.prompt_logprobs is not None and not self._texts
-        if is_wanted and rules.hops and rules.hops[-1].peer == peer:
-            self._read.update(told.items())
+    def heard(self, peer: str, said: TokenEvent | PromptLogprobs, rules: ChainSession) -> None:
+        """Before the rules hear it.
 
-    def check(self, peer: str, event: TokenEvent, rules: ChainSession) -> None:
-        """
         Raises:
-            PeerMisbehaved: what the prompt should be read for has not come before its token.
+            PeerMisbehaved: that is no answer to what was asked.
         """
+        if isinstance(said, TokenEvent):
+            self._check(peer, said, rules)
+        else:
+            self._note(peer, said, rules)
+
+    def _note(self, peer: str, told: PromptLogprobs, rules: ChainSession) -> None:
+        """Parts of it come again after a disturbance, and say the same; of an earlier epoch where
+        the hop that told them goes on."""
+        asked = self._request.prompt_logprobs
+        if asked is None or self._texts or not rules.hops or rules.hops[-1].peer != peer:
+            return
+        if told.epoch > rules.epoch or told.stop > rules.n_prompt:
+            raise PeerMisbehaved(peer, "it told of a prompt that it was not given")
+        # Fewer likeliest ids than asked for are all that a vocabulary has: the prompt's among them.
+        is_all = max(self._request.prompt_ids) < told.n_top < asked
+        if told.n_top != asked and not is_all:
+            raise PeerMisbehaved(peer, f"it told {told.n_top} likeliest ids, of {asked} asked for")
+        self._read.update(told.items())
+
+    def _check(self, peer: str, event: TokenEvent, rules: ChainSession) -> None:
+        """What the prompt is read for comes before its token."""
         if event.position != rules.n_prompt:
             return
         if self._request.pooling and not _is_vector(event.pooled, self._request.hidden_size):
