@@ -6,7 +6,8 @@ waits inside a finalizer: what a garbage collector ends is handed to the loop an
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+import weakref
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ class Portal:
             threading.RLock()
         )  # also while a finalizer runs on the thread that has it
         self._thread = threading.Thread(target=self._main, name="manyhands", daemon=True)
+        self.callers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # who ever called
         self.is_closed = False
         if self._is_ours:
             self._thread.start()
@@ -46,6 +48,7 @@ class Portal:
             if self.is_closed:
                 work.close()
                 raise UsageError("this is closed", hint="open another one")
+            self.callers.add(threading.current_thread())
             waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return waiting.result()
@@ -67,6 +70,10 @@ class Portal:
             except RuntimeError:  # the loop is over, and with it what was to be ended
                 work.close()
 
+    def end_later(self, first: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """As `close`, after `first`; nobody waits. What a finalizer may call, on any thread."""
+        self.later(self._end(first))
+
     async def enter(self, context: Any) -> Any:
         """Keep an asynchronous context open until `close`."""
         return await self._stack.enter_async_context(context)
@@ -81,6 +88,16 @@ class Portal:
         if self._is_ours and not was_closed:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=10)
+
+    async def _end(self, first: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        try:
+            await first()
+            await self._stack.aclose()
+        finally:
+            with self._submitting:
+                was_closed, self.is_closed = self.is_closed, True
+            if self._is_ours and not was_closed:
+                self._loop.stop()
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -86,8 +86,8 @@ class AsyncClient:
         self._is_closed = True
         async with self._opening:
             if self._is_open:
-                self._is_open = False
                 await self._backend.aclose()
+                self._is_open = False
 
     async def generate(
         self, prompt: str | Sequence[int], *, model: str | None = None, **drawing: Unpack[Drawing]

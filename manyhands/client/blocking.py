@@ -4,30 +4,27 @@ An `AsyncClient` on an event loop in a thread of its own: it works in notebooks,
 threads at once.
 """
 
-import threading
-import weakref
 from collections.abc import Coroutine, Iterable, Sequence
-from contextlib import suppress
 from os import PathLike
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
+from manyhands.client import closing
 from manyhands.client.asynchronous import AsyncClient
 from manyhands.client.chat_values import ChatCompletion, ChatCompletionChunk
 from manyhands.client.choices import ChatChoices, Drawing, Extension
 from manyhands.client.streams import AnswerStream, Stream
 from manyhands.client.values import Answer, Embeddings, Json, Model
 from manyhands.portal import Portal
-from protocol.errors import ManyhandsError
 
 T = TypeVar("T")
-_OPEN: "weakref.WeakSet[Client]" = weakref.WeakSet()
 
 
 class Client:
     """Asks a swarm directly, as one of its clients, or a gateway at `base_url`.
 
     Nothing is opened before the first question. Use `with`, or `close` at the end; one that is
-    forgotten is closed when the program ends. The arguments are those of `AsyncClient`.
+    forgotten closes itself, at the latest when the program ends and none of its threads asks any
+    more. The arguments are those of `AsyncClient`.
     """
 
     def __init__(
@@ -57,10 +54,12 @@ class Client:
             max_retries=max_retries,
         )
         self._portal = Portal()
-        self._end = weakref.finalize(self, _end, self._portal, self._client)
-        self._end.atexit = False  # too late: see below
-        _OPEN.add(self)
-        self.chat = Chat(self)
+        closing.remember(self, self._portal, self._client)
+
+    @property
+    def chat(self) -> "Chat":
+        """`client.chat.completions`, as OpenAI's client has it."""
+        return Chat(self)  # made anew: a circle would be left to the garbage collector
 
     def __enter__(self) -> Self:
         self._call(self._client.__aenter__())
@@ -71,7 +70,7 @@ class Client:
 
     def close(self) -> None:
         """Cancel what runs, settle it, and leave. Then nothing can be asked any more."""
-        self._end()
+        closing.close(self._portal, self._client)
 
     def generate(
         self, prompt: str | Sequence[int], *, model: str | None = None, **drawing: Unpack[Drawing]
@@ -186,22 +185,3 @@ class Completions:
             )
             return Stream(client._portal, chunks, client)
         return client._call(inner.create(messages=messages, model=model, **choices))
-
-
-def _end(portal: Portal, client: AsyncClient) -> None:
-    """Also where a forgotten one is collected."""
-    with suppress(ManyhandsError):  # on the portal's own thread nothing can be waited for
-        portal.call(client.aclose())
-        portal.close()
-
-
-def _end_all() -> None:
-    for client in tuple(_OPEN):
-        client.close()
-
-
-# At `atexit` thread pools take no work any more, and a ledger is written by one. The pools' own end
-# is registered by the same means when their module is loaded; what is registered last runs first.
-import concurrent.futures.thread  # noqa: E402, F401
-
-threading._register_atexit(_end_all)  # type: ignore[attr-defined]

@@ -1,7 +1,6 @@
 """`Client` and `AsyncClient` on a real swarm of two nodes, and on a gateway in front of it."""
 
 import asyncio
-import gc
 import subprocess
 import sys
 import time
@@ -218,7 +217,7 @@ def test_closing_ends_what_runs_and_a_forgotten_client_closes_itself(gateway: Li
     assert forgotten.models()
     thread = forgotten._portal._thread
     del forgotten
-    gc.collect()
+    thread.join(timeout=10)
     assert not thread.is_alive()
     assert verify_ledger(tmp_path / "client").holds
 

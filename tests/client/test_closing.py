@@ -1,14 +1,17 @@
 """A client that is closed while others ask: each of them hears that it was, and nobody waits on."""
 
 import asyncio
+import gc
+import sys
 import threading
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from manyhands import AsyncClient
+from manyhands import AsyncClient, Client
 from manyhands.client.backend import Backend
 from manyhands.client.http_backend import HttpBackend
 from manyhands.client.swarm_backend import Running
@@ -18,6 +21,7 @@ from manyhands.gateway.answers import Answers
 from manyhands.gateway.faults import ApiError
 from manyhands.portal import Portal
 from protocol.errors import UsageError
+from tests.client.elsewhere import Reply, elsewhere
 
 
 class Endless:
@@ -160,3 +164,74 @@ def test_a_call_under_way_fails_when_the_loop_ends():
 
     thread.join(timeout=5)
     assert len(heard) == 1
+
+
+def test_a_forgotten_client_ends_though_its_own_thread_collects_it():
+    client = Client(base_url="http://127.0.0.1:9")
+    portal, circle = client._portal, [client]
+    circle.append(circle)  # type: ignore[arg-type]
+
+    async def collect() -> None:
+        gc.collect()
+
+    gc.disable()
+    try:
+        del client, circle
+        portal.call(collect())
+    finally:
+        gc.enable()
+
+    portal._thread.join(timeout=10)
+    assert portal.is_closed
+    assert not portal._thread.is_alive()
+
+
+def test_whoever_forgets_a_client_does_not_wait_until_it_is_closed():
+    client = Client(base_url="http://127.0.0.1:9")
+    thread, settled = client._portal._thread, threading.Event()
+
+    class Settling(Silent):
+        async def aclose(self) -> None:
+            await asyncio.to_thread(settled.wait)
+
+    client._client._backend = Settling()
+    client.__enter__()
+
+    del client
+
+    assert thread.is_alive()
+    settled.set()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+PROGRAM = """
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from manyhands import Client
+
+def ask(name):
+    print(name, [model.id for model in client.models()][0])
+
+client = Client(base_url=sys.argv[1])
+pool = ThreadPoolExecutor(1)
+pool.submit(ask, "first")
+pool.submit(ask, "queued")
+threading.Thread(target=ask, args=("thread",)).start()
+threading.Timer(0.3, ask, args=("later",)).start()
+"""
+
+
+async def test_a_program_whose_threads_still_ask_ends_after_they_were_answered():
+    models = {"data": [{"id": "tiny", "root": "tiny@1"}]}
+    async with elsewhere(lambda _: Reply.of(models)) as url:
+        program = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PROGRAM, url, stdout=PIPE, stderr=PIPE
+        )
+        async with asyncio.timeout(60):
+            said, complaints = await program.communicate()
+
+    assert complaints == b""
+    assert sorted(said.decode().split()) == sorted(
+        ["first", "queued", "thread", "later"] + ["tiny"] * 4
+    )
