@@ -7,6 +7,8 @@ two copies of a log, or a log and a part of it, fold to the same balances.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+Parties = tuple[bytes, bytes, bytes]  # payer, payee, asset
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -34,22 +36,41 @@ class Balance:
         return self.earned - self.spent
 
 
+class Fold:
+    """The account's claims on and debts to each counterparty, as claims come."""
+
+    def __init__(self, account: bytes) -> None:
+        self.account = account
+        self._highest: dict[Parties, dict[bytes, int]] = {}  # what each tab came to
+        self._sums: dict[Parties, int] = {}
+
+    def add(self, claim: Claim) -> None:
+        parties = (claim.payer, claim.payee, claim.asset)
+        tabs = self._highest.setdefault(parties, {})
+        before = tabs.get(claim.session_id, 0)
+        tabs[claim.session_id] = max(claim.amount, before)
+        self._sums[parties] = self._sums.get(parties, 0) + max(0, claim.amount - before)
+
+    def balances(self) -> list[Balance]:
+        """In a fixed order."""
+        found: dict[tuple[bytes, bytes], tuple[int, int, int]] = {}
+        for (payer, payee, asset), amount in self._sums.items():
+            if payer == payee or self.account not in (payer, payee):
+                continue
+            earns = payee == self.account
+            pair = (payer if earns else payee, asset)
+            earned, spent, n_tabs = found.get(pair, (0, 0, 0))
+            found[pair] = (
+                earned + amount * earns,
+                spent + amount * (not earns),
+                n_tabs + len(self._highest[payer, payee, asset]),
+            )
+        return [Balance(*pair, *totals) for pair, totals in sorted(found.items())]
+
+
 def balances(account: bytes, claims: Iterable[Claim]) -> list[Balance]:
-    """The account's claims on and debts to each counterparty, in a fixed order."""
-    highest: dict[tuple[bytes, bytes, bytes, bytes], int] = {}
+    """Of all these claims."""
+    fold = Fold(account)
     for claim in claims:
-        tab = (claim.session_id, claim.payer, claim.payee, claim.asset)
-        highest[tab] = max(claim.amount, highest.get(tab, 0))
-    sums: dict[tuple[bytes, bytes], tuple[int, int, int]] = {}
-    for (_, payer, payee, asset), amount in highest.items():
-        if payer == payee or account not in (payer, payee):
-            continue
-        earns = payee == account
-        pair = (payer if earns else payee, asset)
-        earned, spent, n_tabs = sums.get(pair, (0, 0, 0))
-        sums[pair] = (
-            earned + amount * earns,
-            spent + amount * (not earns),
-            n_tabs + 1,
-        )
-    return [Balance(*pair, *totals) for pair, totals in sorted(sums.items())]
+        fold.add(claim)
+    return fold.balances()

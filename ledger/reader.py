@@ -53,10 +53,20 @@ class LedgerReader:
     def __len__(self) -> int:
         return int(self._store.execute("SELECT coalesce(max(idx) + 1, 0) FROM entry")[0][0])
 
-    def entries(self) -> Iterator[LogEntry]:
-        yield from (
-            LogEntry(*row) for row in self._store.execute("SELECT * FROM entry ORDER BY idx")
-        )
+    def entries(self, start: int = 0) -> Iterator[LogEntry]:
+        """From this index on."""
+        rows = self._store.execute("SELECT * FROM entry WHERE idx >= ? ORDER BY idx", (start,))
+        yield from (LogEntry(*row) for row in rows)
+
+    def id_at(self, index: int) -> bytes | None:
+        """Of the receipt of this entry; None: there is none so far."""
+        rows = self._store.execute("SELECT receipt_id FROM entry WHERE idx = ?", (index,))
+        return rows[0][0] if rows else None
+
+    def latest(self, most: int) -> list[LogEntry]:
+        """The newest first."""
+        rows = self._store.execute("SELECT * FROM entry ORDER BY idx DESC LIMIT ?", (most,))
+        return [LogEntry(*row) for row in rows]
 
     def receipt(self, id_: bytes) -> Receipt:
         """The receipt of this id.
@@ -69,6 +79,9 @@ class LedgerReader:
     def open_tabs(self) -> list[Receipt]:
         rows = self._store.execute("SELECT receipt FROM open_tab ORDER BY session_id")
         return [Receipt.decode(data) for (data,) in rows]
+
+    def n_open_tabs(self) -> int:
+        return int(self._store.execute("SELECT count(*) FROM open_tab")[0][0])
 
     def checkpoint(self) -> Checkpoint | None:
         """The latest signed tree head."""

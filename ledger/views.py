@@ -3,6 +3,7 @@
 These shapes are a contract for scripts: additions are fine, a change is a new version.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from ledger.balances import Balance, balances
@@ -25,15 +26,20 @@ PROOF_SCHEMA = "manyhands/ledger-proof/v1"
 def balance_view(book: Book) -> Json:
     with book.reader() as reader:
         rows = balances(reader.account, (entry.claim() for entry in reader.entries()))
-        return {
-            "role": book.role,
-            "peer": peer_name(reader.account),
-            "entries": len(reader),
-            "balances": [_balance(row) for row in rows],
-            "earned_ncr": sum(row.earned for row in rows),
-            "spent_ncr": sum(row.spent for row in rows),
-            "net_ncr": sum(row.net for row in rows),
-        }
+        return balances_view(book, reader, rows)
+
+
+def balances_view(book: Book, reader: LedgerReader, rows: Sequence[Balance]) -> Json:
+    """Of what somebody folded who follows the ledger."""
+    return {
+        "role": book.role,
+        "peer": peer_name(reader.account),
+        "entries": len(reader),
+        "balances": [_balance(row) for row in rows],
+        "earned_ncr": sum(row.earned for row in rows),
+        "spent_ncr": sum(row.spent for row in rows),
+        "net_ncr": sum(row.net for row in rows),
+    }
 
 
 def _balance(row: Balance) -> Json:
@@ -62,10 +68,10 @@ def statement_view(book: Book, peer: str | None) -> Json:
 def recent_view(book: Book, most: int) -> Json:
     """The latest tabs of a ledger, the newest first, and the tree head that its owner signed."""
     with book.reader() as reader:
-        head, entries = reader.checkpoint(), list(reader.entries())
+        head = reader.checkpoint()
         return {
-            "tabs": [_line(reader, entry) for entry in entries[: -most - 1 : -1]],
-            "open_tabs": len(reader.open_tabs()),
+            "tabs": [_line(reader, entry) for entry in reader.latest(most)],
+            "open_tabs": reader.n_open_tabs(),
             "head": {"origin": head.origin, "size": head.size, "root": head.root.hex()}
             if head
             else None,

@@ -42,14 +42,14 @@ class Earnings:
         n_open = 0
         try:
             with self.book.reader() as reader:
-                for entry in reader.entries():
-                    if entry.index < self._n_read:
-                        continue
-                    self._n_read = entry.index + 1
+                if len(reader) < self._n_read:  # an older copy took its place
+                    self._tabs, self._n_read = {}, 0
+                for entry in reader.entries(self._n_read):
                     tab = open_receipt(reader.receipt(entry.receipt_id), reader.swarm_id)
                     if tab.terms.payee == reader.account:
                         self._tabs[tab.terms.session_id] = _tab_of(tab)
-                n_open = len(reader.open_tabs())
+                    self._n_read = entry.index + 1
+                n_open = reader.n_open_tabs()
         except ConfigError:
             pass
         return self._view(n_open)

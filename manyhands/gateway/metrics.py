@@ -232,7 +232,7 @@ async def show(request: Request) -> Response:
     if (books := panel.books) is not None:
         with suppress(ManyhandsError):  # what it was not before is `ledger verify`'s to tell
             async with panel.reading:
-                held = await asyncio.to_thread(books.balances)
-            for book in held:
-                metrics.ledger.labels(book["role"]).set(book["net_ncr"])
+                nets = await asyncio.to_thread(books.nets_ncr)
+            for role, net_ncr in nets.items():
+                metrics.ledger.labels(role).set(net_ncr)
     return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -10,6 +10,7 @@ from ledger.homes import Book
 from ledger.reader import FILE_NAME
 from manyhands.dashboard.books import HomeBooks
 from manyhands.dashboard.earnings import Earnings
+from protocol.errors import IntegrityError
 from protocol.identity import Identity, load_or_create_identity
 from tests.ledger.parties import SWARM, closed_receipt
 
@@ -59,3 +60,46 @@ def test_a_ledger_that_was_changed_is_told_not_to_hold(tmp_path: Path, provider:
     [found] = books.verified()
     assert not found["ok"]
     assert found["failures"]
+
+
+def change(home: Path, sql: str) -> None:
+    with sqlite3.connect(home / "node" / FILE_NAME) as database:
+        database.execute(sql)
+
+
+def test_what_was_read_is_not_read_again_however_often_somebody_asks(
+    tmp_path: Path, provider: Identity
+) -> None:
+    books, earnings = HomeBooks(tmp_path), Earnings(Book("node", tmp_path / "node"))
+    [before], earned = books.balances(), earnings.look()["earned_ncr"]
+    change(tmp_path, "UPDATE entry SET net = 10 * net, digest = x'00' WHERE idx = 0")
+    change(tmp_path, "DELETE FROM body WHERE idx = 0")
+    earn(tmp_path, provider, 2)
+
+    assert books.nets_ncr() == {"node": 2 * before["earned_ncr"]}
+    assert earnings.look()["earned_ncr"] == 2 * earned
+
+
+def test_a_ledger_whose_older_copy_came_back_is_read_anew(
+    tmp_path: Path, provider: Identity
+) -> None:
+    books, earnings = HomeBooks(tmp_path), Earnings(Book("node", tmp_path / "node"))
+    once = books.nets_ncr()["node"]
+    earn(tmp_path, provider, 2)
+    twice, _ = books.nets_ncr()["node"], earnings.look()
+    for table in ("entry", "body"):
+        change(tmp_path, f"DELETE FROM {table} WHERE idx = 1")
+
+    assert (once, twice, books.nets_ncr()["node"]) == (once, 2 * once, once)
+    assert earnings.look()["answers"] == 1
+
+
+def test_an_entry_that_does_not_hold_is_told_at_every_look(
+    tmp_path: Path, provider: Identity
+) -> None:
+    earnings = Earnings(Book("node", tmp_path / "node"))
+    change(tmp_path, "UPDATE body SET receipt = x'00' WHERE idx = 0")
+
+    for _ in range(3):
+        with pytest.raises(IntegrityError):
+            earnings.look()
