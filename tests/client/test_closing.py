@@ -205,13 +205,14 @@ def test_whoever_forgets_a_client_does_not_wait_until_it_is_closed():
     assert not thread.is_alive()
 
 
-PROGRAM = """
+PROGRAM = r"""
 import sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from manyhands import Client
 
 def ask(name):
-    print(name, [model.id for model in client.models()][0])
+    (model,) = client.models()
+    sys.stdout.write(f"{name} {model.id}\n")  # in one piece
 
 client = Client(base_url=sys.argv[1])
 pool = ThreadPoolExecutor(1)
