@@ -2,15 +2,17 @@
 
 In: a client of the swarm, requests. Out: events with the index of their choice, in batches: what
 has come by the time somebody asks. Each generation runs in a task of the gateway's; a caller that
-leaves has them cancelled, which frees their room on every hop, and they still settle.
+leaves has them cancelled, which frees their room on every hop, and they still settle. What of this
+holds for an upstream's answer too (`relayed.py`) is `Running`.
 """
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from manyhands.boundary import innermost
 from manyhands.gateway.faults import MISTAKE, ApiError, explained
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Told = tuple[int, Event]
 Receive = Callable[[], Awaitable[Any]]
 
@@ -76,37 +79,40 @@ class CallerLeft(Exception):
     """The connection is gone: there is nobody to answer."""
 
 
-class Answers:
-    """Use `start`, then `ready`, `next` until `is_over`; `leave` in any case."""
+class Running(Generic[T], ABC):
+    """What the work for one HTTP request tells, in batches: all that has come when somebody asks.
 
-    def __init__(
-        self,
-        client: "Client",
-        requests: Sequence[GenerationRequest],
-        observer: Observer | None = None,
-    ) -> None:
-        self.requests = requests
-        self._client, self._observer = client, observer or Observer()
-        self._endings = [("cancelled", "")] * len(requests)  # unless it is told otherwise
+    Use `start`, then `ready`, `next` until `is_over`; `leave` in any case. Who inherits does the
+    work in `_pump`, and says `_hear`.
+    """
+
+    def __init__(self, n_tasks: int, n_choices: int, observer: Observer | None) -> None:
+        self.n_choices = n_choices
+        self._observer = observer or Observer()
+        self._endings = [("cancelled", "")] * n_tasks  # unless it is told otherwise
         self._tasks: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
-        self._told: list[Told] = []
-        self._news = asyncio.Event()
-        self._n_left = len(requests)
+        self._told: list[T] = []
+        self._news, self._read = asyncio.Event(), asyncio.Event()
+        self._n_left = n_tasks
         self._error: BaseException | None = None
         self._admitted = False
         self._spoken = False
         self.route: tuple[RouteStep, ...] = ()  # the first that stood
-        self._counted = set[int]()  # whose prompts are in
         self.n_tokens = 0  # of all choices that were begun, with their prompts
         self.cost_ncr = 0  # of those that are settled; also where nobody waited for the end
-        self.over = asyncio.Event()  # every session has been settled
+        self.n_due = n_choices  # answers that count for the key
+        self.over = asyncio.Event()  # all work has ended
+
+    @abstractmethod
+    async def _pump(self, index: int) -> None:
+        """Do one task's work to its end."""
 
     def start(self, tasks: Tasks, receive: Receive) -> None:
         """Begin; `tasks` owns the work. receive: of the connection, to learn when it goes."""
-        self._observer.began(len(self.requests))
-        for index, request in enumerate(self.requests):
-            task = tasks.create_task(self._pump(index, request))
+        self._observer.began(self._n_left)
+        for index in range(self._n_left):
+            task = tasks.create_task(self._run(index))
             task.add_done_callback(partial(self._ended, index))
             self._tasks.append(task)
         self._watching = tasks.create_task(self._watch(receive))
@@ -138,7 +144,7 @@ class Answers:
                 self._news.clear()
         self._require()
 
-    async def next(self, timeout_s: float | None = None) -> list[Told]:
+    async def next(self, timeout_s: float | None = None) -> list[T]:
         """What was told since; empty once all is, and when nothing was within `timeout_s`.
 
         Raises:
@@ -153,22 +159,10 @@ class Answers:
         except TimeoutError:
             return []
         told, self._told = self._told, []
+        self._read.set()
         if not told:
             self._require()
         return told
-
-    async def results(self) -> list[GenerationResult]:
-        """All of them, in order.
-
-        Raises:
-            ApiError, CallerLeft: as `next`.
-        """
-        found: dict[int, GenerationResult] = {}
-        while not self.is_over:
-            for index, event in await self.next():
-                if isinstance(event, Finished):
-                    found[index] = event.result
-        return [found[index] for index in range(len(self.requests))]
 
     @property
     def is_over(self) -> bool:
@@ -183,42 +177,20 @@ class Answers:
         if error is not None:
             raise ApiError("internal_error", MISTAKE) from error
 
-    async def _pump(self, index: int, request: GenerationRequest) -> None:
+    async def _run(self, index: int) -> None:
         try:
-            generation = self._client.generate(request)
-            try:
-                async with generation:
-                    async for event in generation:
-                        self._hear(index, event)
-            finally:
-                self.cost_ncr += generation.cost_ncr
+            await self._pump(index)
             self._n_left -= 1
         except Exception as error:
             cause = innermost(error)
-            if not isinstance(cause, ManyhandsError):
-                log.error("a generation failed", extra={"kind": type(cause).__name__})
+            code = cause.code if isinstance(cause, ApiError) else "internal_error"
+            if isinstance(cause, ManyhandsError):
+                code = explained(cause).code
+            elif not isinstance(cause, ApiError):
+                log.error("an answer failed", extra={"kind": type(cause).__name__})
             self._error = self._error or cause
-            code = explained(cause).code if isinstance(cause, ManyhandsError) else "internal_error"
             self._endings[index] = "error", code
         self._news.set()
-
-    def _hear(self, index: int, event: Event) -> None:
-        self._told.append((index, event))
-        self._count(index, event)
-        self._observer.hear(index, event)
-        if isinstance(event, Finished):
-            self._endings[index] = event.result.finish_reason, ""
-        if isinstance(event, Routed):
-            self._admitted = True
-            self.route = self.route or event.route
-        self._spoken = self._spoken or isinstance(event, Token | Finished)
-        self._news.set()
-
-    def _count(self, index: int, event: Event) -> None:
-        if isinstance(event, Routed | Token | Finished) and index not in self._counted:
-            self._counted.add(index)  # from the chain on, which prefills before anybody can leave
-            self.n_tokens += len(self.requests[index].prompt_ids)
-        self.n_tokens += isinstance(event, Token)
 
     async def _watch(self, receive: Receive) -> None:
         with suppress(OSError, TimeoutError):
@@ -238,3 +210,58 @@ class Answers:
             if self._watching is not None:
                 self._watching.cancel()
         self._observer.ended(index, *self._endings[index])
+
+
+class Answers(Running[Told]):
+    """Generations of the swarm, side by side."""
+
+    def __init__(
+        self,
+        client: "Client",
+        requests: Sequence[GenerationRequest],
+        observer: Observer | None = None,
+    ) -> None:
+        super().__init__(len(requests), len(requests), observer)
+        self.requests = requests
+        self._client = client
+        self._counted = set[int]()  # whose prompts are in
+
+    async def results(self) -> list[GenerationResult]:
+        """All of them, in order.
+
+        Raises:
+            ApiError, CallerLeft: as `next`.
+        """
+        found: dict[int, GenerationResult] = {}
+        while not self.is_over:
+            for index, event in await self.next():
+                if isinstance(event, Finished):
+                    found[index] = event.result
+        return [found[index] for index in range(len(self.requests))]
+
+    async def _pump(self, index: int) -> None:
+        generation = self._client.generate(self.requests[index])
+        try:
+            async with generation:
+                async for event in generation:
+                    self._hear(index, event)
+        finally:
+            self.cost_ncr += generation.cost_ncr
+
+    def _hear(self, index: int, event: Event) -> None:
+        self._told.append((index, event))
+        self._count(index, event)
+        self._observer.hear(index, event)
+        if isinstance(event, Finished):
+            self._endings[index] = event.result.finish_reason, ""
+        if isinstance(event, Routed):
+            self._admitted = True
+            self.route = self.route or event.route
+        self._spoken = self._spoken or isinstance(event, Token | Finished)
+        self._news.set()
+
+    def _count(self, index: int, event: Event) -> None:
+        if isinstance(event, Routed | Token | Finished) and index not in self._counted:
+            self._counted.add(index)  # from the chain on, which prefills before anybody can leave
+            self.n_tokens += len(self.requests[index].prompt_ids)
+        self.n_tokens += isinstance(event, Token)

@@ -1,16 +1,16 @@
 """POST /v1/chat/completions and /v1/completions: from a checked body to an answer or a stream.
 
 The status is held back until the first token or the first failure, so that what goes wrong before
-it has its own status (see `answers.ready`).
+it has its own status (see `stream.response_of`).
 """
 
 from collections.abc import Sequence
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from manyhands.dashboard.routes import Panel
-from manyhands.gateway.answers import CallerLeft, Observer, Observers
+from manyhands.gateway.answers import Observer, Observers, Told
 from manyhands.gateway.asked import ChatAsked, CompletionAsked
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.deciding import Decision
@@ -18,15 +18,14 @@ from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.grants import Caller
 from manyhands.gateway.metrics import Metrics
-from manyhands.gateway.own_headers import COST, told_of, with_headers
+from manyhands.gateway.own_headers import told_of, with_headers
 from manyhands.gateway.prepared import Prepared, prepare_chat, prepare_text
 from manyhands.gateway.residency import class_of, explained_here
-from manyhands.gateway.stream import EventStream, Telling
+from manyhands.gateway.stream import Telling, response_of
 from manyhands.gateway.tiers import by_tier
 from scheduler.request import GenerationRequest
 
 router = APIRouter()
-GONE = 499  # nobody reads it; the access log does
 
 
 @router.post("/v1/chat/completions")
@@ -44,7 +43,7 @@ async def completions(request: Request, asked: CompletionAsked) -> Response:
 async def answer(
     request: Request,
     prepared: Prepared,
-    reply: Telling,
+    reply: Telling[Told],
     *,
     kind: str,
     ignored: Sequence[str],
@@ -67,24 +66,14 @@ async def answer(
     def headers() -> dict[str, str]:
         return told_of(ignored, decision, model=served.pinned, route=answers.route)
 
-    handed_over = False
+    patience_s = gateway.bounds.patience_s
     try:
-        if asked.streams:
-            await answers.ready(gateway.bounds.patience_s)
-            handed_over = True
-            return EventStream(answers, reply, headers())
-        while not answers.is_over:
-            reply.hear(await answers.next())
-        cost = {COST: f"{answers.cost_ncr} ncr"}
-        return JSONResponse(reply.whole(), headers={**headers(), **cost})
+        return await response_of(
+            answers, reply, headers, streams=asked.streams, patience_s=patience_s
+        )
     except ApiError as error:
         data = class_of(asked.manyhands, caller)
         raise explained_here(error, requests[0].limits, data) from error.__cause__
-    except CallerLeft:
-        return Response(status_code=GONE)
-    finally:
-        if not handed_over:
-            answers.leave()
 
 
 async def _answer(request: Request, prepared: Prepared, decision: Decision | None) -> Response:

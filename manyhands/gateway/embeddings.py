@@ -15,12 +15,13 @@ from starlette.responses import Response
 from manyhands.gateway.answers import CallerLeft
 from manyhands.gateway.asked import EmbeddingExtension, EmbeddingsAsked
 from manyhands.gateway.catalogue import Served
-from manyhands.gateway.completions import GONE, observers
+from manyhands.gateway.completions import observers
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.grants import Caller
 from manyhands.gateway.own_headers import COST, told_of, with_headers
 from manyhands.gateway.residency import class_of, explained_here
+from manyhands.gateway.stream import GONE
 from manyhands.gateway.vectors import prepare_vectors, unit
 from scheduler.request import GenerationRequest, GenerationResult
 

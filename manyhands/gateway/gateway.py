@@ -11,15 +11,16 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from manyhands.gateway.allowances import Allowances, Taken
-from manyhands.gateway.answers import Answers, Observer, Receive
+from manyhands.gateway.answers import Answers, Observer, Receive, Running
 from manyhands.gateway.catalogue import Catalogue, Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.grants import ANYBODY, Caller
 from manyhands.gateway.pace import Pace
 from manyhands.gateway.policy import Policy
+from manyhands.gateway.relayed import Relayed
 from manyhands.gateway.upstream import Upstreams
 from scheduler.request import GenerationRequest
 
@@ -61,13 +62,13 @@ class Gateway:
         self.began_s = int(time.time())
         self.client: Client | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        self._running: dict[Answers, str] = {}  # the key of whoever asked
+        self._running: dict[Running[Any], str] = {}  # the key of whoever asked
         self.is_ending = False
 
     @property
     def n_running(self) -> int:
-        """Answers, a request's choices counted each."""
-        return sum(len(answers.requests) for answers in self._running)
+        """Answers, upstreams' too, a request's choices counted each."""
+        return sum(answers.n_choices for answers in self._running)
 
     @asynccontextmanager
     async def serving(self, client: "Client") -> AsyncIterator[None]:
@@ -125,28 +126,44 @@ class Gateway:
         Raises:
             ApiError: not now.
         """
-        client = self.require_client()
-        assert self._tasks is not None
-        if self.n_running + len(requests) > self.bounds.max_running:
-            raise ApiError("overloaded", f"{self.n_running} answers are being made already")
-        if caller.id and self._n_of(caller) + len(requests) > self.bounds.max_per_key:
-            message = f"a key may have up to {self.bounds.max_per_key} answers at a time"
-            raise ApiError("rate_limit_exceeded", message)
+        answers = Answers(self.require_client(), requests, observer)
+        self._require_room(answers.n_choices, caller)
         n_tokens = sum(request.capacity for request in requests)
         taken = self.allowances.take(caller, n_tokens, requests[0].model)
-        answers = Answers(client, requests, observer)
+        self._run(answers, receive, caller, taken)
+        return answers
+
+    def relay(self, relayed: Relayed, receive: Receive, caller: Caller) -> None:
+        """Begin to pass an upstream's answer on.
+
+        Raises:
+            ApiError: not now.
+        """
+        self.require_client()
+        self._require_room(relayed.n_choices, caller)
+        used = relayed.used
+        n_tokens = used.n_prompt + used.n_answer
+        taken = self.allowances.take(caller, n_tokens, could_cost_ncr=relayed.could_cost_ncr)
+        self._run(relayed, receive, caller, taken)
+
+    def _require_room(self, n: int, caller: Caller) -> None:
+        if self.n_running + n > self.bounds.max_running:
+            raise ApiError("overloaded", f"{self.n_running} answers are being made already")
+        theirs = sum(each.n_choices for each, of in self._running.items() if of == caller.id)
+        if caller.id and theirs + n > self.bounds.max_per_key:
+            message = f"a key may have up to {self.bounds.max_per_key} answers at a time"
+            raise ApiError("rate_limit_exceeded", message)
+
+    def _run(self, answers: Running[Any], receive: Receive, caller: Caller, taken: Taken) -> None:
+        assert self._tasks is not None
         self._running[answers] = caller.id
         answers.start(self._tasks, receive)
         self._tasks.create_task(self._forget(answers, taken))
-        return answers
 
-    async def _forget(self, answers: Answers, taken: Taken) -> None:
+    async def _forget(self, answers: Running[Any], taken: Taken) -> None:
         await answers.over.wait()
         del self._running[answers]
-        taken.settle(answers.n_tokens, answers.cost_ncr, len(answers.requests))
-
-    def _n_of(self, caller: Caller) -> int:
-        return sum(len(each.requests) for each, of in self._running.items() if of == caller.id)
+        taken.settle(answers.n_tokens, answers.cost_ncr, answers.n_due)
 
     async def _drain(self) -> None:
         """Let answers end; cut off those that take too long."""

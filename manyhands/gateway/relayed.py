@@ -1,139 +1,117 @@
 """An upstream's answer on its way to a caller: the same frames, and the same promises as ours.
 
-In: an answer that has begun. Out: a response that ends in `[DONE]`, or in a frame that says what
-failed. Frames pass as they come; what is ours (who answered, why, at what cost) stands in the last
-one. A caller who leaves ends the upstream's answer, too.
+In: an answer that is asked for. Out: its frames as they come, for the one loop that sends streams
+(`stream.py`); what is ours (who answered, why, at what cost) stands in the last one. It runs as an
+answer of the swarm does: counted, waited for at the gateway's end, and over when its caller leaves.
 """
 
-import asyncio
-import logging
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
-from manyhands.gateway.answers import Observer
+from manyhands.gateway.answers import Observer, Running
 from manyhands.gateway.asked import Drawn
 from manyhands.gateway.faults import ApiError
-from manyhands.gateway.shapes import DONE, PING, frame
-from manyhands.gateway.stream import HEADERS, PING_S, STUCK_S
-from manyhands.gateway.upstream import Json, Opened
+from manyhands.gateway.policy import Upstream
+from manyhands.gateway.shapes import DONE, frame
+from manyhands.gateway.upstream import Json, Opened, Used, n_said
 from scheduler.request import Token
 
-log = logging.getLogger(__name__)
+MAX_AHEAD = 64  # frames that wait for a caller; then the upstream does
+
+
+class Relayed(Running[Json]):
+    """One answer of an upstream, from the asking to its last frame."""
+
+    def __init__(
+        self,
+        opening: AbstractAsyncContextManager[Opened],
+        upstream: Upstream,
+        used: Used,
+        n_choices: int,
+        observer: Observer | None = None,
+        *,
+        streams: bool,
+        settled: Callable[[Used], None] = lambda used: None,
+    ) -> None:
+        """used: the most that it can be, which is held."""
+        super().__init__(1, n_choices, observer)
+        self._streams, self._settled = streams, settled
+        self._opening, self._upstream, self.used = opening, upstream, used
+        self.could_cost_ncr = used.cost_ncr(upstream)
+        self._n_heard = 0
+        self.n_due = 0
+
+    async def _pump(self, index: int) -> None:
+        if self._streams:
+            self.used.n_answer = 0  # of what was held, none has come yet
+        try:
+            async with self._opening as opened:
+                for told in opened.begun:
+                    self._hear(told)
+                while (following := await opened.next()) is not None:
+                    self._hear(following)
+                    while len(self._told) >= MAX_AHEAD:
+                        self._read.clear()
+                        await self._read.wait()
+            self._endings[index] = "stop", ""
+        finally:
+            if self.used.is_due:
+                self.n_tokens = self.used.n_prompt + self.used.n_answer
+                self.cost_ncr, self.n_due = self.used.cost_ncr(self._upstream), 1
+                self._settled(self.used)
+
+    def _hear(self, told: Json) -> None:
+        self._told.append(told)
+        for _ in range(n_said(told) if self._streams else 0):
+            self._observer.hear(0, Token(self._n_heard, 0, ""))
+            self._n_heard += 1
+        self._spoken = True
+        self._news.set()
 
 
 @dataclass(slots=True)
 class Passing:
-    """What of an upstream's frames a caller is shown, and what watchers are told of them. ours:
-    what stands under `manyhands` at the end."""
+    """What of an upstream's frames a caller is shown. ours: what stands under `manyhands` at the
+    end. id: of the request, for what failed."""
 
     asked: Drawn
-    observer: Observer
     ours: Callable[[], Json]
+    id: str
+    _whole: Json = field(default_factory=dict)
     _held: Json | None = None  # the last that may be the end
-    _n_tokens: int = 0
 
-    def frames(self, told: Json) -> bytes:
-        """What is due once this one has come."""
-        self._observe(told)
-        choices = told.get("choices")
-        if not self.asked.usage_in_stream:
-            told.pop("usage", None)
-            if not choices:
-                return b""  # of usage alone, which nobody asked for
-        if choices and not any(each.get("finish_reason") for each in choices):
-            return self._flushed() + frame(told)
-        flushed, self._held = self._flushed(), told
-        return flushed
+    def hear(self, told: Iterable[Json]) -> None:
+        for each in told:
+            self._whole = each
 
-    def end(self) -> bytes:
+    def whole(self) -> Json:
+        return {**self._whole, "manyhands": self.ours()}
+
+    def frames(self, told: Iterable[Json]) -> Iterator[bytes]:
+        """What is due once these have come."""
+        for each in told:
+            choices = each.get("choices")
+            if not self.asked.usage_in_stream:
+                each.pop("usage", None)
+                if not choices:
+                    continue  # of usage alone, which nobody asked for
+            yield from self._flushed()
+            if choices and not any(choice.get("finish_reason") for choice in choices):
+                yield frame(each)
+            else:
+                self._held = each
+
+    def end(self) -> Iterator[bytes]:
         held, self._held = self._held or {"choices": []}, None
-        return frame({**held, "manyhands": self.ours()}) + DONE
+        yield frame({**held, "manyhands": self.ours()}) + DONE
 
-    def failed(self, error: ApiError, id: str) -> bytes:
+    def failed(self, error: ApiError) -> bytes:
         body = error.body()
-        body["error"]["id"] = id
-        return self._flushed() + frame(body)
+        body["error"]["id"] = self.id
+        return b"".join(self._flushed()) + frame(body)
 
-    def _flushed(self) -> bytes:
+    def _flushed(self) -> Iterator[bytes]:
         held, self._held = self._held, None
-        return frame(held) if held is not None else b""
-
-    def _observe(self, told: Json) -> None:
-        for choice in told.get("choices") or ():
-            delta = choice.get("delta") or choice
-            if delta.get("content") or delta.get("tool_calls") or delta.get("text"):
-                self.observer.hear(0, Token(self._n_tokens, 0, ""))
-                self._n_tokens += 1
-
-
-class RelayedStream(Response):
-    """Sends it; closes what `closing` holds when it ends, however that is."""
-
-    def __init__(
-        self, opened: Opened, passing: Passing, closing: AsyncExitStack, headers: Mapping[str, str]
-    ) -> None:
-        self.status_code, self.background = 200, None
-        self.init_headers({**HEADERS, **headers})
-        self._opened, self._passing, self._closing = opened, passing, closing
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def write(data: bytes, *, more: bool = True) -> None:
-            if data or not more:
-                async with asyncio.timeout(STUCK_S):
-                    await send({"type": "http.response.body", "body": data, "more_body": more})
-
-        async def relay() -> None:
-            try:
-                await self._pass_on(write)
-                self._passing.observer.ended(0, "stop", "")
-                await write(self._passing.end(), more=False)
-            except ApiError as error:
-                self._passing.observer.ended(0, "error", error.code)
-                await write(self._passing.failed(error, scope["state"]["id"]), more=False)
-            except TimeoutError:
-                log.warning("a caller reads nothing, its answer is cancelled")
-
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        async with self._closing:
-            await send(start)
-            if not await unless_gone(relay(), receive):
-                self._passing.observer.ended(0, "cancelled", "")
-
-    async def _pass_on(self, write: Callable[..., Any]) -> None:
-        told: Json | None = self._opened.first
-        coming: asyncio.Task[Json | None] | None = None
-        try:
-            while told is not None:
-                await write(self._passing.frames(told))
-                coming = asyncio.create_task(self._opened.next())
-                while not (await asyncio.wait((coming,), timeout=PING_S))[0]:
-                    await write(PING)
-                told = coming.result()
-        finally:
-            if coming is not None and not coming.done():
-                coming.cancel()
-                await asyncio.gather(coming, return_exceptions=True)
-
-
-async def unless_gone(work: Any, receive: Receive) -> bool:
-    """Do `work`, a coroutine; false when whoever asked for it left first, which cancels it."""
-
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    working, leaving = asyncio.create_task(work), asyncio.create_task(gone())
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if is_done := working.done():
-            working.result()
-        return is_done
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        if held is not None:
+            yield frame(held)

@@ -1,26 +1,29 @@
-"""An answer as server-sent events, exactly as OpenAI's clients take them apart.
+"""An answer as HTTP: whole, or as server-sent events, exactly as OpenAI's clients take them apart.
 
-In: answers that have begun. Out: a response that ends in `[DONE]`, or in a frame that says what
-failed and no `[DONE]`: a stream that merely stops would look complete (the official clients raise
-nothing then). Comments keep quiet connections open; a caller that reads nothing is given up.
+In: answers that run, ours or an upstream's. Out: for a stream, a response that ends in `[DONE]`, or
+in a frame that says what failed and no `[DONE]`: one that merely stops would look complete (the
+official clients raise nothing then). Comments keep quiet connections open; a caller
+that reads nothing is given up.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Generic, Protocol, TypeVar
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from manyhands.gateway.answers import Answers, CallerLeft, Told
+from manyhands.gateway.answers import CallerLeft, Running
 from manyhands.gateway.faults import ApiError
+from manyhands.gateway.own_headers import COST
 from manyhands.gateway.shapes import PING
 
 log = logging.getLogger(__name__)
 
 PING_S = 15.0
 STUCK_S = 60.0  # for one write: who reads nothing for so long is gone
+GONE = 499  # nobody reads it; the access log does
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
@@ -28,8 +31,12 @@ HEADERS = {
 }
 
 
-class Telling(Protocol):
-    """What is made of an answer's events, for one endpoint."""
+T = TypeVar("T")
+Told = TypeVar("Told", contravariant=True)
+
+
+class Telling(Protocol[Told]):
+    """What is made of what answers tell, for one endpoint."""
 
     def hear(self, told: Iterable[Told]) -> None:
         """For a whole answer."""
@@ -47,10 +54,40 @@ class Telling(Protocol):
         """What closes one that broke."""
 
 
-class EventStream(Response):
+async def response_of(
+    answers: Running[T],
+    reply: Telling[T],
+    headers: Callable[[], Mapping[str, str]],
+    *,
+    streams: bool,
+    patience_s: float,
+) -> Response:
+    """The status is held back until there is something to send (see `Running.ready`).
+
+    Raises:
+        ApiError: what went wrong before anything was told.
+    """
+    handed_over = False
+    try:
+        if streams:
+            await answers.ready(patience_s)
+            handed_over = True
+            return EventStream(answers, reply, headers())
+        while not answers.is_over:
+            reply.hear(await answers.next())
+        cost = {COST: f"{answers.cost_ncr} ncr"}
+        return JSONResponse(reply.whole(), headers={**headers(), **cost})
+    except CallerLeft:
+        return Response(status_code=GONE)
+    finally:
+        if not handed_over:
+            answers.leave()
+
+
+class EventStream(Response, Generic[T]):
     """Sends what `reply` makes of `answers`; leaves them when it ends, however it ends."""
 
-    def __init__(self, answers: Answers, reply: Telling, headers: Mapping[str, str]) -> None:
+    def __init__(self, answers: Running[T], reply: Telling[T], headers: Mapping[str, str]) -> None:
         self.status_code, self.background = 200, None
         self.init_headers({**HEADERS, **headers})
         self._answers, self._reply = answers, reply

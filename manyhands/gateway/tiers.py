@@ -7,13 +7,12 @@ after that, it ends as all failures do. Requests for other names stay on the swa
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from manyhands.gateway.allowances import Taken
 from manyhands.gateway.answers import Observer, Observers
 from manyhands.gateway.asked import ChatAsked, CompletionAsked, Drawn, Extension
 from manyhands.gateway.catalogue import Served
@@ -21,14 +20,16 @@ from manyhands.gateway.deciding import Decision, Facts, decide
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Bounds, Gateway
 from manyhands.gateway.grants import Caller
+from manyhands.gateway.metrics import Metrics
 from manyhands.gateway.own_headers import told_of
 from manyhands.gateway.patterns import MAX_BYTES
-from manyhands.gateway.policy import AUTO, SWARM, Policy
+from manyhands.gateway.policy import AUTO, SWARM, Policy, Upstream
 from manyhands.gateway.prepared import Prepared
 from manyhands.gateway.readiness import Readiness
-from manyhands.gateway.relayed import Passing, RelayedStream, unless_gone
+from manyhands.gateway.relayed import Passing, Relayed
 from manyhands.gateway.residency import class_of, limits_of
-from manyhands.gateway.upstream import Json, Opened, Used, limited
+from manyhands.gateway.stream import response_of
+from manyhands.gateway.upstream import Json, Used, limited
 from protocol.errors import ManyhandsError
 from scheduler.wanted import Limits
 
@@ -38,7 +39,6 @@ Answer = Callable[[Request, Prepared, Decision | None], Awaitable[Response]]
 
 UNABLE = {"context_length_exceeded", "unsupported_parameter", "unsupported_value"}
 CHARS_PER_TOKEN = 4  # where the swarm's model cannot even count
-GONE = 499
 
 
 async def by_tier(
@@ -168,76 +168,46 @@ async def _from_upstream(
     request: Request, asked: Drawn, prepared: Prepared | None, decision: Decision, path: str
 ) -> Response:
     gateway: Gateway = request.app.state.gateway
-    caller: Caller = request.state.caller
-    name = decision.target
-    upstream = gateway.bounds.policy.upstreams[name]
-    limit = gateway.bounds.max_tokens if asked.limit is None else asked.limit
-    used = Used(_prompt_tokens(asked, prepared), limit * _n_choices(asked, prepared))
-    taken = gateway.allowances.take(
-        caller, used.n_prompt + used.n_answer, could_cost_ncr=used.cost_ncr(upstream)
-    )
-    if asked.streams:
-        used.n_answer = 0  # none has come yet
-    observer = Observers(
-        request.app.state.metrics.watch(f"upstream:{name}", path),
-        _Traced(request, name, prepared),
-    )
+    metrics: Metrics = request.app.state.metrics
+    bounds, name = gateway.bounds, decision.target
+    upstream, own = bounds.policy.upstreams[name], f"upstream:{name}"
+    limit = bounds.max_tokens if asked.limit is None else asked.limit
+    n_choices = _n_choices(asked, prepared)
+    used = Used(_prompt_tokens(asked, prepared), limit * n_choices)
     body = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    body = limited(upstream, body, path, limit)
-    closing, handed_over = AsyncExitStack(), False
-    holder: list[Opened] = []
-    closing.callback(_settled, taken, used, name, request)
-    observer.began(1)
-    try:
-
-        async def open_it() -> None:
-            holder.append(
-                await closing.enter_async_context(gateway.upstreams.open(name, path, body, used))
-            )
-
-        if not await unless_gone(open_it(), request.receive):
-            observer.ended(0, "cancelled", "")
-            return Response(status_code=GONE)
-        (opened,) = holder
-
-        def ours() -> Json:
-            return ours_of(opened, decision)
-
-        headers = told_of(asked.ignored(), decision, model=opened.upstream.model)
-        if asked.streams:
-            handed_over = True
-            return RelayedStream(opened, Passing(asked, observer, ours), closing, headers)
-        observer.ended(0, "stop", "")
-        headers |= {"x-manyhands-cost": f"{opened.used.cost_ncr(opened.upstream)} ncr"}
-        return JSONResponse({**opened.first, "manyhands": ours()}, headers=headers)
-    except ApiError as error:
-        observer.ended(0, "error", error.code)
-        raise
-    finally:
-        if not handed_over:
-            await closing.aclose()
+    relayed = Relayed(
+        gateway.upstreams.open(
+            name, path, limited(upstream, body, path, limit), used, _timeout_s(asked, bounds)
+        ),
+        upstream,
+        used,
+        n_choices,
+        Observers(metrics.watch(own, path), _Traced(request, name, prepared)),
+        streams=asked.streams,
+        settled=partial(metrics.relayed, own),
+    )
+    gateway.relay(relayed, request.receive, request.state.caller)
+    told = told_of(asked.ignored(), decision, model=upstream.model)
+    passing = Passing(asked, lambda: _ours(relayed, upstream, decision), request.state.id)
+    return await response_of(
+        relayed, passing, lambda: told, streams=asked.streams, patience_s=bounds.patience_s
+    )
 
 
-def ours_of(opened: Opened, decision: Decision) -> Json:
+def _ours(relayed: Relayed, upstream: Upstream, decision: Decision) -> Json:
     """The `manyhands` object of an upstream's answer."""
-    cost = opened.used.cost_ncr(opened.upstream)
+    cost = relayed.used.cost_ncr(upstream)
     return {
-        "model": opened.upstream.model,
+        "model": upstream.model,
         "decision": decision.to_json(),
         "receipts": [],
         "cost": {"amount": cost, "currency": "ncr"},
     }
 
 
-def _settled(taken: Taken, used: Used, name: str, request: Request) -> None:
-    """Once it is over: what was used, as far as it is known; whoever left, and whatever failed."""
-    gateway: Gateway = request.app.state.gateway
-    if not used.is_due:
-        taken.settle(0, 0, 0)
-        return
-    cost_ncr = used.cost_ncr(gateway.bounds.policy.upstreams[name])
-    taken.settle(used.n_prompt + used.n_answer, cost_ncr)
-    request.app.state.metrics.relayed(f"upstream:{name}", used)
+def _timeout_s(asked: Drawn, bounds: Bounds) -> float:
+    more = asked.manyhands
+    return min(bounds.timeout_s, (more and more.timeout_s) or bounds.timeout_s)
 
 
 def _n_choices(asked: Drawn, prepared: Prepared | None) -> int:

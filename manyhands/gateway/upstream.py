@@ -9,6 +9,7 @@ silence. Its key comes from the environment and goes nowhere else; no body is ev
 import asyncio
 import json
 import logging
+import math
 import os
 import ssl
 from collections import Counter
@@ -30,8 +31,9 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 CONNECT_S, QUIET_S = 10.0, 120.0  # without a byte in the middle of a stream
 MAX_ERROR_BYTES, MAX_WHOLE_BYTES = 64 << 10, 64 << 20
-CALLERS_FAULT = {400, 404, 409, 413, 415, 422}
+CALLERS_FAULT = {400, 409, 413, 415, 422}
 CHAT, LIMITS = "chat/completions", ("max_tokens", "max_completion_tokens")
+MAX_EVENT_BYTES, MAX_EMPTY = 4 << 20, 256  # of a stream; frames at its beginning
 OURS = ("manyhands", "cache_salt")  # fields that mean something here alone
 
 
@@ -58,23 +60,25 @@ class Used:
 
 @dataclass(slots=True)
 class Opened:
-    """An answer that has begun. first: its first frame, or all of it."""
+    """An answer that has begun. begun: its frames up to the first that says something, or all of
+    it. until_s: of the loop's clock, when it has to be complete."""
 
     name: str
-    upstream: Upstream
-    first: Json
-    used: Used
+    begun: list[Json]
+    until_s: float
     _events: AsyncGenerator[Json, None] | None = None
 
     async def next(self) -> Json | None:
-        """The next frame of a stream, after the first; None once it says that it is complete.
+        """The next frame of a stream, after `begun`; None once it says that it is complete.
 
         Raises:
             ApiError: upstream_failed.
         """
-        assert self._events is not None
+        if self._events is None:
+            return None
         with _translated(self.name):
-            return await anext(self._events, None)
+            async with asyncio.timeout_at(self.until_s):
+                return await anext(self._events, None)
 
 
 class Upstreams:
@@ -104,11 +108,14 @@ class Upstreams:
                 self._http = None
 
     @asynccontextmanager
-    async def open(self, name: str, path: str, body: Json, used: Used) -> AsyncIterator[Opened]:
+    async def open(
+        self, name: str, path: str, body: Json, used: Used, timeout_s: float = math.inf
+    ) -> AsyncIterator[Opened]:
         """An answer that has begun; leaving closes the connection, wherever it is.
 
         Args:
             used: about; told more of as it goes on, also where it fails.
+            timeout_s: for all of it, where that is less than the upstream is given anyway.
 
         Raises:
             ApiError: upstream_failed, overloaded; unsupported_value where it refuses the request.
@@ -128,13 +135,18 @@ class Upstreams:
         try:
             async with AsyncExitStack() as closing:
                 with _translated(name):
-                    streams = bool(body.get("stream"))
-                    async with asyncio.timeout(
-                        upstream.first_token_s if streams else upstream.timeout_s
-                    ):
+                    streams, now_s = bool(body.get("stream")), asyncio.get_running_loop().time()
+                    until_s = now_s + min(upstream.timeout_s, timeout_s)
+                    first_s = now_s + upstream.first_token_s if streams else until_s
+                    async with asyncio.timeout_at(min(first_s, until_s)):
                         response = await closing.enter_async_context(_sent(asking, used))
-                        opened = await _begun(name, upstream, response, used, streams=streams)
-                yield opened
+                        if response.status_code != 200:
+                            raise await _refusal(name, response)
+                        events = _events(name, response, used) if streams else None
+                        begun = (
+                            await _first(events) if events else [await _whole(name, response, used)]
+                        )
+                yield Opened(name, begun, until_s, events)
         finally:
             self._running[name] -= 1
 
@@ -162,21 +174,28 @@ async def _sent(
         raise
 
 
-async def _begun(
-    name: str, upstream: Upstream, response: "httpx2.Response", used: Used, *, streams: bool
-) -> Opened:
-    if response.status_code != 200:
-        raise await _refusal(name, response)
-    if not streams:
-        return Opened(name, upstream, await _whole(name, response, used), used)
-    events = _events(name, response, used)
-    return Opened(name, upstream, await anext(events), used, events)
+async def _first(events: AsyncGenerator[Json, None]) -> list[Json]:
+    """Frames up to the first that says or ends something: what fails before it can go elsewhere."""
+    begun: list[Json] = []
+    async for told in events:
+        begun.append(told)
+        ends = any(choice.get("finish_reason") for choice in told.get("choices") or ())
+        if n_said(told) or ends or len(begun) == MAX_EMPTY:
+            break
+    return begun
+
+
+def n_said(told: Json) -> int:
+    """How many choices say something new in this frame: words, thoughts, a call."""
+    choices = told.get("choices") or ()
+    deltas = [{"text": each.get("text"), **each.get("delta", {})} for each in choices]
+    return sum(any(value for name, value in each.items() if name != "role") for each in deltas)
 
 
 async def _events(name: str, response: "httpx2.Response", used: Used) -> AsyncGenerator[Json, None]:
     """The objects of a stream of server-sent events. One that is not complete ends in an error."""
     finished, begun = set[int](), set[int]()
-    async for data in data_of(response.aiter_bytes()):
+    async for data in data_of(response.aiter_bytes(), max_bytes=MAX_EVENT_BYTES):
         if data.strip() == DONE:
             if begun - finished or not begun:
                 break

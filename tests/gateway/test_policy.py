@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manyhands.gateway.answers import Observer
 from manyhands.gateway.asked import ChatAsked, Extension
 from manyhands.gateway.deciding import Decision, Facts, decide
 from manyhands.gateway.faults import ApiError
@@ -331,17 +330,17 @@ def test_whatever_an_upstream_says_ends_as_a_whole_answer_or_as_an_upstreams_fai
     asked = ChatAsked.model_validate(
         {"model": "a", "messages": [{"role": "user", "content": "a"}], "stream": True}
     )
-    passing = Passing(asked, Observer(), dict)
+    passing = Passing(asked, dict, "id")
 
     async def told() -> bytes:
         used, said = Used(), b""
         response: Any = Lines([*lines, *(["data: [DONE]"] if done else [])])
         try:
             async for frame in _events("big", response, used):
-                said += passing.frames(frame)
-            return said + passing.end()
+                said += b"".join(passing.frames([frame]))
+            return said + b"".join(passing.end())
         except ApiError as error:
-            return said + passing.failed(error, "id")
+            return said + passing.failed(error)
 
     *frames, last = events(asyncio.run(told()).decode())
 

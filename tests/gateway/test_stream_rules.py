@@ -1,7 +1,8 @@
 """What a caller sees of an answer that comes late, breaks, or has nobody left to read it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,9 +15,12 @@ from manyhands.gateway.asked import ChatAsked
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Bounds, Gateway
 from manyhands.gateway.grants import Caller
+from manyhands.gateway.policy import Upstream
+from manyhands.gateway.relayed import MAX_AHEAD, Passing, Relayed
 from manyhands.gateway.reply import Reply
 from manyhands.gateway.shapes import Chat
 from manyhands.gateway.speaking import Speech
+from manyhands.gateway.upstream import Opened, Used
 from manyhands.replies.dialect import PLAIN
 from protocol.errors import PeerBusy, SwarmIncomplete
 from scheduler.request import Finished
@@ -148,6 +152,80 @@ async def test_a_reader_that_reads_nothing_is_given_up():
         stream.STUCK_S = real
 
     assert client.log == ["settled"]
+
+
+BIG = Upstream(url="http://127.0.0.1:1/v1", model="m")
+
+
+def relayed(*waits_s: float, observer: Observer | None = None) -> Relayed:
+    """An upstream's stream of as many words as there are waits before them."""
+
+    def told(word: str, reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": {"content": word}, "finish_reason": reason}
+        return {"choices": [choice]}
+
+    async def words() -> AsyncGenerator[dict[str, Any], None]:
+        for wait_s in waits_s:
+            await asyncio.sleep(wait_s)
+            yield told("word")
+        yield told("", "stop")
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[Opened]:
+        used.is_due = True
+        yield Opened("big", [told("first")], math.inf, words())
+
+    used = Used(3, 5)
+    return Relayed(opening(), BIG, used, 1, observer, streams=True)
+
+
+async def test_an_upstreams_answer_that_nobody_reads_is_over_for_all_who_count_it():
+    counts, slow = Counting(), Connection(stuck_after=2)
+    answers = relayed(*[0.001] * 200, 60.0, observer=counts)
+    body = ChatAsked.model_validate(ASKED)
+    real, stream.STUCK_S = stream.STUCK_S, 0.05
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            answers.start(tasks, slow.receive)
+            response = stream.EventStream(answers, Passing(body, dict, "id"), {})
+            await response({"type": "http"}, slow.receive, slow.send)
+    finally:
+        stream.STUCK_S = real
+
+    assert (counts.running, counts.endings) == (0, [("cancelled", "")])
+    assert len(answers._told) <= MAX_AHEAD  # the upstream waited, too
+
+
+async def test_upstreams_answers_take_room_and_are_waited_for_as_the_swarms_are():
+    gateway = Gateway(cast("Any", SERVED), Bounds(drain_s=0.2, max_running=2, max_per_key=1))
+
+    async with asyncio.TaskGroup() as tasks:
+        async with gateway.serving(cast("Any", Client([ROUTED, 60.0]))):
+            quick, slow = relayed(0.05), relayed(60.0)
+            for answers, caller in ((quick, ONE), (slow, TWO)):
+                gateway.relay(answers, Connection().receive, caller)
+                await answers.ready(5)
+            with pytest.raises(ApiError, match="being made"):
+                gateway.relay(relayed(), Connection().receive, Caller())
+            gateway.bounds = Bounds(drain_s=0.2, max_per_key=1)
+            with pytest.raises(ApiError, match="a key may"):
+                gateway.ask(REQUESTS, Connection().receive, caller=ONE)
+            assert gateway.n_running == 2
+
+            async def read(answers: Relayed) -> int:
+                n = 0
+                while not answers.is_over:
+                    n += len(await answers.next())
+                return n
+
+            whole, cut = tasks.create_task(read(quick)), tasks.create_task(refusal_of(read(slow)))
+        with pytest.raises(ApiError, match="ending"):
+            gateway.relay(relayed(), Connection().receive, ONE)
+
+    assert (whole.result(), cut.result().code) == (3, "shutting_down")
+    assert gateway.n_running == 0
+    spent = gateway.allowances.spending.in_all
+    assert (spent("1").tokens, spent("1").answers, spent("2").answers) == (3, 1, 1)
 
 
 async def test_choices_are_told_apart_and_the_end_comes_once():

@@ -116,12 +116,14 @@ def test_a_stream_without_done_that_is_complete_is_complete(auto, elsewhere):
 
 SLOW = [
     pytest.param(how, stream, marks=pytest.mark.slow)
-    for how in ("500", "429", "401", "nonsense")
+    for how in ("500", "429", "401", "404", "nonsense")
     for stream in (False, True)
 ]
 
 
-@pytest.mark.parametrize(("how", "stream"), [*SLOW, ("500", False), ("nonsense", True)])
+@pytest.mark.parametrize(
+    ("how", "stream"), [*SLOW, ("404", False), ("nonsense", True), ("says nothing", True)]
+)
 def test_an_upstream_that_fails_at_once_is_followed_by_the_next_and_then_the_swarm(
     gateway, how, stream
 ):
@@ -169,6 +171,31 @@ def test_one_that_hangs_is_given_up_in_time(gateway):
 
     assert (status, told["error"]["code"]) == (502, "upstream_failed")
     assert "in time" in told["error"]["message"]
+
+
+def test_a_stream_has_the_time_that_policy_and_request_give_it_and_no_more(gateway):
+    dripping, ruling = Elsewhere("drips"), policy("one", fall_back=False)
+    ruling["upstreams"]["one"]["timeout_s"] = 0.4
+    with ruled(gateway, ruling, dripping):
+        by_policy = events(gateway.post(CHAT, asked(MATHS, stream=True))[2])
+    with ruled(gateway, policy("one", fall_back=False), dripping):
+        told = asked(MATHS, stream=True, manyhands={"timeout_s": 0.4})
+        by_request = events(gateway.post(CHAT, told)[2])
+
+    for told in (by_policy, by_request):
+        assert told[-1]["error"]["code"] == "upstream_failed"
+        assert "in time" in told[-1]["error"]["message"]
+
+
+def test_a_gateway_that_ends_asks_no_upstream(auto, elsewhere):
+    auto.gateway.is_ending = True
+    try:
+        status, _, told = auto.post(CHAT, asked(MATHS))
+    finally:
+        auto.gateway.is_ending = False
+
+    assert (status, told["error"]["code"]) == (503, "shutting_down")
+    assert elsewhere.asked == []
 
 
 def test_a_caller_who_leaves_ends_the_upstreams_answer_too(gateway):

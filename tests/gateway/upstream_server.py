@@ -1,5 +1,6 @@
 """Somebody else's OpenAI-style API on a socket of this machine, which does what a test tells it."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -69,7 +70,12 @@ class Elsewhere:
             return frame({**_head("chat.completion.chunk"), "choices": [choice], "usage": None})
 
         await say(b": hello\n\n" + chunk({"role": "assistant", "content": ""}))
+        if self.how == "says nothing":
+            await say(b"", more=False)
+            return
         for n, word in enumerate(WORDS):
+            if n == 2 and self.how in ("cut", "breaks"):
+                await asyncio.sleep(0.2)  # what was said before has been passed on by then
             if n == 2 and self.how == "cut":
                 await say(b"", more=False)
                 return
@@ -79,6 +85,10 @@ class Elsewhere:
             if n == 2 and self.how == "stalls":
                 await _until_gone(receive)
                 return
+            if n == 2 and self.how == "drips":
+                while True:
+                    await say(b": still here\n\n")
+                    await asyncio.sleep(0.05)
             await say(chunk({"content": word}))
         await say(chunk({}, "stop"))
         assert asked["stream_options"]["include_usage"]
