@@ -38,6 +38,7 @@ from scheduler.peer_record import PeerRecords
 from scheduler.prefixes import Familiar
 from scheduler.probing import choose_fresh
 from scheduler.request import GenerationRequest
+from scheduler.route_cost import prefill_us
 from scheduler.route_watch import RouteWatch
 from scheduler.routing import (
     MENDING_ROUTES,
@@ -49,7 +50,6 @@ from scheduler.routing import (
     prefill_ms,
 )
 from scheduler.seats import neighbour, seat_of
-from scheduler.spares import prefill_us
 
 ASK_S = 1.0  # to answer what they know, at first; most do within milliseconds
 FINAL = (PeerRefused, VersionMismatch, PeerMisbehaved)  # no time mends these
@@ -307,7 +307,7 @@ class RouteFinder:
             return None
         for route in self._searching(live, missing, survivors, avoid)():
             rows = [(hop, held.get((hop.peer_id, hop.span), 0)) for hop in route.hops]
-            saved_us = sum(n * prefill_us(hop.announcement, hop.span) for hop, n in rows)
+            saved_us = sum(n * prefill_us(hop.announcement) * len(hop.span) for hop, n in rows)
             if saved_us:
                 return self._if_it_pays(route, routes, saved_us / 1000)
         return None

@@ -10,16 +10,15 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from protocol.announcements import Announcement
 from protocol.chain_actions import FindHeirs
 from protocol.measured import ASSUMED_BYTES_PER_S
 from protocol.messages import Leaving
+from scheduler.route_cost import prefill_us
 from scheduler.routing import Route
 
 log = logging.getLogger(__name__)
 
 LITTLE_S = 1.0
-ASSUMED_PREFILL_US = 2_000  # of one row in one block, where nobody has measured
 
 
 class Choice(enum.Enum):
@@ -84,24 +83,4 @@ def choose(routes: Sequence[Route], action: FindHeirs, rest_s: float) -> Choice:
 
 def _prefill_s(route: Route) -> float:
     """Seconds that one row takes in the slowest hop."""
-    return max(
-        len(hop.span) * _row_us(hop.announcement) / len(hop.announcement.span) / 1e6
-        for hop in route.hops
-        if hop.announcement.span is not None
-    )
-
-
-def _row_us(peer: Announcement) -> float:
-    """What a row of many takes in the whole span, by the peer's own word.
-
-    Prefill that nobody measured takes a row no longer than decoding does in the fullest batch, nor
-    longer than in the mix of both that the node has run lately; an idle node has run few.
-    """
-    assert peer.span is not None
-    if peer.prefill_us_per_row:
-        return peer.prefill_us_per_row
-    steps_us = [us / size for size, us in peer.measured.decode_steps_us]
-    steps_us += [peer.decode_us] if peer.decode_us else []
-    row_us = min(steps_us, default=ASSUMED_PREFILL_US * len(peer.span))
-    rows_per_s = peer.measured.rows_per_s
-    return min(row_us, 1e6 / rows_per_s) if rows_per_s else row_us
+    return max(len(hop.span) * prefill_us(hop.announcement) / 1e6 for hop in route.hops)

@@ -7,8 +7,9 @@ its parts. Links between peers are counted in `routing.py`.
 For `Goal.LATENCY` a block costs what a step of it takes alone, and a visit what rows there wait
 and share by the host's account of the last seconds; where it gives none, a block costs what a step
 takes with all of the host's sessions in it. What a row waits for others, they wait for it about as
-long: that is counted too, since routes that mind it carry more (the toll of Pigou 1920: without it
-all crowd onto the fastest hosts until these are as slow as the others). So is a prompt's work. For
+long, and their steps grow by it: that is counted too, since routes that mind it carry more (the
+toll of Pigou 1920: without it all crowd onto the fastest hosts until these are as slow as the
+others), of hosts that give no account as of others. So is a prompt's work. For
 `Goal.THROUGHPUT` it costs the node's time that a row takes in a full batch, dearer the less of the
 node is left: lengths that grow with load, whose shortest paths share the swarm's capacity as a
 maximum flow does (Garg and Könemann, SIAM J. Comput. 2007).
@@ -28,6 +29,7 @@ from scheduler.wanted import Goal, Wanted
 
 HOP_MS = 0.5  # what a visit costs beside computing: framing, two event loops, a thread switch
 UNMEASURED_BLOCK_MS = 2.0
+UNMEASURED_PREFILL_US = 2_000  # of one row in one block
 SHARE_PER_SESSION = 0.12  # batched sessions slow each other: 8 at once give 4.4 times one's tokens
 FULL_BATCH = 8  # sessions, where no curve is announced
 # Of a prompt's time, that each session of its host loses by it: beside prompts steps take up to 1.8
@@ -95,7 +97,8 @@ class Cost(Generic[Number]):
 
 def announced_cost(peer: Announcement, wanted: Wanted) -> Cost[float]:
     """What a token costs at `peer` by its own word, with all the KV room one could wish for; of
-    prompts, what one row takes, and what all take that wait.
+    prompts, what one row takes, and what all take that wait. Silence saves nobody anything: what a
+    peer does not say is read off what it does.
     """
     assert peer.span is not None
     is_batch = wanted.goal is Goal.THROUGHPUT
@@ -104,10 +107,11 @@ def announced_cost(peer: Announcement, wanted: Wanted) -> Cost[float]:
     step_us = batched_us(peer) if is_batch else alone_us(peer) if is_told else shared_us(peer)
     # One more session makes them longer by its share.
     grows = (peer.n_sessions + 1) / max(1, peer.n_sessions)
-    shared_ms = (measured.queue_us + measured.shared_us) / 1000 * grows
-    queue_ms = 0.0 if is_batch else shared_ms if is_told else measured.queue_us / 1000
+    queue_ms = 0.0 if is_batch else (measured.queue_us + measured.shared_us) / 1000 * grows
+    # Who does not tell what steps share has it in its step already; others have it twice, too.
+    untold_ms = 0.0 if is_batch or is_told else (step_us - alone_us(peer)) / 1000
     fixed_us = step_us * min(MOST_FIXED, peer.measured.fixed_us / max(1.0, alone_us(peer)))
-    row_ms = peer.prefill_us_per_row / 1000 / len(peer.span)
+    row_ms = prefill_us(peer) / 1000
     price = asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
     return Cost(
         compute_ms=(step_us - fixed_us) / 1000 / len(peer.span),
@@ -115,7 +119,7 @@ def announced_cost(peer: Announcement, wanted: Wanted) -> Cost[float]:
         prompt_ms=row_ms if is_batch else row_ms * (1 + LOST_BY_OTHERS * peer.n_sessions),
         hop_ms=HOP_MS + fixed_us / 1000,
         queue_ms=queue_ms,
-        others_ms=queue_ms if is_told else 0.0,
+        others_ms=queue_ms + untold_ms,
         backlog_ms=0.0 if is_batch else measured.backlog_us / 1000,
         room_ms=0.0,
         fee_ms=price.besides / 1e6 * MS_PER_NCR,
@@ -166,6 +170,22 @@ def alone_us(peer: Announcement) -> float:
     if curve := peer.measured.decode_steps_us:
         return _read_off(curve, 1)
     return peer.decode_us or UNMEASURED_BLOCK_MS * 1000 * len(peer.span)
+
+
+def prefill_us(peer: Announcement) -> float:
+    """What one row of a prompt takes in one block.
+
+    Prefill that nobody measured takes a row no longer than decoding does in the fullest batch, nor
+    longer than in the mix of both that the node has run lately; an idle node has run few.
+    """
+    assert peer.span is not None
+    if peer.prefill_us_per_row:
+        return peer.prefill_us_per_row / len(peer.span)
+    steps_us = [us / size for size, us in peer.measured.decode_steps_us]
+    steps_us += [peer.decode_us] if peer.decode_us else []
+    row_us = min(steps_us, default=UNMEASURED_PREFILL_US * len(peer.span))
+    rows_per_s = peer.measured.rows_per_s
+    return (min(row_us, 1e6 / rows_per_s) if rows_per_s else row_us) / len(peer.span)
 
 
 def _read_off(curve: Sequence[tuple[int, int]], size: int) -> float:

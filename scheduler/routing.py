@@ -20,7 +20,7 @@ from protocol.messages import Span
 from scheduler.candidates import Candidates, candidates
 from scheduler.carriage import carriage_ms
 from scheduler.latency import Latencies, Pair
-from scheduler.route_cost import LINK_SHARE, cost_of
+from scheduler.route_cost import LINK_SHARE, cost_of, prefill_us
 from scheduler.route_search import Links, cheapest_covers
 from scheduler.wanted import Wanted
 
@@ -210,11 +210,7 @@ def near_best(routes: Sequence[Route], *, n_blocks: int | None = None) -> list[R
 
 def prefill_ms(route: Route) -> float:
     """What one prompt position takes in the slowest hop, as they announce it."""
-    return max(
-        hop.announcement.prefill_us_per_row * len(hop.span) / len(hop.announcement.span) / 1000
-        for hop in route.hops
-        if hop.announcement.span is not None
-    )
+    return max(prefill_us(hop.announcement) * len(hop.span) / 1000 for hop in route.hops)
 
 
 def spares(

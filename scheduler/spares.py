@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from protocol.announcements import Announcement
 from protocol.measured import ASSUMED_BYTES_PER_S
 from protocol.messages import Span
+from scheduler.route_cost import prefill_us
 
 SHARE = 0.1  # of the way up; the giver keeps to it too, among all who copy from it
 LEAST_ROWS = 64  # that a copy would add
@@ -19,7 +20,6 @@ MOST_COPY_S = 30.0
 PATIENCE = 0.5  # of what is left of the answer, that a copy may take
 LEAST_SAVED_S = 0.02
 MOST_DOUBLED = 5  # times: the wait after a failure
-ASSUMED_PREFILL_US = 2_000  # of one row in one block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +51,13 @@ def is_worth(
 
     rest_s: how long the answer still goes on.
     """
-    if giver is None or spare is None:  # it was never announced, or is no longer
+    if giver is None or spare is None or spare.span is None:  # never announced, or no longer
         return False
     up = giver.measured.up_bytes_per_s or ASSUMED_BYTES_PER_S
     down = spare.measured.down_bytes_per_s or ASSUMED_BYTES_PER_S
     copy_s = n_rows * _row_bytes(giver, span) / min(SHARE * up, down)
-    saved_s = n_rows * prefill_us(spare, span) / 1e6
+    saved_s = n_rows * prefill_us(spare) * len(span) / 1e6
     return saved_s >= LEAST_SAVED_S and copy_s <= min(MOST_COPY_S, PATIENCE * rest_s)
-
-
-def prefill_us(peer: Announcement, span: Span) -> float:
-    """What one row takes in these blocks, as `peer` announces it."""
-    if not peer.prefill_us_per_row or peer.span is None:
-        return ASSUMED_PREFILL_US * len(span)
-    return peer.prefill_us_per_row * len(span) / len(peer.span)
 
 
 def _row_bytes(peer: Announcement, span: Span) -> float:

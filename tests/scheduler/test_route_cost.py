@@ -7,7 +7,7 @@ import pytest
 from protocol.announcements import Announcement
 from protocol.measured import Measured
 from protocol.messages import Span
-from scheduler.route_cost import LOST_BY_OTHERS, cost_of
+from scheduler.route_cost import LOST_BY_OTHERS, UNMEASURED_PREFILL_US, cost_of, prefill_us
 from scheduler.routing import Wanted, find_routes
 from scheduler.wanted import Goal
 from tests.announcing import MANIFEST, announce, peer_of
@@ -22,10 +22,50 @@ def host(n: int = 1, n_sessions: int = 0, **measured: int) -> Announcement:
 
 
 def test_who_says_nothing_of_shared_steps_is_thought_to_have_all_its_sessions_in_each():
-    cost = cost_of(host(n_sessions=8, queue_us=500), WANTED)
+    cost = cost_of(host(n_sessions=8, queue_us=800), WANTED)
 
     assert cost.compute_ms * 8 == pytest.approx(16.0)
-    assert (cost.queue_ms, cost.others_ms) == (0.5, 0.0)
+    assert cost.queue_ms == pytest.approx(0.8 * 9 / 8)
+    assert cost.others_ms == pytest.approx(0.8 * 9 / 8 + 8.0), "they share the step, and wait"
+
+
+def whole_ms(peer: Announcement, wanted: Wanted = WANTED) -> float:
+    return cost_of(peer, wanted).block_ms * 8 + cost_of(peer, wanted).visit_ms
+
+
+@pytest.mark.parametrize("n_sessions", [1, 4, 8])
+@pytest.mark.parametrize("queue_us", [0, 20_000])
+def test_silence_about_what_steps_share_makes_nobody_much_cheaper_than_who_tells(
+    n_sessions, queue_us
+):
+    shared_us = n_sessions * 1000  # by the curve
+    told = host(1, n_sessions=n_sessions, queue_us=queue_us, shared_us=shared_us)
+    silent = host(2, n_sessions=n_sessions, queue_us=queue_us)
+
+    assert whole_ms(silent) == pytest.approx(whole_ms(told), abs=2.1)
+
+
+def test_a_prompt_that_nobody_measured_is_not_free():
+    long = replace(WANTED, n_positions=4000, n_prompt=3900)
+    honest = replace(announce(1, (0, 8), decode_us=8_000), prefill_us_per_row=400)
+    silent = replace(announce(2, (0, 8), decode_us=24_000), prefill_us_per_row=0)
+
+    assert whole_ms(silent, long) > 3 * whole_ms(honest, long)
+    assert find_routes([honest, silent], long)[0].peer_ids == (peer_of(1),)
+
+
+@pytest.mark.parametrize(
+    ("peer", "us"),
+    [
+        (replace(announce(1, (0, 8), decode_us=8_000), prefill_us_per_row=400), 50.0),
+        (replace(host(), prefill_us_per_row=0), 16_000 / 9 / 8),
+        (host(rows_per_s=1000), 1000 / 8),
+        (replace(announce(1, (0, 8), decode_us=8_000), prefill_us_per_row=0), 1000.0),
+        (replace(announce(1, (0, 8), decode_us=0), prefill_us_per_row=0), UNMEASURED_PREFILL_US),
+    ],
+)
+def test_what_a_row_of_a_prompt_takes_is_read_off_decodes_where_nobody_says(peer, us):
+    assert prefill_us(peer) == pytest.approx(us)
 
 
 def test_what_rows_wait_and_share_is_taken_from_the_host_and_grows_by_one_session():

@@ -59,7 +59,8 @@ def cost_ms(hops: Sequence[tuple[Announcement, int]], latencies: Latencies) -> f
         peer.decode_us / 1000 * n / len(peer.span) * (1 + SHARE_PER_SESSION * peer.n_sessions)
         for peer, n in hops
     )
-    return links_ms + compute_ms + HOP_MS * len(hops)
+    others_ms = sum(peer.decode_us / 1000 * SHARE_PER_SESSION * peer.n_sessions for peer, _ in hops)
+    return links_ms + compute_ms + others_ms + HOP_MS * len(hops)
 
 
 def brute_force_ms(swarm: list[Announcement], latencies: Latencies) -> float | None:
