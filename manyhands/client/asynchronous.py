@@ -20,8 +20,17 @@ from manyhands.client.choices import (
     completion_body,
     embedding_body,
 )
+from manyhands.client.reading import understood
 from manyhands.client.streams import AsyncAnswerStream, AsyncStream
-from manyhands.client.values import Answer, Embeddings, Json, Model, answer_of, embeddings_of
+from manyhands.client.values import (
+    Answer,
+    Embeddings,
+    Json,
+    Model,
+    answer_of,
+    embeddings_of,
+    models_of,
+)
 from manyhands.errors import RequestError
 from protocol.errors import UsageError
 
@@ -98,7 +107,7 @@ class AsyncClient:
             RequestError: it was refused, or failed; see `manyhands.errors`.
         """
         body = completion_body(prompt, self._named(model), drawing)
-        return answer_of(await self._whole(TEXT, body))
+        return understood(answer_of, await self._whole(TEXT, body))
 
     def stream(
         self, prompt: str | Sequence[int], *, model: str | None = None, **drawing: Unpack[Drawing]
@@ -122,17 +131,14 @@ class AsyncClient:
             manyhands: who may serve.
         """
         body = embedding_body(texts, self._named(model), pooling, manyhands)
-        return embeddings_of(await self._whole(EMBED, body))
+        return understood(embeddings_of, await self._whole(EMBED, body))
 
     async def models(self) -> list[Model]:
         """What can be asked for now."""
         backend = await self._opened()
         with self._unless_closed():
             listed = await backend.models()
-        return [
-            Model(id=each["id"], root=each["root"], max_model_len=each.get("max_model_len"))
-            for each in listed
-        ]
+        return understood(models_of, listed)
 
     async def explain_route(
         self,
@@ -240,7 +246,7 @@ class AsyncCompletions:
         if stream:
             chunks = client._chunks(CHAT, body | {"stream": True})
             return AsyncStream(chunks, ChatCompletionChunk.model_validate)
-        return ChatCompletion.model_validate(await client._whole(CHAT, body))
+        return understood(ChatCompletion.model_validate, await client._whole(CHAT, body))
 
 
 def _of_swarm(

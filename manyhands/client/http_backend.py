@@ -1,7 +1,8 @@
 """A gateway at a URL, for the clients.
 
 In: bodies. Out: what it answers; its errors as ours. It is asked again, after the pause that it
-names, where it says that this may help; never once something of an answer has come.
+names, where it says that this may help and there is time; never once something of an answer has
+come. It is told for how long we wait, and no longer do we.
 """
 
 import asyncio
@@ -11,14 +12,17 @@ from typing import Any
 
 import httpx2
 
-from manyhands.client.backend import Backend
+from manyhands.client.backend import CHAT, EMBED, TEXT, Backend
+from manyhands.client.reading import understood
 from manyhands.client.values import Json
 from manyhands.errors import RequestError, SwarmUnreachable, error_of
 from manyhands.event_stream import DONE, data_of, object_of
 
-AGAIN = {408, 409, 429, 502, 503, 504}
-CONNECT_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 0.5, 30.0
-OVER_S = 5.0  # beyond an answer's own time, which the gateway keeps
+AGAIN = {408, 409, 429, 502, 503}  # after a 504 the answer would take as long again
+CONNECT_S, FIRST_PAUSE_S = 10.0, 0.5
+OVER_S = 5.0  # beyond an answer's own time, which the gateway keeps; as long again, if that is less
+LONGEST_S = 86_400.0  # that a gateway may be told
+TIMED = (CHAT, TEXT, EMBED)
 
 
 class HttpBackend(Backend):
@@ -29,39 +33,58 @@ class HttpBackend(Backend):
         self._http: httpx2.AsyncClient | None = None
 
     async def open(self) -> None:
-        timeout = httpx2.Timeout(self._timeout_s + OVER_S, connect=CONNECT_S)
+        timeout = httpx2.Timeout(None, connect=CONNECT_S)  # a whole answer's is kept here
         self._http = httpx2.AsyncClient(
             base_url=self._url, headers=self._headers, timeout=timeout, trust_env=False
         )
 
     async def whole(self, path: str, body: Json) -> Json:
-        async with self._asked("POST", path, body) as response:
+        patience = self._patience(body)
+        asking = self._asked(patience, "POST", path, self._timed(path, body))
+        async with asking as response, patience:
             return _object(await response.aread())
 
     async def stream(self, path: str, body: Json) -> AsyncGenerator[Json, None]:
-        async with self._asked("POST", path, body) as response:
-            async for data in data_of(response.aiter_bytes()):
+        patience = self._patience(body)
+        async with self._asked(patience, "POST", path, self._timed(path, body)) as response:
+            events = data_of(response.aiter_bytes())
+            while True:
+                async with patience:
+                    data = await anext(events, None)
+                if data is None:
+                    raise error_of("peer_failed", "the stream broke off before its end")
                 if data.strip() == DONE:
                     return
                 chunk = _object(data)
                 if "error" in chunk:
                     raise _error(chunk, response)
                 yield chunk
-        raise error_of("peer_failed", "the stream broke off before its end")
 
     async def models(self) -> list[Json]:
-        async with self._asked("GET", "/v1/models") as response:
-            listed: list[Json] = _object(await response.aread())["data"]
-            return listed
+        patience = self._patience({})
+        async with self._asked(patience, "GET", "/v1/models") as response, patience:
+            return understood(_listed, _object(await response.aread()))
 
     async def aclose(self) -> None:
         http, self._http = self._http, None
         if http is not None:
             await http.aclose()
 
+    def _timed(self, path: str, body: Json) -> Json:
+        """The body with our timeout, where it has none of its own."""
+        if path not in TIMED:
+            return body
+        ours = {"timeout_s": min(self._timeout_s, LONGEST_S)} | (body.get("manyhands") or {})
+        return body | {"manyhands": ours}
+
+    def _patience(self, body: Json) -> "_Patience":
+        named = (body.get("manyhands") or {}).get("timeout_s")
+        timeout_s = named if isinstance(named, int | float) else self._timeout_s
+        return _Patience(min(timeout_s, self._timeout_s))
+
     @asynccontextmanager
     async def _asked(
-        self, method: str, path: str, body: Json | None = None
+        self, patience: "_Patience", method: str, path: str, body: Json | None = None
     ) -> AsyncIterator[httpx2.Response]:
         """A response that is no refusal.
 
@@ -70,16 +93,25 @@ class HttpBackend(Backend):
         """
         try:
             async with AsyncExitStack() as stack:
-                yield await self._patiently(stack, method, path, body)
-        except httpx2.TimeoutException as error:
-            message = f"{self._url} did not answer within {self._timeout_s:g} s"
+                async with patience:
+                    response = await self._patiently(stack, patience, method, path, body)
+                yield response
+        except (httpx2.TimeoutException, TimeoutError) as error:
+            message = f"{self._url} did not answer within {patience.timeout_s:g} s"
             raise error_of("timeout", message) from error
         except httpx2.HTTPError as error:
             message = f"{self._url}: {error or type(error).__name__}"
             raise error_of("swarm_unreachable", message) from error
+        except ValueError as error:  # an event without an end
+            raise error_of("peer_failed", f"{self._url}: {error}") from error
 
     async def _patiently(
-        self, stack: AsyncExitStack, method: str, path: str, body: Json | None
+        self,
+        stack: AsyncExitStack,
+        patience: "_Patience",
+        method: str,
+        path: str,
+        body: Json | None,
     ) -> httpx2.Response:
         for attempt in range(self._max_retries + 1):
             is_last = attempt == self._max_retries
@@ -100,11 +132,45 @@ class HttpBackend(Backend):
                     raise
                 refusal = SwarmUnreachable(str(error), code="swarm_unreachable", status=503)
             await trial.aclose()
-            if is_last or not _may_help(refusal):
-                raise refusal
             pause_s = refusal.retry_after_s or FIRST_PAUSE_S * 2**attempt
-            await asyncio.sleep(min(pause_s, LONGEST_PAUSE_S))
+            if is_last or not _may_help(refusal) or pause_s >= patience.left_s:
+                raise refusal
+            await asyncio.sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _listed(told: Json) -> list[Json]:
+    listed: list[Json] = told["data"]
+    return listed
+
+
+class _Patience:
+    """How long we wait for one answer in all; a caller who takes time between its parts may."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._whole_s = timeout_s + min(OVER_S, timeout_s)
+        self._waited_s, self._since_s = 0.0, 0.0
+        self._timeout: asyncio.Timeout | None = None
+
+    @property
+    def left_s(self) -> float:
+        """While we wait, of an answer's own time."""
+        return self.timeout_s - self._waited_s - (_now_s() - self._since_s)
+
+    async def __aenter__(self) -> None:
+        self._since_s = _now_s()
+        self._timeout = asyncio.timeout(self._whole_s - self._waited_s)
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *raised: Any) -> None:
+        assert self._timeout is not None
+        self._waited_s += _now_s() - self._since_s
+        await self._timeout.__aexit__(*raised)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _may_help(refusal: RequestError) -> bool:

@@ -7,7 +7,9 @@ the answer where it is: its room on the peers is free, and what was run is settl
 from collections.abc import AsyncGenerator, Callable
 from typing import Generic, Self, TypeVar
 
+from manyhands.client.reading import understood
 from manyhands.client.values import Answer, Growing, Json, Token
+from manyhands.errors import RequestError
 from manyhands.portal import Portal
 from protocol.errors import UsageError
 
@@ -26,9 +28,15 @@ class AsyncStream(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        while (item := self._read(await anext(self._chunks))) is None:
-            pass
-        return item
+        while True:
+            chunk = await anext(self._chunks)
+            try:
+                item = understood(self._read, chunk)
+            except RequestError:
+                await self.cancel()
+                raise
+            if item is not None:
+                return item
 
     async def __aenter__(self) -> Self:
         return self
@@ -56,7 +64,7 @@ class AsyncAnswerStream(AsyncStream[Token]):
         """
         async for _ in self:
             pass
-        answer = self._growing.answer()
+        answer = understood(Growing.answer, self._growing)
         if answer is None:
             raise UsageError("the answer was cancelled before its end")
         return answer

@@ -13,10 +13,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """One token as it comes. `text` may be empty: inside a character, or a stop."""
+    """One token as it comes. `text` may be empty: inside a character, or a stop.
+
+    token_id: None where an upstream answers `manyhands/auto`, whose `text` may be several tokens.
+    """
 
     index: int
-    token_id: int
+    token_id: int | None
     text: str
     logprob: float | None = None
 
@@ -56,6 +59,8 @@ class Answer:
 
     tokens: its ids. finish_reason: `stop` or `length`. cost_ncr: what was promised for it, in
     nanocredits. receipts: ids of the signed ones. seed: the same one gives the same text again.
+    Where an upstream answered `manyhands/auto`, there are no ids, no route and no receipts, and
+    neither timings nor a seed are known.
     """
 
     text: str
@@ -63,9 +68,9 @@ class Answer:
     finish_reason: str
     model: str
     usage: Usage
-    timings: Timings
+    timings: Timings | None
     route: tuple[Hop, ...]
-    seed: int
+    seed: int | None
     failovers: int = 0
     handovers: int = 0
     cost_ncr: int = 0
@@ -100,6 +105,13 @@ class Embeddings:
     receipts: tuple[str, ...] = ()
 
 
+def models_of(listed: Sequence[Mapping[str, Any]]) -> list[Model]:
+    return [
+        Model(id=each["id"], root=each["root"], max_model_len=each.get("max_model_len"))
+        for each in listed
+    ]
+
+
 def embeddings_of(whole: Mapping[str, Any]) -> Embeddings:
     ours = whole["manyhands"]
     return Embeddings(
@@ -114,26 +126,28 @@ def embeddings_of(whole: Mapping[str, Any]) -> Embeddings:
 
 def answer_of(whole: Mapping[str, Any]) -> Answer:
     """From the one choice of a whole answer to a plain completion."""
-    (choice,), ours = whole["choices"], whole["manyhands"]
-    (run,), usage = ours["choices"], whole["usage"]
+    (choice,), ours, usage = whole["choices"], whole["manyhands"], whole["usage"]
+    runs: Sequence[Json] = ours.get("choices") or ({},)  # an upstream has no chain to tell of
+    (run,) = runs
     told = choice.get("logprobs")
     return Answer(
         text=choice["text"],
-        tokens=tuple(choice["token_ids"]),
+        tokens=tuple(choice.get("token_ids") or ()),
         finish_reason=choice["finish_reason"],
         model=ours["model"],
         usage=Usage(
             prompt_tokens=usage["prompt_tokens"],
             completion_tokens=usage["completion_tokens"],
-            cached_tokens=usage["prompt_tokens_details"]["cached_tokens"],
+            cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
         ),
-        timings=Timings(ttft_ms=run["ttft_ms"], total_ms=run["total_ms"]),
+        timings=Timings(ttft_ms=run["ttft_ms"], total_ms=run["total_ms"]) if run else None,
         route=tuple(
-            Hop(peer=hop["peer"], start=hop["span"][0], stop=hop["span"][1]) for hop in run["route"]
+            Hop(peer=hop["peer"], start=hop["span"][0], stop=hop["span"][1])
+            for hop in run.get("route", ())
         ),
-        seed=run["seed"],
-        failovers=run["failovers"],
-        handovers=run["handovers"],
+        seed=run.get("seed"),
+        failovers=run.get("failovers", 0),
+        handovers=run.get("handovers", 0),
         cost_ncr=ours["cost"]["amount"],
         receipts=tuple(ours["receipts"]),
         logprobs=tuple(told["token_logprobs"]) if told else None,
@@ -146,6 +160,7 @@ class Growing:
     def __init__(self) -> None:
         self._texts: list[str] = []
         self._ids: list[int] = []
+        self._n_told = 0
         self._logprobs: list[float] = []
         self._tells_logprobs = False
         self._reason = ""
@@ -158,13 +173,14 @@ class Growing:
         for choice in chunk["choices"]:
             self._reason = choice["finish_reason"] or self._reason
             self._texts.append(choice["text"])
-            if not choice.get("token_ids"):
+            ids = choice.get("token_ids") or ()
+            if not ids and not (choice["text"] and "token_ids" not in choice):
                 continue
-            (token_id,) = choice["token_ids"]
-            self._ids.append(token_id)
+            self._ids += ids
+            self._n_told += 1
             return Token(
-                index=len(self._ids) - 1,
-                token_id=token_id,
+                index=self._n_told - 1,
+                token_id=ids[0] if ids else None,
                 text=choice["text"],
                 logprob=self._likelihood(choice.get("logprobs")),
             )

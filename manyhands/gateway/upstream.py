@@ -34,7 +34,7 @@ MAX_ERROR_BYTES, MAX_WHOLE_BYTES = 64 << 10, 64 << 20
 CALLERS_FAULT = {400, 409, 413, 415, 422}
 CHAT, LIMITS = "chat/completions", ("max_tokens", "max_completion_tokens")
 MAX_EVENT_BYTES, MAX_EMPTY = 4 << 20, 256  # of a stream; frames at its beginning
-OURS = ("manyhands", "cache_salt")  # fields that mean something here alone
+OURS = ("manyhands", "cache_salt", "return_token_ids")  # fields that mean something here alone
 
 
 @dataclass(slots=True)

@@ -16,10 +16,10 @@ from manyhands.gateway.faults import ApiError
 from manyhands.gateway.grants import Caller, DataClass, Grant
 from manyhands.gateway.pace import Pace
 from manyhands.gateway.patterns import MAX_BYTES, Pattern
-from manyhands.gateway.policy import Policy
+from manyhands.gateway.policy import Policy, Upstream
 from manyhands.gateway.relayed import Passing
 from manyhands.gateway.residency import limits_of
-from manyhands.gateway.upstream import Used, _events
+from manyhands.gateway.upstream import Used, _body, _events
 from protocol.constraints import Group
 from protocol.errors import ConfigError
 from scheduler.request import Token
@@ -294,6 +294,16 @@ def test_the_pace_counts_those_who_still_wait():
     slow.ended(0, "cancelled", "")
     clock[0] = 100.0
     assert pace.first_token_ms() == 0
+
+
+def test_what_means_something_here_alone_is_told_to_no_upstream():
+    upstream = Upstream(url="https://api.example.com/v1", model="large", drop=["seed"])
+    ours = {"manyhands": {"wait_s": 1}, "cache_salt": "a", "return_token_ids": True, "seed": 1}
+
+    assert _body(upstream, {"model": "a", "prompt": "b", **ours}) == {
+        "model": "large",
+        "prompt": "b",
+    }
 
 
 class Lines:
