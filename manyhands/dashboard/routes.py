@@ -19,6 +19,7 @@ from manyhands.dashboard.books import HomeBooks
 from manyhands.dashboard.overview import Overview, overview
 from manyhands.dashboard.traffic import Traffic
 from manyhands.dashboard.watch import Look, SwarmWatch
+from manyhands.gateway.faults import ApiError
 from manyhands.status import peer_views
 from protocol.clock import wall_ms
 
@@ -37,7 +38,7 @@ POLICY = {
 }
 UNKEPT, UNBUFFERED = {"cache-control": "no-store"}, {"x-accel-buffering": "no"}
 BEAT_S = 5.0  # the page takes us for gone when it hears nothing for three of these
-MAX_WATCHERS = 64
+MAX_WATCHERS, WATCH_AGAIN_S = 64, 30.0
 
 STARTING = {
     **overview({}),
@@ -104,8 +105,8 @@ def page_router(panel: Panel) -> APIRouter:
     async def events() -> Response:
         """The same again whenever it changes, as server-sent events."""
         if panel.n_watchers >= MAX_WATCHERS:
-            error = {"message": "too many pages watch already", "code": "overloaded"}
-            return JSONResponse({"error": error}, 429, {"retry-after": "30"})
+            message = "too many pages watch already"
+            raise ApiError("overloaded", message, retry_after_s=WATCH_AGAIN_S)
         return StreamingResponse(
             _events(panel), media_type="text/event-stream", headers={**UNKEPT, **UNBUFFERED}
         )
@@ -121,7 +122,7 @@ def page_router(panel: Panel) -> APIRouter:
         seen = (await panel.watch.fresh()).seen
         found = [(one, saw) for one, saw in seen.items() if one.peer_id == peer_id]
         if not found:
-            return _missing(f"no peer {peer_id[:80]} is in the table")
+            raise ApiError("not_found", f"no peer {peer_id[:80]} is in the table")
         return _json(peer_views(dict(found))[0])
 
     @router.get("/api/v1/requests")
@@ -174,11 +175,6 @@ def _json(view: Any) -> Response:
     return JSONResponse(view, headers=UNKEPT)
 
 
-def _missing(message: str) -> Response:
-    error = {"message": message, "type": "not_found_error", "param": None, "code": "not_found"}
-    return JSONResponse({"error": error}, 404, UNKEPT)
-
-
 def _index(parts: tuple[str, ...]) -> Response:
     """The shell of the page; which parts there are, it reads from its own body."""
     shell = (files("manyhands.dashboard") / "static" / "index.html").read_text()
@@ -191,5 +187,5 @@ def _file(name: str) -> Response:
     names = {each.name for each in folder.iterdir()}
     suffix = name[name.rfind(".") :]
     if name not in names or suffix not in KINDS:
-        return _missing("there is no such page")
+        raise ApiError("not_found", "there is no such page")
     return Response((folder / name).read_bytes(), media_type=KINDS[suffix], headers=POLICY)

@@ -224,20 +224,19 @@ def all_terms(home: Home, models: Sequence[Model], *, accepts: bool = False) -> 
     return require
 
 
-def require_proof(client: "Client", gateway: "Gateway") -> "Client":
+def require_proof(client: "Client", policy: "Policy") -> "Client":
     """The client, if what the policy trusts can be shown to it.
 
     Raises:
         ConfigError: in this swarm a group's name is a label that any peer may put on.
     """
-    restricted = gateway.bounds.policy.rule_of(DataClass.RESTRICTED)
-    if restricted is not None and not client.certifies_groups:
-        for group in restricted.trusted:
-            if not group.members:
-                raise ConfigError(
-                    f"nobody certifies group {group.name} in this swarm: any peer could say so",
-                    hint=f'list its peers: groups = ["{group.name}=PEER,PEER"]',
-                )
+    rules = [rule for each in DataClass if (rule := policy.rule_of(each)) is not None]
+    for group in [group for rule in rules for group in rule.trusted]:
+        if not group.members and not client.certifies_groups:
+            raise ConfigError(
+                f"nobody certifies group {group.name} in this swarm: any peer could say so",
+                hint=f'list its peers: groups = ["{group.name}=PEER,PEER"]',
+            )
     return client
 
 
@@ -260,7 +259,7 @@ async def _serve(
         async with (
             listening(app, where.host, where.port, where.certificate) as bound,
             opening as client,
-            gateway.serving(require_proof(client, gateway)),
+            gateway.serving(require_proof(client, gateway.bounds.policy)),
             panel.watch.watching(client),
         ):
             url = where.url(bound)

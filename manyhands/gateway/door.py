@@ -27,8 +27,11 @@ from manyhands.gateway.keys import KeyFile
 log = logging.getLogger(__name__)
 
 ID, HOST = re.compile(r"[A-Za-z0-9._-]{1,64}"), re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")
+FORWARDED = {"forwarded", "via", "x-real-ip"}  # and all that begins with x-forwarded-
 OWN_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 OPEN, OPEN_BELOW = ("/", "/favicon.ico", "/health"), ("/health/", "/page/")
+FIX = "make a key: manyhands gateway key new"
+COSTLY = {"/api/v1/ledger/verify"}  # works though it is only looked at
 MAX_PATH_CHARS = 120
 Admit = Callable[[Headers], Caller]
 
@@ -57,7 +60,7 @@ class Door:
             state = scope.setdefault("state", {})
             state["id"] = visit.id
             state["caller"] = visit.caller = self._caller(scope["path"], visit.headers)
-            if scope["method"] == "POST" and scope["path"].startswith("/v1/"):
+            if scope["method"] == "POST" or scope["path"] in COSTLY:
                 self._allowances.request(visit.caller)
             bounded = Body(receive, self._bounds, visit.headers)
             await self._app(scope, bounded.receive, visit.send)
@@ -165,16 +168,17 @@ def admission(keys: KeyFile, *, is_wide: bool = False) -> Admit:
 
 
 def admit_own(headers: Headers) -> Caller:
-    """For a gateway on loopback without keys: whoever calls it by loopback's own names.
+    """For a gateway on loopback without keys: whoever calls it by loopback's own names. A proxy on
+    this machine does so, too, for strangers: one that says what it is gets nothing.
 
     Raises:
         ApiError: host_not_allowed.
     """
+    if any(name in FORWARDED or name.startswith("x-forwarded-") for name in headers):
+        message = "without keys this gateway takes nothing that a proxy passes on"
+        raise ApiError("host_not_allowed", f"{message}; {FIX}")
     matched = HOST.fullmatch(headers.get("host", ""))
     if matched and matched[1].lower() in OWN_NAMES:
         return ANYBODY
-    raise ApiError(
-        "host_not_allowed",
-        "without keys this gateway answers to localhost, 127.0.0.1 and [::1] only; "
-        "make a key: manyhands gateway key new",
-    )
+    message = "without keys this gateway answers to localhost, 127.0.0.1 and [::1] only"
+    raise ApiError("host_not_allowed", f"{message}; {FIX}")

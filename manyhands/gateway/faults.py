@@ -43,7 +43,9 @@ FAULTS: Mapping[str, Fault] = {
         403, "permission_error", "the data may not go where it would have to; the rule is named"
     ),
     "host_not_allowed": Fault(
-        403, "permission_error", "a gateway without keys was asked under a foreign name"
+        403,
+        "permission_error",
+        "a gateway without keys was asked under a foreign name, or through a proxy",
     ),
     "origin_not_allowed": Fault(
         403, "permission_error", "another site's page may not act on a node through its page"

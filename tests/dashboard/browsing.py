@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fastapi import FastAPI
 
 from manyhands.dashboard.routes import Panel, page_router
+from manyhands.gateway.app import bare_app
 from manyhands.gateway.serving import listening
 from manyhands.route import view_of
 from scheduler.explain import explain
@@ -43,7 +43,7 @@ async def chromium() -> AsyncIterator["Browser"]:
 @asynccontextmanager
 async def served(panel: Panel) -> AsyncIterator[str]:
     """The page's own routes on a loopback port."""
-    app = FastAPI()
+    app = bare_app("A page")
     app.include_router(page_router(panel))
 
     @app.get("/v1/models")
