@@ -54,6 +54,10 @@ class Earnings:
             pass
         return self._view(n_open)
 
+    def known(self) -> dict[str, Any]:
+        """The sums of what was read so far."""
+        return self._view(0)
+
     def _view(self, n_open: int) -> dict[str, Any]:
         days = [time.strftime("%Y-%m-%d", time.localtime(_ago_s(n))) for n in range(N_DAYS)]
         by_day = {day: [0, 0.0] for day in reversed(days)}

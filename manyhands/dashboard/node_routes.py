@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from manyhands.dashboard.earnings import Earnings
 from manyhands.dashboard.guard import Guard
 from manyhands.dashboard.my_node import MyNode
+from protocol.errors import ManyhandsError
 
 UNKEPT = {"cache-control": "no-store"}
 MAX_MINUTES = 7 * 24 * 60
@@ -50,8 +51,16 @@ class NodePanel:
 
     async def view(self) -> dict[str, Any]:
         async with self._reading:
-            earned = await asyncio.to_thread(self.earnings.look)
+            earned = await asyncio.to_thread(self._earned)
         return {**self.mine.view(), "earned": earned, "token": self.guard.token}
+
+    def _earned(self) -> dict[str, Any]:
+        """With `error` where the ledger does not hold: whoever owns the node must still be able to
+        pause it."""
+        try:
+            return {**self.earnings.look(), "error": None}
+        except ManyhandsError as error:
+            return {**self.earnings.known(), "error": str(error)}
 
     async def findings(self, *, anew: bool) -> dict[str, Any]:
         """What the doctor says of this node; one examination at a time."""

@@ -2,6 +2,8 @@
 
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from ledger.homes import Book
 from ledger.reader import FILE_NAME
 from manyhands.dashboard.books import HomeBooks
 from manyhands.dashboard.earnings import Earnings
+from manyhands.dashboard.node_routes import NodePanel
 from protocol.errors import IntegrityError
 from protocol.identity import Identity, load_or_create_identity
 from tests.ledger.parties import SWARM, closed_receipt
@@ -103,3 +106,18 @@ def test_an_entry_that_does_not_hold_is_told_at_every_look(
     for _ in range(3):
         with pytest.raises(IntegrityError):
             earnings.look()
+
+
+async def test_an_owner_whose_ledger_does_not_hold_is_told_and_can_still_act(
+    tmp_path: Path, provider: Identity
+) -> None:
+    change(tmp_path, "UPDATE body SET receipt = x'00' WHERE idx = 0")
+    mine: Any = SimpleNamespace(view=lambda: {"state": "serving"})
+    never: Any = None
+    panel = NodePanel(mine, Earnings(Book("node", tmp_path / "node")), never)
+
+    told = await panel.view()
+
+    assert (told["state"], told["token"]) == ("serving", panel.guard.token)
+    assert told["earned"]["error"]
+    assert told["earned"]["answers"] == 0

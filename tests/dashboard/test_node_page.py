@@ -1,5 +1,7 @@
 """A node's own page in a real browser, in front of a real node."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from tests.dashboard.test_my_node import ABOUT
 from tests.local_swarm import add_byte_tokenizer, swarm
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser
+    from playwright.async_api import Browser, Route
 
 pytestmark = [needs_chromium, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
@@ -86,4 +88,60 @@ async def test_a_node_is_paused_and_resumed_by_keyboard_alone(browser: "Browser"
     await page.click("#node-resume")
     await page.get_by_text("Your node serves").wait_for()
     assert tab.said == []
+    await page.close()
+
+
+async def test_an_answer_from_before_a_pause_does_not_undo_what_it_shows(
+    browser: "Browser", url: str
+) -> None:
+    page = await browser.new_page()
+    tab = Tab(page, url)
+    held: list[object] = []
+    released = asyncio.Event()
+
+    async def late(route: "Route") -> None:
+        """As it was when it was asked for, and told when the pause has been shown."""
+        response = await route.fetch()
+        held.append(route)
+        await released.wait()
+        await route.fulfill(response=response)
+
+    await tab.open("")
+    await page.wait_for_selector("#node-pause")
+    await page.route("**/api/v1/node", late)
+    while not held:
+        await page.wait_for_timeout(200)
+    await page.click("#node-pause")
+    await page.get_by_text("You paused this node.").wait_for()
+    released.set()
+    await page.wait_for_timeout(300)
+
+    assert await page.get_by_text("You paused this node.").count() == 1
+    await page.unroute("**/api/v1/node")
+    await page.click("#node-resume")
+    await page.get_by_text("Your node serves").wait_for()
+    await page.close()
+
+
+async def test_an_address_that_is_no_utf_8_leaves_the_page_alive(
+    browser: "Browser", url: str
+) -> None:
+    page = await browser.new_page()
+    await page.goto(f"{url}/#/peer/%")
+
+    await page.get_by_text("Manyhands 0").wait_for()  # it has heard of the swarm
+    await page.close()
+
+
+async def test_a_page_that_is_refused_the_swarms_state_says_why(
+    browser: "Browser", url: str
+) -> None:
+    page = await browser.new_page()
+    body = json.dumps({"error": {"message": "too many pages watch already"}})
+    await page.route("**/api/v1/events", lambda route: route.fulfill(status=503, body=body))
+    await page.goto(url)
+
+    await page.locator("#stale").get_by_text("too many pages watch already").wait_for()
+    await page.unroute("**/api/v1/events")
+    await page.locator("#stale").wait_for(state="hidden")
     await page.close()

@@ -26,12 +26,18 @@ const RETRY_MS = 2000;
 const main = document.getElementById("main");
 let state = null;
 let heardMs = 0;
+let refused = ""; // why the swarm's state does not come, in the gateway's words
+let toldOfAge = "";
 let isAskingForKey = false;
 let shown = null; // {update(state), close()}, the page in view
 
 function route() {
   const [name = "", ...rest] = location.hash.replace(/^#\/?/, "").split("/");
-  return { name, argument: decodeURIComponent(rest.join("/")) };
+  return { name, argument: decoded(rest.join("/")) };
+}
+
+function decoded(text) {
+  try { return decodeURIComponent(text); } catch { return text; } // somebody typed it
 }
 
 function open() {
@@ -61,6 +67,7 @@ function update() {
 let lastSentence = "";
 function hear(told) {
   state = told;
+  refused = "";
   heardMs = Date.now() - (told.now_ms - told.at_ms); // it may come on time and be old
   tellAge();
   update();
@@ -74,21 +81,35 @@ function hear(told) {
 function tellAge() {
   const stale = document.getElementById("stale");
   const isOld = heardMs !== 0 && Date.now() - heardMs > STALE_MS;
-  if (isOld && stale.hidden) stale.replaceChildren("Nothing was heard since ", moment(heardMs), ": what stands here is from then.");
-  stale.hidden = !isOld;
+  const tell = `${refused} ${isOld}`;
+  if (tell === toldOfAge) return; // else it would be read out each second
+  toldOfAge = tell;
+  stale.replaceChildren(refused ? `The state of the swarm is refused to this page: ${refused}. ` : "",
+    ...(isOld ? ["Nothing was heard since ", moment(heardMs), ": what stands here is from then."] : []));
+  stale.hidden = !isOld && !refused;
 }
 
 /** What the swarm says, for as long as this page is open; after a break it asks again. */
 async function listen() {
   for (;;) {
+    let waitMs = RETRY_MS;
     try {
       const response = await ask("/api/v1/events");
       if (response.ok) for await (const told of events(response)) hear(told);
+      else waitMs = await refusal(response);
     } catch (error) {
       if (error instanceof KeyNeeded) await typedKey();
     }
-    await new Promise((done) => { setTimeout(done, RETRY_MS); });
+    await new Promise((done) => { setTimeout(done, waitMs); });
   }
+}
+
+/** Say why; how long to wait before asking again. */
+async function refusal(response) {
+  const body = await response.json().catch(() => ({}));
+  refused = body.error?.message ?? `it answered ${response.status}`;
+  tellAge();
+  return Math.max(RETRY_MS, 1000 * (Number(response.headers.get("retry-after")) || 0));
 }
 
 /** Ask whoever sits here for a key, in place of the page. */

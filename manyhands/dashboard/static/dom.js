@@ -38,6 +38,12 @@ export function decimal(value, unit = "") {
   return (Math.abs(value) >= 100 ? whole.format(Math.round(value)) : tenth.format(value)) + unit;
 }
 
+/** Credits of so many nanocredits; of few, the first digits that say anything. */
+export function credits(ncr) {
+  const value = ncr / 1e9;
+  return value && Math.abs(value) < 0.1 ? value.toPrecision(2) : decimal(value);
+}
+
 export function milliseconds(value) {
   if (value === null || value === undefined) return unknown;
   return value >= 1000 ? decimal(value / 1000, " s") : decimal(value, " ms");

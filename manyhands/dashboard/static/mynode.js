@@ -1,7 +1,7 @@
 // This node, for whoever lent the machine: how it is, what it does and earns, and pausing it.
 
 import { fetchJson } from "./api.js";
-import { count, decimal, h, milliseconds, moment, s, seconds } from "./dom.js";
+import { count, credits, decimal, h, milliseconds, moment, s, seconds } from "./dom.js";
 import { TONES, blocks } from "./words.js";
 
 const EVERY_MS = 4000;
@@ -30,8 +30,10 @@ export function mynode(main) {
   async function send(name) {
     const wish = name === "resume" || !minutes.value ? {} : { minutes: Number(minutes.value) };
     try {
-      show(await fetchJson(`/api/v1/node/${name}`, { method: "POST", body: JSON.stringify(wish),
-        headers: { "content-type": "application/json", "x-manyhands-token": token } }));
+      const node = await fetchJson(`/api/v1/node/${name}`, { method: "POST", body: JSON.stringify(wish),
+        headers: { "content-type": "application/json", "x-manyhands-token": token } });
+      asked += 1; // what was asked before says how the node was before
+      show(node);
       told.textContent = "";
     } catch (error) {
       told.textContent = `That did not work: ${error.message}.`;
@@ -140,6 +142,7 @@ function earned(found) {
   const width = 10;
   const meaning = `Tokens served on each of the last ${found.days.length} days: ${found.days.map(([day, , tokens]) => `${day} ${tokens}`).join(", ")}`;
   return card("Earnings",
+    found.error ? h("p", { class: "is-bad" }, `✖ The ledger cannot be read: ${found.error}. `, h("code", {}, "manyhands ledger verify"), " says where it does not hold; what stands here is from before.") : "",
     h("p", {}, `${credits(found.earned_ncr)} credits for ${count(found.answer_tokens)} tokens of answers and ${count(found.prompt_tokens)} of prompts`,
       found.pending_answers ? `; ${count(found.pending_answers)} answers are not settled yet.` : "."),
     h("div", { class: "bars" }, s("svg", { viewBox: `0 0 ${found.days.length * width} 100`, preserveAspectRatio: "none", role: "img", "aria-label": meaning },
@@ -160,10 +163,6 @@ function card(title, ...children) {
 
 function facts(pairs) {
   return h("dl", { class: "facts" }, pairs.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
-}
-
-function credits(ncr) {
-  return decimal(ncr / 1e9) === "0" && ncr ? (ncr / 1e9).toPrecision(2) : decimal(ncr / 1e9);
 }
 
 function share(part, whole) {

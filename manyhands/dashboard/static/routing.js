@@ -2,7 +2,7 @@
 
 import { fetchJson } from "./api.js";
 import { named } from "./chat.js";
-import { count, decimal, h, milliseconds, peerLink, s } from "./dom.js";
+import { count, credits, decimal, h, milliseconds, peerLink, s } from "./dom.js";
 
 const PARTS = [["compute", "computing"], ["link", "links between peers"], ["carriage", "bytes on links"], ["visit", "visits"],
   ["queue", "queues"], ["others", "others' answers"], ["prompt", "prompt, spread"], ["room", "scarce room"], ["price", "price"], ["risk", "risk"]];
@@ -103,9 +103,4 @@ function costs(traffic) {
     ended.length ? h("ul", { class: "alerts" }, ended.map(([how, many]) => h("li", {}, h("span", { class: FINE.includes(how) ? "is-well" : "is-bad", "aria-hidden": "true" }, FINE.includes(how) ? "●" : "✖"),
       h("span", {}, `${count(many)} ended with `, h("code", {}, how))))) : h("p", {}, "No answer yet."),
     h("p", { class: "why" }, h("code", {}, "manyhands cost"), " compares with prices of APIs and machines of your own."));
-}
-
-function credits(ncr) {
-  const value = ncr / 1e9;
-  return value && value < 0.1 ? value.toPrecision(2) : decimal(value);
 }
