@@ -17,7 +17,7 @@ from node.manners import Manners, Pause
 from node.settings import NodeSettings
 from protocol.errors import PeerBusy
 from protocol.identity import PeerId
-from protocol.measured import State
+from protocol.measured import MAX_WHY_CHARS, State
 from protocol.transport import CallHandler
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Pausing:
         """For an announcement."""
         if self.pause is None:
             return {}
-        return {"paused": self.pause.why, "back_ms": round((self.pause.back_s or 0) * 1000)}
+        return {"paused": _short(self.pause.why), "back_ms": round((self.pause.back_s or 0) * 1000)}
 
     def status(self) -> dict[str, object]:
         pause = self.pause
@@ -108,11 +108,10 @@ class Pausing:
 
     def _next_look_s(self) -> float | None:
         """None: nothing changes by itself."""
-        if self._settings.wishes:
-            return self._settings.sense_every_s
-        if self.held is None or self.held.back_s is None:
-            return None
-        return max(0.0, self.held.back_s - time.time())
+        looks_s = [self._settings.sense_every_s] if self._settings.wishes else []
+        if self.held is not None and self.held.back_s is not None:
+            looks_s.append(max(0.0, self.held.back_s - time.time()))
+        return min(looks_s, default=None)
 
     def _settle(self, *, is_told: bool = False) -> None:
         """What both say together. is_told: by the owner, just now; else sensors change the reason
@@ -134,3 +133,8 @@ class Pausing:
         goes = self.pause is not None and self.pause.hands_over
         if went != goes:
             self._node.ask_to_go(HAND_OVER_S if goes else None)
+
+
+def _short(why: str) -> str:
+    """As much of it as an announcement has room for; hours can have any number of ranges."""
+    return why if len(why) <= MAX_WHY_CHARS else why[: MAX_WHY_CHARS - 1] + "…"

@@ -11,7 +11,7 @@ from node.pausing import HAND_OVER_S, Pausing
 from node.settings import NodeSettings
 from protocol.announcements import Announcement
 from protocol.clock import wall_ms
-from protocol.measured import State
+from protocol.measured import MAX_WHY_CHARS, Measured, State
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
@@ -181,6 +181,31 @@ async def test_a_pause_by_hand_ends_by_itself_when_its_time_is_over():
 
     assert heard.asked == [HAND_OVER_S, None]
     assert heard.n_said == 2
+
+
+async def test_a_pause_by_hand_ends_on_time_however_seldom_the_machine_is_looked_at(machine):
+    settings = NodeSettings(**manners(machine, pauses_on_battery=True) | {"sense_every_s": 3600.0})
+    pausing = Pausing(Heard(), settings)
+    looking = asyncio.create_task(pausing.run())
+    await asyncio.sleep(0)
+
+    pausing.hold(Pause("by its owner", wall_ms() / 1000 + 0.05))
+    await until(lambda: pausing.pause is None, timeout_s=5)
+    looking.cancel()
+
+
+@pytest.mark.parametrize("n_ranges", [3, 16, 23])
+def test_a_reason_with_any_number_of_hours_can_be_announced(n_ranges):
+    hours = Hours.parse(",".join(f"{hour}:30-{hour + 1}:15" for hour in range(n_ranges)))
+    pausing = Pausing(Heard(), NodeSettings())
+    why = f"by its owner and outside its hours, {hours}"
+
+    pausing.hold(Pause(why))
+
+    announced = Measured(state=State.PAUSED, **pausing.said()).paused
+    assert announced == why or (len(announced) == MAX_WHY_CHARS and announced[-1] == "…")
+    assert announced[:-1] == why[: len(announced) - 1]
+    assert pausing.why == why, "the owner is told all of it"
 
 
 def test_a_drain_asks_nobody_to_go_until_it_becomes_a_pause():
