@@ -182,14 +182,27 @@ def _error(body: Json, response: httpx2.Response) -> RequestError:
     said = said if isinstance(said, dict) else {"message": str(said or "no reason was given")}
     headers = response.headers
     code, status = str(said.get("code") or "internal_error"), response.status_code
+    hint = str(said.get("hint") or "")
     return error_of(
         code,
-        str(said.get("message")),
+        str(said.get("message")).removesuffix(f" ({hint})"),  # which other clients read there
         status=status if status >= 400 else None,  # an error within a stream has its own
+        hint=hint,
+        missing=_runs(said.get("missing")),
         param=said.get("param"),
         request_id=headers.get("x-request-id", ""),
         retry_after_s=0.0 if headers.get("x-should-retry") == "false" else _pause_s(headers),
     )
+
+
+def _runs(told: object) -> list[tuple[int, int]]:
+    """Blocks that are missing; whatever else is told there is not."""
+    runs = told if isinstance(told, list) else []
+    return [
+        (run[0], run[1])
+        for run in runs
+        if isinstance(run, list) and len(run) == 2 and all(type(each) is int for each in run)
+    ]
 
 
 def _pause_s(headers: httpx2.Headers) -> float | None:

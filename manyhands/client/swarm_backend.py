@@ -5,6 +5,7 @@ there. Out: plain values. Models are looked up in the swarm when they are first 
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from manyhands.asking import open_client
 from manyhands.client.backend import CHAT, EMBED, ROUTE, TEXT, Backend
 from manyhands.client.values import Json
-from manyhands.errors import error_of, of_failure
+from manyhands.errors import ModelNotFound, SwarmIncomplete, error_of, of_failure
 from manyhands.gateway.answers import Answers
 from manyhands.gateway.asked import ChatAsked, CompletionAsked, EmbeddingsAsked
 from manyhands.gateway.catalogue import DEFAULT, DIGEST_CHARS, Served
@@ -59,7 +60,7 @@ class SwarmBackend(Backend):
         self._bounds = Bounds(timeout_s=timeout_s)
         self._served: dict[str, Served] = {}
         self._terms: dict[bytes, Terms] = {}
-        self._looking = asyncio.Lock()
+        self._looking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by name
         self._stack, self._tasks = AsyncExitStack(), Running()
         self._client: Client | None = None
 
@@ -73,7 +74,7 @@ class SwarmBackend(Backend):
             )
 
     async def whole(self, path: str, body: Json) -> Json:
-        with _told():
+        with self._answering(body):
             if path == ROUTE:
                 asked = _checked(RouteAsked, body)
                 return await explain(self._opened, await self._find(asked.model), asked)
@@ -89,7 +90,7 @@ class SwarmBackend(Backend):
                 await _left(answers)
 
     async def stream(self, path: str, body: Json) -> AsyncGenerator[Json, None]:
-        with _told():
+        with self._answering(body):
             prepared = await self._prepare(path, body)
             answers, reply = self._ask(prepared.requests), prepared.reply()
             try:
@@ -152,17 +153,33 @@ class SwarmBackend(Backend):
         return answers
 
     async def _find(self, name: str) -> Served:
-        """The model of this name, looked up once."""
-        async with self._looking:
-            if name not in self._served:
-                asked = (self._default or await self._only()) if name == DEFAULT else name
-                model = await fetch_client_model(
-                    asked, self._home, self._join, self._channel, tunnels=self._tunnels
-                )
-                tokenizer = await asyncio.to_thread(Tokenizer.from_directory, model.directory)
-                self._terms[model.manifest.digest] = terms_for(self._home, model.manifest)
-                self._served[name] = Served(model, tokenizer, model.adapter)
-            return self._served[name]
+        """The model of this name, looked up once; again, when it turned out not to be served."""
+        try:
+            async with asyncio.timeout(self._bounds.timeout_s), self._looking[name]:
+                if name not in self._served:
+                    self._served[name] = await self._fetched(name)
+                return self._served[name]
+        except TimeoutError as error:
+            message = f"{name} was not found within {self._bounds.timeout_s:g} s"
+            raise error_of("timeout", message) from error
+
+    async def _fetched(self, name: str) -> Served:
+        asked = (self._default or await self._only()) if name == DEFAULT else name
+        model = await fetch_client_model(
+            asked, self._home, self._join, self._channel, tunnels=self._tunnels
+        )
+        tokenizer = await asyncio.to_thread(Tokenizer.from_directory, model.directory)
+        self._terms[model.manifest.digest] = terms_for(self._home, model.manifest)
+        return Served(model, tokenizer, model.adapter)
+
+    @contextmanager
+    def _answering(self, body: Json) -> Iterator[None]:
+        try:
+            with _told():
+                yield
+        except (SwarmIncomplete, ModelNotFound):
+            self._served.pop(str(body.get("model")), None)  # by now another may have the name
+            raise
 
     async def _only(self) -> str:
         names = sorted({peer.model for peer in (await self._opened.directory()).live()})

@@ -42,6 +42,11 @@ ERROR: Json = {
                 "type": {"type": "string"},
                 "param": {"type": ["string", "null"]},
                 "code": {"type": "string", "enum": sorted(FAULTS)},
+                "hint": {"type": "string"},
+                "missing": {
+                    "type": "array",
+                    "items": {"type": "array", "items": {"type": "integer"}},
+                },
             },
         }
     },

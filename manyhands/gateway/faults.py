@@ -6,7 +6,7 @@ code there is; `CODES` says which of them each class of `protocol.errors` become
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,8 @@ HINTED = {"swarm_incomplete", "swarm_unreachable", "terms_not_accepted", "model_
 
 class ApiError(Exception):
     """A refusal on its way to an HTTP caller. `param`: the dotted path of the field to blame.
-    `retry_after_s`: where that is known better than the table does."""
+    `retry_after_s`: where that is known better than the table does. `hint`: what mends it, which
+    the message says besides. `missing`: blocks that nobody serves."""
 
     def __init__(
         self,
@@ -124,11 +125,14 @@ class ApiError(Exception):
         *,
         param: str | None = None,
         retry_after_s: float | None = None,
+        hint: str = "",
+        missing: Sequence[tuple[int, int]] = (),
     ) -> None:
         super().__init__(message)
         self.code, self.message, self.param = code, message[:MAX_MESSAGE_CHARS], param
         self.fault = FAULTS[code]
         self.retry_after_s = retry_after_s
+        self._more = {"hint": hint, "missing": [list(run) for run in missing]}
 
     @property
     def status(self) -> int:
@@ -141,6 +145,7 @@ class ApiError(Exception):
                 "type": self.fault.type,
                 "param": self.param,
                 "code": self.code,
+                **{name: value for name, value in self._more.items() if value},
             }
         }
 
@@ -164,7 +169,9 @@ def explained(error: errors.ManyhandsError) -> ApiError:
     if FAULTS[code].status == 500:
         return ApiError(code, MISTAKE)
     hint = error.hint if code in HINTED else ""
-    return ApiError(code, f"{error} ({hint})" if hint else str(error))
+    missing = error.missing if isinstance(error, errors.SwarmIncomplete) else ()
+    message = f"{error} ({hint})" if hint else str(error)
+    return ApiError(code, message, hint=hint, missing=missing)
 
 
 def _code(kind: type[errors.ManyhandsError]) -> str:

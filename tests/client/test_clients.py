@@ -147,7 +147,7 @@ def test_a_refusal_is_the_same_error_by_either_way(clients: dict[str, Client], w
             assert isinstance(refused.value, ManyhandsError)
 
 
-def test_a_refusal_names_the_blocks_on_a_swarm_and_the_request_on_a_gateway(clients):
+def test_a_refusal_names_the_blocks_and_what_mends_it_by_either_way(clients):
     nowhere = {"regions": ["nowhere"], "wait_s": 0}
 
     with pytest.raises(errors.SwarmIncomplete) as here:
@@ -155,7 +155,11 @@ def test_a_refusal_names_the_blocks_on_a_swarm_and_the_request_on_a_gateway(clie
     with pytest.raises(errors.SwarmIncomplete) as there:
         clients["gateway"].generate("Once", manyhands=nowhere)
 
-    assert here.value.missing == ((0, 8),)
+    assert here.value.missing == there.value.missing == ((0, 8),)
+    assert (str(here.value), here.value.hint) == (str(there.value), there.value.hint)
+    assert here.value.hint
+    backend = clients["swarm"]._client._backend
+    assert "tiny" not in backend._served  # looked up again: it may be another by then
     assert there.value.request_id.startswith("req_")
     assert there.value.retry_after_s == here.value.retry_after_s == 5
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from manyhands import AsyncClient
-from manyhands.errors import DeadlineExceeded, Overloaded, SwarmUnreachable
+from manyhands.errors import DeadlineExceeded, Overloaded, SwarmIncomplete, SwarmUnreachable
 from tests.client.elsewhere import Reply, elsewhere
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -148,3 +148,17 @@ async def test_what_is_no_gateway_is_named_as_such_by_every_call():
             with pytest.raises(SwarmUnreachable, match="something else") as refused:
                 await asking
             assert "base_url" in refused.value.hint
+
+
+@pytest.mark.parametrize("missing", [None, 3, "ab", [1], [[1]], [["a", 2]], [[1, 2, 3]], {"a": 1}])
+async def test_blocks_that_are_told_as_nothing_we_know_are_not_told(missing):
+    error = {"message": "nobody", "code": "swarm_incomplete", "missing": missing, "hint": missing}
+
+    async with (
+        elsewhere(lambda _: Reply.of({"error": error}, 503)) as url,
+        AsyncClient(base_url=url, max_retries=0) as client,
+    ):
+        with pytest.raises(SwarmIncomplete) as refused:
+            await client.generate("Once")
+
+    assert refused.value.missing == ()
