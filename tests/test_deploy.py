@@ -1,6 +1,7 @@
 """deploy/ and docs/operate.md: every metric, command and flag named there is one that we have."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -134,7 +135,7 @@ def commands() -> list[list[str]]:
         assert flags is not None
         lines.append(f"{program[1].removeprefix('/usr/local/bin/')} {flags[1]}")
     found = [line[line.index("manyhands ") :] for line in lines if "manyhands " in line]
-    return [shlex.split(re.sub(r" > .*", "", line))[1:] for line in found]
+    return [shlex.split(re.sub(r" (>|\|\|) .*", "", line))[1:] for line in found]
 
 
 def test_every_command_in_the_files_has_flags_that_the_command_line_knows():
@@ -154,6 +155,31 @@ def test_every_command_in_the_files_has_flags_that_the_command_line_knows():
         values, rest, _ = command.make_parser(context).parse_args(list(words))
         assert rest == []
         assert values
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")
+def test_a_key_for_prometheus_is_made_and_made_again_when_it_was_lost(tmp_path):
+    """As the gateway's container begins: under `sh -e`, where one command that fails ends all."""
+    services = yaml.safe_load((DEPLOY / "compose.yml").read_text())["services"]
+    [script] = services["gateway"]["command"]
+    found = re.search(r"^if .*?^fi$", script, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    own = tmp_path / "manyhands"
+    own.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m manyhands "$@"\n')
+    own.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    around = {**os.environ, "PATH": path, "MANYHANDS_HOME": str(tmp_path / "home")}
+    kept, made = tmp_path / "metrics_key", []
+
+    for is_lost in (False, True):
+        if is_lost:
+            kept.unlink()
+        command = found[0].replace("/shared", str(tmp_path))
+        subprocess.run(["sh", "-ec", command], env=around, cwd=ROOT, check=True)
+        made.append(kept.read_text())
+
+    assert made[0] != made[1]
+    assert all(text.startswith("mh-") for text in made)
 
 
 def test_files_that_others_read_are_in_their_form():

@@ -1,8 +1,8 @@
 """The gateway on a socket: uvicorn, under our own signals and with our own ideas of patience.
 
-In: an app, a host, a port, a certificate if it speaks TLS. Out: the port, once it listens. A
-connection that has not sent a whole head of a request within `HEAD_S` is closed: slow ones would
-otherwise hold all sockets.
+In: an app, a host, a port, a certificate if it speaks TLS. Out: the port, once it listens. Who has
+not sent a whole head of a request within `HEAD_S`, or not ended a TLS handshake, is not waited for:
+slow ones would otherwise hold all sockets.
 """
 
 import asyncio
@@ -74,6 +74,26 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's does with sockets that are bound, and with a limit for handshakes, which it
+        leaves to asyncio: a minute."""
+        loop, context = asyncio.get_running_loop(), self.config.ssl
+
+        def protocol() -> asyncio.Protocol:
+            return Impatient(config=self.config, server_state=self.server_state, app_state={})
+
+        self.servers = [
+            await loop.create_server(
+                protocol,
+                sock=each,
+                ssl=context,
+                ssl_handshake_timeout=HEAD_S if context else None,
+                backlog=BACKLOG,
+            )
+            for each in sockets or ()
+        ]
+        self.started = True
 
 
 @asynccontextmanager

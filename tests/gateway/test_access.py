@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
+from manyhands.gateway import serving
 from manyhands.gateway.app import make_app
 from manyhands.gateway.catalogue import Catalogue, served_of
 from manyhands.gateway.gateway import Gateway
@@ -184,6 +185,19 @@ async def test_with_a_certificate_it_speaks_tls_and_a_renewed_one_is_taken(tmp_p
             second = await handshake(port, tmp_path / "cert.pem")
 
     assert same == first != second
+
+
+async def test_a_handshake_that_never_ends_is_not_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(serving, "HEAD_S", 0.1)
+    certificate = Certificate(*certificate_in(tmp_path))
+    async with serving.listening(hello, "127.0.0.1", 0, certificate) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\x16\x03\x01")  # the first bytes of a hello
+
+        closed = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+
+    assert closed == b""
 
 
 def test_a_certificate_that_cannot_be_used_is_said_before_anything_listens(tmp_path):
