@@ -50,13 +50,13 @@ def _try(trial: Trial, directory: Path, url: str) -> report.Row:
     try:
         command, told_version = prepare(trial, directory), version(trial, directory)
     except NotInstalled as error:
-        return report.Row(trial.name, "", "", f"not tried: {error}")
+        return report.Row(trial.name, "", "", f"not tried: {error}", is_tried=False)
     with tempfile.TemporaryDirectory() as home:
-        told = [*_checks(trial, command, directory, Path(home), url)]
+        told = [*checks(trial, command, directory, Path(home), url)]
     return report.row(trial.name, told_version, told)
 
 
-def _checks(
+def checks(
     trial: Trial, command: list[str], directory: Path, home: Path, url: str
 ) -> Iterator[Mapping[str, str]]:
     """What its program says of each check, and whether its recipes run."""

@@ -23,7 +23,8 @@ class NotInstalled(Exception):
 
 def prepare(trial: Trial, directory: Path) -> list[str]:
     """The command that runs one of its programs."""
-    place, wanted = directory / trial.name, trial.requirements.read_text()
+    place = directory / trial.name
+    wanted = "".join(path.read_text() for path in (trial.requirements, trial.lock) if path.exists())
     remembered = place / "installed"
     if not remembered.exists() or remembered.read_text() != wanted:
         shutil.rmtree(place, ignore_errors=True)
@@ -53,7 +54,8 @@ def _install_python(trial: Trial, place: Path) -> None:
 
 def _install_node(trial: Trial, place: Path) -> None:
     shutil.copy(trial.requirements, place / "package.json")
-    _run(["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"], place)
+    shutil.copy(trial.lock, place / "package-lock.json")
+    _run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], place)
 
 
 def _run(command: list[str], place: Path) -> str:

@@ -1,6 +1,6 @@
 """docs/compatibility.md: what was tried with which client, and how it went.
 
-Rows of clients that were not run this time stay as they were.
+Rows of clients that were not run this time stay as they were, also where that could not be.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ class Row:
     version: str
     tried: str
     result: str
+    is_tried: bool = True
 
     def __str__(self) -> str:
         cells = (self.client, self.version, self.tried, self.result)
@@ -32,13 +33,18 @@ class Row:
 
 def row(client: str, version: str, told: Sequence[Mapping[str, str]]) -> Row:
     """told: of each check `what`, and `why` it failed."""
+    if not told:
+        return Row(client, version, "", "its program checked nothing")
     failed = [each for each in told if each["why"]]
     result = "passed" if not failed else "; ".join(f"{e['what']}: {e['why']}" for e in failed)
     return Row(client, version, ", ".join(each["what"] for each in told), result[:400])
 
 
 def write(rows: Sequence[Row], order: Sequence[str], page: Path = PAGE) -> None:
-    kept = dict(_written(page)) | {each.client: str(each) for each in rows}
+    known = dict(_written(page))
+    kept = known | {
+        each.client: str(each) for each in rows if each.is_tried or each.client not in known
+    }
     lines = [kept[name] for name in order if name in kept]
     page.write_text(HEAD + "\n".join(lines) + "\n")
 

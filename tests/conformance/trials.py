@@ -25,6 +25,11 @@ class Trial:
         return HERE / "requirements" / f"{self.name}.{kind}"
 
     @property
+    def lock(self) -> Path:
+        """Of a client for Node: all that it brings, by hash."""
+        return self.requirements.with_suffix(".lock.json")
+
+    @property
     def program(self) -> Path:
         kind = "mjs" if self.is_node else "py"
         return HERE / "clients" / f"try_{self.name.replace('-', '_')}.{kind}"
