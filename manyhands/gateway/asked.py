@@ -6,6 +6,7 @@ the first that is not. Fields that are not named here are ignored, and listed to
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -227,10 +228,8 @@ class ChatAsked(Drawn):
     @property
     def n_chars(self) -> int:
         """Of all that goes into the prompt, about."""
-        told = [str(message.content or "") for message in self.messages]
-        told += [str(message.model_extra) for message in self.messages if message.model_extra]
-        told += [str(more) for more in (self.tools, self.chat_template_kwargs) if more]
-        return sum(map(len, told))
+        told = [str(more) for more in (self.tools, self.chat_template_kwargs) if more]
+        return n_chars_of(self.messages) + sum(map(len, told))
 
     @property
     def n_likeliest(self) -> int | None:
@@ -298,6 +297,13 @@ class EmbeddingsAsked(Asked):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     manyhands: EmbeddingExtension | None = None
+
+
+def n_chars_of(messages: Sequence[Message]) -> int:
+    """Of what they hold, about."""
+    told = [str(message.content or "") for message in messages]
+    told += [str(message.model_extra) for message in messages if message.model_extra]
+    return sum(map(len, told))
 
 
 class TokenizeAsked(Asked):

@@ -100,17 +100,25 @@ class Gateway:
             ApiError: there is no such model, or the key is for others.
         """
         served = self.catalogue.find(name)
-        if not self.may_use(name, served, caller):
-            message = f"this key may use {', '.join(caller.grant.models)}, not {name[:100]!r}"
-            raise ApiError("insufficient_permissions", message, param="model")
+        self.require_permitted(name, caller, served)
         return served
 
-    def may_use(self, name: str, served: Served, caller: Caller) -> bool:
+    def require_permitted(self, name: str, caller: Caller, served: Served | None = None) -> None:
+        """
+        Raises:
+            ApiError: the key is for other models.
+        """
+        if not self.may_use(name, caller, served):
+            message = f"this key may use {', '.join(caller.grant.models)}, not {name[:100]!r}"
+            raise ApiError("insufficient_permissions", message, param="model")
+
+    def may_use(self, name: str, caller: Caller, served: Served | None = None) -> bool:
         """Whether the key's list names it: as it was asked for, or as it is called itself."""
-        models = caller.grant.models
-        own = {name, served.id, served.pinned}
-        if served.adapter:
-            own.add(f"{served.id}:{served.adapter}")
+        models, own = caller.grant.models, {name}
+        if served is not None:
+            own |= {served.id, served.pinned}
+            if served.adapter:
+                own.add(f"{served.id}:{served.adapter}")
         return not models or not own.isdisjoint(models)
 
     def ask(

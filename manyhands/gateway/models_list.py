@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 
 from manyhands import __version__
 from manyhands.gateway.catalogue import Served
+from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.grants import Caller
 from manyhands.gateway.policy import AUTO
@@ -36,7 +37,7 @@ async def models(request: Request) -> Json:
     listed = [
         _model(name, served, gateway)
         for name, served in found
-        if gateway.may_use(name, served, caller)
+        if gateway.may_use(name, caller, served)
     ]
     if (auto := _auto(gateway, caller)) is not None:
         listed.append(auto)
@@ -60,10 +61,12 @@ async def version(request: Request) -> Json:
 
 def _auto(gateway: Gateway, caller: Caller) -> Json | None:
     """`manyhands/auto`, where there is a policy for it, and the key may use it."""
-    auto, models = gateway.bounds.policy.auto, caller.grant.models
-    if auto is None or (models and AUTO not in models):
+    auto = gateway.bounds.policy.auto
+    if auto is None or not gateway.may_use(AUTO, caller):
         return None
-    return _model(AUTO, gateway.catalogue.find(auto.model), gateway)
+    with suppress(ApiError):  # the operator has taken its alias away since
+        return _model(AUTO, gateway.catalogue.find(auto.model), gateway)
+    return None
 
 
 def _model(id: str, served: Served, gateway: Gateway) -> Json:

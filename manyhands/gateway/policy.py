@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from manyhands.gateway.asked import Words
 from manyhands.gateway.grants import DataClass
 from manyhands.gateway.patterns import Pattern
 from protocol.constraints import Group
@@ -26,7 +27,7 @@ AUTO = "manyhands/auto"
 SWARM, UPSTREAM = "swarm", "upstream"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
-Words = Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=64)]
+Groups = Annotated[list[Annotated[str, Field(min_length=1, max_length=4096)]], Field(max_length=64)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -40,7 +41,7 @@ class Ruled(BaseModel):
 class ClassRule(Ruled):
     """Where data of a class may be served. groups: as `--group` spells them; one is enough."""
 
-    groups: Words = []
+    groups: Groups = []  # a group with its peers is long
     regions: Words = []
 
     @property

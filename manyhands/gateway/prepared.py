@@ -15,7 +15,7 @@ from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Bounds
 from manyhands.gateway.grants import ANYBODY, Caller
-from manyhands.gateway.prompts import on_thread, prompt_ids
+from manyhands.gateway.prompts import all_ids, on_thread
 from manyhands.gateway.refusals import require_supported
 from manyhands.gateway.reply import Reply
 from manyhands.gateway.shapes import Chat, Shape
@@ -74,7 +74,7 @@ async def prepare_text(
         raise ApiError("invalid_value", "0 tokens are nothing, without echo", param="max_tokens")
     prompts = asked.prompts
     _require_few(prompts, asked)
-    ids = [await prompt_ids(served, prompt) for prompt in prompts]
+    ids = await all_ids(served, prompts)
     told = zip(prompts, ids, strict=True) if asked.echo else ()
     echoes = [await _echo(served, prompt, of) for prompt, of in told]
     requests = requests_for(

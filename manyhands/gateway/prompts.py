@@ -15,7 +15,7 @@ from manyhands.replies.history import for_template
 from protocol.errors import UsageError
 
 T = TypeVar("T")
-SHORT_CHARS = 4096  # what takes about a millisecond
+SHORT_CHARS, CALL_CHARS = 4096, 128  # what takes about a millisecond; what a call costs besides
 
 
 def chat_text(
@@ -53,16 +53,25 @@ async def text_ids(
     return await on_thread(encode, len(text), param)
 
 
-async def prompt_ids(served: Served, prompt: str | list[int], param: str = "prompt") -> list[int]:
-    """
+async def all_ids(
+    served: Served, prompts: Sequence[str | list[int]], param: str = "prompt"
+) -> list[list[int]]:
+    """Of each prompt, in order.
+
     Raises:
-        ApiError: it is empty, or holds an id that the model has not.
+        ApiError: one is empty, or holds an id that the model has not.
     """
-    ids = await text_ids(served, prompt, param=param) if isinstance(prompt, str) else prompt
-    if not ids:
-        raise ApiError("invalid_value", f"the {param} has no tokens", param=param)
-    require_known(served, ids, param)
-    return ids
+
+    def encode() -> list[list[int]]:
+        return [served.tokenizer.encode(p) if isinstance(p, str) else p for p in prompts]
+
+    size = sum(len(prompt) + CALL_CHARS for prompt in prompts if isinstance(prompt, str))
+    found = await on_thread(encode, size, param)
+    for ids in found:
+        if not ids:
+            raise ApiError("invalid_value", f"the {param} has no tokens", param=param)
+        require_known(served, ids, param)
+    return found
 
 
 def require_known(served: Served, ids: Sequence[int], param: str) -> None:

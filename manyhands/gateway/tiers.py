@@ -85,9 +85,7 @@ async def decided(
     caller: Caller = request.state.caller
     policy = gateway.bounds.policy
     assert policy.auto is not None
-    if caller.grant.models and AUTO not in caller.grant.models:
-        message = f"this key may use {', '.join(caller.grant.models)}, not {AUTO}"
-        raise ApiError("insufficient_permissions", message, param="model")
+    gateway.require_permitted(AUTO, caller)
     more = asked.manyhands or Extension()
     if policy.auto.fall_back and more.wait_s is None:
         more = more.model_copy(update={"wait_s": 0.0})  # others need not wait for missing blocks

@@ -6,11 +6,11 @@ one is meant.
 
 from fastapi import APIRouter, Request
 
-from manyhands.gateway.asked import DetokenizeAsked, TokenizeAsked
+from manyhands.gateway.asked import DetokenizeAsked, TokenizeAsked, n_chars_of
 from manyhands.gateway.catalogue import DEFAULT, Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
-from manyhands.gateway.prompts import chat_text, require_known, text_ids
+from manyhands.gateway.prompts import chat_text, on_thread, require_known, text_ids
 from manyhands.gateway.shapes import Json
 
 router = APIRouter()
@@ -22,9 +22,13 @@ async def tokenize(request: Request, asked: TokenizeAsked) -> Json:
     if (asked.prompt is None) == (asked.messages is None):
         raise ApiError("invalid_value", "give either prompt or messages", param="prompt")
     if asked.messages is not None:
-        opens = asked.add_generation_prompt
-        text = chat_text(served, asked.messages, add_generation_prompt=opens)
-        ids = await text_ids(served, text, add_special_tokens=False)
+        opens, messages = asked.add_generation_prompt, asked.messages
+
+        def render() -> list[int]:
+            text = chat_text(served, messages, add_generation_prompt=opens)
+            return served.tokenizer.encode(text, add_special_tokens=False)
+
+        ids = await on_thread(render, n_chars_of(messages), "messages")
     else:
         assert asked.prompt is not None
         special = asked.add_special_tokens
@@ -36,7 +40,11 @@ async def tokenize(request: Request, asked: TokenizeAsked) -> Json:
 async def detokenize(request: Request, asked: DetokenizeAsked) -> Json:
     served = _model(request, asked.model)
     require_known(served, asked.tokens, "tokens")
-    return {"prompt": served.tokenizer.decode(asked.tokens, skip_special_tokens=False)}
+
+    def decode() -> str:
+        return served.tokenizer.decode(asked.tokens, skip_special_tokens=False)
+
+    return {"prompt": await on_thread(decode, 4 * len(asked.tokens), "tokens")}
 
 
 @router.get("/tokenizer_info")

@@ -20,7 +20,7 @@ from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Bounds
 from manyhands.gateway.grants import ANYBODY, Caller
 from manyhands.gateway.pooling import pooling_of
-from manyhands.gateway.prompts import prompt_ids
+from manyhands.gateway.prompts import all_ids
 from scheduler.request import GenerationRequest, GenerationResult
 
 MAX_TEXTS = 2048  # as OpenAI's
@@ -34,15 +34,17 @@ FOREIGN = (
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """`requests` in the order of the texts; run up to `AT_ONCE` of them side by side."""
+    """`requests` in the order of the texts; run up to `at_once` of them side by side."""
 
     name: str
     served: Served
     pooling: str
     requests: Sequence[GenerationRequest]
+    at_once: int = AT_ONCE
 
     def parts(self) -> list[Sequence[GenerationRequest]]:
-        return [self.requests[at : at + AT_ONCE] for at in range(0, len(self.requests), AT_ONCE)]
+        n = self.at_once
+        return [self.requests[at : at + n] for at in range(0, len(self.requests), n)]
 
     def rest(self, results: Sequence[GenerationResult]) -> dict[str, Any]:
         """Of an answer, all but its vectors."""
@@ -71,7 +73,7 @@ async def prepare_vectors(
     texts = _texts(served, asked, more)
     pooling: str = more.pooling or ""
     pooling = pooling or await asyncio.to_thread(pooling_of, served.model.directory)
-    prompts = [await prompt_ids(served, text, "input") for text in texts]
+    prompts = await all_ids(served, texts, "input")
     requests = requests_for(
         served,
         prompts,
@@ -83,7 +85,8 @@ async def prepare_vectors(
         param="input",
         pooling=pooling,
     )
-    return Vectors(asked.model, served, pooling, requests)
+    at_once = min(AT_ONCE, bounds.max_running, bounds.max_per_key)  # more would never be let in
+    return Vectors(asked.model, served, pooling, requests, at_once)
 
 
 def unit(vector: bytes) -> "np.ndarray[Any, np.dtype[np.float32]]":

@@ -2,7 +2,11 @@
 
 import base64
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import openai
@@ -15,9 +19,11 @@ from transformers import AutoModelForCausalLM
 
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.pooling import pooling_of
+from manyhands.gateway.prompts import all_ids
 from manyhands.models import BUILT_IN
 from protocol.text import Tokenizer
 from tests.gateway.live import Live
+from tests.gateway.test_access import key
 
 TEXTS = ["Once upon a time", "a dog", "a cat and a dog play in the garden"]
 
@@ -45,6 +51,37 @@ def test_the_official_client_gets_the_vectors_of_one_machine(gateway, wanted):
         np.testing.assert_allclose(each.embedding, vector, atol=1e-5)
     np.testing.assert_allclose(one.data[0].embedding, wanted[0], atol=1e-5)
     assert told.usage.prompt_tokens == told.usage.total_tokens > one.usage.total_tokens
+
+
+def test_a_key_with_room_for_few_answers_gets_all_its_vectors(gateway):
+    inner = gateway.gateway
+    before, inner.bounds = inner.bounds, replace(inner.bounds, max_per_key=2)
+    try:
+        with key(gateway) as text:
+            bearer = {"authorization": f"Bearer {text}"}
+            status, _, told = gateway.post(
+                "/v1/embeddings", {"model": "tiny", "input": TEXTS}, **bearer
+            )
+    finally:
+        inner.bounds = before
+
+    assert (status, len(told["data"])) == (200, len(TEXTS))
+
+
+@pytest.mark.parametrize(("n", "stays"), [(2, True), (2000, False)])
+async def test_many_short_texts_are_taken_apart_where_they_hold_nobody_up(n, stays):
+    threads = set[int]()
+
+    def encode(text: str) -> list[int]:
+        threads.add(threading.get_ident())
+        return [len(text)]
+
+    served: Any = SimpleNamespace(
+        tokenizer=SimpleNamespace(encode=encode),
+        model=SimpleNamespace(manifest=SimpleNamespace(vocab_size=9)),
+    )
+    assert await all_ids(served, ["dog", [7]] * n) == [[3], [7]] * n
+    assert (threads == {threading.get_ident()}) is stays
 
 
 def test_vectors_are_as_the_clients_own_types_say_and_are_paid_for(gateway, wanted):

@@ -476,6 +476,21 @@ def test_an_alias_leads_elsewhere_while_answers_run_and_none_fails(gateway):
     assert (lost[0], back[1]["x-manyhands-model"].partition("@")[0]) == (404, "tiny")
 
 
+def test_without_the_name_that_auto_means_the_other_models_are_listed_still(gateway):
+    ruling = policy("big")
+    ruling["auto"]["model"] = "was-an-alias"
+    with ruled(gateway, ruling, Elsewhere()):
+        status, _, told = gateway.ask("GET", "/v1/models")
+        one = gateway.ask("GET", f"/v1/models/{AUTO}")
+        asks = gateway.post(CHAT, asked(MATHS))
+
+    names = [each["id"] for each in told["data"]]
+    assert status == 200
+    assert "tiny" in names
+    assert AUTO not in names
+    assert one[0] == asks[0] == 404
+
+
 def until(holds: Any, timeout_s: float = 3.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not holds():

@@ -86,9 +86,10 @@ class Elsewhere:
                 await _until_gone(receive)
                 return
             if n == 2 and self.how == "drips":
-                while True:
+                leaving = asyncio.create_task(_until_gone(receive))
+                while not (await asyncio.wait((leaving,), timeout=0.05))[0]:
                     await say(b": still here\n\n")
-                    await asyncio.sleep(0.05)
+                return
             await say(chunk({"content": word}))
         await say(chunk({}, "stop"))
         assert asked["stream_options"]["include_usage"]
