@@ -42,7 +42,7 @@ def test_every_error_of_ours_has_a_code_and_a_status():
     for kind in kinds:
         made = kind.__new__(kind)
         Exception.__init__(made, "what happened")
-        made.hint, made.peer_id = "", ""  # type: ignore[attr-defined]
+        made.hint, made.peer_id, made.missing = "", "", ()  # type: ignore[attr-defined]
         assert 400 <= explained(made).status <= 599
 
 

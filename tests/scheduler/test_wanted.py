@@ -158,12 +158,12 @@ def test_a_step_is_read_off_the_curve_at_the_size_it_would_have():
     assert cost_of(one, WANTED).compute_ms * N == pytest.approx(8 * (1 + 2 * SHARE_PER_SESSION))
 
 
-def test_a_queue_adds_to_every_visit_and_a_slow_peer_is_slow_in_all_it_does():
+def test_a_queue_adds_to_every_visit_for_us_and_for_others_and_a_slow_peer_is_slow_in_all():
     peer = announce(1, measured=Measured(queue_us=3000))
 
-    assert cost_of(peer, WANTED).visit_ms == pytest.approx(HOP_MS + 3)
+    assert cost_of(peer, WANTED).visit_ms == pytest.approx(HOP_MS + 3 + 3)
     slow = cost_of(peer, WANTED, slowdown=2.0, extra_ms=1.0)
-    assert (slow.block_ms, slow.visit_ms) == pytest.approx((2, HOP_MS + 6 + 1))
+    assert (slow.block_ms, slow.visit_ms) == pytest.approx((2, HOP_MS + 6 + 6 + 1))
 
 
 def test_who_has_no_room_is_asked_only_when_nobody_else_is_left():
