@@ -3,7 +3,6 @@
 import asyncio
 import subprocess
 import sys
-import time
 
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -13,7 +12,7 @@ from ledger.verify import verify_ledger
 from manyhands import AsyncClient, Client, errors
 from protocol.errors import ManyhandsError, UsageError
 from tests.client import typed_program
-from tests.gateway.live import Live
+from tests.gateway.live import Live, until
 
 HELLO = [{"role": "user", "content": "Hello"}]
 WEATHER = {
@@ -199,10 +198,7 @@ def test_a_stream_that_is_left_frees_its_room_everywhere(gateway: Live, client: 
 
     with pytest.raises(UsageError, match="cancelled"):
         stream.result()
-    deadline_s = time.monotonic() + 5
-    while gateway.open_sessions() and time.monotonic() < deadline_s:
-        time.sleep(0.02)
-    assert gateway.open_sessions() == 0
+    until(lambda: gateway.open_sessions() == 0, timeout_s=5)
 
 
 def test_closing_ends_what_runs_and_a_forgotten_client_closes_itself(gateway: Live, tmp_path):

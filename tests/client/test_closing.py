@@ -48,7 +48,7 @@ async def stays() -> Any:
 
 async def test_whoever_waits_for_an_answer_hears_that_its_owner_ended_it():
     running, client = Running(), SimpleNamespace(generate=lambda _: Endless())
-    answers = Answers(client, [SimpleNamespace(prompt_ids=(1,))])  # type: ignore[arg-type,list-item]
+    answers = Answers(client, [SimpleNamespace(prompt_ids=(1,))])  # type: ignore[arg-type,list-item]  # what it reads
     answers.start(running, stays)
     waiting = asyncio.create_task(answers.next())
     await asyncio.sleep(0)

@@ -8,6 +8,7 @@ import asyncio
 import http.client
 import json
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
@@ -31,6 +32,14 @@ from tests.local_swarm import Swarm
 T = TypeVar("T")
 HOST = "127.0.0.1"
 WAIT_S = 180.0  # nodes that start on a busy machine take their time
+
+
+def until(holds: Callable[[], bool], *, timeout_s: float) -> None:
+    """Return once it holds, which it has to within `timeout_s`."""
+    deadline_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline_s, "it never came true"
+        time.sleep(0.005)  # what holds is another thread's, which tells nobody
 
 
 class Live:

@@ -2,11 +2,10 @@
 
 import json
 import socket
-import time
 
 import pytest
 
-from tests.gateway.live import HOST, Live, events
+from tests.gateway.live import HOST, Live, events, until
 
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
@@ -18,13 +17,6 @@ def request_bytes(body: object, path: str = CHAT) -> bytes:
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(data)}\r\n\r\n".encode() + data
-
-
-def until(holds, timeout_s: float = 1.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline_s, "it never came true"
-        time.sleep(0.02)
 
 
 def test_a_stream_is_framed_so_that_a_strict_reader_understands_it(gateway):
@@ -62,8 +54,8 @@ def test_a_caller_who_leaves_frees_the_room_on_every_node_within_a_second(gatewa
         if is_streamed:
             assert b"data: " in caller.recv(1 << 16) + caller.recv(1 << 16)
 
-    until(lambda: gateway.open_sessions() == 0)
-    until(lambda: gateway.look(lambda: gateway.gateway.n_running) == 0)
+    until(lambda: gateway.open_sessions() == 0, timeout_s=1)
+    until(lambda: gateway.look(lambda: gateway.gateway.n_running) == 0, timeout_s=1)
 
 
 def test_callers_who_vanish_at_any_moment_leave_nothing_behind(gateway):
@@ -75,7 +67,7 @@ def test_callers_who_vanish_at_any_moment_leave_nothing_behind(gateway):
             caller.sendall(data[:cut])
 
     until(lambda: gateway.open_sessions() == 0, timeout_s=3)
-    until(lambda: gateway.look(lambda: len(gateway.gateway._running)) == tasks)
+    until(lambda: gateway.look(lambda: len(gateway.gateway._running)) == tasks, timeout_s=1)
     assert gateway.post(CHAT, {**HELLO, "max_tokens": 1})[0] == 200
 
 

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import http.client
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +17,7 @@ from pydantic import TypeAdapter
 from manyhands.gateway.grants import Grant
 from manyhands.gateway.policy import AUTO
 from manyhands.gateway.upstream import limited
-from tests.gateway.live import HOST, Live, events
+from tests.gateway.live import HOST, Live, events, until
 from tests.gateway.test_access import key
 from tests.gateway.upstream_server import WORDS, Elsewhere, ruled
 
@@ -167,7 +166,7 @@ def test_one_that_hangs_is_given_up_in_time(gateway):
     ruling["upstreams"]["one"]["first_token_s"] = 0.2
     with ruled(gateway, ruling, hanging):
         status, _, told = gateway.post(CHAT, asked(MATHS, stream=True))
-        until(lambda: hanging.n_open == 0)
+        until(lambda: hanging.n_open == 0, timeout_s=3)
 
     assert (status, told["error"]["code"]) == (502, "upstream_failed")
     assert "in time" in told["error"]["message"]
@@ -205,9 +204,9 @@ def test_a_caller_who_leaves_ends_the_upstreams_answer_too(gateway):
         body = json.dumps(asked(MATHS, stream=True))
         connection.request("POST", CHAT, body, {"content-type": "application/json"})
         connection.getresponse().read(20)
-        until(lambda: stalling.n_open == 1)
+        until(lambda: stalling.n_open == 1, timeout_s=3)
         connection.close()
-        until(lambda: stalling.n_open == 0)
+        until(lambda: stalling.n_open == 0, timeout_s=3)
 
         assert gateway.look(lambda: sum(gateway.gateway.upstreams._running.values())) == 0
 
@@ -347,12 +346,12 @@ def test_a_caller_who_leaves_before_the_upstream_said_a_word_pays_what_it_was_se
             body = json.dumps(asked(MATHS, stream=stream))
             headers = {"content-type": "application/json", "authorization": f"Bearer {text}"}
             connection.request("POST", CHAT, body, headers)
-            until(lambda: hanging.n_open == 1)
-        until(lambda: hanging.n_open == 0)
+            until(lambda: hanging.n_open == 1, timeout_s=3)
+        until(lambda: hanging.n_open == 0, timeout_s=3)
         hanging.how = "500"
         gateway.post(CHAT, asked(MATHS, stream=stream), authorization=f"Bearer {text}")
 
-        until(lambda: gateway.look(lambda: spending.in_all(id)).answers == 1)
+        until(lambda: gateway.look(lambda: spending.in_all(id)).answers == 1, timeout_s=3)
         spent = gateway.look(lambda: spending.in_all(id))
 
     assert spent.tokens > 5
@@ -367,7 +366,7 @@ def test_answers_of_an_upstream_side_by_side_do_not_pass_a_budget_together(gatew
         bearer = {"content-type": "application/json", "authorization": f"Bearer {text}"}
         with http_client(gateway) as connection:
             connection.request("POST", CHAT, json.dumps(asked(MATHS, stream=True)), bearer)
-            until(lambda: stalling.n_open == 1)
+            until(lambda: stalling.n_open == 1, timeout_s=3)
             status, _, told = gateway.post(CHAT, asked(MATHS), **bearer)
 
     assert (status, told["error"]["code"]) == (429, "insufficient_quota")
@@ -489,13 +488,6 @@ def test_without_the_name_that_auto_means_the_other_models_are_listed_still(gate
     assert "tiny" in names
     assert AUTO not in names
     assert one[0] == asks[0] == 404
-
-
-def until(holds: Any, timeout_s: float = 3.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline_s, "it never came true"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("how", ["well", "500", "breaks"])
