@@ -9,9 +9,34 @@ from ledger import Receipt, Route, open_receipt
 from ledger.checkpoint import Checkpoint, origin
 from ledger.entries import LogEntry
 from ledger.receipts import receipt_id
+from ledger.spending import Fault
+from tests.ledger import spenders
 from tests.ledger.parties import CLIENT, MANIFEST, PROVIDER, STRANGER, SWARM, closed_receipt
+from tests.ledger.spenders import ANN, BEN
 
 FILE = Path(__file__).parents[1] / "golden" / "ledger.json"
+
+
+def spending():
+    """An account's spend log from grant to release, entry by entry, and its leaves."""
+    granted, allotted = spenders.grant(ANN, 500), spenders.allot(ANN, BEN, 100)
+    settled = spenders.settle(ANN, BEN, (allotted.object_id(SWARM), 40))
+    entries = {
+        "grant": granted,
+        "allot": allotted,
+        "settle": settled,
+        "deposit": spenders.deposit(BEN, settled, 40),
+        "creditnote": spenders.credit_note(BEN, bytes(16), 3),
+        "release": spenders.release(BEN, allotted, 40),
+    }
+    leaves = spenders.chained(*(entries[name] for name in ("settle", "deposit", "release")))
+    fault = Fault(kind="fork", accused=ANN.public_key, evidence=(b"one", b"two"))
+    return {
+        **{name: envelope.encode() for name, envelope in entries.items()},
+        "fault": fault.seal(SWARM, BEN).encode(),
+        **{f"spend_leaf_{leaf.index}": leaf.encode() for leaf in leaves},
+        "spend_leaf_2_hash": leaves[2].hash(),
+    }
 
 
 def objects():
@@ -35,6 +60,7 @@ def objects():
         "receipt_id": entry.receipt_id,
         "leaf": entry.leaf(),
         "checkpoint": head.sign(CLIENT).encode(),
+        **spending(),
     }
 
 

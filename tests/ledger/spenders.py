@@ -1,0 +1,79 @@
+"""Accounts of a granted swarm with fixed keys, and the entries they write in their spend logs."""
+
+from hashlib import sha256
+
+from ledger.meter import Meter
+from ledger.objects import NO_OBJECT
+from ledger.spend_leaf import NO_LEAF, SpendLeaf
+from ledger.spending import Allotment, CreditNote, Deposit, Grant, Release, Settlement
+from protocol.signing import OPEN_SWARM_ID, SigningKey
+
+SWARM = OPEN_SWARM_ID
+ISSUER, ANN, BEN, CY, DOT = (SigningKey.from_seed(bytes([n]) * 32) for n in range(41, 46))
+WITNESSES = tuple(SigningKey.from_seed(bytes([n]) * 32) for n in range(61, 65))
+ASSET = ISSUER.public_key
+
+
+def grant(account, amount, *, no=0, issuer=ISSUER):
+    return Grant(
+        issuer=issuer.public_key,
+        account=account.public_key,
+        asset=issuer.public_key,
+        grant_no=no,
+        amount=amount,
+    ).seal(SWARM, issuer)
+
+
+def allot(payer, payee, amount, *, no=0, asset=ASSET, expires_epoch=20_000):
+    return Allotment(
+        payer=payer.public_key,
+        asset=asset,
+        payee=payee.public_key,
+        allot_no=no,
+        amount=amount,
+        expires_epoch=expires_epoch,
+    ).seal(SWARM, payer)
+
+
+def settle(payer, payee, *claims, asset=ASSET, epoch=7):
+    """claims: (allotment's id, what was used of it so far)."""
+    total = sum(cumulative for _, cumulative in claims)
+    return Settlement(
+        epoch=epoch,
+        payer=payer.public_key,
+        payee=payee.public_key,
+        asset=asset,
+        claims=tuple(sorted(claims)),
+        n_sessions=1,
+        receipts_root=sha256(b"receipts").digest(),
+        gross=total + 3,
+        credit=3,
+        net=total,
+        meter_sum=Meter(1, 2, 3, 4, 5, 6, 7),
+    ).seal(SWARM, payer, payee)
+
+
+def deposit(payee, settlement, amount):
+    settle_oid = settlement.object_id(SWARM) if settlement else NO_OBJECT
+    return Deposit(settle_oid=settle_oid, amount=amount).seal(SWARM, payee)
+
+
+def release(payee, allotment, claimed_final):
+    return Release(allot_oid=allotment.object_id(SWARM), claimed_final=claimed_final).seal(
+        SWARM, payee
+    )
+
+
+def credit_note(payee, session_id, amount):
+    return CreditNote(session_id=session_id, amount_cum=amount, reason="too slow").seal(
+        SWARM, payee
+    )
+
+
+def chained(*envelopes, after=()):
+    """Leaves of these entries, following those of `after`."""
+    leaves = list(after)
+    for envelope in envelopes:
+        previous = leaves[-1].hash() if leaves else NO_LEAF
+        leaves.append(SpendLeaf(len(leaves), previous, envelope))
+    return leaves
