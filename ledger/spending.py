@@ -106,7 +106,7 @@ class Allotment(SignedObject):
 class Release(SignedObject):
     """A payee gives back what it will not claim of an allotment."""
 
-    TYPE: ClassVar[str] = "mh/release/1"
+    TYPE: ClassVar[str] = "mh/giveback/1"
 
     allot_oid: Id32
     claimed_final: Uint  # what it claims in all, and no more than that from here on

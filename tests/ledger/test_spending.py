@@ -1,6 +1,8 @@
 """What moves credit: one spelling each, signed by whom it binds, and never beyond 2^63."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -184,3 +186,16 @@ def test_a_fault_says_who_and_shows_why():
     for evidence in ((), ("text",), (b"piece",) * 9):
         with pytest.raises(BadObject):
             dataclasses.replace(fault, evidence=evidence)
+
+
+def test_no_two_kinds_of_object_share_a_type():
+    """A signature says its type: two kinds of one name could pass for each other."""
+    defined = [
+        name
+        for room in ("protocol", "ledger", "node", "scheduler", "manyhands")
+        for path in Path(__file__).parents[2].joinpath(room).rglob("*.py")
+        for name in re.findall(r'^\s*\w+(?:: [\w\[\]]+)? = "(mh/[^"]+)"$', path.read_text(), re.M)
+    ]
+
+    assert "mh/giveback/1" in defined
+    assert len(defined) == len(set(defined)), sorted(defined)
