@@ -4,6 +4,8 @@ IntegrityError (exit 8)
     BadObject         fields that break an object's own rule: sizes, ranges, order
     BadReceipt        a receipt whose parts do not bear each other out; `part` says which
     BadProof          a Merkle proof or checkpoint that does not lead to its root
+    BadKeyEvent       a key event that does not follow, or that nobody may sign who did
+    KeyNotValid       a key that may not sign this for that account, or not then
     DamagedLedger     a database that is truncated or corrupt
 ConfigError (exit 3)
     ForeignLedger     a database of another identity or swarm
@@ -30,6 +32,14 @@ class BadReceipt(IntegrityError):
 
 class BadProof(IntegrityError):
     code = "bad_proof"
+
+
+class BadKeyEvent(IntegrityError):
+    code = "bad_key_event"
+
+
+class KeyNotValid(IntegrityError):
+    code = "key_not_valid"
 
 
 class DamagedLedger(IntegrityError):
