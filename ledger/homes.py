@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ledger.reader import FILE_NAME, HEAD_NAME, LedgerReader
 from protocol.errors import ConfigError, UsageError
-from protocol.identity import load_identity
+from protocol.key_files import read_public_key
 
 ROLES = ("node", "client")
 KEY_NAME = "identity.key"
@@ -29,7 +29,7 @@ class Book:
     def account(self) -> bytes | None:
         """Who must own it, when the key says so."""
         key = self.directory / KEY_NAME
-        return load_identity(key).public_key if key.exists() else None
+        return read_public_key(key) if key.exists() else None
 
 
 def find_books(home: Path, roles: Sequence[str] = ROLES) -> list[Book]:

@@ -131,16 +131,18 @@ def _is_name(name: str) -> bool:
 
 
 def open_identity(party: Path) -> "Identity":
-    """The key in a party's directory, made at first use.
+    """The key in a party's directory, made at first use; encrypted, where a passphrase is given.
 
     Raises:
         InsecureHome: others can read the key.
+        WrongPassphrase: it is encrypted, and what is given or typed does not open it.
         ConfigError: it cannot be read or made.
     """
     from protocol.identity import load_or_create_identity
+    from protocol.passphrases import ask, given
 
     _make(party)
-    return load_or_create_identity(party / KEY_NAME)
+    return load_or_create_identity(party / KEY_NAME, ask, given())
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from protocol.membership.certificates import Certificate
 from protocol.membership.gate import Membership
 from protocol.membership.roles import Role
 from protocol.membership.state import SwarmState
+from protocol.passphrases import ask, given
 from protocol.signing import Envelope, SigningKey
 
 FOUNDING, STATE, ADDRESSES, FOUNDER, REGISTER, LOCK = (
@@ -148,7 +149,7 @@ def admin_key(home: Home, state: SwarmState) -> SigningKey:
     """
     path = home.root / DIRECTORY / FOUNDER
     if path.exists():
-        return load_identity(path).key
+        return load_identity(path, ask).key
     node = open_identity(home.node)
     if not state.policy.may_admit(node.public_key):
         raise UsageError(
@@ -166,12 +167,12 @@ def founder_key(home: Home) -> SigningKey:
     path = home.root / DIRECTORY / FOUNDER
     if not path.exists():
         raise UsageError("only the founder may do that", hint="run it where the swarm was founded")
-    return load_identity(path).key
+    return load_identity(path, ask).key
 
 
 def make_founder(home: Home) -> Identity:
     (home.root / DIRECTORY).mkdir(mode=0o700, exist_ok=True)
-    return load_or_create_identity(home.root / DIRECTORY / FOUNDER)
+    return load_or_create_identity(home.root / DIRECTORY / FOUNDER, ask, given())
 
 
 def register_path(home: Home) -> Path:

@@ -18,6 +18,7 @@ from ledger.receipts import Receipt, open_receipt
 from ledger.verify import verify_ledger
 from manyhands.home import KEY_NAME
 from protocol.identity import load_identity, peer_id_from_public_key
+from protocol.passphrases import ask
 from protocol.signing import OPEN_SWARM_ID
 
 
@@ -88,7 +89,7 @@ def reckon(
 
 def _read(name: str, directory: Path, result: Reckoning) -> list[LogEntry]:
     """One ledger's entries, once it is verified; its line is added to the result."""
-    identity = load_identity(directory / KEY_NAME)
+    identity = load_identity(directory / KEY_NAME, ask)
     Ledger.open(directory, identity.key, OPEN_SWARM_ID).close()  # files what a kill left open
     report = verify_ledger(directory, identity.public_key)
     result.failures += [f"{name}: {failure}" for failure in report.failures]

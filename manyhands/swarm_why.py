@@ -28,7 +28,7 @@ from manyhands.signals import interruptible
 from manyhands.swarm import swarm
 from protocol.address import Address
 from protocol.errors import ManyhandsError, UsageError
-from protocol.identity import PeerId, load_identity, public_key_from_peer_id
+from protocol.identity import PeerId, load_peer_id, public_key_from_peer_id
 
 if TYPE_CHECKING:
     from manyhands.why import Known, Reason
@@ -267,5 +267,5 @@ def _ours(home: Home) -> dict[PeerId, str]:
     found = {}
     for place in (home.client, home.node):
         if (place / KEY_NAME).exists():
-            found[load_identity(place / KEY_NAME).peer_id] = place.name
+            found[load_peer_id(place / KEY_NAME)] = place.name
     return found

@@ -3,6 +3,7 @@
 ManyhandsError
     ConfigError              ours: the operator must act (exit 3)
         InsecureHome         a key or home that others can read
+        WrongPassphrase      it does not open an encrypted key
         HomeInUse            another process holds this home
         LicenceNotAccepted   a model's licence asks for a person's yes
     UsageError               the caller asked for something that cannot be (exit 2)
@@ -59,6 +60,10 @@ class ConfigError(ManyhandsError):
 
 class InsecureHome(ConfigError):
     code = "insecure_home"
+
+
+class WrongPassphrase(ConfigError):
+    code = "wrong_passphrase"
 
 
 class HomeInUse(ConfigError):

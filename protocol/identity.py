@@ -1,15 +1,11 @@
-"""Who a peer is: one Ed25519 key, the libp2p peer id that names it, and the file that keeps it.
+"""Who a peer is: one Ed25519 key, the libp2p peer id that names it, and how its key is loaded.
 
 In: a key, or the path of a key file. Out: the peer id text (base58 of the identity multihash of
-the key's libp2p protobuf, as the libp2p peer-ids spec has it) and back. A key file is PEM
-PKCS #8 (RFC 8410), which `openssl genpkey -algorithm ed25519` also writes. What a key signs is
-left to `signing.py`, what it proves on a connection to `tls.py`.
+the key's libp2p protobuf, as the libp2p peer-ids spec has it) and back. What is in a key file is
+left to `key_files.py`, what a key signs to `signing.py`, what it proves on a connection to
+`tls.py`.
 """
 
-import contextlib
-import os
-import stat
-from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +13,9 @@ from typing import NewType
 
 import base58
 
-from protocol.errors import BadSignature, ConfigError, InsecureHome, UsageError
-from protocol.signing import PUBLIC_KEY_BYTES, SEED_BYTES, SigningKey, check_public_key
+from protocol.errors import BadSignature, ConfigError, UsageError
+from protocol.key_files import Unlock, read_key, read_public_key, write_new_key
+from protocol.signing import PUBLIC_KEY_BYTES, SigningKey, check_public_key
 
 PeerId = NewType("PeerId", str)
 
@@ -28,10 +25,6 @@ _PEER_ID_PREFIX = b"\x00\x24" + LIBP2P_ED25519_PREFIX  # multihash: identity, 36
 _PEER_ID_CHARS = 52
 _PEER_ID_HINT = "a peer id begins with 12D3Koo and has 52 characters"
 
-# RFC 8410 section 7: version 0, id-Ed25519, and the seed in an octet string in an octet string
-_PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")
-_PEM_BEGIN, _PEM_END = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
-_MAX_KEY_FILE_BYTES = 4096
 _REMEMBERED = 20_000  # base58 is slow, and a directory spells the same peers again and again
 
 
@@ -80,84 +73,42 @@ class Identity:
         return self.key.public_key
 
 
-def load_identity(path: Path) -> Identity:
-    """Read a key file.
+def load_identity(path: Path, unlock: Unlock | None = None) -> Identity:
+    """Read a key file; `unlock` gives the passphrase, should it be encrypted.
 
     Raises:
         InsecureHome: others can read or change it.
-        ConfigError: it is missing, cannot be read, or is not an Ed25519 key.
+        WrongPassphrase: it is encrypted, and this does not open it.
+        ConfigError: it is missing, cannot be read, is not an Ed25519 key, or needs a passphrase.
     """
-    try:
-        with path.open("rb") as file:
-            _check_mode(path, os.fstat(file.fileno()).st_mode)
-            text = file.read(_MAX_KEY_FILE_BYTES).decode("ascii")
-    except FileNotFoundError as error:
-        hint = "the first `manyhands serve` or `generate` on a home makes one"
-        raise ConfigError(f"there is no key at {path}", hint=hint) from error
-    except OSError as error:
-        raise ConfigError(f"cannot read the key {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise _corrupt(path) from error
-    return Identity(SigningKey.from_seed(_read_pem(path, text)))
+    return Identity(read_key(path, unlock))
 
 
-def load_or_create_identity(path: Path) -> Identity:
+def load_peer_id(path: Path) -> PeerId:
+    """Whom a key file proves to be; needs no passphrase.
+
+    Raises:
+        InsecureHome, ConfigError: as `load_identity`.
+    """
+    return peer_id_from_public_key(read_public_key(path))
+
+
+def load_or_create_identity(
+    path: Path, unlock: Unlock | None = None, passphrase: bytes | None = None
+) -> Identity:
     """The identity kept at `path`, made now when there is none; of two who race, one key wins.
+
+    passphrase: a key that is made now is encrypted with it.
 
     Raises:
         InsecureHome, ConfigError: as `load_identity`, or the directory is not writable.
     """
     if path.exists():
-        return load_identity(path)
+        return load_identity(path, unlock)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_new(path, _pem(SigningKey.generate().seed))
+        write_new_key(path, SigningKey.generate(), passphrase)
     except OSError as error:
         hint = "choose a directory you can write with --home"
         raise ConfigError(f"cannot write the key {path}: {error.strerror}", hint=hint) from error
-    return load_identity(path)
-
-
-def _check_mode(path: Path, mode: int) -> None:
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        reason = f"others can read the key {path} (mode {stat.S_IMODE(mode):04o})"
-        raise InsecureHome(reason, hint=f"chmod 600 {path}")
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Appear whole or not at all, and never in place of a key that is already there."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(scratch, path)
-    finally:
-        scratch.unlink()
-
-
-def _pem(seed: bytes) -> str:
-    return f"{_PEM_BEGIN}\n{b64encode(_PKCS8_PREFIX + seed).decode()}\n{_PEM_END}\n"
-
-
-def _read_pem(path: Path, text: str) -> bytes:
-    match text.split():
-        case ["-----BEGIN", "PRIVATE", "KEY-----", body, "-----END", "PRIVATE", "KEY-----"]:
-            pass
-        case _:
-            raise _corrupt(path)
-    try:
-        der = b64decode(body, validate=True)
-    except ValueError as error:
-        raise _corrupt(path) from error
-    if len(der) != len(_PKCS8_PREFIX) + SEED_BYTES or not der.startswith(_PKCS8_PREFIX):
-        raise _corrupt(path)
-    return der[len(_PKCS8_PREFIX) :]
-
-
-def _corrupt(path: Path) -> ConfigError:
-    hint = "restore it from a backup, or move it away to begin as a new peer"
-    return ConfigError(f"{path} is not an Ed25519 private key in PEM", hint=hint)
+    return load_identity(path, unlock)

@@ -18,7 +18,7 @@ from manyhands.progress import size
 from manyhands.weights.store import cache_root
 from protocol.describing import MANIFEST_FILE
 from protocol.errors import BadModel, BadSignature, InsecureHome, IntegrityError, ManyhandsError
-from protocol.identity import load_identity
+from protocol.identity import load_peer_id
 from protocol.manifest import SIGNATURE, Manifest
 from protocol.model_signature import Checked, check_signature
 from protocol.pieces import Piece
@@ -55,7 +55,7 @@ def _identity(case: Case) -> Finding:
         return ok("no key yet; each is made at first use, for its owner alone")
     for path in found:
         try:
-            load_identity(path)
+            load_peer_id(path)
         except InsecureHome as error:
             return fail(str(error), error.hint, partial(path.chmod, 0o600))
     return ok(f"{len(found)} key(s), for their owner alone")

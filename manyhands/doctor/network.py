@@ -19,7 +19,7 @@ from manyhands.whereabouts import advice, spoken
 from protocol.address import Address
 from protocol.announcement_table import MAX_SKEW_MS, PLAUSIBLE_SKEW_MS, Merged
 from protocol.errors import PeerError
-from protocol.identity import load_identity
+from protocol.identity import load_peer_id
 from protocol.reachability import Reach
 from protocol.reachability import Verdict as Reached
 from protocol.transport.reach import why_not_listening
@@ -112,7 +112,7 @@ async def _reachability(case: Case) -> Finding:
     """Of the node that runs on this home, by what peers have shown it."""
     if not (case.home.node / KEY_NAME).exists():
         return skip("no node has run on this home: dial-back tells what one would meet")
-    met, ours = await case.met(), load_identity(case.home.node / KEY_NAME).peer_id
+    met, ours = await case.met(), load_peer_id(case.home.node / KEY_NAME)
     announced = met.directory.get(ours)
     if announced is None:
         return skip("no node of this home is announced to those who were met")

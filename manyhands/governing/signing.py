@@ -24,6 +24,7 @@ from protocol.membership.gathering import Gathered, Gathering
 from protocol.membership.releases import Release
 from protocol.membership.rules import Quorum
 from protocol.membership.state import SwarmState
+from protocol.passphrases import ask
 from protocol.signing import Envelope, SigningKey, add_signature
 
 DIGEST_CHARS = 8  # at least so many of a digest name a revision
@@ -118,7 +119,7 @@ def _held(gathering: Gathering[R], envelope: Envelope) -> Gathered[R]:
 def _keys(home: Home, quorum: Quorum | None) -> list[SigningKey]:
     """Those of this home that count, in order."""
     founder = home.root / MEMBERSHIP / FOUNDER
-    mine = [load_identity(founder)] if founder.exists() else []
+    mine = [load_identity(founder, ask)] if founder.exists() else []
     mine += [open_identity(home.node), open_identity(home.client)]
     counted = [one.key for one in mine if quorum and one.public_key in quorum.keys]
     if counted:
