@@ -9,18 +9,19 @@ from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Self
+from typing import Literal, Self
 
 from ledger.errors import BadProof
+from protocol.canonical import MAX_UINT
 from protocol.signing import SigningKey, verify
 
 ED25519 = b"\x01"
 _DASH = "\N{EM DASH}"
 
 
-def origin(swarm_id: bytes, account: bytes) -> str:
-    """The name of an account's log of receipts."""
-    return f"manyhands/{swarm_id[:8].hex()}/{account.hex()}/receipts"
+def origin(swarm_id: bytes, account: bytes, log: Literal["receipts", "spend"] = "receipts") -> str:
+    """The name of one of an account's logs."""
+    return f"manyhands/{swarm_id[:8].hex()}/{account.hex()}/{log}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,22 @@ class Checkpoint:
 
     def text(self) -> str:
         return f"{self.origin}\n{self.size}\n{b64encode(self.root).decode()}\n"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a checkpoint's text. Who signed it is another question.
+
+        Raises:
+            BadProof: it is not origin, size and root, in their one spelling.
+        """
+        try:
+            name, size, root, end = text.split("\n")
+            head = cls(name, int(size), b64decode(root, validate=True))
+        except (ValueError, Base64Error) as error:
+            raise BadProof("a checkpoint is origin, size and root") from error
+        if end or head.text() != text or len(head.root) != 32 or not 0 <= head.size <= MAX_UINT:
+            raise BadProof("a checkpoint is origin, size and root, in one spelling")
+        return head
 
     def sign(self, key: SigningKey) -> str:
         return self.note(key.public_key, key.sign(self.text().encode()))

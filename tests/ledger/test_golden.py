@@ -7,6 +7,7 @@ import pytest
 
 from ledger import Receipt, Route, open_receipt
 from ledger.checkpoint import Checkpoint, origin
+from ledger.cosigning import Witness, cosign, with_cosignatures
 from ledger.entries import LogEntry
 from ledger.receipts import receipt_id
 from ledger.spending import Fault
@@ -30,12 +31,16 @@ def spending():
         "release": spenders.release(BEN, allotted, 40),
     }
     leaves = spenders.chained(*(entries[name] for name in ("settle", "deposit", "release")))
+    head = Checkpoint(origin(SWARM, BEN.public_key, "spend"), 3, MANIFEST)
+    witness = Witness("witness.example", spenders.WITNESSES[0].public_key)
+    line = cosign(head.text(), witness, spenders.WITNESSES[0], 1_790_000_000)
     fault = Fault(kind="fork", accused=ANN.public_key, evidence=(b"one", b"two"))
     return {
         **{name: envelope.encode() for name, envelope in entries.items()},
         "fault": fault.seal(SWARM, BEN).encode(),
         **{f"spend_leaf_{leaf.index}": leaf.encode() for leaf in leaves},
         "spend_leaf_2_hash": leaves[2].hash(),
+        "cosigned_checkpoint": with_cosignatures(head.sign(BEN), [line]).encode(),
     }
 
 

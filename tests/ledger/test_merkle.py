@@ -115,3 +115,43 @@ def test_a_wrong_size_is_refused():
     for bad in ((0, 7), (8, 7)):
         with pytest.raises(BadProof):
             consistency_proof(*bad, node_at)
+
+
+@pytest.mark.slow
+def test_15_roots_and_proofs_are_the_recursions_up_to_300():
+    leaves = [leaf_hash(b"entry %d" % i) for i in range(300)]
+    nodes = grow(leaves)
+
+    def at(level, index):
+        return nodes[level, index]
+
+    for size in range(1, 301):
+        expected = reference_root(leaves[:size])
+        assert root(size, at) == expected
+        for index in range(size):
+            path = inclusion_proof(index, size, at)
+            verify_inclusion(leaves[index], index, size, path, expected)
+            for wrong in (path[:-1], [*path, leaves[0]]):
+                if wrong != path:
+                    with pytest.raises(BadProof):
+                        verify_inclusion(leaves[index], index, size, wrong, expected)
+            with pytest.raises(BadProof):
+                verify_inclusion(leaves[index - 1], index, size, path, leaf_hash(b"forged"))
+
+
+@pytest.mark.slow
+def test_16_consistency_proofs_hold_for_all_sizes_up_to_300():
+    leaves = [leaf_hash(b"entry %d" % i) for i in range(300)]
+    nodes, forged = grow(leaves), leaf_hash(b"forged")
+
+    def at(level, index):
+        return nodes[level, index]
+
+    roots = [root(size, at) for size in range(301)]
+    for new in range(1, 301):
+        for old in range(1, new + 1):
+            path = consistency_proof(old, new, at)
+            verify_consistency(old, new, path, roots[old], roots[new])
+            for lie in ((forged, roots[new]), (roots[old], forged)):
+                with pytest.raises(BadProof):
+                    verify_consistency(old, new, path, *lie)
