@@ -6,6 +6,7 @@ IntegrityError (exit 8)
     BadProof          a Merkle proof or checkpoint that does not lead to its root
     BadKeyEvent       a key event that does not follow, or that nobody may sign who did
     KeyNotValid       a key that may not sign this for that account, or not then
+    WitnessRefused    a witness will not sign a checkpoint; `status` says why
     DamagedLedger     a database that is truncated or corrupt
 ConfigError (exit 3)
     ForeignLedger     a database of another identity or swarm
@@ -40,6 +41,16 @@ class BadKeyEvent(IntegrityError):
 
 class KeyNotValid(IntegrityError):
     code = "key_not_valid"
+
+
+class WitnessRefused(IntegrityError):
+    """`status` is what HTTP says (C2SP tlog-witness), `size` what the witness last signed (409)."""
+
+    code = "witness_refused"
+
+    def __init__(self, status: int, reason: str, size: int | None = None) -> None:
+        super().__init__(reason)
+        self.status, self.size = status, size
 
 
 class DamagedLedger(IntegrityError):

@@ -62,7 +62,14 @@ class Store:
         self._lock = RLock()
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = False, timeout_s: float = BUSY_TIMEOUT_S) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        create: bool = False,
+        timeout_s: float = BUSY_TIMEOUT_S,
+        schema: str = SCHEMA,
+    ) -> Self:
         """Connect; with `create`, make the file (0600) and its tables when they are missing.
 
         Raises:
@@ -88,7 +95,7 @@ class Store:
             store.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             store.execute("PRAGMA synchronous = FULL")
             if create:
-                store._create()
+                store._create(schema)
         except BaseException:
             store.close()
             raise
@@ -142,9 +149,9 @@ class Store:
         with self._lock:
             self._connection.close()
 
-    def _create(self) -> None:
+    def _create(self, schema: str) -> None:
         with self.transaction():
-            for statement in SCHEMA.split(";"):
+            for statement in schema.split(";"):
                 self.execute(statement)
 
 

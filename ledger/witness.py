@@ -1,0 +1,242 @@
+"""A witness: it signs that a log only grows, and remembers the last size it signed.
+
+In: a log's checkpoint and the proof that it extends what was signed before. Out: a cosignature, or
+a refusal with the status that C2SP tlog-witness gives it. The size is compared and set in one
+transaction that is on disk before the cosignature leaves: a witness that forgets could be led to
+sign two versions of a log. How often it signed is kept beside the database too, so that a database
+put back to an older state is noticed. How requests come in is left to others.
+"""
+
+import os
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Self
+
+from ledger.checkpoint import Checkpoint
+from ledger.cosigning import Witness, cosign, open_head
+from ledger.errors import BadProof, ForeignLedger, WitnessRefused
+from ledger.merkle import EMPTY_ROOT, verify_consistency
+from ledger.notes import MAX_NOTE_BYTES, Note, NoteSignature
+from ledger.store import Store, damaged, translated
+from protocol.errors import IntegrityError
+from protocol.signing import SigningKey
+
+FILE_NAME, SEEN_NAME = "witness.sqlite", "witness.seen"
+MAX_PROOF_LINES = 63
+MAX_REQUEST_BYTES = MAX_NOTE_BYTES + 64 * 64
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (
+    name TEXT PRIMARY KEY, value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS seen (
+    origin TEXT PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+LogKey = Callable[[str], bytes | None]
+"""The key that a log of this origin signs with; None: not a log we know."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddCheckpoint:
+    """A request: sign this note; it extends the tree of `old` leaves that you signed before."""
+
+    old: int
+    proof: tuple[bytes, ...]
+    note: str
+
+    def encode(self) -> bytes:
+        lines = (f"{b64encode(each).decode()}\n" for each in self.proof)
+        return f"old {self.old}\n{''.join(lines)}\n{self.note}".encode()
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Raises WitnessRefused: 400, the body is no such request."""
+        try:
+            if len(body) > MAX_REQUEST_BYTES:
+                raise ValueError("it is too long")
+            head, _, note = body.decode().partition("\n\n")
+            first, *proof = head.split("\n")
+            word, old = first.split(" ")
+            request = cls(int(old), tuple(b64decode(p, validate=True) for p in proof), note)
+            if word != "old" or len(proof) > MAX_PROOF_LINES or request.encode() != body:
+                raise ValueError("it is not spelled as it must be")
+            if request.old < 0 or any(len(each) != 32 for each in request.proof):
+                raise ValueError("a size or hash is none")
+        except (ValueError, Base64Error) as error:
+            raise WitnessRefused(400, f"no request to add a checkpoint: {error}") from error
+        return request
+
+
+class WitnessBook:
+    """What a witness signed so far. Use `open`, and `close` in the end."""
+
+    def __init__(
+        self, directory: Path, store: Store, name: str, key: SigningKey, log_key: LogKey
+    ) -> None:
+        self.witness = Witness(name, key.public_key)
+        self._directory, self._store, self._key, self._log_key = directory, store, key, log_key
+        self._counting = Lock()
+
+    @classmethod
+    def open(cls, directory: Path, name: str, key: SigningKey, log_key: LogKey) -> Self:
+        """Open or begin the book of the witness of this name and key.
+
+        Raises:
+            DamagedLedger: the database is corrupt, or knows less than was signed already.
+            ForeignLedger: it is another witness's.
+            ConfigError: the directory cannot be written.
+        """
+        path = directory / FILE_NAME
+        with translated(path):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (directory / SEEN_NAME).exists() and not (path.exists() and path.stat().st_size):
+            raise damaged(path, "it is missing or empty, but this witness has signed before")
+        store = Store.open(path, create=True, schema=SCHEMA)
+        book = cls(directory, store, name, key, log_key)
+        try:
+            store.quick_check()
+            book._claim()
+            book._check_count()
+        except BaseException:
+            store.close()
+            raise
+        return book
+
+    def close(self) -> None:
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def size(self, origin: str) -> int:
+        """Of the last checkpoint of this log that we signed; 0: none so far."""
+        return self._seen(origin)[0]
+
+    def latest(self, origin: str) -> str | None:
+        """That checkpoint, as its log signed it."""
+        rows = self._store.execute("SELECT note FROM seen WHERE origin = ?", (origin,))
+        return str(rows[0][0]) if rows else None
+
+    def add_checkpoint(self, request: AddCheckpoint, now_s: int) -> NoteSignature:
+        """Cosign a checkpoint that extends the last one we cosigned.
+
+        Raises:
+            WitnessRefused: 400 (no checkpoint), 404 (no log we know), 403 (not its signature),
+                409 (another size or root than we signed; `size` is ours), 422 (no proof).
+        """
+        note, head = self._read(request)
+        with self._store.transaction():  # compare and set: nobody comes between, and it is durable
+            size, signed = self._seen(head.origin)
+            if request.old != size:
+                raise WitnessRefused(
+                    409, f"the last checkpoint signed here has {size} entries", size
+                )
+            self._check_growth(size, signed, head, request)
+            self._store.execute(
+                "INSERT INTO seen VALUES (?, ?, ?, ?) ON CONFLICT (origin) DO UPDATE"
+                " SET size = excluded.size, root = excluded.root, note = excluded.note",
+                (head.origin, head.size, head.root, request.note),
+            )
+            grew = head.size > size
+            count = self._count() + grew
+            if grew:
+                self._store.execute(
+                    "INSERT INTO meta VALUES ('count', ?) ON CONFLICT (name) DO UPDATE"
+                    " SET value = excluded.value",
+                    (count.to_bytes(8, "big"),),
+                )
+        if grew:
+            with self._counting:
+                self._keep_count(count)
+        return cosign(note.text, self.witness, self._key, now_s)
+
+    # --- within ----------------------------------------------------------------------------------
+
+    def _read(self, request: AddCheckpoint) -> tuple[Note, Checkpoint]:
+        """The cheap questions come first: shape, a log we know, then its signature."""
+        try:
+            note = Note.parse(request.note)
+            named = Checkpoint.parse(note.text)
+        except BadProof as error:
+            raise WitnessRefused(400, str(error)) from error
+        if (key := self._log_key(named.origin)) is None:
+            raise WitnessRefused(404, f"{named.origin} is no log that this witness knows")
+        try:
+            open_head(note, named.origin, key)
+        except IntegrityError as error:
+            raise WitnessRefused(403, str(error)) from error
+        if request.old > named.size:
+            raise WitnessRefused(
+                400, f"a tree of {named.size} entries extends none of {request.old}"
+            )
+        return note, named
+
+    @staticmethod
+    def _check_growth(size: int, signed: bytes, head: Checkpoint, request: AddCheckpoint) -> None:
+        if head.size == size and head.root != signed:
+            raise WitnessRefused(409, f"another tree of {size} entries was signed here", size)
+        try:
+            if size == 0:
+                if request.proof or (head.size == 0 and head.root != EMPTY_ROOT):
+                    raise BadProof(
+                        "a first checkpoint comes without a proof, an empty one with no root"
+                    )
+            else:
+                verify_consistency(size, head.size, request.proof, signed, head.root)
+        except BadProof as error:
+            raise WitnessRefused(422, str(error)) from error
+
+    def _seen(self, origin: str) -> tuple[int, bytes]:
+        rows = self._store.execute("SELECT size, root FROM seen WHERE origin = ?", (origin,))
+        return (rows[0][0], rows[0][1]) if rows else (0, EMPTY_ROOT)
+
+    def _count(self) -> int:
+        rows = self._store.execute("SELECT value FROM meta WHERE name = 'count'")
+        return int.from_bytes(rows[0][0], "big") if rows else 0
+
+    def _keep_count(self, count: int) -> None:
+        """Tell how often we signed, beside the database, unless a later count is there already."""
+        path = self._directory / SEEN_NAME
+        if path.exists() and self._promised() >= count:
+            return
+        fresh = path.with_suffix(f".{os.getpid()}.{count}")
+        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+            file.write(f"{count}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+    def _check_count(self) -> None:
+        if not (self._directory / SEEN_NAME).exists():
+            return
+        known, promised = self._count(), self._promised()
+        if known < promised:
+            raise damaged(self._store.path, f"it knows {known} of {promised} checkpoints signed")
+
+    def _promised(self) -> int:
+        path = self._directory / SEEN_NAME
+        try:
+            return int(path.read_text())
+        except ValueError as error:
+            raise damaged(path, "it holds no number") from error
+
+    def _claim(self) -> None:
+        ours = {"name": self.witness.name.encode(), "key": self.witness.public_key}
+        with self._store.transaction():
+            for item in ours.items():
+                self._store.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", item)
+            held: dict[str, bytes] = dict(self._store.execute("SELECT name, value FROM meta"))
+        for name, value in ours.items():
+            if held.get(name) != value:
+                raise ForeignLedger(
+                    f"{self._store.path} belongs to a witness of another {name}",
+                    hint="use another --home, or the name and key it was made with",
+                )
