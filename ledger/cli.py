@@ -1,4 +1,4 @@
-"""`manyhands ledger balance | statement | verify | prove`: read a home's ledgers.
+"""`manyhands ledger balance | statement | export | verify | prove`: read a home's ledgers.
 
 Data goes to standard output, as tables for people or with `--json` for scripts; what is wrong goes
 up as an error, which the front door prints and turns into the exit code (8 when anything does not
@@ -7,58 +7,28 @@ hold). Nothing here dials a peer or writes a ledger.
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from ledger import render
-from ledger.homes import ROLES, Book, find_books, find_receipt
+from ledger.export_cli import export, export_balance, verify_bundle
+from ledger.homes import find_receipt
+from ledger.lines import peer_name
+from ledger.options import books_of, choice_of, choosing, common
+from ledger.statements import GROUPS
 from ledger.verify import verify_ledger
 from ledger.views import (
     Json,
     balance_view,
     check_proof_view,
-    peer_name,
     proof_view,
     report_view,
     statement_view,
 )
 from protocol.errors import IntegrityError, UsageError
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _default_home() -> str:
-    from platformdirs import user_data_dir
-
-    return user_data_dir("manyhands")
-
-
-def _common(command: Command) -> Command:
-    """The options every command here takes."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts."),
-        click.option(
-            "--role",
-            type=click.Choice(ROLES),
-            help="Only the node's ledger, or only the clients'. Both by default.",
-        ),
-        click.option(
-            "--home",
-            type=click.Path(file_okay=False, path_type=Path),
-            envvar="MANYHANDS_HOME",
-            default=_default_home,
-            show_default="the platform's data directory",
-            help="Where keys and ledgers live.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _books(home: Path, role: str | None) -> list[Book]:
-    return find_books(home, (role,) if role else ROLES)
 
 
 def _say(schema: str, home: Path, as_json: bool, more: Json, show: Callable[[Json], None]) -> None:
@@ -74,20 +44,42 @@ def ledger() -> None:
     """Who did what for whom: balances, statements, and their proofs."""
 
 
+ledger.add_command(export)
+
+
 @ledger.command()
-@_common
-def balance(home: Path, role: str | None, as_json: bool) -> None:
+@click.option(
+    "--file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Of an exported statement (csv, jsonl, focus), instead of a home.",
+)
+@common
+def balance(home: Path, role: str | None, as_json: bool, file: Path | None) -> None:
     """What each counterparty owes us, and we them."""
-    views = [balance_view(book) for book in _books(home, role)]
+    if file is not None:
+        views = [export_balance(file)]
+    else:
+        views = [balance_view(book) for book in books_of(home, role)]
     _say("balance", home, as_json, {"ledgers": views}, render.balance)
 
 
 @ledger.command()
-@click.option("--peer", help="Only tabs with this peer id.")
-@_common
-def statement(home: Path, role: str | None, as_json: bool, peer: str | None) -> None:
+@choosing
+@click.option("--by", type=click.Choice(GROUPS), help="Sums for each of these, not every tab.")
+@common
+def statement(
+    home: Path,
+    role: str | None,
+    as_json: bool,
+    since: datetime | None,
+    until: datetime | None,
+    peer: str | None,
+    model: str | None,
+    by: str | None,
+) -> None:
     """Every tab on record: with whom, which blocks, how much work, for how much."""
-    views = [statement_view(book, peer) for book in _books(home, role)]
+    choice = choice_of(since, until, peer, model)
+    views = [statement_view(book, choice, by) for book in books_of(home, role)]
     _say("statement", home, as_json, {"ledgers": views}, render.statement)
 
 
@@ -97,13 +89,29 @@ def statement(home: Path, role: str | None, as_json: bool, peer: str | None) -> 
     type=click.File("rb"),
     help="Check a proof somebody handed over (made by `prove --json`), instead of a home.",
 )
-@_common
-def verify(home: Path, role: str | None, as_json: bool, proof: Any) -> None:
-    """Derive everything again: signatures, amounts, leaves, tree, checkpoints, proofs."""
+@click.argument("bundle", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--owner", help="The peer id whose BUNDLE it must be.")
+@common
+def verify(
+    home: Path,
+    role: str | None,
+    as_json: bool,
+    proof: Any,
+    bundle: Path | None,
+    owner: str | None,
+) -> None:
+    """Derive everything again: signatures, amounts, leaves, tree, checkpoints, proofs.
+
+    Of this home's ledgers; or of BUNDLE, which somebody made with `export bundle`. A bundle ends
+    with code 0 when it holds, 2 when it does not, 3 when something is missing from it.
+    """
+    if bundle is not None:
+        verify_bundle(bundle, owner, as_json)
+        return
     if proof is not None:
         _verify_proof(proof.read(), as_json)
         return
-    books = _books(home, role)
+    books = books_of(home, role)
     reports = [(book, verify_ledger(book.directory, book.account())) for book in books]
     holds = all(report.holds for _, report in reports)
     views = [report_view(book, report) for book, report in reports]
@@ -120,10 +128,10 @@ def verify(home: Path, role: str | None, as_json: bool, proof: Any) -> None:
 
 @ledger.command()
 @click.argument("receipt")
-@_common
+@common
 def prove(receipt: str, home: Path, role: str | None, as_json: bool) -> None:
     """Prove that RECEIPT (an id, or how it begins) is in the log, to somebody else."""
-    book, id_ = find_receipt(_books(home, role), receipt)
+    book, id_ = find_receipt(books_of(home, role), receipt)
     with book.reader() as reader:
         view = proof_view(reader.account, reader.swarm_id, reader.prove(id_))
     head, tab = check_proof_view(view)  # what does not convince ourselves convinces nobody

@@ -5,6 +5,8 @@ IntegrityError (exit 8)
     BadReceipt        a receipt whose parts do not bear each other out; `part` says which
     BadProof          a Merkle proof or checkpoint that does not lead to its root
     BadKeyEvent       a key event that does not follow, or that nobody may sign who did
+    BadBundle         a statement with proofs that proves nothing (exit 2)
+    IncompleteBundle  one that holds as far as it goes, and lacks what it promises (exit 3)
     KeyNotValid       a key that may not sign this for that account, or not then
     WitnessRefused    a witness will not sign a checkpoint; `status` says why
     DamagedLedger     a database that is truncated or corrupt
@@ -51,6 +53,14 @@ class WitnessRefused(IntegrityError):
     def __init__(self, status: int, reason: str, size: int | None = None) -> None:
         super().__init__(reason)
         self.status, self.size = status, size
+
+
+class BadBundle(IntegrityError):
+    exit_code, code = 2, "bad_bundle"
+
+
+class IncompleteBundle(IntegrityError):
+    exit_code, code = 3, "incomplete_bundle"
 
 
 class DamagedLedger(IntegrityError):

@@ -32,24 +32,59 @@ def balance(view: View) -> None:
 def statement(view: View) -> None:
     out = Console()
     for book in view["ledgers"]:
-        table = _table(f"{book['role']} · {book['peer']}", "receipt", "closed", "with", "blocks")
-        for heading in ("prefill", "decode", "ncr"):
-            table.add_column(heading, justify="right")
-        for tab in book["tabs"]:
-            sign = "+" if tab["direction"] == "earned" else "−"
-            table.add_row(
-                tab["receipt"][:12],
-                datetime.fromtimestamp(tab["closed_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
-                _short(tab["peer"]),
-                "{}:{}".format(*tab["span"]),
-                f"{tab['meter']['prefill_tl']:,}",
-                f"{tab['meter']['decode_tl']:,}",
-                f"{sign}{tab['amount_ncr']:,}" if tab["amount_ncr"] else "0",
-            )
-        out.print(table)
-        out.print("prefill and decode in token-layers; times in UTC", style="dim")
+        out.print(_groups(book) if "groups" in book else _tabs(book))
+        opening, closing = _amount(book["opening_ncr"]), _amount(book["closing_ncr"])
+        spent, earned = _amount(book["spent_ncr"]), _amount(book["earned_ncr"])
+        out.print(f"before {opening} ncr, earned {earned}, spent {spent}, after {closing} ncr")
+        out.print("work in token-layers; times in UTC", style="dim")
         if book["open_tabs"]:
-            out.print(f"{book['open_tabs']} tabs are still open", style="dim")
+            out.print(f"{_many(book['open_tabs'], 'tab is', 'tabs are')} still open", style="dim")
+
+
+def _tabs(book: View) -> Table:
+    table = _table(f"{book['role']} · {book['peer']}", "receipt", "closed", "with", "blocks")
+    for heading in ("prefill", "decode", "ncr"):
+        table.add_column(heading, justify="right")
+    for tab in book["tabs"]:
+        sign = "+" if tab["direction"] == "earned" else "−"
+        table.add_row(
+            tab["receipt"][:12],
+            datetime.fromtimestamp(tab["closed_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+            _short(tab["peer"]),
+            "{}:{}".format(*tab["span"]),
+            f"{tab['meter']['prefill_tl']:,}",
+            f"{tab['meter']['decode_tl']:,}",
+            f"{sign}{tab['amount_ncr']:,}" if tab["amount_ncr"] else "0",
+        )
+    return table
+
+
+def _groups(book: View) -> Table:
+    names = [name for row in book["groups"][:1] for name in row]
+    by = names[0] if names else "nothing"
+    table = _table(f"{book['role']} · {book['peer']}", by)
+    for heading in ("tabs", "work", "earned ncr", "spent ncr", "net ncr"):
+        table.add_column(heading, justify="right")
+    for row in book["groups"]:
+        numbers = ("n_tabs", "token_layers", "earned_ncr", "spent_ncr", "net_ncr")
+        table.add_row(row[by], *(_amount(row[name]) for name in numbers))
+    return table
+
+
+def bundle(view: View) -> None:
+    out = Console(soft_wrap=True)
+    out.print(f"[green]✓[/] {_many(view['n_tabs'], 'receipt', 'receipts')} of {view['peer']}")
+    out.print(f"  in swarm {view['swarm_name']} ({view['swarm'][:16]}…)", highlight=False)
+    counts = _many(view["size"], "entry", "entries")
+    out.print(f"  every signature, amount and path holds, under the signed root of {counts}")
+    earned, spent = _amount(view["earned_ncr"]), _amount(view["spent_ncr"])
+    work = _amount(view["token_layers"])
+    out.print(f"  earned {earned} ncr, spent {spent} ncr, for {work} token-layers")
+    if view["whole"]:
+        out.print("  it holds the whole log: nothing was left out of it", style="dim")
+    else:
+        out.print("  a choice of the log: what else there is, it does not say", style="dim")
+    out.print("  compare the peer id with the one you know: anybody can make a log", style="dim")
 
 
 def report(view: View) -> None:

@@ -3,20 +3,20 @@
 These shapes are a contract for scripts: additions are fine, a change is a new version.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ledger.balances import Balance, balances
 from ledger.checkpoint import Checkpoint
 from ledger.entries import LogEntry, Proof, verify_proof
 from ledger.homes import Book
-from ledger.meter import Meter
+from ledger.lines import Line, peer_name
 from ledger.reader import LedgerReader
 from ledger.receipts import ClosedTab, open_receipt, receipt_id
 from ledger.report import Report
-from protocol.constraints import Constraints
+from ledger.statements import EVERYTHING, Choice, make_statement
 from protocol.errors import IntegrityError, UsageError
-from protocol.identity import peer_id_from_public_key, public_key_from_peer_id
+from protocol.identity import public_key_from_peer_id
 
 Json = dict[str, Any]
 
@@ -31,10 +31,14 @@ def balance_view(book: Book) -> Json:
 
 def balances_view(book: Book, reader: LedgerReader, rows: Sequence[Balance]) -> Json:
     """Of what somebody folded who follows the ledger."""
+    return balance_rows(book.role, reader.account, len(reader), rows)
+
+
+def balance_rows(role: str, account: bytes, n_entries: int, rows: Sequence[Balance]) -> Json:
     return {
-        "role": book.role,
-        "peer": peer_name(reader.account),
-        "entries": len(reader),
+        "role": role,
+        "peer": peer_name(account),
+        "entries": n_entries,
         "balances": [_balance(row) for row in rows],
         "earned_ncr": sum(row.earned for row in rows),
         "spent_ncr": sum(row.spent for row in rows),
@@ -53,16 +57,28 @@ def _balance(row: Balance) -> Json:
     }
 
 
-def statement_view(book: Book, peer: str | None) -> Json:
-    """Every tab of a ledger, or those with one counterparty, oldest first."""
+def statement_view(book: Book, choice: Choice = EVERYTHING, by: str | None = None) -> Json:
+    """The tabs of a ledger that are chosen, oldest first, and what they come to."""
     with book.reader() as reader:
-        lines = [_line(reader, entry) for entry in reader.entries()]
+        made = make_statement(lines_of(reader), choice)
         return {
             "role": book.role,
             "peer": peer_name(reader.account),
-            "tabs": [line for line in lines if peer in (None, line["peer"])],
-            "open_tabs": len(reader.open_tabs()),
+            **made.to_json(),
+            **({"groups": made.groups(by)} if by else {}),
+            "tabs": [line.to_json() for line in made.lines],
+            "open_tabs": reader.n_open_tabs(),
         }
+
+
+def lines_of(reader: LedgerReader) -> Iterator[Line]:
+    """Every line of a ledger, its receipts verified.
+
+    Raises:
+        IntegrityError: one does not hold, or is not there.
+    """
+    for entry in reader.entries():
+        yield _line(reader, entry)
 
 
 def recent_view(book: Book, most: int) -> Json:
@@ -70,7 +86,7 @@ def recent_view(book: Book, most: int) -> Json:
     with book.reader() as reader:
         head = reader.checkpoint()
         return {
-            "tabs": [_line(reader, entry) for entry in reader.latest(most)],
+            "tabs": [_line(reader, entry).to_json() for entry in reader.latest(most)],
             "open_tabs": reader.n_open_tabs(),
             "head": {"origin": head.origin, "size": head.size, "root": head.root.hex()}
             if head
@@ -78,28 +94,9 @@ def recent_view(book: Book, most: int) -> Json:
         }
 
 
-def _line(reader: LedgerReader, entry: LogEntry) -> Json:
+def _line(reader: LedgerReader, entry: LogEntry) -> Line:
     tab = open_receipt(reader.receipt(entry.receipt_id), reader.swarm_id)
-    earned = tab.terms.payee == reader.account
-    return {
-        "entry": entry.index,
-        "receipt": entry.receipt_id.hex(),
-        "session": tab.terms.chain_id.hex(),
-        "direction": "earned" if earned else "spent",
-        "peer": peer_name(tab.terms.payer if earned else tab.terms.payee),
-        "closed_ms": tab.closed_ms,
-        "epoch": entry.epoch,
-        "manifest": tab.terms.manifest.hex(),
-        "span": [tab.terms.layer_lo, tab.terms.layer_hi],
-        "execution": tab.offer.exec_profile,
-        "constraints": Constraints.decode(tab.terms.constraints).to_json(),
-        "meter": meter_view(tab.meter),
-        "amount_ncr": tab.amount,
-    }
-
-
-def meter_view(meter: Meter) -> dict[str, int]:
-    return dict(zip(Meter.__slots__, meter.to_fields(), strict=True))
+    return Line.of(reader.account, entry, tab)
 
 
 def report_view(book: Book, report: Report) -> Json:
@@ -162,11 +159,3 @@ def check_proof_view(view: object) -> tuple[Checkpoint, ClosedTab]:
     if named != receipt_id(proof.receipt, swarm_id):
         raise IntegrityError("the proof is of another receipt than it names")
     return Checkpoint.open(proof.checkpoint, account), tab
-
-
-def peer_name(account: bytes) -> str:
-    """The peer id of an account; its hex, when it is not even a key any more."""
-    try:
-        return peer_id_from_public_key(account)
-    except UsageError:
-        return account.hex()

@@ -1,0 +1,152 @@
+"""`manyhands ledger export`, and what is read back: bundles that prove, statements that say."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ledger import render
+from ledger.balances import balances
+from ledger.bundle_check import check_bundle
+from ledger.bundles import write_bundle
+from ledger.errors import BadBundle, IncompleteBundle
+from ledger.exports import Worth, write_csv, write_focus, write_jsonl
+from ledger.homes import Book
+from ledger.imports import read_export
+from ledger.lines import Line, peer_name
+from ledger.options import choice_of, choosing, common, one_book
+from ledger.statements import Choice, make_statement
+from ledger.views import Json, balance_rows, lines_of
+from protocol.errors import ConfigError, UsageError
+
+BUNDLE_CHECK_SCHEMA = "manyhands/ledger-verify-bundle/v1"
+FORMATS = ("csv", "jsonl", "focus", "bundle")
+FOUNDING = Path("membership", "founding")  # in the home of a swarm with members
+
+
+@click.command()
+@click.argument("kind", metavar="csv|jsonl|focus|bundle", type=click.Choice(FORMATS))
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file to write; standard output by default, which a bundle cannot go to.",
+)
+@click.option(
+    "--credit-is",
+    nargs=2,
+    metavar="AMOUNT CURRENCY",
+    help="For focus: what a credit is worth, as you agreed on elsewhere, for example 1.00 USD.",
+)
+@choosing
+@common
+def export(
+    kind: str,
+    out: Path | None,
+    credit_is: tuple[str, str] | None,
+    since: datetime | None,
+    until: datetime | None,
+    peer: str | None,
+    model: str | None,
+    home: Path,
+    role: str | None,
+    as_json: bool,
+) -> None:
+    """Write a statement for other programs, or with all that proves it.
+
+    csv and jsonl have every tab; focus, for FinOps tools, has what was spent; a bundle is a zip
+    that anybody checks offline: manyhands ledger verify FILE.
+    """
+    if credit_is and kind != "focus":
+        raise UsageError("--credit-is goes with focus")
+    if as_json and out is None:
+        raise UsageError("--json tells what was written to a file", hint="name one: --out FILE")
+    choice, book = choice_of(since, until, peer, model), one_book(home, role)
+    if kind == "bundle":
+        n_lines = _write_bundle(book, home, out, choice)
+    else:
+        n_lines = _write_text(book, kind, out, choice, _worth(credit_is))
+    if as_json:
+        told = {"kind": kind, "file": str(out), "lines": n_lines}
+        click.echo(json.dumps({"schema": "manyhands/ledger-export/v1", **told}))
+
+
+def _write_bundle(book: Book, home: Path, out: Path | None, choice: Choice) -> int:
+    if out is None:
+        raise UsageError("a bundle goes into a file", hint="name one: --out ledger.zip")
+    founding = home / FOUNDING
+    with book.reader() as reader:
+        policy = founding.read_bytes() if founding.exists() else None
+        return len(write_bundle(out, reader, policy, choice).lines)
+
+
+def _write_text(book: Book, kind: str, out: Path | None, choice: Choice, worth: Worth) -> int:
+    with book.reader() as reader:
+        lines = make_statement(lines_of(reader), choice).lines
+    writers: dict[str, Callable[[Iterable[Line]], Iterator[str]]] = {
+        "csv": write_csv,
+        "jsonl": write_jsonl,
+        "focus": lambda chosen: write_focus(chosen, worth),
+    }
+    text = writers[kind](lines)
+    if out is None:
+        for piece in text:
+            click.echo(piece, nl=False)
+        return len(lines)
+    try:
+        with out.open("w", encoding="utf-8", newline="") as file:
+            file.writelines(text)
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror}") from error
+    return len(lines)
+
+
+def _worth(credit_is: tuple[str, str] | None) -> Worth:
+    if not credit_is:
+        return Worth()
+    try:
+        return Worth(credit_is[1], Decimal(credit_is[0]))
+    except InvalidOperation as error:
+        raise UsageError(f"not an amount: {credit_is[0][:40]!r}") from error
+
+
+def export_balance(file: Path) -> Json:
+    """The balances that an exported statement comes to."""
+    account, claims = read_export(file)
+    rows = balances(account, claims) if account else []
+    return balance_rows("file", account or b"", len(claims), rows)
+
+
+def verify_bundle(path: Path, owner: str | None, as_json: bool) -> None:
+    """Check a bundle, and that it is of whom it is expected to be.
+
+    Raises:
+        BadBundle, IncompleteBundle, ConfigError: see `check_bundle`.
+    """
+    try:
+        proven = check_bundle(path)
+        if owner not in (None, peer_name(proven.account)):
+            raise BadBundle(f"it is the ledger of {peer_name(proven.account)}, not of {owner}")
+    except (BadBundle, IncompleteBundle) as error:
+        if as_json:
+            told = {"ok": False, "code": error.code, "reason": str(error)}
+            click.echo(json.dumps({"schema": BUNDLE_CHECK_SCHEMA, **told}))
+        raise
+    view: dict[str, Any] = {
+        "schema": BUNDLE_CHECK_SCHEMA,
+        "ok": True,
+        "peer": peer_name(proven.account),
+        "swarm": proven.swarm_id.hex(),
+        "swarm_name": proven.swarm,
+        "size": proven.head.size,
+        "root": proven.head.root.hex(),
+        "whole": proven.is_whole,
+        **proven.statement.within.to_json(),
+    }
+    if as_json:
+        click.echo(json.dumps(view))
+    else:
+        render.bundle(view)

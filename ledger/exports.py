@@ -1,0 +1,195 @@
+"""Statements as files that other programs read: CSV, JSON lines, and FOCUS 1.2 for FinOps tools.
+
+In: a statement's lines. Out: text, piece by piece. Amounts are integers of nanocredits or exact
+decimals, never floats. Text that came from a peer is kept from being a formula in a spreadsheet
+(OWASP, CSV injection). FOCUS describes what one is charged, so it has what was spent and nothing
+that was earned; its currency is XXX, which ISO 4217 has for no currency, unless it is told what a
+credit is worth.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from ledger.lines import CREDIT_DECIMALS, Line, credits_text, meter_view, peer_name
+from protocol.errors import UsageError
+
+_TEXT_COLUMNS = """
+account entry receipt tab session direction peer closed_utc epoch manifest layer_lo layer_hi
+execution prefill_tl decode_tl cached_tl ctx_ktl kv_q act_kib head_tok token_layers asset
+amount_ncr amount_credits
+"""
+_TEXT_FOCUS_COLUMNS = """
+BilledCost BillingAccountId BillingAccountName BillingCurrency BillingPeriodEnd BillingPeriodStart
+ChargeCategory ChargeClass ChargeDescription ChargeFrequency ChargePeriodEnd ChargePeriodStart
+ConsumedQuantity ConsumedUnit ContractedCost EffectiveCost InvoiceId InvoiceIssuerName ListCost
+PricingCategory PricingCurrency PricingQuantity PricingUnit ProviderName PublisherName ResourceId
+ResourceType ServiceCategory ServiceName ServiceSubcategory SkuId x_AmountNcr x_Asset x_LayerHi
+x_LayerLo x_LogIndex x_Manifest x_ReceiptOid x_TabId
+"""
+COLUMNS, FOCUS_COLUMNS = _TEXT_COLUMNS.split(), _TEXT_FOCUS_COLUMNS.split()
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a spreadsheet's formulas begin
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What a credit is worth in money, for those who agreed on that elsewhere."""
+
+    currency: str = "XXX"
+    per_credit: Decimal = Decimal(1)
+
+    def __post_init__(self) -> None:
+        is_code = len(self.currency) == 3 and self.currency.isascii() and self.currency.isalpha()
+        if not is_code or not self.currency.isupper():
+            raise UsageError(f"a currency is three letters, as USD, not {self.currency[:20]!r}")
+        if not self.per_credit.is_finite() or not 0 <= self.per_credit < 10**9:
+            raise UsageError("a credit is worth 0 or more of a currency")
+
+    def of(self, ncr: int) -> str:
+        digits = self.per_credit.as_tuple()
+        exponent = digits.exponent
+        assert isinstance(exponent, int), "finite, as checked"
+        value = int("".join(map(str, digits.digits))) * ncr  # exact, whatever the context's digits
+        return _decimal_text(value, CREDIT_DECIMALS - exponent)
+
+
+def write_csv(lines: Iterable[Line]) -> Iterator[str]:
+    return _csv(COLUMNS, map(_row, lines))
+
+
+def write_jsonl(lines: Iterable[Line]) -> Iterator[str]:
+    for line in lines:
+        view = {"account": peer_name(line.account), **line.to_json()}
+        yield json.dumps(view, separators=(",", ":")) + "\n"
+
+
+def write_focus(lines: Iterable[Line], worth: Worth | None = None) -> Iterator[str]:
+    value = worth or Worth()
+    return _csv(FOCUS_COLUMNS, (_focus_row(line, value) for line in lines if not line.earned))
+
+
+def guarded(text: str) -> str:
+    """A cell that no spreadsheet computes."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """RFC 4180; cells of our own making are numbers and hexadecimal, the others are guarded."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(columns)
+    for row in rows:
+        cells = (row[name] for name in columns)
+        writer.writerow([guarded(cell) if type(cell) is str else cell for cell in cells])
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+    yield buffer.getvalue()
+
+
+def _row(line: Line) -> dict[str, Any]:
+    return {
+        "account": peer_name(line.account),
+        "entry": line.index,
+        "receipt": line.receipt_id.hex(),
+        "tab": line.tab_id.hex(),
+        "session": line.chain_id.hex(),
+        "direction": "earned" if line.earned else "spent",
+        "peer": peer_name(line.counterparty),
+        "closed_utc": _time(line.closed_ms),
+        "epoch": line.epoch,
+        "manifest": line.manifest.hex(),
+        "layer_lo": line.layer_lo,
+        "layer_hi": line.layer_hi,
+        "execution": line.execution,
+        **meter_view(line.meter),
+        "token_layers": line.token_layers,
+        "asset": line.asset.hex(),
+        "amount_ncr": line.amount,
+        "amount_credits": credits_text(line.amount),
+    }
+
+
+def _focus_row(line: Line, worth: Worth) -> dict[str, Any]:
+    cost, model = worth.of(line.amount), line.manifest.hex()[:16]
+    payer, payee = peer_name(line.account), peer_name(line.counterparty)
+    closed = _moment(line.closed_ms)
+    month = closed.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    blocks = f"{line.layer_lo}:{line.layer_hi}"
+    return {
+        "BilledCost": cost,
+        "BillingAccountId": payer,
+        "BillingAccountName": payer,
+        "BillingCurrency": worth.currency,
+        "BillingPeriodEnd": _stamp(_month_after(month)),
+        "BillingPeriodStart": _stamp(month),
+        "ChargeCategory": "Usage",
+        "ChargeClass": "",
+        "ChargeDescription": f"blocks {blocks} of model {model}, {line.execution}",
+        "ChargeFrequency": "Usage-Based",
+        "ChargePeriodEnd": _stamp(_hour_after(closed)),
+        "ChargePeriodStart": _stamp(closed.replace(minute=0, second=0, microsecond=0)),
+        "ConsumedQuantity": line.token_layers,
+        "ConsumedUnit": "Token-layers",
+        "ContractedCost": cost,
+        "EffectiveCost": cost,
+        "InvoiceId": "",
+        "InvoiceIssuerName": payee,
+        "ListCost": cost,
+        "PricingCategory": "Standard",
+        "PricingCurrency": "Credits",
+        "PricingQuantity": line.token_layers,
+        "PricingUnit": "Token-layers",
+        "ProviderName": payee,
+        "PublisherName": payee,
+        "ResourceId": f"{line.manifest.hex()}/{blocks}",
+        "ResourceType": "Model span",
+        "ServiceCategory": "AI and Machine Learning",
+        "ServiceName": "Manyhands",
+        "ServiceSubcategory": "Generative AI",
+        "SkuId": f"{model}/{line.execution}",
+        "x_AmountNcr": line.amount,
+        "x_Asset": line.asset.hex(),
+        "x_LayerHi": line.layer_hi,
+        "x_LayerLo": line.layer_lo,
+        "x_LogIndex": line.index,
+        "x_Manifest": line.manifest.hex(),
+        "x_ReceiptOid": line.receipt_id.hex(),
+        "x_TabId": line.tab_id.hex(),
+    }
+
+
+def _moment(time_ms: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(time_ms // 1000, UTC)
+    except (ValueError, OverflowError, OSError):  # a signer's clock may say anything
+        return datetime(9999, 12, 1, tzinfo=UTC) - timedelta(days=31)
+
+
+def _time(time_ms: int) -> str:
+    return f"{_stamp(_moment(time_ms))[:-1]}.{time_ms % 1000:03}Z"
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _hour_after(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+
+
+def _month_after(month: datetime) -> datetime:
+    return (month + timedelta(days=32)).replace(day=1)
+
+
+def _decimal_text(value: int, places: int) -> str:
+    """`value` / 10^`places`, written out."""
+    if places <= 0:
+        return str(value * 10**-places)
+    text = f"{value // 10**places}.{value % 10**places:0{places}}"
+    return text.rstrip("0").rstrip(".")

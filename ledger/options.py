@@ -1,0 +1,81 @@
+"""What the ledger commands share: where the home is, which of its ledgers, which of their lines."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ledger.homes import ROLES, Book, find_books
+from ledger.statements import Choice
+from protocol.errors import UsageError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def default_home() -> str:
+    from platformdirs import user_data_dir
+
+    return user_data_dir("manyhands")
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+role_option = click.option(
+    "--role",
+    type=click.Choice(ROLES),
+    help="Only the node's ledger, or only the clients'. Both by default.",
+)
+home_option = click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="MANYHANDS_HOME",
+    default=default_home,
+    show_default="the platform's data directory",
+    help="Where keys and ledgers live.",
+)
+
+
+def common(command: Command) -> Command:
+    """The options every command here takes."""
+    for option in (json_option, role_option, home_option):
+        command = option(command)
+    return command
+
+
+def choosing(command: Command) -> Command:
+    """Options for some lines of a ledger; `choice_of` reads them."""
+    day = click.DateTime(["%Y-%m-%d"])
+    for option in (
+        click.option("--model", help="Only of this model: its digest, or how that begins."),
+        click.option("--peer", help="Only tabs with this peer id."),
+        click.option("--to", "until", type=day, help="Up to the end of this day (UTC)."),
+        click.option("--from", "since", type=day, help="From the beginning of this day (UTC)."),
+    ):
+        command = option(command)
+    return command
+
+
+def choice_of(
+    since: datetime | None, until: datetime | None, peer: str | None, model: str | None
+) -> Choice:
+    return Choice.of(since.date() if since else None, until.date() if until else None, peer, model)
+
+
+def books_of(home: Path, role: str | None) -> list[Book]:
+    return find_books(home, (role,) if role else ROLES)
+
+
+def one_book(home: Path, role: str | None) -> Book:
+    """The one ledger that is meant.
+
+    Raises:
+        UsageError: the home has two, and none is named.
+    """
+    found = books_of(home, role)
+    if len(found) > 1:
+        raise UsageError(
+            f"{home} has a ledger of its node and one of its clients",
+            hint="say which: --role node or --role client",
+        )
+    return found[0]
