@@ -42,6 +42,7 @@ from manyhands.progress import say
 from manyhands.running import Running, recorded
 from manyhands.serve_settings import about_of, settings_of
 from manyhands.signals import ending_at_once, interruptible
+from manyhands.tracing import tracing
 from manyhands.way_options import ways_options
 from manyhands.whereabouts import check_mapping, ready_fields, ways_of
 from protocol.address import Address
@@ -51,6 +52,7 @@ from protocol.membership.roles import Role
 if TYPE_CHECKING:
     from ledger.writer import LedgerWriter
     from node.engine import ShardEngine
+    from protocol.tracing import Tracer
 
 MAX_TEXT_CHARS = 64
 
@@ -233,7 +235,8 @@ def serve(**given: object) -> None:
                 away_s = time.monotonic() - began_s + wanted.drain
             placing = replace(prepared.placing, reload_s=away_s)
             prepared = replace(prepared, placing=placing)
-            run(_serve(wanted, home, party, books, prepared, engine))
+            with tracing("manyhands-node") as tracer:
+                run(_serve(wanted, home, party, books, prepared, engine, tracer))
 
 
 def _found(wanted: Wanted, swarm_id: bytes) -> tuple[Address, ...]:
@@ -257,6 +260,7 @@ async def _serve(
     books: "LedgerWriter",
     prepared: Prepared,
     engine: "ShardEngine",
+    tracer: "Tracer | None",
 ) -> None:
     from manyhands.dashboard.beside import page_beside
     from manyhands.discovering import make_plane
@@ -282,7 +286,7 @@ async def _serve(
         engine,
         describe(wanted, model, engine, capacity_blocks=capacity),
         books,
-        settings_of(wanted, home),
+        settings_of(wanted, home, tracer),
         _software(),
         elsewhere=Elsewhere(wanted, party, prepared) if moves else None,
         plane=plane,

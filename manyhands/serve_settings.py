@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from manyhands.home import Home
     from manyhands.preparing import Prepared, Wanted
     from node.settings import NodeSettings
+    from protocol.tracing import Tracer
 
 
-def settings_of(wanted: "Wanted", home: "Home") -> "NodeSettings":
+def settings_of(wanted: "Wanted", home: "Home", tracer: "Tracer | None" = None) -> "NodeSettings":
     """What the node itself needs of it."""
     from node.relay_book import quotas_of
     from node.settings import NodeSettings
@@ -44,6 +45,7 @@ def settings_of(wanted: "Wanted", home: "Home") -> "NodeSettings":
         max_bytes_per_s=wanted.max_bandwidth,
         wishes=wishes_of(wanted),
         sense=sensing(),
+        tracer=tracer,
     )
 
 

@@ -27,11 +27,13 @@ from manyhands.party import open_party
 from manyhands.progress import say, shown
 from manyhands.running import Running, found_running, recorded
 from manyhands.signals import interruptible
+from manyhands.tracing import tracing
 from protocol.errors import ConfigError
 from protocol.membership.rules import Channel
 
 if TYPE_CHECKING:
     from manyhands.gateway.spending import Spending
+    from protocol.tracing import Tracer
 
 DEFAULT_PORT = 8400
 DRAIN_S = 5.0  # for answers that run at Ctrl-C
@@ -76,8 +78,8 @@ def up(
     bring_weights(found, found.manifest.tensors, party=party)
     swarm = LocalSwarm(model, spans, place.root / "swarm", pages=True)
     adopt(place, [node.home for node in swarm.nodes])
-    with Spending(spending_path(place)) as spending:
-        run(_up(place, found, swarm, replicas, port, spending))
+    with Spending(spending_path(place)) as spending, tracing("manyhands-gateway") as tracer:
+        run(_up(place, found, swarm, replicas, port, spending, tracer))
 
 
 def require_alone(home: Home) -> None:
@@ -94,7 +96,13 @@ def require_alone(home: Home) -> None:
 
 
 async def _up(
-    home: Home, model: Model, swarm: LocalSwarm, replicas: int, port: int, spending: "Spending"
+    home: Home,
+    model: Model,
+    swarm: LocalSwarm,
+    replicas: int,
+    port: int,
+    spending: "Spending",
+    tracer: "Tracer | None",
 ) -> None:
     from manyhands.dashboard.books import HomeBooks
     from manyhands.dashboard.nodes import nodes_of
@@ -121,7 +129,7 @@ async def _up(
     gateway = Gateway(Catalogue(served_of([model]), file=names), bounds, allowances)
     admit = admission(KeyFile(keys_path(home)))
     panel = Panel(books=HomeBooks(home.root), nodes=lambda: nodes_of(swarm))
-    app = make_app(gateway, Readiness(gateway, why_not_ready), admit, panel)
+    app = make_app(gateway, Readiness(gateway, why_not_ready), admit, panel, tracer=tracer)
     with interruptible():
         async with listening(app, HOST, port) as bound:
             say(f"starting {len(swarm.nodes)} nodes; health on http://{HOST}:{bound}/health/ready")

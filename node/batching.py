@@ -230,7 +230,7 @@ class Batcher:
         results = [
             result
             for piece, ran in zip(pieces, done, strict=True)
-            for result in _results(piece, ran, int(spent_s * 1e6))
+            for result in _results(piece, ran, began, int(spent_s * 1e6))
         ]
         for piece in pieces:
             self._advance(piece)
@@ -326,7 +326,7 @@ def _seen(pieces: Sequence[Piece], step: Step, began_s: float, spent_s: float) -
     return Seen(step.kind, n_blocks, rows, spent_s * 1e6, waits_us)
 
 
-def _results(piece: Piece, ran: Ran, run_us: int) -> Iterator[Done]:
+def _results(piece: Piece, ran: Ran, began_s: float, run_us: int) -> Iterator[Done]:
     """What each work of a piece is told; the token belongs to the last."""
     output, drawn, read = ran
     width = len(output) // piece.rows
@@ -335,8 +335,8 @@ def _results(piece: Piece, ran: Ran, run_us: int) -> Iterator[Done]:
         part = output[at * width : (at + rows) * width]
         at += rows
         is_last = at == piece.rows
-        made = (drawn, run_us, read) if is_last else (None, run_us)
-        yield Done(piece.lane, work.run.ticket, rows, part, *made)
+        made = (drawn, run_us, read) if is_last else (None, run_us, None)
+        yield Done(piece.lane, work.run.ticket, rows, part, *made, work.since_s, began_s)
 
 
 def _guarded(lane: Lane, call: Callable[[], None]) -> None:

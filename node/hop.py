@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from node.data_paths import DataPaths, send_on
 from node.engine import Lease
 from node.filing import Filing
+from node.hop_trace import HopTrace
 from node.metering import SessionMeter
 from node.prefixes import Found, Rows
 from node.readout import Readout
@@ -97,9 +98,9 @@ class Hop:
         self.filing = Filing()
         self._beginning: asyncio.Task[None] | None = None
         self._takes_over = isinstance(found, Taking)
+        self._trace = HopTrace.of(around.tracer, reserve, around.peer_id)
         self._leaving: Leaving | None = None
         self._later: list[Action] = []
-        self._pushed: list[tuple[int, bytes]] = []  # to be taken into the root of what was sent
         self.session = HopSession(
             reserve,
             row_bytes=row_bytes,
@@ -143,6 +144,7 @@ class Hop:
             journal_from=self.session.journal.start,
         )
         self._tell(message)
+        self._trace.reserved(length)
 
     @property
     def successor(self) -> str:
@@ -234,6 +236,7 @@ class Hop:
             if commit.length and not self._takes_over:
                 self._around.prefixes.used(commit.length)
         self.meter.begin_epoch(commit.epoch, commit.salt)
+        self._trace.agreed()
         if commit.ids:
             self.meter.saw_in(0, commit.ids)
 
@@ -301,6 +304,7 @@ class Hop:
         """What the next hop waits for is done now, the rest in `afterwards`."""
         if results.read is not None:
             self._later.append(Tell(results.read))
+        self._trace.ran(results, self.session)
         for action in self.session.ran(
             results.ticket, results.rows, results.output, results.drawn, results.run_us
         ):
@@ -310,10 +314,11 @@ class Hop:
                 self._later.append(action)
 
     def afterwards(self) -> None:
+        self._trace.sent()
         later, self._later = self._later, []
         self.do(later)
         if self.session.state is State.RUNNING and self.meter.statement_due():
-            self._tell(Account(statement=self._statement()))
+            self._tell(Account(statement=self.meter.statement()))
 
     def run_failed(self, error: ManyhandsError) -> None:
         if isinstance(error, BadRows):
@@ -333,35 +338,26 @@ class Hop:
     def do(self, actions: Sequence[Action]) -> None:
         for action in actions:
             self._act(action)
-        self._hash_pushed()
+        self.meter.see_out()
 
     def _act(self, action: Action) -> None:
         match action:
             case Run():
                 self._around.batcher.submit(Work(self, action, self.generation))
             case Push(peer, group, row_bytes, rows):
-                self._pushed.append((group.step, rows))
+                self.meter.will_see_out(group.step, rows)
                 self._push(peer, group, row_bytes, rows)
             case Return(peer, message):
                 if peer != self._around.peer_id:
                     self._paths.answer(peer, message)
             case Tell(message):
                 if isinstance(message, Unpaid) and self.meter.has_unstated():
-                    self._tell(Account(statement=self._statement()))
+                    self._tell(Account(statement=self.meter.statement()))
                 self._tell(message)
             case Settle():
                 self._settle()
             case Over(reason):
                 self._over(reason)
-
-    def _hash_pushed(self) -> None:
-        pushed, self._pushed = self._pushed, []
-        for step, rows in pushed:
-            self.meter.saw_out(step, rows)
-
-    def _statement(self) -> bytes:
-        self._hash_pushed()
-        return self.meter.statement()
 
     def _push(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes) -> None:
         if peer == self._around.peer_id:  # a chain of one hop: the ring ends where it begins
@@ -378,7 +374,7 @@ class Hop:
         if self.meter.tab is None:
             self.do(self.session.settled())
             return
-        self._tell(Account(statement=self._statement(), final=True))
+        self._tell(Account(statement=self.meter.statement(), final=True))
 
     def _over(self, reason: str) -> None:
         """Free the room at once; the receipt is filed behind it."""
@@ -388,6 +384,7 @@ class Hop:
         self.keeps_rows = self.keeps_rows and reason == "settled"
         self._around.freed(self)
         log.info("session over", extra={"client": self.client, "reason": reason})
+        self._trace.over(reason)
         receipt, epoch = self.meter.receipt(), self.session.epoch
         self.filing.begin(receipt, self._around.file, self._tell, epoch)
 

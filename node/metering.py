@@ -68,6 +68,7 @@ class SessionMeter:
         self._in: FrameRoot | None = None
         self._out: FrameRoot | None = None
         self._epoch = 0
+        self._pushed: list[tuple[int, bytes]] = []  # not yet in the root of what was sent
 
     def accept(
         self, terms: Envelope, n: int, *, cached: int = 0, is_handed_over: bool = False
@@ -99,9 +100,15 @@ class SessionMeter:
         if self._in is not None:
             self._in.add(step, rows)
 
-    def saw_out(self, step: int, rows: bytes) -> None:
-        if self._out is not None:
-            self._out.add(step, rows)
+    def will_see_out(self, step: int, rows: bytes) -> None:
+        """Rows that leave now: they are hashed by `see_out`, when nobody waits for them."""
+        self._pushed.append((step, rows))
+
+    def see_out(self) -> None:
+        pushed, self._pushed = self._pushed, []
+        for step, rows in pushed:
+            if self._out is not None:
+                self._out.add(step, rows)
 
     # --- protocol.actions.Tab ---------------------------------------------------------------------
 
@@ -133,6 +140,7 @@ class SessionMeter:
 
     def statement(self) -> bytes:
         """Sign what was done so far (encoded envelope)."""
+        self.see_out()
         assert self.tab is not None
         assert self._in is not None
         assert self._out is not None

@@ -145,6 +145,7 @@ class Serving:
             freed=self.sessions.freed,
             keep=standing.books.keep,
             file=standing.file,
+            tracer=settings.tracer,
         )
 
     @property

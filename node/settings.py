@@ -10,6 +10,7 @@ from node.manners import NO_WISHES, Sensed, Wishes
 from node.relay_book import Quotas
 from protocol.address import Address
 from protocol.errors import ConfigError
+from protocol.tracing import Tracer
 from protocol.transport.paths import LOOK_S
 
 
@@ -80,6 +81,9 @@ class NodeSettings:
     """A file of peers that are not heard for a while; without it they are forgotten at the end."""
 
     offer_lifetime_s: float = 3600.0
+
+    tracer: Tracer | None = None
+    """Who keeps spans of sessions whose clients trace them; None: nobody."""
 
     def __post_init__(self) -> None:
         check_kv_cache(self.kv_cache_bytes)

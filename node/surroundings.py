@@ -10,6 +10,7 @@ from node.grammars import Grammars
 from node.neighbours import Neighbours
 from node.prefixes import Prefixes
 from node.vetting import Vetting
+from protocol.tracing import Tracer
 from protocol.transport import Stream, Transport
 
 if TYPE_CHECKING:
@@ -32,3 +33,4 @@ class Surroundings:
     freed: Callable[["Hop"], None]
     keep: Callable[[Receipt], None]  # remember an open tab's latest voucher
     file: Callable[[Receipt], Awaitable[tuple[bytes, int]]]  # append: receipt id, index
+    tracer: Tracer | None  # who keeps spans of what clients trace

@@ -100,6 +100,8 @@ class Done:
     drawn: Drawn | None
     run_us: int
     read: PromptLogprobs | None = None  # of the piece it ends
+    since_s: float = 0.0  # when its work was handed over, and when it began to run
+    began_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from protocol.logprobs import Logprobs, PromptLogprobs
 SessionId = NewType("SessionId", bytes)
 
 MAX_STOPS, MAX_STOP_CHARS, MAX_STOP_IDS = 16, 256, 64
+MAX_TRACEPARENT_CHARS = 64  # those of today have 55
 MAX_HOPS = 512
 MAX_BUDGET_MS = 1 << 40  # 34 years
 MAX_CONSTRAINTS_BYTES, MAX_RECORDS_BYTES = 9 * 1024, 18 * 1024
@@ -77,7 +78,7 @@ class Reserve:
     ignore_eos: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     stops: tuple[str, ...] = ()
-    trace_id: str = ""
+    traceparent: str = ""  # of the trace that the client keeps, see `protocol.tracing`
     extensions: Extensions = field(default_factory=Extensions)
     prefixes: PrefixNames = field(default_factory=PrefixNames)  # this hop may have them already
     client_ends: bool = False  # it embeds and samples: every hop takes and gives hidden rows
@@ -103,7 +104,7 @@ class Reserve:
         require(all(0 < len(s) <= MAX_STOP_CHARS for s in self.stops), "stop string out of range")
         require(0 <= self.min_tokens <= self.max_tokens, "min_tokens out of range")
         require(len(self.stop_token_ids) <= MAX_STOP_IDS, f"more than {MAX_STOP_IDS} stop ids")
-        require(len(self.trace_id) <= 64, "trace id too long")
+        require(len(self.traceparent) <= MAX_TRACEPARENT_CHARS, "traceparent too long")
         require(len(self.constraints) <= MAX_CONSTRAINTS_BYTES, "constraints are too large")
 
     @property

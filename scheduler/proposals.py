@@ -54,6 +54,7 @@ def reserve_message(
         constraints=settlement.constraints,
         min_tokens=request.min_tokens,
         stop_token_ids=request.stop_token_ids,
+        traceparent=request.traceparent,
     )
 
 

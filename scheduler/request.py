@@ -64,6 +64,7 @@ class GenerationRequest:
     model: str = ""  # for messages to people
     vocab_size: int = 0  # 0: not known here, the first hop checks
     hidden_size: int = 0  # of a row between hops; 0: not known here
+    traceparent: str = ""  # of the trace it belongs to, which hops are told; see `protocol.tracing`
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -156,9 +157,11 @@ class RouteStep:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A chain stands: at the start, and again after each re-route."""
+    """A chain stands: at the start, and again after each re-route. found_s: when its hops were
+    chosen, on the monotonic clock, to be asked; 0: nobody had to choose."""
 
     route: tuple[RouteStep, ...]
+    found_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

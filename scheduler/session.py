@@ -242,7 +242,7 @@ class Session:
         except ManyhandsError as error:
             self._do(self.rules.no_route(action.epoch, error))
             return
-        self._do(self.rules.routed(action.epoch, seats, time.monotonic()))
+        self._do(self.rules.routed(action.epoch, seats, self.transcript.found()))
 
     async def _find_heirs(self, action: FindHeirs) -> None:
         routes = await self._finder.heirs(action)

@@ -5,6 +5,7 @@ None ends.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,11 +42,17 @@ class Transcript:
         self._read: dict[int, Logprobs] = {}  # of the prompt, by position
         self._vector = b""
         self._waits_for = ""
+        self._found_s = 0.0
+
+    def found(self) -> float:
+        """Hops are chosen, and asked next; the time."""
+        self._found_s = time.monotonic()
+        return self._found_s
 
     def routed(self, hops: Sequence[Hop]) -> None:
         self._waits_for = ""
         self._route_watch.routed([hop.seat for hop in hops])
-        self.events.put_nowait(Routed(_route(hops)))
+        self.events.put_nowait(Routed(_route(hops), self._found_s))
 
     def heard(self, peer: str, said: TokenEvent | PromptLogprobs, rules: ChainSession) -> None:
         """Before the rules hear it.

@@ -45,6 +45,7 @@ WITH_EXTRAS = {
     "varint",
     "zeroconf",
     "bitsandbytes",
+    "opentelemetry",
     "gguf",
     "miniupnpc",
 }

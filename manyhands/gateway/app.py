@@ -36,6 +36,7 @@ from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.own_headers import TOLD
 from manyhands.gateway.readiness import Readiness
 from protocol.errors import ManyhandsError
+from protocol.tracing import Tracer
 
 RATES = ("limit", "remaining", "reset")
 EXPOSED = (
@@ -55,14 +56,16 @@ def make_app(
     admit: Admit = admit_own,
     panel: Panel | None = None,
     origins: Sequence[str] = (),
+    tracer: Tracer | None = None,
 ) -> ASGIApp:
     """panel: what the dashboard shows, where there is more to show than this app's own traffic.
-    origins: of other sites whose pages may ask, and read what they are told."""
+    origins: of other sites whose pages may ask, and read what they are told. tracer: who keeps
+    spans of answers."""
     app = bare_app("Manyhands gateway")
     app.state.gateway, app.state.readiness = gateway, ready
     app.state.metrics = metrics.Metrics()
     app.state.metrics.expect(served.id for served in gateway.catalogue.served)
-    app.state.panel = panel or Panel()
+    app.state.panel, app.state.tracer = panel or Panel(), tracer
     for part in PARTS:
         app.include_router(part.router)
     app.include_router(page_router(app.state.panel))

@@ -38,6 +38,7 @@ from manyhands.progress import say
 from manyhands.running import Running, join_addresses, recorded
 from manyhands.signals import interruptible
 from manyhands.thin import find_client_model
+from manyhands.tracing import tracing
 from protocol.address import Address
 from protocol.errors import ConfigError, UsageError
 from protocol.membership.rules import Rules
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from manyhands.gateway.gateway import Gateway
     from manyhands.gateway.keys import KeyFile
     from manyhands.gateway.policy import Policy
+    from protocol.tracing import Tracer
     from scheduler.client import Client
     from scheduler.permission import Terms
 
@@ -188,8 +190,8 @@ def gateway(
         bounds = Bounds(**more, policy=ruled)
         gateway = Gateway(catalogue, bounds, Allowances(spending))
         record = Running(command="gateway", pid=os.getpid(), model=" ".join(ids), addresses=())
-        with recorded(place, record):
-            run(_serve(gateway, keys, opening, panel, where))
+        with recorded(place, record), tracing("manyhands-gateway") as tracer:
+            run(_serve(gateway, keys, opening, panel, where, tracer))
 
 
 def require_known(policy: "Policy", catalogue: "Catalogue") -> None:
@@ -246,6 +248,7 @@ async def _serve(
     opening: "AbstractAsyncContextManager[Client]",
     panel: "Panel",
     where: Where,
+    tracer: "Tracer | None",
 ) -> None:
     from manyhands.gateway.app import make_app
     from manyhands.gateway.door import admission
@@ -255,7 +258,7 @@ async def _serve(
     stop = asyncio.Event()
     with interruptible(stop.set):
         admit = admission(keys, is_wide=where.is_wide)
-        app = make_app(gateway, Readiness(gateway), admit, panel, where.origins)
+        app = make_app(gateway, Readiness(gateway), admit, panel, where.origins, tracer)
         async with (
             listening(app, where.host, where.port, where.certificate) as bound,
             opening as client,

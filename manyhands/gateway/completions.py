@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from manyhands.dashboard.routes import Panel
-from manyhands.gateway.answers import Observer, Observers, Told
+from manyhands.gateway.answers import Answers, Observer, Observers, Told
 from manyhands.gateway.asked import ChatAsked, CompletionAsked
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.deciding import Decision
@@ -19,10 +19,12 @@ from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.grants import Caller
 from manyhands.gateway.metrics import Metrics
 from manyhands.gateway.own_headers import told_of, with_headers
+from manyhands.gateway.policy import SWARM
 from manyhands.gateway.prepared import Prepared, prepare_chat, prepare_text
 from manyhands.gateway.residency import class_of, explained_here
 from manyhands.gateway.stream import Telling, response_of
 from manyhands.gateway.tiers import by_tier
+from manyhands.gateway.traced import begin, unless_refused
 from scheduler.request import GenerationRequest
 
 router = APIRouter()
@@ -60,8 +62,7 @@ async def answer(
     gateway: Gateway = request.app.state.gateway
     caller: Caller = request.state.caller
     asked, served, requests = prepared.asked, prepared.served, prepared.requests
-    observer = observers(request, served, kind, requests)
-    answers = gateway.ask(requests, request.receive, observer, caller=caller)
+    answers = ask(request, served, kind, requests)
 
     def headers() -> dict[str, str]:
         return told_of(ignored, decision, model=served.pinned, route=answers.route)
@@ -82,15 +83,26 @@ async def _answer(request: Request, prepared: Prepared, decision: Decision | Non
     return await answer(request, prepared, reply, kind=kind, ignored=ignored, decision=decision)
 
 
-def observers(
+def ask(
     request: Request, served: Served, kind: str, requests: Sequence[GenerationRequest]
-) -> Observer:
-    """Who else hears what these requests' answers tell."""
+) -> Answers:
+    """Begin to answer; whoever else hears what these requests' answers tell is told.
+
+    Raises:
+        ApiError: not now.
+    """
     gateway: Gateway = request.app.state.gateway
     metrics: Metrics = request.app.state.metrics
     panel: Panel = request.app.state.panel
-    return Observers(
+    heard: list[Observer] = [
         metrics.watch(served.id, kind),
         panel.traffic.watch(request.state.id, served.id, request.url.path, requests),
         gateway.pace.watch(),
-    )
+    ]
+    trace = begin(request, served.id, kind, requests, SWARM)
+    if trace is not None:
+        requests = trace.marked(requests)
+        heard.append(trace)
+    caller: Caller = request.state.caller
+    with unless_refused(trace):
+        return gateway.ask(requests, request.receive, Observers(*heard), caller=caller)

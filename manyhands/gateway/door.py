@@ -58,7 +58,7 @@ class Door:
         visit = Visit(scope, send, self._allowances)
         try:
             state = scope.setdefault("state", {})
-            state["id"] = visit.id
+            state["id"], state["began_s"] = visit.id, visit.began_s
             state["caller"] = visit.caller = self._caller(scope["path"], visit.headers)
             if scope["method"] == "POST" or scope["path"] in COSTLY:
                 self._allowances.request(visit.caller)
@@ -91,12 +91,12 @@ class Visit:
         self.caller, self._allowances = ANYBODY, allowances
         given = self.headers.get("x-request-id", "")
         self.id = given if ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
-        self._began_s, self.status, self._send = time.monotonic(), 0, send
+        self.began_s, self.status, self._send = time.monotonic(), 0, send
         self.is_answered = False
 
     @property
     def ms(self) -> float:
-        return 1000 * (time.monotonic() - self._began_s)
+        return 1000 * (time.monotonic() - self.began_s)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

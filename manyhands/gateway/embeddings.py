@@ -15,7 +15,7 @@ from starlette.responses import Response
 from manyhands.gateway.answers import CallerLeft
 from manyhands.gateway.asked import EmbeddingExtension, EmbeddingsAsked
 from manyhands.gateway.catalogue import Served
-from manyhands.gateway.completions import observers
+from manyhands.gateway.completions import ask
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.grants import Caller
@@ -63,9 +63,7 @@ async def _run(
     Raises:
         ApiError, CallerLeft: as `Answers.next`.
     """
-    gateway: Gateway = request.app.state.gateway
-    observer = observers(request, served, "embedding", requests)
-    answers = gateway.ask(requests, request.receive, observer, caller=request.state.caller)
+    answers = ask(request, served, "embedding", requests)
     try:
         return await answers.results()
     finally:

@@ -29,6 +29,7 @@ from manyhands.gateway.readiness import Readiness
 from manyhands.gateway.relayed import Passing, Relayed
 from manyhands.gateway.residency import class_of, limits_of
 from manyhands.gateway.stream import response_of
+from manyhands.gateway.traced import begin, unless_refused
 from manyhands.gateway.upstream import Json, Used, limited
 from protocol.errors import ManyhandsError
 from scheduler.wanted import Limits
@@ -173,6 +174,10 @@ async def _from_upstream(
     n_choices = _n_choices(asked, prepared)
     used = Used(_prompt_tokens(asked, prepared), limit * n_choices)
     body = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    seen: list[Observer] = [metrics.watch(own, path), _Traced(request, name, prepared)]
+    trace = begin(request, own, path, prepared.requests if prepared else (), own)
+    if trace is not None:
+        seen.append(trace)
     relayed = Relayed(
         gateway.upstreams.open(
             name, path, limited(upstream, body, path, limit), used, _timeout_s(asked, bounds)
@@ -180,11 +185,12 @@ async def _from_upstream(
         upstream,
         used,
         n_choices,
-        Observers(metrics.watch(own, path), _Traced(request, name, prepared)),
+        Observers(*seen),
         streams=asked.streams,
         settled=partial(metrics.relayed, own),
     )
-    gateway.relay(relayed, request.receive, request.state.caller)
+    with unless_refused(trace):
+        gateway.relay(relayed, request.receive, request.state.caller)
     told = told_of(asked.ignored(), decision, model=upstream.model)
     passing = Passing(asked, lambda: _ours(relayed, upstream, decision), request.state.id)
     return await response_of(

@@ -347,7 +347,7 @@ class Reserve(_message.Message):
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOPS_FIELD_NUMBER: _builtins.int
-    TRACE_ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     EXTENSIONS_FIELD_NUMBER: _builtins.int
     PREFIXES_FIELD_NUMBER: _builtins.int
     CLIENT_ENDS_FIELD_NUMBER: _builtins.int
@@ -367,7 +367,8 @@ class Reserve(_message.Message):
     salt_commit: _builtins.bytes
     profile: _builtins.str
     ignore_eos: _builtins.bool
-    trace_id: _builtins.str
+    traceparent: _builtins.str
+    """of the trace that the client keeps (W3C Trace Context); empty: of none"""
     client_ends: _builtins.bool
     """hidden rows in and out at every hop: the client embeds and samples"""
     hears_leaving: _builtins.bool
@@ -406,7 +407,7 @@ class Reserve(_message.Message):
         ignore_eos: _builtins.bool = ...,
         sampling: Global___Sampling | None = ...,
         stops: _abc.Iterable[_builtins.str] | None = ...,
-        trace_id: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
         extensions: Global___Extensions | None = ...,
         prefixes: Global___PrefixNames | None = ...,
         client_ends: _builtins.bool = ...,
@@ -418,7 +419,7 @@ class Reserve(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["extensions", b"extensions", "handover", b"handover", "prefixes", b"prefixes", "sampling", b"sampling", "span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_ends", b"client_ends", "client_nonce", b"client_nonce", "constraints", b"constraints", "epoch", b"epoch", "extensions", b"extensions", "handover", b"handover", "hears_leaving", b"hears_leaving", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "n_blocks", b"n_blocks", "prefixes", b"prefixes", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stop_token_ids", b"stop_token_ids", "stops", b"stops", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_ends", b"client_ends", "client_nonce", b"client_nonce", "constraints", b"constraints", "epoch", b"epoch", "extensions", b"extensions", "handover", b"handover", "hears_leaving", b"hears_leaving", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "n_blocks", b"n_blocks", "prefixes", b"prefixes", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stop_token_ids", b"stop_token_ids", "stops", b"stops", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

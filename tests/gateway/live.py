@@ -26,6 +26,7 @@ from manyhands.gateway.readiness import Readiness
 from manyhands.gateway.serving import listening
 from manyhands.models import BUILT_IN, find_model
 from protocol.signing import OPEN_SWARM_ID
+from protocol.tracing import Told, TraceParent, Tracer, TraceSpan
 from protocol.transport.grpc import GrpcTransport
 from tests.local_swarm import Swarm
 
@@ -42,11 +43,22 @@ def until(holds: Callable[[], bool], *, timeout_s: float) -> None:
         time.sleep(0.005)  # what holds is another thread's, which tells nobody
 
 
+class Switch:
+    """A tracer that is another one, while a test gives it one: nodes get theirs when they start."""
+
+    to: Tracer | None = None
+
+    def begin(
+        self, name: str, parent: TraceParent | None, *, began_ns: int, **told: Told
+    ) -> TraceSpan | None:
+        return self.to.begin(name, parent, began_ns=began_ns, **told) if self.to else None
+
+
 class Live:
     """`url` is what a caller gets; the rest is for tests that look behind it."""
 
     def __init__(self, directory: Path, bounds: Bounds) -> None:
-        self.directory, self.bounds = directory, bounds
+        self.directory, self.bounds, self.tracer = directory, bounds, Switch()
         self.loop = asyncio.new_event_loop()
         self._stack = AsyncExitStack()
         self.keys = directory / "keys.json"
@@ -54,14 +66,14 @@ class Live:
     async def start(self) -> None:
         self.swarm = Swarm(BUILT_IN, self.directory, lambda i: GrpcTransport(i, OPEN_SWARM_ID))
         self._stack.push_async_callback(self.swarm.aclose)
-        await self.swarm.start((0, 4), (4, 8))
+        await self.swarm.start((0, 4), (4, 8), tracer=self.tracer)
         client = await self._stack.enter_async_context(self.swarm.client())
         tiny = find_model("tiny")
         models = [tiny, replace(tiny, name="org/other")]
         self.gateway = Gateway(Catalogue(served_of(models), {"small": "tiny"}), self.bounds)
         panel = Panel(books=HomeBooks(self.directory))
         admit = admission(KeyFile(self.keys))
-        app = make_app(self.gateway, Readiness(self.gateway), admit, panel)
+        app = make_app(self.gateway, Readiness(self.gateway), admit, panel, tracer=self.tracer)
         self.port = await self._stack.enter_async_context(listening(app, HOST, 0))
         await self._stack.enter_async_context(self.gateway.serving(client))
         await self._stack.enter_async_context(panel.watch.watching(client))

@@ -63,7 +63,7 @@ RESERVE = Reserve(
     ignore_eos=True,
     sampling=Sampling(temperature=0.7, top_k=40, top_p=0.9, seed=2**63 + 5),
     stops=("\n", "é"),
-    trace_id="t-1",
+    traceparent="t-1",
     extensions=Extensions(grammar="root ::= x"),
     prefixes=PrefixNames(positions=(64, 128), digests=bytes(range(32)), shared=True),
     handover=Handover(peer="12D3KooA", addresses=("/ip4/127.0.0.1/tcp/1/p2p/A",), note=b"note"),
