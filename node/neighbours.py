@@ -273,7 +273,7 @@ class _Link:
         is_direct = connection.path is Path.DIRECT
         wait_s = self._look_s if is_direct else min(SOON_S, self._look_s)
         while self._better is None and not self._is_resting:
-            await asyncio.sleep(wait_s)
+            await self._paths.until_due(connection, self.addresses, wait_s)
             wait_s = min(2 * wait_s, self._look_s)
             if self._told.leads_to(self.peer):
                 self._needed_s = self._loop.time()

@@ -4,7 +4,8 @@ In: the ways there are to each peer (kinds and addresses), how attempts at them 
 Out: an order, and verdicts. A way of a better kind comes first (`Path.rank`), unless it just
 failed, or has decayed: its round trips are by far longer than they were on this very way; or unless
 whoever named the ways put it behind a worse kind, since few can go it, and it has not worked here.
-Numbers of one way are never held for another's. The time is an argument.
+Numbers of one way are never held for another's, nor failures at one hole for the next one's. The
+time is an argument.
 """
 
 from collections import OrderedDict
@@ -29,6 +30,7 @@ class Way:
 
     path: Path
     address: Address | None = None  # None: not dialled here, and unknown
+    hole: int = 0  # which one of those there were; 0: one that has yet to be made
 
 
 @dataclass(slots=True)
@@ -78,6 +80,10 @@ class PathBook:
 
     def seen(self, peer_id: PeerId, way: Way) -> Seen:
         return self._peers.get(peer_id, {}).get(way) or Seen()
+
+    def is_new(self, peer_id: PeerId, way: Way) -> bool:
+        """Whether nobody has tried it."""
+        return way not in self._peers.get(peer_id, {})
 
     def worked(self, peer_id: PeerId, way: Way) -> None:
         seen = self._note(peer_id, way)

@@ -146,8 +146,8 @@ class Connections:
         loop = asyncio.get_running_loop()
         first = LOOK_S if self._open[peer].path is Path.DIRECT else SOON_S
         due = self._due.setdefault(peer, _Due(loop.time() + first, first))
-        while True:
-            await asyncio.sleep(due.at_s - loop.time())
+        while (waiting := self._open.get(peer)) is not None:
+            await self.paths.until_due(waiting, addresses, due.at_s - loop.time())
             known = self._open.get(peer)
             if known is None or not self._is_used(peer):
                 return

@@ -1,12 +1,11 @@
 """Answers inside tunnels of libp2p, between real nodes that can reach each other in no other way.
 
-On loopback no hole has to be punched: a direct connection of two libp2p hosts is one all the same.
-`tests/namespaces/test_tunnelled_nodes.py` has routers.
+On loopback no hole has to be punched: a direct connection of two libp2p hosts is one all the same,
+and a veil before it is as good as none. `tests/namespaces/test_tunnelled_nodes.py` has routers.
 """
 
-import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +14,15 @@ from typing import Any
 import pytest
 
 from node.node import Node
+from protocol.address import Address
+from protocol.errors import PeerUnreachable
 from protocol.identity import Identity, PeerId
 from protocol.path import Path as Way
-from protocol.path_book import PathBook
-from protocol.path_book import Way as OneWay
 from protocol.sampling import SamplingParams
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.transport.control_plane import CARRYING, TunnelLimits
 from protocol.transport.grpc import GrpcTransport
 from protocol.transport.libp2p import Libp2pPlane, is_installed
-from protocol.transport.paths import Paths, paths_of
 from protocol.transport.tunnelling import info_of
 from scheduler import Client, Finished, GenerationResult, Token
 from scheduler.thin import fetch_small_files
@@ -40,13 +38,29 @@ pytestmark = [
 ]
 
 N_TOKENS = 200
-SLOWEST_S = 30.0  # however long a circuit takes on a busy machine, the hole does not overtake it
 WANDERING = SamplingParams(temperature=1.0, seed=7)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return add_byte_tokenizer(write_checkpoint(tmp_path_factory.mktemp("model")))
+
+
+@dataclass
+class Veil:
+    """Tunnels as they are but for holes, which are there when the test says so."""
+
+    real: Any
+    has_holes: bool = False
+
+    @property
+    def holes(self) -> Mapping[PeerId, int]:
+        return self.real.holes if self.has_holes else {}
+
+    async def open(self, address: Address, path: Way | None = None, *, timeout_s: float) -> Any:
+        if path is Way.PUNCHED and not self.has_holes:
+            raise PeerUnreachable(address.peer_id, "no hole could be punched")
+        return await self.real.open(address, path, timeout_s=timeout_s)
 
 
 @dataclass
@@ -58,7 +72,7 @@ class Tunnelled:
     relays: list[Libp2pPlane]
     planes: list[Libp2pPlane]  # of the nodes
     transport: GrpcTransport  # of the client
-    paths: list[Paths]  # of the first node, and of the client
+    veil: Veil  # of the first node
     seen: list[Way] = field(default_factory=list)  # how rows went to the second node, in order
 
     @property
@@ -93,22 +107,12 @@ class Tunnelled:
             if self.seen[-1:] != [way]:
                 self.seen.append(way)
 
-    def without_holes(self) -> None:
-        """As if holes had been tried in vain, again and again."""
-        for paths in self.paths:
-            paths.book = PathBook()
-            paths.stagger_s = SLOWEST_S
-            for address in self.second.addresses:
-                for _ in range(7):
-                    way = OneWay(Way.PUNCHED, address)
-                    paths.book.failed(self.second.peer_id, way, asyncio.get_running_loop().time())
-
     async def dig(self) -> None:
-        """From now on there is a hole between the two nodes, and it is due to be looked for."""
+        """From now on there is a hole between the two nodes."""
         here, there = self.planes
         host, info = here.tunnelling._tunnels._host, info_of(there.addresses[0])
         await here.tunnelling.thread.call(lambda: host.connect(info))
-        self.paths[0].book = PathBook()
+        self.veil.has_holes = True
 
     async def fill(self) -> None:
         """The hole is gone."""
@@ -122,7 +126,7 @@ class Tunnelled:
                 if is_direct(each):
                     await each.close()
 
-        self.without_holes()
+        self.veil.has_holes = False
         await here.tunnelling.thread.call(close)
 
     async def kill_the_relay(self) -> None:
@@ -144,6 +148,7 @@ def plane(identity: Identity, *bootstrap: Any, **more: Any) -> Libp2pPlane:
 @asynccontextmanager
 async def tunnelled(model: Path, home: Path) -> AsyncIterator[Tunnelled]:
     transports: dict[PeerId, GrpcTransport] = {}
+    veils: list[Veil] = []
     planes: list[Libp2pPlane] = []
     async with AsyncExitStack() as stack:
 
@@ -160,7 +165,8 @@ async def tunnelled(model: Path, home: Path) -> AsyncIterator[Tunnelled]:
         def of_node(identity: Identity) -> Libp2pPlane:
             bootstrap = [relay.addresses[0] for relay in relays]
             planes.append(plane(identity, *bootstrap, tunnels=TunnelLimits()))
-            transports[identity.peer_id].tunnelling = planes[-1].tunnelling
+            veils.append(Veil(planes[-1].tunnelling))
+            transports[identity.peer_id].tunnelling = veils[-1]
             return planes[-1]
 
         relays = [await standing(relaying=CARRYING) for _ in range(2)]
@@ -181,16 +187,14 @@ async def tunnelled(model: Path, home: Path) -> AsyncIterator[Tunnelled]:
         await until(is_told, 30)
         client = await stack.enter_async_context(built.client())
         *_, of_client = transports.values()
-        of_client.tunnelling = (await standing(tunnels=TunnelLimits())).tunnelling
-        paths = [paths_of(transports[first.peer_id]), paths_of(of_client)]
-        yield Tunnelled(built, client, relays, planes, of_client, paths)
+        of_client.tunnelling = Veil((await standing(tunnels=TunnelLimits())).tunnelling)
+        yield Tunnelled(built, client, relays, planes, of_client, veils[0])
 
 
 async def test_an_answer_moves_from_the_circuit_to_the_hole_and_back_and_loses_no_token(
     model: Path, tmp_path: Path
 ):
     async with tunnelled(model, tmp_path) as there:
-        there.without_holes()
         right = await there.answer()
         assert there.seen == [Way.CIRCUIT]
 
@@ -205,7 +209,6 @@ async def test_a_client_without_the_model_fetches_its_files_through_a_tunnel(
     model: Path, tmp_path: Path
 ):
     async with tunnelled(model, tmp_path) as there:
-        there.without_holes()
         hidden = [
             peer for peer in there.first.announcements() if peer.peer_id == there.second.peer_id
         ]
@@ -223,7 +226,6 @@ async def test_a_relay_of_circuits_that_dies_in_mid_answer_costs_no_token(
     model: Path, tmp_path: Path
 ):
     async with tunnelled(model, tmp_path) as there:
-        there.without_holes()
         right = await there.answer()
 
         assert await there.answer(there.kill_the_relay) == right

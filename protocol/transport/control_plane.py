@@ -7,7 +7,7 @@ one process. All of it is awaited on one asyncio loop.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -112,6 +112,10 @@ class Tunnelling(Protocol):
     @property
     def relays(self) -> tuple[Address, ...]:
         """Relays that keep a place for us, in which the tunnels of others to us begin."""
+
+    @property
+    def holes(self) -> Mapping[PeerId, int]:
+        """To whom there is a hole now, whoever made it; each has a number of its own."""
 
     def serve(self, port: int, *, wants_places: Callable[[], bool]) -> None:
         """From now on the tunnels of others come out at a service on this machine.

@@ -178,6 +178,9 @@ class GrpcTransport:
         connection.pass_through(tunnel)
         return connection
 
+    def hole_to(self, peer_id: PeerId) -> int:
+        return self.tunnelling.holes.get(peer_id, 0) if self.tunnelling else 0
+
     async def ask_openly(
         self, address: Address, method: str, request: bytes, *, timeout_s: float = 5.0
     ) -> bytes:

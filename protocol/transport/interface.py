@@ -203,6 +203,9 @@ class Transport(Protocol):
             PeerMisbehaved: whoever answered there is not `address.peer_id`.
         """
 
+    def hole_to(self, peer_id: PeerId) -> int:
+        """The number of the hole in both routers that there is now to a peer; 0: none."""
+
     async def ask_openly(
         self, address: Address, method: str, request: bytes, *, timeout_s: float = 5.0
     ) -> bytes:

@@ -210,6 +210,9 @@ class MemoryTransport:
         await connection.hello(timeout_s=timeout_s)
         return connection
 
+    def hole_to(self, peer_id: PeerId) -> int:
+        return 0
+
     async def ask_openly(
         self, address: Address, method: str, request: bytes, *, timeout_s: float = 5.0
     ) -> bytes:

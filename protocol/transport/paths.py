@@ -4,14 +4,15 @@ In: a peer and its addresses, those that others doubt last. Out: a connection, w
 path it goes. Attempts are staggered (RFC 8305, "happy eyeballs"): the best way begins, the next one
 follows a moment later, and who answers first is taken. A better way that was still trying goes on
 in the background, so that the next dial knows of it. `upgraded` looks for a better way while one is
-in use. An address with a tunnel is two ways, a hole and a circuit, each with numbers of its own.
-The rules are `path_book`'s.
+in use, and `until_due` says when: by the clock, and as soon as there is a hole. An address with a
+tunnel is two ways, a hole and a circuit, each with numbers of its own. The rules are `path_book`'s.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 from protocol.address import Address
@@ -27,6 +28,7 @@ STAGGER_S = 0.25  # RFC 8305 section 5
 PING, PING_S = "ping", 3.0
 LOOK_S = 30.0  # between looks for a better way, while one is in use
 SOON_S = 2.0  # until the first look, where somebody carries the bytes: a hole is dug meanwhile
+HEAR_S = 1.0  # after which we know at the latest that there is one
 N_SURE, SURE_S = 2, 1.0  # a way that looks decayed is looked at again, for a queue passes
 
 
@@ -44,12 +46,13 @@ class Paths:
         ping_s: float = PING_S,
         stagger_s: float = STAGGER_S,
         sure_s: float = SURE_S,
+        hear_s: float = HEAR_S,
     ) -> None:
         """`now_s`: of one monotonic clock; the event loop's unless told."""
         self._transport = ref(transport)
         self.book = PathBook()
         self.stagger_s = stagger_s  # until the next way begins, while none has answered
-        self._ping_s, self._sure_s = ping_s, sure_s
+        self._ping_s, self._sure_s, self._hear_s = ping_s, sure_s, hear_s
         self._now_s = now_s or (lambda: asyncio.get_running_loop().time())
         self._ways: WeakKeyDictionary[Connection, Way] = WeakKeyDictionary()
         self._open: WeakSet[Connection] = WeakSet()
@@ -98,6 +101,15 @@ class Paths:
             await new.aclose()
         return None
 
+    async def until_due(
+        self, connection: Connection, addresses: Sequence[Address | str], wait_s: float
+    ) -> None:
+        """Wait for the next look: for so long, or until there is a hole that nobody has tried."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while not self._hears_of_a_hole(connection, addresses):  # noqa: ASYNC110 (polls)
+                    await asyncio.sleep(self._hear_s)
+
     def status(self) -> dict[str, int]:
         """Open connections by path."""
         counts: dict[str, int] = {}
@@ -131,9 +143,21 @@ class Paths:
                 continue
             if address.is_tunnel and not any(way.path is Path.PUNCHED for way in ways):
                 # A hole is the same wherever the two peers were brought together.
-                ways.append(Way(Path.PUNCHED, address))
+                ways.append(Way(Path.PUNCHED, address, self._hole_to(peer_id)))
             ways.append(Way(address.path, address))
         return ways, refused
+
+    def _hears_of_a_hole(self, connection: Connection, addresses: Sequence[Address | str]) -> bool:
+        """Whether there is one that `connection` might be left for, and nobody has tried it."""
+        peer_id = connection.peer_id
+        if connection.path.rank <= Path.PUNCHED.rank or not self._hole_to(peer_id):
+            return False
+        ways, _ = self._ways_to(peer_id, addresses)
+        return any(way.hole and self.book.is_new(peer_id, way) for way in ways)
+
+    def _hole_to(self, peer_id: PeerId) -> int:
+        transport = self._transport()
+        return transport.hole_to(peer_id) if transport is not None else 0
 
     async def _race(self, peer_id: PeerId, ways: Sequence[Way], timeout_s: float) -> Connection:
         """The first to answer, of those that begin one after the other."""
@@ -188,7 +212,7 @@ class Paths:
         except ManyhandsError:
             self.book.failed(peer_id, way, self._now_s())
             raise
-        gone = Way(connection.path, way.address)  # the transport knows best
+        gone = replace(way, path=connection.path)  # the transport knows best
         self.book.worked(peer_id, gone)
         self._ways[connection] = gone
         self._open.add(connection)

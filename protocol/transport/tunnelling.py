@@ -9,7 +9,7 @@ a host runs.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from protocol.address import Address
@@ -45,6 +45,10 @@ class Libp2pTunnelling(Tunnelling):
     @property
     def relays(self) -> tuple[Address, ...]:
         return tuple(Address(*each) for each in self._tunnels.relays) if self._tunnels else ()
+
+    @property
+    def holes(self) -> Mapping[PeerId, int]:
+        return self._tunnels.holes if self._tunnels and self.thread else {}
 
     @property
     def refused(self) -> Counter[str]:

@@ -8,6 +8,7 @@ that splice come before it. All of it on trio.
 """
 
 import contextlib
+import itertools
 import logging
 import math
 import time
@@ -22,6 +23,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 
+from protocol.hole_rounds import HoleRounds
 from protocol.identity import PeerId
 from protocol.transport.circuits import (
     HOP,
@@ -39,11 +41,10 @@ from protocol.transport.punching import Punching
 log = logging.getLogger(__name__)
 
 TUNNEL = TProtocol("/manyhands/tunnel/1")
-LOOK_S = 1.0  # how often places at relays are looked after
+LOOK_S = 1.0  # how often places at relays are looked after, and holes
 PUNCH_S = 20.0  # a hole is there by then, or not at all
 KEEP_CIRCUIT_S = 30.0
 NO_HOLE_S = 300.0  # and is not tried again so long; whoever comes and goes has another router
-AGAIN_S, MAX_AGAIN_S = 60.0, 600.0  # between attempts at a hole, while a circuit is in use
 REFUSED_S = 60.0  # a relay that had no place for us is not asked again so long
 
 
@@ -65,23 +66,25 @@ class Tunnels:
         self.wants_places: Callable[[], bool] = lambda: True  # whether to be reached by circuits
         self.relays: tuple[tuple[str, int, PeerId], ...] = ()  # where they are found, to be told
         self.carried_bytes = 0
+        self.holes: dict[PeerId, int] = {}  # those there are, each with a number of its own
         self._host, self._circuits, self._punching = host, circuits, punching
         self._admits, self._limits, self._timeout_s = admits, limits, timeout_s
         self._streams: Counter[str] = Counter()  # of others, to our service
         self._no_hole_until: dict[ID, float] = {}
         self._calling: dict[ID, _Calling] = {}
-        self._again: dict[ID, _Again] = {}  # who has called us over a circuit
+        self._rounds: HoleRounds[ID] = HoleRounds()
+        self._numbers = itertools.count(1)
         self._nursery: Any = None
         circuits.called = self._called
         host.set_stream_handler(TUNNEL, self.serve)
 
     async def run(self) -> None:
-        """Keep places at relays, until cancelled."""
+        """Keep places at relays and try holes, until cancelled."""
         async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._look_for_holes)
             while True:
                 await self._keep_places()
                 await self._leave_circuits()
-                self._punch_again()
                 await trio.sleep(LOOK_S)
 
     def status(self) -> dict[str, object]:
@@ -263,22 +266,35 @@ class Tunnels:
     def _count(self, n_bytes: int) -> None:
         self.carried_bytes += n_bytes
 
-    async def _called(self, peer: ID) -> None:
-        self._again[peer] = _Again(trio.current_time() + AGAIN_S, AGAIN_S)
-        await self._punching.punch(peer)
+    # --- holes ------------------------------------------------------------------------------------
 
-    def _punch_again(self) -> None:
-        """With those who talk to us over a circuit still: neither may have known where it is seen,
-        and routers are opened."""
-        now_s = trio.current_time()
-        for peer, again in list(self._again.items()):
-            connections = connections_of(self._host, peer)
-            if not connections or any(map(is_direct, connections)):
-                del self._again[peer]
-            elif now_s >= again.at_s:
-                wait_s = min(2 * again.wait_s, MAX_AGAIN_S)
-                self._again[peer] = _Again(now_s + wait_s, wait_s)
-                self._nursery.start_soon(self._punching.punch, peer)
+    async def _look_for_holes(self) -> None:
+        while True:
+            self._look_at_holes()
+            await trio.sleep(LOOK_S)
+
+    async def _called(self, peer: ID) -> None:
+        self._look_at_holes()
+
+    def _look_at_holes(self) -> None:
+        """Those there are get numbers, and are tried with callers to whom there is none: neither
+        may have known where it is seen, and routers are opened."""
+        connected = self._host.get_connected_peers()
+        direct = [peer for peer in connected if self._punching.has_direct(peer)]
+        named = [PeerId(str(peer)) for peer in direct]
+        self.holes = {peer: self.holes.get(peer) or next(self._numbers) for peer in named}
+        callers = [peer for peer in connected if self._has_called(peer)]
+        for peer in self._rounds.begin(callers, direct, trio.current_time()):
+            self._nursery.start_soon(self._try_a_hole, peer)
+
+    def _has_called(self, peer: ID) -> bool:
+        """Whether it holds a circuit to us."""
+        circuits = (each for each in connections_of(self._host, peer) if not is_direct(each))
+        return any(not each.muxed_conn.is_initiator for each in circuits)
+
+    async def _try_a_hole(self, peer: ID) -> None:
+        await self._punching.punch(peer)
+        self._rounds.ended(peer, trio.current_time())
 
     # --- places at relays -------------------------------------------------------------------------
 
@@ -346,14 +362,6 @@ class _Calling:
 
     ended: trio.Event
     why: CircuitRefused | None = None  # there is none
-
-
-@dataclass(frozen=True, slots=True)
-class _Again:
-    """When a hole is tried next, and how long after the last time."""
-
-    at_s: float
-    wait_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ import pytest
 
 from protocol.address import Address
 from protocol.errors import PeerBusy, PeerUnreachable
+from protocol.identity import PeerId
 from protocol.path import Path
 from protocol.path_book import Way
 from protocol.reachability import Reach, Verdict
+from protocol.transport import Connection
 from protocol.transport.paths import Paths, paths_of
 from tests.announcing import announce
 from tests.node.relaying import ECHO, Relayed, forwarding, relay_of, relayed, reserving, until
@@ -140,13 +142,18 @@ class Tunnels:
     """What libp2p might carry to one peer: a circuit, and a hole from when there is one."""
 
     inside: Address
-    has_hole: bool = False
+    hole: int = 0  # its number
+    leads: bool = True  # or nobody gets through it
     asked: list[Path | None] = field(default_factory=list)
     n_open: int = 0
 
+    @property
+    def holes(self) -> dict[PeerId, int]:
+        return {self.inside.peer_id: self.hole} if self.hole else {}
+
     async def open(self, address, path=None, *, timeout_s):
         self.asked.append(path)
-        if path is Path.PUNCHED and not self.has_hole:
+        if path is Path.PUNCHED and not (self.hole and self.leads):
             raise PeerUnreachable(address.peer_id, "no hole could be punched")
         self.n_open += 1
         return Tunnel(self, self.inside, path or Path.CIRCUIT)
@@ -163,22 +170,21 @@ class Tunnel:
 
 
 @asynccontextmanager
-async def tunnelled() -> AsyncIterator[tuple[Tunnels, Paths, Address, list[float]]]:
-    """Tunnels to a peer, a dialler with a clock that the test moves, and where they begin."""
+async def tunnelled() -> AsyncIterator[tuple[Tunnels, Paths, Address]]:
+    """Tunnels to a peer, a dialler, and where they begin."""
     async with listening(ECHO) as inside:
         relay = Address("127.0.0.1", free_port(), new_identity().peer_id)
         address = Address(relay.host, relay.port, inside.peer_id, relay.peer_id, is_tunnel=True)
-        transport, clock = new_transport(), [0.0]
+        transport = new_transport()
         transport.tunnelling = tunnels = Tunnels(inside)
-        now_s = asyncio.get_running_loop().time
-        paths = Paths(transport, now_s=lambda: clock[0] + now_s(), sure_s=0.01)
-        yield tunnels, paths, address, clock
+        paths = Paths(transport, sure_s=0.01, hear_s=0.01)
+        yield tunnels, paths, address
         await paths.aclose()
         assert tunnels.n_open == 0
 
 
 async def test_tunnels_come_last_the_hole_before_the_circuit_and_end_with_their_connections():
-    async with tunnelled() as (tunnels, paths, address, _):
+    async with tunnelled() as (tunnels, paths, address):
         dead = Address("127.0.0.1", free_port(), address.peer_id)
 
         connection = await paths.dial(address.peer_id, (dead, address))
@@ -192,7 +198,7 @@ async def test_tunnels_come_last_the_hole_before_the_circuit_and_end_with_their_
 
 
 async def test_a_circuit_is_left_for_the_hole_once_there_is_one_and_each_keeps_its_own_numbers():
-    async with tunnelled() as (tunnels, paths, address, clock):
+    async with tunnelled() as (tunnels, paths, address):
         hole, circuit = Way(Path.PUNCHED, address), Way(Path.CIRCUIT, address)
         first = await paths.dial(address.peer_id, (address,))
         stream = await first.open("echo")
@@ -201,11 +207,11 @@ async def test_a_circuit_is_left_for_the_hole_once_there_is_one_and_each_keeps_i
         assert paths.book.seen(address.peer_id, circuit).rtt_s is not None
         assert paths.book.seen(address.peer_id, hole).rtt_s is None
 
-        tunnels.has_hole = True
-        clock[0] += 700  # it is due again
+        tunnels.hole = 1
         better = await paths.upgraded(first, (address,))
 
         assert better is not None
+        hole = Way(Path.PUNCHED, address, 1)
         assert (better.path, paths.way_of(better)) == (Path.PUNCHED, hole)
         of_hole, of_circuit = (paths.book.seen(address.peer_id, way) for way in (hole, circuit))
         assert of_hole.rtt_s is not None
@@ -218,13 +224,43 @@ async def test_a_circuit_is_left_for_the_hole_once_there_is_one_and_each_keeps_i
             await each.aclose()
 
 
+async def test_who_uses_a_circuit_hears_of_each_hole_once_and_who_goes_better_ways_of_none():
+    async with tunnelled() as (tunnels, paths, address):
+        there, addresses = address.peer_id, (address,)
+        first = await paths.dial(there, addresses)
+
+        async def hears(connection: Connection) -> bool:
+            """Or else waits for as long as it was told to."""
+            try:
+                async with asyncio.timeout(0.3):
+                    await paths.until_due(connection, addresses, 60.0)
+            except TimeoutError:
+                return False
+            return True
+
+        assert not await hears(first)
+        tunnels.hole, tunnels.leads = 1, False
+        assert await hears(first)
+        assert await paths.upgraded(first, addresses) is None
+        assert not await hears(first)
+        tunnels.hole, tunnels.leads = 2, True
+        assert await hears(first)
+        better = await paths.upgraded(first, addresses)
+        assert better is not None
+        tunnels.hole = 3
+        assert not await hears(better)
+        await paths.until_due(better, addresses, 0.0)  # the time has come
+        for each in (first, better):
+            await each.aclose()
+
+
 async def test_what_goes_through_a_hole_that_closed_is_dialled_over_the_circuit():
-    async with tunnelled() as (tunnels, paths, address, _):
-        tunnels.has_hole = True
+    async with tunnelled() as (tunnels, paths, address):
+        tunnels.hole = 1
         first = await paths.dial(address.peer_id, (address,))
         assert first.path is Path.PUNCHED
 
-        tunnels.has_hole = False
+        tunnels.hole = 0
         for expected in ([Path.PUNCHED, Path.CIRCUIT], [Path.CIRCUIT]):  # at once, the second time
             del tunnels.asked[:]
             again = await paths.dial(address.peer_id, (address,))

@@ -21,6 +21,7 @@ from protocol.transport import Service, Stream
 from protocol.transport.control_plane import CARRYING, CircuitLimits, PlaneLimits, TunnelLimits
 from protocol.transport.grpc import GrpcTransport
 from protocol.transport.libp2p import Libp2pPlane, is_installed
+from protocol.transport.tunnelling import info_of
 from tests.gossiping import until
 from tests.p2pd import CONNECT, OK, find_p2pd, nested, number, peer_bytes, running_p2pd
 from tests.protocol.transport.test_libp2p import Shelf, on_a_strangers_host
@@ -237,6 +238,23 @@ async def test_words_that_are_none_end_their_stream_and_nothing_else():
             await until(lambda: bool(here.plane.tunnelling.relays), timeout_s=20)
 
         assert not made.plane.problem
+
+
+@pytest.mark.slow
+async def test_both_ends_know_a_hole_by_a_number_until_it_closes_and_the_next_one_by_another():
+    async with around_a_relay() as (_, there, here):
+        ways, info = here.plane.tunnelling, info_of(there.plane.addresses[0])
+        host = ways._tunnels._host
+        numbers = []
+        for _ in range(2):
+            await ways.thread.call(lambda: host.connect(info))
+            await until(lambda: here.peer_id in there.plane.tunnelling.holes, timeout_s=10)
+            await until(lambda: there.peer_id in ways.holes, timeout_s=10)
+            numbers.append(ways.holes[there.peer_id])
+            await ways.thread.call(lambda: host.disconnect(info.peer_id))
+            await until(lambda: there.peer_id not in ways.holes, timeout_s=10)
+
+        assert numbers[1] > numbers[0] > 0
 
 
 @pytest.mark.slow

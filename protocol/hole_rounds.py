@@ -1,0 +1,53 @@
+"""When a hole in two routers is tried with whom, and when again: rules without I/O.
+
+In: who has called us over a circuit that stands still, and to whom there is a hole. Out: with whom
+a round of attempts begins now. The first one begins at once, the next ones while that circuit
+lasts, each after a longer silence. None is shorter than what routers remember: those that run Linux
+keep a connection that nobody answered for 120 s (nf_conntrack_tcp_timeout_syn_sent), and renew that
+when the other side's SYN arrives before ours has left again. It is then held for part of the old
+connection, our answer to it for part of none, and what is held for part of none is lost.
+"""
+
+import math
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Peer = TypeVar("Peer", bound=Hashable)
+
+AGAIN_S, MAX_AGAIN_S = 150.0, 600.0  # from the end of a round to the next one; doubles
+
+
+@dataclass(slots=True)
+class _Rounds:
+    """With one peer."""
+
+    next_s: float  # when the next one begins; infinite while one is under way
+    wait_s: float = AGAIN_S
+
+
+class HoleRounds(Generic[Peer]):
+    """See the module. `now_s` is of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._peers: dict[Peer, _Rounds] = {}
+
+    def begin(self, callers: Collection[Peer], holes: Collection[Peer], now_s: float) -> list[Peer]:
+        """With whom a round begins; each ends with `ended`.
+
+        Args:
+            callers: who has called us over a circuit that stands. Others are forgotten.
+            holes: to whom there is one, and none has to be tried.
+        """
+        rounds = {peer: self._peers.get(peer) or _Rounds(now_s) for peer in callers}
+        self._peers = rounds
+        due = [peer for peer in rounds if rounds[peer].next_s <= now_s and peer not in holes]
+        for peer in due:
+            rounds[peer].next_s = math.inf
+        return due
+
+    def ended(self, peer: Peer, now_s: float) -> None:
+        """A round with it is over, whatever came of it."""
+        if (rounds := self._peers.get(peer)) is not None:
+            rounds.next_s = now_s + rounds.wait_s
+            rounds.wait_s = min(2 * rounds.wait_s, MAX_AGAIN_S)
