@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manyhands.fetching import bring_weights
 from manyhands.loading import describe, load
+from manyhands.loads import Loads
 from manyhands.party import Party
 from manyhands.placing import Servable
 from manyhands.planning import forecast
@@ -38,8 +38,12 @@ class Abandoned(ManyhandsError):
 class Elsewhere:
     """See `node.moving.Elsewhere`."""
 
-    def __init__(self, wanted: Wanted, party: Party, prepared: Prepared) -> None:
+    def __init__(
+        self, wanted: Wanted, party: Party, prepared: Prepared, loads: Loads | None = None
+    ) -> None:
+        """loads: counts what is fetched and loaded."""
         self._wanted, self._party, self._prepared = wanted, party, prepared
+        self._loads = loads or Loads()
         self._peers: Mapping[bytes, list[Address]] = {}  # of each model, as last seen
         self._is_abandoned = False
 
@@ -80,12 +84,13 @@ class Elsewhere:
         require_disk(model.directory, told.fetch_bytes)
         peers = self._peers.get(target.manifest, [])[:MAX_ASKED]
         join = tuple(dict.fromkeys((*peers, *wanted.join)))
-        bring_weights(model, tensors, party=self._party, join=join)
+        self._loads.bring(model, tensors, party=self._party, join=join)
         return told.plan.fits
 
     def load(self, target: "Target") -> "ShardEngine":
         model, device = self._servable(target).model, self._prepared.device
-        return load(self._wanted, model, target.span, device, gently=True, check=self._check)
+        with self._loads.timed(model):
+            return load(self._wanted, model, target.span, device, gently=True, check=self._check)
 
     def describe(self, target: "Target", engine: "ShardEngine") -> "NodeModel":
         chosen = self._servable(target)

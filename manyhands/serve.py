@@ -17,10 +17,10 @@ import click
 from manyhands import __version__, machine
 from manyhands.arriving import arriving
 from manyhands.belonging import check_discovery, joining, place_in_swarm
-from manyhands.fetching import bring_weights
 from manyhands.headings import headed
 from manyhands.home import Home, open_books
 from manyhands.loading import describe, load
+from manyhands.loads import Loads
 from manyhands.loops import run
 from manyhands.manners import manners_options, wishes_of
 from manyhands.options import (
@@ -204,7 +204,7 @@ def serve(**given: object) -> None:
         machine.belong_to(wanted.parent)
     machine.set_threads(wanted.threads)
     machine.raise_file_limit()
-    home = Home.at(wanted.home)
+    home, loads = Home.at(wanted.home), Loads()
     check_port(wanted.listen)
     check_port(wanted.relay)
     check_mapping(wanted)
@@ -228,15 +228,15 @@ def serve(**given: object) -> None:
                 with ending_at_once():
                     prepared = prepare(known, home, party, arrival)
                 model, span, device = prepared.model, prepared.span, prepared.device
-                bring_weights(model, prepared.tensors, party=party, join=known.join)
+                loads.bring(model, prepared.tensors, party=party, join=known.join)
                 began_s = time.monotonic()
-                with ending_at_once():
+                with ending_at_once(), loads.timed(model):
                     engine = load(wanted, model, span, device, gently=wanted.gently)
                 away_s = time.monotonic() - began_s + wanted.drain
             placing = replace(prepared.placing, reload_s=away_s)
             prepared = replace(prepared, placing=placing)
             with tracing("manyhands-node") as tracer:
-                run(_serve(wanted, home, party, books, prepared, engine, tracer))
+                run(_serve(wanted, home, party, books, prepared, engine, loads, tracer))
 
 
 def _found(wanted: Wanted, swarm_id: bytes) -> tuple[Address, ...]:
@@ -260,6 +260,7 @@ async def _serve(
     books: "LedgerWriter",
     prepared: Prepared,
     engine: "ShardEngine",
+    loads: Loads,
     tracer: "Tracer | None",
 ) -> None:
     from manyhands.dashboard.beside import page_beside
@@ -288,13 +289,13 @@ async def _serve(
         books,
         settings_of(wanted, home, tracer),
         _software(),
-        elsewhere=Elsewhere(wanted, party, prepared) if moves else None,
+        elsewhere=Elsewhere(wanted, party, prepared, loads) if moves else None,
         plane=plane,
         place=place_in_swarm(home, party, transport),
         ways=ways_of(wanted),
     )
     stop = asyncio.Event()
-    about = about_of(wanted, prepared)
+    about = about_of(wanted, prepared, loads)
     with interruptible(stop.set):
         async with (
             node.running(),

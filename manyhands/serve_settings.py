@@ -6,6 +6,7 @@ In: the command line, read. Out: the node's settings, and what its page tells of
 from typing import TYPE_CHECKING
 
 from manyhands.dashboard.beside import About
+from manyhands.loads import Loads
 from manyhands.manners import sensing, wishes_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _rates(price_per_mtl: int) -> "Rates":
     return Rates(prefill_tl=price_per_mtl, decode_tl=price_per_mtl)
 
 
-def about_of(wanted: "Wanted", prepared: "Prepared") -> About:
+def about_of(wanted: "Wanted", prepared: "Prepared", loads: Loads) -> About:
     """Why it serves what it serves, and what its owner allows it, as people write it."""
     why = "you named them when you started it: --span"
     if wanted.span is None:
@@ -77,4 +78,4 @@ def about_of(wanted: "Wanted", prepared: "Prepared") -> About:
         if wanted.price_per_mtl
         else "free",
     }
-    return About(why=why, limits=limits)
+    return About(why=why, limits=limits, loads=loads)

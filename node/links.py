@@ -8,6 +8,7 @@ it has been measured.
 """
 
 from collections import deque
+from collections.abc import Callable
 
 from protocol.announcements import Link
 from protocol.identity import PeerId, public_key_from_peer_id
@@ -24,10 +25,12 @@ class LinkTimes:
 
     def __init__(self) -> None:
         self._samples: dict[PeerId, dict[Path, deque[tuple[float, float]]]] = {}
+        self.heard: Callable[[float, Path], None] = lambda rtt_s, path: None  # may be set
 
     def learn(
         self, peer_id: PeerId, rtt_s: float, *, at_s: float, path: Path = Path.DIRECT
     ) -> None:
+        self.heard(rtt_s, path)
         paths = self._samples.pop(peer_id, {})  # who was measured last stands last
         self._samples[peer_id] = paths
         paths.setdefault(path, deque(maxlen=MAX_SAMPLES)).append((at_s, rtt_s))

@@ -7,7 +7,7 @@ of events that can be left at any time: what ran is settled, everything is freed
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -137,6 +137,10 @@ class Client:
         """Whether certificates show who is in a trust group; else a peer's word is all there is."""
         return self._membership is not None
 
+    def hear_round_trips(self, hear: Callable[[float, Path], None]) -> None:
+        """Be told of each that is measured from now on: its seconds, and the way."""
+        self._directory.heard = hear
+
     def met(self) -> tuple[Address, ...]:
         """Where to begin another time: an address of each who serves, as far as is known."""
         return tuple(way for peer in self._directory.met() for way in peer.ways)
@@ -162,7 +166,9 @@ class Client:
         Raises:
             PeerError: why it does not answer.
         """
-        return await self._connections.ping(peer, timeout_s=timeout_s, anew=anew)
+        rtt_ms, path = await self._connections.ping(peer, timeout_s=timeout_s, anew=anew)
+        self._directory.heard(rtt_ms / 1000, path)
+        return rtt_ms, path
 
     def generate(self, request: GenerationRequest) -> Generation:
         session = SessionId(secrets.token_bytes(16))

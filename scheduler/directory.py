@@ -45,6 +45,9 @@ class Directory:
     table: AnnouncementTable
     now_ms: Callable[[], int] = wall_ms
     groups_of: GroupsOf | None = None  # by certificates; None in a swarm that gives none
+    heard: Callable[[float, Path], None] = lambda rtt_s, path: (
+        None
+    )  # of each round trip; may be set
     _rtts: dict[tuple[Pair, Path], deque[tuple[float, float]]] = field(
         default_factory=dict
     )  # (at_s, ms)
@@ -64,6 +67,7 @@ class Directory:
         return {pair: ms for pair, (_, ms) in least.items()}
 
     def note_rtt(self, pair: Pair, rtt_ms: float, path: Path = Path.DIRECT) -> None:
+        self.heard(rtt_ms / 1000, path)
         seen = self._rtts.pop((pair, path), None) or deque(maxlen=MAX_RTTS)
         seen.append((time.monotonic(), rtt_ms))
         self._rtts[pair, path] = seen  # who was measured last stands last

@@ -1,4 +1,4 @@
-"""Write deploy/grafana/manyhands.json: the gateway's metrics as a Grafana dashboard.
+"""Write deploy/grafana/manyhands.json: gateways' and nodes' metrics as a Grafana dashboard.
 
     python scripts/make_dashboard.py            write it
     python scripts/make_dashboard.py --check    say whether it is as this would write it
@@ -26,6 +26,11 @@ def quantiles(name: str) -> list[tuple[str, str]]:
 
 def rate(name: str, by: str, within: str = "") -> list[tuple[str, str]]:
     return [(f"sum by ({by}) (rate(manyhands_{name}_total{{{within}}}[5m]))", f"{{{{{by}}}}}")]
+
+
+def on_nodes(name: str, within: str = "") -> list[tuple[str, str]]:
+    of_gpu = " {{gpu}}" if name.startswith("gpu_") else ""
+    return [(f"manyhands_{name}{{{within}}}", "{{instance}}" + of_gpu)]
 
 
 PANELS: tuple[tuple[str, str, str, list[tuple[str, str]]], ...] = (
@@ -94,6 +99,53 @@ PANELS: tuple[tuple[str, str, str, list[tuple[str, str]]], ...] = (
         "timeseries",
         "short",
         [(f"manyhands_layer_replicas{{{OF_MODEL}}}", "{{model}} {{layer}}")],
+    ),
+    (
+        "Round trips to peers, by the way (p95)",
+        "timeseries",
+        "s",
+        [
+            (
+                "histogram_quantile(0.95, sum by (le, path) "
+                "(rate(manyhands_hop_latency_seconds_bucket[5m])))",
+                "{{path}}",
+            )
+        ],
+    ),
+    (
+        "Nodes: room for sessions that is taken",
+        "timeseries",
+        "percentunit",
+        [(f"manyhands_kv_cache_usage_ratio{{{OF_MODEL}}}", "{{instance}}")],
+    ),
+    (
+        "Nodes: how much of the time they run rows",
+        "timeseries",
+        "percentunit",
+        [(f"rate(manyhands_node_busy_seconds_total{{{OF_MODEL}}}[5m])", "{{instance}}")],
+    ),
+    ("Nodes: sessions", "timeseries", "short", on_nodes("node_sessions", OF_MODEL)),
+    (
+        "Nodes: rows run",
+        "timeseries",
+        "short",
+        [(f"rate(manyhands_node_rows_total{{{OF_MODEL}}}[5m])", "{{instance}}")],
+    ),
+    (
+        "Nodes: weights fetched",
+        "timeseries",
+        "bytes",
+        [(f"manyhands_download_bytes_total{{{OF_MODEL}}}", "{{instance}} {{model}}")],
+    ),
+    ("GPUs: busy", "timeseries", "percentunit", on_nodes("gpu_utilization_ratio")),
+    ("GPUs: memory", "timeseries", "bytes", on_nodes("gpu_memory_used_bytes")),
+    ("GPUs: temperature", "timeseries", "celsius", on_nodes("gpu_temperature_celsius")),
+    ("GPUs: power", "timeseries", "watt", on_nodes("gpu_power_watts")),
+    (
+        "Nodes: the last load of a span",
+        "timeseries",
+        "s",
+        on_nodes("model_load_seconds", OF_MODEL),
     ),
 )
 

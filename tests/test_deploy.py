@@ -17,7 +17,7 @@ from prometheus_client import generate_latest
 from manyhands.cli import root
 from manyhands.gateway.faults import CODES
 from manyhands.gateway.metrics import Metrics
-from manyhands.gateway.metrics_table import table
+from manyhands.gateway.metrics_table import node_table, table
 
 yaml = pytest.importorskip("yaml")
 
@@ -31,7 +31,7 @@ SUFFIXES = ("_bucket", "_sum", "_count")
 
 
 def exported() -> set[str]:
-    names = set(METRIC.findall(table()))
+    names = set(METRIC.findall(table() + node_table()))
     return names | {name + suffix for name in names for suffix in SUFFIXES}
 
 
@@ -62,7 +62,8 @@ def require_sound(expr: str) -> None:
 def labels_of(name: str) -> set[str]:
     for suffix in SUFFIXES:
         name = name.removesuffix(suffix)
-    (row,) = [line for line in table().splitlines() if line.startswith(f"| `{name}` ")]
+    rows = [*table().splitlines(), *node_table().splitlines()]
+    (row,) = [line for line in rows if line.startswith(f"| `{name}` ")]
     return {"job", "instance", *filter(None, row.split("|")[3].strip().split(", "))}
 
 
@@ -118,8 +119,9 @@ def test_work_that_did_not_hold_is_counted_once_each_time():
     assert "manyhands_peer_misbehaved_total 3.0" in generate_latest(metrics.registry).decode()
 
 
-def test_the_table_of_metrics_is_made_from_the_code():
+def test_the_tables_of_metrics_are_made_from_the_code():
     assert table() in OPERATE
+    assert node_table() in OPERATE
 
 
 def commands() -> list[list[str]]:

@@ -9,10 +9,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from manyhands.loads import Loads
 from manyhands.progress import say
 from protocol.errors import ConfigError
 from protocol.path import Path as Way
@@ -39,6 +40,7 @@ class About:
 
     why: str
     limits: Mapping[str, str]
+    loads: Loads = field(default_factory=Loads)
 
 
 class NodeSight:
@@ -136,6 +138,7 @@ def _page_of(
     from manyhands.dashboard.books import HomeBooks
     from manyhands.dashboard.earnings import Earnings
     from manyhands.dashboard.my_node import MyNode
+    from manyhands.dashboard.node_metrics import NodeMetrics, metrics_router
     from manyhands.dashboard.node_routes import NodePanel, examining, node_router
     from manyhands.dashboard.routes import Panel, page_router
     from manyhands.gateway.allowances import Allowances
@@ -152,6 +155,7 @@ def _page_of(
     app: Any = bare_app("A Manyhands node")
     app.include_router(page_router(panel))
     app.include_router(node_router(of_node))
+    app.include_router(metrics_router(NodeMetrics(node, about.loads)))
     door = Door(
         app, Bounds(max_body_bytes=1 << 16), admission(KeyFile(keys_path(home))), Allowances()
     )

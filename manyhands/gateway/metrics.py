@@ -16,6 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from manyhands import __version__
+from manyhands.dashboard.round_trips import RoundTrips
 from manyhands.dashboard.routes import Panel
 from manyhands.gateway.answers import Observer
 from manyhands.gateway.deciding import Decision
@@ -113,6 +114,8 @@ class Metrics:
         self.peers = gauge("peers", "Peers that announce a model of this gateway.", "state")
         self.info = gauge("build_info", "Always 1.", "version")
         self.info.labels(__version__).set(1)
+        self.round_trips = RoundTrips(registry)
+        self.hop_latency = self.round_trips.seconds
         self._n_misbehaved = 0  # as last heard
 
     def expect(self, models: Iterable[str]) -> None:
@@ -228,6 +231,7 @@ async def show(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
     if (client := gateway.client) is not None:
         metrics.judged(client.records.n_misbehaved)
+        client.hear_round_trips(metrics.round_trips.saw)
     panel: Panel = request.app.state.panel
     if (books := panel.books) is not None:
         with suppress(ManyhandsError):  # what it was not before is `ledger verify`'s to tell

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,8 +18,10 @@ from manyhands.dashboard.guard import TOKEN_HEADER, Guard
 from manyhands.dashboard.my_node import condition
 from manyhands.gateway.faults import ApiError
 from manyhands.home import Home
+from manyhands.loads import Loads
 from protocol.errors import ConfigError
 from protocol.measured import Measured, State
+from protocol.path import Path as Way
 from protocol.reachability import Nat, Reach, Verdict
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
@@ -27,7 +30,8 @@ from tests.announcing import announce
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import LocalNode, Swarm, add_byte_tokenizer, swarm, whole
 
-ABOUT = About(why="you named them", limits={"Hours": "always"})
+LOADS = Loads(Counter(fetched=7), {"fetched": 0.5})
+ABOUT = About(why="you named them", limits={"Hours": "always"}, loads=LOADS)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,9 @@ class Browser:
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, named)
             response = connection.getresponse()
-            return response.status, json.loads(response.read())
+            text = response.read().decode()
+            is_json = response.headers["content-type"].startswith("application/json")
+            return response.status, json.loads(text) if is_json else text
         finally:
             connection.close()
 
@@ -196,3 +202,26 @@ def test_a_sentence_says_how_the_node_is(
     told = condition(announce(1, **changes), status, n_sessions=0)
     assert told[0] == tone
     assert words in told[1]
+
+
+async def test_a_nodes_metrics_tell_its_room_its_work_and_its_ways_to_others(
+    model: Path, tmp_path: Path
+) -> None:
+    network = MemoryNetwork()
+    async with swarm(model, tmp_path, lambda i: network.transport(i, OPEN_SWARM_ID)) as pair:
+        [local, _] = await pair.start((0, 3), (3, 6))
+        async with page(pair, local, tmp_path / "home") as browser, pair.client() as client:
+            await browser.ask("GET", "/metrics")
+            local.node.gossip.links.heard(0.004, Way.RELAYED)
+            async with client.generate(pair.request([5, 6], max_tokens=4)) as generation:
+                async for event in generation:
+                    if isinstance(event, Token) and event.index == 2:
+                        _, running = await browser.ask("GET", "/metrics")
+
+    told = dict(line.rsplit(" ", 1) for line in running.splitlines() if line[0] != "#")
+    assert 0 < float(told['manyhands_kv_cache_usage_ratio{model="test"}']) < 1
+    assert float(told['manyhands_node_sessions{model="test"}']) == 1
+    assert float(told['manyhands_node_rows_total{model="test"}']) >= 3
+    assert float(told['manyhands_hop_latency_seconds_count{path="relay"}']) == 1
+    assert float(told['manyhands_download_bytes_total{model="fetched"}']) == 7
+    assert float(told['manyhands_model_load_seconds{model="fetched"}']) == 0.5
