@@ -268,6 +268,14 @@ def tunnels_option(command: Command) -> Command:
     )(command)
 
 
+policy_option = click.option(
+    "--policy",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Classes of data, and upstreams behind manyhands/auto: docs/gateway.md. Default: none.",
+)
+
+
 def accept_licence_option(command: Command) -> Command:
     return click.option(
         "--accept-licence",

@@ -22,7 +22,7 @@ from manyhands.local import HOST, LocalSwarm, replicated_split
 from manyhands.loops import run
 from manyhands.membership import adopt
 from manyhands.models import TINY, Model, find_model
-from manyhands.options import accept_licence_option, home_option
+from manyhands.options import accept_licence_option, home_option, policy_option
 from manyhands.party import open_party
 from manyhands.progress import say, shown
 from manyhands.running import Running, found_running, recorded
@@ -32,6 +32,7 @@ from protocol.errors import ConfigError
 from protocol.membership.rules import Channel
 
 if TYPE_CHECKING:
+    from manyhands.gateway.policy import Policy
     from manyhands.gateway.spending import Spending
     from protocol.tracing import Tracer
 
@@ -54,10 +55,17 @@ DRAIN_S = 5.0  # for answers that run at Ctrl-C
     default=DEFAULT_PORT,
     help=f"Of the API, on loopback. Default: {DEFAULT_PORT}.",
 )
+@policy_option
 @accept_licence_option
 @home_option
 def up(
-    nodes: int, replicas: int, model: str, port: int, accept_licence: bool, home: Path | None
+    nodes: int,
+    replicas: int,
+    model: str,
+    port: int,
+    policy: Path | None,
+    accept_licence: bool,
+    home: Path | None,
 ) -> None:
     """Run a swarm of local processes, and a gateway to it, until Ctrl-C.
 
@@ -65,8 +73,10 @@ def up(
     "model", "spans", "replicas"}. The API is at URL/v1; GET /health/ready answers 200 from then on,
     and 503 while some block has no host that answers. A node that ends is started again.
     """
+    from manyhands.gateway.policy import Policy
     from manyhands.gateway.spending import Spending, spending_path
 
+    ruled = Policy.read(policy) if policy else Policy()
     place = Home.at(home)
     require_alone(place)
     with shown(model) as progress:
@@ -79,7 +89,7 @@ def up(
     swarm = LocalSwarm(model, spans, place.root / "swarm", pages=True)
     adopt(place, [node.home for node in swarm.nodes])
     with Spending(spending_path(place)) as spending, tracing("manyhands-gateway") as tracer:
-        run(_up(place, found, swarm, replicas, port, spending, tracer))
+        run(_up(place, found, swarm, replicas, port, ruled, spending, tracer))
 
 
 def require_alone(home: Home) -> None:
@@ -101,6 +111,7 @@ async def _up(
     swarm: LocalSwarm,
     replicas: int,
     port: int,
+    policy: "Policy",
     spending: "Spending",
     tracer: "Tracer | None",
 ) -> None:
@@ -115,6 +126,7 @@ async def _up(
     from manyhands.gateway.gateway import Bounds, Gateway
     from manyhands.gateway.keys import KeyFile, keys_path
     from manyhands.gateway.readiness import Readiness
+    from manyhands.gateway.ruled import require_known, require_proof
     from manyhands.gateway.serving import listening
 
     addresses = tuple(map(str, swarm.addresses))
@@ -124,9 +136,10 @@ async def _up(
     def why_not_ready() -> str:
         return keeper.why_not_ready if keeper else "starting"
 
-    bounds, allowances = Bounds(drain_s=DRAIN_S), Allowances(spending)
-    names = AliasFile(aliases_path(home))
-    gateway = Gateway(Catalogue(served_of([model]), file=names), bounds, allowances)
+    catalogue = Catalogue(served_of([model]), file=AliasFile(aliases_path(home)))
+    require_known(policy, catalogue)
+    bounds = Bounds(drain_s=DRAIN_S, policy=policy)
+    gateway = Gateway(catalogue, bounds, Allowances(spending))
     admit = admission(KeyFile(keys_path(home)))
     panel = Panel(books=HomeBooks(home.root), nodes=lambda: nodes_of(swarm))
     app = make_app(gateway, Readiness(gateway, why_not_ready), admit, panel, tracer=tracer)
@@ -137,7 +150,7 @@ async def _up(
             async with (
                 swarm.running(say_ready),
                 running as client,
-                gateway.serving(client),
+                gateway.serving(require_proof(client, policy)),
                 panel.watch.watching(client),
             ):
                 with recorded(home, record):

@@ -1,12 +1,10 @@
 """What strangers send to /v1/responses, checked field by field, and the chat that it stands for.
 
 In: a parsed body. Out: a `ChatAsked`, which all else here understands. Nothing is kept of a
-response, so what would lean on an earlier one is refused by name, and so is every tool that is no
-function: there is nobody here to run it.
+response, so what would lean on an earlier one is refused by name (`refusals.py`), and so is every
+tool that is no function: there is nobody here to run it.
 """
 
-import json
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -142,43 +140,3 @@ SHARED = (
     *("stop", "stop_token_ids", "stream", "cache_salt", "manyhands"),
     *("parallel_tool_calls", "chat_template_kwargs"),
 )
-UNSUPPORTED: Mapping[str, Sequence[object]] = {  # and what of it means the same as leaving it out
-    "previous_response_id": (None,),
-    "conversation": (None,),
-    "background": (None, False),
-    "prompt": (None,),
-    "context_management": (None, []),
-    "n": (None, 1),
-    "max_tokens": (None,),
-    "max_completion_tokens": (None,),
-    "messages": (None,),
-    "response_format": (None,),
-    "functions": (None, []),
-    "suffix": (None, ""),
-    "logit_bias": (None, {}),
-}
-WHY = {
-    "previous_response_id": "nothing is kept of earlier responses; send the whole input again",
-    "conversation": "nothing is kept of earlier responses; send the whole input again",
-    "background": "an answer is made while its caller waits",
-    "prompt": "no prompts are kept here",
-    "max_tokens": "its name here is `max_output_tokens`",
-    "max_completion_tokens": "its name here is `max_output_tokens`",
-    "messages": "its name here is `input`",
-    "response_format": "its name here is `text.format`",
-}
-
-
-def require_stateless(asked: ResponsesAsked) -> None:
-    """
-    Raises:
-        ApiError: a field asks for what this gateway does not do, or does not keep.
-    """
-    if asked.store:
-        message = "this gateway keeps no responses; leave `store` out, or say false"
-        raise ApiError("unsupported_parameter", message, param="store")
-    for name, value in (asked.model_extra or {}).items():
-        if name in UNSUPPORTED and json.dumps(value) not in map(json.dumps, UNSUPPORTED[name]):
-            why = f": {WHY[name]}" if name in WHY else ""
-            message = f"this gateway does not support `{name}`{why}"
-            raise ApiError("unsupported_parameter", message, param=name)

@@ -19,7 +19,6 @@ import click
 from manyhands.asking import open_client
 from manyhands.gateway.alias_command import alias
 from manyhands.gateway.explain_command import explain
-from manyhands.gateway.grants import DataClass
 from manyhands.gateway.key_command import key
 from manyhands.gateway.listening_options import Where, listening_options
 from manyhands.governing.gate import terms_for
@@ -32,6 +31,7 @@ from manyhands.options import (
     channel_option,
     home_option,
     join_option,
+    policy_option,
     tunnels_option,
 )
 from manyhands.progress import say
@@ -40,15 +40,13 @@ from manyhands.signals import interruptible
 from manyhands.thin import find_client_model
 from manyhands.tracing import tracing
 from protocol.address import Address
-from protocol.errors import ConfigError, UsageError
+from protocol.errors import UsageError
 from protocol.membership.rules import Rules
 
 if TYPE_CHECKING:
     from manyhands.dashboard.routes import Panel
-    from manyhands.gateway.catalogue import Catalogue
     from manyhands.gateway.gateway import Gateway
     from manyhands.gateway.keys import KeyFile
-    from manyhands.gateway.policy import Policy
     from protocol.tracing import Tracer
     from scheduler.client import Client
     from scheduler.permission import Terms
@@ -94,12 +92,7 @@ class GatewayCommand(headed(HEADINGS)):  # type: ignore[misc]  # a base made by 
     metavar="NAME=MODEL",
     help="Another name for a model. `default` is the first one's, unless you say otherwise.",
 )
-@click.option(
-    "--policy",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Classes of data, and upstreams behind manyhands/auto: docs/gateway.md. Default: none.",
-)
+@policy_option
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=1),
@@ -167,6 +160,7 @@ def gateway(
     from manyhands.gateway.gateway import Bounds, Gateway
     from manyhands.gateway.keys import KeyFile, keys_path
     from manyhands.gateway.policy import Policy
+    from manyhands.gateway.ruled import require_known
     from manyhands.gateway.spending import Spending, spending_path
 
     place = Home.at(home)
@@ -194,16 +188,6 @@ def gateway(
             run(_serve(gateway, keys, opening, panel, where, tracer))
 
 
-def require_known(policy: "Policy", catalogue: "Catalogue") -> None:
-    """
-    Raises:
-        ConfigError: `manyhands/auto` leads to a model that is not served here.
-    """
-    if policy.auto is not None and policy.auto.model not in catalogue.names:
-        hint = f"auto.model is one of: {', '.join(catalogue.names)}"
-        raise ConfigError(f"no model here is called {policy.auto.model[:100]!r}", hint=hint)
-
-
 def aliases_of(given: Sequence[str]) -> dict[str, str]:
     aliases = {}
     for each in given:
@@ -226,22 +210,6 @@ def all_terms(home: Home, models: Sequence[Model], *, accepts: bool = False) -> 
     return require
 
 
-def require_proof(client: "Client", policy: "Policy") -> "Client":
-    """The client, if what the policy trusts can be shown to it.
-
-    Raises:
-        ConfigError: in this swarm a group's name is a label that any peer may put on.
-    """
-    rules = [rule for each in DataClass if (rule := policy.rule_of(each)) is not None]
-    for group in [group for rule in rules for group in rule.trusted]:
-        if not group.members and not client.certifies_groups:
-            raise ConfigError(
-                f"nobody certifies group {group.name} in this swarm: any peer could say so",
-                hint=f'list its peers: groups = ["{group.name}=PEER,PEER"]',
-            )
-    return client
-
-
 async def _serve(
     gateway: "Gateway",
     keys: "KeyFile",
@@ -253,6 +221,7 @@ async def _serve(
     from manyhands.gateway.app import make_app
     from manyhands.gateway.door import admission
     from manyhands.gateway.readiness import Readiness
+    from manyhands.gateway.ruled import require_proof
     from manyhands.gateway.serving import listening
 
     stop = asyncio.Event()

@@ -155,6 +155,12 @@ class Gateway:
         self._run(relayed, receive, caller, taken)
 
     def _require_room(self, n: int, caller: Caller) -> None:
+        most = self.bounds.max_running
+        if caller.id:
+            most = min(most, self.bounds.max_per_key)
+        if n > most:  # later it would be no better
+            message = f"one request gets up to {most} answers here, not {n}"
+            raise ApiError("unsupported_value", message, param="n")
         if self.n_running + n > self.bounds.max_running:
             raise ApiError("overloaded", f"{self.n_running} answers are being made already")
         theirs = sum(each.n_choices for each, of in self._running.items() if of == caller.id)

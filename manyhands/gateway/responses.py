@@ -3,13 +3,14 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from manyhands.gateway.asked_responses import ResponsesAsked, require_stateless
+from manyhands.gateway.asked_responses import ResponsesAsked
 from manyhands.gateway.completions import answer
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.grants import Caller
 from manyhands.gateway.own_headers import with_headers
 from manyhands.gateway.prepared import prepare_chat
+from manyhands.gateway.refusals import require_stateless
 from manyhands.gateway.response_reply import ResponseReply
 
 router = APIRouter()

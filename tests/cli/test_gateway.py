@@ -110,6 +110,19 @@ def test_a_policy_with_a_mistake_ends_it_before_anything_listens(here, tmp_path)
     assert_explained(refused, 3, "no trust group")
 
 
+@pytest.mark.parametrize("model", ["nothing", "tiny"])
+def test_up_takes_a_policy_and_says_what_is_wrong_with_it_before_a_node_starts(
+    here, tmp_path, model
+):
+    rules = f'[auto]\nmodel = "{model}"\nupstreams = ["gone"]\n'
+    (tmp_path / "policy.toml").write_text(rules)
+
+    ended = here("up", "--policy", tmp_path / "policy.toml", "--home", tmp_path / "home")
+
+    assert_explained(ended, 3, "gone")
+    assert not (tmp_path / "home" / "swarm").exists()
+
+
 def test_explain_says_when_nobody_is_there_to_ask(here, tmp_path):
     (tmp_path / "asked.json").write_text('{"model": "tiny", "prompt": "a"}')
 

@@ -10,13 +10,13 @@ from starlette.datastructures import Headers
 from manyhands.dashboard.routes import MAX_WATCHERS, Panel, page_router
 from manyhands.gateway.allowances import Allowances
 from manyhands.gateway.app import bare_app
-from manyhands.gateway.command import require_proof
 from manyhands.gateway.door import Door, admission, admit_own
 from manyhands.gateway.faults import FAULTS, ApiError
 from manyhands.gateway.gateway import Bounds
 from manyhands.gateway.grants import Grant
 from manyhands.gateway.keys import KeyFile, Keys
 from manyhands.gateway.policy import Policy
+from manyhands.gateway.ruled import require_proof
 from protocol.errors import ConfigError
 
 PEER = "12D3KooWGRUfSxbfJRpmPjYNGWpMNcJtjQGmgxPDVzRZxCyPqT1E"

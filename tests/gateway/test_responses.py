@@ -202,6 +202,8 @@ def test_odds_come_with_the_text_they_belong_to(gateway):
         ({"conversation": "c"}, "unsupported_parameter", "conversation"),
         ({"background": True}, "unsupported_parameter", "background"),
         ({"max_tokens": 3}, "unsupported_parameter", "max_tokens"),
+        ({"guided_regex": "a+"}, "unsupported_parameter", "guided_regex"),
+        ({"n": 2}, "unsupported_parameter", "n"),
         ({"truncation": "auto"}, "unsupported_value", "truncation"),
         ({"include": ["file_search_call.results"]}, "unsupported_value", "include.0"),
         ({"tools": [{"type": "web_search"}]}, "unsupported_value", "tools.0.type"),

@@ -299,3 +299,18 @@ async def test_one_key_leaves_room_for_the_others():
 
     assert (refused.value.status, refused.value.code) == (429, "rate_limit_exceeded")
     assert refused.value.headers()["retry-after"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "most"),
+    [(Bounds(max_per_key=2, drain_s=0), 2), (Bounds(max_running=1, drain_s=0), 1)],
+)
+async def test_more_choices_than_ever_fit_are_no_matter_of_patience(bounds: Bounds, most: int):
+    gateway = Gateway(cast("Any", SERVED), bounds)
+
+    async with gateway.serving(cast("Any", Client([ROUTED, 60.0]))):
+        with pytest.raises(ApiError, match=f"up to {most} answers") as refused:
+            gateway.ask([*REQUESTS] * 3, Connection().receive, caller=ONE)
+
+    assert (refused.value.status, refused.value.code) == (400, "unsupported_value")
+    assert refused.value.param == "n"
