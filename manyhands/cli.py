@@ -39,6 +39,11 @@ COMMANDS = {  # name: (module, attribute, what it does)
     "models": ("manyhands.governing.showing", "models", "What a swarm lets in, and on what terms."),
     "compare": ("manyhands.comparing.command", "compare", "Two models over the same prompts."),
     "cost": ("manyhands.costing.command", "cost", "What a thousand requests cost, here and not."),
+    "price": (
+        "manyhands.costing.price_command",
+        "price",
+        "What this machine's work costs, and what it asks.",
+    ),
     "identity": ("manyhands.whoami", "identity", "The keys of a home."),
     "doctor": ("manyhands.doctor.command", "doctor", "What is wrong here, and what mends it."),
     "adapters": ("manyhands.adapters", "adapters", "The adapters that this home's node serves."),

@@ -56,7 +56,7 @@ class Wanted:
     name: str
     region: str
     group: str
-    price_per_mtl: int
+    price_per_mtl: int | None  # None: what was set for this home
     drain: float
     accept_licence: bool
     share_weights: bool

@@ -164,9 +164,9 @@ HEADINGS = {
 @click.option(
     "--price-per-mtl",
     type=click.IntRange(min=0),
-    default=0,
     metavar="NCR",
-    help="Nanocredits per million tokens through one block. Default: free.",
+    help="Nanocredits per million tokens through one block. Default: what `manyhands price set` "
+    "says, else free.",
 )
 @click.option(
     "--drain",
@@ -295,7 +295,7 @@ async def _serve(
         ways=ways_of(wanted),
     )
     stop = asyncio.Event()
-    about = about_of(wanted, prepared, loads)
+    about = about_of(wanted, prepared, loads, home)
     with interruptible(stop.set):
         async with (
             node.running(),

@@ -5,6 +5,7 @@ In: the command line, read. Out: the node's settings, and what its page tells of
 
 from typing import TYPE_CHECKING
 
+from manyhands.costing.own_price import FREE, Price, read_price
 from manyhands.dashboard.beside import About
 from manyhands.loads import Loads
 from manyhands.manners import sensing, wishes_of
@@ -42,7 +43,7 @@ def settings_of(wanted: "Wanted", home: "Home", tracer: "Tracer | None" = None) 
         bans=home.bans,
         region=wanted.region,
         group=wanted.group,
-        rates=_rates(wanted.price_per_mtl),
+        rates=_rates(_price(wanted, home)),
         max_bytes_per_s=wanted.max_bandwidth,
         wishes=wishes_of(wanted),
         sense=sensing(),
@@ -50,13 +51,20 @@ def settings_of(wanted: "Wanted", home: "Home", tracer: "Tracer | None" = None) 
     )
 
 
-def _rates(price_per_mtl: int) -> "Rates":
+def _price(wanted: "Wanted", home: "Home") -> Price:
+    """What it asks: as it was told now, else as it was set for this home, else nothing."""
+    if wanted.price_per_mtl is not None:
+        return Price(wanted.price_per_mtl, wanted.price_per_mtl)
+    return read_price(home) or FREE
+
+
+def _rates(price: Price) -> "Rates":
     from ledger.meter import Rates
 
-    return Rates(prefill_tl=price_per_mtl, decode_tl=price_per_mtl)
+    return Rates(prefill_tl=price.prefill, decode_tl=price.decode)
 
 
-def about_of(wanted: "Wanted", prepared: "Prepared", loads: Loads) -> About:
+def about_of(wanted: "Wanted", prepared: "Prepared", loads: Loads, home: "Home") -> About:
     """Why it serves what it serves, and what its owner allows it, as people write it."""
     why = "you named them when you started it: --span"
     if wanted.span is None:
@@ -74,8 +82,17 @@ def about_of(wanted: "Wanted", prepared: "Prepared", loads: Loads) -> About:
         "Device": prepared.device,
         "Memory": str(wanted.share(prepared.device) or "what fits"),
         "For sessions' caches": f"{wanted.kv_cache / 2**20:.0f} MiB",
-        "Price": f"{wanted.price_per_mtl} nanocredits per million tokens through one block"
-        if wanted.price_per_mtl
-        else "free",
+        "Price": _price_text(_price(wanted, home)),
     }
     return About(why=why, limits=limits, loads=loads)
+
+
+def _price_text(price: Price) -> str:
+    if price == FREE:
+        return "free"
+    asked = (
+        f"{price.decode}"
+        if price.prefill == price.decode
+        else f"{price.prefill} for prompts, {price.decode} for answers,"
+    )
+    return f"{asked} nanocredits per million tokens through one block"
