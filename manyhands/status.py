@@ -23,7 +23,6 @@ from manyhands.running import found_running, join_addresses
 from manyhands.whereabouts import peers_of, reach_view
 from protocol.address import Address
 from protocol.clock import wall_ms
-from protocol.identity import PeerId
 
 if TYPE_CHECKING:
     from manyhands.condition import Condition, Seen
@@ -103,15 +102,22 @@ def peers(
 
 
 @peers.command(short_help="Hear a banned peer again.")
-@click.argument("peer", type=PeerType())
+@click.argument("peer")
 @home_option
 @json_option
-def unban(peer: PeerId, home: Path | None, as_json: bool) -> None:
-    """Let the node of this home hear PEER again, from a second later on, if it runs."""
+@click.pass_context
+def unban(context: click.Context, peer: str, home: Path | None, as_json: bool) -> None:
+    """Let the node of this home hear PEER again, from a second later on, if it runs.
+
+    PEER is a peer id, its end as the tables show it, or an address.
+    """
+    from manyhands.tables import ending_in
     from node.barring import read_bans, write_bans
 
     place = Home.at(home)
     held = read_bans(place.bans)
+    meant = ending_in(peer, (ban.peer_id for ban in held))
+    peer = meant[0] if len(meant) == 1 else PeerType().convert(peer, None, context)
     was_banned = any(ban.peer_id == peer for ban in held)
     if was_banned:
         write_bans(place.bans, [ban for ban in held if ban.peer_id != peer])

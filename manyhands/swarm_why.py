@@ -26,6 +26,7 @@ from manyhands.party import Party, open_party
 from manyhands.running import join_addresses
 from manyhands.signals import interruptible
 from manyhands.swarm import swarm
+from manyhands.tables import ending_in
 from protocol.address import Address
 from protocol.errors import ManyhandsError, UsageError
 from protocol.identity import PeerId, load_peer_id, public_key_from_peer_id
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from scheduler.directory import Directory
     from scheduler.wanted import Wanted
 
-DIAL_S, LEAST_CHARS = 5.0, 6
+DIAL_S = 5.0
 COLOURS = {"ok": "green", "fail": "red"}
 
 
@@ -81,9 +82,9 @@ def why(
     from manyhands.why import is_usable, reasons
 
     place, ask = Home.at(home), Ask(**choices)
-    known = run(_look(place, peer, join))
+    known, directory = run(_look(place, peer, join))
     wanted = _wanted(ask, model, place, join, n_positions, known)
-    found = reasons(known, wanted)
+    found = reasons(known, directory.judged(wanted) if wanted is not None else None)
     if as_json:
         click.echo(json.dumps(view_of(known, found)))
         return
@@ -153,8 +154,9 @@ def _wanted(
     )
 
 
-async def _look(home: Home, text: str, join: tuple[Address, ...]) -> "Known":
-    """
+async def _look(home: Home, text: str, join: tuple[Address, ...]) -> "tuple[Known, Directory]":
+    """What is known of one peer, and the table of all.
+
     Raises:
         UsageError: no such peer, or several.
         ManyhandsError: our key or membership cannot be used.
@@ -162,6 +164,7 @@ async def _look(home: Home, text: str, join: tuple[Address, ...]) -> "Known":
     from manyhands.condition import Seen
     from manyhands.why import Known
     from node.barring import read_bans
+    from protocol.regions import doubts
     from scheduler.record_file import read_records
 
     party = open_party(home, "client")
@@ -178,7 +181,8 @@ async def _look(home: Home, text: str, join: tuple[Address, ...]) -> "Known":
     records, now_s = read_records(home.client / RECORD_NAME), time.time()
     listed = (announced,) if announced else ()
     slowdown = records.believed(listed, now_s).get(peer_id)
-    return Known(
+    doubt = doubts(directory.live()).get(peer_id, "")
+    known = Known(
         peer_id=peer_id,
         ours=_ours(home),
         announced=announced,
@@ -187,6 +191,7 @@ async def _look(home: Home, text: str, join: tuple[Address, ...]) -> "Known":
             age_s=directory.table.heard_ms(peer_id, now_ms) / 1000,
             slowdown=slowdown,
             skew_s=directory.table.skew_ms(peer_id, now_ms) / 1000,
+            doubt=str(doubt),
         ),
         dialled=dialled,
         load=load,
@@ -198,6 +203,7 @@ async def _look(home: Home, text: str, join: tuple[Address, ...]) -> "Known":
         ban=next((ban for ban in read_bans(home.bans) if ban.peer_id == peer_id), None),
         held=own.held,
     )
+    return known, directory
 
 
 async def _ask(party: Party, home: Home, join: tuple[Address, ...]) -> _Looked:
@@ -218,9 +224,8 @@ def _the_peer(text: str, directory: "Directory", failure: ManyhandsError | None)
     try:
         public_key_from_peer_id(PeerId(text))
     except UsageError:
-        ending = text.removeprefix("…")
-        peers = [peer.peer_id for peer in directory.live() if peer.peer_id.endswith(ending)]
-        if len(ending) >= LEAST_CHARS and len(peers) == 1:
+        peers = ending_in(text, (peer.peer_id for peer in directory.live()))
+        if len(peers) == 1:
             return peers[0]
         if failure is not None:
             raise failure from None

@@ -6,13 +6,15 @@ gets wide tables, with profiles and addresses.
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from manyhands.condition import blocks_of_model
+from protocol.identity import PeerId
 
 PIPE_COLUMNS, WIDE_COLUMNS = 160, 120
 MAX_BAR = 24
+ENDING_CHARS = 6  # of a peer id, which tell peers apart
 STYLES = {
     "serving": "green",
     "slow": "yellow",
@@ -117,6 +119,8 @@ def _show_bans(bans: Sequence[dict[str, Any]]) -> None:
         left_min = max(0.0, ban["until_ms"] / 1000 - time.time()) / 60
         why = f"banned here for {left_min:.0f} more minutes: {ban['why']}"
         _told(f"peer     {short(ban['peer'])}", Text(why, "yellow"))
+    if bans:
+        _told("", Text(f"to hear one again: manyhands peers unban {short(bans[0]['peer'])}"))
 
 
 def show_peers(rows: Sequence[dict[str, Any]], bans: Sequence[dict[str, Any]] = ()) -> None:
@@ -185,7 +189,13 @@ def _path(path: str, rtt_ms: float | None) -> str:
 
 def short(peer: str) -> str:
     """The end of a peer id, which is what differs."""
-    return f"…{peer[-6:]}"
+    return f"…{peer[-ENDING_CHARS:]}"
+
+
+def ending_in(text: str, peers: Iterable[PeerId]) -> list[PeerId]:
+    """Whom a person may mean by the end of an id, as tables show it."""
+    ending = text.rpartition("…")[2]
+    return [peer for peer in peers if len(ending) >= ENDING_CHARS and peer.endswith(ending)]
 
 
 def _by_model(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:

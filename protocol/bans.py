@@ -18,6 +18,7 @@ FIRST_S, GROWTH, LONGEST_S = 600.0, 4.0, 86_400.0
 FORGIVEN_S = 86_400.0  # after a ban has ended: the next one is a first one again
 MAX_BANS = 1_000
 MAX_WHY_CHARS = 200
+MAX_UNTIL_MS = 253_402_300_799_000  # the last day that a calendar of four digits has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,8 @@ class Ban:
     number: int = 1
 
     def __post_init__(self) -> None:
-        if self.number < 1 or self.until_ms < 0 or not self.why.isprintable():
+        is_timely = 0 <= self.until_ms <= MAX_UNTIL_MS
+        if self.number < 1 or not is_timely or not self.why.isprintable():
             raise ValueError("a ban has a reason, a number and an end")
 
 

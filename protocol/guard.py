@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from protocol.bans import Ban, Bans
 from protocol.clock import wall_ms
@@ -124,8 +125,9 @@ class Guard:
 
 def banned(ban: Ban, listener: PeerId) -> PeerRefused:
     """What a peer hears that is not heard."""
+    until = datetime.fromtimestamp(ban.until_ms / 1000, UTC)
     return PeerRefused(
         listener,
-        f"it does not hear you until {ban.until_ms // 1000} (Unix time): {ban.why}",
+        f"it does not hear you until {until:%Y-%m-%d %H:%M:%S} UTC: {ban.why}",
         hint="its operator lifts this with: manyhands peers unban PEER",
     )

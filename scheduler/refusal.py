@@ -15,8 +15,9 @@ from scheduler.routing import missing_blocks
 from scheduler.wanted import Constraint, Wanted
 
 IN_WORDS = {
-    Constraint.REGION: "in region {regions}",
+    # Whoever says that it is there is told of first: to believe it asks for nothing else.
     Constraint.DOUBTED: "in region {regions}, as far as measurements go,",
+    Constraint.REGION: "in region {regions}",
     Constraint.GROUP: "{group}",
     Constraint.DIRECT: "without a relay in between",
     Constraint.PRICE: "for {max_price} ncr per million or less",
@@ -108,7 +109,10 @@ def _relaxing(named: Constraint, n_others: int, hosts: Sequence[Announcement]) -
             return "manyhands peers shows who serves; leave out --require"
         case Constraint.DOUBTED:
             others = "1 peer says" if n_others == 1 else f"{n_others} peers say"
-            return f"{others} so and cannot be there: --believe-regions takes their word"
+            return (
+                f"{others} so, and others measured that this cannot be: manyhands peers shows it; "
+                "--believe-regions takes their word, else change --region"
+            )
         case _:
             others = "1 other peer does" if n_others == 1 else f"{n_others} other peers do"
             return f"{others}: change --{named.value} or leave it out"

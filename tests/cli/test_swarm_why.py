@@ -16,6 +16,7 @@ from manyhands.membership import enter
 from manyhands.why import Known, is_usable, reasons
 from node.barring import write_bans
 from protocol.address import Address
+from protocol.announcements import Link
 from protocol.bans import Ban
 from protocol.clock import wall_ms
 from protocol.errors import PeerUnreachable
@@ -117,6 +118,24 @@ async def test_what_it_does_and_asks_is_judged_as_routing_does(tell):
     assert "health" in draining
     assert grouped["constraints"].startswith("group: ")
     assert tight["constraints"].startswith("context: ")
+
+
+async def test_whom_measurements_contradict_is_outside_the_region_that_it_says(tell):
+    def seen_by(n: int) -> bytes:
+        links = (Link(peer_of(1), 2_000),)
+        who, at = Identity(key_of(n)), nobody(n)
+        return announced(who, at, wall_ms(), region="eu", links=links)
+
+    def swarm():
+        return peer(1, seen_by(2), seen_by(3), region="us-east")
+
+    asked, _ = await tell(swarm(), of=lambda addresses: peer_of(1), region="us-east")
+    not_asked, view = await tell(swarm(), of=lambda addresses: peer_of(1))
+
+    assert asked["constraints"].startswith("believe-regions: measurements contradict its region")
+    assert not not_asked
+    [told] = [each["text"] for each in view["reasons"] if each["source"] == "health"]
+    assert "2 peers elsewhere are too near" in told
 
 
 async def test_a_client_is_told_that_it_serves_nobody(tell, tmp_path):

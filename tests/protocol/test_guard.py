@@ -6,9 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.bans import FIRST_S, FORGIVEN_S, LONGEST_S, MAX_BANS, OFFENCES, Ban, Bans
+from protocol.bans import (
+    FIRST_S,
+    FORGIVEN_S,
+    LONGEST_S,
+    MAX_BANS,
+    MAX_UNTIL_MS,
+    OFFENCES,
+    Ban,
+    Bans,
+)
 from protocol.errors import PeerBusy, PeerMisbehaved, PeerRefused
-from protocol.guard import ALL, MAX_STREAMS, OF_METHOD, Guard
+from protocol.guard import ALL, MAX_STREAMS, OF_METHOD, Guard, banned
 from protocol.identity import PeerId
 from protocol.rate_limits import MAX_SENDERS
 from tests.announcing import NOW_MS, peer_of
@@ -188,8 +197,15 @@ def test_bytes_of_answers_are_charged(guard: Guard):
     assert ask(guard, GOOD, "file") is None
 
 
+def test_who_is_banned_hears_why_and_until_when_as_people_write_it():
+    for until_ms, written in ((0, "1970-01-01 00:00:00"), (MAX_UNTIL_MS, "9999-12-31 23:59:59")):
+        refusal = banned(Ban(peer_id=BAD, why="it sends junk", until_ms=until_ms), US)
+
+        assert refusal.reason == f"it does not hear you until {written} UTC: it sends junk"
+
+
 def test_a_ban_that_is_none_cannot_be_made():
     good = Ban(peer_id=BAD, why="x", until_ms=1)
-    for wrong in ({"number": 0}, {"until_ms": -1}, {"why": "\x1b"}):
+    for wrong in ({"number": 0}, {"until_ms": -1}, {"until_ms": 10**18}, {"why": "\x1b"}):
         with pytest.raises(ValueError, match="a ban has"):
             replace(good, **wrong)  # type: ignore[arg-type]

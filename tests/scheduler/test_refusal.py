@@ -53,6 +53,20 @@ def test_the_constraint_that_leaves_blocks_without_a_host_is_named(
     assert refusal.hint
 
 
+def test_who_only_says_that_it_is_there_is_told_of_and_how_to_take_its_word():
+    swarm = [announce(1, region="us"), announce(2, region="eu"), announce(3, region="eu")]
+    doubted = replace(limited(regions=("us",)), doubted=frozenset({peer_of(1)}))
+
+    refusal = incomplete(swarm, doubted, model="tiny")
+
+    assert refusal is not None
+    assert refusal.constraint == "believe-regions"
+    words = "nobody in region us, as far as measurements go, serves blocks 0:8 of tiny"
+    assert str(refusal) == words
+    assert refusal.hint.startswith("1 peer says so, and others measured that this cannot be")
+    assert "--believe-regions" in refusal.hint
+
+
 def test_a_group_without_a_host_leaves_everything():
     refusal = incomplete([HALF], limited(groups=(Group("lab"),)))
 
