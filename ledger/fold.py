@@ -14,6 +14,7 @@ quorum of witnesses cosigned; where that shows two branches, what they share.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 from ledger.chain import Kind, Step, read_chain
 from ledger.spend_leaf import SpendLeaf
@@ -59,6 +60,32 @@ class Allotted:
     @property
     def held(self) -> int:
         return self.amount - self.deposited - self.returned
+
+    @classmethod
+    def of(
+        cls,
+        payer: bytes,
+        payee: bytes,
+        asset: bytes,
+        amount: int,
+        *,
+        level: int,
+        floor: int,
+        promised: int,
+    ) -> Self:
+        """By what its payee's deposits say was used, what it will claim at most, and its tabs."""
+        returned = amount - min(amount, floor)
+        asked = max(promised, level)
+        return cls(
+            payer=payer,
+            payee=payee,
+            asset=asset,
+            amount=amount,
+            deposited=min(level, amount),
+            returned=returned,
+            claimed=min(asked, amount - returned),
+            unfunded=max(0, asked - (amount - returned)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,19 +235,15 @@ def _settled(reached: _Reached, tabs: Iterable[TabClaim]) -> dict[bytes, Allotte
     for (oid, session_id), amount in promised.items():
         if (made := reached.allots.get(oid)) is not None:
             net[oid] += max(0, amount - reached.notes.get((made.payee, session_id), 0))
-    settled = {}
-    for oid, made in reached.allots.items():
-        level, returned = reached.level(oid, made), reached.returned(oid, made)
-        claimable = made.amount - returned
-        asked = max(net[oid], level)
-        settled[oid] = Allotted(
-            payer=made.payer,
-            payee=made.payee,
-            asset=made.asset,
-            amount=made.amount,
-            deposited=min(level, made.amount),
-            returned=returned,
-            claimed=min(asked, claimable),
-            unfunded=max(0, asked - claimable),
+    return {
+        oid: Allotted.of(
+            made.payer,
+            made.payee,
+            made.asset,
+            made.amount,
+            level=reached.level(oid, made),
+            floor=reached.floors.get((made.payee, oid), made.amount),
+            promised=net[oid],
         )
-    return settled
+        for oid, made in reached.allots.items()
+    }

@@ -7,7 +7,7 @@ because losing the last of it costs at most a window. What rows mean is left to 
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
@@ -104,6 +104,15 @@ class Store:
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
         with self._lock, translated(self.path):
             return self._connection.execute(sql, values).fetchall()
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        with self._lock, translated(self.path):
+            self._connection.executemany(sql, rows)
+
+    def stream(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Row]:
+        """Rows as they are read, few at a time. Others write to what is read at their own risk."""
+        with translated(self.path):
+            yield from self._connection.execute(sql, values)
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[None]:

@@ -1,0 +1,240 @@
+"""What spend logs and balances cost on this machine: python -m benchmarks.ledger [--entries N]
+
+Times are of CPU, in one process, so that they mean the same on a busy machine; what waits for the
+disk is told as wall time. Entries are made, not signed, where signatures are not what is measured.
+"""
+
+import argparse
+import random
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+from ledger.chain import Kind
+from ledger.checkpoint import Checkpoint, origin
+from ledger.cosigning import Witness, Witnesses, cosign, with_cosignatures
+from ledger.merkle import (
+    appended,
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+    root,
+    verify_consistency,
+    verify_inclusion,
+)
+from ledger.spend_books import SpendBooks
+from ledger.spend_leaf import NO_LEAF, SpendLeaf
+from ledger.spending import Allotment, Grant
+from ledger.witness import AddCheckpoint, WitnessBook
+from protocol.signing import OPEN_SWARM_ID, SigningKey
+
+ISSUER, PAYER, PAYEE = (SigningKey.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
+WITNESSES = tuple(SigningKey.from_seed(bytes([n]) * 32) for n in range(11, 15))
+NAMED = tuple(Witness(f"w{i}", key.public_key) for i, key in enumerate(WITNESSES))
+N_PROOFS = 2000
+
+
+def cpu_s(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def row(what: str, measured: str, goal: str, holds: bool | None = None) -> None:
+    verdict = "" if holds is None else ("yes" if holds else "**no**")
+    print(f"| {what} | {measured} | {goal} | {verdict} |", flush=True)
+
+
+def tree(n: int) -> None:
+    """Append n entries of 608 bytes, and prove things about them."""
+    nodes: dict[tuple[int, int], bytes] = {}
+
+    def node_at(level: int, index: int) -> bytes:
+        return nodes[level, index]
+
+    filler = bytes(600)
+
+    def grow() -> None:
+        for size in range(n):
+            leaf = leaf_hash(size.to_bytes(8, "big") + filler)
+            for level, index, hash_ in appended(size, leaf, node_at):
+                nodes[level, index] = hash_
+
+    per_s = n / cpu_s(grow)
+    row(f"Merkle append, {n:,} entries of 608 B", f"{per_s:,.0f}/s", "150,000/s", per_s >= 150_000)
+    rng, head = random.Random(1), root(n, node_at)
+    places = [rng.randrange(n) for _ in range(N_PROOFS)]
+    sizes = [rng.randrange(1, n + 1) for _ in range(N_PROOFS)]
+    paths = [inclusion_proof(place, n, node_at) for place in places]
+    longer = [consistency_proof(size, n, node_at) for size in sizes]
+    roots = [root(size, node_at) for size in sizes]
+    leaves = [nodes[0, place] for place in places]
+    for what, work, goal in (
+        ("inclusion proof, make", lambda: [inclusion_proof(p, n, node_at) for p in places], 15_000),
+        (
+            "inclusion proof, verify",
+            lambda: [
+                verify_inclusion(leaf, place, n, path, head)
+                for leaf, place, path in zip(leaves, places, paths, strict=True)
+            ],
+            25_000,
+        ),
+        (
+            "consistency proof, make",
+            lambda: [consistency_proof(s, n, node_at) for s in sizes],
+            None,
+        ),
+        (
+            "consistency proof, verify",
+            lambda: [
+                verify_consistency(size, n, path, old, head)
+                for size, path, old in zip(sizes, longer, roots, strict=True)
+            ],
+            None,
+        ),
+    ):
+        per_s = N_PROOFS / cpu_s(work)
+        goal_text = f"{goal:,}/s" if goal else "-"
+        row(f"{what}, at {n:,}", f"{per_s:,.0f}/s", goal_text, per_s >= goal if goal else None)
+
+
+def spend_leaves(n: int) -> list[bytes]:
+    """Allotments of one payer, signed."""
+    previous, made = NO_LEAF, []
+    for number in range(n):
+        envelope = Allotment(
+            payer=PAYER.public_key,
+            asset=ISSUER.public_key,
+            payee=PAYEE.public_key,
+            allot_no=number,
+            amount=1,
+            expires_epoch=1,
+        ).seal(OPEN_SWARM_ID, PAYER)
+        data = SpendLeaf(number, previous, envelope).encode()
+        made.append(data)
+        previous = leaf_hash(data)
+    return made
+
+
+def signed(key: SigningKey, leaves: list[bytes]) -> str:
+    nodes: dict[tuple[int, int], bytes] = {}
+    for size, data in enumerate(leaves):
+        for level, index, hash_ in appended(size, leaf_hash(data), lambda lv, ix: nodes[lv, ix]):
+            nodes[level, index] = hash_
+    name = origin(OPEN_SWARM_ID, key.public_key, "spend")
+    head = Checkpoint(name, len(leaves), root(len(leaves), lambda lv, ix: nodes[lv, ix]))
+    lines = [
+        cosign(head.text(), witness, signer, 1_790_000_000)
+        for witness, signer in zip(NAMED, WITNESSES, strict=True)
+    ]
+    return with_cosignatures(head.sign(key), lines)
+
+
+def learning(directory: Path, n: int) -> None:
+    """Take in a log, then one more entry of it."""
+    leaves = spend_leaves(n + 20)
+    grant = Grant(
+        issuer=ISSUER.public_key,
+        account=PAYER.public_key,
+        asset=ISSUER.public_key,
+        grant_no=0,
+        amount=2**40,
+    )
+    granted = [SpendLeaf(0, NO_LEAF, grant.seal(OPEN_SWARM_ID, ISSUER)).encode()]
+    with SpendBooks.open(directory, OPEN_SWARM_ID, Witnesses.of(*NAMED)) as books:
+        books.learn(ISSUER.public_key, signed(ISSUER, granted), granted)
+        note = signed(PAYER, leaves[:n])
+        per_s = n / cpu_s(lambda: books.learn(PAYER.public_key, note, leaves[:n]))
+        row(f"spend log taken in, {n:,} entries", f"{per_s:,.0f}/s", "-")
+        walls, cpus = [], []
+        for size in range(n + 1, n + 21):
+            note, more = signed(PAYER, leaves[:size]), leaves[size - 1 : size]
+            began, ran = time.perf_counter(), time.process_time()
+            books.learn(PAYER.public_key, note, more, start=size - 1)
+            walls.append(1000 * (time.perf_counter() - began))
+            cpus.append(1000 * (time.process_time() - ran))
+        ms = sorted(cpus)[10]
+        text = f"{ms:.1f} ms ({sorted(walls)[10]:.1f} ms wall)"
+        row("  one entry more, checked, posted, durable", text, "5 ms", ms <= 5)
+
+
+def folding(directory: Path, n: int) -> None:
+    """Balances of n entries: a thousand accounts pay and are paid, one allotment each in turn."""
+    with SpendBooks.open(directory, OPEN_SWARM_ID, Witnesses()) as books:
+        store = books._store
+        n_accounts = 1000
+        with store.transaction():
+            store.execute_many(
+                "INSERT INTO account VALUES (?, ?)",
+                ((i, sha256(b"%d" % i).digest()) for i in range(1, n_accounts + 2)),
+            )
+            issuer, per_log = n_accounts + 1, n // n_accounts // 2
+            rows = [
+                (issuer, i - 1, 0, int(Kind.GRANT), sha256(b"g%d" % i).digest(), i, issuer, 2**40)
+                for i in range(1, n_accounts + 1)
+            ]
+            places = dict.fromkeys(range(1, n_accounts + 1), 0)
+            for number in range(per_log):
+                for payer in range(1, n_accounts + 1):
+                    payee = payer % n_accounts + 1
+                    oid = sha256(b"%d/%d" % (payer, number)).digest()
+                    rows.append(
+                        (payer, places[payer], 0, int(Kind.ALLOT), oid, payee, issuer, 1000)
+                    )
+                    places[payer] += 1
+                    rows.append((payee, places[payee], 0, int(Kind.LEVEL), oid, payer, issuer, 900))
+                    places[payee] += 1
+            store.execute_many("INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            store.execute_many(
+                "INSERT INTO log VALUES (?, ?, ?, NULL, 0, '')",
+                ((a, size, size) for a, size in {**places, issuer: n_accounts}.items()),
+            )
+        took = cpu_s(books.refold)
+        row(f"all balances folded anew, {len(rows):,} entries", f"{took:.2f} s", "3 s", took <= 3)
+        name, asset = sha256(b"7").digest(), sha256(b"%d" % issuer).digest()
+        ms = cpu_s(lambda: [books.available(name, asset) for _ in range(1000)])
+        row("one balance asked for", f"{ms:.3f} ms", "5 ms", ms <= 5)
+
+
+def witnessing(directory: Path, n: int) -> None:
+    leaves = [b"%d" % i for i in range(n)]
+    nodes: dict[tuple[int, int], bytes] = {}
+    name = origin(OPEN_SWARM_ID, PAYER.public_key, "spend")
+    requests = []
+    for size, data in enumerate(leaves):
+        for level, index, hash_ in appended(size, leaf_hash(data), lambda lv, ix: nodes[lv, ix]):
+            nodes[level, index] = hash_
+        proof = consistency_proof(size, size + 1, lambda lv, ix: nodes[lv, ix]) if size else []
+        head = Checkpoint(name, size + 1, root(size + 1, lambda lv, ix: nodes[lv, ix]))
+        requests.append(AddCheckpoint(size, tuple(proof), head.sign(PAYER)).encode())
+    book = WitnessBook.open(directory, "w0", WITNESSES[0], {name: PAYER.public_key}.get)
+    began = time.perf_counter()
+    cpu = cpu_s(lambda: [book.add_checkpoint(AddCheckpoint.parse(r), 0) for r in requests])
+    wall = time.perf_counter() - began
+    book.close()
+    row(
+        "checkpoint cosigned, durable",
+        f"{1000 * wall / n:.1f} ms wall, {1e6 * cpu / n:.0f} µs CPU",
+        "-",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    n = parser.parse_args().entries
+    print("| what | measured (CPU) | goal | holds |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as directory:
+        folding(Path(directory, "fold"), n)
+        learning(Path(directory, "learn"), min(n, 5000))
+        witnessing(Path(directory, "witness"), 200)
+    tree(n)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"\nPeak memory: {peak:,.0f} MiB.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,359 @@
+"""What a node knows of all accounts' spend logs, and the balances they come to, in one file.
+
+In: leaves of an account's log, with a checkpoint that a quorum cosigned. Out: who may spend how
+much and what became of each allotment, kept up to date: always what `fold.fold` would say of the
+same logs. A leaf is verified once, when it comes. Where two branches that both count part, too many
+witnesses lied: nothing from there on counts, and all balances are folded anew.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from ledger.chain import ChainReader, ChainState
+from ledger.checkpoint import origin
+from ledger.cosigning import Cosigned, Witnesses
+from ledger.errors import BadProof, ForeignLedger
+from ledger.fold import Allotted, Books, TabClaim
+from ledger.merkle import NodeAt, appended, leaf_hash, root
+from ledger.posting import StepRow, post
+from ledger.spend_leaf import NO_LEAF, SpendLeaf
+from ledger.spend_tables import (
+    SCHEMA,
+    Cached,
+    Names,
+    cached_tables,
+    refold,
+    steps_from,
+)
+from ledger.store import Store, damaged, translated
+from protocol.errors import IntegrityError
+
+FILE_NAME = "spending.sqlite"
+
+
+@dataclass(slots=True)
+class _Log:
+    """One account's log, as far as we have it."""
+
+    acct: int
+    size: int = 0
+    readable: int = 0
+    cut: int | None = None
+    granted: int = 0
+    note: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        return self.readable == self.size
+
+
+class SpendBooks:
+    """Use `open`, and `close` in the end."""
+
+    def __init__(self, store: Store, swarm_id: bytes, witnesses: Witnesses) -> None:
+        self.swarm_id, self.witnesses = swarm_id, witnesses
+        self._store, self._names = store, Names(store)
+
+    @classmethod
+    def open(cls, directory: Path, swarm_id: bytes, witnesses: Witnesses) -> Self:
+        """Open or begin a swarm's books.
+
+        Raises:
+            DamagedLedger: the database is truncated or corrupt.
+            ForeignLedger: it is of another swarm.
+            ConfigError: the directory cannot be written.
+        """
+        path = directory / FILE_NAME
+        with translated(path):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = Store.open(path, create=True, schema=SCHEMA)
+        try:
+            store.quick_check()
+            with store.transaction():
+                store.execute("INSERT OR IGNORE INTO meta VALUES ('swarm', ?)", (swarm_id,))
+                if store.execute("SELECT value FROM meta WHERE name = 'swarm'") != [(swarm_id,)]:
+                    raise ForeignLedger(f"{path} is of another swarm", hint="use another --home")
+        except BaseException:
+            store.close()
+            raise
+        return cls(store, swarm_id, witnesses)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- taking in -------------------------------------------------------------------------------
+
+    def size(self, account: bytes) -> int:
+        """How many leaves of this log we have: ask for those from here on."""
+        return self._log(self._names.find(account)).size
+
+    def learn(self, account: bytes, note: str, leaves: Sequence[bytes], *, start: int = 0) -> int:
+        """Take in a log's leaves from `start` on, up to the size that its checkpoint says.
+
+        Returns how many entries of it count for balances now.
+
+        Raises:
+            IntegrityError: the checkpoint is not the account's, has no quorum, or does not fit the
+                leaves; then it may help to send all of them, from the first on.
+        """
+        head = self.witnesses.open(note, origin(self.swarm_id, account, "spend"), account)
+        if not head.has_quorum:
+            raise BadProof(f"{len(head.times_s)} witnesses signed, {self.witnesses.quorum_k} must")
+        try:
+            with self._store.transaction():
+                acct = self._names.id(account)
+                self._learn(account, self._log(acct), head, note, leaves, start)
+                return self._counted(acct)
+        except BaseException:
+            self._names.forget()
+            raise
+
+    def claim(self, tabs: Iterable[TabClaim]) -> None:
+        """What vouchers on our own tabs promise of allotments; the highest of each tab counts."""
+        with self._store.transaction():
+            self._store.execute_many(
+                "INSERT INTO tab VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+                " SET amount = max(amount, excluded.amount)",
+                ((tab.allot_oid, tab.session_id, tab.amount) for tab in tabs),
+            )
+
+    def mark_forked(self, account: bytes) -> None:
+        """It was proven to have shown two branches: no new business with it."""
+        with self._store.transaction():
+            self._store.execute(
+                "INSERT OR IGNORE INTO forked VALUES (?)", (self._names.id(account),)
+            )
+
+    # --- asking ----------------------------------------------------------------------------------
+
+    def available(self, account: bytes, asset: bytes) -> int:
+        rows = self._store.execute(
+            "SELECT amount FROM balance WHERE acct = (SELECT id FROM account WHERE name = ?)"
+            " AND asset = (SELECT id FROM account WHERE name = ?)",
+            (account, asset),
+        )
+        return int(rows[0][0]) if rows else 0
+
+    def allotted(self, oid: bytes) -> Allotted | None:
+        """What became of this allotment; None: there is no credit behind it."""
+        return self._allotted("AND s.oid = ?", oid).get(oid)
+
+    def is_forked(self, account: bytes) -> bool:
+        rows = self._store.execute(
+            "SELECT 1 FROM forked JOIN account ON id = acct WHERE name = ?", (account,)
+        )
+        return bool(rows)
+
+    def books(self) -> Books:
+        """All of it, as `fold.fold` says it."""
+        with self._store.snapshot():
+            names = self._names.all()
+            balances = self._store.execute("SELECT * FROM balance WHERE amount > 0")
+            logs = self._store.execute(
+                "SELECT acct, coalesce(n, 0) FROM log LEFT JOIN counted USING (acct)"
+            )
+            granted = self._store.execute(
+                "SELECT asset, sum(amount) FROM step JOIN counted USING (acct)"
+                " WHERE kind = 1 AND idx < n GROUP BY asset"
+            )
+            forked = self._store.execute("SELECT acct FROM forked")
+            return Books(
+                available={(names[a], names[s]): amount for a, s, amount in balances},
+                allotted=self._allotted(),
+                counted={names[acct]: n for acct, n in logs},
+                granted={names[asset]: amount for asset, amount in granted},
+                forked=frozenset(names[acct] for (acct,) in forked),
+            )
+
+    def refold(self) -> None:
+        """Fold all balances anew from the steps; nothing changes, unless something was wrong."""
+        with self._store.transaction():
+            refold(self._store)
+
+    # --- within ----------------------------------------------------------------------------------
+
+    def _log(self, acct: int | None) -> _Log:
+        rows = self._store.execute("SELECT * FROM log WHERE acct = ?", (acct,))
+        return _Log(*rows[0]) if rows else _Log(acct or 0)
+
+    def _counted(self, acct: int) -> int:
+        rows = self._store.execute("SELECT n FROM counted WHERE acct = ?", (acct,))
+        return int(rows[0][0]) if rows else 0
+
+    def _learn(
+        self,
+        account: bytes,
+        log: _Log,
+        head: Cosigned,
+        note: str,
+        leaves: Sequence[bytes],
+        start: int,
+    ) -> None:
+        size = head.head.size
+        nodes: Cached[tuple[int, int], bytes] = Cached(self._store, "node", (log.acct,))
+        if size <= log.size and _root(size, nodes) == head.head.root:
+            return  # the beginning of what we have
+        if not 0 <= start <= log.size or len(leaves) != size - start:
+            raise BadProof(f"these are not the leaves from {log.size} to {size}: send all of them")
+        fresh: Cached[tuple[int, int], bytes] = Cached(self._store, "node", (log.acct,))
+        for index, data in enumerate(leaves, start):
+            for level, number, hash_ in appended(index, leaf_hash(data), _looking_up(fresh)):
+                fresh[level, number] = hash_
+        if _root(size, fresh) != head.head.root:
+            raise BadProof("the leaves do not give the checkpoint's root: send all of them")
+        parted = self._parted(log, leaves, start)
+        if parted is not None:
+            self._cut(account, log, parted)
+            return
+        if log.cut is not None:
+            return  # nothing from there on counts
+        fresh.write()
+        self._extend(account, log, leaves[log.size - start :])
+        log.note = note
+        self._save(log)
+        tables, write = cached_tables(self._store)
+        post([log.acct], tables, self._steps_from, self._readable)
+        write()
+
+    def _parted(self, log: _Log, leaves: Sequence[bytes], start: int) -> int | None:
+        """Where these leaves first differ from ours, if they do."""
+        rows = self._store.execute(
+            "SELECT idx, data FROM leaf WHERE acct = ? AND idx >= ? ORDER BY idx", (log.acct, start)
+        )
+        for index, data in rows:
+            if index - start < len(leaves) and leaves[index - start] != data:
+                return int(index)
+        return None
+
+    def _extend(self, account: bytes, log: _Log, leaves: Sequence[bytes]) -> None:
+        """Keep these leaves, and read them up to the first that breaks a rule."""
+        self._store.execute_many(
+            "INSERT INTO leaf VALUES (?, ?, ?)",
+            ((log.acct, index, data) for index, data in enumerate(leaves, log.size)),
+        )
+        places: Cached[bytes, int] = Cached(self._store, "place", (log.acct,))
+        asked: Cached[bytes, int] = Cached(self._store, "asked", (log.acct,))
+        floors: Cached[bytes, int] = Cached(self._store, "given_back", (log.acct,))
+        reader = ChainReader(account, self.swarm_id, ChainState(log.granted, places, asked, floors))
+        previous = leaf_hash(self._leaf_bytes(log.acct, log.size - 1)) if log.size else NO_LEAF
+        steps = []
+        is_whole = log.is_whole
+        with suppress(IntegrityError):
+            for index, data in enumerate(leaves, log.size):
+                if not is_whole:
+                    break
+                leaf = SpendLeaf.decode(data)
+                if (leaf.index, leaf.previous) != (index, previous):
+                    break
+                for sub, step in enumerate(reader.read(leaf, self._leaf_at(log.acct))):
+                    party, asset = self._names.id(step.party), self._names.id(step.asset)
+                    steps.append(
+                        (log.acct, index, sub, int(step.kind), step.oid, party, asset, step.amount)
+                    )
+                log.readable, previous = index + 1, leaf_hash(data)
+        self._store.execute_many("INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?)", steps)
+        for table in (places, asked, floors):
+            table.write()
+        log.size, log.granted = log.size + len(leaves), reader.state.granted
+
+    def _cut(self, account: bytes, log: _Log, parted: int) -> None:
+        """Keep what both branches share, and fold everything anew."""
+        kept = self._store.execute(
+            "SELECT data FROM leaf WHERE acct = ? AND idx < ? ORDER BY idx", (log.acct, parted)
+        )
+        for table in ("leaf", "node", "place", "asked", "given_back", "step"):
+            self._store.execute(f"DELETE FROM {table} WHERE acct = ?", (log.acct,))
+        shared = _Log(log.acct, cut=parted, note=log.note)
+        nodes: Cached[tuple[int, int], bytes] = Cached(self._store, "node", (log.acct,))
+        for index, (data,) in enumerate(kept):
+            for level, number, hash_ in appended(index, leaf_hash(data), _looking_up(nodes)):
+                nodes[level, number] = hash_
+        nodes.write()
+        self._extend(account, shared, [data for (data,) in kept])
+        self._save(shared)
+        self._store.execute("INSERT OR IGNORE INTO forked VALUES (?)", (log.acct,))
+        refold(self._store)
+
+    def _allotted(self, where: str = "", *values: bytes) -> dict[bytes, Allotted]:
+        names, net = self._names.all(), self._promised(where, *values)
+        rows = self._store.execute(
+            "SELECT s.oid, s.acct, s.party, s.asset, s.amount,"
+            " (SELECT max(l.amount) FROM step l JOIN counted c ON c.acct = l.acct"
+            "  WHERE l.oid = s.oid AND l.kind = 3 AND l.acct = s.party AND l.party = s.acct"
+            "  AND l.asset = s.asset AND l.idx < c.n),"
+            " (SELECT min(f.amount) FROM step f JOIN counted c ON c.acct = f.acct"
+            "  WHERE f.oid = s.oid AND f.kind = 4 AND f.acct = s.party AND f.idx < c.n)"
+            " FROM step s JOIN counted ON counted.acct = s.acct"
+            f" WHERE s.kind = 2 AND s.idx < counted.n {where}",
+            values,
+        )
+        return {
+            oid: Allotted.of(
+                names[payer],
+                names[payee],
+                names[asset],
+                amount,
+                level=level or 0,
+                floor=amount if floor is None else floor,
+                promised=net.get(oid, 0),
+            )
+            for oid, payer, payee, asset, amount, level, floor in rows
+        }
+
+    def _promised(self, where: str, *values: bytes) -> dict[bytes, int]:
+        """What tabs claim of allotments, less credit notes. Summed here: it may be beyond 2^63."""
+        net: dict[bytes, int] = {}
+        for oid, promised, noted in self._store.execute(
+            "SELECT s.oid, t.amount, (SELECT max(n.amount) FROM step n JOIN counted c"
+            "  ON c.acct = n.acct WHERE n.oid = t.session AND n.kind = 5 AND n.acct = s.party"
+            "  AND n.idx < c.n)"
+            f" FROM step s JOIN tab t ON t.allot = s.oid WHERE s.kind = 2 {where}",
+            values,
+        ):
+            net[oid] = net.get(oid, 0) + max(0, promised - (noted or 0))
+        return net
+
+    def _save(self, log: _Log) -> None:
+        self._store.execute(
+            "INSERT OR REPLACE INTO log VALUES (?, ?, ?, ?, ?, ?)",
+            [getattr(log, name) for name in _Log.__slots__],
+        )
+
+    def _steps_from(self, acct: int, place: int) -> Iterable[StepRow]:
+        return steps_from(self._store, acct, place)
+
+    def _readable(self, acct: int) -> int:
+        rows = self._store.execute("SELECT readable FROM log WHERE acct = ?", (acct,))
+        return int(rows[0][0]) if rows else 0
+
+    def _leaf_bytes(self, acct: int, index: int) -> bytes:
+        sql = "SELECT data FROM leaf WHERE acct = ? AND idx = ?"
+        rows = self._store.execute(sql, (acct, index))
+        if not rows:
+            raise damaged(self._store.path, f"leaf {index} of a log is missing")
+        return bytes(rows[0][0])
+
+    def _leaf_at(self, acct: int) -> Callable[[int], SpendLeaf]:
+        return lambda index: SpendLeaf.decode(self._leaf_bytes(acct, index))
+
+
+def _looking_up(nodes: Cached[tuple[int, int], bytes]) -> NodeAt:
+    def node_at(level: int, index: int) -> bytes:
+        if (hash_ := nodes.get((level, index))) is None:
+            raise BadProof(f"node {level}/{index} of the tree is not there")
+        return hash_
+
+    return node_at
+
+
+def _root(size: int, nodes: Cached[tuple[int, int], bytes]) -> bytes:
+    return root(size, _looking_up(nodes))

@@ -1,0 +1,215 @@
+"""The rows of all spend logs that a node knows, and of the balances they come to.
+
+In: keys and values. Out: the same, from a cache of what one transaction touched; what it changed is
+written once, at its end. What rows mean is left to `spend_books.py`.
+"""
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, Generic, TypeVar
+
+from ledger.chain import Kind
+from ledger.posting import StepRow, Tables, post
+from ledger.store import Store
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (
+    name TEXT PRIMARY KEY, value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS account (
+    id INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE IF NOT EXISTS log (
+    acct INTEGER PRIMARY KEY,
+    size INTEGER NOT NULL,     -- leaves we have
+    readable INTEGER NOT NULL, -- of them, before the first that breaks a rule
+    cut INTEGER,               -- where two branches that count part: nothing from there on does
+    granted INTEGER NOT NULL,
+    note TEXT NOT NULL         -- the last cosigned checkpoint
+) STRICT;
+CREATE TABLE IF NOT EXISTS leaf (
+    acct INTEGER NOT NULL, idx INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (acct, idx)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS node (
+    acct INTEGER NOT NULL, level INTEGER NOT NULL, idx INTEGER NOT NULL, hash BLOB NOT NULL,
+    PRIMARY KEY (acct, level, idx)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS place (
+    acct INTEGER NOT NULL, oid BLOB NOT NULL, idx INTEGER NOT NULL, PRIMARY KEY (acct, oid)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS asked (
+    acct INTEGER NOT NULL, oid BLOB NOT NULL, amount INTEGER NOT NULL, PRIMARY KEY (acct, oid)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS given_back (
+    acct INTEGER NOT NULL, oid BLOB NOT NULL, floor INTEGER NOT NULL, PRIMARY KEY (acct, oid)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS step (
+    acct INTEGER NOT NULL, idx INTEGER NOT NULL, sub INTEGER NOT NULL,
+    kind INTEGER NOT NULL, oid BLOB NOT NULL, party INTEGER NOT NULL, asset INTEGER NOT NULL,
+    amount INTEGER NOT NULL, PRIMARY KEY (acct, idx, sub)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS step_by_oid ON step (oid, kind, acct);
+CREATE TABLE IF NOT EXISTS counted (acct INTEGER PRIMARY KEY, n INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS balance (
+    acct INTEGER NOT NULL, asset INTEGER NOT NULL, amount INTEGER NOT NULL,
+    PRIMARY KEY (acct, asset)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tab (
+    allot BLOB NOT NULL, session BLOB NOT NULL, amount INTEGER NOT NULL,
+    PRIMARY KEY (allot, session)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS forked (acct INTEGER PRIMARY KEY) STRICT
+"""
+
+# Of each table that a transaction reads and writes by key: its key's columns, and its value.
+_COLUMNS = {
+    "counted": (("acct",), "n"),
+    "balance": (("acct", "asset"), "amount"),
+    "place": (("acct", "oid"), "idx"),
+    "asked": (("acct", "oid"), "amount"),
+    "given_back": (("acct", "oid"), "floor"),
+    "node": (("acct", "level", "idx"), "hash"),
+}
+
+
+class Cached(Generic[K, V]):
+    """One table as a dict, for the length of one transaction. A key of one column is bare."""
+
+    def __init__(self, store: Store, table: str, prefix: tuple[int, ...] = ()) -> None:
+        keys, value = _COLUMNS[table]
+        self._store, self._prefix = store, prefix
+        self._is_bare_key = len(keys) - len(prefix) == 1
+        where = " AND ".join(f"{name} = ?" for name in keys)
+        self._select = f"SELECT {value} FROM {table} WHERE {where}"
+        self._upsert = (
+            f"INSERT INTO {table} VALUES ({'?, ' * len(keys)}?)"
+            f" ON CONFLICT DO UPDATE SET {value} = excluded.{value}"
+        )
+        self._known: dict[K, V | None] = {}
+        self._changed: dict[K, None] = {}
+
+    def get(self, key: K, /) -> V | None:
+        if key not in self._known:
+            rows = self._store.execute(self._select, self._row(key))
+            self._known[key] = rows[0][0] if rows else None
+        return self._known[key]
+
+    def __setitem__(self, key: K, value: V, /) -> None:
+        self._known[key] = value
+        self._changed[key] = None
+
+    def write(self) -> None:
+        rows = ((*self._row(key), self._known[key]) for key in self._changed)
+        self._store.execute_many(self._upsert, rows)
+        self._changed.clear()
+
+    def _row(self, key: Any) -> tuple[Any, ...]:
+        return (*self._prefix, key) if self._is_bare_key else (*self._prefix, *key)
+
+
+class Names:
+    """Small integers for accounts and assets."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ids: dict[bytes, int] = {}
+
+    def id(self, name: bytes) -> int:
+        """Of this account, new if need be."""
+        if (known := self._ids.get(name)) is None:
+            self._store.execute("INSERT OR IGNORE INTO account (name) VALUES (?)", (name,))
+            known = self.find(name)
+            assert known is not None
+        return known
+
+    def find(self, name: bytes) -> int | None:
+        rows = self._store.execute("SELECT id FROM account WHERE name = ?", (name,))
+        if not rows:
+            return None
+        self._ids[name] = int(rows[0][0])
+        return self._ids[name]
+
+    def all(self) -> dict[int, bytes]:
+        return dict(self._store.execute("SELECT id, name FROM account"))
+
+    def forget(self) -> None:
+        """A transaction that gave new ones was rolled back."""
+        self._ids.clear()
+
+
+class Derived(Generic[K, V]):
+    """What the steps that counted when the transaction began say, and what it added since.
+
+    Kept nowhere but in the steps themselves, so that folding anew has little to write.
+    """
+
+    def __init__(self, store: Store, kind: Kind, what: str, where: str = "1") -> None:
+        self._store = store
+        self._is_bare = "," not in what
+        self._select = (
+            f"SELECT {what} FROM step JOIN counted USING (acct)"
+            f" WHERE oid = ? AND kind = {int(kind)} AND {where} AND idx < n"
+        )
+        self._known: dict[K, V | None] = {}
+
+    def get(self, key: K, /) -> V | None:
+        if key not in self._known:
+            values: Any = key if isinstance(key, tuple) else (key,)
+            rows = self._store.execute(self._select, values)
+            self._known[key] = self._value(rows[0]) if rows else None
+        return self._known[key]
+
+    def __setitem__(self, key: K, value: V, /) -> None:
+        self._known[key] = value
+
+    def _value(self, row: tuple[Any, ...]) -> Any:
+        return row[0] if self._is_bare else row
+
+
+def cached_tables(store: Store) -> tuple[Tables, Callable[[], None]]:
+    """The state of all walks as it stands in the database, and how to write what changed."""
+    balances: Cached[tuple[int, int], int] = Cached(store, "balance")
+    counted: Cached[int, int] = Cached(store, "counted")
+    tables = Tables(
+        counted,
+        balances,
+        Derived(store, Kind.ALLOT, "acct, party, asset, amount"),
+        Derived(store, Kind.LEVEL, "max(amount)", "acct = ? AND party = ? AND asset = ?"),
+        Derived(store, Kind.FLOOR, "min(amount)", "acct = ?"),
+        Derived(store, Kind.NOTE, "max(amount)", "acct = ?"),
+    )
+
+    def write() -> None:
+        balances.write()
+        counted.write()
+
+    return tables, write
+
+
+def steps_from(store: Store, account: int, place: int) -> Iterator[StepRow]:
+    yield from store.stream(
+        "SELECT idx, kind, oid, party, asset, amount FROM step WHERE acct = ? AND idx >= ?"
+        " ORDER BY idx, sub",
+        (account, place),
+    )
+
+
+def refold(store: Store) -> None:
+    """Fold all balances anew from the steps, and write them in place of what was there."""
+    counted: dict[int, int] = {}
+    balances: dict[tuple[int, int], int] = {}
+    sizes: dict[int, int] = dict(store.execute("SELECT acct, readable FROM log"))
+    post(
+        sizes,
+        Tables(counted, balances),
+        lambda acct, place: steps_from(store, acct, place),
+        lambda acct: sizes.get(acct, 0),
+    )
+    store.execute("DELETE FROM counted")
+    store.execute_many("INSERT INTO counted VALUES (?, ?)", counted.items())
+    store.execute("DELETE FROM balance")
+    store.execute_many(
+        "INSERT INTO balance VALUES (?, ?, ?)", ((*key, left) for key, left in balances.items())
+    )

@@ -1,0 +1,233 @@
+"""The books on disk are the fold of what they were told, however and in whatever order it came."""
+
+import random
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ledger.checkpoint import Checkpoint, origin
+from ledger.cosigning import Witness, Witnesses, cosign, with_cosignatures
+from ledger.errors import BadProof, ForeignLedger
+from ledger.fold import Branch, TabClaim, fold
+from ledger.merkle import appended, leaf_hash, root
+from ledger.spend_books import SpendBooks
+from protocol.errors import IntegrityError
+from tests.ledger.logs import worlds
+from tests.ledger.spenders import (
+    ANN,
+    ASSET,
+    BEN,
+    CY,
+    ISSUER,
+    SWARM,
+    WITNESSES,
+    allot,
+    chained,
+    deposit,
+    grant,
+    settle,
+)
+
+KEYS = {key.public_key: key for key in (ISSUER, ANN, BEN, CY)}
+NAMED = [Witness(f"w{i}.example", key.public_key) for i, key in enumerate(WITNESSES)]
+NOBODY, FOUR = Witnesses(), Witnesses.of(*NAMED)
+
+
+def tree_root(leaves):
+    nodes = {}
+    for size, data in enumerate(leaves):
+        for level, index, hash_ in appended(size, leaf_hash(data), lambda lv, ix: nodes[lv, ix]):
+            nodes[level, index] = hash_
+    return root(len(leaves), lambda level, index: nodes[level, index])
+
+
+def signed(account, leaves, signers=()):
+    """A checkpoint over these leaves, with the cosignatures of the witnesses of these numbers."""
+    head = Checkpoint(origin(SWARM, account, "spend"), len(leaves), tree_root(leaves))
+    lines = [cosign(head.text(), NAMED[i], WITNESSES[i], 1_790_000_000) for i in signers]
+    return with_cosignatures(head.sign(KEYS[account]), lines)
+
+
+def learn(books, account, leaves, *, upto=None, start=0, signers=()):
+    data = [leaf.encode() for leaf in leaves[:upto]]
+    return books.learn(account, signed(account, data, signers), data[start:], start=start)
+
+
+@contextmanager
+def opened(witnesses=NOBODY):
+    with (
+        TemporaryDirectory() as directory,
+        SpendBooks.open(Path(directory), SWARM, witnesses) as books,
+    ):
+        yield books
+
+
+def compared(books):
+    """What both ways say; logs of which nothing counts are told by one of them only."""
+    return replace(books, counted={a: n for a, n in books.counted.items() if n})
+
+
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(), st.randoms())
+def test_9_and_10_balances_in_sql_are_the_fold_after_any_interleaving(world, random):
+    with opened() as books:
+        logs = {log.account: log.leaves for log in world.branches()}
+        known = dict.fromkeys(logs, 0)
+        for tab in world.tabs:
+            books.claim([tab])
+        while open_ := [account for account in logs if known[account] < len(logs[account])]:
+            account = random.choice(open_)
+            start, known[account] = (
+                known[account],
+                random.randint(known[account] + 1, len(logs[account])),
+            )
+            learn(books, account, logs[account], upto=known[account], start=start)
+            so_far = [Branch(a, logs[a][:n], True) for a, n in known.items() if n]
+            if random.random() < 0.4:
+                assert compared(books.books()) == compared(fold(so_far, SWARM, world.tabs))
+
+        whole = fold(world.branches(), SWARM, world.tabs)
+        assert compared(books.books()) == compared(whole)
+        books.refold()
+        assert compared(books.books()) == compared(whole)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(max_entries=30), st.randoms())
+def test_9_and_10_at_length(world, random):
+    test_9_and_10_balances_in_sql_are_the_fold_after_any_interleaving.hypothesis.inner_test(
+        world, random
+    )
+
+
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(max_entries=10), st.data())
+def test_10_also_when_branches_that_count_part(world, data):
+    """Without witnesses whoever signs can show two branches; what they share is left."""
+    branches = world.branches()
+    for log in list(branches):
+        if data.draw(st.booleans()):
+            kept = data.draw(st.integers(0, len(log.leaves)))
+            envelopes = [leaf.envelope for leaf in log.leaves[:kept]]
+            other = grant(KEYS[log.account], 7, no=7000, issuer=KEYS[log.account])
+            branches.append(Branch(log.account, tuple(chained(*envelopes, other)), True))
+    shuffled = data.draw(st.permutations(branches))
+
+    with opened() as books:
+        books.claim(world.tabs)
+        for branch in shuffled:
+            learn(books, branch.account, branch.leaves)
+
+        assert compared(books.books()) == compared(fold(branches, SWARM, world.tabs))
+
+
+def test_a_log_without_a_quorum_changes_no_balance():
+    leaves = chained(grant(ANN, 100))
+    with opened(FOUR) as books:
+        for signers in ((), (0, 1)):
+            with pytest.raises(BadProof, match="3 must"):
+                learn(books, ASSET, leaves, signers=signers)
+        assert books.available(ANN.public_key, ASSET) == 0
+
+        assert learn(books, ASSET, leaves, signers=(0, 1, 3)) == 1
+        assert books.available(ANN.public_key, ASSET) == 100
+
+
+def test_leaves_that_do_not_give_the_root_are_refused_and_nothing_is_kept():
+    leaves = [leaf.encode() for leaf in chained(grant(ANN, 100), grant(BEN, 5, no=1))]
+    note = signed(ASSET, leaves)
+    other = [leaf.encode() for leaf in chained(grant(ANN, 100), grant(BEN, 6, no=1))]
+    with opened() as books:
+        for start, sent in (
+            (0, other),
+            (0, leaves[:1]),
+            (1, leaves[1:]),
+            (0, leaves[::-1]),
+            (-1, leaves),
+        ):
+            with pytest.raises(IntegrityError):
+                books.learn(ASSET, note, sent, start=start)
+        with pytest.raises(IntegrityError):
+            books.learn(ASSET, signed(ANN.public_key, leaves), leaves)
+
+        assert (books.size(ASSET), books.books().available) == (0, {})
+        assert books.learn(ASSET, note, leaves) == 2
+        assert books.learn(ASSET, note, []) == 2  # known already
+
+
+def test_what_is_in_the_tree_and_breaks_the_chain_ends_what_counts():
+    first, second, third = chained(grant(ANN, 1), grant(ANN, 2, no=1), grant(ANN, 4, no=2))
+    with opened() as books:
+        learn(books, ASSET, [first])
+        data = [first.encode(), b"no leaf", third.encode()]
+
+        assert books.learn(ASSET, signed(ASSET, data), data[1:], start=1) == 1
+        data.append(second.encode())
+        assert books.learn(ASSET, signed(ASSET, data), data[3:], start=3) == 1
+        assert books.available(ANN.public_key, ASSET) == 1
+
+
+def test_27_two_nodes_that_heard_in_another_order_fund_the_same_allotment():
+    first, second = allot(ANN, BEN, 60), allot(ANN, CY, 60)
+    logs = [(ASSET, chained(grant(ANN, 100))), (ANN.public_key, chained(first, second))]
+    winners = []
+    for order in (logs, logs[::-1]):
+        with opened(FOUR) as books:
+            for account, leaves in order:
+                learn(books, account, leaves, signers=(0, 1, 2))
+            winners.append(
+                [books.allotted(made.object_id(SWARM)) is not None for made in (first, second)]
+            )
+
+    assert winners == [[True, False]] * 2
+
+
+def test_45_a_claim_beyond_an_allotment_is_told_as_unfunded():
+    made = allot(ANN, BEN, 50)
+    oid = made.object_id(SWARM)
+    settled = settle(ANN, BEN, (oid, 80))
+    with opened() as books:
+        learn(books, BEN.public_key, chained(settled, deposit(BEN, settled, 80)))
+        learn(books, ANN.public_key, chained(made))
+        books.claim([TabClaim(bytes(16), oid, 2**63 - 1), TabClaim(b"1" * 16, oid, 2**63 - 1)])
+        assert books.allotted(oid) is None
+        learn(books, ASSET, chained(grant(ANN, 100)))
+
+        told = books.allotted(oid)
+
+        assert (told.deposited, told.claimed, told.unfunded) == (50, 50, 2**64 - 2 - 50)
+        assert books.available(BEN.public_key, ASSET) == 50
+
+
+def test_whoever_is_proven_to_fork_is_marked():
+    with opened() as books:
+        books.mark_forked(ANN.public_key)
+
+        assert books.is_forked(ANN.public_key)
+        assert not books.is_forked(BEN.public_key)
+        assert books.books().forked == {ANN.public_key}
+
+
+def test_books_outlive_their_process_and_are_of_one_swarm(tmp_path):
+    with SpendBooks.open(tmp_path, SWARM, NOBODY) as books:
+        learn(books, ASSET, chained(grant(ANN, 100)))
+    with SpendBooks.open(tmp_path, SWARM, NOBODY) as books:
+        assert (books.available(ANN.public_key, ASSET), books.size(ASSET)) == (100, 1)
+    with pytest.raises(ForeignLedger):
+        SpendBooks.open(tmp_path, bytes(32), NOBODY)
+
+
+def test_random_bytes_for_leaves_never_count():
+    rng = random.Random(7)
+    with opened() as books:
+        for _ in range(20):
+            data = [rng.randbytes(rng.randint(0, 200)) for _ in range(3)]
+            account = ANN.public_key if rng.random() < 0.5 else BEN.public_key
+            if books.size(account) == 0:
+                assert books.learn(account, signed(account, data), data) == 0
