@@ -117,6 +117,11 @@ class Batcher:
         self._inbox.put(Delivery([], call=run))
         return done
 
+    def ended(self, lane: Lane) -> None:
+        """Nothing of this session is run any more."""
+        over = partial(self._schedule.over, hash(lane))  # by its hash: nothing here keeps it alive
+        self._inbox.put(Delivery([], call=over))
+
     def check_wait(self, budget_s: float) -> None:
         """Whether a session with so much time left is worth admitting.
 

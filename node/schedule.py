@@ -116,6 +116,10 @@ class Schedule:
         if step.kind != "read":
             self.cost.saw(step.kind, step.shape, spent_s * 1e6)
 
+    def over(self, session: int) -> None:
+        """That session, by its hash, decodes no more: prompts need leave it no room."""
+        self._decoders.pop(session, None)
+
     def backlog_s(self, waiting: Sequence[Waiting]) -> float:
         """How long a prompt that comes now could wait for those before it."""
         if not self.cost.is_known:

@@ -220,6 +220,7 @@ class Sessions:
             return
         cost, now = self.cost_bytes(hop.session.reserve), time.monotonic()
         self.reserved_bytes -= cost
+        self.around.batcher.ended(hop)
         if not hop.is_committed:
             self.shares.wasted(hop.client, cost, now - hop.since_s, now)
         self._leave(hop)

@@ -167,6 +167,19 @@ async def test_a_long_prompt_is_cut_smaller_while_others_decode(batcher, engine)
     assert len(short.ids) == 43, "and the short one was never starved"
 
 
+async def test_a_prompt_is_not_cut_smaller_for_a_session_that_is_over(batcher, engine):
+    short = Session(batcher, engine, [3, 4, 5], 4)
+    long = Session(batcher, engine, [5 + i % 200 for i in range(600)], 1)
+    short.start()
+    await ended(short)
+
+    batcher.ended(short)
+    long.start()
+    await ended(long)
+
+    assert long.chunks[0] > UNKNOWN_ROWS
+
+
 async def test_one_bad_session_fails_alone(batcher, engine):
     good = [Session(batcher, engine, [i + 3, 4], 8) for i in range(3)]
     bad = Session(batcher, engine, [engine.vocab_size + 5], 8)

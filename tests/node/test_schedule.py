@@ -128,6 +128,19 @@ def test_a_decoder_whose_row_is_under_way_on_its_ring_counts():
     assert rows_of(later)["p"] == PREFILL_ROWS, "it has gone"
 
 
+def test_a_decoder_that_is_over_holds_no_prompt_back():
+    schedule = Schedule(slow_machine())
+    schedule.next_step([decode("d"), decode("e")], 0.0)
+
+    schedule.over(hash("d"))
+    beside_one = schedule.next_step([prompt("p", 2048)], 0.1)
+    schedule.over(hash("e"))
+    alone = schedule.next_step([prompt("p", 2048)], 0.2)
+
+    assert rows_of(beside_one)["p"] < 64
+    assert rows_of(alone)["p"] == PREFILL_ROWS
+
+
 def test_before_anything_was_measured_a_prompt_beside_decodes_is_cut_by_habit():
     schedule = Schedule()
 
