@@ -36,11 +36,12 @@ class Impatient(H11Protocol):
         self.access_log = (
             False  # whoever listens to all loggers would read queries: `Door` has ours
         )
+        self._first_due: asyncio.TimerHandle | None = None
         self._head_due: asyncio.TimerHandle | None = None  # while half a later one is here
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
-        self.loop.call_later(HEAD_S, self._close_if_headless)
+        self._first_due = self.loop.call_later(HEAD_S, self._close_if_headless)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -53,8 +54,9 @@ class Impatient(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._head_due is not None:
-            self._head_due.cancel()
+        for due in (self._first_due, self._head_due):  # they hold what a caller left behind
+            if due is not None:
+                due.cancel()
 
     def _has_half_a_head(self) -> bool:
         return self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
