@@ -44,10 +44,10 @@ class Drawing:
             IntegrityError: the logits are not numbers.
             BadGrammar: it grew beyond its bounds.
         """
-        allowed = None
+        bars, answer = None, ids[n_prompt:position]
         if self.grammar is not None:
             assert self.guide is not None, "it was compiled before the session began"
-            allowed = self.guide.allowed(ids[n_prompt:position], len(logits))
+            bars = self.guide.bars(answer, len(logits))
         is_early = position - n_prompt < self._min_tokens
         token_id = sample(
             logits,
@@ -55,8 +55,10 @@ class Drawing:
             ids[:position] if self._params.has_penalties else (),
             n_prompt=n_prompt,
             position=position,
-            allowed=allowed,
+            bars=bars,
             avoided=self._end_ids if is_early else (),
         )
+        if self.guide is not None:
+            self.guide.begin([*answer, token_id], len(logits))  # while the model runs it
         told = logprobs_of(logits, token_id, self._n_top) if self._n_top >= 0 else None
         return Drawn(token_id, told)

@@ -1,8 +1,10 @@
 """Which token may come next in an answer that has to follow a grammar.
 
-In: a model's tokenizer, a grammar, the answer so far. Out: flags over the vocabulary. llguidance
-does the work (Earley's algorithm over a lexer made of derivatives of regular expressions; Moskal
-et al. 2025); this file keeps it within bounds. Strangers send grammars, so
+In: a model's tokenizer, a grammar, the answer so far. Out: what to add to the logits: nothing, or
+minus infinity. llguidance does the work (Earley's algorithm over a lexer made of derivatives of
+regular expressions; Moskal et al. 2025); this file keeps it within bounds, and out of the way of
+whoever draws: what may follow a token is found out on other threads, where the library holds no
+lock of Python's, while the model runs that token. Strangers send grammars, so
 
 * what one may cost is counted in the library's own units, never timed: a grammar that is refused
   on one machine is refused on all;
@@ -14,13 +16,16 @@ The state is a pure function of the answer's ids: who takes a hop's place in the
 compiles again, reads them, and goes on.
 """
 
+import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from protocol.ahead import Ahead
 from protocol.errors import ManyhandsError, UsageError
 from protocol.grammar import Grammar, Kind
 from protocol.text import Tokenizer
@@ -28,40 +33,72 @@ from protocol.text import Tokenizer
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-Flags = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
 T = TypeVar("T")
 
 STACK_BYTES = 512 << 20  # of addresses; only what is used takes memory
+MAX_THREADS = 4  # of one model, for the answers that are drawn in one step
 ANY_OBJECT = '{"type":"object"}'
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_BARS = np.where(_BITS, np.float32(0), np.float32(-np.inf))  # of each byte of a mask
 _compiling = threading.Lock()  # one at a time: the size of stacks is the process's
 
 
 class Guide:
     """A compiled grammar and how far one answer has come in it. Used by one thread at a time."""
 
-    def __init__(self, grammar: Grammar, matcher: "LLMatcher") -> None:
-        self._grammar, self._matcher = grammar, matcher
+    def __init__(self, grammar: Grammar, matcher: "LLMatcher", ahead: Ahead) -> None:
+        self._grammar, self._matcher, self._ahead = grammar, matcher, ahead
+        self._turn = threading.Lock()  # held by whoever has the matcher
         self._read: list[int] = []
+        self._mask = b""  # a bit for each id that may follow what was read; none: not known yet
+        self._bars: Floats | None = None  # made of that ahead
 
-    def allowed(self, answer: Sequence[int], vocab_size: int) -> Flags:
-        """Which ids may follow these; those that end the answer where the grammar is satisfied.
+    def begin(self, answer: Sequence[int], vocab_size: int) -> None:
+        """Find out what may follow these, on another thread: `bars` will be asked."""
+        with self._turn:
+            pass  # what was begun before has ended
+        self._ahead.begin(partial(self._look, list(answer), vocab_size), self._turn)
+
+    def bars(self, answer: Sequence[int], vocab_size: int) -> Floats:
+        """What to add to the logits, [vocab_size]: 0 to those of ids that may follow these, also
+        to those that end the answer where the grammar is satisfied; minus infinity to the others.
 
         Raises:
             BadGrammar: it grew beyond its bounds, or `answer` is none of its own.
         """
-        self._follow(answer)
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        if self._matcher.is_error():
-            raise self._error()
-        flags = np.unpackbits(bits, bitorder="little", count=min(vocab_size, 8 * len(bits)))
-        if len(flags) < vocab_size:
-            flags = np.pad(flags, (0, vocab_size - len(flags)))
-        if not flags.any():
-            raise self._grammar.error("nothing can follow here")
-        return flags.view(np.bool_)
+        with self._turn:
+            self._follow(list(answer))
+            bars, self._bars = self._bars, None
+            if bars is None or len(bars) != vocab_size:
+                bars = self._spread(vocab_size)
+            return bars
 
-    def _follow(self, answer: Sequence[int]) -> None:
-        known, answer = self._read, list(answer)
+    def _look(self, answer: list[int], vocab_size: int) -> None:
+        self._follow(answer)
+        if not self._matcher.is_stopped():
+            self._bars = self._spread(vocab_size)
+
+    def _spread(self, vocab_size: int) -> Floats:
+        mask = np.frombuffer(self._masked(), np.uint8)
+        if not mask.any():
+            raise self._grammar.error("nothing can follow here")
+        bars: Floats = _BARS.take(mask, axis=0).ravel()[:vocab_size]
+        missing = vocab_size - len(bars)
+        return np.pad(bars, (0, missing), constant_values=-np.inf) if missing else bars
+
+    def _masked(self) -> bytes:
+        if not self._mask:
+            self._mask = self._matcher.compute_bitmask()
+            if self._matcher.is_error():
+                raise self._error()
+        return self._mask
+
+    def _follow(self, answer: list[int]) -> None:
+        known = self._read
+        if answer == known:
+            return
+        self._mask, self._bars = b"", None
         if answer[: len(known)] != known:  # drawn once, and cut since
             self._matcher.reset()
             known = []
@@ -84,6 +121,7 @@ class Guidance:
         if not tokenizer.eos_ids:
             raise UsageError("this model has no token that ends an answer, as a grammar needs")
         self._tokenizer = _on_a_tall_stack(lambda: _read_vocabulary(tokenizer))
+        self._ahead = Ahead(min(MAX_THREADS, os.cpu_count() or 1), "masks")
 
     def compile(self, grammar: Grammar) -> Guide:
         """Blocks the calling thread, for a second at worst; others run meanwhile.
@@ -114,10 +152,8 @@ class Guidance:
         matcher = LLMatcher(self._tokenizer, _written(grammar), log_level=0, limits=limits)
         if matcher.is_error():
             raise grammar.error(_first_line(matcher.get_error()))
-        guide = Guide(grammar, matcher)
-        guide.allowed(
-            (), self._tokenizer.vocab_size
-        )  # it takes longest, and says if nothing can be
+        guide = Guide(grammar, matcher, self._ahead)
+        guide.bars((), self._tokenizer.vocab_size)  # it says if nothing can be
         return guide
 
 

@@ -38,7 +38,6 @@ from protocol.errors import IntegrityError, UsageError
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 BIAS = np.dtype([("id", "<u4"), ("value", "<f4")])
 
 FEW = 1024  # top-p usually keeps fewer tokens than this; sorting these alone saves milliseconds
@@ -132,7 +131,7 @@ def sample(
     *,
     n_prompt: int,
     position: int,
-    allowed: Flags | None = None,
+    bars: Floats | None = None,
     avoided: Sequence[int] = (),
 ) -> int:
     """The next token.
@@ -142,7 +141,7 @@ def sample(
         ids: prompt and generated ids so far; read only where a penalty asks for it.
         n_prompt: how many of `ids` are the prompt.
         position: the drawn token's index in the sequence.
-        allowed: [vocab_size], what a grammar leaves; at least one.
+        bars: [vocab_size], 0 for what a grammar leaves, at least one; else minus infinity.
         avoided: ids that are drawn only where nothing else is allowed.
 
     Raises:
@@ -151,8 +150,8 @@ def sample(
     best = int(logits.argmax())  # a NaN counts as greatest, so looking at one entry is enough
     if not isfinite(logits[best]):
         raise IntegrityError("the model's logits are not finite numbers")
-    if allowed is not None or avoided:
-        logits = possible(logits, allowed, avoided)
+    if bars is not None or avoided:
+        logits = possible(logits, bars, avoided)
     if params.logit_bias:
         logits = biased(logits, params.logit_bias)
     if params.has_penalties:
@@ -166,17 +165,16 @@ def sample(
     return int(kept[(logits[kept] + noise).argmax()])
 
 
-def possible(logits: Floats, allowed: Flags | None, avoided: Sequence[int]) -> Floats:
+def possible(logits: Floats, bars: Floats | None, avoided: Sequence[int]) -> Floats:
     """A copy in which the others are impossible.
 
     What a grammar asks for and the model holds impossible is as likely as the rest of that.
     """
     left = logits
-    if allowed is not None:
-        left = np.full_like(logits, -np.inf)
-        np.copyto(left, logits, where=allowed)
-        if not isfinite(left.max()):
-            left[allowed] = 0
+    if bars is not None:
+        left = logits + bars  # copying some of 128,000 takes up to 0.6 ms, adding to all 0.03
+        if not isfinite(left[left.argmax()]):  # quicker than max
+            left = bars
     if not avoided:
         return left
     without = left.copy()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -41,12 +42,15 @@ def guidance(tokenizer) -> Guidance:
     return Guidance(tokenizer)
 
 
+def allowed(guide: Guide, ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    return np.flatnonzero(guide.bars(ids, tokenizer.vocab_size) == 0).tolist()
+
+
 def walk(guide: Guide, tokenizer: Tokenizer, seed: int, most: int = 200) -> list[int]:
     """Any of the allowed ids at each place, until one ends the answer."""
     chance, ids = np.random.default_rng(seed), []
     while len(ids) < most:
-        allowed = np.flatnonzero(guide.allowed(ids, tokenizer.vocab_size))
-        ids.append(int(chance.choice(allowed)))
+        ids.append(int(chance.choice(allowed(guide, ids, tokenizer))))
         if ids[-1] in tokenizer.eos_ids:
             break
     return ids
@@ -84,10 +88,39 @@ def test_what_is_allowed_is_a_function_of_the_answer_alone(seed, cut, tokenizer,
     ids = walk(walked, tokenizer, seed)
     beginning = ids[: min(cut, len(ids) - 1)]
 
-    one, other = (g.allowed(beginning, tokenizer.vocab_size) for g in (walked, fresh))
+    one, other = (g.bars(beginning, tokenizer.vocab_size) for g in (walked, fresh))
 
     assert np.array_equal(one, other)
-    assert np.array_equal(one, fresh.allowed(beginning, tokenizer.vocab_size)), "asked again"
+    assert np.array_equal(one, fresh.bars(beginning, tokenizer.vocab_size)), "asked again"
+
+
+@given(seed=st.integers(0, 2**32), cut=st.integers(0, 12), other=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_what_was_looked_for_ahead_changes_nothing(seed, cut, other, tokenizer, guidance):
+    grammar = Grammar.json_schema(SCHEMA)
+    ahead, plain = guidance.compile(grammar), guidance.compile(grammar)
+    ids = walk(plain, tokenizer, seed)
+    beginning = ids[: min(cut, len(ids) - 1)]
+
+    ahead.begin(
+        [*beginning, 3] if other else beginning, tokenizer.vocab_size
+    )  # 3: as a rule none of the grammar's
+
+    if not other:
+        told = ahead.bars(beginning, tokenizer.vocab_size)
+        assert np.array_equal(told, plain.bars(beginning, tokenizer.vocab_size))
+    elif 3 not in allowed(plain, beginning, tokenizer):
+        with pytest.raises(BadGrammar):
+            ahead.bars([*beginning, 3], tokenizer.vocab_size)
+
+
+def test_an_answer_that_has_ended_may_be_looked_at_ahead(tokenizer, guidance):
+    guide = guidance.compile(Grammar.regex("a"))
+    [a], [eos] = tokenizer.encode("a", add_special_tokens=False), tokenizer.eos_ids
+
+    guide.begin([a, eos], tokenizer.vocab_size)
+
+    assert allowed(guide, [a], tokenizer) == [eos], "and what was drawn may be cut"
 
 
 def test_the_answer_may_end_exactly_where_the_grammar_is_satisfied(tokenizer, guidance):
@@ -96,37 +129,37 @@ def test_the_answer_may_end_exactly_where_the_grammar_is_satisfied(tokenizer, gu
     [a], [b] = (tokenizer.encode(letter, add_special_tokens=False) for letter in "ab")
 
     def may_end(*ids: int) -> bool:
-        return bool(guide.allowed(ids, tokenizer.vocab_size)[eos])
+        return eos in allowed(guide, ids, tokenizer)
 
     assert [may_end(), may_end(a), may_end(a, b)] == [False, True, True]
-    assert guide.allowed((a, b), tokenizer.vocab_size).sum() == 1
+    assert allowed(guide, (a, b), tokenizer) == [eos]
 
 
 def test_json_has_no_white_space_where_the_schema_leaves_it_open(tokenizer, guidance):
     guide = guidance.compile(Grammar.json_object())
     brace = tokenizer.encode("{", add_special_tokens=False)
 
-    allowed = np.flatnonzero(guide.allowed(brace, tokenizer.vocab_size)).tolist()
+    found = allowed(guide, brace, tokenizer)
 
-    assert allowed
-    assert not [id for id in allowed if tokenizer.decode([id])[:1].isspace()]
+    assert found
+    assert not [id for id in found if tokenizer.decode([id])[:1].isspace()]
 
 
 def test_a_vocabulary_wider_than_the_tokenizers_has_nothing_more_to_say(tokenizer, guidance):
     guide, size = guidance.compile(Grammar.regex("a+")), tokenizer.vocab_size
 
-    wide = guide.allowed((), size + 100)
+    wide = guide.bars((), size + 100)
 
     assert len(wide) == size + 100
-    assert np.array_equal(wide[:size], guide.allowed((), size))
-    assert not wide[size:].any()
+    assert np.array_equal(wide[:size], guide.bars((), size))
+    assert (wide[size:] == -np.inf).all()
 
 
 def test_an_answer_that_is_none_of_the_grammars_is_refused(tokenizer, guidance):
     guide = guidance.compile(Grammar.regex("a+"))
 
     with pytest.raises(BadGrammar):
-        guide.allowed(tokenizer.encode("zebra", add_special_tokens=False), tokenizer.vocab_size)
+        guide.bars(tokenizer.encode("zebra", add_special_tokens=False), tokenizer.vocab_size)
 
 
 def chain(n: int) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -283,6 +284,11 @@ def test_a_bias_is_added_before_anything_else_is_weighed() -> None:
     assert biased(logits, {3: 1.5})[4] == logits[4]
 
 
+def barring(allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """As a grammar says it."""
+    return np.where(allowed, 0, -np.inf).astype(np.float32)
+
+
 @given(
     salt=st.integers(0, 1000),
     allowed=st.sets(st.integers(0, 39), min_size=1),
@@ -294,10 +300,10 @@ def test_a_draw_within_a_grammar_is_the_draw_from_what_it_allows(
 ) -> None:
     logits, ids = logits_of(40, salt), sorted(allowed)
     params = SamplingParams(temperature=temperature, seed=3, logit_bias={5: 30.0}, top_p=0.8)
-    flags = np.isin(np.arange(40), ids)
-    rest = np.where(flags, logits, -np.inf).astype(np.float32)
+    bars = barring(np.isin(np.arange(40), ids))
+    rest = np.where(bars == 0, logits, -np.inf).astype(np.float32)
 
-    drawn = sample(logits, params, [], n_prompt=0, position=position, allowed=flags)
+    drawn = sample(logits, params, [], n_prompt=0, position=position, bars=bars)
 
     assert drawn in allowed
     assert drawn == sample(rest, params, [], n_prompt=0, position=position)
@@ -306,13 +312,13 @@ def test_a_draw_within_a_grammar_is_the_draw_from_what_it_allows(
 def test_what_is_avoided_is_drawn_only_when_nothing_else_is_allowed() -> None:
     logits = logits_of(10)
     best, second = logits.argsort()[::-1][:2].tolist()
-    only = np.arange(10) == best
+    only = barring(np.arange(10) == best)
 
     def drawn(**what: Any) -> int:
         return sample(logits, SamplingParams(), [], n_prompt=0, position=3, **what)
 
     assert drawn(avoided=[best, 77]) == second
-    assert drawn(avoided=[best], allowed=only) == best
+    assert drawn(avoided=[best], bars=only) == best
 
 
 def test_a_grammar_may_want_what_the_model_holds_impossible() -> None:
@@ -320,11 +326,10 @@ def test_a_grammar_may_want_what_the_model_holds_impossible() -> None:
     logits[0] = 1.0
     flags = np.array([False, False, True, False, True, False])
 
-    assert np.isfinite(possible(logits, flags, [])).tolist() == flags.tolist()
-    drawn = {
-        sample(logits, SamplingParams(temperature=1.0), [], n_prompt=0, position=p, allowed=flags)
-        for p in range(20)
-    }
+    bars, hot = barring(flags), SamplingParams(temperature=1.0)
+
+    assert np.isfinite(possible(logits, bars, [])).tolist() == flags.tolist()
+    drawn = {sample(logits, hot, [], n_prompt=0, position=p, bars=bars) for p in range(20)}
     assert drawn == {2, 4}
 
 
