@@ -4,57 +4,106 @@ A real swarm of two nodes and a gateway in one process, over real sockets, on th
 Callers go before their request is whole, while it waits, and in the middle of its stream, with a
 proper end of the connection or a reset. Then everything has to be where it was: descriptors,
 tasks, answers in the gateway, sessions and reserved bytes on every hop, and the process's memory.
+
+Resident memory tells leaks apart from nothing: it holds what was freed and the C library keeps for
+the next time, and that grows towards the fullest moment so far. So waves follow each other, and
+after each is told what is resident once the C library gave back what it can (malloc_trim(3)), what
+it has handed out and not got back (mallinfo2(3)), and how many blocks Python's own allocator has. A
+leak goes on growing with the callers: the last wave is compared with the first one.
 And single callers, one after the other: how long after each has gone every hop's room is free.
-Goals: nothing left; room free within 1 s. Run: python benchmarks/vanishing.py [--callers 1000]
+Goals: nothing left; no more than 1 KiB handed out for each caller of the later waves, and no more
+blocks by 1 %; room free within 1 s.
+Run: python benchmarks/vanishing.py [--callers 1000] [--waves 4]
 """
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import json
 import os
 import random
 import socket
 import struct
+import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import common
 
 from manyhands.models import BUILT_IN
+from node.engine.heap import trim_heap
 from tests.gateway.live import HOST, Live, live, until
 
 AT_ONCE, LONGEST_S, SETTLES_S = 24, 0.6, 30.0
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: the connection is reset, not closed
 
 
+class Heap(ctypes.Structure):
+    """What mallinfo2(3) tells. uordblks, hblkhd: bytes that are in use, within heaps and beside."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
 @dataclass(frozen=True)
 class Held:
-    """What the process and its swarm hold. memory_mb: by the process, its own and shared."""
+    """What the process and its swarm hold, memory apart."""
 
     descriptors: int
     tasks: int
     answers: int
     sessions: int
     reserved_bytes: int
-    memory_mb: float
 
     @classmethod
     def by(cls, running: Live) -> "Held":
-        gc.collect()
         nodes = [local.node.sessions for local in running.swarm.nodes]
-        status = Path("/proc/self/status").read_text().splitlines()
-        resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
         return cls(
             descriptors=len(os.listdir("/proc/self/fd")),
             tasks=running.look(lambda: len(asyncio.all_tasks())),
             answers=running.look(lambda: running.gateway.n_running),
             sessions=running.look(lambda: sum(map(len, nodes))),
             reserved_bytes=running.look(lambda: sum(each.reserved_bytes for each in nodes)),
-            memory_mb=resident / 1024,
         )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of the process. resident: as it stands, and once what is free was given back. handed_out: by
+    the C library. blocks: of Python's own."""
+
+    resident_mb: float
+    trimmed_mb: float
+    handed_out_mb: float
+    python_blocks: int
+
+    @classmethod
+    def now(cls) -> "Memory":
+        gc.collect()
+        resident_mb = _resident_mb()
+        trim_heap()
+        return cls(resident_mb, _resident_mb(), _handed_out_mb(), sys.getallocatedblocks())
+
+
+def _resident_mb() -> float:
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:")) / 1024
+
+
+def _handed_out_mb() -> float:
+    told = ctypes.CDLL(None).mallinfo2
+    told.restype = Heap
+    heap = told()
+    return float(heap.uordblks + heap.hblkhd) / 2**20
 
 
 def request_bytes(die: random.Random) -> bytes:
@@ -87,7 +136,9 @@ async def vanish(port: int, die: random.Random) -> None:
     except TimeoutError:
         pass
     if die.random() < 0.5:
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        with suppress(OSError):  # the gateway closed it first
+            caller = writer.get_extra_info("socket")
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     writer.close()
 
 
@@ -102,7 +153,7 @@ async def many(port: int, n_callers: int, seed: int) -> None:
 
 
 def settled(running: Live, before: Held) -> tuple[Held, float]:
-    """What is held once it is as before, memory apart, or when too long has passed."""
+    """What is held once it is as before, or when too long has passed."""
     began_s = time.monotonic()
     while True:
         now = Held.by(running)
@@ -128,10 +179,17 @@ def free_after_s(running: Live, n: int) -> list[float]:
     return waits
 
 
-def measured(
-    n_callers: int, n_single: int, seed: int
-) -> tuple[Held, Held, Held, float, list[float]]:
-    """Before; after as many as warm everything up; after all; how long that took to settle."""
+@dataclass(frozen=True)
+class Measured:
+    """Before and after each wave, how long the last one took to settle, and of single callers."""
+
+    held: list[Held]
+    memory: list[Memory]
+    took_s: float
+    waits_s: list[float]
+
+
+def measured(n_callers: int, n_waves: int, n_single: int, seed: int) -> Measured:
     with (
         tempfile.TemporaryDirectory(prefix="manyhands-bench-") as scratch,
         live(Path(scratch)) as on,
@@ -140,37 +198,45 @@ def measured(
             on.post("/v1/completions", {"model": "tiny", "prompt": "Once", "max_tokens": 8})
         asyncio.run(many(on.port, max(50, n_callers // 10), seed))
         time.sleep(2)  # what they opened last is counted with the rest
-        start, _ = settled(on, Held.by(on))
-        asyncio.run(many(on.port, n_callers // 2, seed + 1))
-        half, _ = settled(on, start)
-        asyncio.run(many(on.port, n_callers - n_callers // 2, seed + 2))
-        end, took_s = settled(on, start)
-        return start, half, end, took_s, free_after_s(on, n_single)
+        start, took_s = settled(on, Held.by(on))
+        held, memory = [start], [Memory.now()]
+        for wave in range(n_waves):
+            asyncio.run(many(on.port, n_callers, seed + 1 + wave))
+            now, took_s = settled(on, start)
+            held.append(now)
+            memory.append(Memory.now())
+        return Measured(held, memory, took_s, free_after_s(on, n_single))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--callers", type=int, default=1000)
+    parser.add_argument("--callers", type=int, default=1000, help="of a wave")
+    parser.add_argument("--waves", type=int, default=4)
     parser.add_argument("--single", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    start, half, end, took_s, waits = measured(options.callers, options.single, options.seed)
-    print(
-        f"\n{common.machine()}; {BUILT_IN.name}, {options.callers} callers, seed {options.seed}\n"
-    )
-    names = ("descriptors", "tasks", "answers", "sessions", "reserved_bytes", "memory_mb")
+    found = measured(options.callers, options.waves, options.single, options.seed)
+    n_later = options.callers * (options.waves - 1)
+    print(f"\n{common.machine()}; {BUILT_IN.name}, {options.callers} callers a wave\n")
+    waves = [f"after wave {1 + wave}" for wave in range(options.waves)]
     rows = [
-        [
-            name.replace("_", " "),
-            *(f"{getattr(held, name):.0f}" for held in (start, half, end)),
-            "as before",
-        ]
-        for name in names
+        [name.replace("_", " "), *(str(getattr(held, name)) for held in found.held), "as before"]
+        for name in ("descriptors", "tasks", "answers", "sessions", "reserved_bytes")
     ]
-    common.table(["held", "before", "after half", "after all", "goal"], rows)
-    print(f"\nsettled {took_s:.1f} s after the last one had gone\n")
-    worst = max(waits)
-    told = [[f"{common.median(waits):.2f}", f"{worst:.2f}", "<= 1"]]
+    first, last = found.memory[1], found.memory[-1]
+    more_kib = (last.handed_out_mb - first.handed_out_mb) * 1024 / max(1, n_later)
+    more_blocks = 100 * (last.python_blocks / first.python_blocks - 1)
+    kinds = (
+        ("resident, MB", "resident_mb", ""),
+        ("resident without what is free, MB", "trimmed_mb", ""),
+        ("handed out by the C library, MB", "handed_out_mb", f"{more_kib:+.2f} KiB a caller (1)"),
+        ("Python's blocks", "python_blocks", f"{more_blocks:+.2f} % (1)"),
+    )
+    for name, field, goal in kinds:
+        rows.append([name, *(f"{getattr(each, field):,.0f}" for each in found.memory), goal])
+    common.table(["held", "before", *waves, "goal"], rows)
+    print(f"\nsettled {found.took_s:.1f} s after the last one had gone\n")
+    told = [[f"{common.median(found.waits_s):.2f}", f"{max(found.waits_s):.2f}", "<= 1"]]
     common.table(["room free on every hop, s after one caller left", "worst", "goal"], told)
 
 
