@@ -2,7 +2,7 @@
 
 In: a file from anybody. Out: what it proves. Every receipt is derived again as in `verify.py`, led
 to the signed root, and the statement made anew from what the receipts say. The zip is read in
-memory, never unpacked to disk: names beyond the five that belong there, copies, other compression,
+memory, never unpacked to disk: names beyond those that belong there, copies, other compression,
 directories that are not the last thing in the file, and sizes above what a bundle may have are
 refused before anything is inflated; what is inflated is counted, whatever the zip says it is.
 """
@@ -20,6 +20,7 @@ from typing import Any
 from ledger.bundles import (
     ABOUT,
     CHECKPOINT,
+    KEY_EVENTS,
     MAX_FILE_BYTES,
     NAMES,
     POLICY,
@@ -31,13 +32,14 @@ from ledger.bundles import (
 from ledger.checkpoint import Checkpoint
 from ledger.entries import LogEntry, Proof, verify_proof
 from ledger.errors import BadBundle, IncompleteBundle
+from ledger.key_ring import decode_chain
+from ledger.key_state import KeyState, fold
 from ledger.lines import Line
 from ledger.receipts import receipt_id
 from ledger.statements import Statement, make_statement
+from ledger.swarms import read_policy
 from protocol.errors import ConfigError, IntegrityError, UsageError
 from protocol.identity import public_key_from_peer_id
-from protocol.membership.policy import open_founding
-from protocol.signing import OPEN_SWARM_ID, Envelope, object_id
 
 MAX_LINE_BYTES = 600_000  # a receipt, its salt and a path of 64 hashes, in hexadecimal
 MAX_SMALL_BYTES = 1 << 20
@@ -55,6 +57,7 @@ class Proven:
     swarm: str  # its name
     head: Checkpoint
     statement: Statement
+    keys: KeyState | None  # of the account that the log's key acts for
 
     @property
     def is_whole(self) -> bool:
@@ -80,7 +83,7 @@ def check_bundle(path: Path) -> Proven:
         account = public_key_from_peer_id(str(about.get("peer")))
         note = files[CHECKPOINT].decode()
         head = Checkpoint.open(note, account)
-        swarm_id, swarm = _swarm(files[POLICY])
+        swarm_id, swarm = read_policy(files[POLICY])
     except (IntegrityError, UsageError, UnicodeDecodeError) as error:
         raise BadBundle(str(error)) from error
     if about.get("swarm") != swarm_id.hex():
@@ -92,18 +95,34 @@ def check_bundle(path: Path) -> Proven:
     _check_whole(about, lines, head)
     statement = make_statement(lines)
     _check_statement(_object(STATEMENT, files[STATEMENT]), statement)
-    return Proven(account, swarm_id, swarm, head, statement)
+    keys = _key_state(about, files.get(KEY_EVENTS), account, swarm_id, statement)
+    return Proven(account, swarm_id, swarm, head, statement, keys)
 
 
 # --- what it says --------------------------------------------------------------------------------
 
 
-def _swarm(policy: bytes) -> tuple[bytes, str]:
-    """The id and name of the swarm whose policy this is."""
-    if object_id("mh/policy/1", bytes(32), policy) == OPEN_SWARM_ID:
-        return OPEN_SWARM_ID, "open"
-    founding, swarm_id = open_founding(Envelope.decode(policy))
-    return swarm_id, founding.name
+def _key_state(
+    about: dict[str, Any],
+    data: bytes | None,
+    key: bytes,
+    swarm_id: bytes,
+    statement: Statement,
+) -> KeyState | None:
+    """The account that the log's key acted for when it logged the last of these lines."""
+    if data is None:
+        if about.get("account") is not None:
+            raise IncompleteBundle(f"the bundle lacks {KEY_EVENTS}")
+        return None
+    try:
+        state = fold(decode_chain(data), swarm_id)
+        last = max((line.epoch for line in statement.lines), default=0)
+        state.check(key, "log", epoch=last)
+    except IntegrityError as error:
+        raise BadBundle(f"{KEY_EVENTS}: {error}") from error
+    if about.get("account") != state.account.hex():
+        raise BadBundle(f"its {KEY_EVENTS} are of another account than it names")
+    return state
 
 
 def _line(number: int, view: dict[str, Any], account: bytes, swarm_id: bytes, note: str) -> Line:
@@ -186,7 +205,7 @@ def _unpacked(data: bytes) -> dict[str, bytes]:
         with zipfile.ZipFile(io.BytesIO(data)) as bundle:
             infos = bundle.infolist()
             names = [info.filename for info in infos]
-            if len(set(names)) != len(names) or not set(names) <= set(NAMES):
+            if len(set(names)) != len(names) or not set(names) <= {*NAMES, KEY_EVENTS}:
                 raise BadBundle("it holds other files than a bundle does")
             return {info.filename: _inflated(bundle, info) for info in infos}
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
@@ -202,7 +221,7 @@ def _check_directory(data: bytes) -> None:
         raise BadBundle("this is no bundle, or a part of one: a zip ends with its directory")
     n_files = int.from_bytes(end[10:12], "little")
     n_bytes = int.from_bytes(end[12:16], "little")
-    if n_files > len(NAMES) or n_bytes > 4096 or end[20:22] != b"\0\0":
+    if n_files > len(NAMES) + 1 or n_bytes > 4096 or end[20:22] != b"\0\0":
         raise BadBundle("it holds other files than a bundle does")
     if data[-_END_BYTES - _FAR_END_BYTES : -_END_BYTES].startswith(_FAR_END):
         raise BadBundle("a bundle is no zip64")

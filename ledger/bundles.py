@@ -8,25 +8,26 @@ In: a log, and which of its lines. Out: a zip of five files, made from the same 
     receipts.jsonl  a line per entry: salt, receipt and the path from its leaf to that root
     statement.json  what the receipts come to, for people; a check derives it again
 
+and, where the log's key acts for an account (`key_events.py`), a sixth, `keyevents`, that shows it.
+
 `bundle_check.py` reads it. Whoever does must know from elsewhere whose log they expect, as with any
 signature; and a choice of lines proves what it shows, not that nothing was left out.
 """
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ledger.errors import BadBundle
+from ledger.key_ring import encode_chain
 from ledger.lines import Line, peer_name
-from ledger.policy import OPEN_POLICY
 from ledger.reader import LedgerReader
 from ledger.receipts import open_receipt
 from ledger.statements import EVERYTHING, Choice, Statement, make_statement
-from protocol.canonical import encode
 from protocol.errors import ConfigError, UsageError
-from protocol.signing import OPEN_SWARM_ID
+from protocol.signing import Envelope
 
 SCHEMA = "manyhands/ledger-bundle/v1"
 ABOUT, POLICY, CHECKPOINT, RECEIPTS, STATEMENT = (
@@ -37,25 +38,28 @@ ABOUT, POLICY, CHECKPOINT, RECEIPTS, STATEMENT = (
     "statement.json",
 )
 NAMES = (ABOUT, POLICY, CHECKPOINT, RECEIPTS, STATEMENT)
+KEY_EVENTS = "keyevents"
 MAX_FILE_BYTES = 256 * 2**20  # of the zip, and of each of its files once unpacked
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold: when it was made says nothing
 
 
 def write_bundle(
-    path: Path, reader: LedgerReader, policy: bytes | None = None, choice: Choice = EVERYTHING
+    path: Path,
+    reader: LedgerReader,
+    policy: bytes,
+    choice: Choice = EVERYTHING,
+    key_events: Sequence[Envelope] = (),
 ) -> Statement:
     """Make the file; answer the statement it proves.
 
-    policy: of the swarm, as its members got it; the open swarm's is known.
+    policy: of the swarm, as `swarms.swarm_of` finds it.
+    key_events: of the account that the log's key acts for; none: it stands for itself.
 
     Raises:
         UsageError: the log is empty, or the bundle would be larger than anybody checks.
         ConfigError: it cannot be written.
         IntegrityError: the log does not hold.
     """
-    founding = policy or (encode(OPEN_POLICY.to_fields()) if _is_open(reader) else b"")
-    if not founding:
-        raise ConfigError("the policy of this ledger's swarm is not beside it")
     proven: list[tuple[Line, bytes]] = []
     note = ""
     for line, told, checkpoint in _proofs(reader):
@@ -71,12 +75,14 @@ def write_bundle(
     receipts = b"".join(told for line, told in proven if line.index in indexes)
     if len(receipts) > MAX_FILE_BYTES:
         raise UsageError("that is too much for one bundle", hint="choose less: --from, --to")
+    account = key_events[0].object_id(reader.swarm_id) if key_events else None
     files = {
-        ABOUT: _json(_about(reader, choice, len(chosen), len(proven))),
-        POLICY: founding,
+        ABOUT: _json(_about(reader, choice, len(chosen), len(proven), account)),
+        POLICY: policy,
         CHECKPOINT: note.encode(),
         RECEIPTS: receipts,
         STATEMENT: _json(statement_json(statement)),
+        **({KEY_EVENTS: encode_chain(key_events)} if key_events else {}),
     }
     _write(path, files)
     return statement
@@ -86,10 +92,13 @@ def statement_json(statement: Statement) -> dict[str, Any]:
     return {**statement.to_json(), "tabs": [line.to_json() for line in statement.lines]}
 
 
-def _about(reader: LedgerReader, choice: Choice, n_chosen: int, size: int) -> dict[str, Any]:
+def _about(
+    reader: LedgerReader, choice: Choice, n_chosen: int, size: int, account: bytes | None
+) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "peer": peer_name(reader.account),
+        "account": account.hex() if account else None,
         "swarm": reader.swarm_id.hex(),
         "size": size,
         "entries": n_chosen,
@@ -111,10 +120,6 @@ def _proofs(reader: LedgerReader) -> Iterator[tuple[Line, bytes, str]]:
             }
         )
         yield Line.of(reader.account, entry, tab), told, proof.checkpoint
-
-
-def _is_open(reader: LedgerReader) -> bool:
-    return reader.swarm_id == OPEN_SWARM_ID
 
 
 def _json(value: object) -> bytes:

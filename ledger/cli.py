@@ -16,6 +16,7 @@ import click
 from ledger import render
 from ledger.export_cli import export, export_balance, verify_bundle
 from ledger.homes import find_receipt
+from ledger.keys_cli import keys
 from ledger.lines import peer_name
 from ledger.options import books_of, choice_of, choosing, common
 from ledger.statements import GROUPS
@@ -45,6 +46,7 @@ def ledger() -> None:
 
 
 ledger.add_command(export)
+ledger.add_command(keys)
 
 
 @ledger.command()
@@ -90,7 +92,7 @@ def statement(
     help="Check a proof somebody handed over (made by `prove --json`), instead of a home.",
 )
 @click.argument("bundle", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--owner", help="The peer id whose BUNDLE it must be.")
+@click.option("--owner", help="Whose BUNDLE it must be: a peer id, or an account.")
 @common
 def verify(
     home: Path,

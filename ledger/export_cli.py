@@ -13,19 +13,21 @@ from ledger import render
 from ledger.balances import balances
 from ledger.bundle_check import check_bundle
 from ledger.bundles import write_bundle
-from ledger.errors import BadBundle, IncompleteBundle
+from ledger.errors import BadBundle, IncompleteBundle, KeyNotValid
 from ledger.exports import Worth, write_csv, write_focus, write_jsonl
 from ledger.homes import Book
 from ledger.imports import read_export
+from ledger.key_ring import ACCOUNT, KeyRing
+from ledger.key_state import fold
 from ledger.lines import Line, peer_name
 from ledger.options import choice_of, choosing, common, one_book
 from ledger.statements import Choice, make_statement
+from ledger.swarms import swarm_of
 from ledger.views import Json, balance_rows, lines_of
 from protocol.errors import ConfigError, UsageError
 
 BUNDLE_CHECK_SCHEMA = "manyhands/ledger-verify-bundle/v1"
 FORMATS = ("csv", "jsonl", "focus", "bundle")
-FOUNDING = Path("membership", "founding")  # in the home of a swarm with members
 
 
 @click.command()
@@ -77,10 +79,20 @@ def export(
 def _write_bundle(book: Book, home: Path, out: Path | None, choice: Choice) -> int:
     if out is None:
         raise UsageError("a bundle goes into a file", hint="name one: --out ledger.zip")
-    founding = home / FOUNDING
+    swarm_id, policy = swarm_of(home)
+    ring = KeyRing(directory=home / ACCOUNT, keys=home / ACCOUNT, swarm_id=swarm_id)
     with book.reader() as reader:
-        policy = founding.read_bytes() if founding.exists() else None
-        return len(write_bundle(out, reader, policy, choice).lines)
+        if reader.swarm_id != swarm_id:
+            raise ConfigError("this ledger is of another swarm than its home belongs to")
+        events = ring.events() if ring.exists else []
+        try:
+            if events:
+                last = max((entry.epoch for entry in reader.entries()), default=0)
+                fold(events, swarm_id).check(reader.account, "log", epoch=last)
+        except KeyNotValid as error:
+            click.echo(f"note: {error}; this bundle is the key's, not the account's", err=True)
+            events = []
+        return len(write_bundle(out, reader, policy, choice, events).lines)
 
 
 def _write_text(book: Book, kind: str, out: Path | None, choice: Choice, worth: Worth) -> int:
@@ -128,7 +140,8 @@ def verify_bundle(path: Path, owner: str | None, as_json: bool) -> None:
     """
     try:
         proven = check_bundle(path)
-        if owner not in (None, peer_name(proven.account)):
+        account = proven.keys.account.hex() if proven.keys else None
+        if owner is not None and owner not in (peer_name(proven.account), account):
             raise BadBundle(f"it is the ledger of {peer_name(proven.account)}, not of {owner}")
     except (BadBundle, IncompleteBundle) as error:
         if as_json:
@@ -139,6 +152,7 @@ def verify_bundle(path: Path, owner: str | None, as_json: bool) -> None:
         "schema": BUNDLE_CHECK_SCHEMA,
         "ok": True,
         "peer": peer_name(proven.account),
+        "account": account,
         "swarm": proven.swarm_id.hex(),
         "swarm_name": proven.swarm,
         "size": proven.head.size,

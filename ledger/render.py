@@ -84,7 +84,24 @@ def bundle(view: View) -> None:
         out.print("  it holds the whole log: nothing was left out of it", style="dim")
     else:
         out.print("  a choice of the log: what else there is, it does not say", style="dim")
+    if view["account"]:
+        out.print(f"  its key acts for account {view['account']}", highlight=False)
     out.print("  compare the peer id with the one you know: anybody can make a log", style="dim")
+
+
+def keys(view: View) -> None:
+    out = Console(soft_wrap=True)
+    out.print(f"account  {view['account']}", highlight=False)
+    out.print(f"root key {view['root_key'][:16]}…, the next one is committed to", highlight=False)
+    out.print(f"{_many(view['events'], 'key event', 'key events')}, all of which hold")
+    table = _table("", "key", "may", "until", "unsettled ncr", "state")
+    for row in view["keys"]:
+        state = "acts" if row["revoked"] is None else f"revoked by event {row['revoked']}"
+        until = f"epoch {row['not_after_epoch']}"
+        may = ", ".join(row["scopes"])
+        table.add_row(row["peer"], may, until, _amount(row["max_exposure_ncr"]), state)
+    if view["keys"]:
+        out.print(table)
 
 
 def report(view: View) -> None:

@@ -16,13 +16,16 @@ from ledger.bundles import ABOUT, CHECKPOINT, NAMES, POLICY, RECEIPTS, STATEMENT
 from ledger.cli import ledger as ledger_commands
 from ledger.errors import BadBundle, IncompleteBundle
 from ledger.lines import peer_name
+from ledger.policy import OPEN_POLICY
 from ledger.reader import LedgerReader
 from ledger.statements import Choice
+from protocol.canonical import encode
 from protocol.errors import ConfigError, ManyhandsError, UsageError
 from protocol.identity import load_or_create_identity
 from tests.ledger.parties import CLIENT, NOW_MS, PROVIDER, SWARM, closed_receipt
 
 DAY_MS = 86_400_000
+OPEN = encode(OPEN_POLICY.to_fields())
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def log(tmp_path_factory):
 def whole(log, tmp_path_factory):
     path = tmp_path_factory.mktemp("bundle") / "ledger.zip"
     with LedgerReader.read(log) as reader:
-        write_bundle(path, reader)
+        write_bundle(path, reader, OPEN)
     return path.read_bytes()
 
 
@@ -76,7 +79,7 @@ def test_a_bundle_of_a_whole_log_proves_every_receipt_and_that_there_are_no_more
 def test_a_bundle_of_a_choice_says_that_it_is_one(log, tmp_path):
     with LedgerReader.read(log) as reader:
         choice = Choice(peer=peer_name(PROVIDER.public_key), from_ms=NOW_MS - DAY_MS)
-        write_bundle(tmp_path / "some.zip", reader, None, choice)
+        write_bundle(tmp_path / "some.zip", reader, OPEN, choice)
 
     proven = check_bundle(tmp_path / "some.zip")
 
@@ -87,14 +90,14 @@ def test_a_bundle_of_a_choice_says_that_it_is_one(log, tmp_path):
 
 def test_two_bundles_of_one_log_are_the_same_bytes(log, whole, tmp_path):
     with LedgerReader.read(log) as reader:
-        write_bundle(tmp_path / "again.zip", reader)
+        write_bundle(tmp_path / "again.zip", reader, OPEN)
 
     assert (tmp_path / "again.zip").read_bytes() == whole
 
 
 def test_an_empty_log_makes_no_bundle(tmp_path):
     with Ledger.open(tmp_path, CLIENT, SWARM) as ledger, pytest.raises(UsageError):
-        write_bundle(tmp_path / "none.zip", ledger)
+        write_bundle(tmp_path / "none.zip", ledger, OPEN)
 
 
 def changed(files, name, **fields):

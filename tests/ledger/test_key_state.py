@@ -1,6 +1,8 @@
 """Who may speak for an account: pre-rotation, delegation, revocation (tests 22 and 49)."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -239,3 +241,28 @@ def test_every_changed_byte_of_a_key_event_is_found(data):
 
     with pytest.raises(IntegrityError):
         state.after(Envelope.decode(bytes(encoded)), SWARM)
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "key_events.json"
+
+
+def golden_chain():
+    """An account from inception to revocation, made from fixed keys."""
+    _, inception = incept(ROOT, NEXT.public_key, SWARM)
+    state, events = fold([inception], SWARM), {"incept": inception}
+    for name, made in (
+        ("delegate", lambda s: event(s, DELEGATE, delegate=delegation(scopes=("log", "serve")))),
+        ("rotate", rotation),
+        ("revoke", lambda s: event(s, REVOKE, root=NEXT, keys=(SESSION.public_key,))),
+    ):
+        events[name] = made(state)
+        state = state.after(events[name], SWARM)
+    return state, events
+
+
+def test_the_bytes_of_key_events_are_pinned():
+    """A change here is a change of the protocol."""
+    state, events = golden_chain()
+    view = {name: envelope.encode().hex() for name, envelope in events.items()}
+
+    assert json.loads(GOLDEN.read_text()) == {"account": state.account.hex(), **view}
