@@ -187,6 +187,7 @@ async def _look(home: Home, text: str, join: tuple[Address, ...]) -> "tuple[Know
         ours=_ours(home),
         announced=announced,
         asked=looked.n_asked,
+        unasked=looked.failure,
         seen=Seen(
             age_s=directory.table.heard_ms(peer_id, now_ms) / 1000,
             slowdown=slowdown,

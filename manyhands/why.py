@@ -22,7 +22,7 @@ from protocol.errors import (
 from protocol.identity import PeerId
 from protocol.load import Load
 from protocol.reachability import Verdict as Reached
-from scheduler.explain import in_words
+from scheduler.refusal import in_words
 from scheduler.wanted import Wanted
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Known:
     ours: Mapping[PeerId, str]  # our own ids, and what each is
     announced: Announcement | None
     asked: int  # of how many peers the table was asked
+    unasked: ManyhandsError | None = None  # why nobody could be
     seen: Seen
     dialled: Mapping[Address, float | ManyhandsError]  # milliseconds, or why not
     load: Load | None  # what it answered just now
@@ -102,7 +103,10 @@ def _announced(known: Known) -> Iterator[Reason]:
     if peer is None:
         text = f"none of the {known.asked} peers that were asked knows an announcement of it"
         fix = "have it join the same swarm, by one of these: manyhands status"
-        yield Reason("directory", BAD, text if known.asked else "nobody could be asked", fix)
+        if not known.asked:
+            text = f"nobody could be asked: {known.unasked or 'nobody is known'}"
+            fix = known.unasked.hint if known.unasked else "name somebody to ask: --join ADDR"
+        yield Reason("directory", BAD, text, fix)
         return
     told = f"announced {known.seen.age_s:.0f} s ago: blocks {peer.span} of {peer.model}"
     yield Reason("directory", GOOD, told)

@@ -129,5 +129,5 @@ def banned(ban: Ban, listener: PeerId) -> PeerRefused:
     return PeerRefused(
         listener,
         f"it does not hear you until {until:%Y-%m-%d %H:%M:%S} UTC: {ban.why}",
-        hint="its operator lifts this with: manyhands peers unban PEER",
+        hint=f"its operator lifts this with: manyhands peers unban {ban.peer_id}",
     )

@@ -10,15 +10,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from protocol.announcements import Announcement
-from protocol.constraints import why_relayed
 from protocol.errors import SwarmIncomplete
 from protocol.identity import PeerId
 from protocol.messages import Span
 from protocol.regions import doubts
 from scheduler.carriage import carriage_ms
 from scheduler.latency import Latencies, Pair
-from scheduler.prices import asked
-from scheduler.refusal import incomplete
+from scheduler.refusal import in_words, incomplete
 from scheduler.route_cost import LINK_SHARE, Cost, cost_of
 from scheduler.routing import NEAR_BEST, Route, find_routes, spares
 from scheduler.wanted import Constraint, GroupsOf, Wanted
@@ -165,38 +163,3 @@ def _dearer(peer: Announcement, best: Route, through: Sequence[Route], wanted: W
     if not through:
         return "no route can leave it all that it holds"
     return f"with all that it holds, a token takes {through[0].cost_ms - best.cost_ms:.1f} ms more"
-
-
-def in_words(constraint: Constraint, peer: Announcement, wanted: Wanted) -> str:
-    """Why `peer` is ruled out, for a person."""
-    assert peer.span is not None
-    match constraint:
-        case Constraint.MODEL:
-            return "it serves another model"
-        case Constraint.STATE:
-            return f"it is {peer.measured.state} and takes no new sessions"
-        case Constraint.CONTEXT:
-            return f"its context is {peer.max_positions} positions"
-        case Constraint.AVOID:
-            return "it is to be avoided"
-        case Constraint.ADAPTER:
-            return f"it does not serve adapter {wanted.adapter}"
-        case Constraint.PROFILE:
-            return f"it runs {peer.profile}"
-        case Constraint.REGION:
-            return f"it is in region {peer.region}" if peer.region else "it names no region"
-        case Constraint.DOUBTED:
-            return f"measurements contradict its region {peer.region}"
-        case Constraint.GROUP:
-            group = peer.measured.group
-            if group and group not in {each.name for each in wanted.limits.groups}:
-                return f"it serves group {group} alone"
-            names = " or ".join(each.name for each in wanted.limits.groups)
-            return f"nothing shows that it is in group {names}"
-        case Constraint.DIRECT:
-            return why_relayed(peer)
-        case Constraint.PRICE:
-            price = asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
-            return f"it asks {price.over(len(peer.span)):g} ncr per million"
-        case Constraint.REQUIRE:
-            return "a required peer runs its blocks"

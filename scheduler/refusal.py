@@ -1,16 +1,19 @@
 """Why no chain serves a request: which blocks nobody serves, and which constraint leaves them so.
 
-In: who serves, and what is wanted. Out: an error for a person, with what to change. The constraint
-to name is one that rules out peers which hold the missing blocks: by what the client asked for
-(region, group, price, peers, profile, adapter) before what the peers are (leaving, too small).
+In: who serves, and what is wanted. Out: an error for a person, with what to change; of one peer,
+what rules it out. The constraint to name is one that rules out peers which hold the missing blocks:
+by what the client asked for (region, group, price, peers, profile, adapter) before what the peers
+are (leaving, too small).
 """
 
 from collections import Counter
 from collections.abc import Sequence
 
 from protocol.announcements import Announcement
+from protocol.constraints import why_relayed
 from protocol.errors import SwarmIncomplete
 from protocol.profile import rounds_rows
+from scheduler.prices import asked
 from scheduler.routing import missing_blocks
 from scheduler.wanted import Constraint, Wanted
 
@@ -53,12 +56,47 @@ def incomplete(
         missing,
         model=model,
         adapter=wanted.adapter,
-        within=_in_words(named, wanted, absent) if named else "",
+        within=_within(named, wanted, absent) if named else "",
         constraint=named.value if named else "",
         hint=_relaxing(named, ruled_out[named], hosts)
         if named and named is not Constraint.PROFILE
         else _serving(hosts, wanted, model, f"{start}:{stop}"),
     )
+
+
+def in_words(constraint: Constraint, peer: Announcement, wanted: Wanted) -> str:
+    """Why `peer` is ruled out, for a person."""
+    match constraint:
+        case Constraint.MODEL:
+            return "it serves another model" if peer.span else "it serves no blocks yet"
+        case Constraint.STATE:
+            return f"it is {peer.measured.state} and takes no new sessions"
+        case Constraint.CONTEXT:
+            return f"its context is {peer.max_positions} positions"
+        case Constraint.AVOID:
+            return "it is to be avoided"
+        case Constraint.ADAPTER:
+            return f"it does not serve adapter {wanted.adapter}"
+        case Constraint.PROFILE:
+            return f"it runs {peer.profile}"
+        case Constraint.REGION:
+            return f"it is in region {peer.region}" if peer.region else "it names no region"
+        case Constraint.DOUBTED:
+            return f"measurements contradict its region {peer.region}"
+        case Constraint.GROUP:
+            group = peer.measured.group
+            if group and group not in {each.name for each in wanted.limits.groups}:
+                return f"it serves group {group} alone"
+            names = " or ".join(each.name for each in wanted.limits.groups)
+            return f"nothing shows that it is in group {names}"
+        case Constraint.DIRECT:
+            return why_relayed(peer)
+        case Constraint.PRICE:
+            assert peer.span is not None, "else it is ruled out by that"
+            price = asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
+            return f"it asks {price.over(len(peer.span)):g} ncr per million"
+        case Constraint.REQUIRE:
+            return "a required peer runs its blocks"
 
 
 def _chosen_constraint(peer: Announcement, wanted: Wanted) -> Constraint | None:
@@ -78,13 +116,13 @@ def _absent(hosts: Sequence[Announcement], wanted: Wanted) -> str:
     known = {peer.peer_id: peer for peer in hosts}
     for peer_id in wanted.limits.require:
         if (peer := known.get(peer_id)) is None:
-            return f"{peer_id}, which is not among those who serve it,"
+            return f"{peer_id} (it is not among those who serve this model)"
         if (why := wanted.rules_out(peer)) is not None:
-            return f"{peer_id}, which {why.value} rules out,"
+            return f"{peer_id} ({in_words(why, peer, wanted)})"
     return ""
 
 
-def _in_words(named: Constraint, wanted: Wanted, absent: str) -> str:
+def _within(named: Constraint, wanted: Wanted, absent: str) -> str:
     limits = wanted.limits
     names = " or ".join(group.name for group in limits.groups)
     return IN_WORDS[named].format(

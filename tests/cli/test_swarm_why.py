@@ -89,6 +89,15 @@ async def test_a_peer_that_nobody_knows_is_told_with_how_many_were_asked(tell):
     assert bad == {"directory": "none of the 1 peers that were asked knows an announcement of it"}
 
 
+async def test_when_nobody_could_be_asked_the_reason_is_told(tell):
+    bad, view = await tell(peer(1, version=99), of=lambda addresses: peer_of(2))
+
+    assert bad["directory"].startswith("nobody could be asked: ")
+    assert "the caller is older" in bad["directory"]
+    [fix] = [each["fix"] for each in view["reasons"] if each["source"] == "directory"]
+    assert "join the same swarm" not in fix
+
+
 async def test_an_address_at_which_nobody_answers_and_one_where_another_peer_does(tell):
     dead = nobody(2)
     gone = announced(Identity(key_of(2)), dead, wall_ms())

@@ -202,6 +202,7 @@ def test_who_is_banned_hears_why_and_until_when_as_people_write_it():
         refusal = banned(Ban(peer_id=BAD, why="it sends junk", until_ms=until_ms), US)
 
         assert refusal.reason == f"it does not hear you until {written} UTC: it sends junk"
+        assert refusal.hint.endswith(f"manyhands peers unban {BAD}")
 
 
 def test_a_ban_that_is_none_cannot_be_made():

@@ -67,6 +67,15 @@ def test_who_only_says_that_it_is_there_is_told_of_and_how_to_take_its_word():
     assert "--believe-regions" in refusal.hint
 
 
+def test_a_required_peer_whose_region_is_contradicted_is_named_with_that():
+    wanted = limited(regions=("us",), require=(peer_of(1),))
+    doubted = replace(wanted, doubted=frozenset({peer_of(1)}))
+
+    refusal = incomplete([announce(1, region="us")], doubted)
+
+    assert f"{peer_of(1)} (measurements contradict its region us)" in str(refusal)
+
+
 def test_a_group_without_a_host_leaves_everything():
     refusal = incomplete([HALF], limited(groups=(Group("lab"),)))
 
@@ -78,8 +87,9 @@ def test_a_group_without_a_host_leaves_everything():
 @pytest.mark.parametrize(
     ("peers", "why"),
     [
-        ([announce(1)], "is not among those"),
-        ([announce(1), announce(2, None)], "which model rules out"),
+        ([announce(1)], "it is not among those"),
+        ([announce(1), announce(2, None)], "it serves no blocks yet"),
+        ([announce(1), announce(2, n_blocks=9)], "it serves another model"),
     ],
 )
 def test_a_required_peer_that_cannot_serve_is_named_with_the_reason(peers, why):
@@ -87,8 +97,7 @@ def test_a_required_peer_that_cannot_serve_is_named_with_the_reason(peers, why):
 
     assert refusal is not None
     assert refusal.constraint == "require"
-    assert f"nobody with the required {peer_of(2)}, which " in str(refusal)
-    assert why in str(refusal)
+    assert f"nobody with the required {peer_of(2)} ({why}" in str(refusal)
 
 
 def test_a_profile_that_was_asked_for_and_nobody_runs_is_named_with_those_that_are_run():
