@@ -1,0 +1,286 @@
+"""An account's own spend log: what it granted, allotted, deposited and gave back, in order.
+
+In: signed objects. Out: leaves, checkpoints that witnesses cosign, and the tiles others fetch. A
+leaf and the checkpoint over it are on disk before either leaves this process, and a checkpoint of
+one size is signed once: two of them would be a fork, and there is no taking it back. So a log that
+knows less than was signed before, here or as a witness remembers, signs nothing.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from ledger.checkpoint import Checkpoint, origin
+from ledger.cosigning import Cosigned, Witnesses, open_head, with_cosignatures
+from ledger.errors import DamagedLedger, ForeignLedger
+from ledger.merkle import EMPTY_ROOT, appended, consistency_proof, inclusion_proof, leaf_hash, root
+from ledger.notes import Note, NoteSignature
+from ledger.spend_leaf import NO_LEAF, SpendLeaf
+from ledger.spending import open_spending
+from ledger.store import Store, damaged, translated
+from ledger.tiles import WIDTH, Tile, bundle, tile_bytes
+from ledger.witness import AddCheckpoint
+from protocol.errors import IntegrityError, UsageError
+from protocol.signing import Envelope, SigningKey
+
+FILE_NAME, HEAD_NAME = "spend.sqlite", "spend.checkpoint"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (
+    name TEXT PRIMARY KEY, value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS leaf (
+    idx INTEGER PRIMARY KEY, oid BLOB NOT NULL UNIQUE, data BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS node (
+    level INTEGER NOT NULL, idx INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (level, idx)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checkpoint (
+    size INTEGER PRIMARY KEY, note TEXT NOT NULL
+) STRICT
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SpendProof:
+    """That an entry is in a spend log: its leaf, its path, and the checkpoint they lead to."""
+
+    leaf: bytes
+    path: tuple[bytes, ...]
+    checkpoint: str
+
+
+class SpendLog:
+    """The spend log of the account whose key we hold. Use `open`, and `close` in the end."""
+
+    def __init__(self, directory: Path, store: Store, key: SigningKey, swarm_id: bytes) -> None:
+        self.account, self.swarm_id = key.public_key, swarm_id
+        self.origin = origin(swarm_id, key.public_key, "spend")
+        self._directory, self._store, self._key = directory, store, key
+
+    @classmethod
+    def open(cls, directory: Path, key: SigningKey, swarm_id: bytes) -> Self:
+        """Open or begin the account's spend log.
+
+        Raises:
+            DamagedLedger: the database is truncated or corrupt, or older than the last checkpoint.
+            ForeignLedger: it belongs to another identity or swarm.
+            ConfigError: the directory cannot be written.
+        """
+        path = directory / FILE_NAME
+        with translated(path):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (directory / HEAD_NAME).exists() and not (path.exists() and path.stat().st_size):
+            raise damaged(path, "it is missing or empty, but a checkpoint of it exists")
+        store = Store.open(path, create=True, schema=SCHEMA)
+        log = cls(directory, store, key, swarm_id)
+        try:
+            store.quick_check()
+            log._claim()
+            log._check_head()
+        except BaseException:
+            store.close()
+            raise
+        return log
+
+    def close(self) -> None:
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return int(self._store.execute("SELECT coalesce(max(idx) + 1, 0) FROM leaf")[0][0])
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def append(self, *envelopes: Envelope) -> str:
+        """Log these objects and sign the new tree head, which is returned; all or none.
+
+        Raises:
+            IntegrityError: one is malformed, or not signed by us (and whom else it needs).
+            UsageError: one is in the log already.
+            DamagedLedger: the tree does not match its last checkpoint, so we sign no more.
+        """
+        for envelope in envelopes:
+            open_spending(envelope, self.account, self.swarm_id)
+        with self._store.transaction():
+            size = self._sound_size()
+            previous = leaf_hash(self._leaf(size - 1)) if size else NO_LEAF
+            for index, envelope in enumerate(envelopes, size):
+                previous = self._insert(SpendLeaf(index, previous, envelope))
+            grown = size + len(envelopes)
+            if grown == size:
+                return self.checkpoint() or ""
+            note = Checkpoint(self.origin, grown, root(grown, self._node_at)).sign(self._key)
+            self._store.execute("INSERT INTO checkpoint VALUES (?, ?)", (grown, note))
+        self._keep_head(note)
+        return note
+
+    def add_cosignatures(self, lines: Iterable[NoteSignature], witnesses: Witnesses) -> Cosigned:
+        """Keep what witnesses signed of our latest checkpoint.
+
+        Raises:
+            IntegrityError: a line of a witness we know does not hold; none is kept.
+        """
+        with self._store.transaction():
+            size = self._sound_size()
+            note = with_cosignatures(self._note(size), list(lines))
+            cosigned = witnesses.open(note, self.origin, self.account)
+            self._store.execute("UPDATE checkpoint SET note = ? WHERE size = ?", (note, size))
+        return cosigned
+
+    def check_against(self, remembered: str) -> None:
+        """Whether we know all that a witness remembers to have signed of this log.
+
+        Ask each witness that answers before the first append after a start: a copy of the whole
+        home put back, checkpoint and all, is noticed by nobody else.
+
+        Raises:
+            DamagedLedger: it remembers more, or another tree: to sign again would be a fork.
+            IntegrityError: we never signed what it shows; that says nothing.
+        """
+        head = open_head(Note.parse(remembered), self.origin, self.account)  # our own signature
+        size = len(self)
+        if head.size > size:
+            raise damaged(
+                self._store.path, f"a witness signed {head.size} entries of it, it has {size}"
+            )
+        if head.root != (root(head.size, self._node_at) if head.size else EMPTY_ROOT):
+            raise damaged(self._store.path, f"a witness signed {head.size} other entries")
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def checkpoint(self) -> str | None:
+        """The latest, with the cosignatures it has so far."""
+        rows = self._store.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1")
+        return str(rows[0][0]) if rows else None
+
+    def leaves(self, start: int = 0) -> list[bytes]:
+        rows = self._store.execute("SELECT data FROM leaf WHERE idx >= ? ORDER BY idx", (start,))
+        return [data for (data,) in rows]
+
+    def request(self, old: int) -> AddCheckpoint:
+        """What to ask a witness that signed `old` entries last."""
+        with self._store.snapshot():
+            size = self._sound_size()
+            if not 0 <= old <= size:
+                raise damaged(self._store.path, f"a witness signed {old} entries, it has {size}")
+            path = consistency_proof(old, size, self._node_at) if old else []
+            return AddCheckpoint(old, tuple(path), self._note(size))
+
+    def prove(self, oid: bytes) -> SpendProof:
+        """That this object is in the log, under the latest checkpoint.
+
+        Raises:
+            UsageError: it is not.
+        """
+        with self._store.snapshot():
+            rows = self._store.execute("SELECT idx, data FROM leaf WHERE oid = ?", (oid,))
+            if not rows:
+                raise UsageError(f"the spend log has no entry {oid.hex()}")
+            size = self._sound_size()
+            path = inclusion_proof(rows[0][0], size, self._node_at)
+            return SpendProof(rows[0][1], tuple(path), self._note(size))
+
+    def fetch(self, path: str) -> bytes:
+        """The bytes at a path of C2SP tlog-tiles: `checkpoint`, `tile/…`.
+
+        Raises:
+            UsageError: there is nothing there.
+        """
+        with self._store.snapshot():
+            size = len(self)
+            if path == "checkpoint" and size:
+                return self._note(size).encode()
+            try:
+                tile = Tile.parse(path)
+            except IntegrityError as error:
+                raise UsageError(f"a log has no {path[:80]}") from error
+            if tile.width > tile.width_at(size):
+                raise UsageError(f"the log is not as long as {path}")
+            if tile.level is not None:
+                return tile_bytes(tile, self._node_at)
+            start = tile.index * WIDTH
+            return bundle(self.leaves(start)[: tile.width])
+
+    # --- within ----------------------------------------------------------------------------------
+
+    def _insert(self, leaf: SpendLeaf) -> bytes:
+        data, oid = leaf.encode(), leaf.envelope.object_id(self.swarm_id)
+        if self._store.execute("SELECT 1 FROM leaf WHERE oid = ?", (oid,)):
+            raise UsageError(f"the spend log has {oid.hex()} already; an object counts once")
+        self._store.execute("INSERT INTO leaf VALUES (?, ?, ?)", (leaf.index, oid, data))
+        hash_ = leaf_hash(data)
+        for node in appended(leaf.index, hash_, self._node_at):
+            self._store.execute("INSERT INTO node VALUES (?, ?, ?)", node)
+        return hash_
+
+    def _leaf(self, index: int) -> bytes:
+        rows = self._store.execute("SELECT data FROM leaf WHERE idx = ?", (index,))
+        if not rows:
+            raise damaged(self._store.path, f"entry {index} is missing")
+        return bytes(rows[0][0])
+
+    def _node_at(self, level: int, index: int) -> bytes:
+        rows = self._store.execute(
+            "SELECT hash FROM node WHERE level = ? AND idx = ?", (level, index)
+        )
+        if not rows:
+            raise damaged(self._store.path, f"node {level}/{index} of the tree is missing")
+        return bytes(rows[0][0])
+
+    def _note(self, size: int) -> str:
+        rows = self._store.execute("SELECT note FROM checkpoint WHERE size = ?", (size,))
+        if not rows:
+            raise damaged(self._store.path, f"the checkpoint of {size} entries is missing")
+        return str(rows[0][0])
+
+    def _sound_size(self) -> int:
+        """The size of the tree, once it is seen to match its last checkpoint."""
+        size, note = len(self), self.checkpoint()
+        head = Checkpoint.parse(Note.parse(note).text) if note else None
+        promised = (head.size, head.root) if head else (0, EMPTY_ROOT)
+        if (size, root(size, self._node_at)) != promised:
+            raise damaged(self._store.path, "the tree does not match its last checkpoint")
+        return size
+
+    def _keep_head(self, note: str) -> None:
+        """Write the checkpoint beside the database, whole or not at all."""
+        fresh = self._directory / f"{HEAD_NAME}.{os.getpid()}"
+        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+            file.write(note)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._directory / HEAD_NAME)
+
+    def _claim(self) -> None:
+        ours = {"account": self.account, "swarm": self.swarm_id}
+        with self._store.transaction():
+            for item in ours.items():
+                self._store.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", item)
+            held: dict[str, bytes] = dict(self._store.execute("SELECT name, value FROM meta"))
+        for name, value in ours.items():
+            if held.get(name) != value:
+                raise ForeignLedger(
+                    f"{self._store.path} belongs to another {name}",
+                    hint="put back the identity.key it was made with, or use another --home",
+                )
+
+    def _check_head(self) -> None:
+        """Whether the database has all that the checkpoint beside it promises."""
+        path = self._directory / HEAD_NAME
+        if not path.exists():
+            return
+        try:
+            self.check_against(path.read_text(errors="replace"))
+        except DamagedLedger as error:
+            raise damaged(
+                self._store.path, "the checkpoint beside it promises more, or other entries"
+            ) from error
+        except IntegrityError as error:
+            raise damaged(path, str(error)) from error
