@@ -73,6 +73,7 @@ class Giving:
             return (await self._to_spare(hop, note, start)).encode()
         async with self._turns:
             part = await self._part(hop, note, start)
+        self._sessions.gave_at_s = time.monotonic()
         self.bytes_given += len(part.body)
         return part.encode()
 

@@ -97,7 +97,7 @@ class Hop:
         self._salt_commit = reserve.salt_commit
         self.filing = Filing()
         self._beginning: asyncio.Task[None] | None = None
-        self._takes_over = isinstance(found, Taking)
+        self.is_heir = isinstance(found, Taking)
         self._trace = HopTrace.of(around.tracer, reserve, around.peer_id)
         self._leaving: Leaving | None = None
         self._later: list[Action] = []
@@ -231,9 +231,9 @@ class Hop:
                 Envelope.decode(commit.terms),
                 commit.n,
                 cached=commit.length,
-                is_handed_over=self._takes_over,
+                is_handed_over=self.is_heir,
             )
-            if commit.length and not self._takes_over:
+            if commit.length and not self.is_heir:
                 self._around.prefixes.used(commit.length)
         self.meter.begin_epoch(commit.epoch, commit.salt)
         self._trace.agreed()

@@ -249,7 +249,7 @@ def load_of(serving: Serving | None, state: State, ticket: int) -> Load:
     return Load(
         n_sessions=len(serving.sessions) if serving else 0,
         queue_us=serving.vitals.queue_us if serving else 0,
-        kv_free_bytes=max(0, serving.sessions.free_bytes) if serving else 0,
+        kv_free_bytes=max(0, serving.sessions.room_bytes) if serving else 0,
         state=state,
         ticket=ticket,
     )

@@ -9,6 +9,7 @@ its frames are answered `Gone`.
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -16,8 +17,9 @@ from functools import partial
 
 from node.engine import Lease
 from node.hop import Hop
+from node.leftovers import Leftovers
 from node.metering import SessionMeter, Till
-from node.prefixes import Prefixes, Rows, smaller
+from node.prefixes import Prefixes
 from node.readout import kept_bytes, readout_of
 from node.served import Served
 from node.shares import Holding, Shares
@@ -40,14 +42,15 @@ from protocol.frames import Ack, Ask, Frame, Gone
 from protocol.identity import PeerId, public_key_from_peer_id
 from protocol.membership.governance import Judgement
 from protocol.messages import Leaving, Reserve, Resume, SessionId
+from protocol.patience import HANDOVER_S
 from protocol.transport import Stream
 
 log = logging.getLogger(__name__)
 
 TOMBSTONE_S = 60.0
 TICK_S = 0.1
+GIVING_S = 5.0  # from an heir's last rows on, in which it asks for more or the chain goes on
 MAX_SESSIONS = 1024
-WASTEFUL = 2  # a session that ends with this many times the room it used leaves a copy instead
 
 
 class Sessions:
@@ -57,6 +60,7 @@ class Sessions:
         self.served, self.till = served, till
         self.around: Surroundings  # set by the node, which it belongs to
         self.prefixes = Prefixes()
+        self.gave_at_s = -math.inf  # when an heir was last given rows
         self.draining, self.held, self.paused = False, Judgement(), ""
         self.reserved_bytes = 0
         self.refused = 0
@@ -64,7 +68,7 @@ class Sessions:
         self._hops: dict[SessionId, Hop] = {}
         self._tombstones: dict[SessionId, float] = {}
         self._filing: set[Hop] = set()
-        self._shrinking: set[asyncio.Task[None]] = set()
+        self._leftovers = Leftovers(self.prefixes, served, self.cost_bytes)
         self._emptied = asyncio.Event()
 
     def __len__(self) -> int:
@@ -73,6 +77,11 @@ class Sessions:
     @property
     def free_bytes(self) -> int:
         return self.served.budget_bytes - self.reserved_bytes
+
+    @property
+    def room_bytes(self) -> int:
+        """What a newcomer can have."""
+        return self.free_bytes + sum(cost for _, cost in self._large_heirs())
 
     # --- admission --------------------------------------------------------------------------------
 
@@ -99,6 +108,7 @@ class Sessions:
             raise
         row_bytes, cost = self.served.row_bytes, self.cost_bytes(reserve)
         taking = self._taking(reserve, client, constraints)
+        self._make_room(cost)
         found = taking or self.prefixes.find(reserve, client, row_bytes)
         self.prefixes.give_way(cost, self.free_bytes)
         lease = self._open(reserve)
@@ -174,7 +184,8 @@ class Sessions:
             raise UsageError("a node cannot be its own client: use another home")
         if reserve.session in self._hops:
             raise PeerMisbehaved("", "that session is open here already")
-        cost, room, budget = self.cost_bytes(reserve), self.free_bytes, self.served.budget_bytes
+        cost, budget = self.cost_bytes(reserve), self.served.budget_bytes
+        room = self.room_bytes if turns_away else self.free_bytes
         if cost > budget:
             raise PeerRefused(
                 "", f"the session needs {cost} bytes, this node keeps {budget} in all"
@@ -197,7 +208,19 @@ class Sessions:
         """Raises PeerBusy: this client holds its share of the room already."""
         cost, now, hops = self.cost_bytes, time.monotonic(), self._hops.values()
         held = [Holding(h.client, cost(h.session.reserve), h.is_committed) for h in hops]
-        self.shares.check(client, cost(reserve), held, now, is_long=bool(reserve.handover.peer))
+        self.shares.check(client, cost(reserve), held, now)
+
+    def _large_heirs(self) -> list[tuple[Hop, int]]:
+        """Those that have much of the room and are no sessions yet, with what they have."""
+        heirs = [hop for hop in self._hops.values() if hop.is_heir and not hop.is_committed]
+        costs = ((hop, self.cost_bytes(hop.session.reserve)) for hop in heirs)
+        return [(hop, cost) for hop, cost in costs if self.shares.is_large(cost)]
+
+    def _make_room(self, cost: int) -> None:
+        """A large heir has room that nobody needs: it may stay uncommitted for long."""
+        for hop, _ in self._large_heirs():
+            if cost > self.free_bytes:
+                hop.refuse(self._busy("somebody came who needs the room"))
 
     def _busy(self, reason: str) -> PeerBusy:
         return PeerBusy("", reason, queue_depth=len(self._hops), hint="try again shortly")
@@ -223,30 +246,14 @@ class Sessions:
         self.around.batcher.ended(hop)
         if not hop.is_committed:
             self.shares.wasted(hop.client, cost, now - hop.since_s, now)
-        self._leave(hop)
+        if hop.keeps_rows and not self.draining and not hop.rows.journal.start:
+            self._leftovers.keep(hop.rows, self.free_bytes, self.around.batcher)
+        else:
+            self.prefixes.drop(hop.rows)
         self._tombstones[session] = time.monotonic() + TOMBSTONE_S
         self._filing.add(hop)
         if not self._hops:
             self._emptied.set()
-
-    def _leave(self, hop: Hop) -> None:
-        """What the session has run is kept in free room for another to go on from, or dropped."""
-        rows = hop.rows
-        if not hop.keeps_rows or self.draining or rows.journal.start:
-            self.prefixes.drop(rows)
-            return
-        if not self.prefixes.retain(rows, self.cost_bytes(rows.reserve), self.free_bytes):
-            return
-        if rows.lease.capacity >= WASTEFUL * rows.length:
-            task = asyncio.create_task(self._shrink(rows))
-            self._shrinking.add(task)
-            task.add_done_callback(self._shrinking.discard)
-
-    async def _shrink(self, rows: Rows) -> None:
-        """Copy what is kept to where it takes no more room than it needs."""
-        copy = await smaller(rows, self.served.engine, self.around.batcher)
-        if copy is not None:
-            self.prefixes.shrunk(rows, *copy, self.cost_bytes(rows.reserve, rows.length))
 
     # --- the data streams -------------------------------------------------------------------------
 
@@ -344,10 +351,9 @@ class Sessions:
         settle what is left, and file every receipt."""
         self.draining = True
         self.ask_to_go(timeout_s, up_bytes_per_s=up_bytes_per_s)
-        self.prefixes.clear()
-        for task in self._shrinking:
-            task.cancel()
+        self._leftovers.clear()
         await self._until_empty(timeout_s)
+        await self._until_given(min(timeout_s, HANDOVER_S))
         self._each(lambda hop: hop.refuse(self._away()))
         await self._until_empty(min(2.0, timeout_s))
         self._each(lambda hop: hop.give_up())
@@ -365,6 +371,12 @@ class Sessions:
             row_bytes=self.cost_bytes(hop.session.reserve, 1),
             up_bytes_per_s=up_bytes_per_s,
         )
+
+    async def _until_given(self, most_s: float) -> None:
+        """What others are taking over they may have to the end, however slowly they take it."""
+        until_s = time.monotonic() + most_s
+        while self._hops and time.monotonic() < min(until_s, self.gave_at_s + GIVING_S):
+            await self._until_empty(GIVING_S / 10)
 
     async def _until_empty(self, timeout_s: float) -> None:
         self._emptied.clear()

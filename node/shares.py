@@ -45,13 +45,8 @@ class Shares:
         n_bytes: int,
         held: Iterable[Holding],
         now_s: float,
-        *,
-        is_long: bool = False,
     ) -> None:
         """Return if `client` may reserve so much now.
-
-        Args:
-            is_long: it may go uncommitted for a minute, as an heir does; then no first one is free.
 
         Raises:
             PeerBusy: why not.
@@ -62,11 +57,14 @@ class Shares:
         open_bytes = sum(
             each.n_bytes for each in holdings if each.client == client and not each.is_committed
         )
-        is_first = not open_bytes and not is_long
-        if not is_first and open_bytes + n_bytes > UNCOMMITTED * self._budget_bytes:
+        if open_bytes and open_bytes + n_bytes > UNCOMMITTED * self._budget_bytes:
             reason = f"you hold {open_bytes} bytes here that you have not committed to"
             raise PeerBusy("", reason, hint=HINT)
         self._check_fair(client, n_bytes, holdings, now_s)
+
+    def is_large(self, n_bytes: int) -> bool:
+        """Whether an heir, which may go uncommitted for a minute, gives way where room is short."""
+        return n_bytes > UNCOMMITTED * self._budget_bytes
 
     def turned_away(self, client: str, now_s: float) -> None:
         """There was no room for it."""

@@ -36,7 +36,8 @@ class Hop:
     heard_at: float = 0.0
     leaving: Leaving | None = None  # it goes
     leaves_at: float = 0.0
-    tries: int = 0  # to find heirs for it
+    tries: int = 0  # to find heirs for it, since nobody was found last
+    rests: int = 0  # how often nobody was found
     seek_at: float = 0.0  # not before
 
     @property

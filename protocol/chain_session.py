@@ -47,9 +47,9 @@ from protocol.chain_actions import (
 )
 from protocol.chain_hops import Hop, Phase
 from protocol.errors import ManyhandsError, PeerError, PeerUnreachable
-from protocol.lateness import late, silent
+from protocol.lateness import Hearing, blamed, excuse, late, silent
 from protocol.messages import Leaving, Progress, Raised, Reserved, Span, TokenEvent
-from protocol.succession import Succession
+from protocol.succession import Succession, forgiven
 
 STALL_S = 30.0  # a hop reports but nothing moves
 
@@ -77,6 +77,7 @@ class ChainSession:
         self._agreeing_since = 0.0
         self._moved_at = 0.0
         self._unpaid: set[str] = set()
+        self._hearing = Hearing()
 
     # --- routes -----------------------------------------------------------------------------------
 
@@ -178,6 +179,10 @@ class ChainSession:
         return self._done("", error) if self.phase is not Phase.DONE else []
 
     def tick(self, now: float) -> list[ChainAction]:
+        deaf_s = self._hearing.deaf_s(now)
+        excuse(self.hops, deaf_s, now)
+        self._moved_at += deaf_s
+        self._agreeing_since += deaf_s
         if self.phase is Phase.AGREEING:
             tardy = late(self.hops, self.epoch, self._agreeing_since, now)
             return self._without(tardy, "no answer in time", now)
@@ -186,7 +191,7 @@ class ChainSession:
         if gone := silent(self.hops, now):
             return self._without(gone, "it fell silent", now)
         if not self._unpaid and now - self._moved_at >= STALL_S:
-            return self._heal_or_lose(self._blamed(), "rows went in and none came out", now)
+            return self._heal_or_lose(blamed(self.hops), "rows went in and none came out", now)
         if self.succession.leaver is None or self.succession.is_late(now):
             return self._seek_heirs(now)
         return []
@@ -209,7 +214,10 @@ class ChainSession:
         hand_over: they ask it for what it has run, else they are filled from journals.
         """
         asked = self.succession.found(epoch, seats, now, hand_over=hand_over)
-        return asked if self.succession.leaver else self._seek_heirs(now)  # for the next leaver
+        if self.succession.leaver is not None:
+            return asked
+        self.avoid = forgiven(self.avoid)
+        return self._seek_heirs(now)  # for the next leaver
 
     def _seek_heirs(self, now: float) -> list[ChainAction]:
         """For a hop that goes, if there is one; those that were sought before are given up."""
@@ -370,16 +378,6 @@ class ChainSession:
             if hop.journal_from > wanted:  # that part of the journal is gone: run it again
                 lengths[index] = min(lengths[index], wanted)
         return lengths
-
-    def _blamed(self) -> str:
-        """The hop with in > out, or else the far end of the link with out > next in (5a.10)."""
-        for hop in self.hops:
-            if hop.rows_in > hop.rows_out:
-                return hop.peer
-        for hop, successor in zip(self.hops, self.hops[1:], strict=False):
-            if hop.rows_out > successor.rows_in:
-                return successor.peer
-        return self.hops[-1].peer
 
     def _heal_or_lose(self, peer: str, reason: str, now: float) -> list[ChainAction]:
         if self._healed_at == self._held():

@@ -14,8 +14,8 @@ from protocol.errors import ManyhandsError, PeerBusy
 from protocol.messages import Reserved
 
 HEIRS_S = 60.0  # to take over what they can
-MOST_TRIES = 5  # to find heirs for one leaver
-AGAIN_S = 1.0  # after nobody was found; doubled each time
+MOST_TRIES = 5  # to find heirs for one leaver, before it is left alone for a while
+AGAIN_S, LONGEST_AGAIN_S = 1.0, 8.0  # after nobody was found; doubled each time
 
 
 class Succession:
@@ -46,9 +46,11 @@ class Succession:
         now: float,
     ) -> list[ChainAction]:
         """Have somebody found for the next hop that goes, to serve in `epoch`, if there is one."""
-        due = (hop for hop in hops if hop.leaving and hop.tries < MOST_TRIES and hop.seek_at <= now)
-        leaver = next(due, None)
+        leaver = next((hop for hop in hops if hop.leaving and hop.seek_at <= now), None)
         if self.leaver is not None or leaver is None or leaver.leaving is None:
+            return []
+        if leaver.tries >= MOST_TRIES:
+            _rest(leaver, now)
             return []
         self.leaver, self.epoch, self._since = leaver, epoch, now
         leaver.tries += 1
@@ -64,7 +66,7 @@ class Succession:
         if self.leaver is None or self.epoch != epoch or self.heirs:
             return []
         if not seats:
-            self.leaver.seek_at = now + AGAIN_S * 2 ** (self.leaver.tries - 1)
+            _rest(self.leaver, now)
             return self.give_up()
         self.heirs = [Hop(seat, is_heir=hand_over) for seat in seats]
         leaver = self.leaver.seat if hand_over else None
@@ -84,3 +86,14 @@ class Succession:
         """What the heirs took over is dropped."""
         heirs, self.heirs, self.leaver = self.heirs, [], None
         return [Release(heir.peer) for heir in heirs]
+
+
+def forgiven(avoid: Mapping[str, ManyhandsError]) -> dict[str, ManyhandsError]:
+    """Without those who had no room: they may have some when they are asked next."""
+    return {peer: why for peer, why in avoid.items() if not isinstance(why, PeerBusy)}
+
+
+def _rest(leaver: Hop, now: float) -> None:
+    """Nobody takes its place for the moment."""
+    leaver.seek_at = now + min(AGAIN_S * 2**leaver.rests, LONGEST_AGAIN_S)
+    leaver.rests, leaver.tries = min(leaver.rests + 1, 10), 0

@@ -15,6 +15,7 @@ from ledger.verify import verify_ledger
 from protocol.errors import ManyhandsError, PeerMisbehaved, PeerRefused
 from protocol.handover import Note, Part, request_bytes
 from protocol.identity import Identity, peer_id_from_public_key
+from protocol.measured import State
 from protocol.messages import SessionId, Span
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import Faults, MemoryNetwork
@@ -148,6 +149,39 @@ async def test_an_heir_is_paid_for_what_it_runs_and_the_leaver_for_the_rest(
     assert heir.cached_tl == 0, "rows that were handed over are the leaver's"
     run_twice = leaver.prefill_tl + leaver.decode_tl + heir.prefill_tl + heir.decode_tl
     assert run_twice <= (result.n_prompt + N - 1 + 3) * 3, "but what was in flight"
+
+
+@pytest.mark.slow
+async def test_an_answer_that_has_most_of_a_nodes_room_is_handed_over_as_well(tmp_path, network):
+    model = add_byte_tokenizer(write_checkpoint(tmp_path / "model", head_dim=128))
+    async with swarm(model, tmp_path, over(network)) as built:
+        await built.start(*SPANS, drain_s=20.0)
+        network.set_faults(DELAY)
+
+        async def with_little_room(leaver: LocalNode) -> None:
+            [hop] = leaver.node.sessions._hops.values()
+            takes = leaver.node.sessions.cost_bytes(hop.session.reserve)
+            await built.start((2, 5), kv_cache_bytes=max(1 << 20, takes * 3 // 2))
+            assert takes > (1 << 20) // 4
+
+        result = await left_at(built, 1, before=with_little_room)
+
+    assert (result.failovers, result.handovers) == (0, 1)
+
+
+async def test_an_heir_that_is_busy_is_asked_again_while_the_leaver_stays(model, tmp_path, network):
+    async with swarm(model, tmp_path, over(network)) as built:
+        await built.start(*SPANS, drain_s=20.0)
+        network.set_faults(Faults(delay_s=(0.02, 0.02)))
+
+        async def with_a_busy_heir(leaver: LocalNode) -> None:
+            [heir] = await built.start((2, 5))
+            heir.node.sessions.draining = True
+            asyncio.get_running_loop().call_later(0.5, heir.node.become, State.SERVING)
+
+        result = await left_at(built, 1, before=with_a_busy_heir)
+
+    assert (result.failovers, result.handovers) == (0, 1)
 
 
 async def test_only_who_has_the_clients_note_is_given_anything(model, tmp_path, network):

@@ -11,11 +11,13 @@ import pytest
 from node.gossip import METHOD as GOSSIP
 from protocol.announcement_table import AnnouncementTable, Merged
 from protocol.anti_entropy import Record
+from protocol.asking import Handover
 from protocol.clock import wall_ms
 from protocol.codec import to_client_message, to_hop_bytes
 from protocol.errors import ManyhandsError, PeerBusy, PeerRefused
 from protocol.gossip_rules import tell
-from protocol.identity import Identity
+from protocol.handover import Note
+from protocol.identity import Identity, public_key_from_peer_id
 from protocol.messages import Failure, Reserve, Reserved, SessionId, Span
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.transport import Connection, decode_error
@@ -94,6 +96,40 @@ async def test_who_reserves_and_never_commits_holds_a_quarter_and_others_are_ser
         assert await serves(node, client)
     await greedy.aclose()
     await until(lambda: sessions.reserved_bytes == 0, timeout_s=5)
+    await node.aclose()
+
+
+async def test_heirs_that_never_commit_may_have_most_of_the_room_until_somebody_comes(
+    model: Path, tmp_path: Path
+):
+    node = Swarm(model, tmp_path, lambda identity: GrpcTransport(identity, OPEN_SWARM_ID))
+    (local,) = await node.start((0, 6), kv_cache_bytes=1 << 20)
+    sessions, leaver = local.node.sessions, transport().peer_id
+    connections: list[Connection] = []
+
+    async def asks(as_heir: bool) -> object:
+        identity, request = Identity(SigningKey.generate()), reserve(node, capacity=256)
+        note = Note(
+            session=request.session,
+            epoch=request.epoch,
+            giver=public_key_from_peer_id(leaver),
+            taker=local.node.identity.public_key,
+            span=request.span,
+        )
+        sealed = note.seal(OPEN_SWARM_ID, identity.key)
+        handover = Handover(peer=leaver, addresses=("/ip4/127.0.0.1/tcp/9",), note=sealed)
+        connection = await GrpcTransport(identity, OPEN_SWARM_ID).dial(local.address)
+        connections.append(connection)
+        return await says(connection, replace(request, handover=handover) if as_heir else request)
+
+    heirs = [await asks(as_heir=True) for _ in range(2)]
+
+    assert [type(each) for each in heirs] == [Reserved, Reserved]
+    assert local.node.draft().kv_free_bytes == 1 << 20, "routes lead here all the same"
+    assert isinstance(await asks(as_heir=False), Reserved)
+    assert len(sessions) == 2, "one heir went"
+    for connection in connections:
+        await connection.aclose()
     await node.aclose()
 
 

@@ -1,6 +1,5 @@
 """One client's share of a node's room: what is held uncommitted, and what while others wait."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,12 +32,11 @@ def test_a_first_reservation_may_be_of_any_size_and_the_next_ones_share_a_quarte
     assert may(shares, HONEST, 600, holds(GREEDY, 250))
 
 
-def test_an_heir_that_may_wait_a_minute_has_no_first_one_free():
+def test_an_heir_gives_way_to_others_when_it_has_more_than_a_quarter():
     shares = Shares(ROOM)
 
-    shares.check(GREEDY, 250, [], 0.0, is_long=True)
-    with pytest.raises(PeerBusy):
-        shares.check(GREEDY, 251, [], 0.0, is_long=True)
+    assert not shares.is_large(250)
+    assert shares.is_large(251)
 
 
 def test_who_reserves_all_and_commits_to_nothing_waits_and_others_do_not():
