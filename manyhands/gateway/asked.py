@@ -298,6 +298,19 @@ class EmbeddingsAsked(Asked):
     dimensions: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     manyhands: EmbeddingExtension | None = None
 
+    @property
+    def limit(self) -> int:
+        """Of an answer in words, of which there is none."""
+        return 0
+
+    @property
+    def streams(self) -> bool:
+        return False
+
+    @property
+    def usage_in_stream(self) -> bool:
+        return False
+
 
 def n_chars_of(messages: Sequence[Message]) -> int:
     """Of what they hold, about."""

@@ -103,18 +103,21 @@ class ResponsesAsked(Asked):
             ApiError: an item of the input makes no sense, or is of a kind that is not known here.
         """
         wants_odds = LOGPROBS in (self.include or []) or bool(self.top_logprobs)
-        return ChatAsked(
-            model=self.model,
-            messages=messages_of(self.instructions, self.input),
-            max_completion_tokens=self.max_output_tokens,
-            logprobs=wants_odds,
-            top_logprobs=self.top_logprobs if wants_odds else None,
-            tools=[tool.for_chat() for tool in self.tools] if self.tools else None,
-            tool_choice=self._choice(),
-            response_format=self._format(),
-            reasoning_effort=self.reasoning.effort if self.reasoning else None,
+        told = {
+            "model": self.model,
+            "messages": messages_of(self.instructions, self.input),
+            "max_completion_tokens": self.max_output_tokens,
+            "logprobs": wants_odds or None,
+            "top_logprobs": self.top_logprobs if wants_odds else None,
+            "tools": [tool.for_chat() for tool in self.tools or ()] or None,
+            "tool_choice": self._choice(),
+            "response_format": self._format(),
+            "reasoning_effort": self.reasoning.effort if self.reasoning else None,
             **{name: getattr(self, name) for name in SHARED},
-        )
+            "stop": self.stop or None,
+        }
+        said = {name: value for name, value in told.items() if value is not None}
+        return ChatAsked(**said)  # what is set goes on to an upstream
 
     def _choice(self) -> Literal["none", "auto", "required"] | NamedChoice | None:
         chosen = self.tool_choice

@@ -43,6 +43,7 @@ class Facts:
     limits: Limits = ANY_PEER
     key: str = ""
     tier: str = ""  # as the caller says
+    wants_vectors: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,9 @@ def decide(policy: Policy, facts: Facts) -> Decision:
     auto = policy.auto
     assert auto is not None
     refusing = {
-        name: why_not(policy.upstreams[name], facts.data, facts.limits) for name in auto.upstreams
+        name: why_not(policy.upstreams[name], facts.data, facts.limits)
+        or ("" if policy.upstreams[name].embeddings or not facts.wants_vectors else "embeddings")
+        for name in auto.upstreams
     }
     allowed = [name for name, why in refusing.items() if not why]
     if facts.tier:

@@ -16,13 +16,14 @@ from manyhands.gateway.answers import CallerLeft
 from manyhands.gateway.asked import EmbeddingExtension, EmbeddingsAsked
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.completions import ask
+from manyhands.gateway.deciding import Decision
 from manyhands.gateway.faults import ApiError
-from manyhands.gateway.gateway import Gateway
-from manyhands.gateway.grants import Caller
 from manyhands.gateway.own_headers import COST, told_of, with_headers
 from manyhands.gateway.residency import class_of, explained_here
 from manyhands.gateway.stream import GONE
-from manyhands.gateway.vectors import prepare_vectors, unit
+from manyhands.gateway.tiers import by_tier
+from manyhands.gateway.upstream import EMBEDDINGS
+from manyhands.gateway.vectors import Vectors, prepare_vectors, unit
 from scheduler.request import GenerationRequest, GenerationResult
 
 router = APIRouter()
@@ -30,11 +31,12 @@ router = APIRouter()
 
 @router.post("/v1/embeddings")
 async def embeddings(request: Request, asked: EmbeddingsAsked) -> Response:
-    gateway: Gateway = request.app.state.gateway
-    caller: Caller = request.state.caller
-    served = gateway.find(asked.model, caller)
     asked = with_headers(asked, request.headers, EmbeddingExtension)
-    vectors = await prepare_vectors(served, asked, gateway.bounds, caller)
+    return await by_tier(request, asked, prepare_vectors, _answer, EMBEDDINGS)
+
+
+async def _answer(request: Request, vectors: Vectors, decision: Decision | None) -> Response:
+    asked, caller, served = vectors.asked, request.state.caller, vectors.served
     told: list[bytes] = []
     results: list[GenerationResult] = []
     try:
@@ -48,9 +50,10 @@ async def embeddings(request: Request, asked: EmbeddingsAsked) -> Response:
         raise explained_here(error, vectors.requests[0].limits, data) from error.__cause__
     except CallerLeft:
         return Response(status_code=GONE)
-    headers = told_of(asked.ignored(), model=served.pinned)
+    headers = told_of(asked.ignored(), decision, model=served.pinned)
     headers[COST] = f"{sum(result.cost_ncr for result in results)} ncr"
-    rest = json.dumps(vectors.rest(results)).encode()
+    more = {"decision": decision.to_json()} if decision else {}
+    rest = json.dumps(vectors.rest(results, more)).encode()
     body = rest[:-1] + b', "data": [' + b", ".join(told) + b"]}"
     return Response(body, media_type="application/json", headers=headers)
 

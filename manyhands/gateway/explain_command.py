@@ -26,15 +26,17 @@ TIMEOUT_S = 30.0
     help=f"Of the gateway. Default: http://127.0.0.1:{DEFAULT_PORT}.",
 )
 @click.option("--api-key", envvar="MANYHANDS_API_KEY", metavar="KEY", help="Where it asks for one.")
+@click.option("--embeddings", is_flag=True, help="FILE is for /v1/embeddings.")
 @json_option
-def explain(file: TextIO, url: str, api_key: str | None, as_json: bool) -> None:
+def explain(file: TextIO, url: str, api_key: str | None, embeddings: bool, as_json: bool) -> None:
     """Ask a gateway that runs what it would do with the request in FILE (`-`: standard input)."""
     try:
         asked = json.load(file)
     except ValueError as error:
         hint = "give the body of a request, as a client would send it"
         raise UsageError(f"{file.name} is not JSON: {error}", hint=hint) from error
-    told = _told(url.rstrip("/").removesuffix("/v1"), asked, api_key)
+    path = "/api/v1/explain" + ("?endpoint=embeddings" if embeddings else "")
+    told = _told(url.rstrip("/").removesuffix("/v1") + path, asked, api_key)
     if as_json:
         click.echo(json.dumps(told))
         return
@@ -58,7 +60,7 @@ def _told(url: str, asked: Any, api_key: str | None) -> dict[str, Any]:
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         answer = httpx2.post(
-            f"{url}/api/v1/explain",
+            url,
             json=asked,
             headers=headers,
             timeout=TIMEOUT_S,

@@ -59,6 +59,9 @@ class Upstream(Ruled):
 
     url: str
     model: Annotated[str, Field(min_length=1, max_length=256)]
+    embeddings: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """What to ask for vectors there; without one it gets no texts for that. Those of two models
+    cannot be compared: it has to be the model that the swarm has."""
     key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     classes: list[Literal["public", "internal"]] = ["public"]
     prompt_price: Count = 0

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from manyhands.gateway.answers import Observer, Running
-from manyhands.gateway.asked import Drawn
+from manyhands.gateway.asked import Drawn, EmbeddingsAsked
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.policy import Upstream
 from manyhands.gateway.shapes import DONE, frame
@@ -75,7 +75,7 @@ class Passing:
     """What of an upstream's frames a caller is shown. ours: what stands under `manyhands` at the
     end. id: of the request, for what failed."""
 
-    asked: Drawn
+    asked: Drawn | EmbeddingsAsked
     ours: Callable[[], Json]
     id: str
     _whole: Json = field(default_factory=dict)

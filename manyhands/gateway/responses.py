@@ -1,17 +1,22 @@
 """POST /v1/responses, of which nothing is kept: from a checked body to a response or its events."""
 
+from functools import partial
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from manyhands.gateway.asked import ChatAsked
 from manyhands.gateway.asked_responses import ResponsesAsked
 from manyhands.gateway.completions import answer
+from manyhands.gateway.deciding import Decision
 from manyhands.gateway.faults import ApiError
-from manyhands.gateway.gateway import Gateway
-from manyhands.gateway.grants import Caller
 from manyhands.gateway.own_headers import with_headers
-from manyhands.gateway.prepared import prepare_chat
+from manyhands.gateway.prepared import Prepared, prepare_chat
 from manyhands.gateway.refusals import require_stateless
+from manyhands.gateway.relayed_response import RelayedResponse
 from manyhands.gateway.response_reply import ResponseReply
+from manyhands.gateway.tiers import Passed, by_tier
+from manyhands.gateway.upstream import CHAT
 
 router = APIRouter()
 
@@ -20,15 +25,28 @@ NAMES = {"messages": "input", "response_format": "text.format"}  # of a chat's f
 
 @router.post("/v1/responses")
 async def responses(request: Request, asked: ResponsesAsked) -> Response:
-    gateway: Gateway = request.app.state.gateway
-    caller: Caller = request.state.caller
     require_stateless(asked)
-    served = gateway.find(asked.model, caller)
     try:
-        body = with_headers(asked.chat(), request.headers)
-        chat = await prepare_chat(served, body, gateway.bounds, caller)
-        reply = ResponseReply(asked, chat)
-        return await answer(request, chat, reply, kind="response", ignored=asked.ignored())
+        body = chat_of(request, asked)
+        telling = partial(_telling, asked)
+        return await by_tier(request, body, prepare_chat, partial(_answer, asked), CHAT, telling)
     except ApiError as error:
         error.param = NAMES.get(error.param or "", error.param)
         raise
+
+
+def chat_of(request: Request, asked: ResponsesAsked) -> ChatAsked:
+    """The chat that it stands for, with what its headers say."""
+    return with_headers(asked.chat(), request.headers)
+
+
+async def _answer(
+    asked: ResponsesAsked, request: Request, chat: Prepared, decision: Decision | None
+) -> Response:
+    reply = ResponseReply(asked, chat, {"decision": decision.to_json()} if decision else {})
+    ignored = asked.ignored()
+    return await answer(request, chat, reply, kind="response", ignored=ignored, decision=decision)
+
+
+def _telling(asked: ResponsesAsked, passed: Passed) -> RelayedResponse:
+    return RelayedResponse(asked, passed.ours, passed.used)

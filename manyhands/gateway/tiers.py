@@ -6,15 +6,24 @@ after that, it ends as all failures do. Requests for other names stay on the swa
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from fastapi import Request
 from starlette.responses import Response
 
 from manyhands.gateway.answers import Observer, Observers
-from manyhands.gateway.asked import ChatAsked, CompletionAsked, Drawn, Extension
+from manyhands.gateway.asked import (
+    ChatAsked,
+    CompletionAsked,
+    Drawn,
+    EmbeddingExtension,
+    EmbeddingsAsked,
+    Extension,
+    several,
+)
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.deciding import Decision, Facts, decide
 from manyhands.gateway.faults import ApiError
@@ -24,28 +33,61 @@ from manyhands.gateway.metrics import Metrics
 from manyhands.gateway.own_headers import told_of
 from manyhands.gateway.patterns import MAX_BYTES
 from manyhands.gateway.policy import AUTO, SWARM, Policy, Upstream
-from manyhands.gateway.prepared import Prepared
 from manyhands.gateway.readiness import Readiness
 from manyhands.gateway.relayed import Passing, Relayed
 from manyhands.gateway.residency import class_of, limits_of
-from manyhands.gateway.stream import response_of
+from manyhands.gateway.stream import Telling, response_of
 from manyhands.gateway.traced import begin, unless_refused
 from manyhands.gateway.upstream import Json, Used, limited
 from protocol.errors import ManyhandsError
+from scheduler.request import GenerationRequest
 from scheduler.wanted import Limits
 
-Body = TypeVar("Body", bound=Drawn)
-Prepare = Callable[[Served, Body, Bounds, Caller], Awaitable[Prepared]]
-Answer = Callable[[Request, Prepared, Decision | None], Awaitable[Response]]
+Body = TypeVar("Body", bound=Drawn | EmbeddingsAsked)
+Ready = TypeVar("Ready", bound="Readied")
+Prepare = Callable[[Served, Body, Bounds, Caller], Awaitable[Ready]]
+Answer = Callable[[Request, Ready, Decision | None], Awaitable[Response]]
+
+
+class Readied(Protocol):
+    """What can be asked of the swarm."""
+
+    @property
+    def requests(self) -> Sequence[GenerationRequest]: ...
+
 
 UNABLE = {"context_length_exceeded", "unsupported_parameter", "unsupported_value"}
 CHARS_PER_TOKEN = 4  # where the swarm's model cannot even count
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """An upstream's answer, to whoever tells it. ours: what stands under `manyhands` at its end."""
+
+    asked: Drawn | EmbeddingsAsked
+    ours: Callable[[], Json]
+    used: Used
+    id: str
+
+
+Tell = Callable[[Passed], Telling[Json]]
+
+
+def passing(passed: Passed) -> Passing:
+    """As it comes."""
+    return Passing(passed.asked, passed.ours, passed.id)
+
+
 async def by_tier(
-    request: Request, asked: Body, prepare: Prepare[Body], answer: Answer, path: str
+    request: Request,
+    asked: Body,
+    prepare: Prepare[Body, Ready],
+    answer: Answer[Ready],
+    path: str,
+    tell: Tell = passing,
 ) -> Response:
-    """
+    """path: to ask of an upstream. tell: how its answer is told.
+
     Raises:
         ApiError: nobody answers.
     """
@@ -63,7 +105,7 @@ async def by_tier(
                 assert prepared is not None
                 response = await answer(request, prepared, decision)
             else:
-                response = await _from_upstream(request, asked, prepared, decision, path)
+                response = await _from_upstream(request, asked, prepared, decision, path, tell)
         except ApiError as error:
             following = decision.after(error.code)
             if following is None:
@@ -75,8 +117,8 @@ async def by_tier(
 
 
 async def decided(
-    request: Request, asked: Body, prepare: Prepare[Body]
-) -> tuple[Decision, Prepared | None]:
+    request: Request, asked: Body, prepare: Prepare[Body, Ready]
+) -> tuple[Decision, Ready | None]:
     """What the policy says of this request now; prepared for the swarm, where that can be.
 
     Raises:
@@ -87,11 +129,12 @@ async def decided(
     policy = gateway.bounds.policy
     assert policy.auto is not None
     gateway.require_permitted(AUTO, caller)
-    more = asked.manyhands or Extension()
+    own = EmbeddingExtension if isinstance(asked, EmbeddingsAsked) else Extension
+    more = asked.manyhands or own()
     if policy.auto.fall_back and more.wait_s is None:
         more = more.model_copy(update={"wait_s": 0.0})  # others need not wait for missing blocks
     limits = _limits(more, caller, policy)  # first: they bind also what the swarm cannot prepare
-    here = asked.model_copy(update={"model": policy.auto.model, "manyhands": more})
+    here = cast("Body", asked.model_copy(update={"model": policy.auto.model, "manyhands": more}))
     prepared, refusal = None, None
     try:
         served = gateway.catalogue.find(policy.auto.model)
@@ -119,8 +162,8 @@ def _limits(more: Extension, caller: Caller, policy: Policy) -> Limits:
 
 async def _facts(
     request: Request,
-    asked: Drawn,
-    prepared: Prepared | None,
+    asked: Drawn | EmbeddingsAsked,
+    prepared: Readied | None,
     refusal: ApiError | None,
     limits: Limits,
 ) -> Facts:
@@ -133,14 +176,15 @@ async def _facts(
     if any(rule.not_ready is not None for rule in auto.rules):
         reasons = await readiness.reasons()
         not_ready = reasons.get(gateway.catalogue.find(auto.model).id, "")
-    text = text_of(asked)
+    text, wants_vectors = text_of(asked), isinstance(asked, EmbeddingsAsked)
     requests = prepared.requests if prepared else ()
     return Facts(
         n_prompt=_prompt_tokens(asked, prepared),
-        n_answer=sum(each.max_tokens for each in requests) or asked.limit or 0,
+        n_answer=0
+        if wants_vectors
+        else sum(each.max_tokens for each in requests) or asked.limit or 0,
         tools=bool(getattr(asked, "tools", None)),
-        structured=asked.structured_outputs is not None
-        or bool(asked.response_format and asked.response_format.type != "text"),
+        structured=isinstance(asked, Drawn) and _is_structured(asked),
         text=text,
         first_token_ms=gateway.pace.first_token_ms(),
         running=gateway.n_running,
@@ -150,21 +194,34 @@ async def _facts(
         limits=limits,
         key=caller.name,
         tier=(asked.manyhands.tier if asked.manyhands else "") or "",
+        wants_vectors=wants_vectors,
     )
 
 
-def text_of(asked: Drawn) -> str:
-    """What its author wrote: the user's messages, or the prompts."""
+def _is_structured(asked: Drawn) -> bool:
+    wants_format = asked.response_format is not None and asked.response_format.type != "text"
+    return wants_format or asked.structured_outputs is not None
+
+
+def text_of(asked: Drawn | EmbeddingsAsked) -> str:
+    """What its author wrote: the user's messages, the prompts, or the texts."""
     if isinstance(asked, ChatAsked):
         users = (message for message in asked.messages if message.role == "user")
         return "\n".join(str(message.plain()["content"] or "") for message in users)
+    if isinstance(asked, EmbeddingsAsked):
+        return "\n".join(text for text in several(asked.input) if isinstance(text, str))
     if isinstance(asked, CompletionAsked):
         return "\n".join(prompt for prompt in asked.prompts if isinstance(prompt, str))
     return ""
 
 
 async def _from_upstream(
-    request: Request, asked: Drawn, prepared: Prepared | None, decision: Decision, path: str
+    request: Request,
+    asked: Drawn | EmbeddingsAsked,
+    prepared: Readied | None,
+    decision: Decision,
+    path: str,
+    tell: Tell,
 ) -> Response:
     gateway: Gateway = request.app.state.gateway
     metrics: Metrics = request.app.state.metrics
@@ -192,9 +249,9 @@ async def _from_upstream(
     with unless_refused(trace):
         gateway.relay(relayed, request.receive, request.state.caller)
     told = told_of(asked.ignored(), decision, model=upstream.model)
-    passing = Passing(asked, lambda: _ours(relayed, upstream, decision), request.state.id)
+    passed = Passed(asked, lambda: _ours(relayed, upstream, decision), used, request.state.id)
     return await response_of(
-        relayed, passing, lambda: told, streams=asked.streams, patience_s=bounds.patience_s
+        relayed, tell(passed), lambda: told, streams=asked.streams, patience_s=bounds.patience_s
     )
 
 
@@ -209,19 +266,21 @@ def _ours(relayed: Relayed, upstream: Upstream, decision: Decision) -> Json:
     }
 
 
-def _timeout_s(asked: Drawn, bounds: Bounds) -> float:
+def _timeout_s(asked: Drawn | EmbeddingsAsked, bounds: Bounds) -> float:
     more = asked.manyhands
     return min(bounds.timeout_s, (more and more.timeout_s) or bounds.timeout_s)
 
 
-def _n_choices(asked: Drawn, prepared: Prepared | None) -> int:
+def _n_choices(asked: Drawn | EmbeddingsAsked, prepared: Readied | None) -> int:
+    if isinstance(asked, EmbeddingsAsked):
+        return 1
     if prepared is not None:
         return len(prepared.requests)
     n_prompts = len(asked.prompts) if isinstance(asked, CompletionAsked) else 1
     return n_prompts * (asked.n or 1)
 
 
-def _prompt_tokens(asked: Drawn, prepared: Prepared | None) -> int:
+def _prompt_tokens(asked: Drawn | EmbeddingsAsked, prepared: Readied | None) -> int:
     """As the swarm's model counts; else about."""
     if prepared is None:
         return len(text_of(asked)) // CHARS_PER_TOKEN
@@ -231,7 +290,7 @@ def _prompt_tokens(asked: Drawn, prepared: Prepared | None) -> int:
 class _Traced(Observer):
     """In the list of the last answers that the page shows."""
 
-    def __init__(self, request: Request, name: str, prepared: Prepared | None) -> None:
+    def __init__(self, request: Request, name: str, prepared: Readied | None) -> None:
         self._traffic: Any = request.app.state.panel.traffic
         n_prompt = len(prepared.requests[0].prompt_ids) if prepared else 0
         self._of = (request.state.id, f"upstream:{name}", request.url.path, n_prompt)

@@ -33,6 +33,7 @@ CONNECT_S, QUIET_S = 10.0, 120.0  # without a byte in the middle of a stream
 MAX_ERROR_BYTES, MAX_WHOLE_BYTES = 64 << 10, 64 << 20
 CALLERS_FAULT = {400, 409, 413, 415, 422}
 CHAT, LIMITS = "chat/completions", ("max_tokens", "max_completion_tokens")
+EMBEDDINGS = "embeddings"
 MAX_EVENT_BYTES, MAX_EMPTY = 4 << 20, 256  # of a stream; frames at its beginning
 OURS = ("manyhands", "cache_salt", "return_token_ids")  # fields that mean something here alone
 
@@ -129,7 +130,7 @@ class Upstreams:
         asking = http.stream(
             "POST",
             f"{upstream.url.rstrip('/')}/{path}",
-            json=_body(upstream, body),
+            json=_body(upstream, body, path),
             headers=self._headers(name),
         )
         try:
@@ -144,7 +145,9 @@ class Upstreams:
                             raise await _refusal(name, response)
                         events = _events(name, response, used) if streams else None
                         begun = (
-                            await _first(events) if events else [await _whole(name, response, used)]
+                            await _first(events)
+                            if events
+                            else [await _whole(name, response, used, path)]
                         )
                 yield Opened(name, begun, until_s, events)
         finally:
@@ -216,8 +219,13 @@ async def _events(name: str, response: "httpx2.Response", used: Used) -> AsyncGe
     raise _failed(name, "closed its stream before the answer was complete")
 
 
-async def _whole(name: str, response: "httpx2.Response", used: Used) -> Json:
-    told = _object(name, await _read(response, MAX_WHOLE_BYTES))
+async def _whole(name: str, response: "httpx2.Response", used: Used, path: str) -> Json:
+    data = await _read(response, MAX_WHOLE_BYTES)
+    if path == EMBEDDINGS:
+        vectors = _vectors(name, data)
+        used.hear(vectors.get("usage"))
+        return vectors
+    told = _object(name, data)
     if not told["choices"]:
         raise _failed(name, "answered without a choice")
     used.hear(told.get("usage"))
@@ -260,6 +268,22 @@ def _object(name: str, data: str | bytes) -> Json:
     raise _failed(name, "says what is no answer")
 
 
+def _vectors(name: str, data: bytes) -> Json:
+    """
+    Raises:
+        ApiError: it is no list of vectors.
+    """
+    told = object_of(data) or {}
+    entries = told.get("data")
+    if not isinstance(entries, list) or not entries or not all(map(_is_vector, entries)):
+        raise _failed(name, "answered without vectors")
+    return told
+
+
+def _is_vector(told: Any) -> bool:
+    return isinstance(told, dict) and isinstance(told.get("embedding"), list | str)
+
+
 def _is_choice(told: Any) -> bool:
     return (
         isinstance(told, dict)
@@ -270,17 +294,17 @@ def _is_choice(told: Any) -> bool:
 
 def limited(upstream: Upstream, asked: Json, path: str, limit: int) -> Json:
     """The body with a limit of its answer, where the caller names none."""
-    if any(asked.get(name) is not None for name in LIMITS):
+    if path == EMBEDDINGS or any(asked.get(name) is not None for name in LIMITS):
         return asked
     is_new = path == CHAT and LIMITS[1] not in upstream.drop  # what OpenAI takes instead, by now
     return {**asked, LIMITS[is_new]: limit}
 
 
-def _body(upstream: Upstream, asked: Json) -> Json:
+def _body(upstream: Upstream, asked: Json, path: str) -> Json:
     body = {name: value for name, value in asked.items() if name not in (*OURS, *upstream.drop)}
     if body.get("stream"):  # what it used is counted; a caller who did not ask is not told
         body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-    return {**body, "model": upstream.model}
+    return {**body, "model": upstream.embeddings if path == EMBEDDINGS else upstream.model}
 
 
 def _failed(name: str, why: str) -> ApiError:

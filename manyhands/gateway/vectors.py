@@ -7,7 +7,7 @@ it is not told otherwise, and the vectors would be those of other texts.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ FOREIGN = (
 class Vectors:
     """`requests` in the order of the texts; run up to `at_once` of them side by side."""
 
-    name: str
+    asked: EmbeddingsAsked
     served: Served
     pooling: str
     requests: Sequence[GenerationRequest]
@@ -46,18 +46,21 @@ class Vectors:
         n = self.at_once
         return [self.requests[at : at + n] for at in range(0, len(self.requests), n)]
 
-    def rest(self, results: Sequence[GenerationResult]) -> dict[str, Any]:
-        """Of an answer, all but its vectors."""
+    def rest(
+        self, results: Sequence[GenerationResult], more: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Of an answer, all but its vectors. more: what stands under `manyhands` besides."""
         n_tokens = sum(result.n_prompt for result in results)
         return {
             "object": "list",
-            "model": self.name,
+            "model": self.asked.model,
             "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
             "manyhands": {
                 "model": self.served.pinned,
                 "pooling": self.pooling,
                 "receipts": [id for result in results for id in result.receipts],
                 "cost": {"amount": sum(each.cost_ncr for each in results), "currency": "ncr"},
+                **(more or {}),
             },
         }
 
@@ -86,7 +89,7 @@ async def prepare_vectors(
         pooling=pooling,
     )
     at_once = min(AT_ONCE, bounds.max_running, bounds.max_per_key)  # more would never be let in
-    return Vectors(asked.model, served, pooling, requests, at_once)
+    return Vectors(asked, served, pooling, requests, at_once)
 
 
 def unit(vector: bytes) -> "np.ndarray[Any, np.dtype[np.float32]]":

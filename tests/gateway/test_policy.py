@@ -306,7 +306,7 @@ def test_what_means_something_here_alone_is_told_to_no_upstream():
     upstream = Upstream(url="https://api.example.com/v1", model="large", drop=["seed"])
     ours = {"manyhands": {"wait_s": 1}, "cache_salt": "a", "return_token_ids": True, "seed": 1}
 
-    assert _body(upstream, {"model": "a", "prompt": "b", **ours}) == {
+    assert _body(upstream, {"model": "a", "prompt": "b", **ours}, "completions") == {
         "model": "large",
         "prompt": "b",
     }

@@ -12,10 +12,11 @@ import openai
 import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response
 from pydantic import TypeAdapter
 
 from manyhands.gateway.grants import Grant
-from manyhands.gateway.policy import AUTO
+from manyhands.gateway.policy import AUTO, SWARM
 from manyhands.gateway.upstream import limited
 from tests.gateway.live import HOST, Live, events, until
 from tests.gateway.test_access import key
@@ -501,3 +502,84 @@ def test_neither_a_prompt_nor_an_upstreams_key_is_logged(gateway, caplog, how):
         logged = record.getMessage() + repr(vars(record))
         assert "xyzzy" not in logged
         assert "sk-theirs" not in logged
+
+
+RESPONSES, VECTORS = "/v1/responses", "/v1/embeddings"
+
+
+def test_a_response_goes_where_the_rule_says_and_is_a_response_wherever_it_was_made(
+    auto, elsewhere
+):
+    routine = auto.post(RESPONSES, {"model": AUTO, "input": "Hello", "max_output_tokens": 5})
+    hard = auto.post(RESPONSES, {"model": AUTO, "input": MATHS, "instructions": "Be brief."})
+
+    assert routine[1]["x-manyhands-decision"] == "swarm; rule default: no rule held"
+    assert routine[2]["manyhands"]["decision"]["tier"] == "swarm"
+    assert hard[1]["x-manyhands-decision"] == "big; rule proofs: keyword 1 of its list"
+    assert hard[2]["manyhands"]["decision"]["target"] == "big"
+    assert hard[2]["output"][0]["content"][0]["text"] == "".join(WORDS)
+    assert hard[2]["usage"]["total_tokens"] == 11
+    for _, _, told in (routine, hard):
+        TypeAdapter(Response).validate_python(told)
+        assert told["status"] in ("completed", "incomplete")
+    (body,) = elsewhere.asked
+    assert body["messages"] == [{"role": "system", "content": "Be brief."}, *MATHS]
+    assert body.keys() == {"model", "messages", "max_completion_tokens"}
+
+
+def test_an_upstreams_chat_is_streamed_as_a_responses_events(auto, elsewhere):
+    with OpenAI(base_url=f"{auto.url}/v1", api_key="none", max_retries=0) as client:
+        with client.responses.stream(model=AUTO, input=MATHS) as stream:
+            kinds = [event.type for event in stream]
+            final = stream.get_final_response()
+        elsewhere.how = "cut"
+        with pytest.raises(openai.APIError) as broken:
+            list(client.responses.create(model=AUTO, input=MATHS, stream=True))
+
+    assert final.output_text == "".join(WORDS)
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert kinds.count("response.output_text.delta") == len(WORDS)
+    assert kinds[-1] == "response.completed"
+    assert broken.value.code == "upstream_failed"
+
+
+def test_texts_leave_for_vectors_only_where_an_upstream_is_said_to_have_the_same_model(gateway):
+    able, unable = Elsewhere(), Elsewhere()
+    ruling = policy("without", "with")
+    ruling["upstreams"]["with"]["embeddings"] = "their-vectors"
+    asked = {"model": AUTO, "input": "Prove it."}
+    with ruled(gateway, ruling, unable, able):
+        hard = gateway.post(VECTORS, {**asked, "encoding_format": "float"})
+        routine = gateway.post(VECTORS, {**asked, "input": "Hello"})
+        explained = gateway.post("/api/v1/explain?endpoint=embeddings", asked)
+        of_response = gateway.post("/api/v1/explain", asked)
+    with ruled(gateway, policy("without"), unable):
+        nowhere = gateway.post(VECTORS, asked)
+
+    assert (hard[0], routine[0], nowhere[0]) == (200, 200, 200)
+    assert hard[1]["x-manyhands-decision"] == "with; rule proofs: keyword 1 of its list"
+    assert hard[2]["data"][0]["embedding"] == [0.6, 0.8]
+    assert hard[2]["manyhands"]["decision"]["target"] == "with"
+    assert able.asked == [
+        {"model": "their-vectors", "input": "Prove it.", "encoding_format": "float"}
+    ]
+    assert unable.asked == []
+    assert len(routine[2]["data"][0]["embedding"]) > 2
+    assert routine[1]["x-manyhands-decision"] == "swarm; rule default: no rule held"
+    assert nowhere[2]["manyhands"]["decision"]["rules"][0]["why"] == "upstream takes no embeddings"
+    assert explained[2]["decision"]["target"] == "with"
+    assert of_response[2]["decision"]["target"] == "without"
+
+
+def test_decisions_about_responses_and_vectors_count_as_others_do(auto):
+    def so_far() -> float:
+        text = auto.ask("GET", "/metrics")[2]
+        line = f'manyhands_route_decisions_total{{reason="default",tier="{SWARM}"}} '
+        found = [row for row in text.splitlines() if row.startswith(line)]
+        return float(found[0].rsplit(" ", 1)[1]) if found else 0.0
+
+    before = so_far()
+    auto.post(RESPONSES, {"model": AUTO, "input": "Hello", "max_output_tokens": 2})
+    auto.post(VECTORS, {"model": AUTO, "input": "Hello"})
+
+    assert so_far() == before + 2

@@ -50,6 +50,11 @@ class Elsewhere:
             await _until_gone(receive)
         elif self.how == "nonsense":
             await _whole(send, 200, b"<html>")
+        elif "input" in asked:
+            entries = [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}]
+            usage = {"prompt_tokens": 3, "total_tokens": 3}
+            told = {"object": "list", "model": "their-vectors", "data": entries, "usage": usage}
+            await _whole(send, 200, json.dumps(told).encode())
         elif asked.get("stream"):
             await self._stream(asked, receive, send)
         else:
