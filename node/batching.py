@@ -136,9 +136,13 @@ class Batcher:
                 hint="try again shortly",
             )
 
-    def stop(self) -> None:
-        """Let the step at hand end, drop the rest."""
+    def dismiss(self) -> None:
+        """Let the step at hand end, drop the rest. Returns at once."""
         self._inbox.put(None)
+
+    def stop(self) -> None:
+        """The same, and wait until it has ended."""
+        self.dismiss()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 

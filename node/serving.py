@@ -173,8 +173,11 @@ class Serving:
                 tasks.create_task(self.sessions.run(), name="sessions")
                 tasks.create_task(self.shelf.run(changed), name="adapters")
         finally:
-            await self.neighbours.aclose()
-            await asyncio.to_thread(self.batcher.stop)
+            try:
+                await self.neighbours.aclose()
+            finally:
+                self.batcher.dismiss()  # even if we may not wait: its thread would stay, and we
+                await asyncio.to_thread(self.batcher.stop)
 
     async def drain(self, timeout_s: float, *, up_bytes_per_s: int = 0) -> None:
         """Take nobody new and let those end who are here; whoever is left then must go."""

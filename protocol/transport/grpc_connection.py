@@ -6,7 +6,7 @@ connect again.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -63,11 +63,8 @@ class GrpcConnection:
         return await self._start_call(method, request, timeout_s).result()
 
     async def open(self, method: str, *, timeout_s: float = 5.0) -> WireStream:
-        self._require_open()
         start = self._channel.stream_stream(_path(method))
-        wire = _ClientWire(
-            start(metadata=self._admission.greeting.metadata), self.peer_id, self._counters
-        )
+        wire = self._begin(lambda: start(metadata=self._admission.greeting.metadata))
         try:
             async with asyncio.timeout(timeout_s):
                 await self._check_greeting(wire, method)
@@ -103,14 +100,17 @@ class GrpcConnection:
             self._closing = asyncio.create_task(self._channel.close())
 
     def _start_call(self, method: str, request: bytes, timeout_s: float) -> "_ClientWire":
-        self._require_open()
-        start = self._channel.unary_unary(_path(method))
-        call = start(request, metadata=self._admission.greeting.metadata, timeout=timeout_s)
-        return _ClientWire(call, self.peer_id, self._counters)
+        start, greeting = self._channel.unary_unary(_path(method)), self._admission.greeting
+        return self._begin(lambda: start(request, metadata=greeting.metadata, timeout=timeout_s))
 
-    def _require_open(self) -> None:
+    def _begin(self, start: Callable[[], Any]) -> "_ClientWire":
+        """A call under way. Whoever shares this connection may have closed it meanwhile."""
         if self._closing is not None:
             raise MembershipEnded(self.peer_id, "we left it: it may not answer us any more")
+        try:
+            return _ClientWire(start(), self.peer_id, self._counters)
+        except grpc.aio.UsageError as error:
+            raise PeerUnreachable(self.peer_id, "closed here") from error
 
     async def _check_greeting(self, wire: "_ClientWire", method: str) -> None:
         """The listener greets a caller that it has accepted, and shows by what right it serves."""

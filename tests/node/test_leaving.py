@@ -1,6 +1,7 @@
 """A node that leaves says so while it still serves, and is gone when it has ended."""
 
 import asyncio
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,3 +47,28 @@ async def test_others_see_it_draining_while_its_sessions_end_and_then_no_more(mo
     assert states[0] is State.SERVING
     assert State.DRAINING in states
     assert gone is None
+
+
+async def test_what_serves_ends_its_thread_however_often_it_is_cancelled(model, tmp_path):
+    network = MemoryNetwork()
+
+    def over_memory(identity):
+        return network.transport(identity, OPEN_SWARM_ID)
+
+    async with swarm(model, tmp_path, over_memory, (0, 3), (3, 6)) as chain:
+        async with (
+            chain.client() as client,
+            client.generate(chain.request([5, 6], max_tokens=2, ignore_eos=True)) as run,
+        ):
+            async for _ in run:
+                pass
+        threads = {thread for thread in threading.enumerate() if thread.name == "torch"}
+        serving = [task for task in asyncio.all_tasks() if task.get_name() == "serving"]
+        while not all(task.done() for task in serving):  # a group does, whose other task failed
+            for task in serving:
+                task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.gather(*(asyncio.to_thread(thread.join, 10.0) for thread in threads))
+
+    assert len(threads) >= 2
+    assert not any(thread.is_alive() for thread in threads)

@@ -74,6 +74,15 @@ async def test_a_stream_that_is_over_refuses_to_send_and_receive():
         await stream.aclose()
 
 
+async def test_a_connection_that_was_closed_reaches_nobody():
+    async with connected(stream_service(send_for_ever)) as connection:
+        await connection.aclose()
+        with pytest.raises(PeerUnreachable, match="closed here"):
+            await connection.call("Test", b"", timeout_s=5)
+        with pytest.raises(PeerUnreachable, match="closed here"):
+            await connection.open("Test")
+
+
 async def test_an_error_survives_while_the_caller_is_still_sending():
     async def refuse(stream: Stream) -> None:
         await stream.receive()
