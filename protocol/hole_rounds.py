@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 Peer = TypeVar("Peer", bound=Hashable)
 
 AGAIN_S, MAX_AGAIN_S = 150.0, 600.0  # from the end of a round to the next one; doubles
+MAX_AT_ONCE = 8  # with different peers
 
 
 @dataclass(slots=True)
@@ -42,9 +43,11 @@ class HoleRounds(Generic[Peer]):
         rounds = {peer: self._peers.get(peer) or _Rounds(now_s) for peer in callers}
         self._peers = rounds
         due = [peer for peer in rounds if rounds[peer].next_s <= now_s and peer not in holes]
-        for peer in due:
+        n_under_way = sum(math.isinf(each.next_s) for each in rounds.values())
+        begun = due[: max(0, MAX_AT_ONCE - n_under_way)]
+        for peer in begun:
             rounds[peer].next_s = math.inf
-        return due
+        return begun
 
     def ended(self, peer: Peer, now_s: float) -> None:
         """A round with it is over, whatever came of it."""

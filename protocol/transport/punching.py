@@ -27,6 +27,7 @@ from libp2p.peer.peerinfo import PeerInfo
 from libp2p.relay.circuit_v2.pb.dcutr_pb2 import HolePunch
 from multiaddr import Multiaddr
 
+from protocol.hole_rounds import MAX_AT_ONCE
 from protocol.rate_limits import Limit, RateLimit
 from protocol.transport.circuits import connections_of, end, hear, is_direct, say
 
@@ -38,7 +39,6 @@ DIAL_S = 5.0  # two SYNs more, at one and three seconds; and the handshake
 SILENCE_S = 20.0  # between the attempts of one round there is less
 MAX_ADDRESSES = 4
 MAX_IDENTIFY_BYTES = 64 * 1024
-MAX_AT_ONCE = 8
 ASKED = Limit(per_s=0.2, burst=2 * ATTEMPTS)  # attempts with one peer, either way
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.hole_rounds import AGAIN_S, MAX_AGAIN_S, HoleRounds
+from protocol.hole_rounds import AGAIN_S, MAX_AGAIN_S, MAX_AT_ONCE, HoleRounds
 
 ONE, TWO = "one", "two"
 HALF_OPEN_S = 120.0  # what Linux remembers of a connection that nobody answered
@@ -41,6 +41,19 @@ def test_who_calls_anew_is_tried_anew_and_the_end_of_an_older_round_is_nothing_t
     rounds.ended(ONE, 2.0)
 
     assert rounds.begin([ONE], [], 3.0) == [ONE]
+
+
+def test_of_a_crowd_a_few_are_tried_at_a_time_and_everybody_once():
+    rounds, crowd, tried, now_s = HoleRounds[int](), range(3 * MAX_AT_ONCE), list[int](), 0.0
+    while begun := rounds.begin(crowd, [], now_s):
+        assert len(begun) == MAX_AT_ONCE
+        assert rounds.begin(crowd, [], now_s) == []
+        tried += begun
+        now_s += 20.0
+        for peer in begun:
+            rounds.ended(peer, now_s)
+
+    assert tried == [*crowd]
 
 
 @given(
