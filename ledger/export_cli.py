@@ -23,7 +23,7 @@ from ledger.lines import Line, peer_name
 from ledger.options import choice_of, choosing, common, one_book
 from ledger.statements import Choice, make_statement
 from ledger.swarms import swarm_of
-from ledger.views import Json, balance_rows, lines_of
+from ledger.views import Json, balance_rows, kept_by
 from protocol.errors import ConfigError, UsageError
 
 BUNDLE_CHECK_SCHEMA = "manyhands/ledger-verify-bundle/v1"
@@ -97,7 +97,7 @@ def _write_bundle(book: Book, home: Path, out: Path | None, choice: Choice) -> i
 
 def _write_text(book: Book, kind: str, out: Path | None, choice: Choice, worth: Worth) -> int:
     with book.reader() as reader:
-        lines = make_statement(lines_of(reader), choice).lines
+        lines = make_statement(kept_by(reader), choice).lines
     writers: dict[str, Callable[[Iterable[Line]], Iterator[str]]] = {
         "csv": write_csv,
         "jsonl": write_jsonl,

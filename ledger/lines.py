@@ -66,9 +66,9 @@ class Line:
         )
 
     @property
-    def signed(self) -> int:
-        """What it adds to the account's net balance."""
-        return self.amount if self.earned else -self.amount
+    def line(self) -> Self:
+        """Itself, where `statements.Kept` reads a line."""
+        return self
 
     @property
     def token_layers(self) -> int:

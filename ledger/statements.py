@@ -1,32 +1,56 @@
 """A statement: the lines of a period, what they come to, and what the account stood at before.
 
-In: lines in the order of their log, and what to choose of them. Out: a value, summed as the balance
-is: of several receipts of one tab the highest counts, so that a statement of everything closes at
-exactly the balance. Periods are days of UTC, as each receipt's signers dated it.
+In: what a log has, in its order, and what to choose of it. Out: a value, summed as the balance is:
+of several receipts of one tab the highest counts, so that a statement of everything closes at
+exactly the balance. Periods are days of UTC, as each receipt's signers dated it: the epochs of a
+log's entries. Receipts are read for the lines that are shown alone.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from ledger.lines import Line, peer_name
 from protocol.errors import UsageError
 
-DAY_MS = 86_400_000
+DAY_S = 86_400
+_FIRST_DAY = date(1970, 1, 1)
+
+
+class Kept(Protocol):
+    """As much of an entry of a log as sums need, and the line it gives when it is read."""
+
+    @property
+    def tab_id(self) -> bytes: ...
+    @property
+    def asset(self) -> bytes: ...
+    @property
+    def counterparty(self) -> bytes: ...
+    @property
+    def earned(self) -> bool: ...
+    @property
+    def amount(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def line(self) -> Line: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which lines: within `[from_ms, until_ms)`, with a counterparty, of a model."""
+    """Which lines: of days `first` to `last`, with a counterparty, of a model.
 
-    from_ms: int = 0
-    until_ms: int | None = None
+    first, last: epochs, both included. model: how its manifest's digest begins, in hexadecimal.
+    """
+
+    first: int = 0
+    last: int | None = None
     peer: str | None = None
-    model: str = ""  # how its manifest's digest begins, in hexadecimal
+    model: str = ""
 
     def __post_init__(self) -> None:
-        if self.until_ms is not None and self.until_ms <= self.from_ms:
+        if self.last is not None and self.last < self.first:
             raise UsageError("the period ends before it begins")
         if self.model.strip("0123456789abcdef"):
             raise UsageError(
@@ -38,28 +62,27 @@ class Choice:
     def of(
         cls, since: date | None, until: date | None, peer: str | None, model: str | None
     ) -> Self:
-        """Days from and up to, both included."""
         return cls(
-            from_ms=_midnight_ms(since) if since else 0,
-            until_ms=_midnight_ms(until) + DAY_MS if until else None,
+            first=_epoch(since) if since else 0,
+            last=_epoch(until) if until else None,
             peer=peer,
             model=(model or "").lower(),
         )
 
     @property
     def is_everything(self) -> bool:
-        return self == Choice()
+        return self == EVERYTHING
 
-    def is_about(self, line: Line) -> bool:
-        """Whether the line is between these parties, of this model, whenever it was."""
-        return self.peer in (None, peer_name(line.counterparty)) and (
-            line.manifest.hex().startswith(self.model)
-        )
+    def is_about(self, kept: Kept) -> bool:
+        """Whether it is between these parties, of this model, whenever it was."""
+        if self.peer not in (None, peer_name(kept.counterparty)):
+            return False
+        return not self.model or kept.line.manifest.hex().startswith(self.model)
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "from": _day(self.from_ms) if self.from_ms else None,
-            "to": _day(self.until_ms - 1) if self.until_ms is not None else None,
+            "from": _day(self.first) if self.first else None,
+            "to": None if self.last is None else _day(self.last),
             "peer": self.peer,
             "model": self.model or None,
         }
@@ -105,16 +128,12 @@ class Statement:
     choice: Choice
     lines: list[Line] = field(default_factory=list)
     counted: list[int] = field(default_factory=list)
-    before: Sum = field(default_factory=Sum)  # of the same parties and model, ahead of the period
+    opening: int = 0  # of the same parties and model, ahead of the period
     within: Sum = field(default_factory=Sum)
 
     @property
-    def opening(self) -> int:
-        return self.before.net
-
-    @property
     def closing(self) -> int:
-        return self.before.net + self.within.net
+        return self.opening + self.within.net
 
     def groups(self, by: str) -> list[dict[str, Any]]:
         """Sums by `day`, `month`, `peer` or `model`, in the order of their names."""
@@ -132,45 +151,42 @@ class Statement:
         }
 
 
-def make_statement(lines: Iterable[Line], choice: Choice = EVERYTHING) -> Statement:
-    """Of a log's lines in its order."""
+def make_statement(kept: Iterable[Kept], choice: Choice = EVERYTHING) -> Statement:
+    """Of what a log has, in its order."""
     made = Statement(choice)
     highest: dict[tuple[bytes, bytes, bytes, bool], int] = {}
-    for line in lines:
-        tab = (line.tab_id, line.asset, line.counterparty, line.earned)
+    for each in kept:
+        tab = (each.tab_id, each.asset, each.counterparty, each.earned)
         before = highest.get(tab, 0)
-        highest[tab] = max(before, line.amount)
-        counted = max(0, line.amount - before)
-        if not choice.is_about(line):
+        highest[tab] = max(before, each.amount)
+        counted = max(0, each.amount - before)
+        if (choice.last is not None and each.epoch > choice.last) or not choice.is_about(each):
             continue
-        if line.closed_ms < choice.from_ms:
-            made.before.add(line, counted)
-        elif choice.until_ms is None or line.closed_ms < choice.until_ms:
-            made.lines.append(line)
-            made.counted.append(counted)
-            made.within.add(line, counted)
+        if each.epoch < choice.first:
+            made.opening += counted if each.earned else -counted
+            continue
+        line = each.line
+        made.lines.append(line)
+        made.counted.append(counted)
+        made.within.add(line, counted)
     return made
 
 
-def day_of(line: Line) -> str:
-    return _day(line.closed_ms)
-
-
-def _day(time_ms: int) -> str:
+def _day(epoch: int) -> str:
     try:
-        return datetime.fromtimestamp(time_ms / 1000, UTC).date().isoformat()
+        return datetime.fromtimestamp(epoch * DAY_S, UTC).date().isoformat()
     except (ValueError, OverflowError, OSError):  # a signer's clock may say anything
         return "9999-12-31"
 
 
 _NAMES: dict[str, Callable[[Line], str]] = {
-    "day": day_of,
-    "month": lambda line: day_of(line)[:7],
+    "day": lambda line: _day(line.epoch),
+    "month": lambda line: _day(line.epoch)[:7],
     "peer": lambda line: peer_name(line.counterparty),
     "model": lambda line: line.manifest.hex(),
 }
 GROUPS: Sequence[str] = tuple(_NAMES)
 
 
-def _midnight_ms(day: date) -> int:
-    return (day - date(1970, 1, 1)) // timedelta(milliseconds=1)
+def _epoch(day: date) -> int:
+    return (day - _FIRST_DAY) // timedelta(days=1)

@@ -4,6 +4,7 @@ These shapes are a contract for scripts: additions are fine, a change is a new v
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from ledger.balances import Balance, balances
@@ -14,7 +15,7 @@ from ledger.lines import Line, peer_name
 from ledger.reader import LedgerReader
 from ledger.receipts import ClosedTab, open_receipt, receipt_id
 from ledger.report import Report
-from ledger.statements import EVERYTHING, Choice, make_statement
+from ledger.statements import EVERYTHING, Choice, Kept, make_statement
 from protocol.errors import IntegrityError, UsageError
 from protocol.identity import public_key_from_peer_id
 
@@ -60,7 +61,7 @@ def _balance(row: Balance) -> Json:
 def statement_view(book: Book, choice: Choice = EVERYTHING, by: str | None = None) -> Json:
     """The tabs of a ledger that are chosen, oldest first, and what they come to."""
     with book.reader() as reader:
-        made = make_statement(lines_of(reader), choice)
+        made = make_statement(kept_by(reader), choice)
         return {
             "role": book.role,
             "peer": peer_name(reader.account),
@@ -71,14 +72,45 @@ def statement_view(book: Book, choice: Choice = EVERYTHING, by: str | None = Non
         }
 
 
-def lines_of(reader: LedgerReader) -> Iterator[Line]:
-    """Every line of a ledger, its receipts verified.
+def kept_by(reader: LedgerReader) -> Iterator[Kept]:
+    """What a ledger has, in order, for `make_statement`. A receipt is read, and verified, when its
+    line is: it raises IntegrityError where it does not hold."""
+    return (_Unread(reader, entry) for entry in reader.entries())
 
-    Raises:
-        IntegrityError: one does not hold, or is not there.
-    """
-    for entry in reader.entries():
-        yield _line(reader, entry)
+
+class _Unread:
+    """An entry whose receipt is read, once, when somebody asks for its line."""
+
+    def __init__(self, reader: LedgerReader, entry: LogEntry) -> None:
+        self.reader, self.entry = reader, entry
+
+    @property
+    def tab_id(self) -> bytes:
+        return self.entry.session_id
+
+    @property
+    def asset(self) -> bytes:
+        return self.entry.asset
+
+    @property
+    def earned(self) -> bool:
+        return self.entry.payee == self.reader.account
+
+    @property
+    def counterparty(self) -> bytes:
+        return self.entry.payer if self.earned else self.entry.payee
+
+    @property
+    def amount(self) -> int:
+        return self.entry.net
+
+    @property
+    def epoch(self) -> int:
+        return self.entry.epoch
+
+    @cached_property
+    def line(self) -> Line:
+        return _line(self.reader, self.entry)
 
 
 def recent_view(book: Book, most: int) -> Json:

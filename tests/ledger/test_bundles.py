@@ -78,7 +78,7 @@ def test_a_bundle_of_a_whole_log_proves_every_receipt_and_that_there_are_no_more
 
 def test_a_bundle_of_a_choice_says_that_it_is_one(log, tmp_path):
     with LedgerReader.read(log) as reader:
-        choice = Choice(peer=peer_name(PROVIDER.public_key), from_ms=NOW_MS - DAY_MS)
+        choice = Choice(peer=peer_name(PROVIDER.public_key), first=NOW_MS // DAY_MS - 1)
         write_bundle(tmp_path / "some.zip", reader, OPEN, choice)
 
     proven = check_bundle(tmp_path / "some.zip")

@@ -105,18 +105,16 @@ def test_a_statement_of_everything_closes_at_the_balance(made):
 @given(lines, st.integers(1, 89), st.integers(1, 89))
 def test_periods_that_follow_each_other_add_up_and_each_opens_where_the_last_one_closed(made, a, b):
     first, last = sorted((a, b))
-    cuts = [Choice(until_ms=first * DAY_MS), Choice(from_ms=first * DAY_MS)]
+    cuts = [Choice(last=first - 1), Choice(first=first)]
     if first < last:
-        middle = Choice(from_ms=first * DAY_MS, until_ms=last * DAY_MS)
-        cuts = [cuts[0], middle, Choice(from_ms=last * DAY_MS)]
-    in_order = sorted(made, key=lambda x: x.closed_ms)
+        cuts = [cuts[0], Choice(first=first, last=last - 1), Choice(first=last)]
 
-    parts = [make_statement(in_order, choice) for choice in cuts]
+    parts = [make_statement(made, choice) for choice in cuts]
 
     assert sum(len(part.lines) for part in parts) == len(made)
     for part, following in pairwise(parts):
         assert following.opening == part.closing
-    assert parts[-1].closing == make_statement(in_order).closing
+    assert parts[-1].closing == make_statement(made).closing
 
 
 @settings(deadline=None, max_examples=30)
@@ -261,3 +259,26 @@ def test_balance_of_a_file_is_a_command(tmp_path):
         4,
         2,
     )
+
+
+def test_a_statement_of_a_few_days_reads_the_receipts_of_these_days_alone():
+    class Unread:
+        """A line that notes that it was read."""
+
+        def __init__(self, line):
+            self._line, self.was_read = line, False
+
+        def __getattr__(self, name):
+            return getattr(self._line, name)
+
+        @property
+        def line(self):
+            self.was_read = True
+            return self._line
+
+    kept = [Unread(line(n, tab=n, day=n)) for n in range(9)]
+
+    made = make_statement(kept, Choice(first=3, last=5))
+
+    assert [each.was_read for each in kept] == [False] * 3 + [True] * 3 + [False] * 3
+    assert (made.opening, made.closing) == (-15, -30)
