@@ -38,6 +38,32 @@ class NoteKey:
             :4
         ]
 
+    @property
+    def vkey(self) -> str:
+        """As tools are told of it: name, id and key, with plus signs between."""
+        return f"{self.name}+{self.id.hex()}+{b64encode(self._typed).decode()}"
+
+    @property
+    def _typed(self) -> bytes:
+        return bytes((self.kind,)) + self.public_key
+
+    @classmethod
+    def parse(cls, vkey: str) -> Self:
+        """Read a verifier key of signed-note.
+
+        Raises:
+            BadProof: it is none, or not of this name and key.
+        """
+        try:
+            name, _, encoded = vkey.split("+", 2)
+            data = b64decode(encoded, validate=True)
+            key = cls(name, data[0], data[1:])
+        except (ValueError, IndexError, Base64Error) as error:
+            raise BadProof("a verifier key is a name, an id and base64") from error
+        if key.vkey != vkey:
+            raise BadProof("the verifier key's id is not that of its name and key")
+        return key
+
 
 @dataclass(frozen=True, slots=True)
 class NoteSignature:

@@ -26,6 +26,7 @@ from protocol.errors import IntegrityError
 from protocol.signing import SigningKey
 
 FILE_NAME, SEEN_NAME = "witness.sqlite", "witness.seen"
+MAX_LOGS = 100_000  # accounts are free to make, disks are not
 MAX_PROOF_LINES = 63
 MAX_REQUEST_BYTES = MAX_NOTE_BYTES + 64 * 64
 SCHEMA = """
@@ -72,18 +73,45 @@ class AddCheckpoint:
         return request
 
 
+def name_of(directory: Path) -> str | None:
+    """Of the witness whose book is there; None: there is no book."""
+    if not (directory / FILE_NAME).exists():
+        return None
+    store = Store.open(directory / FILE_NAME)
+    try:
+        rows = store.execute("SELECT value FROM meta WHERE name = 'name'")
+        return rows[0][0].decode(errors="replace") if rows else None
+    finally:
+        store.close()
+
+
 class WitnessBook:
     """What a witness signed so far. Use `open`, and `close` in the end."""
 
     def __init__(
-        self, directory: Path, store: Store, name: str, key: SigningKey, log_key: LogKey
+        self,
+        directory: Path,
+        store: Store,
+        name: str,
+        key: SigningKey,
+        log_key: LogKey,
+        max_logs: int = MAX_LOGS,
     ) -> None:
         self.witness = Witness(name, key.public_key)
         self._directory, self._store, self._key, self._log_key = directory, store, key, log_key
+        self._max_logs = max_logs
         self._counting = Lock()
 
     @classmethod
-    def open(cls, directory: Path, name: str, key: SigningKey, log_key: LogKey) -> Self:
+    def open(
+        cls,
+        directory: Path,
+        name: str,
+        key: SigningKey,
+        log_key: LogKey,
+        *,
+        max_logs: int = MAX_LOGS,
+    ) -> Self:
         """Open or begin the book of the witness of this name and key.
 
         Raises:
@@ -97,7 +125,7 @@ class WitnessBook:
         if (directory / SEEN_NAME).exists() and not (path.exists() and path.stat().st_size):
             raise damaged(path, "it is missing or empty, but this witness has signed before")
         store = Store.open(path, create=True, schema=SCHEMA)
-        book = cls(directory, store, name, key, log_key)
+        book = cls(directory, store, name, key, log_key, max_logs)
         try:
             store.quick_check()
             book._claim()
@@ -130,7 +158,8 @@ class WitnessBook:
 
         Raises:
             WitnessRefused: 400 (no checkpoint), 404 (no log we know), 403 (not its signature),
-                409 (another size or root than we signed; `size` is ours), 422 (no proof).
+                409 (another size or root than we signed; `size` is ours), 422 (no proof),
+                503 (no room for another log).
         """
         note, head = self._read(request)
         with self._store.transaction():  # compare and set: nobody comes between, and it is durable
@@ -140,6 +169,8 @@ class WitnessBook:
                     409, f"the last checkpoint signed here has {size} entries", size
                 )
             self._check_growth(size, signed, head, request)
+            if size == 0 and self._n_logs() >= self._max_logs:
+                raise WitnessRefused(503, "this witness has no room for more logs")
             self._store.execute(
                 "INSERT INTO seen VALUES (?, ?, ?, ?) ON CONFLICT (origin) DO UPDATE"
                 " SET size = excluded.size, root = excluded.root, note = excluded.note",
@@ -157,6 +188,13 @@ class WitnessBook:
             with self._counting:
                 self._keep_count(count)
         return cosign(note.text, self.witness, self._key, now_s)
+
+    def seen(self) -> list[tuple[str, int]]:
+        """The logs we know to exist, and how many entries of each we signed."""
+        return [
+            (str(name), int(size))
+            for name, size in self._store.execute("SELECT origin, size FROM seen ORDER BY origin")
+        ]
 
     # --- within ----------------------------------------------------------------------------------
 
@@ -197,6 +235,9 @@ class WitnessBook:
     def _seen(self, origin: str) -> tuple[int, bytes]:
         rows = self._store.execute("SELECT size, root FROM seen WHERE origin = ?", (origin,))
         return (rows[0][0], rows[0][1]) if rows else (0, EMPTY_ROOT)
+
+    def _n_logs(self) -> int:
+        return int(self._store.execute("SELECT count(*) FROM seen")[0][0])
 
     def _count(self) -> int:
         rows = self._store.execute("SELECT value FROM meta WHERE name = 'count'")

@@ -47,7 +47,11 @@ COMMANDS = {  # name: (module, attribute, what it does)
     "identity": ("manyhands.whoami", "identity", "The keys of a home."),
     "doctor": ("manyhands.doctor.command", "doctor", "What is wrong here, and what mends it."),
     "adapters": ("manyhands.adapters", "adapters", "The adapters that this home's node serves."),
-    "ledger": ("ledger.cli", "ledger", "Who did what for whom: balance, verify, prove."),
+    "ledger": (
+        "manyhands.witnessing.command",
+        "ledger",
+        "Who did what for whom: balance, verify, prove.",
+    ),
 }
 
 

@@ -24,7 +24,7 @@ from tests.ledger.spenders import (
     settle,
 )
 
-quickly = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+quickly = settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 
 
 def left(books, who, asset=ASSET):

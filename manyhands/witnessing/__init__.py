@@ -1,0 +1,1 @@
+"""A witness as a service: it signs, over HTTP, that logs only grow."""
