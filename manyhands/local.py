@@ -28,7 +28,7 @@ from protocol.messages import Span
 
 HOST = "127.0.0.1"
 NOBODYS_PORTS = range(20_000, 32_000)
-READY_S = 120.0
+QUIET_S, LOOK_S = 120.0, 1.0  # without a word of a node that loads
 STOP_S = 10.0
 KV_CACHE = "256MiB"
 
@@ -195,7 +195,7 @@ class LocalSwarm:
         The first time all start at once; later ones start gently, beside nodes that answer.
 
         Raises:
-            ManyhandsError: it ended instead, or took too long and was ended.
+            ManyhandsError: it ended instead, or fell silent and was ended.
         """
         began_s = time.monotonic()
         gently = ["--gently"] if node.n_starts else []
@@ -214,12 +214,11 @@ class LocalSwarm:
             )
         assert node.process.stdout is not None
         try:
-            async with asyncio.timeout(READY_S):
-                line = await node.process.stdout.readline()
+            line = await first_line(node.process.stdout, node.log_path)
         except TimeoutError as error:
             self.kill(node)
             raise ConfigError(
-                f"node {node.index + 1} was not ready within {READY_S:g} s",
+                f"node {node.index + 1} is not ready, and has said nothing for {QUIET_S:g} s",
                 hint=f"look into {node.log_path}",
             ) from error
         if not line:
@@ -250,6 +249,31 @@ class LocalSwarm:
         for node in alive:
             node.kill()
         await asyncio.gather(*waiting)
+
+
+async def first_line(stdout: asyncio.StreamReader, log_path: Path) -> bytes:
+    """What a process says first; nothing: it ended. A busy machine may take long to load a model,
+    as long as its log goes on.
+
+    Raises:
+        TimeoutError: nothing came, and its log has stood still.
+    """
+    clock = asyncio.get_running_loop().time
+    size, since_s = -1, clock()
+    while True:
+        try:
+            async with asyncio.timeout(LOOK_S):
+                return await stdout.readline()
+        except TimeoutError:
+            now_s, told = clock(), _size_of(log_path)
+            if told != size:
+                size, since_s = told, now_s
+            elif now_s - since_s >= QUIET_S:
+                raise
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _prepare(directory: Path, index: int, span: Span, port: int) -> LocalNode:

@@ -1,5 +1,6 @@
 """The parts of the front door that need no process of their own."""
 
+import asyncio
 import os
 import sys
 import threading
@@ -13,12 +14,13 @@ from manyhands.asking import DEFAULT_MAX_TOKENS, Ask
 from manyhands.coverage import hosts_per_block, runs_where, spell
 from manyhands.home import Home
 from manyhands.keeping import why_incomplete
-from manyhands.local import LocalSwarm, even_split, replicated_split
+from manyhands.local import QUIET_S, LocalSwarm, even_split, first_line, replicated_split
 from manyhands.models import find_model
 from manyhands.options import EndpointType, SizeType
 from manyhands.running import Running, found_running, join_addresses, recorded
 from protocol.errors import ContextExceeded, HomeInUse, PeerUnreachable, UsageError
 from protocol.messages import Span
+from tests.virtual_time import VirtualLoop, run_in_virtual_time
 
 ADDRESS = "/ip4/127.0.0.1/tcp/31400/p2p/12D3KooWMSrDsLWgLuz4ojGYuVMRJauJvZ2d5guKgrYedvuNdkdY"
 
@@ -61,6 +63,35 @@ def test_a_swarm_is_incomplete_only_when_all_hosts_of_a_block_are_away(tmp_path)
 
     assert why_incomplete(nodes, {0, 3}, 8) == ""
     assert why_incomplete(nodes, {1, 3}, 8) == "nobody serves blocks 0:4: node 1, 3 of 4 is not up"
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_a_node_may_take_long_to_begin_while_its_log_goes_on(tmp_path, is_ready):
+    log = tmp_path / "serve.log"
+    log.touch()
+
+    async def begin(loop: VirtualLoop) -> bytes:
+        stdout = asyncio.StreamReader()
+
+        async def load() -> None:
+            for _ in range(10):
+                await asyncio.sleep(QUIET_S - 2)
+                with log.open("a") as told:
+                    told.write("weights\n")
+            if is_ready:
+                stdout.feed_data(b"ready\n")
+
+        loading = asyncio.create_task(load())
+        try:
+            return await first_line(stdout, log)
+        finally:
+            await loading
+
+    if is_ready:
+        assert run_in_virtual_time(begin) == b"ready\n"
+    else:
+        with pytest.raises(TimeoutError):
+            run_in_virtual_time(begin)
 
 
 def test_runs_of_blocks_are_told_as_options_write_them():
