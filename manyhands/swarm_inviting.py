@@ -10,21 +10,21 @@ from pathlib import Path
 
 import click
 
-from manyhands.home import SWARMS, Home, open_identity, set_default
+from manyhands.home import Home, set_default
 from manyhands.loops import run
-from manyhands.membership import admin_key, enter, load_state
+from manyhands.membership import admin_key, load_state
 from manyhands.options import AddressType, base_option, json_option
 from manyhands.progress import say
+from manyhands.redeeming import Redeemed, redeem
 from manyhands.signals import interruptible
-from manyhands.swarm import base_of, new_home, place_of, swarm, which_option
+from manyhands.swarm import base_of, place_of, swarm, which_option
 from manyhands.swarm_options import DurationType, RolesType
 from manyhands.swarm_telling import candidates
 from protocol.address import Address
 from protocol.clock import wall_ms
-from protocol.errors import ConfigError, IntegrityError, ManyhandsError, NotAMember, UsageError
-from protocol.identity import Identity, public_key_from_peer_id
-from protocol.membership.invites import METHOD, Grant, Invite, Redemption, roles_of_home
-from protocol.membership.joining import Joined, accept
+from protocol.errors import ConfigError, UsageError
+from protocol.identity import public_key_from_peer_id
+from protocol.membership.invites import Grant, Invite
 from protocol.membership.roles import MAX_GROUPS, Role, Roles, is_group, role_fields
 from protocol.membership.state import SwarmState
 from protocol.signing import SigningKey
@@ -154,69 +154,26 @@ def _registrars(
 @json_option
 def join(text: str, name: str | None, is_default: bool, home: Path | None, as_json: bool) -> None:
     """Join a swarm by INVITE, the line that begins with mh://; again to renew a membership."""
-    invited = Invite.parse(text)
-    base, name = base_of(home), name or invited.name
-    place = _home_for(base, name, invited)
-    granted = Grant.open(invited.grant, invited.swarm_id)
-    parties = {"node": open_identity(place.node), "client": open_identity(place.client)}
-    roles = dict(zip(parties, roles_of_home(granted.roles), strict=True))
-    joining = {who: identity for who, identity in parties.items() if roles[who]}
-    joined = run(_redeem(invited, {joining[who]: roles[who] for who in joining}))
-    shown = {who: joined.credentials[identity.peer_id] for who, identity in joining.items()}
-    enter(place, joined.state, shown, invited.addresses)
+    base = base_of(home)
+    redeemed = run(_redeem(text, name, base))
+    name, swarm_id = redeemed.name, redeemed.swarm_id.hex()
     if is_default:
         set_default(base, name)
     if as_json:
         view = {
             "schema": "manyhands/swarm-joined/v1",
             "name": name,
-            "id": joined.state.swarm_id.hex(),
-            "home": str(place.root),
-            "peers": {who: identity.peer_id for who, identity in joining.items()},
-            "roles": {who: list(role_fields(roles[who])) for who in joining},
+            "id": swarm_id,
+            "home": str(redeemed.place.root),
+            "peers": dict(redeemed.peers),
+            "roles": {who: list(role_fields(roles)) for who, roles in redeemed.roles.items()},
         }
         click.echo(json.dumps(view))
         return
-    click.echo(f"{name}  {joined.state.swarm_id.hex()}")
+    click.echo(f"{name}  {swarm_id}")
     say(f"next: manyhands status --swarm {name}")
 
 
-def _home_for(base: Path, name: str, invited: Invite) -> Home:
-    root = base / SWARMS / name
-    if (root / "membership").exists():
-        if load_state(Home(root)).swarm_id != invited.swarm_id:
-            raise UsageError(
-                f"{base} knows another swarm by the name {name}", hint="call this one --as NAME"
-            )
-        return Home.at(root)
-    return new_home(base, name, again="--as NAME")
-
-
-async def _redeem(invited: Invite, members: dict[Identity, Roles]) -> Joined:
-    """
-    Raises:
-        ManyhandsError: no registrar can be reached, or it refuses.
-    """
-    from protocol.transport.grpc import GrpcTransport
-
-    keys = {identity.key: roles for identity, roles in members.items()}
-    request = Redemption.request(invited.grant, invited.swarm_id, invited.token, keys)
-    transport = GrpcTransport(next(iter(members)), invited.swarm_id)
-    in_order = sorted(identity.public_key for identity in members)
-    failure: ManyhandsError = ConfigError("the invite names no address")
+async def _redeem(text: str, name: str | None, base: Path) -> Redeemed:
     with interruptible():
-        for address in invited.addresses:
-            try:
-                answer = await transport.ask_openly(address, METHOD, request, timeout_s=TIMEOUT_S)
-                return accept(answer, invited, in_order, wall_ms())
-            except NotAMember as error:
-                failure = NotAMember(
-                    error.peer_id,
-                    "the invite is worth nothing there: used up, expired, revoked or not for you",
-                    hint="ask for another one: manyhands swarm invite",
-                )
-            except IntegrityError:
-                raise
-            except ManyhandsError as error:
-                failure = error
-    raise failure
+        return await redeem(text, name, base)

@@ -26,8 +26,8 @@ from manyhands import (
     errors,
 )
 from manyhands.client import choices, streams
-from manyhands.client.asynchronous import AsyncCompletions
-from manyhands.client.blocking import Completions
+from manyhands.client.asynchronous import AsyncCompletions, AsyncSwarm
+from manyhands.client.blocking import Completions, Swarm
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
 HEAD = """# Python reference
@@ -36,7 +36,7 @@ Made by `scripts/gen_reference.py` from the docstrings; edited by nobody. How it
 `docs/python.md`.
 """
 SECTIONS: dict[str, tuple[type, ...]] = {
-    "Clients": (Client, Completions, AsyncClient, AsyncCompletions),
+    "Clients": (Client, Completions, Swarm, AsyncClient, AsyncCompletions, AsyncSwarm),
     "Streams": (streams.Stream, streams.AnswerStream, streams.AsyncStream),
     "What may be chosen": (choices.Drawing, choices.ChatChoices, choices.Extension),
     "What they give": tuple(

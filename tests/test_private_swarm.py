@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import manyhands
+from manyhands import AsyncClient
 from node.node import Node
 from protocol.announcement_table import Dropped, Merged
 from protocol.clock import wall_ms
-from protocol.errors import NotAMember, PeerRefused
+from protocol.errors import NotAMember, PeerRefused, UsageError
 from protocol.identity import Identity
 from protocol.membership.certificates import Certificate, Ruling, Verdict
 from protocol.membership.exchange import exchange
@@ -181,32 +183,56 @@ async def test_a_node_revoked_in_mid_answer_is_left_and_the_text_is_the_same(mod
         await until(lambda: all(n.gossip.table.get(revoked, wall_ms()) is None for n in others))
 
 
+def invited_by(society: Society, registrar: LocalNode) -> Invite:
+    """For one home. The registrar is a node whose key the founder makes an admin's."""
+    policy = society.state.policy.with_admin(registrar.node.identity.public_key)
+    society.state.learn(policy.seal(society.state.swarm_id, key_of(FOUNDER)))
+    belonging = registrar.node.belonging
+    assert belonging is not None
+    belonging._membership.merge(society.state.encode())
+    token = SigningKey.generate()
+    grant = Grant(
+        token=token.public_key,
+        roles=USES,
+        n_uses=1,
+        issued_ms=wall_ms(),
+        expires_ms=wall_ms() + HOUR_MS,
+        lifetime_ms=HOUR_MS,
+        registrar=registrar.node.identity.public_key,
+    )
+    return Invite(
+        name="home",
+        swarm_id=society.state.swarm_id,
+        grant=grant.seal(society.state.swarm_id, key_of(FOUNDER)),
+        secret=token.seed,
+        addresses=(registrar.address,),
+    )
+
+
+async def test_a_program_joins_by_an_invite_sees_who_serves_and_comes_back_by_name(model, tmp_path):
+    society, home = Society(), tmp_path / "mine"
+    async with private(model, tmp_path / "swarm", society, (0, 3), (2, 6)) as built:
+        invite = str(invited_by(society, built.nodes[0]))
+        async with await AsyncClient.join(invite, name="den", home=home) as client:
+            seen = await client.swarm.coverage()
+            answer = await client.generate([5, 6, 7], max_new_tokens=3, do_sample=False)
+        async with AsyncClient(swarm="den", home=home) as again:
+            assert (await again.swarm.coverage("test")).hosts == seen.hosts
+        with pytest.raises(NotAMember, match="worth nothing"):
+            await asyncio.to_thread(manyhands.Client.join, invite, home=tmp_path / "another")
+        with pytest.raises(UsageError):
+            await AsyncClient.join("mh://nonsense", home=home)
+
+    assert seen.hosts == (1, 1, 2, 1, 1, 1)
+    assert (seen.least, seen.missing, seen.is_complete) == (1, (), True)
+    assert answer.usage.completion_tokens == 3
+
+
 async def test_a_home_joins_over_the_wire_and_one_invite_lets_in_one(model, tmp_path):
-    """The registrar is a node whose key the founder made an admin's."""
     society = Society()
     async with private(model, tmp_path, society, (0, 3)) as built:
         registrar = built.nodes[0]
-        policy = society.state.policy.with_admin(registrar.node.identity.public_key)
-        society.state.learn(policy.seal(society.state.swarm_id, key_of(FOUNDER)))
-        membership = registrar.node.belonging._membership
-        membership.merge(society.state.encode())
-        token = SigningKey.generate()
-        grant = Grant(
-            token=token.public_key,
-            roles=USES,
-            n_uses=1,
-            issued_ms=wall_ms(),
-            expires_ms=wall_ms() + HOUR_MS,
-            lifetime_ms=HOUR_MS,
-            registrar=registrar.node.identity.public_key,
-        )
-        invite = Invite(
-            name="home",
-            swarm_id=society.state.swarm_id,
-            grant=grant.seal(society.state.swarm_id, key_of(FOUNDER)),
-            secret=token.seed,
-            addresses=(registrar.address,),
-        )
+        invite = invited_by(society, registrar)
 
         async def join(n: int) -> Membership:
             identity = Identity(key_of(n))

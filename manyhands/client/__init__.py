@@ -7,7 +7,7 @@ Importing it loads no transport and no model.
 from manyhands.client.asynchronous import AsyncClient
 from manyhands.client.blocking import Client
 from manyhands.client.chat_values import ChatCompletion, ChatCompletionChunk
-from manyhands.client.values import Answer, Embeddings, Hop, Model, Timings, Token, Usage
+from manyhands.client.values import Answer, Coverage, Embeddings, Hop, Model, Timings, Token, Usage
 
 __all__ = [
     "Answer",
@@ -15,6 +15,7 @@ __all__ = [
     "ChatCompletion",
     "ChatCompletionChunk",
     "Client",
+    "Coverage",
     "Embeddings",
     "Hop",
     "Model",

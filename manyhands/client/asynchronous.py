@@ -24,10 +24,12 @@ from manyhands.client.reading import understood
 from manyhands.client.streams import AsyncAnswerStream, AsyncStream
 from manyhands.client.values import (
     Answer,
+    Coverage,
     Embeddings,
     Json,
     Model,
     answer_of,
+    coverage_of,
     embeddings_of,
     models_of,
 )
@@ -81,7 +83,33 @@ class AsyncClient:
                 list(join), home, swarm, channel, model or "", timeout_s, tunnels=tunnels
             )
         self._opening, self._is_open, self._is_closed = asyncio.Lock(), False, False
-        self.chat = AsyncChat(self)
+        self.chat, self.swarm = AsyncChat(self), AsyncSwarm(self)
+
+    @classmethod
+    async def join(
+        cls,
+        invite: str,
+        *,
+        name: str | None = None,
+        home: str | PathLike[str] | None = None,
+        model: str | None = None,
+        timeout_s: float = 600.0,
+    ) -> Self:
+        """A client of the swarm that this invite (`mh://…`) is for, which this home belongs to
+        from then on: later `AsyncClient(swarm=name)` does, as on the command line.
+
+        Args:
+            name: what to call the swarm here; None: its own name.
+            home, model, timeout_s: as for any client.
+
+        Raises:
+            ManyhandsError: it is no invite, or is worth nothing any more.
+        """
+        from manyhands.redeeming import redeem
+
+        base = _base(home)
+        redeemed = await redeem(invite, name, base)
+        return cls(home=base, swarm=redeemed.name, model=model, timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
         await self._opened()
@@ -195,6 +223,24 @@ class AsyncClient:
             raise UsageError(message, hint="make another one") from error
 
 
+class AsyncSwarm:
+    """`client.swarm`: who serves, as far as this client sees."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def coverage(self, model: str | None = None) -> Coverage:
+        """How many peers serve every block of a model now.
+
+        Raises:
+            RequestError: there is no such model, or nobody to ask.
+        """
+        client = self._client
+        backend = await client._opened()
+        with client._unless_closed():
+            return understood(coverage_of, await backend.coverage(client._named(model)))
+
+
 class AsyncChat:
     """`client.chat.completions`, as OpenAI's client has it."""
 
@@ -260,10 +306,10 @@ def _of_swarm(
     tunnels: bool,
 ) -> Backend:
     from manyhands.client.swarm_backend import SwarmBackend
-    from manyhands.home import Home, default_home, home_of
+    from manyhands.home import Home, home_of
     from protocol.address import Address
 
-    base = Path(home).expanduser() if home is not None else default_home()
+    base = _base(home)
     addresses: list[Address] = [Address.parse(text) for text in join]
     return SwarmBackend(
         Home.at(home_of(base, swarm)),
@@ -273,3 +319,9 @@ def _of_swarm(
         timeout_s=timeout_s,
         tunnels=tunnels,
     )
+
+
+def _base(home: str | PathLike[str] | None) -> Path:
+    from manyhands.home import default_home
+
+    return Path(home).expanduser() if home is not None else default_home()

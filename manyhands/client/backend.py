@@ -7,6 +7,7 @@ from manyhands.client.values import Json
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 EMBED, ROUTE = "/v1/embeddings", "/api/v1/route"
+COVERAGE = "/api/v1/coverage"
 
 
 class Backend(ABC):
@@ -30,6 +31,10 @@ class Backend(ABC):
     @abstractmethod
     async def models(self) -> list[Json]:
         """What can be asked for."""
+
+    @abstractmethod
+    async def coverage(self, model: str) -> Json:
+        """How many hosts its blocks have."""
 
     @abstractmethod
     async def aclose(self) -> None:

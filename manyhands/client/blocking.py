@@ -6,6 +6,7 @@ threads at once.
 
 from collections.abc import Coroutine, Iterable, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from manyhands.client import closing
@@ -13,7 +14,7 @@ from manyhands.client.asynchronous import AsyncClient
 from manyhands.client.chat_values import ChatCompletion, ChatCompletionChunk
 from manyhands.client.choices import ChatChoices, Drawing, Extension
 from manyhands.client.streams import AnswerStream, Stream
-from manyhands.client.values import Answer, Embeddings, Json, Model
+from manyhands.client.values import Answer, Coverage, Embeddings, Json, Model
 from manyhands.portal import Portal
 
 T = TypeVar("T")
@@ -55,6 +56,41 @@ class Client:
         )
         self._portal = Portal()
         closing.remember(self, self._portal, self._client)
+
+    @classmethod
+    def join(
+        cls,
+        invite: str,
+        *,
+        name: str | None = None,
+        home: str | PathLike[str] | None = None,
+        model: str | None = None,
+        timeout_s: float = 600.0,
+    ) -> Self:
+        """A client of the swarm that this invite (`mh://…`) is for, which this home belongs to
+        from then on: later `Client(swarm=name)` does, as on the command line.
+
+        Args:
+            name: what to call the swarm here; None: its own name.
+            home, model, timeout_s: as for any client.
+
+        Raises:
+            ManyhandsError: it is no invite, or is worth nothing any more.
+        """
+        from manyhands.home import default_home
+        from manyhands.redeeming import redeem
+
+        base, portal = Path(home).expanduser() if home is not None else default_home(), Portal()
+        try:
+            redeemed = portal.call(redeem(invite, name, base))
+        finally:
+            portal.close()
+        return cls(home=base, swarm=redeemed.name, model=model, timeout_s=timeout_s)
+
+    @property
+    def swarm(self) -> "Swarm":
+        """`client.swarm.coverage`: who serves."""
+        return Swarm(self)
 
     @property
     def chat(self) -> "Chat":
@@ -129,6 +165,22 @@ class Client:
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return self._portal.call(work)
+
+
+class Swarm:
+    """`client.swarm`: who serves, as far as this client sees."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def coverage(self, model: str | None = None) -> Coverage:
+        """How many peers serve every block of a model now.
+
+        Raises:
+            RequestError: there is no such model, or nobody to ask.
+        """
+        client = self._client
+        return client._call(client._client.swarm.coverage(model))
 
 
 class Chat:

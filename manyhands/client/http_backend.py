@@ -9,10 +9,11 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx2
 
-from manyhands.client.backend import CHAT, EMBED, TEXT, Backend
+from manyhands.client.backend import CHAT, COVERAGE, EMBED, TEXT, Backend
 from manyhands.client.reading import understood
 from manyhands.client.values import Json
 from manyhands.errors import RequestError, SwarmUnreachable, error_of
@@ -64,6 +65,11 @@ class HttpBackend(Backend):
         patience = self._patience({})
         async with self._asked(patience, "GET", "/v1/models") as response, patience:
             return understood(_listed, _object(await response.aread()))
+
+    async def coverage(self, model: str) -> Json:
+        patience, path = self._patience({}), f"{COVERAGE}?{urlencode({'model': model})}"
+        async with self._asked(patience, "GET", path) as response, patience:
+            return _object(await response.aread())
 
     async def aclose(self) -> None:
         http, self._http = self._http, None

@@ -20,10 +20,12 @@ from manyhands.gateway.answers import Answers
 from manyhands.gateway.asked import ChatAsked, CompletionAsked, EmbeddingsAsked
 from manyhands.gateway.catalogue import DEFAULT, DIGEST_CHARS, Served
 from manyhands.gateway.complaints import invalid
+from manyhands.gateway.coverage_told import view_of
 from manyhands.gateway.explaining import RouteAsked, explain
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import SETTLE_S, Bounds
 from manyhands.gateway.prepared import Prepared, prepare_chat, prepare_text
+from manyhands.gateway.readiness import serving_per_block
 from manyhands.gateway.vectors import prepare_vectors, unit
 from manyhands.governing.gate import terms_for
 from manyhands.home import Home
@@ -115,6 +117,12 @@ class SwarmBackend(Backend):
                 }
                 for name, digest in sorted(names.items())
             ]
+
+    async def coverage(self, model: str) -> Json:
+        with self._answering({"model": model}):
+            served = await self._find(model)
+            hosts = (await self._opened.directory()).hosts(served.model.manifest.digest)
+            return view_of(served, serving_per_block(served, hosts))
 
     async def aclose(self) -> None:
         self._client = None  # whoever still looks for a model begins nothing any more

@@ -154,6 +154,37 @@ def answer_of(whole: Mapping[str, Any]) -> Answer:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many peers serve every block of a model now.
+
+    hosts: one number for each block. missing: the blocks that nobody serves, as (start, stop).
+    """
+
+    model: str
+    hosts: tuple[int, ...]
+    missing: tuple[tuple[int, int], ...]
+
+    @property
+    def least(self) -> int:
+        """Hosts of the block with fewest: so many peers and one less may be lost. 0: it cannot
+        answer."""
+        return min(self.hosts, default=0)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.least > 0
+
+
+def coverage_of(told: Json) -> Coverage:
+    """Of what a gateway tells."""
+    hosts = tuple(n for start, stop, n in told["hosts"] for _ in range(start, stop))
+    if len(hosts) != told["n_blocks"] or not all(type(n) is int and n >= 0 for n in hosts):
+        raise ValueError("hosts of other blocks than the model's")
+    missing = tuple((int(start), int(stop)) for start, stop in told["missing"])
+    return Coverage(str(told["model"]), hosts, missing)
+
+
 class Growing:
     """An answer while its stream comes: chunks in, tokens out, and the whole at the end."""
 

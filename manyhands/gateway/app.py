@@ -19,6 +19,7 @@ from manyhands import __version__
 from manyhands.dashboard.routes import Panel, page_router
 from manyhands.gateway import (
     completions,
+    coverage_told,
     embeddings,
     explain_told,
     metrics,
@@ -46,7 +47,7 @@ EXPOSED = (
 )
 PARTS = (
     *(completions, responses, embeddings, models_list, tokens),
-    *(readiness, metrics, route_told, explain_told),
+    *(readiness, metrics, route_told, explain_told, coverage_told),
 )
 
 

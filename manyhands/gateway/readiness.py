@@ -76,17 +76,7 @@ class Readiness:
 
 def _seen(directory: "Directory", served: Sequence[Served]) -> Look:
     hosts = {each.id: directory.hosts(each.model.manifest.digest) for each in served}
-    counts = {
-        each.id: hosts_per_block(
-            (
-                peer.span
-                for peer in hosts[each.id]
-                if peer.span and peer.measured.state is State.SERVING
-            ),
-            each.model.manifest.n_blocks,
-        )
-        for each in served
-    }
+    counts = {each.id: serving_per_block(each, hosts[each.id]) for each in served}
     states = {peer.peer_id: peer.measured.state.value for of in hosts.values() for peer in of}
     adapters = {
         name: sorted({bare(adapter) for peer in of for adapter in peer.adapters})
@@ -94,6 +84,13 @@ def _seen(directory: "Directory", served: Sequence[Served]) -> Look:
     }
     kv_free = {each.id: _least_free(each, hosts[each.id]) for each in served}
     return Look(counts, Counter(states.values()), adapters, kv_free)
+
+
+def serving_per_block(served: Served, hosts: Sequence["Announcement"]) -> list[int]:
+    """Of each block, how many of these serve it now."""
+    serving = (peer for peer in hosts if peer.measured.state is State.SERVING)
+    spans = (peer.span for peer in serving if peer.span)
+    return hosts_per_block(spans, served.model.manifest.n_blocks)
 
 
 def _least_free(served: Served, hosts: Sequence["Announcement"]) -> int:

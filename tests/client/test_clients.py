@@ -172,6 +172,16 @@ def test_models_are_told_and_a_route_is_explained(clients: dict[str, Client]):
         assert client.explain_route("tiny", manyhands={"regions": ["nowhere"]})["routes"] == []
 
 
+def test_who_serves_is_the_same_by_either_way(clients: dict[str, Client]):
+    here, there = (clients[way].swarm.coverage("tiny") for way in ("swarm", "gateway"))
+
+    assert here == there
+    assert (here.hosts, here.missing, here.least) == ((1,) * 8, (), 1)
+    assert here.is_complete
+    with pytest.raises(errors.ModelNotFound):
+        clients["gateway"].swarm.coverage("nothing")
+
+
 def test_vectors_are_those_of_a_gateway_one_for_each_text(clients: dict[str, Client]):
     texts = ["a hand", "many hands make light work", "a hand"]
 

@@ -3,7 +3,15 @@
 from typing import Any, assert_type
 
 from manyhands import AsyncClient, Client
-from manyhands.client import Answer, ChatCompletion, ChatCompletionChunk, Hop, Model, Token
+from manyhands.client import (
+    Answer,
+    ChatCompletion,
+    ChatCompletionChunk,
+    Coverage,
+    Hop,
+    Model,
+    Token,
+)
 from manyhands.client.streams import AsyncStream, Stream
 from manyhands.errors import ContextLengthExceeded, SwarmIncomplete
 
@@ -33,6 +41,7 @@ def ask(client: Client) -> str:
     assert_type(vectors, tuple[tuple[float, ...], ...])
     assert_type(client.models(), list[Model])
     assert_type(client.explain_route(tokens=64, manyhands={"regions": []}), dict[str, Any])
+    assert_type(client.swarm.coverage("tiny"), Coverage)
     return answer.text
 
 
