@@ -10,12 +10,14 @@ IntegrityError (exit 8)
     KeyNotValid       a key that may not sign this for that account, or not then
     WitnessRefused    a witness will not sign a checkpoint; `status` says why
     DamagedLedger     a database that is truncated or corrupt
+PeerRefused (exit 6)
+    LogNeeded         a payee has to fetch more of the payer's spend log first
 ConfigError (exit 3)
     ForeignLedger     a database of another identity or swarm
     LedgerBusy        another process has held the database for too long
 """
 
-from protocol.errors import ConfigError, IntegrityError
+from protocol.errors import ConfigError, IntegrityError, PeerRefused
 
 
 class BadObject(IntegrityError):
@@ -73,3 +75,13 @@ class ForeignLedger(ConfigError):
 
 class LedgerBusy(ConfigError):
     code = "ledger_busy"
+
+
+class LogNeeded(PeerRefused):
+    """We have to know more of the payer's log first: leaves from `size` on."""
+
+    code = "spend_log_needed"
+
+    def __init__(self, account: bytes, size: int) -> None:
+        super().__init__("", f"the spend log of {account.hex()[:16]} is known up to {size} only")
+        self.account, self.size = account, size

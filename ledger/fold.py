@@ -61,6 +61,11 @@ class Allotted:
     def held(self) -> int:
         return self.amount - self.deposited - self.returned
 
+    @property
+    def free(self) -> int:
+        """What new tabs may still claim of it."""
+        return self.amount - self.returned - self.claimed
+
     @classmethod
     def of(
         cls,

@@ -1,23 +1,54 @@
 """The policy of a swarm: the constants its members agree on, whose hash is the swarm's id.
 
-Only the policy of the swarm `open` exists yet; it is compiled in, and its bytes live in
-`protocol.signing`, because every signature names the swarm.
+That of the swarm `open` is compiled in, and its bytes live in `protocol.signing`, because every
+signature names the swarm. It is `bilateral`: pairwise claims, nobody else's promise. A `granted`
+one names issuers, whose promises its members accept as credit, and the witnesses of all logs.
 """
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
+from ledger.cosigning import Witness, Witnesses
 from ledger.errors import BadObject
-from ledger.fields import SignedObject, Text, Uint
-from protocol.signing import OPEN_POLICY_FIELDS
+from ledger.fields import SignedObject, Text, Uint, check_bytes, check_text
+from ledger.notes import check_name
+from protocol.errors import IntegrityError
+from protocol.signing import OPEN_POLICY_FIELDS, check_public_key
+
+BILATERAL, GRANTED = "bilateral", "granted"
+MAX_NAMED = 64  # issuers, or witnesses
+MAX_EPOCH_S = 366 * 86_400
 
 
-def _check_empty(value: Any) -> None:
-    if value != ():
-        raise BadObject("funding and witnesses come later: must be empty")
+def _check_mode(value: Any) -> None:
+    if value not in (BILATERAL, GRANTED):
+        raise BadObject(f"a swarm is {BILATERAL} or {GRANTED}, not {value!r}")
 
 
-Empty = Annotated[tuple[()], _check_empty]
+def _check_accounts(value: Any) -> None:
+    if type(value) is not tuple or len(value) > MAX_NAMED or list(value) != sorted(set(value)):
+        raise BadObject(f"expected at most {MAX_NAMED} accounts, each once, in order")
+    for account in value:
+        check_bytes(32)(account)
+
+
+def _check_witnesses(value: Any) -> None:
+    if type(value) is not tuple or len(value) > MAX_NAMED:
+        raise BadObject(f"expected at most {MAX_NAMED} witnesses")
+    try:
+        for name, key in value:
+            check_text(name)
+            check_name(name)
+            check_public_key(key)
+    except (IntegrityError, ValueError, TypeError) as error:
+        raise BadObject(f"a witness is a name and a key: {error}") from error
+    if list(value) != sorted(value):
+        raise BadObject("witnesses stand in the order of their names")
+
+
+Mode = Annotated[str, _check_mode]
+Accounts = Annotated[tuple[bytes, ...], _check_accounts]
+Named = Annotated[tuple[tuple[str, bytes], ...], _check_witnesses]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +56,10 @@ class Policy(SignedObject):
     TYPE: ClassVar[str] = "mh/policy/1"
 
     name: Text
-    mode: Text
-    assets: Empty
-    issuers: Empty
-    witnesses: Empty
+    mode: Mode
+    assets: Accounts  # what counts as credit: each its issuer's promise
+    issuers: Accounts
+    witnesses: Named
     quorum_k: Uint
     epoch_s: Uint
     grace_epochs: Uint
@@ -38,9 +69,29 @@ class Policy(SignedObject):
     holdback_epochs: Uint
     min_version: Uint
 
+    def __post_init__(self) -> None:
+        SignedObject.__post_init__(self)
+        if self.assets != self.issuers:
+            raise BadObject("an asset is named by its issuer: the two lists are one")
+        if bool(self.issuers) != (self.mode == GRANTED):
+            raise BadObject(f"a {GRANTED} swarm has issuers, a {BILATERAL} one has none")
+        if not 0 < self.epoch_s <= MAX_EPOCH_S:
+            raise BadObject(f"an epoch lasts from 1 to {MAX_EPOCH_S} s")
+        self.quorum()
+
+    def quorum(self) -> Witnesses:
+        """Whose cosignatures make a log count."""
+        known = tuple(Witness(name, key) for name, key in self.witnesses)
+        try:
+            return Witnesses(known, self.quorum_k)
+        except IntegrityError as error:
+            raise BadObject(str(error)) from error
+
     @classmethod
     def _read(cls, name: str, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+        if not isinstance(value, list):
+            return value
+        return tuple(tuple(each) if isinstance(each, list) else each for each in value)
 
     def epoch_of(self, time_ms: int) -> int:
         """The accounting epoch of a moment. Without witnesses the signers' clocks decide it."""

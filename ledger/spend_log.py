@@ -8,13 +8,13 @@ knows less than was signed before, here or as a witness remembers, signs nothing
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Cosigned, Witnesses, open_head, with_cosignatures
 from ledger.errors import DamagedLedger, ForeignLedger
+from ledger.funding import SpendProof
 from ledger.merkle import EMPTY_ROOT, appended, consistency_proof, inclusion_proof, leaf_hash, root
 from ledger.notes import Note, NoteSignature
 from ledger.spend_leaf import NO_LEAF, SpendLeaf
@@ -40,15 +40,6 @@ CREATE TABLE IF NOT EXISTS checkpoint (
     size INTEGER PRIMARY KEY, note TEXT NOT NULL
 ) STRICT
 """
-
-
-@dataclass(frozen=True, slots=True)
-class SpendProof:
-    """That an entry is in a spend log: its leaf, its path, and the checkpoint they lead to."""
-
-    leaf: bytes
-    path: tuple[bytes, ...]
-    checkpoint: str
 
 
 class SpendLog:

@@ -11,9 +11,11 @@ from ledger.cosigning import Witness, cosign, with_cosignatures
 from ledger.entries import LogEntry
 from ledger.receipts import receipt_id
 from ledger.spending import Fault
+from protocol.canonical import encode
 from tests.ledger import spenders
 from tests.ledger.parties import CLIENT, MANIFEST, PROVIDER, STRANGER, SWARM, closed_receipt
 from tests.ledger.spenders import ANN, BEN
+from tests.ledger.test_funding import POLICY
 
 FILE = Path(__file__).parents[1] / "golden" / "ledger.json"
 
@@ -37,6 +39,7 @@ def spending():
     fault = Fault(kind="fork", accused=ANN.public_key, evidence=(b"one", b"two"))
     return {
         **{name: envelope.encode() for name, envelope in entries.items()},
+        "policy": encode(POLICY.to_fields()),
         "fault": fault.seal(SWARM, BEN).encode(),
         **{f"spend_leaf_{leaf.index}": leaf.encode() for leaf in leaves},
         "spend_leaf_2_hash": leaves[2].hash(),

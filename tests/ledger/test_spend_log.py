@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.checkpoint import Checkpoint, origin
+from ledger.checkpoint import Checkpoint
 from ledger.cosigning import Witnesses
 from ledger.errors import DamagedLedger, ForeignLedger, WitnessRefused
 from ledger.merkle import leaf_hash, root, verify_inclusion
@@ -19,9 +19,8 @@ from ledger.spend_books import SpendBooks
 from ledger.spend_leaf import SpendLeaf
 from ledger.spend_log import FILE_NAME, HEAD_NAME, SpendLog
 from ledger.tiles import TileTree, tiles_of, unbundle
-from ledger.witness import WitnessBook
 from protocol.errors import IntegrityError, OutOfMemory, UsageError
-from tests.ledger.spenders import ANN, ASSET, BEN, CY, ISSUER, SWARM, WITNESSES, allot, grant
+from tests.ledger.spenders import ANN, ASSET, BEN, CY, ISSUER, SWARM, allot, grant
 
 NOW_S = 1_790_000_000
 
@@ -30,19 +29,6 @@ NOW_S = 1_790_000_000
 def log(tmp_path):
     with SpendLog.open(tmp_path / "ann", ANN, SWARM) as log:
         yield log
-
-
-@pytest.fixture
-def books(tmp_path):
-    """Four witnesses that know Ann's log and the issuer's."""
-    keys = {origin(SWARM, k.public_key, "spend"): k.public_key for k in (ANN, ISSUER)}
-    made = [
-        WitnessBook.open(tmp_path / f"w{i}", f"w{i}.example", key, keys.get)
-        for i, key in enumerate(WITNESSES)
-    ]
-    yield made
-    for book in made:
-        book.close()
 
 
 def allots(n, start=0):

@@ -1,0 +1,120 @@
+"""Whether there is credit behind a session: what a payer shows, and how a payee judges it.
+
+In: an allotment with its path to a checkpoint of the payer's spend log. Out: how much may be
+claimed of it. The request path needs no third party: the witnesses were asked when the allotment
+was made. A payee that does not know the log so far has to fetch it first; it is small.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from ledger.checkpoint import origin
+from ledger.errors import BadProof, LogNeeded
+from ledger.merkle import leaf_hash, verify_inclusion
+from ledger.policy import Policy
+from ledger.spend_books import SpendBooks
+from ledger.spend_leaf import SpendLeaf
+from ledger.spending import Allotment, open_spending
+from protocol.canonical import decode, encode
+from protocol.errors import PeerRefused
+
+
+@dataclass(frozen=True, slots=True)
+class SpendProof:
+    """That an entry is in a spend log: its leaf, its path, and the checkpoint they lead to."""
+
+    leaf: bytes
+    path: tuple[bytes, ...]
+    checkpoint: str
+
+    def encode(self) -> bytes:
+        return encode((1, self.leaf, self.path, self.checkpoint.encode()))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read one. Nothing is believed yet: see `Purse.judge`.
+
+        Raises:
+            IntegrityError: the bytes are none.
+        """
+        match decode(data):
+            case [int() as version, bytes() as leaf, [*path], bytes() as note] if (
+                version is not True
+                and version == 1
+                and all(type(each) is bytes and len(each) == 32 for each in path)
+            ):
+                return cls(leaf, tuple(path), note.decode(errors="replace"))
+            case _:
+                raise BadProof("a proof is a leaf, a path and a checkpoint")
+
+
+@dataclass(frozen=True, slots=True)
+class Funded:
+    """What an allotment is good for.
+
+    limit_ncr: how much sessions that begin now may claim of it, all together.
+    is_cosigned: nobody can be shown a version of the log without it.
+    """
+
+    oid: bytes
+    allotment: Allotment
+    limit_ncr: int
+    is_cosigned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """A payee's eye on others' credit.
+
+    risk_limit_ncr: how much it lends on an allotment that no quorum has signed yet, which its payer
+    may have promised others too. 0 for strangers. It is told per allotment: who lends counts what
+    one payer owes it on all of them.
+    """
+
+    payee: bytes
+    policy: Policy
+    books: SpendBooks
+    risk_limit_ncr: int = 0
+
+    def judge(self, proof: SpendProof, payer: bytes, epoch: int) -> Funded:
+        """How far a payer's allotment covers sessions in this epoch.
+
+        Raises:
+            IntegrityError: the proof does not hold, or proves no allotment to us.
+            LogNeeded: it may be good; fetch the payer's log, `books.learn` it, and ask again.
+            PeerRefused: it is not good, and waiting does not make it so.
+        """
+        swarm_id = self.books.swarm_id
+        head = self.policy.quorum().open(proof.checkpoint, origin(swarm_id, payer, "spend"), payer)
+        leaf = SpendLeaf.decode(proof.leaf)
+        verify_inclusion(
+            leaf_hash(proof.leaf), leaf.index, head.head.size, proof.path, head.head.root
+        )
+        allotment = open_spending(leaf.envelope, payer, swarm_id)
+        if not isinstance(allotment, Allotment) or allotment.payee != self.payee:
+            raise BadProof("this is no allotment to us")
+        self._check_terms(allotment, payer, epoch)
+        oid = leaf.envelope.object_id(swarm_id)
+        if not head.has_quorum:
+            return self._lend(oid, allotment)
+        if self.books.size(payer) <= leaf.index:
+            raise LogNeeded(payer, self.books.size(payer))
+        made = self.books.allotted(oid)
+        if made is None:
+            raise PeerRefused("", "there is not enough credit behind the allotment")
+        return Funded(oid, allotment, made.free, is_cosigned=True)
+
+    def _check_terms(self, allotment: Allotment, payer: bytes, epoch: int) -> None:
+        if allotment.asset not in self.policy.assets:
+            raise PeerRefused("", "the allotment is in an asset that this swarm does not accept")
+        if allotment.expires_epoch < epoch:
+            raise PeerRefused("", f"the allotment was good up to epoch {allotment.expires_epoch}")
+        if self.books.is_forked(payer):
+            raise PeerRefused("", "the payer has shown two versions of its spend log")
+
+    def _lend(self, oid: bytes, allotment: Allotment) -> Funded:
+        """On what no quorum signed: up to the limit, and up to what it is."""
+        limit = min(allotment.amount, self.risk_limit_ncr)
+        if limit == 0:
+            raise PeerRefused("", "no quorum of witnesses has signed the allotment yet")
+        return Funded(oid, allotment, limit, is_cosigned=False)

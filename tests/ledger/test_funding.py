@@ -1,0 +1,185 @@
+"""A payee takes an allotment that a quorum signed and that has credit behind it, and no other."""
+
+from dataclasses import replace
+
+import pytest
+
+from ledger.errors import BadObject, LogNeeded
+from ledger.fold import TabClaim
+from ledger.funding import Purse, SpendProof
+from ledger.policy import GRANTED, OPEN_POLICY, Policy
+from ledger.spend_books import SpendBooks
+from ledger.spend_log import SpendLog
+from protocol.canonical import decode, encode
+from protocol.errors import IntegrityError, PeerRefused
+from tests.ledger.spenders import ANN, BEN, CY, ISSUER, SWARM, WITNESSES, allot, grant
+from tests.ledger.test_spend_log import ask
+
+EPOCH = 100
+POLICY = Policy(
+    name="a lab",
+    mode=GRANTED,
+    assets=(ISSUER.public_key,),
+    issuers=(ISSUER.public_key,),
+    witnesses=tuple((f"w{i}.example", key.public_key) for i, key in enumerate(WITNESSES)),
+    quorum_k=3,
+    epoch_s=3600,
+    grace_epochs=2,
+    retain_epochs=30,
+    max_skew_ms=60_000,
+    audit_ppm=0,
+    holdback_epochs=0,
+    min_version=1,
+)
+
+
+@pytest.fixture
+def scene(memory_path, books):
+    """Ann's log and the issuer's, four witnesses, and Ben, who is to be paid."""
+    with (
+        SpendLog.open(memory_path / "ann", ANN, SWARM) as ann,
+        SpendLog.open(memory_path / "issuer", ISSUER, SWARM) as issuer,
+        SpendBooks.open(memory_path / "ben", SWARM, POLICY.quorum()) as known,
+    ):
+        issuer.append(grant(ANN, 100))
+        ask(issuer, books)
+        known.learn(issuer.account, issuer.checkpoint(), issuer.leaves())
+        yield Scene(ann, books, known)
+
+
+class Scene:
+    def __init__(self, ann, witnesses, known):
+        self.ann, self.witnesses, self.known = ann, witnesses, known
+        self.purse = Purse(BEN.public_key, POLICY, known)
+
+    def allots(self, envelope, *, cosigned=True, learned=True):
+        self.ann.append(envelope)
+        if cosigned:
+            ask(self.ann, self.witnesses)
+        if learned:
+            self.known.learn(self.ann.account, self.ann.checkpoint(), self.ann.leaves())
+        return self.ann.prove(envelope.object_id(SWARM))
+
+    def judge(self, proof, *, epoch=EPOCH, payer=ANN, **changed):
+        return replace(self.purse, **changed).judge(proof, payer.public_key, epoch)
+
+
+def test_an_allotment_with_a_quorum_and_credit_is_good_for_its_amount(scene):
+    proof = scene.allots(allot(ANN, BEN, 60, expires_epoch=EPOCH))
+
+    funded = scene.judge(SpendProof.decode(proof.encode()))
+
+    assert (funded.limit_ncr, funded.is_cosigned, funded.allotment.amount) == (60, True, 60)
+
+
+def test_what_tabs_claimed_is_not_good_for_new_ones(scene):
+    envelope = allot(ANN, BEN, 60, expires_epoch=EPOCH)
+    proof = scene.allots(envelope)
+
+    scene.known.claim([TabClaim(bytes(16), envelope.object_id(SWARM), 45)])
+
+    assert scene.judge(proof).limit_ncr == 15
+
+
+def test_the_payers_log_is_asked_for_when_it_is_not_known_so_far(scene):
+    proof = scene.allots(allot(ANN, BEN, 60, expires_epoch=EPOCH), learned=False)
+
+    with pytest.raises(LogNeeded) as caught:
+        scene.judge(proof)
+    assert (caught.value.account, caught.value.size) == (ANN.public_key, 0)
+
+    scene.known.learn(scene.ann.account, scene.ann.checkpoint(), scene.ann.leaves())
+    assert scene.judge(proof).limit_ncr == 60
+
+
+def test_what_no_quorum_signed_is_good_up_to_the_risk_limit_only(scene):
+    proof = scene.allots(allot(ANN, BEN, 60, expires_epoch=EPOCH), cosigned=False, learned=False)
+
+    with pytest.raises(PeerRefused, match="no quorum"):
+        scene.judge(proof)
+    funded = scene.judge(proof, risk_limit_ncr=25)
+    assert (funded.limit_ncr, funded.is_cosigned) == (25, False)
+    assert scene.judge(proof, risk_limit_ncr=500).limit_ncr == 60
+
+
+def test_27_an_allotment_beyond_the_payers_credit_is_refused(scene):
+    scene.allots(allot(ANN, CY, 60, expires_epoch=EPOCH))
+    proof = scene.allots(allot(ANN, BEN, 60, expires_epoch=EPOCH))
+
+    with pytest.raises(PeerRefused, match="not enough credit"):
+        scene.judge(proof)
+
+
+def test_an_allotment_to_another_in_another_asset_or_time_is_refused(scene):
+    to_cy = scene.allots(allot(ANN, CY, 5, expires_epoch=EPOCH))
+    foreign = scene.allots(
+        allot(ANN, BEN, 5, no=1, asset=CY.public_key, expires_epoch=EPOCH), learned=False
+    )
+    late = scene.allots(allot(ANN, BEN, 5, no=2, expires_epoch=EPOCH - 1), learned=False)
+
+    with pytest.raises(IntegrityError, match="to us"):
+        scene.judge(to_cy)
+    with pytest.raises(PeerRefused, match="asset"):
+        scene.judge(foreign)
+    with pytest.raises(PeerRefused, match="epoch 99"):
+        scene.judge(late)
+
+
+def test_a_payer_that_showed_two_versions_gets_no_new_business(scene):
+    proof = scene.allots(allot(ANN, BEN, 60, expires_epoch=EPOCH))
+    scene.known.mark_forked(ANN.public_key)
+
+    with pytest.raises(PeerRefused, match="two versions"):
+        scene.judge(proof)
+
+
+def test_a_proof_that_does_not_hold_is_refused(scene):
+    proof = scene.allots(allot(ANN, BEN, 30, expires_epoch=EPOCH))
+    other = scene.allots(allot(ANN, BEN, 31, no=1, expires_epoch=EPOCH))
+
+    for wrong in (
+        replace(proof, path=(bytes(32),)),
+        replace(other, leaf=proof.leaf),
+        replace(other, checkpoint=proof.checkpoint),
+        replace(proof, checkpoint="no note"),
+        replace(proof, leaf=b"no leaf"),
+    ):
+        with pytest.raises(IntegrityError):
+            scene.judge(wrong)
+    with pytest.raises(IntegrityError):
+        scene.judge(proof, payer=CY)
+    for bad in (
+        (2, b"", (), b""),
+        (1, b"", (b"short",), b""),
+        (1, b"", b"", b""),
+        (True, b"", (), b""),
+    ):
+        with pytest.raises(IntegrityError):
+            SpendProof.decode(encode(bad))
+
+
+def test_a_granted_swarms_policy_reads_as_it_was_written():
+    assert Policy.from_fields(decode(encode(POLICY.to_fields()))) == POLICY
+    assert POLICY.quorum().quorum_k == 3
+    assert OPEN_POLICY.quorum().known == ()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mode": "bilateral"},
+        {"mode": "settled"},
+        {"assets": ()},
+        {"issuers": (ISSUER.public_key, ANN.public_key)},
+        {"quorum_k": 2},  # of four, two versions could both have it
+        {"quorum_k": 5},
+        {"witnesses": POLICY.witnesses[::-1]},
+        {"witnesses": ((POLICY.witnesses[0][0], bytes(32)),)},
+        {"witnesses": (("two words", ANN.public_key),)},
+        {"witnesses": (b"w",)},
+        {"epoch_s": 0},
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(BadObject):
+        replace(POLICY, **wrong)
