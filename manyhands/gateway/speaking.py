@@ -23,6 +23,7 @@ from protocol.errors import UsageError
 from protocol.grammar import Grammar
 
 LETTERS = string.ascii_letters + string.digits
+ANY_ARGUMENTS = {"type": "object"}
 N_TAIL_CHARS = 64  # of a prompt: enough to see whether the model thinks already
 
 
@@ -107,11 +108,15 @@ def _forced(
     tail: str,
     added: Mapping[str, int],
 ) -> Grammar | None:
-    """The grammar of a reply that must call; None where it may."""
+    """The grammar of a reply that must call, or that may call a strict function; else None."""
     choice = asked.tool_choice
-    if not tools or choice in (None, "auto"):
+    may = choice in (None, "auto")
+    strict = _strict(asked)
+    if not tools or (may and not strict):
         return None
     if asked.response_format is not None and asked.response_format.type != "text":
+        if may:  # then that format says what the reply is
+            return None
         message = "a reply that must call a tool has no other format"
         raise ApiError("invalid_value", message, param="response_format")
     if isinstance(choice, NamedChoice):
@@ -120,12 +125,24 @@ def _forced(
             message = f"tool_choice names {name[:64]!r}, which is not among the tools"
             raise ApiError("invalid_value", message, param="tool_choice")
         tools = {name: tools[name]}
-    tools = {name: closed(parameters) for name, parameters in tools.items()}
+    tools = {
+        name: closed(parameters) if name in strict or not may else ANY_ARGUMENTS
+        for name, parameters in tools.items()
+    }
     thinks = bool(dialect.thinking[0]) and tail.rstrip().endswith(dialect.thinking[0])
     several = asked.parallel_tool_calls is not False
     try:
-        return Forced(
-            dialect=dialect, tools=tools, several=several, thinks=thinks, ids=added
-        ).grammar()
+        forced = Forced(
+            dialect=dialect, tools=tools, several=several, must=not may, thinks=thinks, ids=added
+        )
+        return None if may and not forced.can_be_left_open else forced.grammar()
     except UsageError as error:
         raise ApiError("invalid_value", str(error), param="tools") from error
+
+
+def _strict(asked: ChatAsked) -> set[str]:
+    """Functions whose arguments are to fit their schema, whoever decides to call them."""
+    if asked.structured_outputs is not None or asked.ignore_eos:
+        return set()  # the reply is something else already, or has no end
+    functions = [tool["function"] for tool in asked.tools or () if "function" in tool]
+    return {each["name"] for each in functions if each.get("strict") is True}

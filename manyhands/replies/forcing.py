@@ -1,4 +1,5 @@
-"""The grammar of a reply that must call: in the dialect's own marks, with arguments that fit.
+"""The grammar of a reply that must call, or that may: in the dialect's own marks, with arguments
+that fit.
 
 In: a dialect, the tools that may be called, and the ids of those marks that are tokens of their
 own: the library takes added tokens like `<this>` for special ones, which text cannot spell. Out:
@@ -32,11 +33,13 @@ ANYTHING = r"/(?s:.*)/"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forced:
     """What a reply must be. tools: the functions that may be called, by name, with the schema of
-    their parameters. several: whether it may call more than once. ids: of added tokens."""
+    their parameters. several: whether it may call more than once. must: whether it has to; one that
+    may says anything first, or nothing else. ids: of added tokens."""
 
     dialect: Dialect
     tools: Mapping[str, Mapping[str, Any]]
     several: bool = True
+    must: bool = True
     thinks: bool = False  # the prompt ended in the mark that begins a thought
     ids: Mapping[str, int]
 
@@ -57,8 +60,28 @@ class Forced:
         """
         return Grammar.lark(self.lark())
 
+    @property
+    def can_be_left_open(self) -> bool:
+        """Whether a call's beginning is told from all other text: it is a token of its own, and so
+        are the marks around thoughts."""
+        dialect = self.dialect
+        if dialect.bare or dialect.name == HARMONY.name:
+            return False
+        return all(mark in self.ids for mark in (self._opening, *filter(None, dialect.thinking)))
+
+    @property
+    def _opening(self) -> str:
+        marks_all = self.dialect.name in (DEEPSEEK.name, DEEPSEEK_FENCED.name)
+        return self.dialect.silent[0] if marks_all else self.dialect.calls[0]
+
     def lark(self) -> str:
-        return "\n".join([f"start: {self._lead()} calls", *self._thought(), *self._calls()]) + "\n"
+        rules = [*self._thought(), *self._calls()]
+        if self.must:
+            return "\n".join([f"start: {self._lead()} calls", *rules]) + "\n"
+        # Tokens of text could spell the mark: then a call would begin that nothing binds.
+        spelled = "".join(f"\\x{{{ord(char):x}}}" for char in self._opening)
+        free = f"FREE: {ANYTHING} & ~/(?s:.*){spelled}(?s:.*)/"
+        return "\n".join([f"start: {self._lead()} FREE calls?", free, *rules]) + "\n"
 
     def _lead(self) -> str:
         if self.dialect.name == HARMONY.name:

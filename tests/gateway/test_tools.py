@@ -9,7 +9,8 @@ from openai import BadRequestError, OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import TypeAdapter
 
-from manyhands.gateway.speaking import Speech
+from manyhands.gateway.asked import ChatAsked
+from manyhands.gateway.speaking import Speech, _forced, _offered
 from manyhands.gateway.spoken import Spoken
 from manyhands.replies import dialect as dialects
 from scheduler.request import Token
@@ -164,3 +165,38 @@ def test_marks_that_are_special_tokens_are_read_though_they_have_no_text() -> No
     assert len(spoken.message()["tool_calls"]) == 1  # several were not asked for
     assert len(deltas[0]["tool_calls"][0]["id"]) == 9
     assert spoken.finish_reason("stop") == "tool_calls"
+
+
+STRICT = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+MARKS = {"<tool_call>": 7, "</tool_call>": 8}
+
+
+def grammar_of(ids: dict[str, int], **more: Any) -> str:
+    asked = ChatAsked.model_validate({**ASKED, "tools": [STRICT, CLOCK], **more})
+    return str(_forced(asked, dialects.HERMES, _offered(asked), "", ids) or "")
+
+
+def test_a_strict_function_is_held_to_its_schema_once_the_model_begins_to_call() -> None:
+    told = grammar_of(MARKS, tool_choice="auto")
+
+    assert "start:  FREE calls?" in told
+    assert '"minimum": 1' in told.replace("\\", "")
+    assert told == grammar_of(MARKS)
+    for other in ("required", NAMED):
+        assert "FREE" not in grammar_of(MARKS, tool_choice=other)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [WEATHER, CLOCK]},  # none of them strict
+        {"tool_choice": "none"},
+        {"response_format": {"type": "json_object"}},
+        {"ignore_eos": True},
+    ],
+)
+def test_where_nothing_is_strict_or_the_reply_is_something_else_nothing_is_held(
+    more: dict[str, Any],
+) -> None:
+    assert grammar_of(MARKS, **more) == ""
+    assert grammar_of({}) == ""  # its marks are no tokens: what begins a call cannot be told

@@ -29,6 +29,7 @@ WEATHER = {
     "additionalProperties": False,
 }
 TOOLS = {"weather": WEATHER, "time": {"type": "object", "properties": {}}}
+CLOSED = TOOLS | {"time": {**TOOLS["time"], "additionalProperties": False}}
 CALLING = (
     *(dialects.HERMES, dialects.QWEN_CODER, dialects.LLAMA, dialects.MISTRAL),
     *(dialects.MISTRAL_NAMED, dialects.DEEPSEEK, dialects.DEEPSEEK_FENCED, dialects.PHI),
@@ -100,9 +101,8 @@ def is_fit(call: tuple[str, object]) -> bool:
 
 @pytest.mark.parametrize("dialect", CALLING, ids=lambda dialect: dialect.name)
 def test_whatever_the_grammar_allows_is_read_as_calls_that_fit(dialect: Dialect) -> None:
-    tools = dict(TOOLS, time={"type": "object", "properties": {}, "additionalProperties": False})
     tokenizer = new_tokenizer(dialect)
-    forced = Forced(dialect=dialect, tools=tools, ids=added_ids(tokenizer))
+    forced = Forced(dialect=dialect, tools=CLOSED, ids=added_ids(tokenizer))
     for seed in range(8):
         text = tokenizer.decode(Walk(forced, tokenizer).draw(seed), skip_special_tokens=False)
         calls = calls_in(dialect, text)
@@ -193,3 +193,50 @@ def test_a_schema_that_is_none_is_named(parameters: object) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     with pytest.raises(UsageError, match=r"tools\[0\]"):
         parameters_of([tool])
+
+
+TOKENS = tuple(each for each in CALLING if not each.bare and each is not dialects.HARMONY)
+
+
+@pytest.mark.parametrize("dialect", TOKENS, ids=lambda each: each.name)
+def test_a_reply_that_may_call_says_anything_and_its_calls_fit(dialect: Dialect) -> None:
+    tokenizer = new_tokenizer(dialect)
+    ids = added_ids(tokenizer)
+    may = Forced(dialect=dialect, tools=CLOSED, must=False, ids=ids)
+    opening, n_calls = may._opening, 0
+    assert may.can_be_left_open
+    for said in ("", "It rains, <tool, [TOOL and < |", "{}"):
+        assert accepts(may, tokenizer, said)
+    for seed in range(6):
+        walk = Walk(may, tokenizer)
+        text = "Let me see. "
+        walk.matcher.consume_tokens(tokenizer.encode(text).ids)
+        walk.matcher.consume_token(ids[opening])
+        drawn = tokenizer.decode(walk.draw(seed), skip_special_tokens=False)
+        reader = new_reader(dialect, "", CLOSED)
+        parts = joined(reader.feed(text + opening + drawn) + reader.end())
+        begun = [part.name for part in parts if isinstance(part, CallBegun)]
+        arguments = [part.text for part in parts if isinstance(part, CallArguments)]
+        n_calls += len(begun)
+        assert begun
+        assert all(is_fit((n, json.loads(a))) for n, a in zip(begun, arguments, strict=True))
+    assert n_calls >= 6
+
+
+@pytest.mark.parametrize("dialect", TOKENS, ids=lambda each: each.name)
+def test_text_cannot_spell_the_mark_that_begins_a_call(dialect: Dialect) -> None:
+    tokenizer = new_tokenizer(dialect)
+    may = Forced(dialect=dialect, tools=TOOLS, must=False, ids=added_ids(tokenizer))
+    plain = Tokenizer.from_str(Tokenizer(tokenizer.model).to_str())
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    matcher = Walk(may, tokenizer).matcher
+
+    spelled = plain.encode(may._opening).ids
+    assert matcher.try_consume_tokens(spelled) < len(spelled)
+    assert Walk(may, tokenizer).matcher.try_consume_tokens(spelled[:-1]) == len(spelled) - 1
+
+
+def test_where_a_mark_is_no_token_nothing_is_left_open() -> None:
+    for dialect in (dialects.LLAMA, dialects.HARMONY, dialects.HERMES):
+        ids = {} if dialect is dialects.HERMES else added_ids(new_tokenizer(dialect))
+        assert not Forced(dialect=dialect, tools=TOOLS, must=False, ids=ids).can_be_left_open
