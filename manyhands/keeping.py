@@ -6,6 +6,7 @@ changed last: one of two hosts of a block may be away.
 """
 
 import asyncio
+import signal
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -69,6 +70,12 @@ class Keeper:
         self._tried_with = up
         return ""
 
+    def _until_then(self) -> str:
+        nodes = self._swarm.nodes
+        up = {node.index for node in nodes if node.is_up}
+        missing = why_incomplete(nodes, up, self._model.manifest.n_blocks)
+        return f"; until then {missing}" if missing else ""
+
     async def _keep_alive(self, node: LocalNode) -> None:
         loop, wait_s = asyncio.get_running_loop(), BACKOFF_S[0]
         began_s = loop.time()
@@ -76,7 +83,8 @@ class Keeper:
             status = await node.ended()
             if loop.time() - began_s >= STEADY_S:
                 wait_s = BACKOFF_S[0]
-            say(f"node {node.index + 1} ended with status {status}; starting it again")
+            ended = f"node {node.index + 1} {how_it_ended(status)}"
+            say(f"{ended}; starting it again{self._until_then()}")
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, BACKOFF_S[1])
             try:
@@ -118,6 +126,16 @@ def why_incomplete(nodes: Sequence[LocalNode], up: Collection[int], n_blocks: in
         return ""
     away = ", ".join(str(node.index + 1) for node in nodes if node.index not in up)
     return f"nobody serves blocks {spell(missing)}: node {away} of {len(nodes)} is not up"
+
+
+def how_it_ended(status: int) -> str:
+    """Of a process, as asyncio tells it: below 0 it is the signal's number."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:  # one of the real-time signals, which have no names
+        return f"was ended by signal {-status}"
 
 
 def say_ready(node: LocalNode) -> None:

@@ -13,7 +13,7 @@ from manyhands import machine
 from manyhands.asking import DEFAULT_MAX_TOKENS, Ask
 from manyhands.coverage import hosts_per_block, runs_where, spell
 from manyhands.home import Home
-from manyhands.keeping import why_incomplete
+from manyhands.keeping import how_it_ended, why_incomplete
 from manyhands.local import QUIET_S, LocalSwarm, even_split, first_line, replicated_split
 from manyhands.models import find_model
 from manyhands.options import EndpointType, SizeType
@@ -92,6 +92,18 @@ def test_a_node_may_take_long_to_begin_while_its_log_goes_on(tmp_path, is_ready)
     else:
         with pytest.raises(TimeoutError):
             run_in_virtual_time(begin)
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (0, "ended with status 0"),
+        (-9, "was ended by SIGKILL"),
+        (-63, "was ended by signal 63"),
+    ],
+)
+def test_what_ended_a_node_is_told_by_its_name(status, told):
+    assert how_it_ended(status) == told
 
 
 def test_runs_of_blocks_are_told_as_options_write_them():
