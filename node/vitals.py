@@ -117,7 +117,8 @@ class Vitals:
     def shared_us(self) -> int:
         """By how much a row's step takes longer, lately, since others share it.
 
-        At least 1: 0 is what those say who do not know.
+        At least 1: 0 is what those say who do not know. A step that a row had to itself took long
+        for other reasons, which make no others wait.
         """
         now_s, fixed_us, whole_us = self._now_s(), self.fixed_us, self.decode_us
         lately = [seen for at_s, seen in self._decodes if now_s - at_s <= WAIT_AGE_S]
@@ -125,7 +126,9 @@ class Vitals:
             return 1
         block_us = (whole_us - fixed_us) / self._n_blocks
         more_us = sum(
-            (seen.spent_us - fixed_us - block_us * seen.n_blocks) * seen.rows for seen in lately
+            (seen.spent_us - fixed_us - block_us * seen.n_blocks) * seen.rows
+            for seen in lately
+            if seen.rows > 1
         )
         return max(1, round(more_us / sum(seen.rows for seen in lately)))
 

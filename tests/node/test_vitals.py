@@ -147,6 +147,13 @@ def test_steps_that_are_now_slower_and_now_faster_share_nothing(vitals):
     assert vitals.measured().shared_us == 1
 
 
+def test_a_hiccup_in_a_step_that_a_row_had_to_itself_is_nothing_that_it_shared(vitals):
+    for spent_us in (1000.0,) * 9 + (90_000.0,):
+        vitals.saw(Seen("decode", 4, 1, spent_us, ()))
+
+    assert vitals.measured().shared_us == 1
+
+
 def test_prompts_that_wait_are_told(vitals, load):
     load.backlog_s = 1.5
 
