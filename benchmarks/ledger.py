@@ -9,10 +9,12 @@ import random
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
+from benchmarks.receipts import CLIENT, NOW_MS, open_tab, usages
+from ledger import Ledger
 from ledger.chain import Kind
 from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Witness, Witnesses, cosign, with_cosignatures
@@ -25,6 +27,7 @@ from ledger.merkle import (
     verify_consistency,
     verify_inclusion,
 )
+from ledger.receipts import Receipt
 from ledger.spend_books import SpendBooks
 from ledger.spend_leaf import NO_LEAF, SpendLeaf
 from ledger.spending import Allotment, Grant
@@ -199,6 +202,34 @@ def folding(directory: Path, n: int) -> None:
         row("one balance asked for", f"{ms:.3f} ms", "5 ms", ms <= 5)
 
 
+def ingesting(directory: Path, n: int) -> None:
+    """Closed tabs, as a node files them: decoded, every signature checked, logged, durable."""
+    receipts = list(closed(n))
+    groups = [receipts[i : i + 500] for i in range(0, n, 500)]
+
+    def ingest(ledger: Ledger) -> None:
+        for group in groups:
+            ledger.append_all([Receipt.decode(data) for data in group])
+
+    with Ledger.open(directory, CLIENT, OPEN_SWARM_ID) as ledger:
+        per_s = n / cpu_s(lambda: ingest(ledger))
+    text = "receipts logged, 5 signatures each, groups of 500"
+    row(text, f"{per_s:,.0f}/s", "3,000/s", per_s >= 3000)
+
+
+def closed(n: int) -> Iterator[bytes]:
+    for number in range(n):
+        payer, provider = open_tab(number.to_bytes(16, "big"))
+        used = next(usages()).meter()
+        payer.check_statement(
+            provider.make_statement(
+                used, epoch=0, last_step=0, in_root=bytes(32), out_root=bytes(32), now_ms=NOW_MS
+            )
+        )
+        provider.accept_voucher(payer.make_voucher(used, now_ms=NOW_MS, final=True))
+        yield payer.receipt().encode()
+
+
 def witnessing(directory: Path, n: int) -> None:
     leaves = [b"%d" % i for i in range(n)]
     nodes: dict[tuple[int, int], bytes] = {}
@@ -231,6 +262,7 @@ def main() -> None:
         folding(Path(directory, "fold"), n)
         learning(Path(directory, "learn"), min(n, 5000))
         witnessing(Path(directory, "witness"), 200)
+        ingesting(Path(directory, "receipts"), min(n, 3000))
     tree(n)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"\nPeak memory: {peak:,.0f} MiB.")

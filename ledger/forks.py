@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import open_head
 from ledger.errors import BadProof
-from ledger.merkle import leaf_hash, verify_inclusion
+from ledger.merkle import NodeAt, inclusion_proof, leaf_hash, verify_inclusion
 from ledger.notes import Note
 from ledger.spending import Fault
 from protocol.canonical import decode, encode
@@ -34,6 +34,34 @@ class Side:
 
     def encode(self, index: int) -> bytes:
         return encode((1, self.note.encode(), index, self.leaf_hash, self.path))
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A log as somebody holds it: a checkpoint and the tree it is of."""
+
+    note: str
+    size: int
+    node_at: NodeAt
+
+    def side(self, index: int | None) -> Side:
+        """What it has at this place. Of the note only what the log itself signed is shown."""
+        parsed = Note.parse(self.note)
+        name = Checkpoint.parse(parsed.text).origin
+        note = Note(parsed.text, tuple(s for s in parsed.signatures if s.name == name)).encode()
+        if index is None:
+            return Side(note)
+        path = inclusion_proof(index, self.size, self.node_at)
+        return Side(note, self.node_at(0, index), tuple(path))
+
+
+def fork_between(
+    account: bytes, swarm_id: bytes, one: Version, other: Version, index: int
+) -> Fault:
+    """The fault that two versions prove, which part at this place."""
+    if one.size == other.size:
+        return fork_fault(account, swarm_id, one.side(None), other.side(None))
+    return fork_fault(account, swarm_id, one.side(index), other.side(index), index)
 
 
 def fork_fault(account: bytes, swarm_id: bytes, one: Side, other: Side, index: int = 0) -> Fault:

@@ -17,18 +17,22 @@ from ledger.checkpoint import origin
 from ledger.cosigning import Cosigned, Witnesses
 from ledger.errors import BadProof, ForeignLedger
 from ledger.fold import Allotted, Books, TabClaim
-from ledger.merkle import NodeAt, appended, leaf_hash, root
+from ledger.forks import Version, check_fork, fork_between
+from ledger.merkle import appended, leaf_hash, root
 from ledger.posting import StepRow, post
 from ledger.spend_leaf import NO_LEAF, SpendLeaf
 from ledger.spend_tables import (
     SCHEMA,
     Cached,
     Names,
+    allotted,
     cached_tables,
     refold,
     steps_from,
 )
+from ledger.spending import Fault
 from ledger.store import Store, damaged, translated
+from protocol.canonical import decode, encode
 from protocol.errors import IntegrityError
 
 FILE_NAME = "spending.sqlite"
@@ -126,12 +130,41 @@ class SpendBooks:
                 ((tab.allot_oid, tab.session_id, tab.amount) for tab in tabs),
             )
 
-    def mark_forked(self, account: bytes) -> None:
-        """It was proven to have shown two branches: no new business with it."""
+    def compare(
+        self, account: bytes, note: str, leaves: Sequence[bytes], *, start: int = 0
+    ) -> Fault | None:
+        """Whether another version of a log, that nobody need have cosigned, parts from ours.
+
+        What comes back convinces everybody, once it is sealed; we remember it too.
+
+        Raises:
+            IntegrityError: the account did not sign that, or the leaves do not fit.
+        """
+        head = self.witnesses.open(note, origin(self.swarm_id, account, "spend"), account)
         with self._store.transaction():
-            self._store.execute(
-                "INSERT OR IGNORE INTO forked VALUES (?)", (self._names.id(account),)
-            )
+            log = self._log(self._names.find(account))
+            if log.size == 0 or log.cut is not None:
+                return None
+            fresh = self._grown(log, head, leaves, start)
+            parted = None if fresh is None else self._parted(log, leaves, start)
+            if fresh is None or parted is None:
+                return None
+            return self._accuse(account, log, Version(note, head.head.size, fresh), parted)
+
+    def believe(self, fault: Fault) -> None:
+        """Take in somebody else's proof of a fork: no new business with whom it accuses.
+
+        Raises:
+            IntegrityError: it proves nothing.
+        """
+        check_fork(fault, self.swarm_id)
+        with self._store.transaction():
+            self._remember(self._names.id(fault.accused), fault)
+
+    def faults(self) -> list[Fault]:
+        """The forks we have proof of."""
+        rows = self._store.execute("SELECT fault FROM forked ORDER BY acct")
+        return [Fault.from_fields(decode(data)) for (data,) in rows]
 
     # --- asking ----------------------------------------------------------------------------------
 
@@ -145,7 +178,7 @@ class SpendBooks:
 
     def allotted(self, oid: bytes) -> Allotted | None:
         """What became of this allotment; None: there is no credit behind it."""
-        return self._allotted("AND s.oid = ?", oid).get(oid)
+        return allotted(self._store, self._names.all(), oid).get(oid)
 
     def is_forked(self, account: bytes) -> bool:
         rows = self._store.execute(
@@ -168,7 +201,7 @@ class SpendBooks:
             forked = self._store.execute("SELECT acct FROM forked")
             return Books(
                 available={(names[a], names[s]): amount for a, s, amount in balances},
-                allotted=self._allotted(),
+                allotted=allotted(self._store, names),
                 counted={names[acct]: n for acct, n in logs},
                 granted={names[asset]: amount for asset, amount in granted},
                 forked=frozenset(names[acct] for (acct,) in forked),
@@ -198,20 +231,13 @@ class SpendBooks:
         leaves: Sequence[bytes],
         start: int,
     ) -> None:
-        size = head.head.size
-        nodes: Cached[tuple[int, int], bytes] = Cached(self._store, "node", (log.acct,))
-        if size <= log.size and _root(size, nodes) == head.head.root:
+        fresh = self._grown(log, head, leaves, start)
+        if fresh is None:
             return  # the beginning of what we have
-        if not 0 <= start <= log.size or len(leaves) != size - start:
-            raise BadProof(f"these are not the leaves from {log.size} to {size}: send all of them")
-        fresh: Cached[tuple[int, int], bytes] = Cached(self._store, "node", (log.acct,))
-        for index, data in enumerate(leaves, start):
-            for level, number, hash_ in appended(index, leaf_hash(data), _looking_up(fresh)):
-                fresh[level, number] = hash_
-        if _root(size, fresh) != head.head.root:
-            raise BadProof("the leaves do not give the checkpoint's root: send all of them")
         parted = self._parted(log, leaves, start)
         if parted is not None:
+            if log.cut is None:
+                self._accuse(account, log, Version(note, head.head.size, fresh), parted)
             self._cut(account, log, parted)
             return
         if log.cut is not None:
@@ -223,6 +249,37 @@ class SpendBooks:
         tables, write = cached_tables(self._store)
         post([log.acct], tables, self._steps_from, self._readable)
         write()
+
+    def _grown(
+        self, log: _Log, head: Cosigned, leaves: Sequence[bytes], start: int
+    ) -> "_Nodes | None":
+        """The tree with these leaves in place of ours from `start` on; None: ours has it all."""
+        size = head.head.size
+        if size <= log.size and root(size, self._nodes(log)) == head.head.root:
+            return None
+        if not 0 <= start <= log.size or len(leaves) != size - start:
+            raise BadProof(f"these are not the leaves from {log.size} to {size}: send all of them")
+        fresh = self._nodes(log)
+        for index, data in enumerate(leaves, start):
+            for level, number, hash_ in appended(index, leaf_hash(data), fresh):
+                fresh[level, number] = hash_
+        if root(size, fresh) != head.head.root:
+            raise BadProof("the leaves do not give the checkpoint's root: send all of them")
+        return fresh
+
+    def _nodes(self, log: _Log) -> "_Nodes":
+        return _Nodes(self._store, "node", (log.acct,))
+
+    def _accuse(self, account: bytes, log: _Log, theirs: Version, index: int) -> Fault:
+        ours = Version(log.note, log.size, self._nodes(log))
+        fault = fork_between(account, self.swarm_id, ours, theirs, index)
+        self._remember(log.acct, fault)
+        return fault
+
+    def _remember(self, acct: int, fault: Fault) -> None:
+        self._store.execute(
+            "INSERT OR IGNORE INTO forked VALUES (?, ?)", (acct, encode(fault.to_fields()))
+        )
 
     def _parted(self, log: _Log, leaves: Sequence[bytes], start: int) -> int | None:
         """Where these leaves first differ from ours, if they do."""
@@ -273,54 +330,14 @@ class SpendBooks:
         for table in ("leaf", "node", "place", "asked", "given_back", "step"):
             self._store.execute(f"DELETE FROM {table} WHERE acct = ?", (log.acct,))
         shared = _Log(log.acct, cut=parted, note=log.note)
-        nodes: Cached[tuple[int, int], bytes] = Cached(self._store, "node", (log.acct,))
+        nodes = self._nodes(log)
         for index, (data,) in enumerate(kept):
-            for level, number, hash_ in appended(index, leaf_hash(data), _looking_up(nodes)):
+            for level, number, hash_ in appended(index, leaf_hash(data), nodes):
                 nodes[level, number] = hash_
         nodes.write()
         self._extend(account, shared, [data for (data,) in kept])
         self._save(shared)
-        self._store.execute("INSERT OR IGNORE INTO forked VALUES (?)", (log.acct,))
         refold(self._store)
-
-    def _allotted(self, where: str = "", *values: bytes) -> dict[bytes, Allotted]:
-        names, net = self._names.all(), self._promised(where, *values)
-        rows = self._store.execute(
-            "SELECT s.oid, s.acct, s.party, s.asset, s.amount,"
-            " (SELECT max(l.amount) FROM step l JOIN counted c ON c.acct = l.acct"
-            "  WHERE l.oid = s.oid AND l.kind = 3 AND l.acct = s.party AND l.party = s.acct"
-            "  AND l.asset = s.asset AND l.idx < c.n),"
-            " (SELECT min(f.amount) FROM step f JOIN counted c ON c.acct = f.acct"
-            "  WHERE f.oid = s.oid AND f.kind = 4 AND f.acct = s.party AND f.idx < c.n)"
-            " FROM step s JOIN counted ON counted.acct = s.acct"
-            f" WHERE s.kind = 2 AND s.idx < counted.n {where}",
-            values,
-        )
-        return {
-            oid: Allotted.of(
-                names[payer],
-                names[payee],
-                names[asset],
-                amount,
-                level=level or 0,
-                floor=amount if floor is None else floor,
-                promised=net.get(oid, 0),
-            )
-            for oid, payer, payee, asset, amount, level, floor in rows
-        }
-
-    def _promised(self, where: str, *values: bytes) -> dict[bytes, int]:
-        """What tabs claim of allotments, less credit notes. Summed here: it may be beyond 2^63."""
-        net: dict[bytes, int] = {}
-        for oid, promised, noted in self._store.execute(
-            "SELECT s.oid, t.amount, (SELECT max(n.amount) FROM step n JOIN counted c"
-            "  ON c.acct = n.acct WHERE n.oid = t.session AND n.kind = 5 AND n.acct = s.party"
-            "  AND n.idx < c.n)"
-            f" FROM step s JOIN tab t ON t.allot = s.oid WHERE s.kind = 2 {where}",
-            values,
-        ):
-            net[oid] = net.get(oid, 0) + max(0, promised - (noted or 0))
-        return net
 
     def _save(self, log: _Log) -> None:
         self._store.execute(
@@ -346,14 +363,10 @@ class SpendBooks:
         return lambda index: SpendLeaf.decode(self._leaf_bytes(acct, index))
 
 
-def _looking_up(nodes: Cached[tuple[int, int], bytes]) -> NodeAt:
-    def node_at(level: int, index: int) -> bytes:
-        if (hash_ := nodes.get((level, index))) is None:
+class _Nodes(Cached[tuple[int, int], bytes]):
+    """A log's tree, with what one transaction adds to it; a `merkle.NodeAt`."""
+
+    def __call__(self, level: int, index: int) -> bytes:
+        if (hash_ := self.get((level, index))) is None:
             raise BadProof(f"node {level}/{index} of the tree is not there")
         return hash_
-
-    return node_at
-
-
-def _root(size: int, nodes: Cached[tuple[int, int], bytes]) -> bytes:
-    return root(size, _looking_up(nodes))

@@ -4,15 +4,17 @@ In: keys and values. Out: the same, from a cache of what one transaction touched
 written once, at its end. What rows mean is left to `spend_books.py`.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from ledger.chain import Kind
+from ledger.fold import Allotted
 from ledger.posting import StepRow, Tables, post
 from ledger.store import Store
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+Found = dict[bytes, Allotted]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (
@@ -60,7 +62,7 @@ CREATE TABLE IF NOT EXISTS tab (
     allot BLOB NOT NULL, session BLOB NOT NULL, amount INTEGER NOT NULL,
     PRIMARY KEY (allot, session)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS forked (acct INTEGER PRIMARY KEY) STRICT
+CREATE TABLE IF NOT EXISTS forked (acct INTEGER PRIMARY KEY, fault BLOB NOT NULL) STRICT
 """
 
 # Of each table that a transaction reads and writes by key: its key's columns, and its value.
@@ -213,3 +215,46 @@ def refold(store: Store) -> None:
     store.execute_many(
         "INSERT INTO balance VALUES (?, ?, ?)", ((*key, left) for key, left in balances.items())
     )
+
+
+def allotted(store: Store, names: dict[int, bytes], oid: bytes | None = None) -> Found:
+    """What became of this allotment, or of all that are funded."""
+    where, values = ("AND s.oid = ?", (oid,)) if oid is not None else ("", ())
+    promised = _promised(store, where, values)
+    rows = store.execute(
+        "SELECT s.oid, s.acct, s.party, s.asset, s.amount,"
+        " (SELECT max(l.amount) FROM step l JOIN counted c ON c.acct = l.acct"
+        "  WHERE l.oid = s.oid AND l.kind = 3 AND l.acct = s.party AND l.party = s.acct"
+        "  AND l.asset = s.asset AND l.idx < c.n),"
+        " (SELECT min(f.amount) FROM step f JOIN counted c ON c.acct = f.acct"
+        "  WHERE f.oid = s.oid AND f.kind = 4 AND f.acct = s.party AND f.idx < c.n)"
+        " FROM step s JOIN counted ON counted.acct = s.acct"
+        f" WHERE s.kind = 2 AND s.idx < counted.n {where}",
+        values,
+    )
+    return {
+        oid: Allotted.of(
+            names[payer],
+            names[payee],
+            names[asset],
+            amount,
+            level=level or 0,
+            floor=amount if floor is None else floor,
+            promised=promised.get(oid, 0),
+        )
+        for oid, payer, payee, asset, amount, level, floor in rows
+    }
+
+
+def _promised(store: Store, where: str, values: Sequence[Any]) -> dict[bytes, int]:
+    """What tabs claim of allotments, less credit notes. Summed here: it may be beyond 2^63."""
+    net: dict[bytes, int] = {}
+    for oid, promised, noted in store.execute(
+        "SELECT s.oid, t.amount, (SELECT max(n.amount) FROM step n JOIN counted c"
+        "  ON c.acct = n.acct WHERE n.oid = t.session AND n.kind = 5 AND n.acct = s.party"
+        "  AND n.idx < c.n)"
+        f" FROM step s JOIN tab t ON t.allot = s.oid WHERE s.kind = 2 {where}",
+        values,
+    ):
+        net[oid] = net.get(oid, 0) + max(0, promised - (noted or 0))
+    return net

@@ -12,7 +12,8 @@ from ledger.spend_books import SpendBooks
 from ledger.spend_log import SpendLog
 from protocol.canonical import decode, encode
 from protocol.errors import IntegrityError, PeerRefused
-from tests.ledger.spenders import ANN, BEN, CY, ISSUER, SWARM, WITNESSES, allot, grant
+from tests.ledger.spenders import ANN, BEN, CY, ISSUER, SWARM, WITNESSES, allot, chained, grant
+from tests.ledger.test_spend_books import signed
 from tests.ledger.test_spend_log import ask
 
 EPOCH = 100
@@ -127,7 +128,8 @@ def test_an_allotment_to_another_in_another_asset_or_time_is_refused(scene):
 
 def test_a_payer_that_showed_two_versions_gets_no_new_business(scene):
     proof = scene.allots(allot(ANN, BEN, 60, expires_epoch=EPOCH))
-    scene.known.mark_forked(ANN.public_key)
+    other = [leaf.encode() for leaf in chained(allot(ANN, CY, 60))]
+    assert scene.known.compare(ANN.public_key, signed(ANN.public_key, other), other) is not None
 
     with pytest.raises(PeerRefused, match="two versions"):
         scene.judge(proof)

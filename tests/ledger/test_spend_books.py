@@ -16,6 +16,7 @@ from ledger.errors import BadProof, ForeignLedger
 from ledger.fold import Branch, TabClaim, fold
 from ledger.merkle import appended, leaf_hash, root
 from ledger.spend_books import SpendBooks
+from ledger.spending import Fault
 from protocol.errors import IntegrityError
 from tests.ledger.logs import worlds
 from tests.ledger.spenders import (
@@ -205,13 +206,47 @@ def test_45_a_claim_beyond_an_allotment_is_told_as_unfunded():
         assert books.available(BEN.public_key, ASSET) == 50
 
 
-def test_whoever_is_proven_to_fork_is_marked():
-    with opened() as books:
-        books.mark_forked(ANN.public_key)
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("is_cosigned", [False, True])
+def test_28_a_second_version_of_a_log_comes_back_as_proof_for_everybody(n, is_cosigned):
+    """One version is known; another comes: its beginning, one of its size, a longer one."""
+    shared = [allot(ANN, BEN, 5)]
+    ours = [leaf.encode() for leaf in chained(*shared, allot(ANN, BEN, 60, no=1))]
+    shown = chained(*shared, *(allot(ANN, CY, 60, no=i) for i in range(n)))[: n + (n == 4)]
+    theirs = [leaf.encode() for leaf in shown]
+    signers = (0, 1, 2) if is_cosigned else ()
+    with opened(FOUR) as books, opened(FOUR) as elsewhere:
+        books.learn(ANN.public_key, signed(ANN.public_key, ours, (0, 1, 2)), ours)
+        note = signed(ANN.public_key, theirs, signers)
+        if is_cosigned:  # too many witnesses lied
+            books.learn(ANN.public_key, note, theirs)
+            faults = books.faults()
+        else:
+            found = books.compare(ANN.public_key, note, theirs)
+            faults = [found] if found else []
 
-        assert books.is_forked(ANN.public_key)
-        assert not books.is_forked(BEN.public_key)
-        assert books.books().forked == {ANN.public_key}
+        if n == 1:  # the beginning of ours
+            assert faults == books.faults() == []
+            return
+        assert faults == books.faults()
+        elsewhere.believe(faults[0])
+        for each in (books, elsewhere):
+            assert each.is_forked(ANN.public_key)
+            assert not each.is_forked(BEN.public_key)
+        assert elsewhere.books().forked == {ANN.public_key}
+        assert books.books().counted.get(ANN.public_key, 0) == 0  # nobody granted anything
+
+
+def test_28_what_is_no_proof_is_not_believed():
+    leaves = [leaf.encode() for leaf in chained(allot(ANN, BEN, 5))]
+    with opened() as books:
+        with pytest.raises(IntegrityError):
+            books.believe(Fault(kind="fork", accused=ANN.public_key, evidence=(b"1", b"2")))
+        assert books.compare(ANN.public_key, signed(ANN.public_key, leaves), leaves) is None
+        learn(books, ANN.public_key, chained(allot(ANN, BEN, 5)))
+        with pytest.raises(IntegrityError):
+            books.compare(ANN.public_key, signed(BEN.public_key, leaves), leaves)
+        assert books.faults() == []
 
 
 def test_books_outlive_their_process_and_are_of_one_swarm(tmp_path):
