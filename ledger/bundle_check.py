@@ -72,7 +72,12 @@ def check_bundle(path: Path) -> Proven:
         IncompleteBundle: what is there holds, but something that it promises is not there.
         ConfigError: it cannot be read.
     """
-    files = _unpacked(_read(path))
+    return check_data(_read(path))
+
+
+def check_data(data: bytes) -> Proven:
+    """Of the bytes of a bundle; raises as `check_bundle`."""
+    files = _unpacked(data)
     missing = [name for name in NAMES if name not in files]
     if missing:
         raise IncompleteBundle(f"the bundle lacks {', '.join(missing)}")

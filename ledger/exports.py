@@ -27,10 +27,13 @@ amount_ncr amount_credits
 _TEXT_FOCUS_COLUMNS = """
 BilledCost BillingAccountId BillingAccountName BillingCurrency BillingPeriodEnd BillingPeriodStart
 ChargeCategory ChargeClass ChargeDescription ChargeFrequency ChargePeriodEnd ChargePeriodStart
-ConsumedQuantity ConsumedUnit ContractedCost EffectiveCost InvoiceId InvoiceIssuerName ListCost
-PricingCategory PricingCurrency PricingQuantity PricingUnit ProviderName PublisherName ResourceId
-ResourceType ServiceCategory ServiceName ServiceSubcategory SkuId x_AmountNcr x_Asset x_LayerHi
-x_LayerLo x_LogIndex x_Manifest x_ReceiptOid x_TabId
+CommitmentDiscountCategory CommitmentDiscountId CommitmentDiscountName CommitmentDiscountStatus
+CommitmentDiscountType ConsumedQuantity ConsumedUnit ContractedCost ContractedUnitPrice
+EffectiveCost InvoiceId InvoiceIssuerName ListCost ListUnitPrice PricingCategory PricingCurrency
+PricingQuantity PricingUnit ProviderName PublisherName RegionId RegionName ResourceId ResourceName
+ResourceType ServiceCategory ServiceName ServiceSubcategory SkuId SkuPriceId SubAccountId
+SubAccountName Tags x_AmountNcr x_Asset x_LayerHi x_LayerLo x_LogIndex x_Manifest x_ReceiptOid
+x_TabId
 """
 COLUMNS, FOCUS_COLUMNS = _TEXT_COLUMNS.split(), _TEXT_FOCUS_COLUMNS.split()
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a spreadsheet's formulas begin
@@ -84,7 +87,7 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterator[
     writer = csv.writer(buffer)
     writer.writerow(columns)
     for row in rows:
-        cells = (row[name] for name in columns)
+        cells = (row.get(name, "") for name in columns)  # what we know nothing of is null
         writer.writerow([guarded(cell) if type(cell) is str else cell for cell in cells])
         yield buffer.getvalue()
         buffer.seek(0)
@@ -129,21 +132,19 @@ def _focus_row(line: Line, worth: Worth) -> dict[str, Any]:
         "BillingPeriodEnd": _stamp(_month_after(month)),
         "BillingPeriodStart": _stamp(month),
         "ChargeCategory": "Usage",
-        "ChargeClass": "",
         "ChargeDescription": f"blocks {blocks} of model {model}, {line.execution}",
         "ChargeFrequency": "Usage-Based",
         "ChargePeriodEnd": _stamp(_hour_after(closed)),
         "ChargePeriodStart": _stamp(closed.replace(minute=0, second=0, microsecond=0)),
-        "ConsumedQuantity": line.token_layers,
+        "ConsumedQuantity": f"{line.token_layers}.0",  # decimals, even when they are whole
         "ConsumedUnit": "Token-layers",
         "ContractedCost": cost,
         "EffectiveCost": cost,
-        "InvoiceId": "",
         "InvoiceIssuerName": payee,
         "ListCost": cost,
         "PricingCategory": "Standard",
         "PricingCurrency": "Credits",
-        "PricingQuantity": line.token_layers,
+        "PricingQuantity": f"{line.token_layers}.0",
         "PricingUnit": "Token-layers",
         "ProviderName": payee,
         "PublisherName": payee,

@@ -4,6 +4,7 @@ from tests.fuzz import (
     door_targets,
     governance_targets,
     hole_targets,
+    ledger_targets,
     model_targets,
     reach_targets,
     relay_targets,
@@ -23,6 +24,7 @@ ALL: tuple[Target, ...] = (
     *router_targets.TARGETS,
     *relay_targets.TARGETS,
     *hole_targets.TARGETS,
+    *ledger_targets.TARGETS,
 )
 TARGETS = {target.name: target for target in ALL}
 assert len(TARGETS) == len(ALL), "two targets of one name"

@@ -193,6 +193,7 @@ def test_focus_has_its_mandatory_columns_and_what_a_credit_is_worth():
     assert (plain[0]["BillingCurrency"], plain[0]["BilledCost"]) == ("XXX", "1.5")
     assert (worth[0]["BillingCurrency"], worth[0]["BilledCost"]) == ("USD", "0.75")
     assert plain[0]["x_AmountNcr"] == "1500000000"
+    assert plain[0]["PricingQuantity"] == plain[0]["ConsumedQuantity"] == "12.0"
     assert plain[0]["BillingPeriodStart"] == "2024-10-01T00:00:00Z"
     assert plain[0]["BillingPeriodEnd"] == "2024-11-01T00:00:00Z"
     assert plain[0]["ChargePeriodStart"] == "2024-10-04T00:00:00Z"
