@@ -122,16 +122,16 @@ class Batcher:
         over = partial(self._schedule.over, hash(lane))  # by its hash: nothing here keeps it alive
         self._inbox.put(Delivery([], call=over))
 
-    def check_wait(self, budget_s: float) -> None:
-        """Whether a session with so much time left is worth admitting.
+    def check_wait(self, most_s: float) -> None:
+        """Whether a session that can wait for so long is worth admitting.
 
         Raises:
-            PeerBusy: the prompts before it would take all of it.
+            PeerBusy: the prompts before it would take all of that.
         """
-        if self.load.backlog_s >= budget_s:
+        if self.load.backlog_s >= most_s:
             raise PeerBusy(
                 "",
-                f"{self.load.backlog_s:.1f} s of prompts wait here, the request has {budget_s:.1f}",
+                f"{self.load.backlog_s:.1f} s of prompts wait here, the request waits {most_s:.1f}",
                 queue_depth=self.load.waiting,
                 hint="try again shortly",
             )

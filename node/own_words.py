@@ -56,7 +56,7 @@ class OwnWords:
             profile=str(serving.profile),
             decode_us=serving.vitals.decode_us,
             prefill_us_per_row=serving.vitals.prefill_us_per_row,
-            kv_free_bytes=max(0, serving.sessions.room_bytes),
+            kv_free_bytes=serving.sessions.open_bytes,
             max_positions=serving.engine.max_positions,
             n_sessions=len(serving.sessions),
             region=node.settings.region,

@@ -28,6 +28,11 @@ class Served:
         """One row of hidden states, on the wire or in a journal."""
         return wire_format(self.profile.wire).row_bytes(self.engine.hidden_size)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it runs all of the model."""
+        return len(self.engine.span) == self.engine.n_blocks
+
     def require(self, reserve: Reserve) -> None:
         """Return if this is what a session asks for, room and manners apart.
 

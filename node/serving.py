@@ -159,6 +159,7 @@ class Serving:
             self.vitals.measured(),
             capacity_blocks=self.model.capacity_blocks,
             position_bytes=self.engine.kv_bytes_per_position + journal,
+            kept_bytes=self.sessions.kept_bytes,
         )
 
     async def prepare(self) -> None:
@@ -252,7 +253,7 @@ def load_of(serving: Serving | None, state: State, ticket: int) -> Load:
     return Load(
         n_sessions=len(serving.sessions) if serving else 0,
         queue_us=serving.vitals.queue_us if serving else 0,
-        kv_free_bytes=max(0, serving.sessions.room_bytes) if serving else 0,
+        kv_free_bytes=serving.sessions.open_bytes if serving else 0,
         state=state,
         ticket=ticket,
     )

@@ -17,6 +17,7 @@ from functools import partial
 
 from node.engine import Lease
 from node.hop import Hop
+from node.keeping import kept_room, longest_wait_s
 from node.leftovers import Leftovers
 from node.metering import SessionMeter, Till
 from node.prefixes import Prefixes
@@ -80,8 +81,18 @@ class Sessions:
 
     @property
     def room_bytes(self) -> int:
-        """What a newcomer can have."""
+        """What is free, or given up to who comes."""
         return self.free_bytes + sum(cost for _, cost in self._large_heirs())
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of it: what new sessions do not get."""
+        line_s = 0.0 if self.served.is_whole else self.around.batcher.load.backlog_s
+        return kept_room(self.served.budget_bytes, self.room_bytes, len(self), line_s)
+
+    @property
+    def open_bytes(self) -> int:
+        return max(0, self.room_bytes - self.kept_bytes)
 
     # --- admission --------------------------------------------------------------------------------
 
@@ -145,20 +156,14 @@ class Sessions:
 
     def _open(self, reserve: Reserve) -> Lease:
         span, adapter = reserve.span, reserve.extensions.adapter
-        open_lease = partial(
-            self.served.engine.open,
-            reserve.capacity,
-            entry=span.start,
-            exit=span.stop,
-            adapter=adapter,
-        )
+        open_lease = partial(self.served.engine.open, reserve.capacity, adapter=adapter)
         try:
-            return open_lease()
+            return open_lease(entry=span.start, exit=span.stop)
         except OutOfMemory:
             if not self.prefixes.n_kept:
                 raise
             self.prefixes.clear()  # what is only kept never costs a live session its room
-            return open_lease()
+            return open_lease(entry=span.start, exit=span.stop)
 
     def _supersede(self, reserve: Reserve, client: str) -> None:
         """A client that gave a hop up may ask again before its word of that arrives, if ever.
@@ -186,15 +191,14 @@ class Sessions:
             raise PeerMisbehaved("", "that session is open here already")
         cost, budget = self.cost_bytes(reserve), self.served.budget_bytes
         room = self.room_bytes if turns_away else self.free_bytes
+        room -= 0 if reserve.has_begun else self.kept_bytes
         if cost > budget:
-            raise PeerRefused(
-                "", f"the session needs {cost} bytes, this node keeps {budget} in all"
-            )
+            raise PeerRefused("", f"the session needs {cost} bytes, the node keeps {budget} in all")
+        self.around.batcher.check_wait(longest_wait_s(reserve, self.served.is_whole))
         if cost > room or len(self._hops) >= MAX_SESSIONS:
             if turns_away:
                 self.shares.turned_away(client, time.monotonic())
             raise self._busy(f"the session needs {cost} bytes of KV room, {room} are free")
-        self.around.batcher.check_wait(reserve.budget_ms / 1000)
         return constraints
 
     def _away(self) -> PeerError:

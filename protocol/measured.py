@@ -42,6 +42,7 @@ class Measured:
     down_bytes_per_s: int = 0
     capacity_blocks: int = 0  # of this model, the most it could serve; 0 where it never moves
     position_bytes: int = 0  # of KV room and journal, that a position takes in the whole span
+    kept_bytes: int = 0  # of KV room that is free too, but for answers that lost a hop elsewhere
     since_ms: int = 0  # wall clock; when it began to serve, whatever span
     state: State = State.SERVING
     paused: str = ""  # why it gives way to its owner

@@ -87,6 +87,7 @@ class Reserve:
     constraints: bytes = b""  # on its hops, as `protocol.constraints` seals them
     min_tokens: int = 0  # before these nothing ends the answer
     stop_token_ids: tuple[int, ...] = ()  # end it as the model's own do
+    has_begun: bool = False  # it goes on after a loss; hops keep room for such
 
     def __post_init__(self) -> None:
         require_id(self.session, "session")

@@ -113,8 +113,10 @@ def _drawn(
             column[[*rows]] = values
     chosen = np.argsort(_lots(group.table[:, 0], seed), kind="stable")
     chosen = chosen[fits[chosen]]
-    _, _, starts, stops, position_bytes, free_bytes, *cost = group.table[chosen].T
+    _, _, starts, stops, position_bytes, free_bytes, kept_bytes, *cost = group.table[chosen].T
     needed_bytes = position_bytes * n_positions
+    if wanted.has_begun:
+        free_bytes = free_bytes + kept_bytes
     tight_ms = tightness_ms(needed_bytes, free_bytes)
     return Candidates(
         [group.peers[i] for i in chosen.tolist()],
@@ -191,6 +193,7 @@ def _kind(wanted: Wanted) -> Wanted:
         avoid=(),
         n_positions=n_positions,
         n_prompt=0,
+        has_begun=False,
         limits=replace(wanted.limits, require=()),
     )
 
@@ -201,7 +204,7 @@ def _row(peer: Announcement, kind: Wanted) -> _Row:
     name = int.from_bytes(sha256(peer.peer_id.encode()).digest()[:6])  # exact in a float
     span, room = (
         (peer.span.start, peer.span.stop),
-        (peer.measured.position_bytes, peer.kv_free_bytes),
+        (peer.measured.position_bytes, peer.kv_free_bytes, peer.measured.kept_bytes),
     )
     numbers = (name, peer.max_positions, *span, *room, *announced_cost(peer, kind).parts())
     return _Row(peer, "" if kind.allow_mix else peer.profile, numbers)

@@ -93,6 +93,7 @@ class Copies:
         self._copies: dict[Span, Copy] = {}
         self._asked: dict[str, tuple[Seat, int]] = {}  # everybody who may hold something; epoch
         finder.copies, finder.n_run = self.held, lambda: len(rules.ids)
+        finder.has_begun = lambda: rules.cached is not None
 
     # --- while the answer runs --------------------------------------------------------------------
 

@@ -102,6 +102,7 @@ class RouteFinder:
         self.on_wait: Callable[[ManyhandsError], None] = lambda error: None
         self.copies: Callable[[], Mapping[Span, tuple[Seat, int]]] = dict
         self.n_run: Callable[[], int] = int
+        self.has_begun: Callable[[], bool] = bool
         self._unreachable: ManyhandsError | None = None  # why nobody answered when last asked
         self._ask_s, self._has_asked = ASK_S, False  # for the chain at hand
         self._since: float | None = None  # when the chain at hand began to be looked for
@@ -337,6 +338,7 @@ class RouteFinder:
             profile=self._agreed or None,
             adapter=self._pinned(),
             avoid=frozenset(map(PeerId, avoid)),
+            has_begun=self.has_begun(),
             limits=limits,
             goal=request.goal,
         )

@@ -30,6 +30,7 @@ def reserve_message(
     adapter: str,
     prefixes: PrefixNames,
     handover: Handover,
+    has_begun: bool,
 ) -> Reserve:
     draws = seat.span.stop == request.n_blocks  # nobody else needs to know
     return Reserve(
@@ -55,6 +56,7 @@ def reserve_message(
         min_tokens=request.min_tokens,
         stop_token_ids=request.stop_token_ids,
         traceparent=request.traceparent,
+        has_begun=has_begun,
     )
 
 

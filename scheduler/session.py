@@ -197,6 +197,7 @@ class Session:
             adapter=self._finder.adapter,
             prefixes=prefixes,
             handover=handover,
+            has_begun=self.rules.cached is not None,
         )
 
     def _reserve(self, seat: Seat, epoch: int, leaver: Seat | None) -> None:

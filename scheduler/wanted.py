@@ -122,6 +122,7 @@ class Wanted:
     adapter: str = ""  # name@digest
     allow_mix: bool = False  # the client takes hops of different profiles
     avoid: Collection[PeerId] = ()
+    has_begun: bool = False  # room that hosts keep for answers under way is for it, too
     limits: Limits = ANY_PEER
     goal: Goal = Goal.LATENCY
     doubted: frozenset[PeerId] = frozenset()

@@ -356,6 +356,7 @@ class Reserve(_message.Message):
     CONSTRAINTS_FIELD_NUMBER: _builtins.int
     MIN_TOKENS_FIELD_NUMBER: _builtins.int
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    HAS_BEGUN_FIELD_NUMBER: _builtins.int
     session: _builtins.bytes
     epoch: _builtins.int
     manifest: _builtins.bytes
@@ -376,6 +377,8 @@ class Reserve(_message.Message):
     constraints: _builtins.bytes
     """a signed object, see protocol/constraints.py"""
     min_tokens: _builtins.int
+    has_begun: _builtins.bool
+    """rows of it have been run: hops keep room for those"""
     @_builtins.property
     def span(self) -> Global___Span: ...
     @_builtins.property
@@ -416,10 +419,11 @@ class Reserve(_message.Message):
         constraints: _builtins.bytes = ...,
         min_tokens: _builtins.int = ...,
         stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        has_begun: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["extensions", b"extensions", "handover", b"handover", "prefixes", b"prefixes", "sampling", b"sampling", "span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_ends", b"client_ends", "client_nonce", b"client_nonce", "constraints", b"constraints", "epoch", b"epoch", "extensions", b"extensions", "handover", b"handover", "hears_leaving", b"hears_leaving", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "n_blocks", b"n_blocks", "prefixes", b"prefixes", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stop_token_ids", b"stop_token_ids", "stops", b"stops", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capacity", b"capacity", "client_ends", b"client_ends", "client_nonce", b"client_nonce", "constraints", b"constraints", "epoch", b"epoch", "extensions", b"extensions", "handover", b"handover", "has_begun", b"has_begun", "hears_leaving", b"hears_leaving", "ignore_eos", b"ignore_eos", "manifest", b"manifest", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "n_blocks", b"n_blocks", "prefixes", b"prefixes", "profile", b"profile", "salt_commit", b"salt_commit", "sampling", b"sampling", "session", b"session", "span", b"span", "stop_token_ids", b"stop_token_ids", "stops", b"stops", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

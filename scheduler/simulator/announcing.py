@@ -9,7 +9,7 @@ from protocol.announcements import Announcement, Link
 from protocol.measured import Measured, State
 from protocol.told_links import told_links
 from scheduler.simulator.rates import Rates
-from scheduler.simulator.state import Peer, Phase
+from scheduler.simulator.state import Peer, Phase, Settings
 from scheduler.simulator.stations import SLOWDOWN
 from scheduler.simulator.world import PeerSpec, World
 
@@ -28,8 +28,8 @@ def announced_blocks_per_s(spec: PeerSpec) -> float:
 class Announcer:
     """Makes records; keeps what does not change about a peer."""
 
-    def __init__(self, world: World, rates: Rates, lifetime_s: float) -> None:
-        self._world, self._rates, self._lifetime_s = world, rates, lifetime_s
+    def __init__(self, world: World, rates: Rates, settings: Settings, *, admits: bool) -> None:
+        self._world, self._rates, self._settings, self._admits = world, rates, settings, admits
         self._addresses = [
             (Address(f"10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}", 31400, peer.peer_id),)
             for i, peer in enumerate(world.peers)
@@ -41,7 +41,8 @@ class Announcer:
         spec, span = peer.spec, peer.span
         assert span is not None
         issued_ms = EPOCH_MS + round(now_s * 1000)
-        n_blocks = len(span)
+        n_blocks, free, backlog_s = len(span), spec.kv_bytes - peer.kv_used, self.backlog_s(peer)
+        kept = self.kept_bytes(peer, backlog_s)
         return Announcement(
             peer_id=spec.peer_id,
             addresses=self._addresses[peer.index],
@@ -52,7 +53,7 @@ class Announcer:
             profile=PROFILE,
             decode_us=max(1, round(spec.step_s(n_blocks, 1) * 1e6)),
             prefill_us_per_row=max(1, round(spec.prefill_block_s * n_blocks * 1e6)),
-            kv_free_bytes=spec.kv_bytes - peer.kv_used,
+            kv_free_bytes=free - kept,
             max_positions=MAX_POSITIONS,
             n_sessions=len(peer.sessions),
             region=spec.region,
@@ -63,7 +64,8 @@ class Announcer:
                 ),
                 queue_us=round(self._rates.waited_s(peer.index) * 1e6),
                 shared_us=max(1, round(self._rates.shared_s(peer.index) * 1e6)),
-                backlog_us=round(self._backlog_s(peer) * 1e6),
+                backlog_us=round(backlog_s * 1e6),
+                kept_bytes=kept,
                 position_bytes=n_blocks * self._world.model.kv_bytes,
                 rows_per_s=round(sum(1 / s.row_s for s in peer.sessions.values() if s.row_s > 0)),
                 up_bytes_per_s=round(spec.up_bytes_per_s),
@@ -74,10 +76,19 @@ class Announcer:
             ),
             sequence=issued_ms + 1,
             issued_ms=issued_ms,
-            expires_ms=issued_ms + round(self._lifetime_s * 1000),
+            expires_ms=issued_ms + round(self._settings.lifetime_s * 1000),
         )
 
-    def _backlog_s(self, peer: Peer) -> float:
+    def kept_bytes(self, peer: Peer, backlog_s: float) -> int:
+        """Of the free room: what new sessions do not get, as in node/sessions.py."""
+        free = peer.spec.kv_bytes - peer.kv_used
+        if not self._admits or not peer.sessions:
+            return 0
+        if backlog_s > self._settings.line_s:
+            return free
+        return min(free, round(peer.spec.kv_bytes * self._settings.kept_room))
+
+    def backlog_s(self, peer: Peer) -> float:
         """What the prompts take that wait there; of each, rows wait where it is held up."""
         prompts_s = decodes = 0.0
         for session in peer.sessions.values():

@@ -86,6 +86,11 @@ class Fleet:
             ticket=peer.n_asked,
         )
 
+    def room_for_new(self, peer: Peer) -> int:
+        """In bytes: what a session gets that has not begun."""
+        kept = self._announcer.kept_bytes(peer, self._announcer.backlog_s(peer))
+        return peer.spec.kv_bytes - peer.kv_used - kept
+
     def peer(self, peer_id: PeerId) -> Peer:
         return self.peers[self.world.index[peer_id]]
 

@@ -5,6 +5,7 @@ Nothing is decided here. Spans come from `scheduler.placement`, chains from `sch
 
 import random
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from protocol.identity import PeerId
 from protocol.messages import Span
@@ -36,7 +37,7 @@ class Manyhands:
     """See the module."""
 
     name = "Manyhands"
-    survives = drains = fetches_first = True
+    survives = drains = fetches_first = admits = True
     look_s = 30.0
 
     def __init__(self) -> None:
@@ -113,7 +114,7 @@ class Manyhands:
         routes = find_replacement(
             swarm.announcements,
             missing.span,
-            _wanted(swarm, request, avoid),
+            replace(_wanted(swarm, request, avoid), has_begun=True),
             before=missing.before,
             after=missing.after,
             k=MENDING_ROUTES,

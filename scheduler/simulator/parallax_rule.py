@@ -25,7 +25,7 @@ LOAD_S = 0.00005  # at a full peer; the whole of the source's load term
 class Parallax:
     """See the module."""
 
-    survives = drains = fetches_first = False
+    survives = drains = fetches_first = admits = False
     look_s = 60.0
 
     def __init__(self, *, dynamic: bool = False, per_shard: bool = True) -> None:

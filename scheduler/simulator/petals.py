@@ -169,7 +169,7 @@ class Petals:
 
     name = "Petals rule"
     survives = True
-    drains = fetches_first = False
+    drains = fetches_first = admits = False
     look_s = 120.0  # drawn from 0 to 240 s
 
     def joined(self, swarm: Swarm, peer_id: PeerId, rng: random.Random) -> Spans:

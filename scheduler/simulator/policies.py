@@ -82,6 +82,7 @@ class Policy(Protocol):
     survives: bool  # a session that loses a hop is mended; else it is lost once it has begun
     drains: bool  # who leaves properly, or moves, hands its sessions over first
     fetches_first: bool  # who moves serves its old span until the new one's weights are there
+    admits: bool  # nodes keep room for answers under way, and no long line of prompts
     look_s: float  # between two looks of a peer at its place
 
     def joined(self, swarm: Swarm, peer_id: PeerId, rng: random.Random) -> Spans:

@@ -86,7 +86,9 @@ class Seating:
         peer = self._fleet.peer(seat.peer_id)
         if not peer.is_serving or peer.span is None or not peer.span.holds(seat.span):
             return False
-        return peer.kv_used + self._kv_bytes(session, seat) <= peer.spec.kv_bytes
+        free = peer.spec.kv_bytes - peer.kv_used
+        room = free if session.has_begun else self._fleet.room_for_new(peer)
+        return self._kv_bytes(session, seat) <= room
 
     def _kv_bytes(self, session: Session, seat: Seat) -> int:
         return session.request.n_positions * len(seat.span) * self._fleet.world.model.kv_bytes

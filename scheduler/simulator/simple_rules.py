@@ -33,7 +33,7 @@ class EvenSplit:
 
     name = "even split"
     survives = drains = True
-    fetches_first = False
+    fetches_first = admits = False
     look_s = 30.0
 
     def joined(self, swarm: Swarm, peer_id: PeerId, rng: random.Random) -> Spans:
@@ -85,7 +85,7 @@ class RandomRule:
 
     name = "random"
     survives = drains = True
-    fetches_first = False
+    fetches_first = admits = False
     look_s = 30.0
 
     def joined(self, swarm: Swarm, peer_id: PeerId, rng: random.Random) -> Spans:

@@ -23,7 +23,7 @@ def simulate(
     """Let `trace` happen to a swarm that follows `policy`."""
     settings = settings or Settings()
     events, rates = Events(), Rates(len(world.peers), settings.precision)
-    announcer = Announcer(world, rates, settings.lifetime_s)
+    announcer = Announcer(world, rates, settings, admits=policy.admits)
     rng = random.Random(f"{seed} {trace.name}")
     fleet = Fleet(world, policy, events, random.Random(rng.random()), settings, announcer)
     answers = Answers(fleet, policy, events, random.Random(rng.random()), settings, rates)

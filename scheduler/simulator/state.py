@@ -24,6 +24,8 @@ class Settings:
     dial_s: float = 0.5  # lost on a peer that is gone
     retry_s: float = 1.0
     patience_s: float = 60.0  # how long a session waits for seats
+    kept_room: float = 0.125  # of KV, for answers that have begun, as node/sessions.py keeps it
+    line_s: float = 10.0  # of prompts: behind more nobody begins, as there
     visit_s: float = 0.0005  # per hop and row beside computing
     chunk_rows: int = 64  # of a prompt
     rates_s: float = 0.25  # speeds are worked out anew at most this often
@@ -110,6 +112,11 @@ class Session:
             self.tokens_left = max(0.0, self.tokens_left - rows)
         elif self.phase is Phase.REPLAY:
             self.replay_left = max(0.0, self.replay_left - rows)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything of it has been run."""
+        return self.length > 0
 
     @property
     def length(self) -> float:

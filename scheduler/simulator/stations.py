@@ -54,10 +54,10 @@ class Parts:
     """
 
     nodes: Ints
-    covers: NDArray[np.bool_]  # [part, block]
+    n_blocks: int
     meets: tuple[Ints, ...]  # (part, other), by part; each part meets itself
-    starts: Ints  # of each part in `meets`
     in_common: Floats  # blocks of each of these pairs; none of a part and itself
+    outside: tuple[Ints, Ints]  # (part * n_blocks + block, other): blocks that the other runs alone
     apart: tuple[Ints, ...]
     between: tuple[Ints, ...]  # (place in `apart`, part that meets both)
 
@@ -69,11 +69,13 @@ class Parts:
         overlaps = same & (common > 0)
         meets, apart = np.nonzero(overlaps), np.nonzero(same & (common <= 0))
         blocks = np.arange(exit.max())
+        covers = (entry[:, None] <= blocks) & (blocks < exit[:, None])
+        pair, block = np.nonzero(covers[meets[1]] & ~covers[meets[0]])
         return cls(
             nodes=nodes,
-            covers=(entry[:, None] <= blocks) & (blocks < exit[:, None]),
+            n_blocks=len(blocks),
             meets=meets,
-            starts=np.searchsorted(meets[0], np.arange(len(nodes))),
+            outside=(meets[0][pair] * len(blocks) + block, meets[1][pair]),
             in_common=np.where(meets[0] == meets[1], 0, common[meets]).astype(np.float64),
             apart=apart,
             between=np.nonzero(overlaps[apart[0]] & overlaps[apart[1]]),
@@ -98,9 +100,9 @@ class Parts:
         """
         part, other = self.meets
         inside = share * sum_by(len(self.nodes), part, waits[other] * self.in_common)
-        outside = self.covers[other] & ~self.covers[part]
-        rows = np.add.reduceat(outside * waits[other, None], self.starts)
-        none = np.add.reduceat(outside * np.log1p(-are_there)[other, None], self.starts)
+        (cell, who), shape = self.outside, (len(self.nodes), self.n_blocks)
+        rows = sum_by(shape[0] * shape[1], cell, waits[who]).reshape(shape)
+        none = sum_by(shape[0] * shape[1], cell, np.log1p(-are_there)[who]).reshape(shape)
         runs = 1 - np.exp(none)
         more: Floats = inside + (runs + share[:, None] * np.maximum(rows - runs, 0.0)).sum(axis=1)
         return more

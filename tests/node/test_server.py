@@ -228,6 +228,26 @@ async def test_a_node_without_room_says_how_busy_it_is(node):
         assert await serves(node, client)
 
 
+async def test_an_answer_that_has_begun_gets_the_room_that_is_kept_for_such(node):
+    sessions = node.nodes[0].node.sessions
+    async with node.client() as client:
+        connection = await client.transport.dial(node.nodes[0].address)
+        stream = await connection.open("control")
+        stream.send(to_hop_bytes(reserve(node)))
+        assert isinstance(to_client_message(await stream.receive()), Reserved)
+        taken = sessions.open_bytes
+        sessions.reserved_bytes += taken
+        refused = await answer_to(node, client, to_hop_bytes(reserve(node)))
+        begun = await answer_to(node, client, to_hop_bytes(reserve(node, has_begun=True)))
+        sessions.reserved_bytes -= taken
+        await connection.aclose()
+
+    assert taken > 0
+    assert isinstance(refused, Failure)
+    assert isinstance(decode_error(refused.error, ""), PeerBusy)
+    assert isinstance(begun, Reserved)
+
+
 async def test_a_reservation_nobody_commits_is_given_up(node):
     async with node.client() as client:
         said = await answer_to(node, client, to_hop_bytes(reserve(node)))

@@ -176,6 +176,16 @@ def test_who_has_no_room_is_asked_only_when_nobody_else_is_left():
     assert [r.peer_ids for r in find_routes([full], wanted)] == [(peer_of(1),)]
 
 
+def test_an_answer_that_has_begun_may_have_the_room_that_hosts_keep_for_such():
+    kept = Measured(position_bytes=2**20, kept_bytes=2**30)
+    near = announce(1, decode_us=100, kv_free_bytes=2**29, measured=kept)
+    wide = announce(2, kv_free_bytes=2**34, measured=kept)
+    wanted = replace(WANTED, n_positions=1024)
+
+    assert find_routes([near, wide], wanted)[0].peer_ids == (peer_of(2),)
+    assert find_routes([near, wide], replace(wanted, has_begun=True))[0].peer_ids == (peer_of(1),)
+
+
 def test_room_that_is_nearly_taken_costs_more():
     tight = Measured(position_bytes=2**20)
     nearly = announce(1, kv_free_bytes=2**30, measured=tight)
