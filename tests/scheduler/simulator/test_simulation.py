@@ -252,3 +252,15 @@ def test_nothing_gets_lost_in_the_books_and_a_seed_repeats_itself(make, stormy):
     assert report.goodput_tokens_per_s == pytest.approx(done / trace.horizon_s)
     assert report.goodput_tokens_per_s <= report.delivered_tokens_per_s
     assert 0 < report.delivered_tokens_per_s <= clairvoyant_tokens_per_s(world, trace)
+
+
+@pytest.mark.parametrize(("admits", "n_begun"), [(False, 8), (True, 7)])
+def test_new_answers_leave_an_eighth_of_the_room_where_the_rule_keeps_it(admits, n_begun):
+    policy = ByHand()
+    policy.admits = admits
+    requests = [Request(1.0, "eu", 100, 1000)] * 9
+    room = 8 * requests[0].n_positions * MODEL.n_blocks * MODEL.kv_bytes
+
+    report = run([peer(0, kv_bytes=room)], requests, policy=policy, horizon_s=6.0)
+
+    assert sum(record.first_token_s is not None for record in report.records) == n_begun
