@@ -14,7 +14,7 @@ LINE_S = 10.0  # of prompts
 
 
 def kept_room(budget_bytes: int, free_bytes: int, n_sessions: int, line_s: float) -> int:
-    """Of `free_bytes`. line_s: none where one node runs the whole model: nobody else waits there."""
+    """Of `free_bytes`. line_s: 0 where one node runs the whole model: nobody else waits for it."""
     if not n_sessions:
         return 0
     kept = free_bytes if line_s > LINE_S else round(KEPT * budget_bytes)
