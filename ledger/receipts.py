@@ -8,6 +8,7 @@ missing when a hop was lost before its first window.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Self, TypeVar
 
 from ledger.errors import BadObject, BadReceipt
@@ -116,12 +117,28 @@ def open_bond(offer: Envelope, terms: Envelope, swarm_id: bytes) -> tuple[Offer,
     Raises:
         BadReceipt: `part` is offer or terms.
     """
-    unsigned = _part("offer", lambda: Offer.from_fields(decode(offer.payload)))
-    agreed = _part("terms", lambda: Terms.from_fields(decode(terms.payload)))
-    _part("offer", lambda: Offer.open(offer, swarm_id, unsigned.provider))
-    _part("terms", lambda: Terms.open(terms, swarm_id, agreed.payer_key, agreed.payee_key))
-    _part("terms", lambda: check_bond(unsigned, offer.object_id(swarm_id), agreed))
-    return unsigned, agreed
+    offered = _part("offer", lambda: _open_offer(offer, swarm_id))
+    agreed = _part("terms", lambda: _open_terms(terms, swarm_id))
+    _part("terms", lambda: check_bond(offered, offer.object_id(swarm_id), agreed))
+    return offered, agreed
+
+
+@lru_cache(maxsize=64)
+def _open_offer(envelope: Envelope, swarm_id: bytes) -> Offer:
+    """Remembered by its very bytes: many tabs cite one offer."""
+    offer = Offer.open(envelope, swarm_id, *envelope.signers[:1])
+    if envelope.signers != (offer.provider,):
+        raise BadObject("the offer is not signed by exactly its provider")
+    return offer
+
+
+def _open_terms(envelope: Envelope, swarm_id: bytes) -> Terms:
+    if len(envelope.signers) != 2:  # before any signature is looked at
+        raise BadObject("the terms are not signed by exactly both parties")
+    terms = Terms.open(envelope, swarm_id, *envelope.signers)
+    if set(envelope.signers) != {terms.payer_key, terms.payee_key}:
+        raise BadObject("the terms are not signed by exactly both parties")
+    return terms
 
 
 def check_bond(offer: Offer, offer_oid: bytes, terms: Terms) -> None:
