@@ -6,8 +6,8 @@ same logs. A leaf is verified once, when it comes. Where two branches that both 
 witnesses lied: nothing from there on counts, and all balances are folded anew.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -112,18 +112,14 @@ class SpendBooks:
         head = self.witnesses.open(note, origin(self.swarm_id, account, "spend"), account)
         if not head.has_quorum:
             raise BadProof(f"{len(head.times_s)} witnesses signed, {self.witnesses.quorum_k} must")
-        try:
-            with self._store.transaction():
-                acct = self._names.id(account)
-                self._learn(account, self._log(acct), head, note, leaves, start)
-                return self._counted(acct)
-        except BaseException:
-            self._names.forget()
-            raise
+        with self._transaction():
+            acct = self._names.id(account)
+            self._learn(account, self._log(acct), head, note, leaves, start)
+            return self._counted(acct)
 
     def claim(self, tabs: Iterable[TabClaim]) -> None:
         """What vouchers on our own tabs promise of allotments; the highest of each tab counts."""
-        with self._store.transaction():
+        with self._transaction():
             self._store.execute_many(
                 "INSERT INTO tab VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
                 " SET amount = max(amount, excluded.amount)",
@@ -141,7 +137,7 @@ class SpendBooks:
             IntegrityError: the account did not sign that, or the leaves do not fit.
         """
         head = self.witnesses.open(note, origin(self.swarm_id, account, "spend"), account)
-        with self._store.transaction():
+        with self._transaction():
             log = self._log(self._names.find(account))
             if log.size == 0 or log.cut is not None:
                 return None
@@ -158,7 +154,7 @@ class SpendBooks:
             IntegrityError: it proves nothing.
         """
         check_fork(fault, self.swarm_id)
-        with self._store.transaction():
+        with self._transaction():
             self._remember(self._names.id(fault.accused), fault)
 
     def faults(self) -> list[Fault]:
@@ -209,10 +205,19 @@ class SpendBooks:
 
     def refold(self) -> None:
         """Fold all balances anew from the steps; nothing changes, unless something was wrong."""
-        with self._store.transaction():
+        with self._transaction():
             refold(self._store)
 
     # --- within ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            with self._store.transaction():
+                yield
+        except BaseException:
+            self._names.forget()  # those that it gave out were taken back
+            raise
 
     def _log(self, acct: int | None) -> _Log:
         rows = self._store.execute("SELECT * FROM log WHERE acct = ?", (acct,))

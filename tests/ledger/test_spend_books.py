@@ -17,7 +17,7 @@ from ledger.fold import Branch, TabClaim, fold
 from ledger.merkle import appended, leaf_hash, root
 from ledger.spend_books import SpendBooks
 from ledger.spending import Fault
-from protocol.errors import IntegrityError
+from protocol.errors import IntegrityError, OutOfMemory
 from tests.ledger.logs import worlds
 from tests.ledger.spenders import (
     ANN,
@@ -247,6 +247,24 @@ def test_28_what_is_no_proof_is_not_believed():
         with pytest.raises(IntegrityError):
             books.compare(ANN.public_key, signed(BEN.public_key, leaves), leaves)
         assert books.faults() == []
+
+
+def test_43_books_on_a_full_disk_keep_what_they_had_and_go_on_with_room():
+    few, many = chained(grant(ANN, 100)), [grant(ANN, 1, no=i) for i in range(1, 60)]
+    with opened() as books:
+        learn(books, ASSET, few)
+        pages = books._store.execute("PRAGMA page_count")[0][0]
+        books._store.execute(f"PRAGMA max_page_count = {pages}")
+        theirs = chained(*(allot(ANN, BEN, 1, no=i) for i in range(60)))
+
+        with pytest.raises(OutOfMemory):
+            learn(books, ANN.public_key, theirs)
+        assert books.books().available == {(ANN.public_key, ASSET): 100}
+
+        books._store.execute("PRAGMA max_page_count = 1000000")
+        assert learn(books, ASSET, chained(*many, after=few)) == 60
+        assert learn(books, ANN.public_key, theirs) == 60
+        assert books.available(ANN.public_key, ASSET) == 99
 
 
 def test_books_outlive_their_process_and_are_of_one_swarm(tmp_path):
