@@ -28,6 +28,7 @@ class Bucket:
     n_failed: int = 0
     cost_ncr: int = 0
     endings: Counter[str] = field(default_factory=Counter)
+    decisions: Counter[tuple[str, str]] = field(default_factory=Counter)  # who answers, which rule
     ttft_ms: list[float] = field(default_factory=list)
 
 
@@ -139,6 +140,10 @@ class Traffic:
             if status not in ("stop", "length", "tool_calls", "cancelled"):
                 self._bucket().n_failed += 1
 
+    def decided(self, target: str, reason: str) -> None:
+        """A request for manyhands/auto has whom answers it, in the operator's own words."""
+        self._bucket().decisions[target, reason] += 1
+
     def recent(self) -> list[dict[str, Any]]:
         """The last answers, the newest first."""
         return [trace.view() for trace in reversed(self._kept)]
@@ -160,6 +165,12 @@ class Traffic:
             "tokens": sum(each.n_tokens for each in past),
             "cost_ncr": sum(each.cost_ncr for each in past),
             "endings": dict(sum((each.endings for each in past), Counter())),
+            "decisions": [
+                {"target": target, "reason": reason, "n": n}
+                for (target, reason), n in sum(
+                    (each.decisions for each in past), Counter[tuple[str, str]]()
+                ).most_common()
+            ],
             "tokens_per_s": max(series[-2:]),
             "ttft_p50_ms": _quantile(ttft_ms, 0.5),
             "ttft_p95_ms": _quantile(ttft_ms, 0.95),

@@ -74,6 +74,11 @@ class Decision:
     def tier(self) -> str:
         return SWARM if self.target == SWARM else UPSTREAM
 
+    @property
+    def reason(self) -> str:
+        """For counts: the name of its rule, with `-fallback` where it was not the first choice."""
+        return f"{self.rule}-fallback" if self.failed else self.rule
+
     def after(self, code: str) -> "Decision | None":
         """The same, when whom it chose has failed; None: there is nobody else, or no use."""
         rest = self.targets[1:]

@@ -133,9 +133,7 @@ class Metrics:
         self.responses.labels(str(status)).inc()
 
     def decided(self, decision: Decision) -> None:
-        """reason: the operator's name of a rule, with `-fallback` where it was not the first."""
-        reason = f"{decision.rule}-fallback" if decision.failed else decision.rule
-        self.decisions.labels(decision.tier, reason).inc()
+        self.decisions.labels(decision.tier, decision.reason).inc()
 
     def relayed(self, model: str, used: Used) -> None:
         """An upstream's answer is over."""

@@ -112,6 +112,7 @@ async def by_tier(
                 raise
         else:
             request.app.state.metrics.decided(decision)
+            request.app.state.panel.traffic.decided(decision.target, decision.reason)
             return response
     raise AssertionError("a decision has a target")
 

@@ -94,3 +94,20 @@ def result(**changes: Any) -> GenerationResult:
         "seed": 0,
     }
     return GenerationResult(**(told | changes))
+
+
+def test_who_answered_is_counted_by_rule_and_forgotten_after_an_hour() -> None:
+    now_s = [0.0]
+    traffic = Traffic(lambda: now_s[0])
+    for target, reason in (("swarm", "default"), ("big", "proofs"), ("swarm", "default")):
+        traffic.decided(target, reason)
+        now_s[0] += 60
+
+    told = traffic.summary()["decisions"]
+    now_s[0] += 3600
+
+    assert told == [
+        {"target": "swarm", "reason": "default", "n": 2},
+        {"target": "big", "reason": "proofs", "n": 1},
+    ]
+    assert traffic.summary()["decisions"] == []

@@ -10,7 +10,7 @@ const FINE = ["stop", "length", "tool_calls", "cancelled"];
 const MOST_OTHERS = 40;
 
 export function routing(main) {
-  let isOpen = true, asked = 0;
+  let isOpen = true, asked = 0, told = "";
   const model = h("select", { id: "route-model", onchange: explain });
   const tokens = h("input", { id: "route-tokens", type: "number", min: "1", value: "1024" });
   const prefer = h("select", { id: "route-prefer", onchange: explain }, h("option", { value: "latency" }, "the next token soon"), h("option", { value: "throughput" }, "many answers in all"));
@@ -44,7 +44,13 @@ export function routing(main) {
   }).catch((error) => found.replaceChildren(h("p", { class: "is-bad" }, error.message)));
 
   return {
-    update(state) { traffic.replaceChildren(...(state.traffic ? [costs(state.traffic)] : [])); },
+    update(state) {
+      const { decisions: made, endings, cost_ncr, tokens } = state.traffic || {};
+      const news = JSON.stringify([made, endings, cost_ncr, tokens]);
+      if (news === told) return; // whoever reads or scrolls there is left in peace
+      told = news;
+      traffic.replaceChildren(...(state.traffic ? [decisions(made), costs(state.traffic)] : []));
+    },
     close() { isOpen = false; },
   };
 }
@@ -92,6 +98,17 @@ function others(found) {
     h("ul", { class: "alerts" }, found.slice(0, MOST_OTHERS).map((other) => h("li", {}, h("span", { class: other.constraint ? "is-warn" : "why", "aria-hidden": "true" }, other.constraint ? "▲" : "○"),
       h("span", {}, peerLink(other.peer), `, blocks ${other.span[0]}–${other.span[1] - 1}: ${other.why}`)))),
     found.length > MOST_OTHERS ? h("p", { class: "why" }, `and ${count(found.length - MOST_OTHERS)} more`) : "");
+}
+
+function decisions(made) {
+  if (!made.length) return "";
+  const all = made.reduce((sum, each) => sum + each.n, 0);
+  return h("section", { class: "card" }, h("h2", {}, "Who answered ", h("code", {}, "manyhands/auto"), " in the last hour"),
+    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Who answered manyhands/auto" },
+      h("table", {}, h("caption", { class: "hidden" }, "Answers by who gave them, and the rule that said so"),
+        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Who"), h("th", { scope: "col" }, "By which rule"), ["Answers", "Share"].map((name) => h("th", { scope: "col", class: "number" }, name)))),
+        h("tbody", {}, made.map((each) => h("tr", {}, h("td", {}, each.target), h("td", {}, h("code", {}, each.reason)), h("td", { class: "number" }, count(each.n)), h("td", { class: "number" }, `${Math.round((100 * each.n) / all)} %`)))))),
+    h("p", { class: "why" }, h("code", {}, "…-fallback"), " means that whom the rule chose could not begin to answer."));
 }
 
 function costs(traffic) {
