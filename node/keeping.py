@@ -24,4 +24,9 @@ def kept_room(budget_bytes: int, free_bytes: int, n_sessions: int, line_s: float
 def longest_wait_s(reserve: Reserve, is_whole: bool) -> float:
     """Behind how long a line of prompts a session may begin, or go on."""
     budget_s = reserve.budget_ms / 1000
-    return budget_s if is_whole or reserve.has_begun else min(budget_s, LINE_S)
+    return budget_s if is_whole or goes_on(reserve) else min(budget_s, LINE_S)
+
+
+def goes_on(reserve: Reserve) -> bool:
+    """Whether its answer has begun: it lost a hop, or is handed over by one."""
+    return reserve.has_begun or bool(reserve.handover.peer)

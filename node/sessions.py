@@ -17,7 +17,7 @@ from functools import partial
 
 from node.engine import Lease
 from node.hop import Hop
-from node.keeping import kept_room, longest_wait_s
+from node.keeping import goes_on, kept_room, longest_wait_s
 from node.leftovers import Leftovers
 from node.metering import SessionMeter, Till
 from node.prefixes import Prefixes
@@ -88,7 +88,8 @@ class Sessions:
     def kept_bytes(self) -> int:
         """Of it: what new sessions do not get."""
         line_s = 0.0 if self.served.is_whole else self.around.batcher.load.backlog_s
-        return kept_room(self.served.budget_bytes, self.room_bytes, len(self), line_s)
+        n_sessions = len(self) - len(self._large_heirs())  # those give way
+        return kept_room(self.served.budget_bytes, self.room_bytes, n_sessions, line_s)
 
     @property
     def open_bytes(self) -> int:
@@ -191,7 +192,7 @@ class Sessions:
             raise PeerMisbehaved("", "that session is open here already")
         cost, budget = self.cost_bytes(reserve), self.served.budget_bytes
         room = self.room_bytes if turns_away else self.free_bytes
-        room -= 0 if reserve.has_begun else self.kept_bytes
+        room -= 0 if goes_on(reserve) else self.kept_bytes
         if cost > budget:
             raise PeerRefused("", f"the session needs {cost} bytes, the node keeps {budget} in all")
         self.around.batcher.check_wait(longest_wait_s(reserve, self.served.is_whole))
