@@ -4,8 +4,7 @@ In: an entry and the tab its receipt gives. Out: a value, and it as JSON. What m
 left to `statements.py`.
 """
 
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from ledger.entries import LogEntry
 from ledger.meter import Meter, Rates
@@ -17,12 +16,11 @@ from protocol.identity import peer_id_from_public_key
 CREDIT_DECIMALS = 9  # ncr, nanocredits, are what amounts are kept in
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """What an account earned or spent on one tab."""
+class Line(NamedTuple):
+    """What an account earned or spent on one tab. A tuple, since a statement makes thousands."""
 
     account: bytes
-    index: int
+    index: int  # type: ignore[assignment]  # of the entry; nobody looks for things in a line
     receipt_id: bytes
     tab_id: bytes
     chain_id: bytes  # the session that the tab was part of

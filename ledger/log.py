@@ -18,6 +18,8 @@ from typing import Self
 from ledger.checkpoint import Checkpoint, origin
 from ledger.entries import LogEntry
 from ledger.errors import DamagedLedger, ForeignLedger
+from ledger.filling import INSERT_LINE, fill_lines
+from ledger.line_rows import row_of
 from ledger.merkle import appended, leaf_hash, root
 from ledger.owners import Owner, if_gone
 from ledger.reader import FILE_NAME, HEAD_NAME, LedgerReader, read_meta
@@ -59,6 +61,7 @@ class Ledger(LedgerReader):
             store.quick_check()
             ledger._claim_identity()
             ledger._check_head()
+            fill_lines(store)
             ledger._close_abandoned()
         except BaseException:
             store.close()
@@ -105,7 +108,8 @@ class Ledger(LedgerReader):
             before = size = self._sound_size()
             entries = []
             for data, tab in checked:
-                entry = self._find(receipt_id(data, self.swarm_id)) or self._insert(size, data, tab)
+                id_ = receipt_id(data, self.swarm_id)
+                entry = self._find(id_) or self._insert(size, id_, data, tab)
                 size = max(size, entry.index + 1)
                 entries.append(entry)
             if size > before:
@@ -119,14 +123,14 @@ class Ledger(LedgerReader):
 
     # --- within ----------------------------------------------------------------------------------
 
-    def _insert(self, index: int, data: bytes, tab: ClosedTab) -> LogEntry:
+    def _insert(self, index: int, id_: bytes, data: bytes, tab: ClosedTab) -> LogEntry:
         salt = token_bytes(32)
-        digest = sha256(salt + data).digest()
-        entry = LogEntry.of(index, receipt_id(data, self.swarm_id), tab, digest)
+        entry = LogEntry.of(index, id_, tab, sha256(salt + data).digest())
         self._store.execute(
             "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [getattr(entry, name) for name in LogEntry.__slots__],
         )
+        self._store.execute(INSERT_LINE, (index, *row_of(tab)))
         self._store.execute("INSERT INTO body VALUES (?, ?, ?)", (index, salt, data))
         for node in appended(index, leaf_hash(entry.leaf()), self._node_at):
             self._store.execute("INSERT INTO node VALUES (?, ?, ?)", node)

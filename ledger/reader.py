@@ -10,12 +10,14 @@ from typing import Self
 
 from ledger.checkpoint import Checkpoint
 from ledger.entries import LogEntry, Proof
+from ledger.line_rows import COLUMNS, ENTRY_COLUMNS, N_ENTRY, check_types, has_line_rows
 from ledger.merkle import EMPTY_ROOT, inclusion_proof, root
 from ledger.receipts import Receipt
-from ledger.store import Store, damaged
+from ledger.store import Row, Store, damaged
 from protocol.errors import UsageError
 
 FILE_NAME, HEAD_NAME = "ledger.sqlite", "ledger.checkpoint"
+PAGE_ROWS = 4096  # read at once: a statement needs no more of a long log in memory
 
 
 class LedgerReader:
@@ -58,15 +60,36 @@ class LedgerReader:
         rows = self._store.execute("SELECT * FROM entry WHERE idx >= ? ORDER BY idx", (start,))
         yield from (LogEntry(*row) for row in rows)
 
+    def rows(self, start: int = 0, most: int = PAGE_ROWS) -> Iterator[Row]:
+        """Of each entry from this index on, in order: ENTRY_COLUMNS, and COLUMNS of its accounting
+        row where it has one. So many are read at a time.
+
+        Raises:
+            IntegrityError: a row is none that was written.
+        """
+        sql = _ROWS if has_line_rows(self._store) else _ROWS_WITHOUT_LINES
+        while found := self._store.execute(sql, (start, most)):
+            for row in found:
+                told = row if row[-1] is not None else row[:N_ENTRY]
+                check_types(told)
+                yield told
+            start = found[-1][0] + 1
+
     def id_at(self, index: int) -> bytes | None:
         """Of the receipt of this entry; None: there is none so far."""
         rows = self._store.execute("SELECT receipt_id FROM entry WHERE idx = ?", (index,))
         return rows[0][0] if rows else None
 
-    def latest(self, most: int) -> list[LogEntry]:
-        """The newest first."""
-        rows = self._store.execute("SELECT * FROM entry ORDER BY idx DESC LIMIT ?", (most,))
-        return [LogEntry(*row) for row in rows]
+    def entry(self, id_: bytes) -> LogEntry:
+        """The entry of the receipt of this id.
+
+        Raises:
+            UsageError: the log has none.
+        """
+        entry = self._find(id_)
+        if entry is None:
+            raise UsageError(f"this log has no receipt {id_.hex()}")
+        return entry
 
     def receipt(self, id_: bytes) -> Receipt:
         """The receipt of this id.
@@ -74,7 +97,7 @@ class LedgerReader:
         Raises:
             UsageError: the log has none.
         """
-        return Receipt.decode(self._body(self._entry(id_).index)[1])
+        return Receipt.decode(self._body(self.entry(id_).index)[1])
 
     def open_tabs(self) -> list[Receipt]:
         rows = self._store.execute("SELECT receipt FROM open_tab ORDER BY session_id")
@@ -91,7 +114,7 @@ class LedgerReader:
     def prove(self, id_: bytes) -> Proof:
         """That the receipt of this id is in our log, under the latest checkpoint."""
         with self._store.snapshot():
-            entry, size = self._entry(id_), self._sound_size()
+            entry, size = self.entry(id_), self._sound_size()
             salt, data = self._body(entry.index)
             return Proof(
                 index=entry.index,
@@ -106,12 +129,6 @@ class LedgerReader:
     def _find(self, id_: bytes) -> LogEntry | None:
         rows = self._store.execute("SELECT * FROM entry WHERE receipt_id = ?", (id_,))
         return LogEntry(*rows[0]) if rows else None
-
-    def _entry(self, id_: bytes) -> LogEntry:
-        entry = self._find(id_)
-        if entry is None:
-            raise UsageError(f"this log has no receipt {id_.hex()}")
-        return entry
 
     def _body(self, index: int) -> tuple[bytes, bytes]:
         rows = self._store.execute("SELECT salt, receipt FROM body WHERE idx = ?", (index,))
@@ -138,6 +155,13 @@ class LedgerReader:
         if (size, root(size, self._node_at)) != promised:
             raise damaged(self._store.path, "the tree does not match its last checkpoint")
         return size
+
+
+_ENTRY = ", ".join(f"entry.{name}" for name in ENTRY_COLUMNS)
+_LINE = ", ".join(f"line.{name}" for name in COLUMNS)
+_FROM = "WHERE entry.idx >= ? ORDER BY entry.idx LIMIT ?"
+_ROWS = f"SELECT {_ENTRY}, {_LINE} FROM entry LEFT JOIN line ON line.idx = entry.idx {_FROM}"
+_ROWS_WITHOUT_LINES = f"SELECT {_ENTRY}, NULL FROM entry {_FROM}"
 
 
 def read_meta(store: Store) -> dict[str, bytes]:

@@ -111,6 +111,21 @@ def open_receipt(receipt: Receipt, swarm_id: bytes) -> ClosedTab:
     return ClosedTab(offer=offer, terms=terms, statement=statement, voucher=voucher)
 
 
+def read_receipt(receipt: Receipt) -> ClosedTab:
+    """The same of a receipt that was opened before, as who kept its digest knows: only read.
+
+    Raises:
+        IntegrityError: it cannot be.
+    """
+    statement, voucher = receipt.statement, receipt.voucher
+    return ClosedTab(
+        offer=Offer.from_fields(decode(receipt.offer.payload)),
+        terms=Terms.from_fields(decode(receipt.terms.payload)),
+        statement=Statement.from_fields(decode(statement.payload)) if statement else None,
+        voucher=Voucher.from_fields(decode(voucher.payload)) if voucher else None,
+    )
+
+
 def open_bond(offer: Envelope, terms: Envelope, swarm_id: bytes) -> tuple[Offer, Terms]:
     """Read an offer and terms both parties signed under it.
 

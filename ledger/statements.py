@@ -153,14 +153,16 @@ class Statement:
 
 def make_statement(kept: Iterable[Kept], choice: Choice = EVERYTHING) -> Statement:
     """Of what a log has, in its order."""
-    made = Statement(choice)
+    made, all_parties = Statement(choice), choice.peer is None and not choice.model
     highest: dict[tuple[bytes, bytes, bytes, bool], int] = {}
     for each in kept:
         tab = (each.tab_id, each.asset, each.counterparty, each.earned)
         before = highest.get(tab, 0)
         highest[tab] = max(before, each.amount)
         counted = max(0, each.amount - before)
-        if (choice.last is not None and each.epoch > choice.last) or not choice.is_about(each):
+        if choice.last is not None and each.epoch > choice.last:
+            continue
+        if not all_parties and not choice.is_about(each):
             continue
         if each.epoch < choice.first:
             made.opening += counted if each.earned else -counted

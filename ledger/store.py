@@ -1,9 +1,9 @@
 """Where a ledger lives: one SQLite file, its schema, and what its errors mean.
 
-Accounting rows and bodies are apart, so that balances read few bytes and a body can be erased
-without touching the tree. Appends are durable when they return (WAL, synchronous FULL); an open
-tab's latest voucher survives a crash of the process at once and of the machine soon after (NORMAL),
-because losing the last of it costs at most a window. What rows mean is left to `log.py`.
+Accounting rows and bodies are apart, so that balances and statements read few bytes and a body can
+be erased without touching the tree. Appends are durable when they return (WAL, synchronous FULL);
+an open tab's latest voucher survives a crash of the process at once and of the machine soon after
+(NORMAL), because losing the last of it costs at most a window. What rows mean is left to `log.py`.
 """
 
 import sqlite3
@@ -35,6 +35,24 @@ CREATE TABLE IF NOT EXISTS entry (
     asset BLOB NOT NULL,
     net INTEGER NOT NULL,
     digest BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS line (
+    idx INTEGER PRIMARY KEY,
+    chain_id BLOB NOT NULL,
+    closed_ms INTEGER NOT NULL,
+    manifest BLOB NOT NULL,
+    layer_lo INTEGER NOT NULL,
+    layer_hi INTEGER NOT NULL,
+    execution TEXT NOT NULL,
+    constraints BLOB NOT NULL,
+    rates BLOB NOT NULL,
+    prefill_tl INTEGER NOT NULL,
+    decode_tl INTEGER NOT NULL,
+    cached_tl INTEGER NOT NULL,
+    ctx_ktl INTEGER NOT NULL,
+    kv_q INTEGER NOT NULL,
+    act_kib INTEGER NOT NULL,
+    head_tok INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS body (
     idx INTEGER PRIMARY KEY, salt BLOB NOT NULL, receipt BLOB NOT NULL

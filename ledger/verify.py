@@ -2,7 +2,7 @@
 
 In: a directory. Out: a report that names each entry that does not hold, and which part of it. For
 every entry: the receipt against its salted digest and id, every signature in it, the bond of terms
-and offer, the amount from meter and rates, the row and the leaf from the receipt, and a proof to
+and offer, the amount from meter and rates, the rows and the leaf from the receipt, and a proof to
 the signed tree head. For the log: each node of the tree, each checkpoint, the copy of the last one
 that is kept outside, and open tabs. Nothing is changed, and no key is needed: reading goes on past
 what is broken, so that the report is complete.
@@ -17,9 +17,10 @@ from typing import Any
 from ledger.checkpoint import Checkpoint, origin
 from ledger.entries import LogEntry
 from ledger.errors import BadProof, BadReceipt
+from ledger.line_rows import COLUMNS, has_line_rows, row_of
 from ledger.merkle import NodeAt, appended, inclusion_proof, leaf_hash, root, verify_inclusion
 from ledger.reader import FILE_NAME, HEAD_NAME, read_meta
-from ledger.receipts import Receipt, open_receipt, receipt_id
+from ledger.receipts import ClosedTab, Receipt, open_receipt, receipt_id
 from ledger.report import Report
 from ledger.store import SCHEMA_VERSION, Store
 from protocol.errors import IntegrityError
@@ -69,6 +70,7 @@ class _Check:
         self.leaves: list[bytes] = []
         self.ids: list[bytes | None] = []
         self.nodes: Nodes = {}
+        self.has_lines = has_line_rows(store)
 
     def run(self) -> None:
         self._check_file()
@@ -153,6 +155,7 @@ class _Check:
         except IntegrityError as error:
             yield "receipt", str(error)
             return
+        yield from self._line_failures(row.index, tab)
         given = LogEntry.of(row.index, row.receipt_id, tab, row.digest)
         for name in LogEntry.__slots__:
             if getattr(given, name) != getattr(row, name):
@@ -160,8 +163,18 @@ class _Check:
         if self.report.account not in (row.payer, row.payee):
             yield "leaf", "the log's owner is no party to this receipt"
 
+    def _line_failures(self, index: int, tab: ClosedTab) -> Iterator[tuple[str, str]]:
+        """Of the accounting row. An older log's entry has none: statements read its receipt."""
+        if not self.has_lines:
+            return
+        sql = f"SELECT {', '.join(COLUMNS)} FROM line WHERE idx = ?"
+        for row in self._rows("line", sql, index, entry=index):
+            for name, given, held in zip(COLUMNS, row_of(tab), row, strict=True):
+                if type(given) is not type(held) or given != held:
+                    yield "line", f"{name} is not what the receipt gives"
+
     def _check_stray_rows(self) -> None:
-        for table in ("entry", "body"):
+        for table in ("entry", "body", *(("line",) if self.has_lines else ())):
             sql = f"SELECT idx FROM {table} WHERE idx < 0 OR idx >= ?"
             for (index,) in self._rows("log", sql, self.report.n_entries):
                 self.report.add("log", f"a row of {table} lies outside the log", index)

@@ -4,18 +4,19 @@ These shapes are a contract for scripts: additions are fine, a change is a new v
 """
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import Any
 
 from ledger.balances import Balance, balances
 from ledger.checkpoint import Checkpoint
-from ledger.entries import LogEntry, Proof, verify_proof
+from ledger.entries import Proof, verify_proof
 from ledger.homes import Book
+from ledger.line_rows import N_ENTRY, line_of
 from ledger.lines import Line, peer_name
 from ledger.reader import LedgerReader
 from ledger.receipts import ClosedTab, open_receipt, receipt_id
 from ledger.report import Report
 from ledger.statements import EVERYTHING, Choice, Kept, make_statement
+from ledger.store import Row
 from protocol.errors import IntegrityError, UsageError
 from protocol.identity import public_key_from_peer_id
 
@@ -72,53 +73,45 @@ def statement_view(book: Book, choice: Choice = EVERYTHING, by: str | None = Non
         }
 
 
-def kept_by(reader: LedgerReader) -> Iterator[Kept]:
-    """What a ledger has, in order, for `make_statement`. A receipt is read, and verified, when its
-    line is: it raises IntegrityError where it does not hold."""
-    return (_Unread(reader, entry) for entry in reader.entries())
+def kept_by(reader: LedgerReader, start: int = 0) -> Iterator[Kept]:
+    """What a ledger has from this entry on, in order, for `make_statement`: from accounting rows.
+
+    What has none yet is read from its receipt, and verified: it raises IntegrityError where it does
+    not hold. Whether rows say what receipts do is asked of `verify.py`.
+    """
+    return (_Unread(reader, row) for row in reader.rows(start))
 
 
 class _Unread:
-    """An entry whose receipt is read, once, when somebody asks for its line."""
+    """An entry whose line is made, once, when somebody asks for it."""
 
-    def __init__(self, reader: LedgerReader, entry: LogEntry) -> None:
-        self.reader, self.entry = reader, entry
+    __slots__ = (
+        "_line", "_reader", "_row",
+        "amount", "asset", "counterparty", "earned", "epoch", "tab_id",
+    )  # fmt: skip
 
-    @property
-    def tab_id(self) -> bytes:
-        return self.entry.session_id
-
-    @property
-    def asset(self) -> bytes:
-        return self.entry.asset
-
-    @property
-    def earned(self) -> bool:
-        return self.entry.payee == self.reader.account
+    def __init__(self, reader: LedgerReader, row: Row) -> None:
+        self._reader, self._row = reader, row
+        self._line: Line | None = None
+        _, _, self.tab_id, self.epoch, payer, payee, self.asset, self.amount = row[:N_ENTRY]
+        self.earned = payee == reader.account
+        self.counterparty = payer if self.earned else payee
 
     @property
-    def counterparty(self) -> bytes:
-        return self.entry.payer if self.earned else self.entry.payee
-
-    @property
-    def amount(self) -> int:
-        return self.entry.net
-
-    @property
-    def epoch(self) -> int:
-        return self.entry.epoch
-
-    @cached_property
     def line(self) -> Line:
-        return _line(self.reader, self.entry)
+        if self._line is None:
+            reader, row = self._reader, self._row
+            is_whole = len(row) > N_ENTRY
+            self._line = line_of(reader.account, row) if is_whole else _read(reader, row[1])
+        return self._line
 
 
 def recent_view(book: Book, most: int) -> Json:
     """The latest tabs of a ledger, the newest first, and the tree head that its owner signed."""
     with book.reader() as reader:
-        head = reader.checkpoint()
+        head, latest = reader.checkpoint(), list(kept_by(reader, max(0, len(reader) - most)))
         return {
-            "tabs": [_line(reader, entry).to_json() for entry in reader.latest(most)],
+            "tabs": [kept.line.to_json() for kept in reversed(latest)],
             "open_tabs": reader.n_open_tabs(),
             "head": {"origin": head.origin, "size": head.size, "root": head.root.hex()}
             if head
@@ -126,9 +119,9 @@ def recent_view(book: Book, most: int) -> Json:
         }
 
 
-def _line(reader: LedgerReader, entry: LogEntry) -> Line:
-    tab = open_receipt(reader.receipt(entry.receipt_id), reader.swarm_id)
-    return Line.of(reader.account, entry, tab)
+def _read(reader: LedgerReader, id_: bytes) -> Line:
+    tab = open_receipt(reader.receipt(id_), reader.swarm_id)
+    return Line.of(reader.account, reader.entry(id_), tab)
 
 
 def report_view(book: Book, report: Report) -> Json:

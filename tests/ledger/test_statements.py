@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from itertools import pairwise
@@ -38,29 +37,27 @@ MODELS = (MANIFEST, bytes(32))
 
 
 def line(index=0, *, amount=5, tab=0, other=PROVIDER.public_key, earned=False, day=0, **more):
-    return replace(
-        Line(
-            account=ME,
-            index=index,
-            receipt_id=bytes([index]) * 32,
-            tab_id=tab.to_bytes(16, "big"),
-            chain_id=bytes(16),
-            epoch=day,
-            closed_ms=day * DAY_MS + 7,
-            earned=earned,
-            counterparty=other,
-            manifest=MANIFEST,
-            layer_lo=0,
-            layer_hi=4,
-            execution="float32",
-            constraints={},
-            meter=Meter(prefill_tl=3, decode_tl=4, cached_tl=5),
-            rates=RATES,
-            asset=b"",
-            amount=amount,
-        ),
-        **more,
+    made = Line(
+        account=ME,
+        index=index,
+        receipt_id=bytes([index]) * 32,
+        tab_id=tab.to_bytes(16, "big"),
+        chain_id=bytes(16),
+        epoch=day,
+        closed_ms=day * DAY_MS + 7,
+        earned=earned,
+        counterparty=other,
+        manifest=MANIFEST,
+        layer_lo=0,
+        layer_hi=4,
+        execution="float32",
+        constraints={},
+        meter=Meter(prefill_tl=3, decode_tl=4, cached_tl=5),
+        rates=RATES,
+        asset=b"",
+        amount=amount,
     )
+    return made._replace(**more)
 
 
 lines = st.lists(
