@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import open_head
 from ledger.errors import BadProof
-from ledger.merkle import NodeAt, inclusion_proof, leaf_hash, verify_inclusion
+from ledger.merkle import HASH_BYTES, NodeAt, inclusion_proof, leaf_hash, verify_inclusion
 from ledger.notes import Note
 from ledger.spending import Fault
 from protocol.canonical import decode, encode
@@ -110,8 +110,10 @@ def first_difference(leaves: Sequence[bytes], others: Sequence[bytes]) -> int | 
 
 def _open(account: bytes, swarm_id: bytes, piece: bytes) -> tuple[Checkpoint, int, bytes, Any]:
     match decode(piece):
-        case [1, bytes() as note, int() as index, bytes() as leaf, [*path]] if all(
-            type(each) is bytes for each in path
+        case [int() as version, bytes() as note, int() as index, bytes() as leaf, [*path]] if (
+            (version, type(version), type(index)) == (1, int, int)
+            and (len(leaf) == HASH_BYTES or not (leaf or path))
+            and all(type(each) is bytes and len(each) == HASH_BYTES for each in path)
         ):
             parsed = Note.parse(note.decode(errors="replace"))
         case _:

@@ -13,6 +13,7 @@ from ledger.errors import BadProof
 
 LEAF, NODE = b"\x00", b"\x01"  # domain separation, section 2.1.1
 EMPTY_ROOT = sha256(b"").digest()
+HASH_BYTES = 32
 
 NodeAt = Callable[[int, int], bytes]
 """The hash of the complete subtree over leaves [index << level, (index + 1) << level)."""
@@ -85,6 +86,7 @@ def verify_inclusion(
     Raises:
         BadProof: the path does not lead from this leaf, at this place, to this root.
     """
+    _check_hashes(leaf, *path)
     if not 0 <= index < size:
         raise BadProof(f"entry {index} is not in a tree of {size}")
     position, last, reached = index, size - 1, leaf
@@ -110,6 +112,7 @@ def verify_consistency(
     Raises:
         BadProof: the path does not show the new tree to extend the old one.
     """
+    _check_hashes(*path)
     if not 0 < old <= new:
         raise BadProof(f"a tree of {new} does not extend one of {old}")
     if old == new:
@@ -138,6 +141,12 @@ def verify_consistency(
         position, last = position >> 1, last >> 1
     if last or old_reached != old_root or new_reached != new_root:
         raise BadProof("the consistency proof does not lead to both roots")
+
+
+def _check_hashes(*hashes: bytes) -> None:
+    """A node is hashed from two hashes put together: were their lengths free, so were the cut."""
+    if any(len(each) != HASH_BYTES for each in hashes):
+        raise BadProof(f"a proof is made of hashes of {HASH_BYTES} bytes")
 
 
 def _split(size: int) -> int:

@@ -89,6 +89,22 @@ def test_a_fork_of_somebody_elses_or_in_another_swarm_accuses_nobody():
             check_fork(wrong, swarm)
 
 
+@pytest.mark.parametrize(("size", "index"), [(7, 0), (7, 2), (7, 3), (6, 1), (2, 0)])
+def test_bytes_moved_between_a_hash_and_the_next_make_no_fork_of_an_honest_log(size, index):
+    """What a node is hashed from is two hashes put together, wherever they are cut apart."""
+    ours, grown = TO_BEN.side(size, index), TO_BEN.side(9, index)
+    sibling, *rest = ours.path
+    if index & 1:
+        leaf, path = sibling[-1:] + ours.leaf_hash, (sibling[:-1], *rest)
+    else:
+        leaf, path = ours.leaf_hash[:31], (ours.leaf_hash[31:] + sibling, *rest)
+    moved = replace(ours, leaf_hash=leaf, path=path)
+
+    evidence = (grown.encode(index), moved.encode(index))
+    with pytest.raises(IntegrityError):
+        check_fork(Fault(kind="fork", accused=ANN.public_key, evidence=evidence), SWARM)
+
+
 def test_every_changed_byte_of_the_evidence_is_found():
     fault = fork_fault(ANN.public_key, SWARM, TO_BEN.side(9, 4), TO_CY.side(6, 4), 4)
     for number, piece in enumerate(fault.evidence):

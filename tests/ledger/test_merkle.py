@@ -1,6 +1,7 @@
 """The tree against the recursion the RFC writes down, for every size up to 130."""
 
 from hashlib import sha256
+from itertools import pairwise
 
 import pytest
 
@@ -155,3 +156,20 @@ def test_16_consistency_proofs_hold_for_all_sizes_up_to_300():
             for lie in ((forged, roots[new]), (roots[old], forged)):
                 with pytest.raises(BadProof):
                     verify_consistency(old, new, path, *lie)
+
+
+@pytest.mark.parametrize("moved", [1, 16, -1])
+def test_a_proof_of_hashes_that_were_cut_elsewhere_is_refused(moved):
+    index, size = 4, 8
+    sibling, *rest = inclusion_proof(index, size, node_at)
+    both = LEAVES[index] + sibling
+    leaf, other = both[: 32 + moved], both[32 + moved :]
+    with pytest.raises(BadProof):
+        verify_inclusion(leaf, index, size, [other, *rest], ROOTS[size])
+    path = consistency_proof(6, 9, node_at)
+    verify_consistency(6, 9, path, ROOTS[6], ROOTS[9])
+    for place, (one, next_) in enumerate(pairwise(path)):
+        both = one + next_
+        changed = [*path[:place], both[: 32 + moved], both[32 + moved :], *path[place + 2 :]]
+        with pytest.raises(BadProof):
+            verify_consistency(6, 9, changed, ROOTS[6], ROOTS[9])
