@@ -224,9 +224,10 @@ def closed(n: int) -> Iterator[bytes]:
         payer.check_statement(
             provider.make_statement(
                 used, epoch=0, last_step=0, in_root=bytes(32), out_root=bytes(32), now_ms=NOW_MS
-            )
+            ),
+            now_ms=NOW_MS,
         )
-        provider.accept_voucher(payer.make_voucher(used, now_ms=NOW_MS, final=True))
+        provider.accept_voucher(payer.make_voucher(used, now_ms=NOW_MS, final=True), now_ms=NOW_MS)
         yield payer.receipt().encode()
 
 

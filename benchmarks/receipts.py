@@ -100,11 +100,15 @@ def measure_windows(n: int) -> dict[str, list[float]]:
             sent.append(envelope.encode())
 
         state.append(timed_us(make_statement))
-        hear.append(timed_us(lambda: payer.check_statement(Envelope.decode(sent[-1]))))
+        hear.append(
+            timed_us(lambda: payer.check_statement(Envelope.decode(sent[-1]), now_ms=NOW_MS))
+        )
         make.append(
             timed_us(lambda m=meter: sent.append(payer.make_voucher(m, now_ms=NOW_MS).encode()))
         )
-        check.append(timed_us(lambda: provider.accept_voucher(Envelope.decode(sent[-1]))))
+        check.append(
+            timed_us(lambda: provider.accept_voucher(Envelope.decode(sent[-1]), now_ms=NOW_MS))
+        )
     return {"make statement": state, "check statement": hear, "make voucher": make,
             "check voucher": check}  # fmt: skip
 
@@ -115,9 +119,10 @@ def closed_receipt(nonce: bytes) -> Receipt:
     payer.check_statement(
         provider.make_statement(
             meter, epoch=0, last_step=0, in_root=bytes(32), out_root=bytes(32), now_ms=NOW_MS
-        )
+        ),
+        now_ms=NOW_MS,
     )
-    provider.accept_voucher(payer.make_voucher(meter, now_ms=NOW_MS, final=True))
+    provider.accept_voucher(payer.make_voucher(meter, now_ms=NOW_MS, final=True), now_ms=NOW_MS)
     return provider.receipt()
 
 

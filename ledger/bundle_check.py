@@ -58,6 +58,7 @@ class Proven:
     head: Checkpoint
     statement: Statement
     keys: KeyState | None  # of the account that the log's key acts for
+    n_unspoken: int = 0  # lines dated after the key's delegation: its own, not the account's
 
     @property
     def is_whole(self) -> bool:
@@ -100,8 +101,8 @@ def check_data(data: bytes) -> Proven:
     _check_whole(about, lines, head)
     statement = make_statement(lines)
     _check_statement(_object(STATEMENT, files[STATEMENT]), statement)
-    keys = _key_state(about, files.get(KEY_EVENTS), account, swarm_id, statement)
-    return Proven(account, swarm_id, swarm, head, statement, keys)
+    keys, n_unspoken = _key_state(about, files.get(KEY_EVENTS), account, swarm_id, statement)
+    return Proven(account, swarm_id, swarm, head, statement, keys, n_unspoken)
 
 
 # --- what it says --------------------------------------------------------------------------------
@@ -113,21 +114,22 @@ def _key_state(
     key: bytes,
     swarm_id: bytes,
     statement: Statement,
-) -> KeyState | None:
-    """The account that the log's key acted for when it logged the last of these lines."""
+) -> tuple[KeyState | None, int]:
+    """The account that the log's key acts for, and how many lines it does not reach: a line is
+    dated by whoever was paid or paid, and what one of them says ends nothing for the others."""
     if data is None:
         if about.get("account") is not None:
             raise IncompleteBundle(f"the bundle lacks {KEY_EVENTS}")
-        return None
+        return None, 0
     try:
         state = fold(decode_chain(data), swarm_id)
-        last = max((line.epoch for line in statement.lines), default=0)
-        state.check(key, "log", epoch=last)
+        epochs = [line.epoch for line in statement.lines]
+        held = state.check(key, "log", epoch=min(epochs, default=0))
     except IntegrityError as error:
         raise BadBundle(f"{KEY_EVENTS}: {error}") from error
     if about.get("account") != state.account.hex():
         raise BadBundle(f"its {KEY_EVENTS} are of another account than it names")
-    return state
+    return state, sum(epoch > held.not_after_epoch for epoch in epochs)
 
 
 def _line(number: int, view: dict[str, Any], account: bytes, swarm_id: bytes, note: str) -> Line:

@@ -21,9 +21,11 @@ from ledger.key_ring import ACCOUNT, KeyRing
 from ledger.key_state import fold
 from ledger.lines import Line, peer_name
 from ledger.options import choice_of, choosing, common, one_book
+from ledger.reader import LedgerReader
 from ledger.statements import Choice, make_statement
 from ledger.swarms import swarm_of
 from ledger.views import Json, balance_rows, kept_by
+from protocol.canonical import MAX_UINT
 from protocol.errors import ConfigError, UsageError
 
 BUNDLE_CHECK_SCHEMA = "manyhands/ledger-verify-bundle/v1"
@@ -87,12 +89,19 @@ def _write_bundle(book: Book, home: Path, out: Path | None, choice: Choice) -> i
         events = ring.events() if ring.exists else []
         try:
             if events:
-                last = max((entry.epoch for entry in reader.entries()), default=0)
-                fold(events, swarm_id).check(reader.account, "log", epoch=last)
+                fold(events, swarm_id).check(
+                    reader.account, "log", epoch=_first_epoch(reader, choice)
+                )
         except KeyNotValid as error:
             click.echo(f"note: {error}; this bundle is the key's, not the account's", err=True)
             events = []
         return len(write_bundle(out, reader, policy, choice, events).lines)
+
+
+def _first_epoch(reader: LedgerReader, choice: Choice) -> int:
+    last = MAX_UINT if choice.last is None else choice.last
+    among = (kept for kept in kept_by(reader) if choice.first <= kept.epoch <= last)
+    return min((kept.epoch for kept in among if choice.is_about(kept)), default=0)
 
 
 def _write_text(book: Book, kind: str, out: Path | None, choice: Choice, worth: Worth) -> int:
@@ -158,6 +167,7 @@ def verify_bundle(path: Path, owner: str | None, as_json: bool) -> None:
         "size": proven.head.size,
         "root": proven.head.root.hex(),
         "whole": proven.is_whole,
+        "beyond_account": proven.n_unspoken,
         **proven.statement.within.to_json(),
     }
     if as_json:

@@ -12,11 +12,11 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from ledger.lines import CREDIT_DECIMALS, Line, credits_text, meter_view, peer_name
+from ledger.lines import CREDIT_DECIMALS, Line, credits_text, meter_view, moment, peer_name
 from protocol.errors import UsageError
 
 _TEXT_COLUMNS = """
@@ -121,7 +121,7 @@ def _row(line: Line) -> dict[str, Any]:
 def _focus_row(line: Line, worth: Worth) -> dict[str, Any]:
     cost, model = worth.of(line.amount), line.manifest.hex()[:16]
     payer, payee = peer_name(line.account), peer_name(line.counterparty)
-    closed = _moment(line.closed_ms)
+    closed = moment(line.closed_ms)
     month = closed.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     blocks = f"{line.layer_lo}:{line.layer_hi}"
     return {
@@ -165,23 +165,16 @@ def _focus_row(line: Line, worth: Worth) -> dict[str, Any]:
     }
 
 
-def _moment(time_ms: int) -> datetime:
-    try:
-        return datetime.fromtimestamp(time_ms // 1000, UTC)
-    except (ValueError, OverflowError, OSError):  # a signer's clock may say anything
-        return datetime(9999, 12, 1, tzinfo=UTC) - timedelta(days=31)
-
-
 def _time(time_ms: int) -> str:
-    return f"{_stamp(_moment(time_ms))[:-1]}.{time_ms % 1000:03}Z"
+    return f"{_stamp(moment(time_ms))[:-1]}.{time_ms % 1000:03}Z"
 
 
-def _stamp(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+def _stamp(when: datetime) -> str:
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _hour_after(moment: datetime) -> datetime:
-    return moment.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+def _hour_after(when: datetime) -> datetime:
+    return when.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
 
 
 def _month_after(month: datetime) -> datetime:

@@ -4,6 +4,7 @@ In: an entry and the tab its receipt gives. Out: a value, and it as JSON. What m
 left to `statements.py`.
 """
 
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Self
 
 from ledger.entries import LogEntry
@@ -13,6 +14,8 @@ from protocol.constraints import Constraints
 from protocol.errors import UsageError
 from protocol.identity import peer_id_from_public_key
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST_S = (datetime(9999, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
 CREDIT_DECIMALS = 9  # ncr, nanocredits, are what amounts are kept in
 
 
@@ -103,6 +106,11 @@ def peer_name(account: bytes) -> str:
         return peer_id_from_public_key(account)
     except UsageError:
         return account.hex()
+
+
+def moment(time_ms: int) -> datetime:
+    """When that was, in UTC. A signer's clock may say anything: beyond 9998 it is the year 9999."""
+    return _EPOCH + timedelta(seconds=min(time_ms // 1000, _LATEST_S))
 
 
 def credits_text(ncr: int) -> str:

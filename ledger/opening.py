@@ -15,6 +15,8 @@ from protocol.canonical import decode
 from protocol.errors import PeerRefused
 from protocol.signing import Envelope, SigningKey, add_signature
 
+MAX_TERM_MS = 1 << 41  # 70 years: more than any session asks for
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
@@ -111,6 +113,8 @@ def accept_terms(
         raise BadObject("the terms ask for more ahead than the client allows")
     if proposed.expires_ms + skew_ms <= now_ms:
         raise BadObject("the terms have expired")
+    if proposed.expires_ms > now_ms + MAX_TERM_MS:  # a tab that never runs is dated so
+        raise BadObject("the terms expire in another lifetime")
     return add_signature(terms, swarm_id, key)
 
 

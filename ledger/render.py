@@ -1,12 +1,12 @@
 """The ledger commands' views, as tables for people."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ledger.checkpoint import Checkpoint
+from ledger.lines import moment
 from ledger.receipts import ClosedTab
 
 View = dict[str, Any]
@@ -49,7 +49,7 @@ def _tabs(book: View) -> Table:
         sign = "+" if tab["direction"] == "earned" else "−"
         table.add_row(
             tab["receipt"][:12],
-            datetime.fromtimestamp(tab["closed_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+            moment(tab["closed_ms"]).strftime("%Y-%m-%d %H:%M"),
             _short(tab["peer"]),
             "{}:{}".format(*tab["span"]),
             f"{tab['meter']['prefill_tl']:,}",
@@ -86,6 +86,9 @@ def bundle(view: View) -> None:
         out.print("  a choice of the log: what else there is, it does not say", style="dim")
     if view["account"]:
         out.print(f"  its key acts for account {view['account']}", highlight=False)
+    if view["beyond_account"]:
+        late = _many(view["beyond_account"], "receipt is", "receipts are")
+        out.print(f"  [yellow]but {late} dated later than it may[/]: the key's own alone")
     out.print("  compare the peer id with the one you know: anybody can make a log", style="dim")
 
 

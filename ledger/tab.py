@@ -21,6 +21,7 @@ from protocol.signing import Envelope, SigningKey
 STATE_SHARE, PAY_SHARE = 4, 2  # state at 1/4 of the window, promise at 1/2: decode never waits
 STATE_POSITIONS, PAY_POSITIONS = 256, 512  # and at the latest then, so that free work is on record
 MAX_FAULTS = 8
+MAX_SKEW_MS = 86_400_000  # of two clocks: what is signed dates the line that a tab ends as
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +132,15 @@ class ProviderTab(_Tab):
         self._statement_envelope = self.statement.seal(self._swarm_id, self._key)
         return self._statement_envelope
 
-    def accept_voucher(self, envelope: Envelope) -> bool:
+    def accept_voucher(self, envelope: Envelope, *, now_ms: int) -> bool:
         """Take a voucher in; true if it raised what is promised, or covers more work.
 
         An older or repeated one changes nothing. Two with one number are a fault of the payer's;
         the higher counts.
 
         Raises:
-            IntegrityError: not the payer's, of another tab, or its amount, meter or form is wrong.
+            IntegrityError: not the payer's, of another tab, or its amount, meter, date or form is
+                wrong.
         """
         if envelope == self._voucher_envelope:
             return False
@@ -150,6 +152,7 @@ class ProviderTab(_Tab):
             self._record_fault("two vouchers, one number", self._voucher_envelope, envelope)
         if self.voucher and (voucher.amount, voucher.seq) <= (self.promised, self.voucher.seq):
             return False
+        _check_date("voucher", voucher.issued_ms, now_ms)
         self.voucher, self._voucher_envelope = voucher, envelope
         return True
 
@@ -163,11 +166,12 @@ class PayerTab(_Tab):
             raise BadObject("the terms are paid by another key than ours")
         self._statement_oid = NO_OBJECT
 
-    def check_statement(self, envelope: Envelope) -> bool:
+    def check_statement(self, envelope: Envelope, *, now_ms: int) -> bool:
         """Take a statement in; true if it is news. Being signed does not make it owed.
 
         Raises:
-            IntegrityError: not the payee's, of another tab, or it takes back an earlier one.
+            IntegrityError: not the payee's, of another tab, of another day, or it takes back an
+                earlier one.
         """
         if envelope == self._statement_envelope:
             return False
@@ -178,6 +182,7 @@ class PayerTab(_Tab):
             return False
         if self.statement and not self.statement.meter <= statement.meter:
             raise BadObject("the statement takes back work that an earlier one claimed")
+        _check_date("statement", statement.issued_ms, now_ms)
         self.statement, self._statement_envelope = statement, envelope
         self._statement_oid = envelope.object_id(self._swarm_id)
         return True
@@ -217,6 +222,14 @@ class PayerTab(_Tab):
     def _adds(held: Voucher, meter: Meter, amount: int, final: bool) -> bool:
         return held.meter <= meter and (
             meter != held.meter or amount > held.amount or final > held.final
+        )
+
+
+def _check_date(what: str, issued_ms: int, now_ms: int) -> None:
+    if abs(issued_ms - now_ms) > MAX_SKEW_MS:
+        raise BadObject(
+            f"the {what} is dated more than a day from now",
+            hint="compare the clocks of both machines: date -u",
         )
 
 

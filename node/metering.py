@@ -162,7 +162,7 @@ class SessionMeter:
         """
         if self.tab is None:
             return False
-        return self.tab.accept_voucher(Envelope.decode(voucher))
+        return self.tab.accept_voucher(Envelope.decode(voucher), now_ms=wall_ms())
 
     def receipt(self) -> Receipt | None:
         """The tab as it stands; None when nothing was agreed."""

@@ -116,7 +116,7 @@ class ClientTab:
             IntegrityError: it is not this hop's, or takes an earlier one back.
         """
         if self._tab is not None:
-            self._tab.check_statement(Envelope.decode(statement))
+            self._tab.check_statement(Envelope.decode(statement), now_ms=wall_ms())
 
     def voucher(
         self,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ledger.homes import Book
+from ledger.lines import moment
 from ledger.receipts import ClosedTab, open_receipt
 from protocol.errors import ConfigError
 
@@ -77,7 +78,7 @@ class Earnings:
 
 def _tab_of(tab: ClosedTab) -> Tab:
     n_blocks = tab.terms.layer_hi - tab.terms.layer_lo
-    day = time.strftime("%Y-%m-%d", time.localtime(tab.closed_ms / 1000))
+    day = time.strftime("%Y-%m-%d", time.localtime(moment(tab.closed_ms).timestamp()))
     meter = tab.meter
     prompt = (meter.prefill_tl + meter.cached_tl) / n_blocks
     return Tab(day, tab.amount, prompt, meter.decode_tl / n_blocks)

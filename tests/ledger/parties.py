@@ -93,14 +93,14 @@ def state(provider, meter, *, epoch=0, now_ms=NOW_MS):
 
 def settle(payer, provider, meter, *, now_ms=NOW_MS, final=True):
     """One exchange of statement and voucher."""
-    payer.check_statement(state(provider, meter, now_ms=now_ms))
+    payer.check_statement(state(provider, meter, now_ms=now_ms), now_ms=now_ms)
     voucher = payer.make_voucher(meter, now_ms=now_ms, final=final)
-    provider.accept_voucher(voucher)
+    provider.accept_voucher(voucher, now_ms=now_ms)
     return voucher
 
 
-def closed_receipt(positions=20, **tab):
+def closed_receipt(positions=20, *, now_ms=NOW_MS, **tab):
     """A receipt as both sides hold it after a tab that ended well."""
     payer, provider = open_tab(**tab)
-    settle(payer, provider, ran(positions).meter())
+    settle(payer, provider, ran(positions).meter(), now_ms=now_ms)
     return payer.receipt()

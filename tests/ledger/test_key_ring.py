@@ -12,10 +12,12 @@ from ledger.bundle_check import check_bundle
 from ledger.bundles import ABOUT, KEY_EVENTS, write_bundle
 from ledger.cli import ledger as ledger_commands
 from ledger.errors import BadBundle, BadKeyEvent, IncompleteBundle
+from ledger.homes import Book
 from ledger.key_events import Delegation
 from ledger.key_ring import EVENTS, KeyRing
 from ledger.key_state import fold
 from ledger.reader import LedgerReader
+from manyhands.dashboard.earnings import Earnings
 from protocol.errors import ConfigError, UsageError
 from protocol.identity import load_or_create_identity
 from tests.ledger.parties import PROVIDER, STRANGER, SWARM, closed_receipt
@@ -241,6 +243,25 @@ def test_a_delegation_that_ended_before_the_lines_does_not_cover_them(home):
         write_bundle(home / "forced.zip", reader, OPEN, key_events=ring.events())
     with pytest.raises(BadBundle, match="expired with epoch 5"):
         check_bundle(home / "forced.zip")
+
+
+def test_one_line_dated_far_ahead_takes_the_account_from_no_other_line(home):
+    """As databases may hold from before such dates were refused."""
+    node = load_or_create_identity(home / "node" / "identity.key")
+    with Ledger.open(home / "node", node.key, SWARM) as ledger:
+        ledger.append(closed_receipt(provider=node.key, nonce=b"z" * 16, now_ms=2**62))
+    account = keys(home, "begin")["account"]
+    keys(home, "delegate", "node", "--scope", "log", "--days", 30_000)
+
+    proven = check_bundle(bundle(home))
+
+    assert (proven.keys.account.hex(), proven.n_unspoken) == (account, 1)
+    told = json.loads(run("verify", home / "out.zip", "--owner", account, "--json"))
+    assert told["beyond_account"] == 1
+    assert "1 receipt is dated later" in run("verify", home / "out.zip")
+    assert "9999-01-01" in run("statement", "--home", home)
+    assert run("export", "focus", "--home", home)
+    assert Earnings(Book("node", home / "node")).look()["answers"] == 3
 
 
 @pytest.mark.parametrize(

@@ -198,9 +198,10 @@ def test_focus_has_its_mandatory_columns_and_what_a_credit_is_worth():
 
 def test_a_signers_absurd_clock_breaks_no_export():
     made = [line(closed_ms=2**63 - 1, epoch=2**50)]
+    in_the_last_days_of_all = [line(closed_ms=253402300799_000 - days * DAY_MS) for days in (0, 40)]
 
     for write in (write_csv, write_jsonl, write_focus):
-        assert "".join(write(made))
+        assert "".join(write(made + in_the_last_days_of_all))
     assert make_statement(made).groups("month")
 
 

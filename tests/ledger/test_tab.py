@@ -63,9 +63,9 @@ def test_free_work_is_on_record_too():
 
     assert provider.may_run(meter)
     assert provider.statement_due(meter)
-    payer.check_statement(state(provider, meter))
+    payer.check_statement(state(provider, meter), now_ms=NOW_MS)
     assert payer.voucher_due(meter)
-    assert provider.accept_voucher(payer.make_voucher(meter, now_ms=NOW_MS))
+    assert provider.accept_voucher(payer.make_voucher(meter, now_ms=NOW_MS), now_ms=NOW_MS)
     closed = open_receipt(provider.receipt(), SWARM)
     assert (closed.amount, closed.meter) == (0, meter)
 
@@ -79,7 +79,7 @@ def test_a_voucher_is_due_before_the_window_is_used_up():
         if not provider.may_run(meter):
             stop_at = step
         elif provider.statement_due(meter):
-            payer.check_statement(state(provider, meter))
+            payer.check_statement(state(provider, meter), now_ms=NOW_MS)
         if due_at is None and payer.voucher_due(meter):
             due_at = step
 
@@ -112,8 +112,8 @@ def test_an_inflated_statement_is_paid_as_far_as_the_client_saw_it():
     seen = ran(12).meter()
     inflated = seen + Meter(decode_tl=1000)
 
-    payer.check_statement(state(provider, inflated))
-    provider.accept_voucher(payer.make_voucher(seen, now_ms=NOW_MS, final=True))
+    payer.check_statement(state(provider, inflated), now_ms=NOW_MS)
+    provider.accept_voucher(payer.make_voucher(seen, now_ms=NOW_MS, final=True), now_ms=NOW_MS)
 
     closed = open_receipt(provider.receipt(), SWARM)
     assert closed.meter == seen
@@ -125,8 +125,8 @@ def test_an_older_voucher_after_a_newer_one_changes_nothing():
     older = settle(payer, provider, ran(10).meter(), final=False)
     newer = settle(payer, provider, ran(15).meter(), final=False)
 
-    assert not provider.accept_voucher(older)
-    assert not provider.accept_voucher(newer)
+    assert not provider.accept_voucher(older, now_ms=NOW_MS)
+    assert not provider.accept_voucher(newer, now_ms=NOW_MS)
     assert provider.promised == payer.offer.price(ran(15).meter())
     assert provider.faults == []
 
@@ -145,7 +145,7 @@ def test_of_two_vouchers_with_one_number_the_higher_counts_and_the_pair_is_kept(
         issued_ms=NOW_MS,
     ).seal(SWARM, CLIENT)
 
-    assert not provider.accept_voucher(rival)
+    assert not provider.accept_voucher(rival, now_ms=NOW_MS)
     assert provider.promised == payer.offer.price(ran(10).meter())
     assert provider.faults[0].evidence == (held, rival)
 
@@ -160,17 +160,17 @@ def test_a_voucher_is_good_for_its_own_tab_swarm_and_payee_only():
     ):
         state(other, ran(10).meter())
         with pytest.raises(IntegrityError):
-            other.accept_voucher(voucher)
+            other.accept_voucher(voucher, now_ms=NOW_MS)
     foreign = Voucher.open(voucher, SWARM, CLIENT.public_key).seal(bytes(32), CLIENT)
     with pytest.raises(IntegrityError):
-        provider.accept_voucher(foreign)
+        provider.accept_voucher(foreign, now_ms=NOW_MS)
 
 
 @pytest.mark.parametrize("change", ["amount+1", "amount-1", "meter", "stranger", "tab"])
 def test_a_voucher_that_does_not_add_up_is_refused(change):
     payer, provider = open_tab()
     meter = ran(10).meter()
-    payer.check_statement(state(provider, meter))
+    payer.check_statement(state(provider, meter), now_ms=NOW_MS)
     honest = payer.make_voucher(meter, now_ms=NOW_MS)
     fields = Voucher.open(honest, SWARM, CLIENT.public_key)
     values = {name: getattr(fields, name) for name in Voucher.__slots__}
@@ -184,18 +184,35 @@ def test_a_voucher_that_does_not_add_up_is_refused(change):
     signer = STRANGER if change == "stranger" else CLIENT
 
     with pytest.raises(IntegrityError):
-        provider.accept_voucher(Voucher(**values).seal(SWARM, signer))
+        provider.accept_voucher(Voucher(**values).seal(SWARM, signer), now_ms=NOW_MS)
     assert provider.promised == 0
+
+
+@pytest.mark.parametrize("now_ms", [0, NOW_MS + 2 * 86_400_000, NOW_MS - 2 * 86_400_000, 2**62])
+def test_what_is_dated_more_than_a_day_from_now_is_refused_and_changes_nothing(now_ms):
+    payer, provider = open_tab()
+    meter = ran(10).meter()
+    told = state(provider, meter, now_ms=now_ms)
+    with pytest.raises(BadObject, match="a day from now"):
+        payer.check_statement(told, now_ms=NOW_MS)
+    payer.check_statement(told, now_ms=now_ms)
+    voucher = payer.make_voucher(meter, now_ms=now_ms)
+
+    with pytest.raises(BadObject, match="a day from now"):
+        provider.accept_voucher(voucher, now_ms=NOW_MS)
+
+    assert provider.promised == 0
+    assert provider.accept_voucher(voucher, now_ms=now_ms - 86_400_000 * (now_ms > 0))
 
 
 def test_a_statement_that_takes_back_work_is_refused():
     payer, provider = open_tab()
-    payer.check_statement(state(provider, ran(10).meter()))
+    payer.check_statement(state(provider, ran(10).meter()), now_ms=NOW_MS)
     again = ProviderTab(payer.receipt().offer, payer.receipt().terms, PROVIDER, SWARM)
     state(again, ran(4).meter())
 
     with pytest.raises(BadObject, match="takes back"):
-        payer.check_statement(state(again, ran(5).meter()))
+        payer.check_statement(state(again, ran(5).meter()), now_ms=NOW_MS)
 
 
 def test_two_statements_with_one_number_are_kept_as_evidence():
@@ -204,8 +221,8 @@ def test_two_statements_with_one_number_are_kept_as_evidence():
     twin = ProviderTab(payer.receipt().offer, payer.receipt().terms, PROVIDER, SWARM)
     other = state(twin, ran(11).meter())
 
-    assert payer.check_statement(first)
-    assert not payer.check_statement(other)
+    assert payer.check_statement(first, now_ms=NOW_MS)
+    assert not payer.check_statement(other, now_ms=NOW_MS)
     assert payer.faults[0].evidence == (first, other)
 
 
@@ -213,7 +230,7 @@ def test_a_prepayment_is_all_that_a_client_can_lose():
     payer, provider = open_tab(prepaid=300, credit_window=0)
 
     ahead = payer.make_voucher(Meter(), now_ms=NOW_MS)
-    provider.accept_voucher(ahead)
+    provider.accept_voucher(ahead, now_ms=NOW_MS)
 
     assert provider.promised == 300
     assert open_receipt(provider.receipt(), SWARM).amount == 300
@@ -337,11 +354,11 @@ def test_neither_side_loses_more_than_agreed_under_any_schedule(data):
                     to_payer.append(state(provider, honest + inflation))
             case "hear" if to_payer:
                 with suppress(BadObject):  # an honest one, after an inflated one
-                    payer.check_statement(to_payer[pick(0, -1)])
+                    payer.check_statement(to_payer[pick(0, -1)], now_ms=NOW_MS)
             case "promise":
                 to_provider.append(payer.make_voucher(ran(received).meter(), now_ms=NOW_MS))
             case "take" if to_provider:
-                provider.accept_voucher(to_provider[pick(0, -1)])
+                provider.accept_voucher(to_provider[pick(0, -1)], now_ms=NOW_MS)
             case "lose":
                 del to_payer[:1], to_provider[:1]
             case "replay" if payer.voucher:
