@@ -13,7 +13,7 @@ from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import open_head
 from ledger.errors import BadProof
 from ledger.merkle import HASH_BYTES, NodeAt, inclusion_proof, leaf_hash, verify_inclusion
-from ledger.notes import Note
+from ledger.notes import ED25519, Note, NoteKey
 from ledger.spending import Fault
 from protocol.canonical import decode, encode
 
@@ -44,11 +44,15 @@ class Version:
     size: int
     node_at: NodeAt
 
-    def side(self, index: int | None) -> Side:
-        """What it has at this place. Of the note only what the log itself signed is shown."""
+    def side(self, account: bytes, index: int | None) -> Side:
+        """What it has at this place.
+
+        Of the note only the log's own line is shown: what others wrote below could fill an object.
+        """
         parsed = Note.parse(self.note)
-        name = Checkpoint.parse(parsed.text).origin
-        note = Note(parsed.text, tuple(s for s in parsed.signatures if s.name == name)).encode()
+        key = NoteKey(Checkpoint.parse(parsed.text).origin, ED25519, account)
+        lines = tuple(s for s in parsed.signatures if (s.name, s.key_id) == (key.name, key.id))
+        note = Note(parsed.text, lines[:1]).encode()
         if index is None:
             return Side(note)
         path = inclusion_proof(index, self.size, self.node_at)
@@ -60,8 +64,9 @@ def fork_between(
 ) -> Fault:
     """The fault that two versions prove, which part at this place."""
     if one.size == other.size:
-        return fork_fault(account, swarm_id, one.side(None), other.side(None))
-    return fork_fault(account, swarm_id, one.side(index), other.side(index), index)
+        return fork_fault(account, swarm_id, one.side(account, None), other.side(account, None))
+    sides = one.side(account, index), other.side(account, index)
+    return fork_fault(account, swarm_id, *sides, index)
 
 
 def fork_fault(account: bytes, swarm_id: bytes, one: Side, other: Side, index: int = 0) -> Fault:

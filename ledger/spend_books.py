@@ -7,7 +7,7 @@ witnesses lied: nothing from there on counts, and all balances are folded anew.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,7 +15,7 @@ from typing import Self
 from ledger.chain import ChainReader, ChainState
 from ledger.checkpoint import origin
 from ledger.cosigning import Cosigned, Witnesses
-from ledger.errors import BadProof, ForeignLedger
+from ledger.errors import BadProof, DamagedLedger, ForeignLedger
 from ledger.fold import Allotted, Books, TabClaim
 from ledger.forks import Version, check_fork, fork_between
 from ledger.merkle import appended, leaf_hash, root
@@ -25,6 +25,7 @@ from ledger.spend_tables import (
     SCHEMA,
     Cached,
     Names,
+    Nodes,
     allotted,
     cached_tables,
     refold,
@@ -174,7 +175,7 @@ class SpendBooks:
 
     def allotted(self, oid: bytes) -> Allotted | None:
         """What became of this allotment; None: there is no credit behind it."""
-        return allotted(self._store, self._names.all(), oid).get(oid)
+        return allotted(self._store, oid).get(oid)
 
     def is_forked(self, account: bytes) -> bool:
         rows = self._store.execute(
@@ -197,7 +198,7 @@ class SpendBooks:
             forked = self._store.execute("SELECT acct FROM forked")
             return Books(
                 available={(names[a], names[s]): amount for a, s, amount in balances},
-                allotted=allotted(self._store, names),
+                allotted=allotted(self._store),
                 counted={names[acct]: n for acct, n in logs},
                 granted={names[asset]: amount for asset, amount in granted},
                 forked=frozenset(names[acct] for (acct,) in forked),
@@ -243,7 +244,7 @@ class SpendBooks:
         if parted is not None:
             if log.cut is None:
                 self._accuse(account, log, Version(note, head.head.size, fresh), parted)
-            self._cut(account, log, parted)
+            self._cut(log, parted)
             return
         if log.cut is not None:
             return  # nothing from there on counts
@@ -257,7 +258,7 @@ class SpendBooks:
 
     def _grown(
         self, log: _Log, head: Cosigned, leaves: Sequence[bytes], start: int
-    ) -> "_Nodes | None":
+    ) -> Nodes | None:
         """The tree with these leaves in place of ours from `start` on; None: ours has it all."""
         size = head.head.size
         if size <= log.size and root(size, self._nodes(log)) == head.head.root:
@@ -272,12 +273,16 @@ class SpendBooks:
             raise BadProof("the leaves do not give the checkpoint's root: send all of them")
         return fresh
 
-    def _nodes(self, log: _Log) -> "_Nodes":
-        return _Nodes(self._store, "node", (log.acct,))
+    def _nodes(self, log: _Log) -> Nodes:
+        return Nodes(self._store, log.acct)
 
     def _accuse(self, account: bytes, log: _Log, theirs: Version, index: int) -> Fault:
         ours = Version(log.note, log.size, self._nodes(log))
-        fault = fork_between(account, self.swarm_id, ours, theirs, index)
+        try:
+            fault = fork_between(account, self.swarm_id, ours, theirs, index)
+        except IntegrityError as error:  # theirs was seen to hold
+            reason = f"what it has of {account.hex()[:16]} is not what its checkpoint says: {error}"
+            raise damaged(self._store.path, reason) from error
         self._remember(log.acct, fault)
         return fault
 
@@ -293,6 +298,7 @@ class SpendBooks:
         )
         for index, data in rows:
             if index - start < len(leaves) and leaves[index - start] != data:
+                self._sound(log.acct, index, data)
                 return int(index)
         return None
 
@@ -309,7 +315,7 @@ class SpendBooks:
         previous = leaf_hash(self._leaf_bytes(log.acct, log.size - 1)) if log.size else NO_LEAF
         steps = []
         is_whole = log.is_whole
-        with suppress(IntegrityError):
+        try:
             for index, data in enumerate(leaves, log.size):
                 if not is_whole:
                     break
@@ -322,27 +328,28 @@ class SpendBooks:
                         (log.acct, index, sub, int(step.kind), step.oid, party, asset, step.amount)
                     )
                 log.readable, previous = index + 1, leaf_hash(data)
+        except DamagedLedger:
+            raise  # it is our disk that broke, not the account its rule
+        except IntegrityError:
+            pass  # nothing from this leaf on counts
         self._store.execute_many("INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?)", steps)
         for table in (places, asked, floors):
             table.write()
         log.size, log.granted = log.size + len(leaves), reader.state.granted
 
-    def _cut(self, account: bytes, log: _Log, parted: int) -> None:
-        """Keep what both branches share, and fold everything anew."""
-        kept = self._store.execute(
-            "SELECT data FROM leaf WHERE acct = ? AND idx < ? ORDER BY idx", (log.acct, parted)
-        )
-        for table in ("leaf", "node", "place", "asked", "given_back", "step"):
+    def _cut(self, log: _Log, parted: int) -> None:
+        """Keep what both branches share. Nothing will be read on: what that needs goes, too."""
+        for table in ("leaf", "step"):
+            sql = f"DELETE FROM {table} WHERE acct = ? AND idx >= ?"
+            self._store.execute(sql, (log.acct, parted))
+        sql = "DELETE FROM node WHERE acct = ? AND (idx + 1) << level > ?"
+        self._store.execute(sql, (log.acct, parted))
+        for table in ("place", "asked", "given_back"):
             self._store.execute(f"DELETE FROM {table} WHERE acct = ?", (log.acct,))
-        shared = _Log(log.acct, cut=parted, note=log.note)
-        nodes = self._nodes(log)
-        for index, (data,) in enumerate(kept):
-            for level, number, hash_ in appended(index, leaf_hash(data), nodes):
-                nodes[level, number] = hash_
-        nodes.write()
-        self._extend(account, shared, [data for (data,) in kept])
-        self._save(shared)
-        refold(self._store)
+        log.size, log.readable, log.cut = parted, min(log.readable, parted), parted
+        self._save(log)
+        if self._counted(log.acct) > parted:  # else balances never knew of what goes
+            refold(self._store)
 
     def _save(self, log: _Log) -> None:
         self._store.execute(
@@ -362,16 +369,13 @@ class SpendBooks:
         rows = self._store.execute(sql, (acct, index))
         if not rows:
             raise damaged(self._store.path, f"leaf {index} of a log is missing")
-        return bytes(rows[0][0])
+        return self._sound(acct, index, rows[0][0])
+
+    def _sound(self, acct: int, index: int, data: bytes) -> bytes:
+        """A leaf of ours, once it is seen to be what the tree was made of."""
+        if leaf_hash(data) != Nodes(self._store, acct)(0, index):
+            raise damaged(self._store.path, f"leaf {index} of a log is not what it was")
+        return data
 
     def _leaf_at(self, acct: int) -> Callable[[int], SpendLeaf]:
         return lambda index: SpendLeaf.decode(self._leaf_bytes(acct, index))
-
-
-class _Nodes(Cached[tuple[int, int], bytes]):
-    """A log's tree, with what one transaction adds to it; a `merkle.NodeAt`."""
-
-    def __call__(self, level: int, index: int) -> bytes:
-        if (hash_ := self.get((level, index))) is None:
-            raise BadProof(f"node {level}/{index} of the tree is not there")
-        return hash_

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from ledger.chain import Kind
 from ledger.fold import Allotted
 from ledger.posting import StepRow, Tables, post
-from ledger.store import Store
+from ledger.store import Store, damaged
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -109,6 +109,18 @@ class Cached(Generic[K, V]):
 
     def _row(self, key: Any) -> tuple[Any, ...]:
         return (*self._prefix, key) if self._is_bare_key else (*self._prefix, *key)
+
+
+class Nodes(Cached[tuple[int, int], bytes]):
+    """A log's tree, with what one transaction adds to it; a `merkle.NodeAt`."""
+
+    def __init__(self, store: Store, acct: int) -> None:
+        super().__init__(store, "node", (acct,))
+
+    def __call__(self, level: int, index: int) -> bytes:
+        if (hash_ := self.get((level, index))) is None:
+            raise damaged(self._store.path, f"node {level}/{index} of a tree is missing")
+        return hash_
 
 
 class Names:
@@ -217,26 +229,28 @@ def refold(store: Store) -> None:
     )
 
 
-def allotted(store: Store, names: dict[int, bytes], oid: bytes | None = None) -> Found:
+def allotted(store: Store, oid: bytes | None = None) -> Found:
     """What became of this allotment, or of all that are funded."""
     where, values = ("AND s.oid = ?", (oid,)) if oid is not None else ("", ())
     promised = _promised(store, where, values)
     rows = store.execute(
-        "SELECT s.oid, s.acct, s.party, s.asset, s.amount,"
+        "SELECT s.oid, payer.name, payee.name, asset.name, s.amount,"
         " (SELECT max(l.amount) FROM step l JOIN counted c ON c.acct = l.acct"
         "  WHERE l.oid = s.oid AND l.kind = 3 AND l.acct = s.party AND l.party = s.acct"
         "  AND l.asset = s.asset AND l.idx < c.n),"
         " (SELECT min(f.amount) FROM step f JOIN counted c ON c.acct = f.acct"
         "  WHERE f.oid = s.oid AND f.kind = 4 AND f.acct = s.party AND f.idx < c.n)"
         " FROM step s JOIN counted ON counted.acct = s.acct"
+        " JOIN account payer ON payer.id = s.acct JOIN account payee ON payee.id = s.party"
+        " JOIN account asset ON asset.id = s.asset"
         f" WHERE s.kind = 2 AND s.idx < counted.n {where}",
         values,
     )
     return {
         oid: Allotted.of(
-            names[payer],
-            names[payee],
-            names[asset],
+            payer,
+            payee,
+            asset,
             amount,
             level=level or 0,
             floor=amount if floor is None else floor,

@@ -1,8 +1,10 @@
 """The books on disk are the fold of what they were told, however and in whatever order it came."""
 
 import random
+import sqlite3
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,10 +14,11 @@ from hypothesis import strategies as st
 
 from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Witness, Witnesses, cosign, with_cosignatures
-from ledger.errors import BadProof, ForeignLedger
+from ledger.errors import BadProof, DamagedLedger, ForeignLedger
 from ledger.fold import Branch, TabClaim, fold
 from ledger.merkle import appended, leaf_hash, root
-from ledger.spend_books import SpendBooks
+from ledger.notes import NoteSignature
+from ledger.spend_books import FILE_NAME, SpendBooks
 from ledger.spending import Fault
 from protocol.errors import IntegrityError, OutOfMemory
 from tests.ledger.logs import worlds
@@ -284,3 +287,91 @@ def test_random_bytes_for_leaves_never_count():
             account = ANN.public_key if rng.random() < 0.5 else BEN.public_key
             if books.size(account) == 0:
                 assert books.learn(account, signed(account, data), data) == 0
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_28_lines_that_somebody_wrote_below_a_checkpoint_hide_no_fork(order):
+    """Lines under the log's own name, of keys that nobody has, more than an object holds."""
+    name = origin(SWARM, ANN.public_key, "spend")
+    junk = [NoteSignature(name, bytes([i]) * 4, b"x" * 900) for i in range(40)]
+    with opened(FOUR) as books:
+        learn(books, ASSET, chained(grant(ANN, 100)), signers=(0, 1, 2))
+        for payee in (BEN, CY)[::order]:  # too many witnesses lied
+            leaves = [leaf.encode() for leaf in chained(allot(ANN, payee, 60))]
+            note = with_cosignatures(signed(ANN.public_key, leaves, (0, 1, 2)), junk)
+            books.learn(ANN.public_key, note, leaves)
+
+        assert books.is_forked(ANN.public_key)
+        assert books.books().allotted == {}
+        assert books.available(ANN.public_key, ASSET) == 100
+
+
+SPOILED = [
+    "UPDATE leaf SET data = x'00' WHERE acct = ? AND idx = 0",
+    "UPDATE leaf SET data = x'00' WHERE acct = ? AND idx = 1",
+    "DELETE FROM leaf WHERE acct = ? AND idx = 1",
+    "DELETE FROM node WHERE acct = ? AND idx = 1",
+    "UPDATE node SET hash = zeroblob(32) WHERE acct = ? AND level = 0 AND idx = 0",
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILED)
+@pytest.mark.parametrize("sends_all", [False, True])
+def test_a_disk_that_lost_a_leaf_is_not_taken_for_a_broken_rule(tmp_path, spoil, sends_all):
+    made = allot(ANN, BEN, 60)
+    settled = settle(ANN, BEN, (made.object_id(SWARM), 50))
+    logs = [(ASSET, chained(grant(ANN, 100))), (ANN.public_key, chained(made))]
+    bens = chained(settled, grant(CY, 1, issuer=BEN), deposit(BEN, settled, 50))
+    with SpendBooks.open(tmp_path, SWARM, NOBODY) as books:
+        for account, leaves in logs:
+            learn(books, account, leaves)
+        learn(books, BEN.public_key, bens, upto=2)
+        acct = books._names.find(BEN.public_key)
+    with sqlite3.connect(tmp_path / FILE_NAME) as database:
+        database.execute(spoil, (acct,))
+
+    with SpendBooks.open(tmp_path, SWARM, NOBODY) as books:
+        before = books.books()
+        try:
+            learn(books, BEN.public_key, bens, start=0 if sends_all else 2)
+        except DamagedLedger:
+            assert books.books() == before
+        else:  # what was lost was not needed
+            assert books.available(BEN.public_key, ASSET) == 50
+        assert not books.is_forked(BEN.public_key)
+
+
+def test_a_log_that_was_cut_is_cut_again_without_reading_it_anew():
+    """And what is left is what a fold of all branches leaves, also after it was reopened."""
+    base = chained(*(grant(BEN, 1, issuer=ANN, no=i) for i in range(40)))
+    branches = [Branch(ANN.public_key, tuple(base), True)]
+    with opened() as books:
+        learn(books, ANN.public_key, base)
+        for cut in range(39, 9, -1):
+            other = chained(grant(CY, 2, issuer=ANN, no=1000 + cut), after=base[:cut])
+            learn(books, ANN.public_key, other, start=cut)
+            branches.append(Branch(ANN.public_key, tuple(other), True))
+            if cut in (39, 32, 17, 10):
+                assert compared(books.books()) == compared(fold(branches, SWARM))
+        assert books._store.execute("SELECT count(*) FROM node")[0][0] == 10 + 5 + 2 + 1
+        learn(books, ANN.public_key, base[:10])
+        books.refold()
+        assert books.available(BEN.public_key, ANN.public_key) == 10
+
+
+def test_what_a_judgement_reads_does_not_grow_with_the_accounts_known():
+    """Counted in instructions of the database, hundreds at a time."""
+    made, read = allot(ANN, BEN, 60), []
+    with opened() as books:
+        learn(books, ASSET, chained(grant(ANN, 100)))
+        learn(books, ANN.public_key, chained(made))
+        for n in (0, 5000):
+            rows = [(i.to_bytes(32, "big"),) for i in range(n)]
+            books._store.execute_many("INSERT INTO account (name) VALUES (?)", rows)
+            ticks: list[int] = []
+            books._store._connection.set_progress_handler(partial(ticks.append, 1), 100)
+            assert books.allotted(made.object_id(SWARM)).free == 60
+            books._store._connection.set_progress_handler(None, 0)
+            read.append(len(ticks))
+
+    assert read[1] <= read[0] + 2
