@@ -23,18 +23,32 @@ from ledger.key_events import (
     incept,
 )
 from ledger.key_state import MAX_EVENTS, KeyState, fold
-from protocol.errors import ConfigError, IntegrityError, UsageError
+from protocol.errors import (
+    ConfigError,
+    InsecureHome,
+    IntegrityError,
+    ManyhandsError,
+    UsageError,
+)
 from protocol.file_lock import lock
-from protocol.key_files import Unlock, read_key, read_public_key, write_new_key
+from protocol.key_files import (
+    Unlock,
+    is_encrypted,
+    read_key,
+    read_public_key,
+    write_new_key,
+)
 from protocol.signing import Envelope, SigningKey
 
 ACCOUNT, EVENTS, LOCK = "account", "events", "events.lock"
 MAX_CHAIN_BYTES = 16 * 2**20
+MAX_TOLD = 3  # files that could not be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRing:
-    """passphrase: new keys are encrypted with it; None: they are plain files, mode 0600."""
+    """passphrase: new keys are encrypted with it; None: as the key that they will replace is, with
+    the same passphrase, and the first ones are plain files, mode 0600."""
 
     directory: Path
     keys: Path
@@ -78,7 +92,7 @@ class KeyRing:
                     f"{self.directory.parent} has an account already",
                     hint="manyhands ledger keys show",
                 )
-            root, later = self._make_key(), self._make_key()
+            root, later = (self._make_key(self.passphrase) for _ in range(2))
             _, inception = incept(root, later.public_key, self.swarm_id)
             return self._keep([inception])
 
@@ -91,10 +105,11 @@ class KeyRing:
         """
         with self._alone():
             events, state = self.events(), self.state()
-            taking_over = self._find(
+            place = self._find(
                 lambda key: commitment(key) == state.next_key_hash, "the next root key"
             )
-            later = self._make_key()
+            taking_over = read_key(place, self.unlock, may_be_read=True)
+            later = self._make_key(self._passphrase_of(place))
             return self._append(
                 events,
                 state,
@@ -158,21 +173,43 @@ class KeyRing:
         return state
 
     def _root(self, state: KeyState) -> SigningKey:
-        return self._find(lambda key: key == state.root_key, "the root key")
+        place = self._find(lambda key: key == state.root_key, "the root key")
+        return read_key(place, self.unlock, may_be_read=True)
 
-    def _find(self, is_it: Callable[[bytes], bool], what: str) -> SigningKey:
+    def _find(self, is_it: Callable[[bytes], bool], what: str) -> Path:
+        """Where that key is. Other files of this kind may lie beside it: a server's, somebody's."""
+        unread: list[ManyhandsError] = []
         for path in sorted((*self.keys.glob("*.key"), *self.directory.glob("*.key"))):
-            if is_it(read_public_key(path)):
-                return read_key(path, self.unlock)
+            try:
+                if is_it(read_public_key(path, may_be_read=True)):
+                    return path
+            except ManyhandsError as error:
+                unread.append(error)
+        hints = [error.hint for error in unread if isinstance(error, InsecureHome)]
         raise ConfigError(
-            f"{what} of the account is not in {self.keys}", hint="say where it is: --keys DIR"
+            f"{what} of the account is not in {self.keys}"
+            + "".join(f"; {error}" for error in unread[:MAX_TOLD]),
+            hint=hints[0] if hints else "say where it is: --keys DIR",
         )
 
-    def _make_key(self) -> SigningKey:
+    def _passphrase_of(self, path: Path) -> bytes | None:
+        if self.passphrase is not None or self.unlock is None:
+            return self.passphrase
+        return self.unlock(path) if is_encrypted(path, may_be_read=True) else None
+
+    def _make_key(self, passphrase: bytes | None) -> SigningKey:
         key = SigningKey.generate()
         path = self.keys / f"{key.public_key.hex()[:16]}.key"
         with _written(path):
-            write_new_key(path, key, self.passphrase)
+            write_new_key(path, key, passphrase)
+            try:
+                read_public_key(path, may_be_read=True)
+            except InsecureHome as error:
+                path.unlink()
+                raise InsecureHome(
+                    f"{self.keys} keeps no file from others' eyes",
+                    hint="set MANYHANDS_PASSPHRASE_FILE: encrypted keys may lie there",
+                ) from error
         return key
 
     @contextmanager

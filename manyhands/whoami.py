@@ -14,7 +14,8 @@ from manyhands.home import KEY_NAME, MEMBERSHIP, default_home
 from manyhands.options import home_option, json_option
 from protocol.errors import ConfigError
 
-ROLES = ("node", "client", "founder")
+ROLES = ("node", "client", "founder", "witness", "account")
+OWN = ("node", "client")  # that are peers of swarms
 
 
 @click.group(invoke_without_command=True, short_help="The keys of a home.")
@@ -40,7 +41,7 @@ def _keeping(command: Callable[..., None]) -> Callable[..., None]:
         json_option,
         home_option,
         click.option(
-            "--role", type=click.Choice(ROLES), help="Only this one's key. All of them by default."
+            "--role", type=click.Choice(ROLES), help="Only this one's keys. All of them by default."
         ),
     ):
         command = option(command)
@@ -52,9 +53,9 @@ def _keeping(command: Callable[..., None]) -> Callable[..., None]:
 def encrypt(role: str | None, home: Path | None, as_json: bool) -> None:
     """Keep the keys encrypted. What is so already stays; for another passphrase, decrypt first.
 
-    The passphrase is read from MANYHANDS_PASSPHRASE or the file that MANYHANDS_PASSPHRASE_FILE
-    names, else asked for, and needed from then on by every command that signs. Nobody can recover
-    it.
+    An account's root keys are among them where they lie in the home, not in a drawer. The
+    passphrase is read from MANYHANDS_PASSPHRASE or the file that MANYHANDS_PASSPHRASE_FILE names,
+    else asked for, and needed from then on by every command that signs. Nobody can recover it.
     """
     from protocol.key_files import is_encrypted
     from protocol.passphrases import ask_new
@@ -90,8 +91,10 @@ def _rewrite(path: Path, passphrase: bytes | None) -> None:
 
 def _show(home: Path | None, as_json: bool) -> None:
     root, keys = _keys(home)
-    keys.pop("founder", None)  # of a swarm, and no peer of it
-    _say(root, _told(keys), as_json)
+    own = {who: path for who, path in keys.items() if who in OWN}
+    if not own:
+        raise _no_key(root)
+    _say(root, _told(own), as_json)
 
 
 def _told(keys: dict[str, Path]) -> dict[str, dict[str, object]]:
@@ -106,7 +109,7 @@ def _told(keys: dict[str, Path]) -> dict[str, dict[str, object]]:
 
 def _chosen(home: Path | None, role: str | None) -> tuple[Path, dict[str, Path]]:
     root, keys = _keys(home)
-    chosen = {who: path for who, path in keys.items() if role in (None, who)}
+    chosen = {who: path for who, path in keys.items() if role in (None, who.split("/")[0])}
     if not chosen:
         raise ConfigError(f"there is no {role} key in {root}", hint="manyhands identity shows them")
     return root, chosen
@@ -118,14 +121,23 @@ def _keys(home: Path | None) -> tuple[Path, dict[str, Path]]:
         "node": root / "node" / KEY_NAME,
         "client": root / "client" / KEY_NAME,
         "founder": root / MEMBERSHIP / "founder.key",
+        "witness": root / "witness" / KEY_NAME,
+        **{f"account/{path.stem}": path for path in _root_keys(root / "account")},
     }
     found = {who: path for who, path in places.items() if path.exists()}
     if not found:
-        raise ConfigError(
-            f"there is no key in {root}",
-            hint="the first `manyhands serve` or `generate` on a home makes one",
-        )
+        raise _no_key(root)
     return root, found
+
+
+def _no_key(root: Path) -> ConfigError:
+    hint = "the first `manyhands serve` or `generate` on a home makes one"
+    return ConfigError(f"there is no key in {root}", hint=hint)
+
+
+def _root_keys(directory: Path) -> list[Path]:
+    """An account's keys that lie in its home, as `ledger keys` names them."""
+    return sorted(directory.glob(f"{'[0-9a-f]' * 16}.key"))
 
 
 def _say(root: Path, shown: dict[str, dict[str, object]], as_json: bool) -> None:
@@ -134,4 +146,4 @@ def _say(root: Path, shown: dict[str, dict[str, object]], as_json: bool) -> None
         return
     for who, key in shown.items():
         kept = "   encrypted" if key["encrypted"] else ""
-        click.echo(f"{who:<8}{key['peer']}   {key['key']}{kept}")
+        click.echo(f"{who:<7} {key['peer']}   {key['key']}{kept}")

@@ -32,14 +32,17 @@ _MAX_LOG2_N, _MAX_P = 20, 4  # of a file somebody handed us: 1 GiB at most
 _SALT_BYTES = 16
 
 
-def read_key(path: Path, unlock: Unlock | None = None) -> SigningKey:
+def read_key(path: Path, unlock: Unlock | None = None, *, may_be_read: bool = False) -> SigningKey:
     """
+    may_be_read: an encrypted one may be readable by others, as all is on a stick whose file system
+        keeps no modes; a plain one never.
+
     Raises:
         InsecureHome: others can read or change the file.
         WrongPassphrase: it is encrypted, and this does not open it.
         ConfigError: it is missing, cannot be read, is no Ed25519 key, or needs a passphrase.
     """
-    kind, body = _read_pem(path)
+    kind, body = _read_pem(path, may_be_read)
     if kind == _PLAIN:
         return SigningKey.from_seed(_seed_of(path, body))
     if unlock is None:
@@ -50,20 +53,20 @@ def read_key(path: Path, unlock: Unlock | None = None) -> SigningKey:
     return SigningKey.from_seed(_unseal(path, body, unlock(path)))
 
 
-def read_public_key(path: Path) -> bytes:
+def read_public_key(path: Path, *, may_be_read: bool = False) -> bytes:
     """The public half; needs no passphrase.
 
     Raises:
         InsecureHome, ConfigError: as `read_key`.
     """
-    kind, body = _read_pem(path)
+    kind, body = _read_pem(path, may_be_read)
     if kind == _PLAIN:
         return SigningKey.from_seed(_seed_of(path, body)).public_key
     return _fields_of(path, body)[0]
 
 
-def is_encrypted(path: Path) -> bool:
-    return _read_pem(path)[0] == _SEALED
+def is_encrypted(path: Path, *, may_be_read: bool = False) -> bool:
+    return _read_pem(path, may_be_read)[0] == _SEALED
 
 
 def write_new_key(
@@ -79,9 +82,15 @@ def write_new_key(
     scratch = _write_beside(path, _text(key, passphrase, log2_n))
     try:
         with contextlib.suppress(FileExistsError):
-            os.link(scratch, path)
+            try:
+                os.link(scratch, path)
+            except FileExistsError:
+                raise
+            except OSError:  # the file system of a stick, which knows no links
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                scratch.replace(path)
     finally:
-        scratch.unlink()
+        scratch.unlink(missing_ok=True)
 
 
 def rewrite_key(path: Path, key: SigningKey, passphrase: bytes | None) -> None:
@@ -186,12 +195,15 @@ def _seed_of(path: Path, der: bytes) -> bytes:
 # --- the file ------------------------------------------------------------------------------------
 
 
-def _read_pem(path: Path) -> tuple[str, bytes]:
+def _read_pem(path: Path, may_be_read: bool = False) -> tuple[str, bytes]:
     """Which kind of key it is, and its bytes."""
     try:
         with path.open("rb") as file:
-            _check_mode(path, os.fstat(file.fileno()).st_mode)
-            text = file.read(_MAX_KEY_FILE_BYTES).decode("ascii")
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(_MAX_KEY_FILE_BYTES)
+        if not (may_be_read and f"-----BEGIN {_SEALED}-----".encode() in data):
+            _check_mode(path, mode)
+        text = data.decode("ascii")
         for kind in (_PLAIN, _SEALED):
             begin, end = f"-----BEGIN {kind}-----".split(), f"-----END {kind}-----".split()
             words = text.split()

@@ -6,10 +6,11 @@ reads keys; nothing deeper looks at the environment.
 
 import getpass
 import os
+import stat
 import sys
 from pathlib import Path
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, InsecureHome
 
 VARIABLE, FILE_VARIABLE = "MANYHANDS_PASSPHRASE", "MANYHANDS_PASSPHRASE_FILE"
 MAX_PASSPHRASE_BYTES = 1024
@@ -22,6 +23,7 @@ def given() -> bytes | None:
     """The passphrase that the environment holds or names; None: it says nothing of one.
 
     Raises:
+        InsecureHome: everybody on this machine can read the file, or others change it.
         ConfigError: it is empty, or the file cannot be read.
     """
     text, name = os.environ.get(VARIABLE), os.environ.get(FILE_VARIABLE)
@@ -31,6 +33,7 @@ def given() -> bytes | None:
         return None
     try:
         with Path(name).open("rb") as file:
+            _check_mode(name, os.fstat(file.fileno()).st_mode)
             data = file.read(MAX_PASSPHRASE_BYTES + 2)
     except OSError as error:
         raise ConfigError(f"cannot read {name} ({FILE_VARIABLE}): {error.strerror}") from error
@@ -69,6 +72,15 @@ def _prompt(question: str, what: str) -> bytes:
     if not sys.stdin.isatty():
         raise ConfigError(f"{what} needs a passphrase, and nobody is here to ask", hint=HINT)
     return _checked(os.fsencode(getpass.getpass(question, sys.stderr)), "what was typed")
+
+
+def _check_mode(name: str, mode: int) -> None:
+    """A group may read it: an access list, as service managers give one, shows as a group's."""
+    if os.name == "posix" and stat.S_ISREG(mode) and mode & (stat.S_IWGRP | stat.S_IRWXO):
+        raise InsecureHome(
+            f"others can read the passphrase in {name} (mode {stat.S_IMODE(mode):04o})",
+            hint=f"chmod 600 {name}",
+        )
 
 
 def _checked(passphrase: bytes, source: str) -> bytes:

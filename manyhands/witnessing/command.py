@@ -17,13 +17,10 @@ from ledger.cli import ledger
 from ledger.notes import COSIGNATURE_V1, ED25519, NoteKey, check_name
 from ledger.options import home_option, json_option
 from ledger.witness import LogKey, WitnessBook, name_of
+from manyhands.home import KEY_NAME, open_identity
 from protocol.errors import ConfigError, IntegrityError, UsageError
-from protocol.identity import (
-    Identity,
-    load_identity,
-    load_or_create_identity,
-    public_key_from_peer_id,
-)
+from protocol.identity import Identity, load_identity, public_key_from_peer_id
+from protocol.passphrases import ask
 from protocol.signing import OPEN_SWARM_ID, check_public_key
 
 __all__ = ["ledger"]  # with one more command
@@ -66,8 +63,7 @@ def serve(
         raise UsageError("a new witness needs a name", hint="--name witness.example.org/me")
     _check_name(name)
     log_key = _log_keys(logs, accounts, any_account, _swarm_id(swarm))
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    identity = load_or_create_identity(directory / "identity.key")
+    identity = open_identity(directory)
     with WitnessBook.open(directory, name, identity.key, log_key) as book:
         asyncio.run(_serve(book, host, port))
 
@@ -84,7 +80,7 @@ def status(home: Path, as_json: bool) -> None:
             f"there is no witness in {home}",
             hint="`manyhands ledger witness serve` with this --home makes one",
         )
-    identity = load_identity(directory / "identity.key")
+    identity = load_identity(directory / KEY_NAME, ask)
     with WitnessBook.open(directory, name, identity.key, lambda _: None) as book:
         seen = book.seen()
     vkey = _vkey(name, identity)

@@ -1,7 +1,9 @@
 """An account's keys in a home: made, rotated, delegated, revoked; and bundles that speak for it."""
 
+import errno
 import json
 import multiprocessing
+import os
 import stat
 
 import pytest
@@ -18,8 +20,9 @@ from ledger.key_ring import EVENTS, KeyRing
 from ledger.key_state import fold
 from ledger.reader import LedgerReader
 from manyhands.dashboard.earnings import Earnings
-from protocol.errors import ConfigError, UsageError
+from protocol.errors import ConfigError, InsecureHome, UsageError
 from protocol.identity import load_or_create_identity
+from protocol.key_files import is_encrypted
 from tests.ledger.parties import PROVIDER, STRANGER, SWARM, closed_receipt
 from tests.ledger.test_bundles import OPEN, changed, files_of, zipped
 
@@ -75,6 +78,68 @@ def test_root_keys_may_lie_elsewhere_and_without_them_nothing_is_signed(ring, tm
     assert ring.state() == before
     assert drawer.delegate(may()).n_events == 2
     assert not list(ring.directory.glob("*.key"))
+
+
+def test_a_rotated_key_is_kept_as_the_one_before_it_was_whoever_gave_the_passphrase(ring):
+    def kept(**how):
+        return KeyRing(directory=ring.directory, keys=ring.keys, swarm_id=SWARM, **how)
+
+    kept(passphrase=b"of mine").begin()
+    asked = []
+    kept(unlock=lambda path: asked.append(path) or b"of mine").rotate()  # typed, as at a prompt
+
+    assert [is_encrypted(path) for path in ring.keys.glob("*.key")] == [True] * 3
+    assert set(asked) <= set(ring.keys.glob("*.key"))
+    assert kept(unlock=lambda _: b"of mine").rotate().n_events == 3
+
+
+def test_other_keys_in_the_drawer_are_passed_over(ring):
+    ring.begin()
+    (ring.keys / "00server.key").write_text("of a web server")
+    [first, _] = sorted(ring.keys.glob("[0-9a-f]*.key"))[1:]
+    copy = ring.keys / "00copy.key"
+    copy.write_bytes(first.read_bytes())
+    copy.chmod(0o644)
+
+    assert ring.delegate(may()).n_events == 2
+    assert ring.rotate().n_events == 3
+    for path in ring.keys.glob("*.key"):
+        path.chmod(0o644)
+    with pytest.raises(ConfigError, match="others can read") as unread:
+        ring.revoke(PROVIDER.public_key)
+    assert unread.value.hint.startswith("chmod 600")
+
+
+def test_a_drawer_without_links_and_modes_keeps_encrypted_keys_alone(ring, monkeypatch):
+    """As FAT, on sticks, is: every file has one mode, and none has two names."""
+
+    def no_links(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    def open_to_all(*args, **more):
+        descriptor = os_open(*args, **more)
+        if str(args[0]).endswith(".key") or ".key." in str(args[0]):
+            os.fchmod(descriptor, 0o644)
+        return descriptor
+
+    os_open = os.open
+    monkeypatch.setattr("os.link", no_links)
+    monkeypatch.setattr("os.open", open_to_all)
+
+    with pytest.raises(InsecureHome, match="others' eyes"):
+        ring.begin()
+    assert not list(ring.keys.glob("*.key"))
+    sealed = KeyRing(
+        directory=ring.directory,
+        keys=ring.keys,
+        swarm_id=SWARM,
+        unlock=lambda _: b"of mine",
+        passphrase=b"of mine",
+    )
+    sealed.begin()
+    assert sealed.rotate().n_events == 2
+    assert sealed.delegate(may()).n_events == 3
+    assert [path.suffix for path in ring.keys.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_thief_of_the_root_key_alone_cannot_rotate(ring):

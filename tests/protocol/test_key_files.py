@@ -143,6 +143,7 @@ def test_a_passphrase_comes_from_the_environment_or_the_file_it_names(tmp_path, 
     monkeypatch.setenv(FILE_VARIABLE, str(file))
     with pytest.raises(ConfigError, match="cannot read"):
         given()
+    file.touch(mode=0o600)
     for content, passphrase in ((b"two words\n", b"two words"), (b" x \r\n", b" x "), (b"y", b"y")):
         file.write_bytes(content)
         assert given() == passphrase
@@ -154,6 +155,23 @@ def test_a_passphrase_comes_from_the_environment_or_the_file_it_names(tmp_path, 
         given()
     monkeypatch.setenv(VARIABLE, "from here")
     assert given() == os.fsencode("from here")
+
+
+@pytest.mark.parametrize(("mode", "is_taken"), [(0o644, 0), (0o604, 0), (0o620, 0), (0o440, 1)])
+def test_a_passphrase_that_others_can_read_is_not_taken(tmp_path, monkeypatch, mode, is_taken):
+    """A group may read: an access list, as service managers give one, shows as a group's."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    file = tmp_path / "secret"
+    file.write_text("of mine\n")
+    file.chmod(mode)
+    monkeypatch.setenv(FILE_VARIABLE, str(file))
+
+    if is_taken:
+        assert given() == b"of mine"
+        return
+    with pytest.raises(InsecureHome) as caught:
+        given()
+    assert caught.value.hint == f"chmod 600 {file}"
 
 
 def test_without_a_person_to_ask_the_error_says_what_to_set(tmp_path, monkeypatch):
