@@ -69,26 +69,12 @@ def line_of(account: bytes, row: Row) -> Line:
     index, id_, tab_id, epoch, payer, payee, asset, net, *rest = row
     chain_id, closed_ms, manifest, lo, hi, execution, constraints, rates, *meter = rest
     earned = payee == account
-    return Line(
-        account=account,
-        index=index,
-        receipt_id=id_,
-        tab_id=tab_id,
-        chain_id=chain_id,
-        epoch=epoch,
-        closed_ms=closed_ms,
-        earned=earned,
-        counterparty=payer if earned else payee,
-        manifest=manifest,
-        layer_lo=lo,
-        layer_hi=hi,
-        execution=execution,
-        constraints=_constraints(constraints),
-        meter=Meter(*meter),
-        rates=_rates(rates),
-        asset=asset,
-        amount=net,
-    )
+    counterparty = payer if earned else payee
+    return Line._make(  # in the order of its fields: by their names, it takes twice as long
+        (account, index, id_, tab_id, chain_id, epoch, closed_ms, earned, counterparty,
+         manifest, lo, hi, execution, _constraints(constraints), Meter(*meter), _rates(rates),
+         asset, net)
+    )  # fmt: skip
 
 
 def has_line_rows(store: Store) -> bool:

@@ -10,20 +10,18 @@ import logging
 import os
 from collections.abc import Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
-from secrets import token_bytes
 from typing import Self
 
+from ledger.batch import Batch
 from ledger.checkpoint import Checkpoint, origin
 from ledger.entries import LogEntry
 from ledger.errors import DamagedLedger, ForeignLedger
-from ledger.filling import INSERT_LINE, fill_lines
-from ledger.line_rows import row_of
-from ledger.merkle import appended, leaf_hash, root
+from ledger.filling import fill_lines
+from ledger.merkle import root
 from ledger.owners import Owner, if_gone
 from ledger.reader import FILE_NAME, HEAD_NAME, LedgerReader, read_meta
-from ledger.receipts import ClosedTab, Receipt, open_receipt, receipt_id
+from ledger.receipts import Receipt, open_receipt, receipt_id
 from ledger.store import SCHEMA_VERSION, Store, damaged, translated
 from protocol.errors import IntegrityError, UsageError
 from protocol.signing import SigningKey
@@ -105,37 +103,23 @@ class Ledger(LedgerReader):
                 raise UsageError("a receipt between others is not ours to log")
         note = None
         with self._store.transaction():
-            before = size = self._sound_size()
+            batch = Batch(self._sound_size(), self._node_at)
             entries = []
             for data, tab in checked:
                 id_ = receipt_id(data, self.swarm_id)
-                entry = self._find(id_) or self._insert(size, id_, data, tab)
-                size = max(size, entry.index + 1)
-                entries.append(entry)
-            if size > before:
-                head = Checkpoint(self._origin, size, root(size, self._node_at))
+                entries.append(self._find(id_) or batch.add(id_, data, tab))
+            if batch:
+                batch.write(self._store)
+                head = Checkpoint(self._origin, batch.size, root(batch.size, batch.node_at))
                 note = head.sign(self._key)
-                self._store.execute("INSERT INTO checkpoint VALUES (?, ?)", (size, note.encode()))
+                values = (head.size, note.encode())
+                self._store.execute("INSERT INTO checkpoint VALUES (?, ?)", values)
         if note:
             self._keep_head(note)
             self._store.tidy()
         return entries
 
     # --- within ----------------------------------------------------------------------------------
-
-    def _insert(self, index: int, id_: bytes, data: bytes, tab: ClosedTab) -> LogEntry:
-        salt = token_bytes(32)
-        entry = LogEntry.of(index, id_, tab, sha256(salt + data).digest())
-        self._store.execute(
-            "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [getattr(entry, name) for name in LogEntry.__slots__],
-        )
-        self._store.execute(INSERT_LINE, (index, *row_of(tab)))
-        self._store.execute("INSERT INTO body VALUES (?, ?, ?)", (index, salt, data))
-        for node in appended(index, leaf_hash(entry.leaf()), self._node_at):
-            self._store.execute("INSERT INTO node VALUES (?, ?, ?)", node)
-        self._store.execute("DELETE FROM open_tab WHERE session_id = ?", (entry.session_id,))
-        return entry
 
     def _keep_head(self, note: str) -> None:
         """Write the checkpoint beside the database, whole or not at all."""

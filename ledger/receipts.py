@@ -7,7 +7,7 @@ missing when a hop was lost before its first window.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar, Self, TypeVar
 
@@ -33,8 +33,11 @@ class Receipt:
     terms: Envelope
     statement: Envelope | None = None
     voucher: Envelope | None = None
+    _read: bytes = field(default=b"", init=False, repr=False, compare=False)  # what it was read of
 
     def encode(self) -> bytes:
+        if self._read:  # there is one encoding, and this was found to be it
+            return self._read
         parts = (self.offer, self.terms, self.statement, self.voucher)
         return encode([1, *(part.encode() if part else None for part in parts)])
 
@@ -49,7 +52,9 @@ class Receipt:
             None if values[i] is None else _envelope(name, values[i])
             for i, name in ((3, "statement"), (4, "voucher"))
         )
-        return cls(offer=offer, terms=terms, statement=statement, voucher=voucher)
+        receipt = cls(offer=offer, terms=terms, statement=statement, voucher=voucher)
+        object.__setattr__(receipt, "_read", bytes(data))
+        return receipt
 
     @property
     def session_id(self) -> bytes:
@@ -147,7 +152,9 @@ def _open_offer(envelope: Envelope, swarm_id: bytes) -> Offer:
     return offer
 
 
+@lru_cache(maxsize=256)
 def _open_terms(envelope: Envelope, swarm_id: bytes) -> Terms:
+    """Remembered by their very bytes: from a tab's opening until it is filed, a moment later."""
     if len(envelope.signers) != 2:  # before any signature is looked at
         raise BadObject("the terms are not signed by exactly both parties")
     terms = Terms.open(envelope, swarm_id, *envelope.signers)

@@ -68,15 +68,17 @@ def decode(data: bytes) -> list[Any]:
     return fields
 
 
-def _check(value: object, depth: int) -> None:
-    kind = type(value)  # exact: a bool is an int to isinstance, a subclass may encode otherwise
-    if kind is int:
-        if not 0 <= value <= MAX_UINT:  # type: ignore[operator]
-            raise NotCanonical(f"an integer lies in [0, 2^63), got {value}")
-    elif kind is list or kind is tuple:
-        if depth > MAX_DEPTH:
-            raise NotCanonical(f"arrays nest at most {MAX_DEPTH} deep")
-        for item in value:  # type: ignore[attr-defined]
-            _check(item, depth + 1)
-    elif not (kind is bytes or kind is str or kind is bool or value is None):
-        raise NotCanonical(f"a field cannot be of type {kind.__name__}")
+def _check(values: Sequence[Any], depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise NotCanonical(f"arrays nest at most {MAX_DEPTH} deep")
+    for value in values:
+        kind = type(value)  # exact: a bool is an int to isinstance, a subclass may encode otherwise
+        if kind is bytes or kind is str or kind is bool or value is None:
+            continue
+        if kind is int:
+            if not 0 <= value <= MAX_UINT:
+                raise NotCanonical(f"an integer lies in [0, 2^63), got {value}")
+        elif kind is list or kind is tuple:
+            _check(value, depth + 1)
+        else:
+            raise NotCanonical(f"a field cannot be of type {kind.__name__}")
