@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from ledger import Ledger, LedgerReader, Proof, open_receipt, verify_ledger, verify_proof
 from ledger.errors import BadReceipt, DamagedLedger, ForeignLedger, LedgerBusy
 from ledger.reader import FILE_NAME, HEAD_NAME
+from ledger.receipts import Receipt
 from ledger.store import Store
 from protocol.errors import ConfigError, IntegrityError, UsageError
 from tests.ledger.parties import (
@@ -73,6 +75,40 @@ def test_appending_again_changes_nothing(ledger):
     assert ledger.append(closed_receipt()) == first
     assert ledger.append_all([closed_receipt(), closed_receipt()]) == [first, first]
     assert ledger.checkpoint() == head
+
+
+def test_a_receipt_twice_in_one_batch_is_one_entry(ledger):
+    one, two = receipts(2)
+
+    entries = ledger.append_all([one, two, one])
+
+    assert [entry.index for entry in entries] == [0, 1, 0]
+    assert list(ledger.entries()) == entries[:2]
+    assert verify_ledger(ledger.directory, CLIENT.public_key).holds
+
+
+def test_a_receipt_that_was_read_and_changed_is_encoded_as_it_is_now():
+    read = Receipt.decode(closed_receipt().encode())
+    changed = replace(read, voucher=None)
+
+    assert changed.encode() == Receipt(**parts(changed)).encode() != read.encode()
+    assert read.encode() == Receipt(**parts(read)).encode()
+
+
+def parts(receipt):
+    return {name: getattr(receipt, name) for name in ("offer", "terms", "statement", "voucher")}
+
+
+def test_terms_that_were_checked_are_checked_again_when_one_byte_of_them_differs():
+    receipt = closed_receipt()
+    open_receipt(receipt, SWARM)
+    (key, signature), other = receipt.terms.signatures
+    forged = ((key, signature[:-1] + bytes([signature[-1] ^ 1])), other)
+
+    with pytest.raises(BadReceipt, match="terms"):
+        open_receipt(replace(receipt, terms=replace(receipt.terms, signatures=forged)), SWARM)
+    with pytest.raises(BadReceipt):
+        open_receipt(receipt, b"another swarm's id, of 32 bytes.")
 
 
 def test_one_bad_receipt_in_a_batch_logs_none(ledger):
