@@ -300,11 +300,10 @@ def paying(n: int) -> None:
     for usage, _ in zip(usages(), range(n), strict=False):
         meter = usage.meter()
         roots = {"in_root": bytes(32), "out_root": bytes(32)}
-        payer.check_statement(
-            provider.make_statement(meter, epoch=0, last_step=0, now_ms=NOW_MS, **roots)
-        )
+        stated = provider.make_statement(meter, epoch=0, last_step=0, now_ms=NOW_MS, **roots)
+        payer.check_statement(stated, now_ms=NOW_MS)
         make_s += cpu_s(lambda m=meter: sent.append(payer.make_voucher(m, now_ms=NOW_MS).encode()))
-        check_s += cpu_s(lambda: provider.accept_voucher(Envelope.decode(sent[-1])))
+        check_s += cpu_s(lambda: provider.accept_voucher(Envelope.decode(sent[-1]), now_ms=NOW_MS))
     for what, took_s, goal in (("made", make_s, 150), ("checked", check_s, 250)):
         us = 1e6 * took_s / n
         row(f"voucher {what}", f"{us:.0f} µs", f"{goal} µs", us <= goal)
