@@ -34,6 +34,7 @@ from scheduler.request import Event, GenerationRequest
 from scheduler.session import Session
 from scheduler.settlement import Settlement
 from scheduler.swarm_watch import hear, watch_swarm
+from scheduler.turns import Turns
 
 
 class Generation:
@@ -106,7 +107,7 @@ class Client:
         self.identity, self.swarm_id, self.transport = identity, swarm_id, transport
         self._books, self._join = books, tuple(join)
         self._rng = rng or random.Random()
-        self._connections = Connections(transport)
+        self._connections, self._turns = Connections(transport), Turns()
         self._data = DataLinks(self._connections)
         self._directory = Directory(
             new_table(swarm_id, membership),
@@ -184,6 +185,7 @@ class Client:
             records=self.records,
             connections=self._connections,
             permit=self.permission.of(request.manifest, request.model),
+            turns=self._turns,
         )
         connections, identity = self._connections, self.identity
         running = Session(request, finder, connections, identity, settlement, prefixes)
@@ -204,6 +206,7 @@ class Client:
                 records=self.records,
                 connections=self._connections,
                 permit=self.permission.of(asked.manifest, asked.model),
+                turns=self._turns,
             ),
             self._connections,
             self._data,

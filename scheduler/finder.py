@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypedDict
 
 from protocol.address import Address
 from protocol.announcements import Announcement
@@ -33,7 +32,7 @@ from protocol.record_pages import record_of, write_records
 from protocol.transport import Transport
 from scheduler.chain import Connections
 from scheduler.directory import Directory, fetch_directory
-from scheduler.latency import Pair
+from scheduler.judged import Judged, judged
 from scheduler.peer_record import PeerRecords
 from scheduler.prefixes import Familiar
 from scheduler.probing import choose_fresh
@@ -50,19 +49,13 @@ from scheduler.routing import (
     prefill_ms,
 )
 from scheduler.seats import neighbour, seat_of
+from scheduler.turns import Turn, Turns
 
 ASK_S = 1.0  # to answer what they know, at first; most do within milliseconds
 FINAL = (PeerRefused, VersionMismatch, PeerMisbehaved)  # no time mends these
 DETOUR = 0.25  # what a chain that knows the prompt may cost more per token, whatever it saves
-BROKEN_RTT_MS = 10_000.0  # of a link that one of its ends says does not stand
 OFF_LOOP = 300  # peers, from which on a search takes a thread
 AGAIN_S = (0.1, 0.25)  # between looks, drawn: clients that failed together do not return together
-
-
-class _Judged(TypedDict):
-    rtt_ms: Mapping[Pair, float]
-    slowdown: Mapping[PeerId, float]
-    extra_ms: Mapping[PeerId, float]
 
 
 class RouteFinder:
@@ -87,9 +80,11 @@ class RouteFinder:
         records: PeerRecords | None = None,
         connections: Connections | None = None,
         permit: Callable[[], None] = lambda: None,
+        turns: Turns | None = None,
     ) -> None:
         """
         Args:
+            turns: of all sessions of this client, whose first chains ask for room.
             permit: raises NotPermitted where the swarm does not let this model be used.
             connections: to ask peers by, before the choice among them; None: nobody is asked.
             ends: whoever sits before the first hop and behind the last one; None closes a ring.
@@ -111,6 +106,7 @@ class RouteFinder:
         self._request, self._transport = request, transport
         self._directory, self._join, self._rng = directory, tuple(join), rng
         self._familiar, self._connections, self._permit = familiar, connections, permit
+        self._turn = Turn(turns or Turns())
         self._choice: Sequence[Route] = ()  # among which the last route was drawn
         self._records = records or PeerRecords()
         self.watch = RouteWatch(self._records, directory, lambda: self._wanted(()))
@@ -124,6 +120,7 @@ class RouteFinder:
             SwarmIncomplete: nobody serves some blocks, or all who do were lost.
             ManyhandsError: the refusal, when those who serve the blocks refused.
         """
+        self._turn.give_back()  # nobody waits for who has to look again
         self.watch.lost(action.avoid)
         self._staying = {seat.peer for seat in action.survivors}
         self._since = self._since or time.monotonic()
@@ -144,6 +141,8 @@ class RouteFinder:
                 routes = await self._look_again(action, is_late=is_late)
             if routes is not None:
                 self.waits_for = None
+                if not action.survivors and not self.has_begun():
+                    await self._turn.take()
                 return self._seats(await self._settled(routes, action))
             if is_late:
                 raise await self._why(action)
@@ -189,6 +188,11 @@ class RouteFinder:
         self._agreed, self._since, self._unreachable = self.profile, None, None
         self._has_asked = False
         self._tried_again.clear()
+        self.over()
+
+    def over(self) -> None:
+        """Nothing more is asked for: the chain stands, or the session has ended."""
+        self._turn.give_back()
 
     async def _settled(self, routes: list[Route], action: FindRoute) -> list[Route]:
         """After a last look at who is busy now; a failover does not wait for one."""
@@ -249,15 +253,8 @@ class RouteFinder:
             seed=self._rng.getrandbits(32),
         )
 
-    def _judged(self, peers: Sequence[Announcement]) -> "_Judged":
-        """What this client saw of them itself, as the route search takes it."""
-        now_s = time.time()
-        broken = dict.fromkeys(self._records.broken_links(now_s), BROKEN_RTT_MS)
-        return {
-            "rtt_ms": self._directory.rtt_ms | broken,
-            "slowdown": self._records.believed(peers, now_s),
-            "extra_ms": self._records.risk_ms(peers, now_s),
-        }
+    def _judged(self, peers: Sequence[Announcement]) -> Judged:
+        return judged(peers, self._directory, self._records)
 
     async def _look_again(self, action: FindRoute, *, is_late: bool) -> list[Route] | None:
         """Routes with as few as needed of those who failed for the moment: they may be back.

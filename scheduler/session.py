@@ -130,6 +130,7 @@ class Session:
                         task.cancel()
                     await asyncio.shield(asyncio.ensure_future(self._close()))
         finally:
+            self._finder.over()
             self.transcript.end()
         if self._mistake is not None:
             raise self._mistake
