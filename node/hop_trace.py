@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 from protocol.hop_session import HopSession
 from protocol.messages import Reserve
 from protocol.tracing import TraceParent, Tracer, TraceSpan
+from protocol.transport.error_codec import BY_CODE
 
 if TYPE_CHECKING:
     from node.work import Done
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 TOLD_CHARS = 8  # of a peer id, which tell one from others
 MAX_RUNS = 32  # of the prompt, that are told one by one
 NS = 1_000_000_000
+OURS = {"settled", "expired", "client gone", "abandoned", *BY_CODE}  # why a session is over
+OF_CLIENTS = {"done", "stop", "length", "cancelled", "failed", "released"}  # of its `Close`
 
 
 class HopTrace:
@@ -101,7 +104,8 @@ class HopTrace:
                 forward_ms=_ms(self._forward_s),
                 send_ms=_ms(self._send_s),
             )
-        self._span.end(rows=self._n_rows, epochs=self._n_epochs, reason=reason)
+        told = reason if reason in OURS | OF_CLIENTS else "other"  # no words of anybody's
+        self._span.end(rows=self._n_rows, epochs=self._n_epochs, reason=told)
 
     def _part(self, name: str, began_s: float, ended_s: float, **told: int) -> None:
         assert self._span is not None

@@ -24,6 +24,7 @@ SessionId = NewType("SessionId", bytes)
 
 MAX_STOPS, MAX_STOP_CHARS, MAX_STOP_IDS = 16, 256, 64
 MAX_TRACEPARENT_CHARS = 64  # those of today have 55
+MAX_REASON_CHARS = 64  # of why a client closes a session
 MAX_HOPS = 512
 MAX_BUDGET_MS = 1 << 40  # 34 years
 MAX_CONSTRAINTS_BYTES, MAX_RECORDS_BYTES = 9 * 1024, 18 * 1024
@@ -190,6 +191,9 @@ class Close:
     """The session is over for the client; settle and free. `reason` is for the hop's log."""
 
     reason: str = "done"
+
+    def __post_init__(self) -> None:
+        require(len(self.reason) <= MAX_REASON_CHARS, "a reason too long")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -293,8 +293,8 @@ class Tunnels:
         return any(not each.muxed_conn.is_initiator for each in circuits)
 
     async def _try_a_hole(self, peer: ID) -> None:
-        await self._punching.punch(peer)
-        self._rounds.ended(peer, trio.current_time())
+        is_open = await self._punching.punch(peer)
+        self._rounds.ended(peer, trio.current_time(), is_open=is_open)
 
     # --- places at relays -------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from protocol.codec import (
 from protocol.errors import PeerMisbehaved
 from protocol.frames import Ack, Ask, Frame, Gone, RowGroup
 from protocol.messages import (
+    MAX_REASON_CHARS,
     Account,
     Close,
     Closed,
@@ -156,6 +157,13 @@ groups = st.builds(
 @pytest.mark.parametrize("message", TO_HOP, ids=lambda message: type(message).__name__)
 def test_what_a_client_says_arrives_as_it_was(message):
     assert to_hop_message(to_hop_bytes(message)) == message
+
+
+def test_a_reason_to_close_of_any_length_is_no_message():
+    sent = hop_pb2.ToHop(close=hop_pb2.Close(reason="x" * (1 + MAX_REASON_CHARS)))
+
+    with pytest.raises(PeerMisbehaved, match="a reason too long"):
+        to_hop_message(sent.SerializeToString())
 
 
 @pytest.mark.parametrize("message", TO_CLIENT, ids=lambda message: type(message).__name__)
