@@ -7,7 +7,7 @@ quorum at most (Bracha 1987; the arithmetic as N. Möller gives it for Sigsum, 2
 majority is not enough: five of eight, three of them lying, sign both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
@@ -72,6 +72,29 @@ class Witnesses:
     def of(cls, *known: Witness) -> "Witnesses":
         """These, with as small a quorum as is safe."""
         return cls(known, quorum(len(known)))
+
+    def add(
+        self, note: str, lines: Iterable[NoteSignature], origin: str, log_key: bytes
+    ) -> tuple[str, Cosigned]:
+        """The note with these cosignatures, and what they come to.
+
+        Only lines of the log and of witnesses we know are kept: others could fill it up.
+
+        Raises:
+            IntegrityError: a line of a witness we know does not hold.
+        """
+        parsed = Note.parse(note)
+        ours = {(key.name, key.id) for key in (w.note_key for w in self.known)}
+        log = NoteKey(origin, ED25519, log_key)
+        own = Note(
+            parsed.text,
+            tuple(
+                s for s in parsed.signatures if (s.name, s.key_id) in ours | {(log.name, log.id)}
+            ),
+        )
+        more = [line for line in lines if (line.name, line.key_id) in ours]
+        whole = with_cosignatures(own.encode(), more)
+        return whole, self.open(whole, origin, log_key)
 
     def open(self, note: str, origin: str, log_key: bytes) -> Cosigned:
         """Read a checkpoint of this log with its cosignatures; unknown signers are passed over.

@@ -6,22 +6,22 @@ one size is signed once: two of them would be a fork, and there is no taking it 
 knows less than was signed before, here or as a witness remembers, signs nothing.
 """
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
 from ledger.checkpoint import Checkpoint, origin
-from ledger.cosigning import Cosigned, Witnesses, open_head, with_cosignatures
+from ledger.cosigning import Cosigned, Witnesses, open_head
 from ledger.errors import DamagedLedger, ForeignLedger
 from ledger.funding import SpendProof
 from ledger.merkle import EMPTY_ROOT, appended, consistency_proof, inclusion_proof, leaf_hash, root
 from ledger.notes import Note, NoteSignature
+from ledger.own_chain import OwnChain
 from ledger.spend_leaf import NO_LEAF, SpendLeaf
-from ledger.spending import open_spending
-from ledger.store import Store, damaged, translated
+from ledger.store import Store, damaged, translated, write_whole
 from ledger.tiles import WIDTH, Tile, bundle, tile_bytes
 from ledger.witness import AddCheckpoint
+from protocol.canonical import MAX_UINT
 from protocol.errors import IntegrityError, UsageError
 from protocol.signing import Envelope, SigningKey
 
@@ -49,6 +49,8 @@ class SpendLog:
         self.account, self.swarm_id = key.public_key, swarm_id
         self.origin = origin(swarm_id, key.public_key, "spend")
         self._directory, self._store, self._key = directory, store, key
+        self._beside = 0  # the size of the checkpoint beside the database is that, or more
+        self._chain = OwnChain(self.account, swarm_id)
 
     @classmethod
     def open(cls, directory: Path, key: SigningKey, swarm_id: bytes) -> Self:
@@ -70,6 +72,7 @@ class SpendLog:
             store.quick_check()
             log._claim()
             log._check_head()
+            log._keep_head(len(log))  # a process that died may have signed and not kept it
         except BaseException:
             store.close()
             raise
@@ -92,36 +95,42 @@ class SpendLog:
     def append(self, *envelopes: Envelope) -> str:
         """Log these objects and sign the new tree head, which is returned; all or none.
 
+        What readers would end the log at is refused: it would take all later entries with it.
+
         Raises:
-            IntegrityError: one is malformed, or not signed by us (and whom else it needs).
+            IntegrityError: one is malformed, not signed by us (and whom else it needs), or breaks
+                a rule of the log; or one that is there already does.
             UsageError: one is in the log already.
             DamagedLedger: the tree does not match its last checkpoint, so we sign no more.
+            ConfigError, OutOfMemory: what is beside the database cannot be written. The entries
+                may be logged then; nothing signed leaves before it can.
         """
-        for envelope in envelopes:
-            open_spending(envelope, self.account, self.swarm_id)
+        if not envelopes:
+            return self.checkpoint() or ""
         with self._store.transaction():
             size = self._sound_size()
             previous = leaf_hash(self._leaf(size - 1)) if size else NO_LEAF
+            fresh = []
             for index, envelope in enumerate(envelopes, size):
-                previous = self._insert(SpendLeaf(index, previous, envelope))
+                fresh.append(SpendLeaf(index, previous, envelope))
+                previous = self._insert(fresh[-1])
+            accepted = self._chain.read(fresh, lambda index: SpendLeaf.decode(self._leaf(index)))
             grown = size + len(envelopes)
-            if grown == size:
-                return self.checkpoint() or ""
             note = Checkpoint(self.origin, grown, root(grown, self._node_at)).sign(self._key)
             self._store.execute("INSERT INTO checkpoint VALUES (?, ?)", (grown, note))
-        self._keep_head(note)
+        accepted()
+        self._keep_head(grown)
         return note
 
     def add_cosignatures(self, lines: Iterable[NoteSignature], witnesses: Witnesses) -> Cosigned:
-        """Keep what witnesses signed of our latest checkpoint.
+        """Keep what witnesses signed of our latest checkpoint; lines of others are passed over.
 
         Raises:
             IntegrityError: a line of a witness we know does not hold; none is kept.
         """
         with self._store.transaction():
             size = self._sound_size()
-            note = with_cosignatures(self._note(size), list(lines))
-            cosigned = witnesses.open(note, self.origin, self.account)
+            note, cosigned = witnesses.add(self._note(size), lines, self.origin, self.account)
             self._store.execute("UPDATE checkpoint SET note = ? WHERE size = ?", (note, size))
         return cosigned
 
@@ -148,11 +157,14 @@ class SpendLog:
 
     def checkpoint(self) -> str | None:
         """The latest, with the cosignatures it has so far."""
-        rows = self._store.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1")
-        return str(rows[0][0]) if rows else None
+        if (note := self._latest()) is not None:
+            self._keep_head(Checkpoint.parse(Note.parse(note).text).size)
+        return note
 
-    def leaves(self, start: int = 0) -> list[bytes]:
-        rows = self._store.execute("SELECT data FROM leaf WHERE idx >= ? ORDER BY idx", (start,))
+    def leaves(self, start: int = 0, stop: int = MAX_UINT) -> list[bytes]:
+        rows = self._store.execute(
+            "SELECT data FROM leaf WHERE idx >= ? AND idx < ? ORDER BY idx", (start, stop)
+        )
         return [data for (data,) in rows]
 
     def request(self, old: int) -> AddCheckpoint:
@@ -162,7 +174,9 @@ class SpendLog:
             if not 0 <= old <= size:
                 raise damaged(self._store.path, f"a witness signed {old} entries, it has {size}")
             path = consistency_proof(old, size, self._node_at) if old else []
-            return AddCheckpoint(old, tuple(path), self._note(size))
+            note = self._note(size)
+        self._keep_head(size)
+        return AddCheckpoint(old, tuple(path), note)
 
     def prove(self, oid: bytes) -> SpendProof:
         """That this object is in the log, under the latest checkpoint.
@@ -176,7 +190,9 @@ class SpendLog:
                 raise UsageError(f"the spend log has no entry {oid.hex()}")
             size = self._sound_size()
             path = inclusion_proof(rows[0][0], size, self._node_at)
-            return SpendProof(rows[0][1], tuple(path), self._note(size))
+            note = self._note(size)
+        self._keep_head(size)
+        return SpendProof(rows[0][1], tuple(path), note)
 
     def fetch(self, path: str) -> bytes:
         """The bytes at a path of C2SP tlog-tiles: `checkpoint`, `tile/…`.
@@ -184,10 +200,10 @@ class SpendLog:
         Raises:
             UsageError: there is nothing there.
         """
+        if path == "checkpoint" and (note := self.checkpoint()) is not None:
+            return note.encode()
         with self._store.snapshot():
             size = len(self)
-            if path == "checkpoint" and size:
-                return self._note(size).encode()
             try:
                 tile = Tile.parse(path)
             except IntegrityError as error:
@@ -197,7 +213,7 @@ class SpendLog:
             if tile.level is not None:
                 return tile_bytes(tile, self._node_at)
             start = tile.index * WIDTH
-            return bundle(self.leaves(start)[: tile.width])
+            return bundle(self.leaves(start, start + tile.width))
 
     # --- within ----------------------------------------------------------------------------------
 
@@ -215,6 +231,8 @@ class SpendLog:
         rows = self._store.execute("SELECT data FROM leaf WHERE idx = ?", (index,))
         if not rows:
             raise damaged(self._store.path, f"entry {index} is missing")
+        if leaf_hash(rows[0][0]) != self._node_at(0, index):
+            raise damaged(self._store.path, f"entry {index} is not what was signed")
         return bytes(rows[0][0])
 
     def _node_at(self, level: int, index: int) -> bytes:
@@ -233,21 +251,29 @@ class SpendLog:
 
     def _sound_size(self) -> int:
         """The size of the tree, once it is seen to match its last checkpoint."""
-        size, note = len(self), self.checkpoint()
+        size, note = len(self), self._latest()
         head = Checkpoint.parse(Note.parse(note).text) if note else None
         promised = (head.size, head.root) if head else (0, EMPTY_ROOT)
         if (size, root(size, self._node_at)) != promised:
             raise damaged(self._store.path, "the tree does not match its last checkpoint")
         return size
 
-    def _keep_head(self, note: str) -> None:
-        """Write the checkpoint beside the database, whole or not at all."""
-        fresh = self._directory / f"{HEAD_NAME}.{os.getpid()}"
-        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-            file.write(note)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._directory / HEAD_NAME)
+    def _latest(self) -> str | None:
+        rows = self._store.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1")
+        return str(rows[0][0]) if rows else None
+
+    def _keep_head(self, size: int) -> None:
+        """See that a checkpoint of this size, or a later one, is beside the database.
+
+        Nothing signed leaves before that: else, with an older database put back, nobody here would
+        know of it. One process at a time does this, and writes the latest.
+        """
+        if size <= self._beside:
+            return
+        with self._store.transaction():
+            if (note := self._latest()) is not None:
+                write_whole(self._directory / HEAD_NAME, note)
+                self._beside = Checkpoint.parse(Note.parse(note).text).size
 
     def _claim(self) -> None:
         ours = {"account": self.account, "swarm": self.swarm_id}
@@ -268,7 +294,10 @@ class SpendLog:
         if not path.exists():
             return
         try:
-            self.check_against(path.read_text(errors="replace"))
+            with translated(path):
+                note = path.read_text(errors="replace")
+            self.check_against(note)
+            self._beside = Checkpoint.parse(Note.parse(note).text).size
         except DamagedLedger as error:
             raise damaged(
                 self._store.path, "the checkpoint beside it promises more, or other entries"

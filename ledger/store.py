@@ -6,6 +6,8 @@ an open tab's latest voucher survives a crash of the process at once and of the 
 (NORMAL), because losing the last of it costs at most a window. What rows mean is left to `log.py`.
 """
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -200,17 +202,66 @@ def translated(path: Path) -> Iterator[None]:
                 hint=f"check who owns it: ls -l {path.parent}",
             ) from error
         if primary == sqlite3.SQLITE_FULL:
-            hint = "free some, or choose another --home"
-            raise OutOfMemory(f"no disk space left for {path}", hint=hint) from error
+            raise _no_space(path) from error
         raise damaged(path, str(error)) from error
     except UnicodeDecodeError as error:  # text that no longer is, in a row or in the schema
         raise damaged(path, str(error)) from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(path) from error
         raise ConfigError(f"{path} cannot be opened: {error.strerror or error}") from error
 
 
+def _no_space(path: Path) -> OutOfMemory:
+    hint = "free some, or choose another --home"
+    return OutOfMemory(f"no disk space left for {path}", hint=hint)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put this in place of what the file holds, durably; after a crash it is the one or the other.
+
+    For who alone writes there just now.
+
+    Raises:
+        ConfigError, OutOfMemory: it cannot be written; what it held is still there.
+    """
+    fresh = path.with_name(f"{path.name}.new")
+    with translated(path):
+        descriptor = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # or the name may lead to the old file after a power cut
+        finally:
+            os.close(directory)
+
+
 def damaged(path: Path, reason: str) -> DamagedLedger:
+    what, hint = _MENDED_BY.get(path.name.split(".")[0], ("is truncated or corrupt", ""))
     return DamagedLedger(
-        f"{path} is truncated or corrupt: {reason}",
-        hint=f"restore a backup, or begin anew: mv {path.parent} {path.parent}.damaged",
+        f"{path} {what}: {reason}",
+        hint=hint or f"restore a backup, or begin anew: mv {path.parent} {path.parent}.damaged",
     )
+
+
+# Who signs on from an older copy shows two versions of a log: there, no backup is good advice.
+_MENDED_BY = {
+    "spend": (
+        "is not as it was when it signed last",
+        "put back the newest copy there is, from after the last entry: to sign on from an older"
+        " one is a fork; where there is none, begin a new account with another --home",
+    ),
+    "witness": (
+        "is not as it was when it signed last",
+        "put back the newest copy there is, from after the last cosignature: a witness that forgets"
+        " signs two versions of a log; where there is none, begin one of another name and key",
+    ),
+    "spending": (
+        "is truncated or corrupt",
+        "move this file away: it is made anew from the logs it is told",
+    ),
+}

@@ -4,8 +4,12 @@ import ast
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,13 +18,25 @@ from ledger.checkpoint import Checkpoint
 from ledger.cosigning import Witnesses
 from ledger.errors import DamagedLedger, ForeignLedger, WitnessRefused
 from ledger.merkle import leaf_hash, root, verify_inclusion
-from ledger.notes import Note
+from ledger.notes import Note, NoteSignature
 from ledger.spend_books import SpendBooks
 from ledger.spend_leaf import SpendLeaf
 from ledger.spend_log import FILE_NAME, HEAD_NAME, SpendLog
 from ledger.tiles import TileTree, tiles_of, unbundle
-from protocol.errors import IntegrityError, OutOfMemory, UsageError
-from tests.ledger.spenders import ANN, ASSET, BEN, CY, ISSUER, SWARM, allot, grant
+from protocol.errors import ConfigError, IntegrityError, OutOfMemory, UsageError
+from tests.ledger.spenders import (
+    ANN,
+    ASSET,
+    BEN,
+    CY,
+    ISSUER,
+    SWARM,
+    allot,
+    chained,
+    deposit,
+    grant,
+    settle,
+)
 
 NOW_S = 1_790_000_000
 
@@ -250,3 +266,171 @@ def test_43_a_killed_log_has_every_entry_it_told_and_one_checkpoint_of_each_size
             assert len({head.size for head in heads}) == len(heads)
             for note in told:
                 log.check_against(note)
+
+
+def wait_until(holds, process):
+    """For something a process does, as long as it is there, and at most a minute."""
+    for _ in range(6000):
+        if holds():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError("it never came to that")
+
+
+@contextmanager
+def killed_before_it_keeps(promise, program, *arguments):
+    """A process killed when it has committed, and has not written this file yet.
+
+    A pipe that nobody reads stands where it writes first; it waits there. The caller says until
+    what is in the database.
+    """
+    pipe = promise.with_name(f"{promise.name}.new")
+    os.mkfifo(pipe)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        told, _ = process.communicate()
+        pipe.unlink()
+        assert told == ""  # nothing left
+
+
+def rows(path, sql):
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute(sql).fetchall()
+
+
+def test_31_a_log_killed_between_its_database_and_the_checkpoint_beside_it_signs_no_fork(tmp_path):
+    home, backup = tmp_path / "ann", tmp_path / "backup"
+    with SpendLog.open(home, ANN, SWARM) as log:
+        log.append(*allots(1))
+        log._store.tidy()
+    shutil.copy(home / FILE_NAME, backup)
+    with killed_before_it_keeps(home / HEAD_NAME, APPEND, home) as process:
+        wait_until(lambda: rows(home / FILE_NAME, "SELECT 1 FROM leaf WHERE idx = 1"), process)
+
+    with SpendLog.open(home, ANN, SWARM) as log:
+        assert log.checkpoint().split("\n")[1] == "2"  # told; so it must be remembered
+    for stale in home.glob(f"{FILE_NAME}*"):
+        stale.unlink()
+    shutil.copy(backup, home / FILE_NAME)
+    with pytest.raises(DamagedLedger, match="promises more") as caught:
+        SpendLog.open(home, ANN, SWARM)
+    assert "newest" in caught.value.hint
+    assert "restore a backup" not in caught.value.hint
+
+
+@pytest.mark.parametrize("ask_for", ["checkpoint", "request", "prove", "fetch"])
+def test_31_nothing_signed_leaves_before_it_is_kept_beside_the_database(log, tmp_path, ask_for):
+    """One process appends and cannot write the file; another one is asked for the checkpoint."""
+    (entry,) = allots(1)
+    blocked = tmp_path / "ann" / f"{HEAD_NAME}.new"
+    blocked.mkdir()
+    asks = {
+        "checkpoint": log.checkpoint,
+        "request": lambda: log.request(0),
+        "prove": lambda: log.prove(entry.object_id(SWARM)),
+        "fetch": lambda: log.fetch("checkpoint"),
+    }
+    with pytest.raises(ConfigError):
+        log.append(entry)
+    with pytest.raises(ConfigError):
+        asks[ask_for]()
+
+    blocked.rmdir()
+    assert asks[ask_for]()
+    assert (tmp_path / "ann" / HEAD_NAME).read_text() == log.checkpoint()
+
+
+def test_threads_and_processes_that_append_at_once_all_succeed(tmp_path):
+    first, second = (SpendLog.open(tmp_path, ANN, SWARM) for _ in range(2))
+
+    def append(number):
+        return (first, second)[number % 2].append(*allots(1, start=number))
+
+    with ThreadPoolExecutor(6) as threads:
+        notes = list(threads.map(append, range(40)))
+
+    assert sorted(int(note.split("\n")[1]) for note in notes) == list(range(1, 41))
+    assert (tmp_path / HEAD_NAME).read_text() == first.checkpoint() == second.checkpoint()
+    with SpendBooks.open(tmp_path / "books", SWARM, Witnesses()) as books:
+        assert books.learn(ANN.public_key, first.checkpoint(), first.leaves()) == 0  # no credit
+        assert books._store.execute("SELECT readable FROM log") == [(40,)]
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("spoil", [b"", b"\x00", None])
+def test_a_log_whose_last_entry_is_damaged_signs_nothing(tmp_path, spoil):
+    with SpendLog.open(tmp_path, ANN, SWARM) as log:
+        log.append(*allots(3))
+        data = log.leaves(2)[0]
+        changed = data[:-1] + bytes([data[-1] ^ 1]) if spoil is None else spoil
+        log._store.execute("UPDATE leaf SET data = ? WHERE idx = 2", (changed,))
+        note = log.checkpoint()
+    with SpendLog.open(tmp_path, ANN, SWARM) as log:
+        with pytest.raises(DamagedLedger, match="entry 2"):
+            log.append(*allots(1, start=3))
+        assert (log.checkpoint(), len(log)) == (note, 3)
+
+
+def test_what_would_end_the_account_is_not_signed(tmp_path, log):
+    """Readers would pass over all that comes after it, for good."""
+    made = allot(ANN, BEN, 60)
+    settled = settle(ANN, BEN, (made.object_id(SWARM), 50))
+    most = 2**63 - 1
+    with SpendLog.open(tmp_path / "ben", BEN, SWARM) as bens:
+        for wrong in (
+            [settled, deposit(BEN, settled, 49)],
+            [deposit(BEN, settled, 50)],
+            [deposit(BEN, None, 50)],
+            [settled, deposit(BEN, settled, 50), deposit(BEN, settled, 50)],
+            [grant(ANN, most, issuer=BEN), grant(ANN, 1, no=1, issuer=BEN)],
+        ):
+            with pytest.raises((IntegrityError, UsageError)):
+                bens.append(*wrong)
+            assert (len(bens), bens.checkpoint()) == (0, None)
+        bens.append(settled)
+        bens.append(grant(ANN, most, issuer=BEN))
+        with pytest.raises(IntegrityError, match="beyond"):
+            bens.append(grant(ANN, 1, no=1, issuer=BEN))
+        bens.append(deposit(BEN, settled, 50))
+    with (
+        SpendLog.open(tmp_path / "ben", BEN, SWARM) as bens,
+        SpendBooks.open(tmp_path / "books", SWARM, Witnesses()) as others,
+    ):
+        with pytest.raises(IntegrityError, match="settlement adds 0"):
+            bens.append(deposit(BEN, settled, 1))
+        assert others.learn(BEN.public_key, bens.checkpoint(), bens.leaves()) == len(bens) == 3
+
+
+def test_a_log_that_has_ended_says_so_instead_of_going_on(tmp_path):
+    """As logs may that were written before anybody looked."""
+    leaf = chained(deposit(BEN, None, 5))[0]
+    with SpendLog.open(tmp_path, BEN, SWARM) as log:
+        hash_ = log._insert(leaf)
+        note = Checkpoint(log.origin, 1, hash_).sign(BEN)
+        log._store.execute("INSERT INTO checkpoint VALUES (1, ?)", (note,))
+
+        with pytest.raises(IntegrityError, match="entry 0 of this log breaks a rule"):
+            log.append(grant(ANN, 5, issuer=BEN))
+
+
+def test_a_witness_cannot_fill_a_checkpoint_with_lines_that_nobody_knows(log, books):
+    log.append(*allots(1))
+    witnesses = Witnesses.of(*(book.witness for book in books))
+    for name in ("evil.example", log.origin, "w0.example"):
+        junk = [NoteSignature(name, i.to_bytes(4, "big"), b"x" * 900) for i in range(1, 64)]
+        assert not log.add_cosignatures(junk, witnesses).has_quorum
+    assert log.checkpoint().count("\n") == 5
+
+    assert ask(log, books).has_quorum
+    assert len(Note.parse(log.checkpoint()).signatures) == 1 + len(books)
