@@ -89,9 +89,10 @@ class Guide:
 
     def _masked(self) -> bytes:
         if not self._mask:
-            self._mask = self._matcher.compute_bitmask()
-            if self._matcher.is_error():
+            mask = self._matcher.compute_bitmask()
+            if self._matcher.is_error():  # for good: its masks then let the answer end, only
                 raise self._error()
+            self._mask = mask
         return self._mask
 
     def _follow(self, answer: list[int]) -> None:

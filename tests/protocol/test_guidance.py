@@ -162,6 +162,35 @@ def test_an_answer_that_is_none_of_the_grammars_is_refused(tokenizer, guidance):
         guide.bars(tokenizer.encode("zebra", add_special_tokens=False), tokenizer.vocab_size)
 
 
+GROWING = Grammar.regex(".*(a|b).{0,300}c.{0,300}d.{5,400}e{300}")  # in a few letters, 10^4 states
+
+
+def follow(
+    guide: Guide, tokenizer: Tokenizer, ids: list[int], most: int, *, looks_ahead: bool
+) -> None:
+    """Any of the allowed ids at each place, but none that ends the answer, onto `ids`."""
+    chance, size = np.random.default_rng(1), tokenizer.vocab_size
+    while len(ids) < most:
+        found = set(allowed(guide, ids, tokenizer)) - tokenizer.eos_ids
+        ids.append(int(chance.choice(sorted(found))))
+        if looks_ahead:
+            guide.begin(ids, size)
+
+
+@pytest.mark.parametrize("looks_ahead", [True, False])
+def test_an_answer_whose_grammar_outgrew_its_bounds_never_ends_as_if_it_were_whole(
+    looks_ahead, tokenizer, guidance
+):
+    guide, ids = guidance.compile(GROWING), list[int]()
+
+    with pytest.raises(BadGrammar, match="too many states"):
+        follow(guide, tokenizer, ids, 200, looks_ahead=looks_ahead)
+
+    for asked in (ids, ids, [*ids, *tokenizer.eos_ids], ids[:3], []):
+        with pytest.raises(BadGrammar):
+            guide.bars(asked, tokenizer.vocab_size)
+
+
 def chain(n: int) -> str:
     """Definitions that refer to one another, the last to nothing."""
     links = {f"d{i}": {"items": {"$ref": f"#/$defs/d{i + 1}"}} for i in range(n)}
