@@ -7,13 +7,11 @@ sign two versions of a log. How often it signed is kept beside the database too,
 put back to an older state is noticed. How requests come in is left to others.
 """
 
-import os
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Self
 
 from ledger.checkpoint import Checkpoint
@@ -21,12 +19,12 @@ from ledger.cosigning import Witness, cosign, open_head
 from ledger.errors import BadProof, ForeignLedger, WitnessRefused
 from ledger.merkle import EMPTY_ROOT, verify_consistency
 from ledger.notes import MAX_NOTE_BYTES, Note, NoteSignature
-from ledger.store import Store, damaged, translated
+from ledger.store import Store, damaged, translated, write_whole
 from protocol.errors import IntegrityError
 from protocol.signing import SigningKey
 
 FILE_NAME, SEEN_NAME = "witness.sqlite", "witness.seen"
-MAX_LOGS = 100_000  # accounts are free to make, disks are not
+MAX_NEW_LOGS_AN_HOUR = 1000  # accounts are free to make, disks are not: half a MB an hour
 MAX_PROOF_LINES = 63
 MAX_REQUEST_BYTES = MAX_NOTE_BYTES + 64 * 64
 SCHEMA = """
@@ -95,12 +93,12 @@ class WitnessBook:
         name: str,
         key: SigningKey,
         log_key: LogKey,
-        max_logs: int = MAX_LOGS,
+        max_new_logs_an_hour: int = MAX_NEW_LOGS_AN_HOUR,
     ) -> None:
         self.witness = Witness(name, key.public_key)
         self._directory, self._store, self._key, self._log_key = directory, store, key, log_key
-        self._max_logs = max_logs
-        self._counting = Lock()
+        self._max_new_logs_an_hour = max_new_logs_an_hour
+        self._beside = -1  # what was seen to be promised beside the database
 
     @classmethod
     def open(
@@ -110,7 +108,7 @@ class WitnessBook:
         key: SigningKey,
         log_key: LogKey,
         *,
-        max_logs: int = MAX_LOGS,
+        max_new_logs_an_hour: int = MAX_NEW_LOGS_AN_HOUR,
     ) -> Self:
         """Open or begin the book of the witness of this name and key.
 
@@ -125,7 +123,7 @@ class WitnessBook:
         if (directory / SEEN_NAME).exists() and not (path.exists() and path.stat().st_size):
             raise damaged(path, "it is missing or empty, but this witness has signed before")
         store = Store.open(path, create=True, schema=SCHEMA)
-        book = cls(directory, store, name, key, log_key, max_logs)
+        book = cls(directory, store, name, key, log_key, max_new_logs_an_hour)
         try:
             store.quick_check()
             book._claim()
@@ -159,7 +157,8 @@ class WitnessBook:
         Raises:
             WitnessRefused: 400 (no checkpoint), 404 (no log we know), 403 (not its signature),
                 409 (another size or root than we signed; `size` is ours), 422 (no proof),
-                503 (no room for another log).
+                503 (too many new logs this hour).
+            ConfigError, OutOfMemory: what is promised beside the database cannot be written.
         """
         note, head = self._read(request)
         with self._store.transaction():  # compare and set: nobody comes between, and it is durable
@@ -169,8 +168,8 @@ class WitnessBook:
                     409, f"the last checkpoint signed here has {size} entries", size
                 )
             self._check_growth(size, signed, head, request)
-            if size == 0 and self._n_logs() >= self._max_logs:
-                raise WitnessRefused(503, "this witness has no room for more logs")
+            if not self._store.execute("SELECT 1 FROM seen WHERE origin = ?", (head.origin,)):
+                self._admit(now_s // 3600)
             self._store.execute(
                 "INSERT INTO seen VALUES (?, ?, ?, ?) ON CONFLICT (origin) DO UPDATE"
                 " SET size = excluded.size, root = excluded.root, note = excluded.note",
@@ -179,14 +178,8 @@ class WitnessBook:
             grew = head.size > size
             count = self._count() + grew
             if grew:
-                self._store.execute(
-                    "INSERT INTO meta VALUES ('count', ?) ON CONFLICT (name) DO UPDATE"
-                    " SET value = excluded.value",
-                    (count.to_bytes(8, "big"),),
-                )
-        if grew:
-            with self._counting:
-                self._keep_count(count)
+                self._set("count", count)
+        self._keep_count(count)
         return cosign(note.text, self.witness, self._key, now_s)
 
     def seen(self) -> list[tuple[str, int]]:
@@ -236,38 +229,58 @@ class WitnessBook:
         rows = self._store.execute("SELECT size, root FROM seen WHERE origin = ?", (origin,))
         return (rows[0][0], rows[0][1]) if rows else (0, EMPTY_ROOT)
 
-    def _n_logs(self) -> int:
-        return int(self._store.execute("SELECT count(*) FROM seen")[0][0])
+    def _admit(self, hour: int) -> None:
+        """Count a log that is new, unless this hour had its share: the next one has another."""
+        n_new = self._number("new_logs") if self._number("hour") == hour else 0
+        if n_new >= self._max_new_logs_an_hour:
+            raise WitnessRefused(503, "too many logs are new to this witness; try again in an hour")
+        self._set("hour", hour)
+        self._set("new_logs", n_new + 1)
 
     def _count(self) -> int:
-        rows = self._store.execute("SELECT value FROM meta WHERE name = 'count'")
+        return self._number("count")
+
+    def _number(self, name: str) -> int:
+        rows = self._store.execute("SELECT value FROM meta WHERE name = ?", (name,))
         return int.from_bytes(rows[0][0], "big") if rows else 0
 
+    def _set(self, name: str, number: int) -> None:
+        self._store.execute(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, number.to_bytes(8, "big"))
+        )
+
     def _keep_count(self, count: int) -> None:
-        """Tell how often we signed, beside the database, unless a later count is there already."""
-        path = self._directory / SEEN_NAME
-        if path.exists() and self._promised() >= count:
+        """See that beside the database it is told that we signed so often, or more.
+
+        No signature leaves before that, whether or not it is the one that was counted: whoever
+        counted it may have died before it got here. One process at a time does this.
+        """
+        if count <= self._beside:
             return
-        fresh = path.with_suffix(f".{os.getpid()}.{count}")
-        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-            file.write(f"{count}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        with self._store.transaction():
+            latest = self._count()
+            write_whole(self._directory / SEEN_NAME, f"{latest}\n")
+            self._beside = latest
 
     def _check_count(self) -> None:
-        if not (self._directory / SEEN_NAME).exists():
-            return
-        known, promised = self._count(), self._promised()
-        if known < promised:
+        """Whether the database knows all that was signed, as told beside it."""
+        known, path = self._count(), self._directory / SEEN_NAME
+        if not path.exists():
+            if known:
+                raise damaged(path, f"it is missing, but {known} checkpoints were signed")
+        elif known < (promised := self._promised()):
             raise damaged(self._store.path, f"it knows {known} of {promised} checkpoints signed")
+        else:
+            self._beside = promised
+        self._keep_count(known)  # a process that died may have signed and not counted it
 
     def _promised(self) -> int:
         path = self._directory / SEEN_NAME
-        try:
-            return int(path.read_text())
-        except ValueError as error:
-            raise damaged(path, "it holds no number") from error
+        with translated(path):
+            text = path.read_bytes()
+        if not text.strip().isdigit() or len(text) > 20:
+            raise damaged(path, "it holds no number")
+        return int(text)
 
     def _claim(self) -> None:
         ours = {"name": self.witness.name.encode(), "key": self.witness.public_key}

@@ -16,7 +16,8 @@ import click
 from ledger.cli import ledger
 from ledger.notes import COSIGNATURE_V1, ED25519, NoteKey, check_name
 from ledger.options import home_option, json_option
-from ledger.witness import LogKey, WitnessBook, name_of
+from ledger.store import damaged
+from ledger.witness import FILE_NAME, LogKey, WitnessBook, name_of
 from manyhands.home import KEY_NAME, open_identity
 from protocol.errors import ConfigError, IntegrityError, UsageError
 from protocol.identity import Identity, load_identity, public_key_from_peer_id
@@ -63,6 +64,8 @@ def serve(
         raise UsageError("a new witness needs a name", hint="--name witness.example.org/me")
     _check_name(name)
     log_key = _log_keys(logs, accounts, any_account, _swarm_id(swarm))
+    if (directory / KEY_NAME).exists() and not (directory / FILE_NAME).exists():
+        raise damaged(directory / FILE_NAME, "it is missing, but this witness has a key already")
     identity = open_identity(directory)
     with WitnessBook.open(directory, name, identity.key, log_key) as book:
         asyncio.run(_serve(book, host, port))

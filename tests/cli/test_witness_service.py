@@ -181,9 +181,12 @@ def test_a_mistake_on_the_command_line_is_explained(here, tmp_path, line, word):
     assert word in refused.err
 
 
-def test_a_full_witness_takes_no_more_logs(tmp_path):
+def test_a_witness_takes_so_many_new_logs_an_hour_and_goes_on_with_those_it_knows(tmp_path):
+    opened = WitnessBook.open(
+        tmp_path / "w", "w.example", WITNESSES[0], LOGS.get, max_new_logs_an_hour=1
+    )
     with (
-        WitnessBook.open(tmp_path / "w", "w.example", WITNESSES[0], LOGS.get, max_logs=1) as book,
+        opened as book,
         SpendLog.open(tmp_path / "ann", ANN, SWARM) as log,
         SpendLog.open(tmp_path / "issuer", ISSUER, SWARM) as other,
     ):
@@ -198,7 +201,25 @@ def test_a_full_witness_takes_no_more_logs(tmp_path):
         grown = answer(book, "POST", "/add-checkpoint", log.request(1).encode(), 0)
 
         assert (answers, grown.status) == ([200, 503], 200)
+        later = answer(book, "POST", "/add-checkpoint", other.request(0).encode(), 3600)
+        assert later.status == 200  # full for an hour, not for ever
 
 
 def _vkey(key):
     return NoteKey(origin(SWARM, key.public_key, "spend"), ED25519, key.public_key).vkey
+
+
+def test_a_witness_that_lost_all_it_knew_but_its_key_is_not_begun_anew(here, tmp_path):
+    """It may have signed anything: it would sign two versions of a log."""
+    witness = tmp_path / "witness"
+    with WitnessBook.open(witness, "w.example", WITNESSES[0], LOGS.get):
+        pass
+    (witness / "identity.key").write_text("a key")
+    for lost in witness.glob("witness.*"):
+        lost.unlink()
+
+    line = ("ledger", "witness", "serve", "--name", "w.example", "--any-account")
+    refused = here(*line, "--home", tmp_path)
+
+    assert refused.code == 8
+    assert "another name and key" in refused.err

@@ -4,12 +4,9 @@ import ast
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +21,7 @@ from ledger.spend_leaf import SpendLeaf
 from ledger.spend_log import FILE_NAME, HEAD_NAME, SpendLog
 from ledger.tiles import TileTree, tiles_of, unbundle
 from protocol.errors import ConfigError, IntegrityError, OutOfMemory, UsageError
+from tests.ledger.crashes import killed_before_it_keeps, rows, wait_until
 from tests.ledger.spenders import (
     ANN,
     ASSET,
@@ -266,46 +264,6 @@ def test_43_a_killed_log_has_every_entry_it_told_and_one_checkpoint_of_each_size
             assert len({head.size for head in heads}) == len(heads)
             for note in told:
                 log.check_against(note)
-
-
-def wait_until(holds, process):
-    """For something a process does, as long as it is there, and at most a minute."""
-    for _ in range(6000):
-        if holds():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    raise AssertionError("it never came to that")
-
-
-@contextmanager
-def killed_before_it_keeps(promise, program, *arguments):
-    """A process killed when it has committed, and has not written this file yet.
-
-    A pipe that nobody reads stands where it writes first; it waits there. The caller says until
-    what is in the database.
-    """
-    pipe = promise.with_name(f"{promise.name}.new")
-    os.mkfifo(pipe)
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        told, _ = process.communicate()
-        pipe.unlink()
-        assert told == ""  # nothing left
-
-
-def rows(path, sql):
-    with closing(sqlite3.connect(path)) as database:
-        return database.execute(sql).fetchall()
 
 
 def test_31_a_log_killed_between_its_database_and_the_checkpoint_beside_it_signs_no_fork(tmp_path):

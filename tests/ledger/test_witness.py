@@ -1,6 +1,7 @@
 """A witness signs growth and nothing else, forgets nothing, and answers as the standard says."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,15 @@ from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Witnesses, with_cosignatures
 from ledger.errors import DamagedLedger, ForeignLedger, WitnessRefused
 from ledger.merkle import appended, consistency_proof, leaf_hash, root
-from ledger.witness import FILE_NAME, MAX_REQUEST_BYTES, AddCheckpoint, WitnessBook
+from ledger.witness import (
+    FILE_NAME,
+    MAX_REQUEST_BYTES,
+    SEEN_NAME,
+    AddCheckpoint,
+    WitnessBook,
+)
+from protocol.errors import ConfigError
+from tests.ledger.crashes import killed_before_it_keeps, rows, wait_until
 from tests.ledger.spenders import ANN, BEN, SWARM, WITNESSES
 
 NAME, NOW_S = "w0.example", 1_790_000_000
@@ -258,3 +267,60 @@ def test_28_of_two_versions_of_a_log_at_most_one_gets_a_quorum(tmp_path):
     assert sum(verdicts) <= 1
     for book in (*books, liar):
         book.close()
+
+
+def test_31_a_witness_killed_between_its_database_and_the_count_beside_it_signs_no_fork(tmp_path):
+    home, backup = tmp_path / "w", tmp_path / "backup"
+    with WitnessBook.open(home, NAME, WITNESSES[0], LOGS.get) as book:
+        book.add_checkpoint(HONEST.ask(0, 10), NOW_S)
+        book._store.tidy()
+    shutil.copy(home / FILE_NAME, backup)
+    with killed_before_it_keeps(home / SEEN_NAME, SIGN, home, 20) as process:
+        wait_until(lambda: rows(home / FILE_NAME, "SELECT 1 FROM seen WHERE size = 20"), process)
+
+    with WitnessBook.open(home, NAME, WITNESSES[0], LOGS.get) as book:
+        book.add_checkpoint(HONEST.ask(20, 20), NOW_S)  # the log asks again, as it must
+    for stale in home.glob(f"{FILE_NAME}*"):
+        stale.unlink()
+    shutil.copy(backup, home / FILE_NAME)
+    with pytest.raises(DamagedLedger, match="1 of 2") as caught:
+        WitnessBook.open(home, NAME, WITNESSES[0], LOGS.get)
+    assert "restore a backup" not in caught.value.hint
+
+
+def test_31_no_cosignature_leaves_that_is_not_counted_beside_the_database(book, tmp_path):
+    """Also not one that another process counted and could not tell."""
+    blocked = tmp_path / f"{SEEN_NAME}.new"
+    blocked.mkdir()
+    for old in (0, 10, 10):
+        with pytest.raises(ConfigError):
+            book.add_checkpoint(HONEST.ask(old, 10), NOW_S)
+
+    blocked.rmdir()
+    book.add_checkpoint(HONEST.ask(10, 10), NOW_S)
+    assert (tmp_path / SEEN_NAME).read_text() == "1\n"
+
+
+@pytest.mark.parametrize("told", ["", "-5", "+1", "1_0", "one", "1" * 30, None])
+def test_31_a_count_that_is_missing_or_no_number_is_refused(tmp_path, told):
+    with WitnessBook.open(tmp_path, NAME, WITNESSES[0], LOGS.get) as book:
+        book.add_checkpoint(HONEST.ask(0, 10), NOW_S)
+    if told is None:
+        (tmp_path / SEEN_NAME).unlink()
+    else:
+        (tmp_path / SEEN_NAME).write_text(told)
+
+    with pytest.raises(DamagedLedger):
+        WitnessBook.open(tmp_path, NAME, WITNESSES[0], LOGS.get)
+
+
+def test_a_log_first_signed_when_it_was_empty_may_grow_in_a_full_hour(tmp_path):
+    stranger = origin(SWARM, BEN.public_key, "spend")
+    logs = {**LOGS, stranger: BEN.public_key}
+    with WitnessBook.open(tmp_path, NAME, WITNESSES[0], logs.get, max_new_logs_an_hour=1) as book:
+        book.add_checkpoint(HONEST.ask(0, 0), NOW_S)
+        book.add_checkpoint(HONEST.ask(0, 5), NOW_S)
+        assert refusal(book, HONEST.ask(0, 5, key=BEN, name=stranger)).status == 503
+    with WitnessBook.open(tmp_path, NAME, WITNESSES[0], logs.get, max_new_logs_an_hour=1) as book:
+        assert refusal(book, HONEST.ask(0, 5, key=BEN, name=stranger)).status == 503
+        book.add_checkpoint(HONEST.ask(0, 5, key=BEN, name=stranger), NOW_S + 3600)
