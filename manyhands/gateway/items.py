@@ -1,6 +1,6 @@
 """A reply as the items of a response: thoughts, text, calls, each opened, filled and closed.
 
-In: deltas as `spoken.py` gives them. Out: the events of OpenAI's stream, and the items as they
+In: deltas as `spoken.py` gives them, and refusals, which upstreams have. Out: the events of OpenAI's stream, and the items as they
 stand. One item is open at a time. Space around calls opens no text of its own.
 """
 
@@ -24,6 +24,8 @@ class Items:
         """odds: log-probabilities of the tokens that this text came from."""
         if "content" in delta:
             yield from self._say(delta["content"], list(odds))
+        elif "refusal" in delta:
+            yield from self._refuse(delta["refusal"])
         elif "reasoning" in delta:
             yield from self._think(delta["reasoning"])
         for call in delta.get("tool_calls", ()):
@@ -36,7 +38,7 @@ class Items:
         yield from self._close(status)
 
     def _say(self, text: str, odds: list[Json], *, opens: bool = False) -> Iterator[Event]:
-        if self._open is None or self._open["type"] != "message":
+        if not self._is_open("output_text"):
             self._space += text
             if not self._space.strip() and not opens:
                 return
@@ -51,8 +53,16 @@ class Items:
             part["logprobs"] += odds
             yield self._told("response.output_text.delta", delta=text, logprobs=odds)
 
+    def _refuse(self, text: str) -> Iterator[Event]:
+        if not self._is_open("refusal"):
+            self._space = ""
+            message = {"id": _id("msg"), "type": "message", "role": "assistant", "content": []}
+            yield from self._begin(message, {"type": "refusal", "refusal": ""})
+        self._item()["content"][0]["refusal"] += text
+        yield self._told("response.refusal.delta", delta=text)
+
     def _think(self, text: str) -> Iterator[Event]:
-        if self._open is None or self._open["type"] != "reasoning":
+        if not self._is_open("reasoning_text"):
             thought = {"id": _id("rs"), "type": "reasoning", "summary": [], "content": []}
             yield from self._begin(thought, {"type": "reasoning_text", "text": ""})
         self._item()["content"][0]["text"] += text
@@ -96,14 +106,17 @@ class Items:
             )
         else:
             part = item["content"][0]
-            is_text = item["type"] == "message"
-            more = {"logprobs": part["logprobs"]} if is_text else {}
-            kind = "output_text" if is_text else "reasoning_text"
-            yield self._told(f"response.{kind}.done", text=part["text"], **more)
+            told = {name: part[name] for name in ("text", "refusal", "logprobs") if name in part}
+            yield self._told(f"response.{part['type']}.done", **told)
             yield self._told("response.content_part.done", part=dict(part))
         item["status"] = status
         yield self._of_item("response.output_item.done")
         self._open = None
+
+    def _is_open(self, kind: str) -> bool:
+        """Whether an item is, whose part is of this kind."""
+        parts = self._open.get("content") if self._open else None
+        return bool(parts) and parts[0]["type"] == kind
 
     def _item(self) -> Json:
         assert self._open is not None

@@ -11,7 +11,7 @@ from manyhands.gateway.asked_responses import ResponsesAsked
 from manyhands.gateway.items import Event
 from manyhands.gateway.likelihoods import of_chat
 from manyhands.gateway.prepared import Prepared
-from manyhands.gateway.response_shape import ResponseShape, usage_of
+from manyhands.gateway.response_shape import AT_LIMIT, ResponseShape, usage_of
 from manyhands.gateway.shapes import Json, ours
 from manyhands.gateway.spoken import Spoken
 from scheduler.request import Finished, GenerationResult, Token
@@ -63,8 +63,9 @@ class ResponseReply(ResponseShape):
         return odds if "content" in delta else []
 
     @property
-    def _is_cut(self) -> bool:
-        return self._result is not None and self._result.finish_reason == "length"
+    def _cut_by(self) -> str:
+        is_cut = self._result is not None and self._result.finish_reason == "length"
+        return AT_LIMIT if is_cut else ""
 
     def _of_all(self) -> Json:
         result = self._result

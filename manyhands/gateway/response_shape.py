@@ -17,6 +17,7 @@ from manyhands.gateway.faults import ApiError
 from manyhands.gateway.items import Event, Items
 from manyhands.gateway.shapes import Json
 
+AT_LIMIT = "max_output_tokens"
 FAILURES = {429: "rate_limit_exceeded"}  # the codes of a response that failed; else server_error
 
 
@@ -31,8 +32,8 @@ class ResponseShape(ABC):
 
     @property
     @abstractmethod
-    def _is_cut(self) -> bool:
-        """Whether it ended at its limit."""
+    def _cut_by(self) -> str:
+        """Why it is not complete, in OpenAI's word; nothing where it is."""
 
     @abstractmethod
     def _of_all(self) -> Json:
@@ -75,11 +76,11 @@ class ResponseShape(ABC):
         return self._frame({"type": kind, "response": self._response(status, error)})
 
     def _status(self) -> str:
-        return "incomplete" if self._is_cut else "completed"
+        return "incomplete" if self._cut_by else "completed"
 
     def _response(self, status: str, error: Json | None = None) -> Json:
         asked = self._asked
-        cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        cut = {"reason": self._cut_by} if status == "incomplete" else None
         made: Json = {
             "id": self.id,
             "object": "response",
