@@ -158,10 +158,15 @@ class Running(Generic[T], ABC):
                     await self._news.wait()
         except TimeoutError:
             return []
-        told, self._told = self._told, []
-        self._read.set()
+        told = self.take()
         if not told:
             self._require()
+        return told
+
+    def take(self) -> list[T]:
+        """What was told since, without waiting."""
+        told, self._told = self._told, []
+        self._read.set()
         return told
 
     @property

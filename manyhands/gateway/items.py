@@ -1,7 +1,8 @@
 """A reply as the items of a response: thoughts, text, calls, each opened, filled and closed.
 
-In: deltas as `spoken.py` gives them, and refusals, which upstreams have. Out: the events of OpenAI's stream, and the items as they
-stand. One item is open at a time. Space around calls opens no text of its own.
+In: deltas as `spoken.py` gives them, and refusals, which upstreams have. Out: the events of
+OpenAI's stream, and the items as they stand. One item is open at a time. Space around calls opens
+no text of its own.
 """
 
 import secrets
@@ -115,7 +116,7 @@ class Items:
 
     def _is_open(self, kind: str) -> bool:
         """Whether an item is, whose part is of this kind."""
-        parts = self._open.get("content") if self._open else None
+        parts: list[Json] = self._open.get("content", []) if self._open else []
         return bool(parts) and parts[0]["type"] == kind
 
     def _item(self) -> Json:

@@ -5,8 +5,9 @@ In: an answer that is asked for. Out: its frames as they come, for the one loop 
 answer of the swarm does: counted, waited for at the gateway's end, and over when its caller leaves.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from manyhands.gateway.answers import Observer, Running
@@ -14,8 +15,11 @@ from manyhands.gateway.asked import Drawn, EmbeddingsAsked
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.policy import Upstream
 from manyhands.gateway.shapes import DONE, frame
+from manyhands.gateway.stream import Telling
 from manyhands.gateway.upstream import Json, Opened, Used, n_said
 from scheduler.request import Token
+
+log = logging.getLogger(__name__)
 
 MAX_AHEAD = 64  # frames that wait for a caller; then the upstream does
 
@@ -68,6 +72,48 @@ class Relayed(Running[Json]):
             self._n_heard += 1
         self._spoken = True
         self._news.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """See `stream.Telling`: another one, of which whatever an upstream makes it raise is that
+    upstream's failure, and ends as such. name: of the upstream."""
+
+    telling: Telling[Json]
+    name: str
+
+    def hear(self, told: Iterable[Json]) -> None:
+        with self._translated():
+            self.telling.hear(told)
+
+    def whole(self) -> Json:
+        with self._translated():
+            return self.telling.whole()
+
+    def frames(self, told: Iterable[Json]) -> Iterator[bytes]:
+        with self._translated():
+            yield from self.telling.frames(told)
+
+    def end(self) -> Iterator[bytes]:
+        with self._translated():
+            yield from self.telling.end()
+
+    def failed(self, error: ApiError) -> bytes:
+        return self.telling.failed(error)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except ApiError:
+            raise
+        except Exception as error:
+            kind = type(error).__name__
+            log.error(
+                "an upstream's answer is not told", extra={"upstream": self.name, "kind": kind}
+            )
+            why = f"upstream {self.name} says what cannot be told on ({kind})"
+            raise ApiError("upstream_failed", why) from error
 
 
 @dataclass(slots=True)

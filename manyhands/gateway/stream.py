@@ -71,8 +71,12 @@ async def response_of(
     try:
         if streams:
             await answers.ready(patience_s)
+            told = answers.take()
+            begun, failure = joined(reply.frames(told) if told else ())
+            if failure is not None:
+                raise failure  # nothing was sent: somebody else may be asked
             handed_over = True
-            return EventStream(answers, reply, headers())
+            return EventStream(answers, reply, headers(), begun)
         while not answers.is_over:
             reply.hear(await answers.next())
         cost = {COST: f"{answers.cost_ncr} ncr"}
@@ -85,12 +89,19 @@ async def response_of(
 
 
 class EventStream(Response, Generic[T]):
-    """Sends what `reply` makes of `answers`; leaves them when it ends, however it ends."""
+    """Sends `begun`, and what `reply` makes of `answers`; leaves them when it ends, however it
+    ends."""
 
-    def __init__(self, answers: Running[T], reply: Telling[T], headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        answers: Running[T],
+        reply: Telling[T],
+        headers: Mapping[str, str],
+        begun: bytes = b"",
+    ) -> None:
         self.status_code, self.background = 200, None
         self.init_headers({**HEADERS, **headers})
-        self._answers, self._reply = answers, reply
+        self._answers, self._reply, self._begun = answers, reply, begun
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def write(data: bytes, *, more: bool = True) -> None:
@@ -101,14 +112,22 @@ class EventStream(Response, Generic[T]):
         try:
             await send(start)
             try:
+                if self._begun:
+                    await write(self._begun)
                 while not self._answers.is_over:
                     told = await self._answers.next(PING_S)
                     if told:
-                        if data := b"".join(self._reply.frames(told)):
+                        data, failure = joined(self._reply.frames(told))
+                        if data:
                             await write(data)
+                        if failure is not None:
+                            raise failure
                     elif not self._answers.is_over:
                         await write(PING)
-                await write(b"".join(self._reply.end()), more=False)
+                data, failure = joined(self._reply.end())
+                await write(data, more=failure is not None)
+                if failure is not None:
+                    raise failure
             except ApiError as error:
                 await write(self._reply.failed(error), more=False)
         except CallerLeft:
@@ -117,3 +136,14 @@ class EventStream(Response, Generic[T]):
             log.warning("a caller reads nothing, its answer is cancelled")
         finally:
             self._answers.leave()
+
+
+def joined(frames: Iterable[bytes]) -> tuple[bytes, ApiError | None]:
+    """All of them, or those up to what failed: they have their numbers already."""
+    made: list[bytes] = []
+    try:
+        for frame in frames:
+            made.append(frame)
+    except ApiError as error:
+        return b"".join(made), error
+    return b"".join(made), None

@@ -34,7 +34,7 @@ from manyhands.gateway.own_headers import told_of
 from manyhands.gateway.patterns import MAX_BYTES
 from manyhands.gateway.policy import AUTO, SWARM, Policy, Upstream
 from manyhands.gateway.readiness import Readiness
-from manyhands.gateway.relayed import Passing, Relayed
+from manyhands.gateway.relayed import Guarded, Passing, Relayed
 from manyhands.gateway.residency import class_of, limits_of
 from manyhands.gateway.stream import Telling, response_of
 from manyhands.gateway.traced import begin, unless_refused
@@ -251,8 +251,9 @@ async def _from_upstream(
         gateway.relay(relayed, request.receive, request.state.caller)
     told = told_of(asked.ignored(), decision, model=upstream.model)
     passed = Passed(asked, lambda: _ours(relayed, upstream, decision), used, request.state.id)
+    telling = Guarded(tell(passed), name)
     return await response_of(
-        relayed, tell(passed), lambda: told, streams=asked.streams, patience_s=bounds.patience_s
+        relayed, telling, lambda: told, streams=asked.streams, patience_s=bounds.patience_s
     )
 
 

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands import __version__
 from manyhands.event_stream import DONE, data_of, object_of
+from manyhands.gateway.asked import several
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.policy import Policy, Upstream
+from manyhands.gateway.upstream_vectors import vectors_of
 
 if TYPE_CHECKING:
     import httpx2
@@ -147,7 +149,7 @@ class Upstreams:
                         begun = (
                             await _first(events)
                             if events
-                            else [await _whole(name, response, used, path)]
+                            else [await _whole(name, response, used, path, body)]
                         )
                 yield Opened(name, begun, until_s, events)
         finally:
@@ -204,9 +206,6 @@ async def _events(name: str, response: "httpx2.Response", used: Used) -> AsyncGe
                 break
             return
         frame = _object(name, data)
-        if "error" in frame:
-            log.warning("an upstream broke off with an error", extra={"upstream": name})
-            raise _failed(name, "said in the middle of its answer that it failed")
         used.hear(frame.get("usage"))
         used.n_answer += not used.is_told and bool(frame.get("choices"))
         for choice in frame.get("choices") or ():
@@ -219,10 +218,13 @@ async def _events(name: str, response: "httpx2.Response", used: Used) -> AsyncGe
     raise _failed(name, "closed its stream before the answer was complete")
 
 
-async def _whole(name: str, response: "httpx2.Response", used: Used, path: str) -> Json:
+async def _whole(name: str, response: "httpx2.Response", used: Used, path: str, body: Json) -> Json:
     data = await _read(response, MAX_WHOLE_BYTES)
     if path == EMBEDDINGS:
-        vectors = _vectors(name, data)
+        n_texts, is_base64 = len(several(body["input"])), body.get("encoding_format") == "base64"
+        vectors = await asyncio.to_thread(vectors_of, data, n_texts, is_base64=is_base64)
+        if vectors is None:
+            raise _failed(name, "answered without a vector for each text")
         used.hear(vectors.get("usage"))
         return vectors
     told = _object(name, data)
@@ -258,30 +260,16 @@ async def _read(response: "httpx2.Response", most: int) -> bytes:
 def _object(name: str, data: str | bytes) -> Json:
     """
     Raises:
-        ApiError: it is no object with choices, nor an error.
-    """
-    told = object_of(data)
-    if told is not None:
-        choices = told.get("choices")
-        if "error" in told or (isinstance(choices, list) and all(map(_is_choice, choices))):
-            return told
-    raise _failed(name, "says what is no answer")
-
-
-def _vectors(name: str, data: bytes) -> Json:
-    """
-    Raises:
-        ApiError: it is no list of vectors.
+        ApiError: it is no object with choices, or says that it failed.
     """
     told = object_of(data) or {}
-    entries = told.get("data")
-    if not isinstance(entries, list) or not entries or not all(map(_is_vector, entries)):
-        raise _failed(name, "answered without vectors")
+    if told.get("error"):
+        log.warning("an upstream answered with an error", extra={"upstream": name})
+        raise _failed(name, "said in its answer that it failed")
+    choices = told.get("choices")
+    if not isinstance(choices, list) or not all(map(_is_choice, choices)):
+        raise _failed(name, "says what is no answer")
     return told
-
-
-def _is_vector(told: Any) -> bool:
-    return isinstance(told, dict) and isinstance(told.get("embedding"), list | str)
 
 
 def _is_choice(told: Any) -> bool:

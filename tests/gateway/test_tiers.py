@@ -17,7 +17,10 @@ from pydantic import TypeAdapter
 
 from manyhands.gateway.grants import Grant
 from manyhands.gateway.policy import AUTO, SWARM
+from manyhands.gateway.relayed import Guarded
+from manyhands.gateway.stream import joined
 from manyhands.gateway.upstream import limited
+from manyhands.gateway.upstream_vectors import vectors_of
 from tests.gateway.live import HOST, Live, events, until
 from tests.gateway.test_access import key
 from tests.gateway.upstream_server import WORDS, Elsewhere, ruled
@@ -583,3 +586,113 @@ def test_decisions_about_responses_and_vectors_count_as_others_do(auto):
     auto.post(VECTORS, {"model": AUTO, "input": "Hello"})
 
     assert so_far() == before + 2
+
+
+BAD_CALL = {"tool_calls": ["none"]}
+BAD_ANSWERS = [
+    {"error": {"message": "overloaded"}},
+    {"error": None, "choices": [1, 2]},
+    {"choices": [{"index": 0, "message": BAD_CALL, "finish_reason": "tool_calls"}]},
+]
+
+
+@pytest.mark.parametrize("told", BAD_ANSWERS)
+def test_an_answer_with_200_that_is_none_is_followed_by_the_swarm(auto, elsewhere, told):
+    elsewhere.told = told
+
+    status, headers, _ = auto.post(RESPONSES, {"model": AUTO, "input": MATHS})
+
+    assert status == 200
+    assert headers["x-manyhands-decision"].endswith("after big: upstream_failed")
+
+
+def test_an_error_with_200_is_the_upstreams_where_nobody_else_is_asked(gateway):
+    broken = Elsewhere()
+    broken.told = {"error": {"message": "overloaded"}}
+    with ruled(gateway, policy("one", fall_back=False), broken):
+        status, _, told = gateway.post(CHAT, asked(MATHS))
+
+    assert (status, told["error"]["code"]) == (502, "upstream_failed")
+
+
+def test_a_response_whose_first_frames_cannot_be_told_on_is_streamed_by_the_swarm(auto, elsewhere):
+    elsewhere.told = [
+        {"choices": [{"index": 0, "delta": BAD_CALL}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]},
+    ]
+
+    status, headers, told = auto.post(RESPONSES, {"model": AUTO, "input": MATHS, "stream": True})
+
+    assert status == 200
+    assert headers["x-manyhands-decision"].startswith("swarm; ")
+    assert told.count("event: response.created\n") == 1
+    assert "event: response.completed\n" in told or "event: response.incomplete\n" in told
+
+
+def test_whatever_a_telling_raises_is_the_upstreams_failure_and_ends_the_stream_as_one():
+    class Broken:
+        def frames(self, told: Any) -> Iterator[bytes]:
+            yield b"begun"
+            raise KeyError(told)
+
+        hear = whole = end = failed = frames
+
+    telling = Guarded(Broken(), "one")  # type: ignore[arg-type]
+    begun, failure = joined(telling.frames([{}]))
+
+    assert begun == b"begun"
+    assert failure is not None
+    assert failure.code == "upstream_failed"
+
+
+def vector(at: Any, *values: Any) -> dict[str, Any]:
+    return {"object": "embedding", "index": at, "embedding": list(values)}
+
+
+BAD_VECTORS = [
+    [vector(0, 1.0)],
+    [vector(0, 1.0), vector(0, 2.0)],
+    [vector(0, 1.0), vector(-5, 2.0)],
+    [vector(0, 1.0), vector(1.0, 2.0)],
+    [vector(0, 1.0), vector(1, None)],
+    [vector(0, 1.0), vector(1, "1")],
+    [vector(0, 1.0), vector(1, float("nan"))],
+    [vector(0, 1.0), vector(1, 10**400)],
+    [vector(0, 1.0), vector(1, 1.0, 2.0)],
+    [vector(0), vector(1)],
+    [vector(0, 1.0), {"index": 1, "embedding": "AACAPw=="}],
+    [vector(0, 1.0), None],
+    {},
+]
+
+
+@pytest.mark.parametrize("entries", BAD_VECTORS)
+def test_anything_but_one_finite_vector_for_each_text_is_none(entries):
+    assert vectors_of(json.dumps({"data": entries}).encode(), 2, is_base64=False) is None
+
+
+@pytest.mark.parametrize("coded", ["!!", "AACAPw", "AACAfw==", "", "AAAA"])
+def test_base64_that_is_no_finite_vector_is_none(coded):
+    body = {"data": [{"index": 0, "embedding": coded}]}
+    assert vectors_of(json.dumps(body).encode(), 1, is_base64=True) is None
+
+
+def test_vectors_come_in_the_order_of_their_texts():
+    body = {"data": [vector(1, 2), vector(0, 1.0)], "usage": {}}
+    told = vectors_of(json.dumps(body).encode(), 2, is_base64=True)
+    one = {"data": [{"index": 0, "embedding": "AACAPw=="}]}
+
+    assert told == {"data": [vector(0, 1.0), vector(1, 2)], "usage": {}}
+    assert vectors_of(json.dumps(one).encode(), 1, is_base64=True) == one
+
+
+def test_vectors_that_are_not_those_of_the_texts_are_made_by_the_swarm(gateway):
+    wrong, ruling = Elsewhere(), policy("one")
+    ruling["upstreams"]["one"]["embeddings"] = "their-vectors"
+    wrong.told = {"data": [vector(0, 1.0)]}
+    with ruled(gateway, ruling, wrong):
+        texts = {"model": AUTO, "input": ["Prove it.", "b", "c"]}
+        status, headers, told = gateway.post(VECTORS, texts)
+
+    assert (status, len(told["data"])) == (200, 3)
+    assert headers["x-manyhands-decision"].endswith("after one: upstream_failed")

@@ -22,6 +22,7 @@ class Elsewhere:
 
     def __init__(self, how: str = "well") -> None:
         self.how, self.port = how, 0
+        self.told: Any = None  # instead: what it says, as a whole or as a stream's frames
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.n_open = 0
@@ -43,7 +44,11 @@ class Elsewhere:
             self.n_open -= 1
 
     async def _answer(self, asked: dict[str, Any], receive: Any, send: Any) -> None:
-        if self.how.isdecimal():
+        if self.told is not None and asked.get("stream"):
+            await _whole(send, 200, b"".join(map(frame, self.told)) + DONE)
+        elif self.told is not None:
+            await _whole(send, 200, json.dumps(self.told).encode())
+        elif self.how.isdecimal():
             error = {"error": {"message": "it says no", "code": "no"}}
             await _whole(send, int(self.how), json.dumps(error).encode())
         elif self.how == "hangs":
