@@ -14,19 +14,23 @@ and, where the log's key acts for an account (`key_events.py`), a sixth, `keyeve
 signature; and a choice of lines proves what it shows, not that nothing was left out.
 """
 
+import io
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ledger.errors import BadBundle
+from ledger.entries import LogEntry, Proof
 from ledger.key_ring import encode_chain
 from ledger.lines import Line, peer_name
 from ledger.reader import LedgerReader
-from ledger.receipts import open_receipt
+from ledger.receipts import Receipt, open_receipt, receipt_id
 from ledger.statements import EVERYTHING, Choice, Statement, make_statement
-from protocol.errors import ConfigError, UsageError
+from ledger.views import kept_by
+from protocol.errors import ConfigError, IntegrityError, UsageError
+from protocol.files import private_file
 from protocol.signing import Envelope
 
 SCHEMA = "manyhands/ledger-bundle/v1"
@@ -60,36 +64,42 @@ def write_bundle(
         ConfigError: it cannot be written.
         IntegrityError: the log does not hold.
     """
-    proven: list[tuple[Line, bytes]] = []
-    note = ""
-    for line, told, checkpoint in _proofs(reader):
-        proven.append((line, told))
-        note = note or checkpoint
-        if note != checkpoint:
-            raise BadBundle("the ledger grew meanwhile", hint="run it again")
-    if not proven:
-        raise UsageError("this ledger has no receipts yet: there is nothing to prove")
-    chosen = make_statement((line for line, _ in proven), choice).lines
-    statement = make_statement(chosen)  # of these alone: what others say of a tab is not in here
-    indexes = {line.index for line in chosen}
-    receipts = b"".join(told for line, told in proven if line.index in indexes)
-    if len(receipts) > MAX_FILE_BYTES:
-        raise UsageError("that is too much for one bundle", hint="choose less: --from, --to")
+    receipts, lines = io.BytesIO(), []
+    with reader.at_rest() as (size, note):
+        if not size:
+            raise UsageError("this ledger has no receipts yet: there is nothing to prove")
+        for chosen in make_statement(kept_by(reader), choice).lines:
+            proof = reader.proof_at(chosen.index, size, note)
+            lines.append(_line(reader, proof))
+            if lines[-1] != chosen:
+                raise IntegrityError(
+                    f"entry {chosen.index} is not what its receipt says",
+                    hint="manyhands ledger verify",
+                )
+            receipts.write(_told(proof))
+            if receipts.tell() > MAX_FILE_BYTES:
+                hint = "choose less: --from, --to"
+                raise UsageError("that is too much for one bundle", hint=hint)
+    statement = make_statement(lines)  # of these alone: what others say of a tab is not in here
     account = key_events[0].object_id(reader.swarm_id) if key_events else None
     files = {
-        ABOUT: _json(_about(reader, choice, len(chosen), len(proven), account)),
+        ABOUT: _json(_about(reader, choice, len(lines), size, account)),
         POLICY: policy,
         CHECKPOINT: note.encode(),
-        RECEIPTS: receipts,
-        STATEMENT: _json(statement_json(statement)),
+        RECEIPTS: receipts.getvalue(),
+        STATEMENT: _json(statement_json(statement, choice)),
         **({KEY_EVENTS: encode_chain(key_events)} if key_events else {}),
     }
     _write(path, files)
     return statement
 
 
-def statement_json(statement: Statement) -> dict[str, Any]:
-    return {**statement.to_json(), "tabs": [line.to_json() for line in statement.lines]}
+def statement_json(statement: Statement, choice: Choice) -> dict[str, Any]:
+    """For people. What the account stood at before, and after, a choice of lines does not tell."""
+    told = {**statement.to_json(), "period": choice.to_json()}
+    if not choice.is_everything:
+        told |= {"opening_ncr": None, "closing_ncr": None}
+    return {**told, "tabs": [line.to_json() for line in statement.lines]}
 
 
 def _about(
@@ -106,20 +116,23 @@ def _about(
     }
 
 
-def _proofs(reader: LedgerReader) -> Iterator[tuple[Line, bytes, str]]:
-    """Every line of the log, its proof as a line of the bundle, and the checkpoint it is under."""
-    for entry in reader.entries():
-        proof = reader.prove(entry.receipt_id)
-        tab = open_receipt(reader.receipt(entry.receipt_id), reader.swarm_id)
-        told = _json(
-            {
-                "entry": proof.index,
-                "salt": proof.salt.hex(),
-                "receipt": proof.receipt.hex(),
-                "path": [hash_.hex() for hash_ in proof.path],
-            }
-        )
-        yield Line.of(reader.account, entry, tab), told, proof.checkpoint
+def _line(reader: LedgerReader, proof: Proof) -> Line:
+    tab = open_receipt(Receipt.decode(proof.receipt), reader.swarm_id)
+    id_ = receipt_id(proof.receipt, reader.swarm_id)
+    digest = sha256(proof.salt + proof.receipt).digest()
+    return Line.of(reader.account, LogEntry.of(proof.index, id_, tab, digest), tab)
+
+
+def _told(proof: Proof) -> bytes:
+    """A line of the bundle."""
+    return _json(
+        {
+            "entry": proof.index,
+            "salt": proof.salt.hex(),
+            "receipt": proof.receipt.hex(),
+            "path": [hash_.hex() for hash_ in proof.path],
+        }
+    )
 
 
 def _json(value: object) -> bytes:
@@ -127,15 +140,15 @@ def _json(value: object) -> bytes:
 
 
 def _write(path: Path, files: dict[str, bytes]) -> None:
-    fresh = path.with_name(f"{path.name}.new")
     try:
-        with zipfile.ZipFile(fresh, "w", zipfile.ZIP_DEFLATED) as bundle:
+        with (
+            private_file(path) as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as bundle,
+        ):
             for name, data in files.items():
                 info = zipfile.ZipInfo(name, _LONG_AGO)
                 info.compress_type = zipfile.ZIP_DEFLATED
                 info.external_attr = 0o600 << 16
                 bundle.writestr(info, data)
-        fresh.replace(path)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error

@@ -93,6 +93,11 @@ def statement(
 )
 @click.argument("bundle", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--owner", help="Whose BUNDLE it must be: a peer id, or an account.")
+@click.option(
+    "--events",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Key events of BUNDLE's account, newer than its own. Default: those of this home, if any.",
+)
 @common
 def verify(
     home: Path,
@@ -101,6 +106,7 @@ def verify(
     proof: Any,
     bundle: Path | None,
     owner: str | None,
+    events: Path | None,
 ) -> None:
     """Derive everything again: signatures, amounts, leaves, tree, checkpoints, proofs.
 
@@ -108,7 +114,7 @@ def verify(
     with code 0 when it holds, 2 when it does not, 3 when something is missing from it.
     """
     if bundle is not None:
-        verify_bundle(bundle, owner, as_json)
+        verify_bundle(bundle, owner, as_json, events, home)
         return
     if proof is not None:
         _verify_proof(proof.read(), as_json)

@@ -15,6 +15,7 @@ PeerRefused (exit 6)
 ConfigError (exit 3)
     ForeignLedger     a database of another identity or swarm
     LedgerBusy        another process has held the database for too long
+    UnreadableBundle  a file that is not there or cannot be read (exit 66)
 """
 
 from protocol.errors import ConfigError, IntegrityError, PeerRefused
@@ -71,6 +72,12 @@ class DamagedLedger(IntegrityError):
 
 class ForeignLedger(ConfigError):
     code = "foreign_ledger"
+
+
+class UnreadableBundle(ConfigError):
+    """EX_NOINPUT of sysexits.h: 2 and 3 say something of a bundle that was read."""
+
+    exit_code, code = 66, "unreadable_bundle"
 
 
 class LedgerBusy(ConfigError):

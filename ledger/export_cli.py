@@ -11,13 +11,13 @@ import click
 
 from ledger import render
 from ledger.balances import balances
-from ledger.bundle_check import check_bundle
+from ledger.bundle_check import Proven, as_known, check_bundle
 from ledger.bundles import write_bundle
 from ledger.errors import BadBundle, IncompleteBundle, KeyNotValid
 from ledger.exports import Worth, write_csv, write_focus, write_jsonl
 from ledger.homes import Book
 from ledger.imports import read_export
-from ledger.key_ring import ACCOUNT, KeyRing
+from ledger.key_ring import ACCOUNT, EVENTS, KeyRing, read_chain
 from ledger.key_state import fold
 from ledger.lines import Line, peer_name
 from ledger.options import choice_of, choosing, common, one_book
@@ -26,9 +26,12 @@ from ledger.statements import Choice, make_statement
 from ledger.swarms import swarm_of
 from ledger.views import Json, balance_rows, kept_by
 from protocol.canonical import MAX_UINT
-from protocol.errors import ConfigError, UsageError
+from protocol.errors import ConfigError, ManyhandsError, UsageError
+from protocol.files import private_file
+from protocol.signing import Envelope
 
 BUNDLE_CHECK_SCHEMA = "manyhands/ledger-verify-bundle/v1"
+_DEVICES = (("/", "dev"), ("/", "proc"))  # what stands there, nothing can replace
 FORMATS = ("csv", "jsonl", "focus", "bundle")
 
 
@@ -118,8 +121,12 @@ def _write_text(book: Book, kind: str, out: Path | None, choice: Choice, worth: 
             click.echo(piece, nl=False)
         return len(lines)
     try:
-        with out.open("w", encoding="utf-8", newline="") as file:
-            file.writelines(text)
+        if out.parts[:2] in _DEVICES or (out.exists() and not out.is_file()):
+            with out.open("w", encoding="utf-8", newline="") as sink:
+                sink.writelines(text)
+        else:
+            with private_file(out) as file:
+                file.writelines(piece.encode() for piece in text)
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error.strerror}") from error
     return len(lines)
@@ -141,14 +148,20 @@ def export_balance(file: Path) -> Json:
     return balance_rows("file", account or b"", len(claims), rows)
 
 
-def verify_bundle(path: Path, owner: str | None, as_json: bool) -> None:
+def verify_bundle(
+    path: Path, owner: str | None, as_json: bool, events: Path | None, home: Path
+) -> None:
     """Check a bundle, and that it is of whom it is expected to be.
+
+    events: of its account, as its owner told them last; else those of the home, where it has some.
 
     Raises:
         BadBundle, IncompleteBundle, ConfigError: see `check_bundle`.
     """
     try:
         proven = check_bundle(path)
+        known = _known_events(proven, events, home)
+        proven = as_known(proven, known) if known else proven
         account = proven.keys.account.hex() if proven.keys else None
         if owner is not None and owner not in (peer_name(proven.account), account):
             raise BadBundle(f"it is the ledger of {peer_name(proven.account)}, not of {owner}")
@@ -168,9 +181,28 @@ def verify_bundle(path: Path, owner: str | None, as_json: bool) -> None:
         "root": proven.head.root.hex(),
         "whole": proven.is_whole,
         "beyond_account": proven.n_unspoken,
+        "account_events": ("known" if known else "its own") if proven.keys else None,
         **proven.statement.within.to_json(),
     }
     if as_json:
         click.echo(json.dumps(view))
     else:
         render.bundle(view)
+
+
+def _known_events(proven: Proven, file: Path | None, home: Path) -> list[Envelope]:
+    """Those in the file; else this home's, where they are of the account that is proven."""
+    if file is not None:
+        try:
+            return read_chain(file)
+        except FileNotFoundError as error:
+            raise ConfigError(f"there is no {file}") from error
+    try:
+        own = read_chain(home / ACCOUNT / EVENTS)
+    except FileNotFoundError:
+        return []
+    except ManyhandsError as error:
+        click.echo(f"note: the key events of this home are not looked at: {error}", err=True)
+        return []
+    account = proven.keys.account if proven.keys else None
+    return own if own and own[0].object_id(proven.swarm_id) == account else []

@@ -5,6 +5,7 @@ signatures (except tree heads); whether everything still holds is asked of `veri
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -113,16 +114,20 @@ class LedgerReader:
 
     def prove(self, id_: bytes) -> Proof:
         """That the receipt of this id is in our log, under the latest checkpoint."""
+        with self.at_rest() as (size, note):
+            return self.proof_at(self.entry(id_).index, size, note)
+
+    @contextmanager
+    def at_rest(self) -> Iterator[tuple[int, str]]:
+        """The log as it is now, whatever others append meanwhile: its size and signed head."""
         with self._store.snapshot():
-            entry, size = self.entry(id_), self._sound_size()
-            salt, data = self._body(entry.index)
-            return Proof(
-                index=entry.index,
-                salt=salt,
-                receipt=data,
-                path=tuple(inclusion_proof(entry.index, size, self._node_at)),
-                checkpoint=self._head_note() or "",
-            )
+            yield self._sound_size(), self._head_note() or ""
+
+    def proof_at(self, index: int, size: int, note: str) -> Proof:
+        """That an entry is in our log of this size, under this checkpoint of it."""
+        salt, data = self._body(index)
+        path = tuple(inclusion_proof(index, size, self._node_at))
+        return Proof(index=index, salt=salt, receipt=data, path=path, checkpoint=note)
 
     # --- within ----------------------------------------------------------------------------------
 

@@ -86,6 +86,8 @@ def bundle(view: View) -> None:
         out.print("  a choice of the log: what else there is, it does not say", style="dim")
     if view["account"]:
         out.print(f"  its key acts for account {view['account']}", highlight=False)
+        if view["account_events"] == "its own":
+            out.print("  as of its own key events: what was revoked since: --events")
     if view["beyond_account"]:
         late = _many(view["beyond_account"], "receipt is", "receipts are")
         out.print(f"  [yellow]but {late} dated later than it may[/]: the key's own alone")

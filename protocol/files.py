@@ -6,9 +6,12 @@ can forge these can also write the file. Where the system reads and writes only 
 """
 
 import os
+import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 Stamp = tuple[int, int, int]  # size, modification time in ns, inode
 
@@ -46,6 +49,29 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError:
         with suppress(OSError):
             fresh.unlink()
+        raise
+
+
+@contextmanager
+def private_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that its owner alone reads and that stands at `path` once it is whole.
+
+    It is written under a name that nobody guesses and that must be new: in a directory of
+    everybody's, a name known beforehand may be a link to somebody's file.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
         raise
 
 

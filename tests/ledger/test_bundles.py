@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
+import stat
 import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -22,7 +25,7 @@ from ledger.statements import Choice
 from protocol.canonical import encode
 from protocol.errors import ConfigError, ManyhandsError, UsageError
 from protocol.identity import load_or_create_identity
-from tests.ledger.parties import CLIENT, NOW_MS, PROVIDER, SWARM, closed_receipt
+from tests.ledger.parties import CLIENT, NOW_MS, PROVIDER, STRANGER, SWARM, closed_receipt
 
 DAY_MS = 86_400_000
 OPEN = encode(OPEN_POLICY.to_fields())
@@ -88,6 +91,85 @@ def test_a_bundle_of_a_choice_says_that_it_is_one(log, tmp_path):
     assert proven.head.size == 4
 
 
+def test_what_stood_before_a_choice_is_not_told_by_its_bundle(log, tmp_path):
+    choice = Choice(peer=peer_name(PROVIDER.public_key), first=NOW_MS // DAY_MS - 1)
+    with LedgerReader.read(log) as reader:
+        write_bundle(tmp_path / "some.zip", reader, OPEN, choice)
+    files = files_of((tmp_path / "some.zip").read_bytes())
+    told, about = json.loads(files[STATEMENT]), json.loads(files[ABOUT])
+
+    assert told["period"] == about["chosen"] == choice.to_json()
+    assert (told["opening_ncr"], told["closing_ncr"]) == (None, None)
+    other = about["chosen"] | {"peer": peer_name(STRANGER.public_key)}
+    for wrong in (
+        changed(files, STATEMENT, opening_ncr=0, closing_ncr=told["net_ncr"]),
+        changed(files, STATEMENT, closing_ncr=told["net_ncr"]),
+        changed(files, STATEMENT, period=Choice().to_json()),
+        changed(changed(files, STATEMENT, period=other), ABOUT, chosen=other),
+        changed(files, ABOUT, chosen=None),
+    ):
+        with pytest.raises((BadBundle, IncompleteBundle)):
+            checked(tmp_path, zipped(wrong))
+
+
+class Busy(LedgerReader):
+    """A log to which another process appends whenever somebody reads a receipt."""
+
+    def _body(self, index):
+        with Ledger.open(self.directory, CLIENT, SWARM) as ledger:
+            nonce = len(ledger).to_bytes(16, "little")
+            ledger.append(closed_receipt(8, nonce=nonce))
+        return super()._body(index)
+
+
+def test_a_bundle_of_a_log_that_grows_meanwhile_is_of_the_log_as_it_was(tmp_path):
+    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+        ledger.append_all([closed_receipt(8 + i, nonce=bytes([i]) * 16) for i in range(3)])
+    with LedgerReader.read(tmp_path) as reader:
+        busy = Busy(tmp_path, reader._store, reader.account, reader.swarm_id)
+        write_bundle(tmp_path / "out.zip", busy, OPEN)
+        assert len(busy) == 6
+
+    proven = check_bundle(tmp_path / "out.zip")
+
+    assert (proven.head.size, proven.is_whole) == (3, True)
+
+
+def test_only_what_is_chosen_is_proven(log, tmp_path):
+    read = []
+
+    class Seen(LedgerReader):
+        def _body(self, index):
+            read.append(index)
+            return super()._body(index)
+
+    with LedgerReader.read(log) as reader:
+        seen = Seen(log, reader._store, reader.account, reader.swarm_id)
+        write_bundle(tmp_path / "out.zip", seen, OPEN, Choice(peer=peer_name(PROVIDER.public_key)))
+
+    assert sorted(read) == [0, 1, 2]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")
+@pytest.mark.parametrize("kind", ["bundle", "csv"])
+def test_an_export_is_its_owners_alone_and_follows_no_link(tmp_path, kind):
+    node = load_or_create_identity(tmp_path / "node" / "identity.key")
+    with Ledger.open(tmp_path / "node", node.key, SWARM) as ledger:
+        ledger.append(closed_receipt(provider=node.key))
+    victim, out = tmp_path / "victim", tmp_path / "out"
+    victim.write_text("of somebody")
+    for link in (out, tmp_path / "out.new"):
+        link.symlink_to(victim)
+
+    run("export", kind, "--home", tmp_path, "--out", out)
+
+    assert victim.read_text() == "of somebody"
+    assert stat.S_IMODE(out.lstat().st_mode) == 0o600
+    assert {path.name for path in tmp_path.iterdir()} == {"node", "out", "out.new", "victim"}
+    assert run("export", "csv", "--home", tmp_path, "--out", "/dev/null").exit_code == 0
+    assert Path("/dev/null").is_char_device()
+
+
 def test_two_bundles_of_one_log_are_the_same_bytes(log, whole, tmp_path):
     with LedgerReader.read(log) as reader:
         write_bundle(tmp_path / "again.zip", reader, OPEN)
@@ -108,6 +190,7 @@ def test_each_file_is_bound_to_the_others(whole, tmp_path):
     files = files_of(whole)
     statement = json.loads(files[STATEMENT])
     cheaper = [row | {"amount_ncr": 0} for row in statement["tabs"]]
+    noted = [row | {"note": "paid in full"} for row in statement["tabs"]]
     rows = files[RECEIPTS].splitlines(keepends=True)
     row = json.loads(rows[0])
     wrong = {
@@ -122,6 +205,18 @@ def test_each_file_is_bound_to_the_others(whole, tmp_path):
         "other total": changed(files, STATEMENT, spent_ncr=statement["spent_ncr"] - 1),
         "other line": changed(files, STATEMENT, tabs=cheaper),
         "a line less": changed(files, STATEMENT, tabs=statement["tabs"][1:]),
+        "other opening": changed(files, STATEMENT, opening_ncr=10**15, closing_ncr=10**15),
+        "other closing": changed(files, STATEMENT, closing_ncr=0),
+        "no opening": changed(files, STATEMENT, opening_ncr=None),
+        "other period": changed(
+            files, STATEMENT, period=statement["period"] | {"to": "2020-01-01"}
+        ),
+        "a note": changed(files, STATEMENT, note="paid in full"),
+        "a line's note": changed(files, STATEMENT, tabs=noted),
+        "not an integer": changed(files, STATEMENT, n_tabs=float(statement["n_tabs"])),
+        "a choice of none": changed(files, ABOUT, chosen={"from": "2001-01-01"}),
+        "no date": changed(files, ABOUT, chosen=statement["period"] | {"from": 5}),
+        "deep statement": files | {STATEMENT: b'{"period":' + b"[" * 900 + b"]" * 900 + b"}"},
         "no lines": changed(files, STATEMENT, tabs=[1, 2, 3, 4]),
         "other order": files | {RECEIPTS: b"".join(reversed(rows))},
         "one twice": files | {RECEIPTS: rows[0] + rows[0] + rows[2] + rows[3]},
@@ -218,6 +313,23 @@ def test_a_bomb_is_refused_for_what_it_inflates_to_whatever_it_says(whole, tmp_p
         checked(tmp_path, bomb)
 
 
+def test_a_bomb_in_the_statement_is_refused_by_what_the_receipts_give(whole, tmp_path):
+    files = files_of(whole)
+    bomb = zipped(files | {STATEMENT: b'{"tabs":[' + b"{}," * 2_000_000 + b"{}]}"})
+
+    with pytest.raises(BadBundle, match=f"{STATEMENT} is larger"):
+        checked(tmp_path, bomb)
+
+
+def test_a_receipt_again_and_again_is_refused_at_the_second_time(whole, tmp_path):
+    """Before the third line is looked at, which is none."""
+    files = files_of(whole)
+    first = files[RECEIPTS].splitlines(keepends=True)[0]
+
+    with pytest.raises(BadBundle, match="each there once"):
+        checked(tmp_path, zipped(files | {RECEIPTS: first * 2 + b"no line\n" * 10}))
+
+
 def test_a_directory_of_very_many_names_is_refused_before_it_is_read(tmp_path):
     many = zipped({f"f{i}": b"" for i in range(2000)}, compression=zipfile.ZIP_STORED)
     few = many[:-12] + struct.pack("<H", 3) + many[-10:]
@@ -256,8 +368,9 @@ def test_a_truncated_or_flipped_file_is_a_bad_bundle_at_every_place(whole, tmp_p
 
 
 def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as none:
         check_bundle(tmp_path / "none.zip")
+    assert none.value.exit_code not in (0, BadBundle.exit_code, IncompleteBundle.exit_code)
     with pytest.raises(ConfigError):
         check_bundle(tmp_path)
 

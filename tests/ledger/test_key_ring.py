@@ -310,6 +310,45 @@ def test_a_delegation_that_ended_before_the_lines_does_not_cover_them(home):
         check_bundle(home / "forced.zip")
 
 
+def test_a_revocation_reaches_whoever_has_newer_events_than_the_bundle(home, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    account = keys(home, "begin")["account"]
+    keys(home, "delegate", "node", "--scope", "log", "--days", 30_000)
+    given = bundle(home)
+    older = (home / "account" / EVENTS).read_bytes()
+    (elsewhere / "older").write_bytes(older)
+    keys(home, "revoke", "node")
+    (elsewhere / "newer").write_bytes((home / "account" / EVENTS).read_bytes())
+    stranger = KeyRing(directory=elsewhere / "s", keys=elsewhere / "s", swarm_id=SWARM)
+    stranger.begin()
+
+    def verified(at, *more):
+        return json.loads(run("verify", given, "--owner", account, "--home", at, "--json", *more))
+
+    assert verified(elsewhere)["account_events"] == "its own"
+    assert "what was revoked since" in run("verify", given, "--home", elsewhere)
+    assert verified(elsewhere, "--events", elsewhere / "older")["account_events"] == "known"
+    with pytest.raises(BadBundle, match="was revoked"):
+        verified(elsewhere, "--events", elsewhere / "newer")
+    with pytest.raises(BadBundle, match="was revoked"):
+        verified(home)
+    with pytest.raises(UsageError, match="another account"):
+        verified(elsewhere, "--events", elsewhere / "s" / EVENTS)
+    with pytest.raises(ConfigError):
+        verified(elsewhere, "--events", elsewhere / "none")
+    (home / "account" / EVENTS).write_bytes(older)
+    keys(home, "delegate", "node", "--scope", "serve")
+    with pytest.raises(BadBundle):  # what it may do now is something else
+        verified(home)
+    write_bundle_of = bundle(home, "branch.zip")
+    assert check_bundle(write_bundle_of).keys is None
+    (home / "account" / EVENTS).write_bytes(older)
+    keys(home, "delegate", "node", "--scope", "log", "--days", 20_000)
+    branch = bundle(home, "branch.zip")
+    with pytest.raises(BadBundle, match="another branch"):
+        run("verify", branch, "--home", elsewhere, "--events", elsewhere / "newer")
+
+
 def test_one_line_dated_far_ahead_takes_the_account_from_no_other_line(home):
     """As databases may hold from before such dates were refused."""
     node = load_or_create_identity(home / "node" / "identity.key")
