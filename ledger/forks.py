@@ -45,28 +45,28 @@ class Version:
     node_at: NodeAt
 
     def side(self, account: bytes, index: int | None) -> Side:
-        """What it has at this place.
-
-        Of the note only the log's own line is shown: what others wrote below could fill an object.
-        """
-        parsed = Note.parse(self.note)
-        key = NoteKey(Checkpoint.parse(parsed.text).origin, ED25519, account)
-        lines = tuple(s for s in parsed.signatures if (s.name, s.key_id) == (key.name, key.id))
-        note = Note(parsed.text, lines[:1]).encode()
+        """What it has at this place; None: its root alone."""
         if index is None:
-            return Side(note)
+            return Side(own_line(self.note, account))
         path = inclusion_proof(index, self.size, self.node_at)
-        return Side(note, self.node_at(0, index), tuple(path))
+        return Side(own_line(self.note, account), self.node_at(0, index), tuple(path))
 
 
-def fork_between(
-    account: bytes, swarm_id: bytes, one: Version, other: Version, index: int
-) -> Fault:
-    """The fault that two versions prove, which part at this place."""
-    if one.size == other.size:
-        return fork_fault(account, swarm_id, one.side(account, None), other.side(account, None))
-    sides = one.side(account, index), other.side(account, index)
-    return fork_fault(account, swarm_id, *sides, index)
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A leaf by its hash and place, and the path that was seen to lead from it to a root."""
+
+    index: int
+    leaf_hash: bytes
+    path: Sequence[bytes]
+
+
+def own_line(note: str, account: bytes) -> str:
+    """A checkpoint with the log's own line only: what others wrote below could fill an object."""
+    parsed = Note.parse(note)
+    key = NoteKey(Checkpoint.parse(parsed.text).origin, ED25519, account)
+    lines = tuple(s for s in parsed.signatures if (s.name, s.key_id) == (key.name, key.id))
+    return Note(parsed.text, lines[:1]).encode()
 
 
 def fork_fault(account: bytes, swarm_id: bytes, one: Side, other: Side, index: int = 0) -> Fault:

@@ -10,6 +10,7 @@ from typing import Self
 
 from ledger.checkpoint import origin
 from ledger.errors import BadProof, LogNeeded
+from ledger.forks import Proven
 from ledger.merkle import leaf_hash, verify_inclusion
 from ledger.policy import Policy
 from ledger.spend_books import SpendBooks
@@ -87,22 +88,23 @@ class Purse:
         swarm_id = self.books.swarm_id
         head = self.policy.quorum().open(proof.checkpoint, origin(swarm_id, payer, "spend"), payer)
         leaf = SpendLeaf.decode(proof.leaf)
-        verify_inclusion(
-            leaf_hash(proof.leaf), leaf.index, head.head.size, proof.path, head.head.root
-        )
+        hash_ = leaf_hash(proof.leaf)
+        verify_inclusion(hash_, leaf.index, head.head.size, proof.path, head.head.root)
+        proven = Proven(leaf.index, hash_, proof.path)
         allotment = open_spending(leaf.envelope, payer, swarm_id)
         if not isinstance(allotment, Allotment) or allotment.payee != self.payee:
             raise BadProof("this is no allotment to us")
         self._check_terms(allotment, payer, epoch)
+        self.books.meet(payer, proof.checkpoint, head.head, proven)
         oid = leaf.envelope.object_id(swarm_id)
-        if not head.has_quorum:
-            return self._lend(oid, allotment)
-        if self.books.size(payer) <= leaf.index:
-            raise LogNeeded(payer, self.books.size(payer))
-        made = self.books.allotted(oid)
-        if made is None:
+        # What our books know, a quorum signed, whichever lines the payer shows with it.
+        if (made := self.books.allotted(oid)) is not None:
+            return Funded(oid, allotment, made.free, is_cosigned=True)
+        if (known := self.books.size(payer)) > leaf.index:
             raise PeerRefused("", "there is not enough credit behind the allotment")
-        return Funded(oid, allotment, made.free, is_cosigned=True)
+        if head.has_quorum:
+            raise LogNeeded(payer, known)
+        return self._lend(oid, allotment)
 
     def _check_terms(self, allotment: Allotment, payer: bytes, epoch: int) -> None:
         if allotment.asset not in self.policy.assets:
@@ -113,8 +115,10 @@ class Purse:
             raise PeerRefused("", "the payer has shown two versions of its spend log")
 
     def _lend(self, oid: bytes, allotment: Allotment) -> Funded:
-        """On what no quorum signed: up to the limit, and up to what it is."""
+        """On what no quorum signed: up to the limit, and up to what it is, less what tabs claim."""
         limit = min(allotment.amount, self.risk_limit_ncr)
         if limit == 0:
             raise PeerRefused("", "no quorum of witnesses has signed the allotment yet")
-        return Funded(oid, allotment, limit, is_cosigned=False)
+        if (left := limit - self.books.claimed(oid)) <= 0:
+            raise PeerRefused("", "no more is lent on an allotment that no quorum has signed yet")
+        return Funded(oid, allotment, left, is_cosigned=False)

@@ -6,24 +6,25 @@ same logs. A leaf is verified once, when it comes. Where two branches that both 
 witnesses lied: nothing from there on counts, and all balances are folded anew.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from ledger.chain import ChainReader, ChainState
-from ledger.checkpoint import origin
+from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Cosigned, Witnesses
 from ledger.errors import BadProof, DamagedLedger, ForeignLedger
 from ledger.fold import Allotted, Books, TabClaim
-from ledger.forks import Version, check_fork, fork_between
+from ledger.forks import Proven, Side, Version, check_fork, fork_fault, own_line
 from ledger.merkle import appended, leaf_hash, root
 from ledger.posting import StepRow, post
 from ledger.spend_leaf import NO_LEAF, SpendLeaf
 from ledger.spend_tables import (
     SCHEMA,
     Cached,
+    Leaves,
+    LogRow,
     Names,
     Nodes,
     allotted,
@@ -34,25 +35,9 @@ from ledger.spend_tables import (
 from ledger.spending import Fault
 from ledger.store import Store, damaged, translated
 from protocol.canonical import decode, encode
-from protocol.errors import IntegrityError
+from protocol.errors import IntegrityError, PeerRefused
 
 FILE_NAME = "spending.sqlite"
-
-
-@dataclass(slots=True)
-class _Log:
-    """One account's log, as far as we have it."""
-
-    acct: int
-    size: int = 0
-    readable: int = 0
-    cut: int | None = None
-    granted: int = 0
-    note: str = ""
-
-    @property
-    def is_whole(self) -> bool:
-        return self.readable == self.size
 
 
 class SpendBooks:
@@ -143,10 +128,31 @@ class SpendBooks:
             if log.size == 0 or log.cut is not None:
                 return None
             fresh = self._grown(log, head, leaves, start)
-            parted = None if fresh is None else self._parted(log, leaves, start)
+            parted = None if fresh is None else Leaves(self._store, log.acct).parted(leaves, start)
             if fresh is None or parted is None:
                 return None
             return self._accuse(account, log, Version(note, head.head.size, fresh), parted)
+
+    def meet(self, account: bytes, note: str, head: Checkpoint, proven: Proven) -> None:
+        """Look whether a leaf that was proven to be under this checkpoint is in the log we know.
+
+        head: the checkpoint in the note, once its signature was seen to hold.
+
+        Raises:
+            PeerRefused: it is of another version. We remember the fork, if this much proves it.
+        """
+        acct = self._names.find(account)
+        with self._store.snapshot():
+            if not self._contradicts(self._log(acct), head, proven):
+                return
+        with self._transaction():
+            log = self._log(acct)
+            if head.size == log.size:
+                self._remember_fork(account, log, Side(own_line(note, account)), None)
+            elif log.cut is None and self._nodes(log)(0, proven.index) != proven.leaf_hash:
+                side = Side(own_line(note, account), proven.leaf_hash, tuple(proven.path))
+                self._remember_fork(account, log, side, proven.index)
+        raise PeerRefused("", "the payer has shown two versions of its spend log")
 
     def believe(self, fault: Fault) -> None:
         """Take in somebody else's proof of a fork: no new business with whom it accuses.
@@ -176,6 +182,11 @@ class SpendBooks:
     def allotted(self, oid: bytes) -> Allotted | None:
         """What became of this allotment; None: there is no credit behind it."""
         return allotted(self._store, oid).get(oid)
+
+    def claimed(self, oid: bytes) -> int:
+        """What our tabs claim of an allotment, whether or not there is credit behind it."""
+        rows = self._store.execute("SELECT amount FROM tab WHERE allot = ?", (oid,))
+        return sum(amount for (amount,) in rows)  # here: it may be beyond 2^63
 
     def is_forked(self, account: bytes) -> bool:
         rows = self._store.execute(
@@ -220,9 +231,9 @@ class SpendBooks:
             self._names.forget()  # those that it gave out were taken back
             raise
 
-    def _log(self, acct: int | None) -> _Log:
+    def _log(self, acct: int | None) -> LogRow:
         rows = self._store.execute("SELECT * FROM log WHERE acct = ?", (acct,))
-        return _Log(*rows[0]) if rows else _Log(acct or 0)
+        return LogRow(*rows[0]) if rows else LogRow(acct or 0)
 
     def _counted(self, acct: int) -> int:
         rows = self._store.execute("SELECT n FROM counted WHERE acct = ?", (acct,))
@@ -231,7 +242,7 @@ class SpendBooks:
     def _learn(
         self,
         account: bytes,
-        log: _Log,
+        log: LogRow,
         head: Cosigned,
         note: str,
         leaves: Sequence[bytes],
@@ -240,7 +251,7 @@ class SpendBooks:
         fresh = self._grown(log, head, leaves, start)
         if fresh is None:
             return  # the beginning of what we have
-        parted = self._parted(log, leaves, start)
+        parted = Leaves(self._store, log.acct).parted(leaves, start)
         if parted is not None:
             if log.cut is None:
                 self._accuse(account, log, Version(note, head.head.size, fresh), parted)
@@ -257,7 +268,7 @@ class SpendBooks:
         write()
 
     def _grown(
-        self, log: _Log, head: Cosigned, leaves: Sequence[bytes], start: int
+        self, log: LogRow, head: Cosigned, leaves: Sequence[bytes], start: int
     ) -> Nodes | None:
         """The tree with these leaves in place of ours from `start` on; None: ours has it all."""
         size = head.head.size
@@ -273,13 +284,28 @@ class SpendBooks:
             raise BadProof("the leaves do not give the checkpoint's root: send all of them")
         return fresh
 
-    def _nodes(self, log: _Log) -> Nodes:
+    def _nodes(self, log: LogRow) -> Nodes:
         return Nodes(self._store, log.acct)
 
-    def _accuse(self, account: bytes, log: _Log, theirs: Version, index: int) -> Fault:
+    def _contradicts(self, log: LogRow, head: Checkpoint, proven: Proven) -> bool:
+        if log.size == 0 or log.cut is not None:
+            return False
+        nodes = self._nodes(log)
+        if proven.index < log.size and nodes(0, proven.index) != proven.leaf_hash:
+            return True
+        return head.size <= log.size and root(head.size, nodes) != head.root
+
+    def _accuse(self, account: bytes, log: LogRow, theirs: Version, index: int) -> Fault:
+        place = None if theirs.size == log.size else index
+        return self._remember_fork(account, log, theirs.side(account, place), place)
+
+    def _remember_fork(self, account: bytes, log: LogRow, theirs: Side, index: int | None) -> Fault:
+        """index: where they differ; None: they have one size, and need no leaves."""
         ours = Version(log.note, log.size, self._nodes(log))
         try:
-            fault = fork_between(account, self.swarm_id, ours, theirs, index)
+            fault = fork_fault(
+                account, self.swarm_id, ours.side(account, index), theirs, index or 0
+            )
         except IntegrityError as error:  # theirs was seen to hold
             reason = f"what it has of {account.hex()[:16]} is not what its checkpoint says: {error}"
             raise damaged(self._store.path, reason) from error
@@ -291,18 +317,7 @@ class SpendBooks:
             "INSERT OR IGNORE INTO forked VALUES (?, ?)", (acct, encode(fault.to_fields()))
         )
 
-    def _parted(self, log: _Log, leaves: Sequence[bytes], start: int) -> int | None:
-        """Where these leaves first differ from ours, if they do."""
-        rows = self._store.execute(
-            "SELECT idx, data FROM leaf WHERE acct = ? AND idx >= ? ORDER BY idx", (log.acct, start)
-        )
-        for index, data in rows:
-            if index - start < len(leaves) and leaves[index - start] != data:
-                self._sound(log.acct, index, data)
-                return int(index)
-        return None
-
-    def _extend(self, account: bytes, log: _Log, leaves: Sequence[bytes]) -> None:
+    def _extend(self, account: bytes, log: LogRow, leaves: Sequence[bytes]) -> None:
         """Keep these leaves, and read them up to the first that breaks a rule."""
         self._store.execute_many(
             "INSERT INTO leaf VALUES (?, ?, ?)",
@@ -312,7 +327,8 @@ class SpendBooks:
         asked: Cached[bytes, int] = Cached(self._store, "asked", (log.acct,))
         floors: Cached[bytes, int] = Cached(self._store, "given_back", (log.acct,))
         reader = ChainReader(account, self.swarm_id, ChainState(log.granted, places, asked, floors))
-        previous = leaf_hash(self._leaf_bytes(log.acct, log.size - 1)) if log.size else NO_LEAF
+        ours = Leaves(self._store, log.acct)
+        previous = ours(log.size - 1).hash() if log.is_whole and log.size else NO_LEAF
         steps = []
         is_whole = log.is_whole
         try:
@@ -322,7 +338,7 @@ class SpendBooks:
                 leaf = SpendLeaf.decode(data)
                 if (leaf.index, leaf.previous) != (index, previous):
                     break
-                for sub, step in enumerate(reader.read(leaf, self._leaf_at(log.acct))):
+                for sub, step in enumerate(reader.read(leaf, ours)):
                     party, asset = self._names.id(step.party), self._names.id(step.asset)
                     steps.append(
                         (log.acct, index, sub, int(step.kind), step.oid, party, asset, step.amount)
@@ -337,7 +353,7 @@ class SpendBooks:
             table.write()
         log.size, log.granted = log.size + len(leaves), reader.state.granted
 
-    def _cut(self, log: _Log, parted: int) -> None:
+    def _cut(self, log: LogRow, parted: int) -> None:
         """Keep what both branches share. Nothing will be read on: what that needs goes, too."""
         for table in ("leaf", "step"):
             sql = f"DELETE FROM {table} WHERE acct = ? AND idx >= ?"
@@ -351,10 +367,10 @@ class SpendBooks:
         if self._counted(log.acct) > parted:  # else balances never knew of what goes
             refold(self._store)
 
-    def _save(self, log: _Log) -> None:
+    def _save(self, log: LogRow) -> None:
         self._store.execute(
             "INSERT OR REPLACE INTO log VALUES (?, ?, ?, ?, ?, ?)",
-            [getattr(log, name) for name in _Log.__slots__],
+            [getattr(log, name) for name in LogRow.__slots__],
         )
 
     def _steps_from(self, acct: int, place: int) -> Iterable[StepRow]:
@@ -363,19 +379,3 @@ class SpendBooks:
     def _readable(self, acct: int) -> int:
         rows = self._store.execute("SELECT readable FROM log WHERE acct = ?", (acct,))
         return int(rows[0][0]) if rows else 0
-
-    def _leaf_bytes(self, acct: int, index: int) -> bytes:
-        sql = "SELECT data FROM leaf WHERE acct = ? AND idx = ?"
-        rows = self._store.execute(sql, (acct, index))
-        if not rows:
-            raise damaged(self._store.path, f"leaf {index} of a log is missing")
-        return self._sound(acct, index, rows[0][0])
-
-    def _sound(self, acct: int, index: int, data: bytes) -> bytes:
-        """A leaf of ours, once it is seen to be what the tree was made of."""
-        if leaf_hash(data) != Nodes(self._store, acct)(0, index):
-            raise damaged(self._store.path, f"leaf {index} of a log is not what it was")
-        return data
-
-    def _leaf_at(self, acct: int) -> Callable[[int], SpendLeaf]:
-        return lambda index: SpendLeaf.decode(self._leaf_bytes(acct, index))

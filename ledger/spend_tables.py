@@ -5,11 +5,14 @@ written once, at its end. What rows mean is left to `spend_books.py`.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ledger.chain import Kind
 from ledger.fold import Allotted
+from ledger.merkle import leaf_hash
 from ledger.posting import StepRow, Tables, post
+from ledger.spend_leaf import SpendLeaf
 from ledger.store import Store, damaged
 
 K = TypeVar("K", bound=Hashable)
@@ -111,6 +114,22 @@ class Cached(Generic[K, V]):
         return (*self._prefix, key) if self._is_bare_key else (*self._prefix, *key)
 
 
+@dataclass(slots=True)
+class LogRow:
+    """One account's log, as far as we have it."""
+
+    acct: int
+    size: int = 0
+    readable: int = 0
+    cut: int | None = None
+    granted: int = 0
+    note: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        return self.readable == self.size
+
+
 class Nodes(Cached[tuple[int, int], bytes]):
     """A log's tree, with what one transaction adds to it; a `merkle.NodeAt`."""
 
@@ -121,6 +140,34 @@ class Nodes(Cached[tuple[int, int], bytes]):
         if (hash_ := self.get((level, index))) is None:
             raise damaged(self._store.path, f"node {level}/{index} of a tree is missing")
         return hash_
+
+
+class Leaves:
+    """A log's leaves, each seen to be what its tree was made of; a `chain.LeafAt`."""
+
+    def __init__(self, store: Store, acct: int) -> None:
+        self._store, self._acct = store, acct
+
+    def __call__(self, index: int, /) -> SpendLeaf:
+        sql = "SELECT data FROM leaf WHERE acct = ? AND idx = ?"
+        rows = self._store.execute(sql, (self._acct, index))
+        if not rows:
+            raise damaged(self._store.path, f"leaf {index} of a log is missing")
+        self._check(index, rows[0][0])
+        return SpendLeaf.decode(rows[0][0])
+
+    def parted(self, others: Sequence[bytes], start: int) -> int | None:
+        """Where leaves from `start` on first differ from these, if they do."""
+        sql = "SELECT idx, data FROM leaf WHERE acct = ? AND idx >= ? ORDER BY idx"
+        for index, data in self._store.execute(sql, (self._acct, start)):
+            if index - start < len(others) and others[index - start] != data:
+                self._check(index, data)
+                return int(index)
+        return None
+
+    def _check(self, index: int, data: bytes) -> None:
+        if leaf_hash(data) != Nodes(self._store, self._acct)(0, index):
+            raise damaged(self._store.path, f"leaf {index} of a log is not what it was")
 
 
 class Names:

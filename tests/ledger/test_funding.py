@@ -7,6 +7,7 @@ import pytest
 from ledger.errors import BadObject, LogNeeded
 from ledger.fold import TabClaim
 from ledger.funding import Purse, SpendProof
+from ledger.notes import Note
 from ledger.policy import GRANTED, OPEN_POLICY, Policy
 from ledger.spend_books import SpendBooks
 from ledger.spend_log import SpendLog
@@ -185,3 +186,76 @@ def test_a_granted_swarms_policy_reads_as_it_was_written():
 def test_a_policy_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(BadObject):
         replace(POLICY, **wrong)
+
+
+def stripped(proof):
+    """The same proof, without what witnesses signed of its checkpoint."""
+    note = Note.parse(proof.checkpoint)
+    return replace(proof, checkpoint=Note(note.text, note.signatures[:1]).encode())
+
+
+def test_whoever_leaves_cosignatures_out_gets_no_second_credit(scene):
+    envelope = allot(ANN, BEN, 60, expires_epoch=EPOCH)
+    proof = scene.allots(envelope)
+    for claimed, left in ((0, 60), (45, 15), (60, 0)):
+        if claimed:
+            scene.known.claim([TabClaim(bytes(16), envelope.object_id(SWARM), claimed)])
+        for shown in (proof, stripped(proof)):
+            funded = scene.judge(shown, risk_limit_ncr=40)
+            assert (funded.limit_ncr, funded.is_cosigned) == (left, True)
+
+
+def test_an_allotment_without_credit_is_refused_also_without_its_cosignatures(scene):
+    scene.allots(allot(ANN, CY, 60, expires_epoch=EPOCH))
+    proof = scene.allots(allot(ANN, BEN, 60, expires_epoch=EPOCH))
+
+    with pytest.raises(PeerRefused, match="not enough credit"):
+        scene.judge(stripped(proof), risk_limit_ncr=40)
+
+
+def test_what_was_lent_already_is_not_lent_again(scene):
+    envelope = allot(ANN, BEN, 60, expires_epoch=EPOCH)
+    proof = scene.allots(envelope, cosigned=False, learned=False)
+    oid = envelope.object_id(SWARM)
+
+    scene.known.claim([TabClaim(bytes(16), oid, 10)])
+    assert scene.judge(proof, risk_limit_ncr=25).limit_ncr == 15
+    scene.known.claim([TabClaim(b"1" * 16, oid, 2**63 - 1), TabClaim(b"2" * 16, oid, 2**63 - 1)])
+    with pytest.raises(PeerRefused, match="no more is lent"):
+        scene.judge(proof, risk_limit_ncr=25)
+
+
+@pytest.mark.parametrize("n_more", [0, 2])
+def test_28_a_proof_from_another_version_of_a_known_log_is_refused_and_remembered(
+    scene, memory_path, n_more
+):
+    """Of one size with ours its root is enough; of another, its leaf at a place that we know."""
+    scene.allots(allot(ANN, CY, 100, expires_epoch=EPOCH))  # all that Ann has
+    envelope = allot(ANN, BEN, 60, no=7, expires_epoch=EPOCH)
+    with (
+        SpendLog.open(memory_path / "ann2", ANN, SWARM) as second,
+        SpendBooks.open(memory_path / "cy", SWARM, POLICY.quorum()) as elsewhere,
+    ):
+        second.append(envelope, *(allot(ANN, BEN, 1, no=20 + i) for i in range(n_more)))
+        proof = second.prove(envelope.object_id(SWARM))
+
+        for _ in range(2):
+            with pytest.raises(PeerRefused, match="two versions"):
+                scene.judge(proof, risk_limit_ncr=40)
+        assert scene.known.is_forked(ANN.public_key)
+        elsewhere.believe(*scene.known.faults())
+        assert elsewhere.is_forked(ANN.public_key)
+
+
+def test_28_a_note_that_contradicts_the_known_log_elsewhere_is_refused_without_proof(
+    scene, memory_path
+):
+    shared = allot(ANN, BEN, 10, expires_epoch=EPOCH)
+    scene.allots(shared)
+    scene.allots(allot(ANN, CY, 10, no=1, expires_epoch=EPOCH))
+    scene.allots(allot(ANN, CY, 10, no=2, expires_epoch=EPOCH))
+    with SpendLog.open(memory_path / "ann2", ANN, SWARM) as second:
+        second.append(shared, allot(ANN, CY, 50, no=9, expires_epoch=EPOCH))
+        with pytest.raises(PeerRefused, match="two versions"):
+            scene.judge(second.prove(shared.object_id(SWARM)), risk_limit_ncr=40)
+    assert scene.judge(scene.ann.prove(shared.object_id(SWARM))).limit_ncr == 10
