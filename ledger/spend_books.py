@@ -147,9 +147,11 @@ class SpendBooks:
                 return
         with self._transaction():
             log = self._log(acct)
-            if head.size == log.size:
+            if log.cut is not None:
+                pass  # another thread heard of a fork meanwhile
+            elif head.size == log.size:
                 self._remember_fork(account, log, Side(own_line(note, account)), None)
-            elif log.cut is None and self._nodes(log)(0, proven.index) != proven.leaf_hash:
+            elif self._nodes(log)(0, proven.index) != proven.leaf_hash:
                 side = Side(own_line(note, account), proven.leaf_hash, tuple(proven.path))
                 self._remember_fork(account, log, side, proven.index)
         raise PeerRefused("", "the payer has shown two versions of its spend log")
