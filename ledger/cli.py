@@ -152,7 +152,7 @@ def prove(receipt: str, home: Path, role: str | None, as_json: bool) -> None:
 def _verify_proof(data: bytes, as_json: bool) -> None:
     try:
         view = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError("the proof is not JSON", hint="make one: … prove --json") from error
     head, tab = check_proof_view(view)
     payer, payee = peer_name(tab.terms.payer), peer_name(tab.terms.payee)

@@ -10,6 +10,7 @@ credit is worth.
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -37,6 +38,8 @@ x_TabId
 """
 COLUMNS, FOCUS_COLUMNS = _TEXT_COLUMNS.split(), _TEXT_FOCUS_COLUMNS.split()
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a spreadsheet's formulas begin
+# Where a spreadsheet that splits lines at other signs than commas would begin another cell.
+_NEXT_CELL = re.compile(r"([;|\t\r\n])(?=[\s\"']*[=+\-@])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ def write_focus(lines: Iterable[Line], worth: Worth | None = None) -> Iterator[s
 
 def guarded(text: str) -> str:
     """A cell that no spreadsheet computes."""
+    text = _NEXT_CELL.sub(r"\1'", text)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

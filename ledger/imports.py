@@ -56,8 +56,10 @@ def _claims(path: Path, rows: Iterable[Mapping[str, Any]]) -> tuple[bytes | None
 
 
 def _claim(row: Mapping[str, Any]) -> tuple[bytes, Claim]:
+    if not isinstance(row["account"], str) or not isinstance(row["peer"], str):
+        raise TypeError("a peer is named by text")
     account, peer = public_key_from_peer_id(row["account"]), public_key_from_peer_id(row["peer"])
-    amount = int(row["amount_ncr"])
+    amount = _whole(row["amount_ncr"])
     tab, asset = bytes.fromhex(row["tab"]), bytes.fromhex(row["asset"])
     if not 0 <= amount <= MAX_UINT or len(tab) != 16 or len(asset) not in (0, 32):
         raise ValueError("an amount, tab or asset that no receipt can have")
@@ -66,6 +68,14 @@ def _claim(row: Mapping[str, Any]) -> tuple[bytes, Claim]:
     earned = row["direction"] == "earned"
     payer, payee = (peer, account) if earned else (account, peer)
     return account, Claim(tab, payer, payee, asset, amount)
+
+
+def _whole(told: object) -> int:
+    if type(told) is int:
+        return told
+    if not isinstance(told, str) or not (told.isascii() and told.isdecimal()):
+        raise ValueError(f"not an amount in ncr: {str(told)[:40]}")
+    return int(told)
 
 
 def _json_rows(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:

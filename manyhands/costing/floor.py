@@ -5,9 +5,11 @@ credit is taken to be worth one unit of the money that electricity is priced in;
 it otherwise scales all of it alike. A price below the floor is a donation, which nothing forbids.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
+from manyhands.costing.own_price import MOST_NCR
 from manyhands.costing.sheet import MILLION, THOUSAND
 from protocol.errors import UsageError
 
@@ -40,11 +42,28 @@ def floor_ncr(power: Power, token_layers_per_s: Decimal) -> int:
     if token_layers_per_s <= 0:
         raise UsageError("a span that computes nothing has no floor")
     hours = MILLION / token_layers_per_s / HOUR_S
-    return int((hours * power.per_hour * NCR_PER_CREDIT).to_integral_value(ROUND_CEILING))
+    return _price(lambda: hours * power.per_hour * NCR_PER_CREDIT)
 
 
 def with_margin(ncr: int, margin: Decimal) -> int:
     """margin: a share of the floor, 0.2 for a fifth more."""
     if margin < 0:
         raise UsageError("--margin is 0 or more")
-    return int((ncr * (1 + margin)).to_integral_value(ROUND_CEILING))
+    return _price(lambda: ncr * (1 + margin))
+
+
+def _price(ncr: Callable[[], Decimal]) -> int:
+    """
+    Raises:
+        UsageError: it is more than any node may ask.
+    """
+    try:
+        value = ncr()
+        if value <= MOST_NCR:
+            return int(value.to_integral_value(ROUND_CEILING))
+    except ArithmeticError:
+        pass
+    raise UsageError(
+        f"that comes to more than {MOST_NCR} ncr, the most a node may ask",
+        hint="compare --kwh, --watts, --pue and --margin with what you measured",
+    )

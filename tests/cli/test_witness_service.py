@@ -23,6 +23,7 @@ from ledger.witness_http import answer
 from manyhands.gateway.serving import listening
 from manyhands.witnessing.app import WitnessApp
 from protocol.identity import peer_id_from_public_key
+from protocol.key_files import write_new_key
 from tests.ledger.spenders import ANN, ASSET, BEN, CY, ISSUER, SWARM, WITNESSES, allot, grant
 
 ROOT = Path(__file__).parents[2]
@@ -161,6 +162,22 @@ def test_a_status_tells_what_was_signed(here, tmp_path):
 
     assert told["logs"] == [{"origin": log.origin, "size": 1}]
     assert (told["name"], told["vkey"]) == ("w.example", key.vkey)
+
+
+def test_a_home_that_can_be_none_and_a_key_that_stays_shut_are_explained(
+    here, tmp_path, monkeypatch
+):
+    flags = ("--name", "w.example", "--any-account", "--port", "0")
+    nowhere = here("ledger", "witness", "serve", *flags, "--home", "/dev/null")
+    assert (nowhere.code, "cannot be made" in nowhere.err) == (3, True)
+
+    with WitnessBook.open(tmp_path / "witness", "w.example", WITNESSES[0], LOGS.get):
+        pass
+    write_new_key(tmp_path / "witness" / "identity.key", WITNESSES[0], b"of mine", log2_n=4)
+    shut = here("ledger", "witness", "status", "--home", tmp_path)
+    monkeypatch.setenv("MANYHANDS_PASSPHRASE", "of mine")
+    assert (shut.code, "needs a passphrase" in shut.err) == (3, True)
+    assert here("ledger", "witness", "status", "--home", tmp_path).code == 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manyhands.costing.floor import Power, floor_ncr, with_margin
-from manyhands.costing.own_price import FREE, Price, price_file, read_price, write_price
+from manyhands.costing.own_price import FREE, MOST_NCR, Price, price_file, read_price, write_price
 from manyhands.costing.power import Counter, find_counters, read_all, watts_between
 from manyhands.costing.price_command import price
 from manyhands.costing.speed import told
@@ -167,6 +167,17 @@ def test_without_watts_or_a_counter_nothing_is_loaded_and_the_error_says_what_to
         run(tmp_path / "home", "suggest", "--kwh", "0.3")
 
     assert "--watts" in unknown.value.hint
+
+
+@pytest.mark.parametrize("watts", ["999999999999", "1e999990"])
+def test_power_beyond_any_price_is_a_usage_error(watts):
+    power = Power(watts=Decimal(watts), kwh=Decimal(999_999_999_999))
+
+    with pytest.raises(UsageError, match="the most a node may ask"):
+        floor_ncr(power, Decimal(1))
+    with pytest.raises(UsageError, match="the most a node may ask"):
+        with_margin(MOST_NCR, Decimal("0.1"))
+    assert with_margin(MOST_NCR, Decimal(0)) == MOST_NCR
 
 
 @pytest.mark.slow

@@ -72,6 +72,12 @@ def test_verify_holds_for_an_honest_home(home):
     assert run("verify", "--home", home).exit_code == 0
 
 
+def test_a_proof_without_end_is_a_usage_error(tmp_path):
+    (tmp_path / "deep").write_text("[" * 200_000)
+
+    assert isinstance(run("verify", "--proof", tmp_path / "deep").exception, UsageError)
+
+
 def test_verify_fails_with_exit_code_8_and_names_the_entry(home):
     database = sqlite3.connect(home / "client" / FILE_NAME)
     with database:

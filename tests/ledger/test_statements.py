@@ -147,14 +147,21 @@ def test_a_choice_is_by_day_peer_and_model():
             chosen(**wrong)
 
 
-@pytest.mark.parametrize("text", ["=cmd|'/c calc'!A0", "+1", "-1", "@SUM(A1)", "\tx", "\r=1"])
+@pytest.mark.parametrize(
+    "text",
+    ["=cmd|'/c calc'!A0", "+1", "-1", "@SUM(A1)", "\tx", "\r=1", "f;=1+1", "f; @A1", 'f;"-1'],
+)
 def test_no_cell_is_a_formula_and_numbers_stay_numbers(text):
     made = line(execution=text, amount=7)
 
     for written in (write_csv([made]), write_focus([made])):
-        rows = list(csv.DictReader(io.StringIO("".join(written), newline="")))
+        lines = "".join(written)
+        rows = list(csv.DictReader(io.StringIO(lines, newline="")))
 
         assert not [cell for cell in rows[0].values() if cell.startswith(tuple("=+-@\t\r"))]
+        for sign in ";|\t":  # as spreadsheets of other countries split lines
+            cells = [cell.lstrip('" ') for cell in lines.split(sign)[1:]]
+            assert not [cell for cell in cells if cell.startswith(tuple("=+-@"))]
     assert guarded("12") == "12"
 
 
@@ -227,7 +234,19 @@ def test_a_file_that_is_no_statement_is_a_usage_error(tmp_path, content):
         read_export(file)
 
 
-@pytest.mark.parametrize("change", [{"amount_ncr": "-1"}, {"direction": "x"}, {"tab": "00"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"amount_ncr": "-1"},
+        {"amount_ncr": float("inf")},
+        {"amount_ncr": 1.5},
+        {"amount_ncr": True},
+        {"peer": ["a"]},
+        {"peer": ["a"] * 52},
+        {"direction": "x"},
+        {"tab": "00"},
+    ],
+)
 def test_a_line_that_no_receipt_gives_is_refused_and_named(tmp_path, change):
     view = json.loads("".join(write_jsonl([line()]))) | change
     file = tmp_path / "statement"
