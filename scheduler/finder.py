@@ -19,12 +19,8 @@ from protocol.chain_actions import FindHeirs, FindRoute, Seat
 from protocol.errors import (
     ManyhandsError,
     PeerBusy,
-    PeerError,
-    PeerMisbehaved,
-    PeerRefused,
     PeerUnreachable,
     SwarmIncomplete,
-    VersionMismatch,
 )
 from protocol.identity import PeerId
 from protocol.messages import Span
@@ -48,14 +44,13 @@ from scheduler.routing import (
     find_routes,
     prefill_ms,
 )
+from scheduler.search_time import SearchTime, passes
 from scheduler.seats import neighbour, seat_of
 from scheduler.turns import Turn, Turns
 
 ASK_S = 1.0  # to answer what they know, at first; most do within milliseconds
-FINAL = (PeerRefused, VersionMismatch, PeerMisbehaved)  # no time mends these
 DETOUR = 0.25  # what a chain that knows the prompt may cost more per token, whatever it saves
 OFF_LOOP = 300  # peers, from which on a search takes a thread
-AGAIN_S = (0.1, 0.25)  # between looks, drawn: clients that failed together do not return together
 
 
 class RouteFinder:
@@ -100,7 +95,7 @@ class RouteFinder:
         self.has_begun: Callable[[], bool] = bool
         self._unreachable: ManyhandsError | None = None  # why nobody answered when last asked
         self._ask_s, self._has_asked = ASK_S, False  # for the chain at hand
-        self._since: float | None = None  # when the chain at hand began to be looked for
+        self._time = SearchTime(request.wait_s, request.room_wait_s, rng)  # of the chain at hand
         self._tried_again: set[str] = set()  # since then, of those who had failed
         self._staying: set[str] = set()  # hops of the chain that need no replacement
         self._request, self._transport = request, transport
@@ -123,11 +118,12 @@ class RouteFinder:
         self._turn.give_back()  # nobody waits for who has to look again
         self.watch.lost(action.avoid)
         self._staying = {seat.peer for seat in action.survivors}
-        self._since = self._since or time.monotonic()
-        until = min(deadline, self._since + self._request.wait_s)
+        self._time.begin()
         while True:
             self._permit()
             routes = await self._look(action, action.avoid)
+            is_full = routes is None and await self._is_full(action)
+            until = self._time.until(deadline, is_full=is_full, has_begun=self.has_begun())
             if routes is None and (time.monotonic() < until or not self._has_asked):
                 self._unreachable = await self._ask(action.avoid, until)
                 routes = await self._look(action, action.avoid)
@@ -135,12 +131,13 @@ class RouteFinder:
                     await self._raise_refusal(action)
                     self.waits_for = await self._why(action)
                     self.on_wait(self.waits_for)
-                    await asyncio.sleep(self._rng.uniform(*AGAIN_S))
+                    await asyncio.sleep(self._time.rest_s(is_full=is_full))
             is_late = time.monotonic() >= until
             if routes is None:
                 routes = await self._look_again(action, is_late=is_late)
             if routes is not None:
-                self.waits_for = None
+                if not isinstance(self.waits_for, PeerBusy):  # else asked again, which may be vain
+                    self.waits_for = None
                 if not action.survivors and not self.has_begun():
                     await self._turn.take()
                 return self._seats(await self._settled(routes, action))
@@ -185,7 +182,8 @@ class RouteFinder:
 
     def found(self) -> None:
         """The chain stands: the next search has time of its own."""
-        self._agreed, self._since, self._unreachable = self.profile, None, None
+        self._agreed, self._unreachable, self.waits_for = self.profile, None, None
+        self._time.over()
         self._has_asked = False
         self._tried_again.clear()
         self.over()
@@ -256,6 +254,11 @@ class RouteFinder:
     def _judged(self, peers: Sequence[Announcement]) -> Judged:
         return judged(peers, self._directory, self._records)
 
+    async def _is_full(self, action: FindRoute) -> bool:
+        """Whether those who said that they have no room would do."""
+        full = {peer for peer, why in action.avoid.items() if isinstance(why, PeerBusy)}
+        return bool(full) and await self._look(action, action.avoid.keys() - full) is not None
+
     async def _look_again(self, action: FindRoute, *, is_late: bool) -> list[Route] | None:
         """Routes with as few as needed of those who failed for the moment: they may be back.
 
@@ -263,7 +266,7 @@ class RouteFinder:
         looks. When the wait is over, it is the turn of those who never had one.
         """
         tired = self._tried_again if is_late else set()
-        passing = [p for p, why in action.avoid.items() if _passes(why) and p not in tired]
+        passing = [p for p, why in action.avoid.items() if passes(why) and p not in tired]
         avoid = {*action.avoid}.difference(passing)
         routes = await self._look(action, avoid)
         if routes is None:
@@ -363,7 +366,7 @@ class RouteFinder:
 
     async def _raise_refusal(self, action: FindRoute) -> None:
         """Waiting is vain if the blocks want peers that are there and said no for good."""
-        final = {peer: why for peer, why in action.avoid.items() if not _passes(why)}
+        final = {peer: why for peer, why in action.avoid.items() if not passes(why)}
         if not final or await self._look(action, final) is not None:
             return
         if await self._look(action, ()) is not None:
@@ -376,7 +379,7 @@ class RouteFinder:
         refused = {
             peer: why
             for peer, why in action.avoid.items()
-            if isinstance(why, PeerBusy) or not _passes(why)
+            if isinstance(why, PeerBusy) or not passes(why)
         }
         without = {*action.avoid}.difference(refused)
         if refused and await self._look(action, without) is not None:
@@ -390,8 +393,3 @@ class RouteFinder:
             return error
         missing = [(span.start, span.stop) for span in action.missing]
         return SwarmIncomplete(missing, model=self._request.model, adapter=self.adapter)
-
-
-def _passes(why: ManyhandsError) -> bool:
-    """Whether a peer that failed like this may serve a moment later (5a.15)."""
-    return isinstance(why, PeerError) and not isinstance(why, FINAL)

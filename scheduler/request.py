@@ -23,6 +23,7 @@ class GenerationRequest:
     """One answer to one prompt.
 
     timeout_s: for all of it, finding peers included. wait_s: for peers and blocks to appear.
+    room_wait_s: for room on peers that are there, before the answer begins; None: all of timeout_s.
     reuse_prefix: begin where an earlier session ended, and leave the hops something to begin with.
     prefix_group: a secret; clients who give the same one begin where any of them ended.
     spares: while the answer runs, peers that would replace its hops hold copies of what was run.
@@ -54,6 +55,7 @@ class GenerationRequest:
     pooling: str = ""
     timeout_s: float = 600.0
     wait_s: float = WAIT_S
+    room_wait_s: float | None = None
     profile: str | None = None
     limits: Limits = ANY_PEER  # who may serve
     goal: Goal = Goal.LATENCY
@@ -77,6 +79,8 @@ class GenerationRequest:
             raise UsageError(f"a timeout of {self.timeout_s} s", hint="--timeout above 0")
         if not self.wait_s >= 0:  # nor NaN
             raise UsageError(f"a wait of {self.wait_s} s", hint="--wait 0 or more")
+        if self.room_wait_s is not None and not self.room_wait_s >= 0:
+            raise UsageError(f"a wait for room of {self.room_wait_s} s", hint="0 or more")
         if len(self.stops) > MAX_STOPS or any(
             not 0 < len(stop) <= MAX_STOP_CHARS for stop in self.stops
         ):

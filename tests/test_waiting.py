@@ -64,6 +64,33 @@ async def test_who_does_not_want_to_wait_still_asks_who_is_there(model, tmp_path
     assert len(answer.token_ids) == 2
 
 
+async def test_behind_a_long_line_an_answer_waits_its_time_and_not_as_for_missing_blocks(
+    model, tmp_path, network
+):
+    async with (
+        swarm(model, tmp_path, over(network), (0, 3), (3, 6)) as built,
+        built.client() as client,
+    ):
+        node, said = built.nodes[1].node, list[str]()
+        node.batcher.load.backlog_s = 60.0
+
+        async def shorten() -> None:
+            while node.sessions.refused < 5:  # noqa: ASYNC110 (no event tells of it)
+                await asyncio.sleep(0.02)
+            node.batcher.load.backlog_s = 0.0
+
+        shortening = asyncio.create_task(shorten())
+        async with client.generate(ask(built, wait_s=0.2, max_tokens=2, timeout_s=60.0)) as run:
+            async for event in run:
+                if isinstance(event, Waiting):
+                    said.append(event.reason)
+        await shortening
+
+    assert isinstance(event, Finished)
+    assert len(event.result.token_ids) == 2
+    assert "60.0 s of prompts wait here, the request waits 10.0" in said[0]
+
+
 async def test_an_answer_that_waits_for_ever_can_be_left(model, tmp_path, network):
     async with (
         swarm(model, tmp_path, over(network), (0, 2)) as built,

@@ -25,6 +25,7 @@ from scheduler.request import WAIT_S, GenerationRequest
 from scheduler.wanted import Goal
 
 SEED_RANGE = 2**64
+ROOM_WAIT_S = 30.0  # an HTTP caller hears 503 then, whose Retry-After its own timeout fits better
 SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
@@ -92,6 +93,7 @@ def requests_for(
                     ignore_eos=bool(asked.ignore_eos),
                     timeout_s=min(timeout_s, more.timeout_s or timeout_s),
                     wait_s=WAIT_S if more.wait_s is None else more.wait_s,
+                    room_wait_s=ROOM_WAIT_S if more.wait_s is None else more.wait_s,
                     profile=profile,
                     limits=limits,
                     goal=Goal(more.prefer),

@@ -45,6 +45,7 @@ CLIENT = 77
 def finder(
     *,
     wait_s: float = 5.0,
+    room_wait_s: float | None = None,
     peers: Sequence[int] = (FIRST, LIVE, DEAD),
     limits: Limits = ANY_PEER,
 ) -> RouteFinder:
@@ -58,7 +59,13 @@ def finder(
         told = record(n, SPANS[n], decode_us=decode_us, profile=profile, **stamp)
         table.merge(told, sender="", now_ms=now_ms)
     request = GenerationRequest(
-        manifest=MANIFEST, n_blocks=8, prompt_ids=(1,), max_tokens=4, wait_s=wait_s, limits=limits
+        manifest=MANIFEST,
+        n_blocks=8,
+        prompt_ids=(1,),
+        max_tokens=4,
+        wait_s=wait_s,
+        room_wait_s=room_wait_s,
+        limits=limits,
     )
     transport = MemoryNetwork().transport(identity_of(CLIENT), OPEN_SWARM_ID)
     return RouteFinder(request, transport, Directory(table), (), random.Random(1))
@@ -149,6 +156,38 @@ async def test_who_refused_for_good_is_not_asked_again():
     action = after({LIVE: PeerRefused(peer_of(LIVE), "no"), DEAD: unreachable(DEAD)})
 
     assert await found(finder(), action) == [peer_of(DEAD)]
+
+
+async def test_who_has_no_room_is_asked_until_the_deadline_and_not_only_while_others_may_appear():
+    search = finder(wait_s=0.0, peers=(FIRST, LIVE))
+    action = after({LIVE: PeerBusy(peer_of(LIVE), "a line of prompts")})
+
+    for _ in range(4):
+        assert await found(search, action) == [peer_of(LIVE)]
+    assert isinstance(search.waits_for, PeerBusy)  # what a deadline meanwhile is told as
+    with pytest.raises(PeerBusy, match="a line of prompts"):
+        await search.find(action, time.monotonic() - 1)
+    search.found()
+    assert search.waits_for is None
+
+
+async def test_room_is_waited_for_no_longer_than_asked_until_the_answer_has_begun():
+    search = finder(wait_s=0.0, room_wait_s=0.0, peers=(FIRST, LIVE))
+    action = after({LIVE: PeerBusy(peer_of(LIVE), "full")})
+    await found(search, action)
+
+    with pytest.raises(PeerBusy, match="full"):
+        await found(search, action)
+    search.has_begun = lambda: True
+    assert await found(search, action) == [peer_of(LIVE)]
+
+
+async def test_blocks_without_a_host_are_waited_for_no_longer_because_others_are_full():
+    search = finder(wait_s=0.0, peers=(FIRST,))
+    action = after({FIRST: PeerBusy(peer_of(FIRST), "full")}, survivors=())
+
+    with pytest.raises(SwarmIncomplete):
+        await found(search, action)
 
 
 async def test_a_refusal_says_more_than_a_silence():
