@@ -28,13 +28,15 @@ FALLS_BACK = {
 class Facts:
     """n_answer: tokens that may be answered. first_token_ms: lately, as this gateway saw it.
     unable: the code of what the swarm's model cannot do of it. not_ready: what the swarm lacks.
-    limits: of key, class and request, which bind upstreams as they bind peers."""
+    has_ids: some of it is token ids, of which rules about text know nothing. limits: of key, class
+    and request, which bind upstreams as they bind peers."""
 
     n_prompt: int = 0
     n_answer: int = 0
     tools: bool = False
     structured: bool = False
     text: str = ""
+    has_ids: bool = False
     first_token_ms: float = 0.0
     running: int = 0
     unable: str = ""
@@ -199,17 +201,24 @@ def _is(
     return look
 
 
-def _keywords(words: Any, facts: Facts) -> tuple[bool, str]:
+UNREAD = "token ids are no text to look at"
+
+
+def _keywords(words: Any, facts: Facts) -> tuple[bool | None, str]:
     text = facts.text.casefold()
     found = next((n for n, word in enumerate(words) if word.casefold() in text), None)
-    return found is not None, "no keyword" if found is None else f"keyword {found + 1} of its list"
+    if found is not None:
+        return True, f"keyword {found + 1} of its list"
+    return (None, UNREAD) if facts.has_ids else (False, "no keyword")
 
 
 def _pattern(pattern: Any, facts: Facts) -> tuple[bool | None, str]:
     holds = compiled(pattern).is_in(facts.text)
     if holds is None:
         return None, "its pattern takes too much to look for in this text"
-    return holds, "its pattern is there" if holds else "its pattern is not there"
+    if holds:
+        return True, "its pattern is there"
+    return (None, UNREAD) if facts.has_ids else (False, "its pattern is not there")
 
 
 @lru_cache(maxsize=1024)  # a policy has up to 256 rules

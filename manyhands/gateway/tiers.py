@@ -187,6 +187,7 @@ async def _facts(
         tools=bool(getattr(asked, "tools", None)),
         structured=isinstance(asked, Drawn) and _is_structured(asked),
         text=text,
+        has_ids=bool(_ids_of(asked)),
         first_token_ms=gateway.pace.first_token_ms(),
         running=gateway.n_running,
         unable=refusal.code if refusal else "",
@@ -214,6 +215,15 @@ def text_of(asked: Drawn | EmbeddingsAsked) -> str:
     if isinstance(asked, CompletionAsked):
         return "\n".join(prompt for prompt in asked.prompts if isinstance(prompt, str))
     return ""
+
+
+def _ids_of(asked: Drawn | EmbeddingsAsked) -> list[list[int]]:
+    """What of it is token ids, not text."""
+    if isinstance(asked, EmbeddingsAsked):
+        return [each for each in several(asked.input) if not isinstance(each, str)]
+    if isinstance(asked, CompletionAsked):
+        return [each for each in asked.prompts if not isinstance(each, str)]
+    return []
 
 
 async def _from_upstream(
@@ -285,7 +295,7 @@ def _n_choices(asked: Drawn | EmbeddingsAsked, prepared: Readied | None) -> int:
 def _prompt_tokens(asked: Drawn | EmbeddingsAsked, prepared: Readied | None) -> int:
     """As the swarm's model counts; else about."""
     if prepared is None:
-        return len(text_of(asked)) // CHARS_PER_TOKEN
+        return len(text_of(asked)) // CHARS_PER_TOKEN + sum(map(len, _ids_of(asked)))
     return sum(len(each.prompt_ids) for each in prepared.requests)
 
 

@@ -109,11 +109,11 @@ def _texts(
     texts = several(asked.input)
     if not texts:
         raise ApiError("invalid_value", "there is no input", param="input")
+    if not more.own_ids and not all(isinstance(text, str) for text in texts):
+        raise ApiError("invalid_value", FOREIGN, param="input")  # an upstream cannot mend that
     if len(texts) > MAX_TEXTS:
         message = f"up to {MAX_TEXTS} texts in one request, not {len(texts)}"
         raise ApiError("unsupported_value", message, param="input")
-    if not more.own_ids and not all(isinstance(text, str) for text in texts):
-        raise ApiError("unsupported_value", FOREIGN, param="input")
     size = served.model.manifest.hidden_size
     if asked.dimensions not in (None, size):
         message = f"vectors of this model have {size} dimensions, and cannot be cut"

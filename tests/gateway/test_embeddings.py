@@ -121,7 +121,7 @@ def test_ids_are_taken_only_from_who_says_that_they_are_this_models(gateway, wan
     one = gateway.post("/v1/embeddings", {"model": "tiny", "input": ids, **own})[2]
     two = gateway.post("/v1/embeddings", {"model": "tiny", "input": [ids, ids], **own})[2]
 
-    assert (refused["code"], refused["param"]) == ("unsupported_value", "input")
+    assert (refused["code"], refused["param"]) == ("invalid_value", "input")
     assert "check_embedding_ctx_length=False" in refused["message"]
     assert len(one["data"]) == 1
     assert len(two["data"]) == 2

@@ -696,3 +696,33 @@ def test_vectors_that_are_not_those_of_the_texts_are_made_by_the_swarm(gateway):
 
     assert (status, len(told["data"])) == (200, 3)
     assert headers["x-manyhands-decision"].endswith("after one: upstream_failed")
+
+
+def test_token_ids_do_not_slip_past_rules_about_text(gateway):
+    server, answerable = Elsewhere(), {"prompt_tokens": 0, "then": "upstream"}
+    secret = {"name": "secret", "keywords": ["prove"], "then": "swarm"}
+    ids = gateway.post("/tokenize", {"prompt": "Prove it."})[2]["tokens"]
+    ruling = policy("big", rules=(secret, {"name": "rest", **answerable}))
+    with ruled(gateway, ruling, server):
+        kept = gateway.post("/v1/completions", {"model": AUTO, "prompt": [ids], "max_tokens": 2})
+        sent = gateway.post("/v1/completions", {"model": AUTO, "prompt": "Hi", "max_tokens": 2})
+    text_alone = {"name": "maths", "pattern": "prove", "then": "upstream"}
+    with ruled(gateway, policy("big", rules=(text_alone,)), server):
+        unread = gateway.post("/v1/completions", {"model": AUTO, "prompt": ids, "max_tokens": 2})
+
+    assert kept[1]["x-manyhands-decision"].startswith("swarm; rule secret: token ids")
+    assert sent[1]["x-manyhands-decision"].startswith("big; rule rest")
+    assert unread[1]["x-manyhands-decision"].startswith("swarm; rule default")
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("input", [[[15339, 1917]], [[1]] * 2049])
+def test_ids_of_another_tokenizer_are_refused_and_go_to_no_upstream(gateway, input):
+    server, unable = Elsewhere(), {"name": "cannot", "unable": True, "then": "upstream"}
+    ruling = policy("big", rules=(unable,))
+    ruling["upstreams"]["big"]["embeddings"] = "theirs"
+    with ruled(gateway, ruling, server):
+        status, _, told = gateway.post(VECTORS, {"model": AUTO, "input": input})
+
+    assert (status, told["error"]["code"]) == (400, "invalid_value")
+    assert server.asked == []
