@@ -3,13 +3,16 @@
 In: the environment, as the OpenTelemetry specification names it; the packages of the extra `otel`.
 Out: a `protocol.tracing.Tracer`, or None, which costs nothing. The provider is our own: nothing is
 registered for the whole process, and nobody else's instrumentation adds to what leaves it. Spans
-have the attributes that are given here, and no others.
+have the attributes that are given here, and no others. What is kept is the operator's to say: by a
+stranger's word nothing more is, unless the operator lets callers say it.
 """
 
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from manyhands import __version__
@@ -18,6 +21,7 @@ from protocol.tracing import Told, TraceParent
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -25,26 +29,47 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 EXPORTER, DISABLED = "OTEL_TRACES_EXPORTER", "OTEL_SDK_DISABLED"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 HTTP = "http/protobuf"
+TIMEOUTS = ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
+CALLERS = "MANYHANDS_TRACE_CALLERS"
 FIX = "pip install 'manyhands[otel]'"
-FLUSH_MS = 2000
+FLUSH_S = 2.0  # at the end, for a collector that may be gone
+TIMEOUT_S = 5.0  # of one export, unless the environment says
+
+
+class Callers(StrEnum):
+    """What the trace that a gateway's caller brings means: our own has a link to it; ours is a part
+    of it, and kept if it is; nothing."""
+
+    LINK, FOLLOW, IGNORE = "link", "follow", "ignore"
 
 
 class OpenTelemetry:
     """A `Tracer` on a provider."""
 
-    def __init__(self, provider: "TracerProvider") -> None:
+    def __init__(self, provider: "TracerProvider", callers: Callers = Callers.LINK) -> None:
         self._tracer: Any = provider.get_tracer("manyhands", __version__)
+        self._callers = callers
 
     def begin(
-        self, name: str, parent: TraceParent | None, *, began_ns: int, **told: Told
+        self,
+        name: str,
+        parent: TraceParent | None,
+        *,
+        began_ns: int,
+        caller: TraceParent | None = None,
+        **told: Told,
     ) -> "OpenSpan | None":
-        from opentelemetry.trace import SpanKind, set_span_in_context
+        from opentelemetry.trace import Link, SpanKind, set_span_in_context
 
+        is_linked = caller is not None and self._callers is Callers.LINK
+        if caller is not None and self._callers is Callers.FOLLOW:
+            parent = caller
         span = self._tracer.start_span(
             name,
             _context(parent),
             kind=SpanKind.SERVER,
             attributes=_named(told),
+            links=[Link(_said(caller))] if caller is not None and is_linked else (),
             start_time=began_ns,
         )
         if not span.is_recording():
@@ -82,22 +107,22 @@ class OpenSpan:
 def _context(parent: TraceParent | None) -> Any:
     """Of nothing else: what another library may have made current is no parent of ours."""
     from opentelemetry.context import Context
-    from opentelemetry.trace import (
-        NonRecordingSpan,
-        SpanContext,
-        TraceFlags,
-        set_span_in_context,
-    )
+    from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
     if parent is None:
         return Context()
-    said = SpanContext(
+    return set_span_in_context(NonRecordingSpan(_said(parent)), Context())
+
+
+def _said(parent: TraceParent) -> Any:
+    from opentelemetry.trace import SpanContext, TraceFlags
+
+    return SpanContext(
         int(parent.trace_id, 16),
         int(parent.span_id, 16),
         is_remote=True,
         trace_flags=TraceFlags(TraceFlags.SAMPLED if parent.is_sampled else TraceFlags.DEFAULT),
     )
-    return set_span_in_context(NonRecordingSpan(said), Context())
 
 
 def _named(told: Mapping[str, Told]) -> dict[str, Told]:
@@ -114,9 +139,9 @@ def is_wanted(environ: Mapping[str, str]) -> bool:
 
 
 @contextmanager
-def tracing(service: str) -> Iterator[OpenTelemetry | None]:
+def tracing(service: str, flush_s: float = FLUSH_S) -> Iterator[OpenTelemetry | None]:
     """A tracer while the context lasts, if the environment wants one. service: its name, where
-    OTEL_SERVICE_NAME gives no other.
+    OTEL_SERVICE_NAME gives no other. flush_s: how long the end may wait for the last spans.
 
     Raises:
         ConfigError: traces are wanted in a way that we do not have.
@@ -126,28 +151,68 @@ def tracing(service: str) -> Iterator[OpenTelemetry | None]:
         yield None
         return
     try:
-        provider = _provider(environ, service)
+        callers = _callers(environ)
+        provider = _provider(environ, service, callers)
+    except ValueError as error:
+        raise ConfigError(
+            f"no traces can be sent as the OTEL_* variables say: {error}",
+            hint="OTEL_BSP_MAX_EXPORT_BATCH_SIZE (512) is at most OTEL_BSP_MAX_QUEUE_SIZE (2048)",
+        ) from error
     except ImportError:  # the variables are meant for all programs of a machine: no reason to end
         log.warning("no traces: OpenTelemetry is not installed", extra={"fix": FIX})
         yield None
         return
     try:
-        yield OpenTelemetry(provider)
+        yield OpenTelemetry(provider, callers)
     finally:
-        provider.force_flush(FLUSH_MS)
-        provider.shutdown()
+        _end(provider, flush_s)
 
 
-def _provider(environ: Mapping[str, str], service: str) -> "TracerProvider":
+def _end(provider: "TracerProvider", flush_s: float) -> None:
+    """The SDK waits for up to 30 s and takes no limit, so it waits on a thread that nobody has to
+    wait for."""
+    ending = threading.Thread(target=provider.shutdown, name="last-spans", daemon=True)
+    ending.start()
+    ending.join(flush_s)
+    if ending.is_alive():
+        log.warning("the collector did not take the last spans in time", extra={"wait_s": flush_s})
+
+
+def _callers(environ: Mapping[str, str]) -> Callers:
+    said = environ.get(CALLERS, "").strip().lower() or Callers.LINK
+    try:
+        return Callers(said)
+    except ValueError:
+        hint = f"{CALLERS} is one of: {', '.join(Callers)}"
+        raise ConfigError(f"callers' traces are not {said[:40]!r}", hint=hint) from None
+
+
+def _provider(
+    environ: Mapping[str, str], service: str, callers: Callers = Callers.LINK
+) -> "TracerProvider":
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     own = {"service.name": service, "service.version": __version__}
     resource = Resource.create({**own, **OTELResourceDetector().detect().attributes})
-    provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(_exporter(environ)))
+    processor = BatchSpanProcessor(_exporter(environ))
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # `_end` does that
+    if callers is not Callers.FOLLOW:
+        provider.sampler = _own_word(provider.sampler)
+    provider.add_span_processor(processor)
     return provider
+
+
+def _own_word(sampler: "Sampler") -> "Sampler":
+    """The same for spans that strangers are the parents of as for those without a parent: a ratio
+    of the operator's is one of all that comes in."""
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+
+    if not isinstance(sampler, ParentBased):
+        return sampler
+    root: Sampler = sampler._root  # nothing else tells it
+    return ParentBased(root, remote_parent_sampled=root, remote_parent_not_sampled=ALWAYS_OFF)
 
 
 def _exporter(environ: Mapping[str, str]) -> Any:
@@ -167,4 +232,5 @@ def _exporter(environ: Mapping[str, str]) -> Any:
         )
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    return OTLPSpanExporter()
+    is_told = any(environ.get(each) for each in TIMEOUTS)
+    return OTLPSpanExporter(timeout=None if is_told else TIMEOUT_S)

@@ -60,6 +60,16 @@ class Tracer(Protocol):
     """Who keeps spans."""
 
     def begin(
-        self, name: str, parent: TraceParent | None, *, began_ns: int, **told: Told
+        self,
+        name: str,
+        parent: TraceParent | None,
+        *,
+        began_ns: int,
+        caller: TraceParent | None = None,
+        **told: Told,
     ) -> TraceSpan | None:
-        """What is done for one who asked; None: it is not kept. Times are Unix nanoseconds."""
+        """What is done for one who asked; None: it is not kept. Times are Unix nanoseconds.
+
+        caller: what somebody who is no peer of ours says to be a part of; the operator says what
+        that means.
+        """

@@ -1,6 +1,7 @@
 """Traces leave for a collector that the environment names, and without one nothing is made."""
 
 import http.server
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -109,6 +110,72 @@ def test_a_way_that_we_do_not_have_is_named(
 
     with pytest.raises(ConfigError, match=value), tracing("test"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("OTEL_BSP_MAX_QUEUE_SIZE", "10"), ("MANYHANDS_TRACE_CALLERS", "trust")]
+)
+def test_variables_that_make_no_sense_are_said_before_anything_begins(
+    collector: type[Collector], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+):
+    pytest.importorskip("opentelemetry.sdk", reason="the otel extra is not installed")
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigError) as refused, tracing("test"):
+        pass
+    assert name in refused.value.hint
+
+
+def test_a_collector_that_never_answers_holds_the_end_up_for_as_long_as_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    pytest.importorskip("opentelemetry.exporter.otlp", reason="the otel extra is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        with tracing("test", flush_s=0.1) as tracer:
+            assert tracer is not None
+            span = tracer.begin("whole", None, began_ns=time.time_ns())
+            assert span is not None
+            span.end()
+        (ending,) = [each for each in threading.enumerate() if each.name == "last-spans"]
+        was_waiting = ending.is_alive()  # the end did not wait for it
+
+    assert was_waiting
+    assert ending.daemon
+    assert "did not take the last spans" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("callers", "sampler", "is_sampled", "kept"),
+    [
+        ("", "parentbased_always_off", True, False),
+        ("", "parentbased_always_on", True, True),
+        ("", "parentbased_always_on", False, False),
+        ("follow", "parentbased_always_off", True, True),
+    ],
+)
+def test_what_a_strangers_span_is_worth_is_the_operators_word(
+    collector: type[Collector],
+    monkeypatch: pytest.MonkeyPatch,
+    callers: str,
+    sampler: str,
+    is_sampled: bool,
+    kept: bool,
+):
+    pytest.importorskip("opentelemetry.exporter.otlp", reason="the otel extra is not installed")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    monkeypatch.setenv("MANYHANDS_TRACE_CALLERS", callers)
+
+    with tracing("test") as tracer:
+        assert tracer is not None
+        parent = TraceParent("1" * 32, "2" * 16, is_sampled)
+        span = tracer.begin("hop", parent, began_ns=time.time_ns())
+        if span is not None:
+            span.end()
+
+    assert (span is not None) is kept
+    assert bool(collector.bodies) is kept
 
 
 def _spans(body: bytes) -> dict[str, object]:

@@ -142,15 +142,15 @@ def begin(
         told["gen_ai.request.max_tokens"] = requests[0].max_tokens
         told["gen_ai.request.temperature"] = requests[0].sampling.temperature
         told["gen_ai.request.top_p"] = requests[0].sampling.top_p
-    parent = TraceParent.parse(request.headers.get("traceparent", ""))
     span = tracer.begin(
         f"{operation} {model}",
-        parent or getattr(request.state, "trace", None),
+        getattr(request.state, "trace", None),
         began_ns=time.time_ns() - round((time.monotonic() - began_s) * NS),
+        caller=TraceParent.parse(request.headers.get("traceparent", "")),
         **told,
     )
     if span is None:
         return None
-    if parent is None and not hasattr(request.state, "trace"):
+    if not hasattr(request.state, "trace"):
         request.state.trace = span.parent  # of what is asked next, where this one fails
     return AnswerTrace(span, began_s)

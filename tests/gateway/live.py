@@ -49,9 +49,17 @@ class Switch:
     to: Tracer | None = None
 
     def begin(
-        self, name: str, parent: TraceParent | None, *, began_ns: int, **told: Told
+        self,
+        name: str,
+        parent: TraceParent | None,
+        *,
+        began_ns: int,
+        caller: TraceParent | None = None,
+        **told: Told,
     ) -> TraceSpan | None:
-        return self.to.begin(name, parent, began_ns=began_ns, **told) if self.to else None
+        if self.to is None:
+            return None
+        return self.to.begin(name, parent, began_ns=began_ns, caller=caller, **told)
 
 
 class Live:

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("opentelemetry.sdk", reason="the otel extra is not installed")
 
+from manyhands.tracing import Callers
 from tests.gateway.live import Live, until
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -30,7 +31,12 @@ class Collected:
 
 
 @pytest.fixture
-def collected(gateway: Live) -> Iterator[Collected]:
+def callers() -> Callers:
+    return Callers.LINK
+
+
+@pytest.fixture
+def collected(gateway: Live, callers: Callers) -> Iterator[Collected]:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -40,7 +46,7 @@ def collected(gateway: Live) -> Iterator[Collected]:
     until(lambda: gateway.open_sessions() == 0, timeout_s=10)
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    gateway.tracer.to = OpenTelemetry(provider)
+    gateway.tracer.to = OpenTelemetry(provider, callers)
     yield Collected(gateway, exporter)
     gateway.tracer.to = None
 
@@ -60,6 +66,28 @@ def test_one_trace_holds_the_request_its_route_and_the_work_of_every_hop(collect
         assert done == ["reserve", "queue", "forward", "send", "decode"]
 
 
+def test_a_callers_trace_is_linked_and_decides_nothing(collected: Collected):
+    for traceparent in (CALLER, CALLER[:-1] + "0"):
+        spans = collected.chat(traceparent=traceparent)
+
+        (answer,) = [span for span in spans if span.name == "chat tiny"]
+        (link,) = answer.links
+        assert answer.parent is None
+        assert f"{link.context.trace_id:032x}" == CALLER.split("-")[1]
+        assert f"{link.context.span_id:016x}" == CALLER.split("-")[2]
+        assert len({span.context.trace_id for span in spans}) == 1
+        assert f"{answer.context.trace_id:032x}" != CALLER.split("-")[1]
+
+
+@pytest.mark.parametrize("callers", [Callers.IGNORE])
+def test_a_callers_trace_may_be_passed_over(collected: Collected):
+    (answer,) = [s for s in collected.chat(traceparent=CALLER) if s.name == "chat tiny"]
+
+    assert answer.parent is None
+    assert not answer.links
+
+
+@pytest.mark.parametrize("callers", [Callers.FOLLOW])
 def test_a_trace_goes_on_where_its_caller_began_it(collected: Collected):
     spans = collected.chat(traceparent=CALLER)
 
@@ -68,6 +96,7 @@ def test_a_trace_goes_on_where_its_caller_began_it(collected: Collected):
     assert f"{answer.parent.span_id:016x}" == CALLER.split("-")[2]
 
 
+@pytest.mark.parametrize("callers", [Callers.FOLLOW])
 def test_what_a_caller_does_not_keep_nobody_keeps(collected: Collected):
     assert collected.chat(traceparent=CALLER[:-1] + "0") == []
 
