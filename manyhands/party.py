@@ -58,6 +58,11 @@ class Party:
             groups_of=membership.groups_of if membership else None,
         )
 
+    @property
+    def certifies_groups(self) -> bool:
+        """Whether certificates show who is in a trust group; else a peer's word is all there is."""
+        return self.membership is not None
+
     def require(self, role: "Role") -> None:
         """Return if we may do this in our swarm.
 

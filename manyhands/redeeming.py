@@ -41,6 +41,8 @@ async def redeem(text: str, name: str | None, base: Path) -> Redeemed:
         UsageError: that is no invite, or another swarm has the name here.
         ManyhandsError: no registrar can be reached, or it refuses.
     """
+    if not all(isinstance(each, str) for each in (text, name or "")):  # programs join too
+        raise UsageError("an invite and a name are text", hint="the line that begins with mh://")
     invited = Invite.parse(text)
     name = name or invited.name
     place = await asyncio.to_thread(_home_for, base, name, invited)

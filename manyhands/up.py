@@ -74,15 +74,17 @@ def up(
     and 503 while some block has no host that answers. A node that ends is started again.
     """
     from manyhands.gateway.policy import Policy
+    from manyhands.gateway.ruled import require_proof
     from manyhands.gateway.spending import Spending, spending_path
 
     ruled = Policy.read(policy) if policy else Policy()
     place = Home.at(home)
     require_alone(place)
+    party = open_party(place, "client")
+    require_proof(party, ruled)
     with shown(model) as progress:
         found = find_model(model, progress=progress)
     spans = replicated_split(found.manifest.n_blocks, nodes, replicas)
-    party = open_party(place, "client")
     (found,) = require_served(place, party, [found], accepts=accept_licence)
     require_accepted(place, found.manifest, accepts=accept_licence)
     bring_weights(found, found.manifest.tensors, party=party)
@@ -126,7 +128,7 @@ async def _up(
     from manyhands.gateway.gateway import Bounds, Gateway
     from manyhands.gateway.keys import KeyFile, keys_path
     from manyhands.gateway.readiness import Readiness
-    from manyhands.gateway.ruled import require_known, require_proof
+    from manyhands.gateway.ruled import require_known
     from manyhands.gateway.serving import listening
 
     addresses = tuple(map(str, swarm.addresses))
@@ -150,7 +152,7 @@ async def _up(
             async with (
                 swarm.running(say_ready),
                 running as client,
-                gateway.serving(require_proof(client, policy)),
+                gateway.serving(client),
                 panel.watch.watching(client),
             ):
                 with recorded(home, record):

@@ -1,10 +1,11 @@
 """Whether what a policy file says can hold at this gateway; found out before it answers anybody."""
 
+from typing import Protocol, TypeVar
+
 from manyhands.gateway.catalogue import Catalogue
 from manyhands.gateway.grants import DataClass
 from manyhands.gateway.policy import Policy
 from protocol.errors import ConfigError
-from scheduler.client import Client
 
 
 def require_known(policy: Policy, catalogue: Catalogue) -> None:
@@ -17,8 +18,17 @@ def require_known(policy: Policy, catalogue: Catalogue) -> None:
         raise ConfigError(f"no model here is called {policy.auto.model[:100]!r}", hint=hint)
 
 
-def require_proof(client: Client, policy: Policy) -> Client:
-    """The client, if what the policy trusts can be shown to it.
+class Certifies(Protocol):
+    @property
+    def certifies_groups(self) -> bool:
+        """Whether certificates show who is in a trust group."""
+
+
+Shown = TypeVar("Shown", bound=Certifies)
+
+
+def require_proof(client: Shown, policy: Policy) -> Shown:
+    """The client, or the home's party, if what the policy trusts can be shown to it.
 
     Raises:
         ConfigError: in this swarm a group's name is a label that any peer may put on.
