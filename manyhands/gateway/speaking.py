@@ -23,7 +23,6 @@ from protocol.errors import UsageError
 from protocol.grammar import Grammar
 
 LETTERS = string.ascii_letters + string.digits
-ANY_ARGUMENTS = {"type": "object"}
 N_TAIL_CHARS = 64  # of a prompt: enough to see whether the model thinks already
 
 
@@ -125,15 +124,22 @@ def _forced(
             message = f"tool_choice names {name[:64]!r}, which is not among the tools"
             raise ApiError("invalid_value", message, param="tool_choice")
         tools = {name: tools[name]}
+    free = set(tools) - strict if may else set[str]()
     tools = {
-        name: closed(parameters) if name in strict or not may else ANY_ARGUMENTS
+        name: parameters if name in free else closed(parameters)
         for name, parameters in tools.items()
     }
     thinks = bool(dialect.thinking[0]) and tail.rstrip().endswith(dialect.thinking[0])
     several = asked.parallel_tool_calls is not False
     try:
         forced = Forced(
-            dialect=dialect, tools=tools, several=several, must=not may, thinks=thinks, ids=added
+            dialect=dialect,
+            tools=tools,
+            free=free,
+            several=several,
+            must=not may,
+            thinks=thinks,
+            ids=added,
         )
         return None if may and not forced.can_be_left_open else forced.grammar()
     except UsageError as error:

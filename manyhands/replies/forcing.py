@@ -7,7 +7,7 @@ a grammar in llguidance's variant of Lark. A model that thinks may think first.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,17 +27,28 @@ from protocol.errors import UsageError
 from protocol.grammar import Grammar
 
 MAX_TOOLS = 128
+ANY_ARGUMENTS = {"type": "object"}
 ANYTHING = r"/(?s:.*)/"
+BLANK = r"[ \t\r\n]{0,20}"  # no answer goes on for ever without saying anything
+GAP = f"GAP: /{BLANK}/"
+ANY_TAGGED = (  # a parameter of any name, as `calls.tagged_calls` reads it
+    "any: PARAMETER value",
+    f"PARAMETER: /{BLANK}<parameter=[^<>\\n]{{1,256}}>/",
+    f'value[suffix="</parameter>"]: {ANYTHING}',
+    f"CLOSE: /{BLANK}<\\/function>{BLANK}/",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forced:
     """What a reply must be. tools: the functions that may be called, by name, with the schema of
-    their parameters. several: whether it may call more than once. must: whether it has to; one that
-    may says anything first, or nothing else. ids: of added tokens."""
+    their parameters. free: those of them that any arguments will do for. several: whether it may
+    call more than once. must: whether it has to; one that may says anything before and after, or
+    nothing else, and spaces its calls and orders their parts as it likes. ids: of added tokens."""
 
     dialect: Dialect
     tools: Mapping[str, Mapping[str, Any]]
+    free: Set[str] = frozenset()
     several: bool = True
     must: bool = True
     thinks: bool = False  # the prompt ended in the mark that begins a thought
@@ -74,6 +85,11 @@ class Forced:
         marks_all = self.dialect.name in (DEEPSEEK.name, DEEPSEEK_FENCED.name)
         return self.dialect.silent[0] if marks_all else self.dialect.calls[0]
 
+    @property
+    def _closes(self) -> bool:
+        """Whether a mark ends its calls, so that what follows is surely text."""
+        return bool(self.dialect.calls[1])
+
     def lark(self) -> str:
         rules = [*self._thought(), *self._calls()]
         if self.must:
@@ -81,7 +97,8 @@ class Forced:
         # Tokens of text could spell the mark: then a call would begin that nothing binds.
         spelled = "".join(f"\\x{{{ord(char):x}}}" for char in self._opening)
         free = f"FREE: {ANYTHING} & ~/(?s:.*){spelled}(?s:.*)/"
-        return "\n".join([f"start: {self._lead()} FREE calls?", free, *rules]) + "\n"
+        calls = "(calls FREE)?" if self._closes else "calls?"
+        return "\n".join([f"start: {self._lead()} FREE {calls}", free, *rules]) + "\n"
 
     def _lead(self) -> str:
         if self.dialect.name == HARMONY.name:
@@ -110,9 +127,10 @@ class Forced:
         match self.dialect.name:
             case MISTRAL.name | PHI.name:
                 mark, end = self._mark(opened), self._mark(closed)
-                return [f"calls: {mark} list {end}", f"list: {_json(self._list() | self._defs())}"]
+                schema = self._list() | self._defs()
+                return [f"calls: {mark} list {end}", f"list: {self._json(schema)}"]
             case LLAMA.name:
-                return [f"calls: {_json(self._one('parameters') | self._defs())}"]
+                return [f"calls: {self._json(self._one('parameters') | self._defs())}"]
             case MISTRAL_NAMED.name:
                 begin = f"{self._mark(opened)} NAME {self._mark('[ARGS]')} "
                 return self._each(begin, "", "")
@@ -131,16 +149,16 @@ class Forced:
             case QWEN_CODER.name:
                 return self._tagged()
             case _:
-                call = f'{self._mark(opened)} "\\n" one "\\n" {self._mark(closed)}'
-                more = ' ("\\n" call)*' if self.several else ""
-                one = _json(self._one("arguments") | self._defs())
-                return [f"calls: call{more}", f"call: {call}", f"one: {one}"]
+                call = f"{self._mark(opened)} {self._gap} one {self._gap} {self._mark(closed)}"
+                more = f" ({self._gap} call)*" if self.several else ""
+                one = self._json(self._one("arguments") | self._defs())
+                return [f"calls: call{more}", f"call: {call}", f"one: {one}", GAP]
 
     def _each(self, before: str, after: str, between: str | None) -> list[str]:
         """A rule for each function: its name is no part of the JSON. between: None: never two."""
         rules = [
-            f"f{i}: {before.replace('NAME', json.dumps(name))}{_json(schema)}{after}"
-            for i, (name, schema) in enumerate(self.tools.items())
+            f"f{i}: {before.replace('NAME', json.dumps(name))}{self._json(schema)}{after}"
+            for i, (name, schema) in enumerate(self._bound.items())
         ]
         names = " | ".join(f"f{i}" for i in range(len(rules)))
         gap = f'"{between}" ' if between else ""
@@ -159,6 +177,11 @@ class Forced:
         opened, closed = (self._mark(mark) for mark in self.dialect.calls)
         rules: list[str] = []
         for i, (name, schema) in enumerate(self.tools.items()):
+            if name in self.free or ("properties" not in schema and _is_open(schema)):
+                # A terminal up to where it differs: no other can take its beginning for its own.
+                head = f"/{BLANK}<function={name.replace('.', '[.]')}>/"
+                rules += [f"f{i}: H{i} any* CLOSE", f"H{i}: {head}"]
+                continue
             begin = json.dumps(f"\n<function={name}>\n")
             inner = []
             required = schema.get("required") or ()
@@ -170,34 +193,52 @@ class Forced:
                 rules.append(f"p{i}_{j}: {tag} {_untagged(kind)}")
             rules.append(f'f{i}: {begin} {" ".join(inner)} "</function>\\n"')
         names = " | ".join(f"f{i}" for i in range(len(self.tools)))
-        more = ' ("\\n" call)*' if self.several else ""
-        return [f"calls: call{more}", f"call: {opened} ({names}) {closed}", *rules,
-                f'text[suffix="\\n</parameter>\\n"]: {ANYTHING}']  # fmt: skip
+        more = f" ({self._gap} call)*" if self.several else ""
+        text = f'text[suffix="\\n</parameter>\\n"]: {ANYTHING}'
+        call = f"call: {opened} ({names}) {closed}"
+        return [f"calls: call{more}", call, *rules, text, GAP, *ANY_TAGGED]
 
     def _list(self) -> dict[str, Any]:
         limit = {} if self.several else {"maxItems": 1}
         return {"type": "array", "items": self._one("arguments"), "minItems": 1} | limit
 
     def _one(self, arguments: str) -> dict[str, Any]:
-        calls = [
-            {
-                "type": "object",
-                "properties": {"name": {"const": name}, arguments: _without_defs(schema, at)},
-                "required": ["name", arguments],
-                "additionalProperties": False,
-            }
-            for at, (name, schema) in enumerate(self.tools.items())
-        ]
+        orders = [("name", arguments)] if self.must else [("name", arguments), (arguments, "name")]
+        calls = []
+        for at, (name, schema) in enumerate(self._bound.items()):
+            parts = {"name": {"const": name}, arguments: _without_defs(schema, at)}
+            calls += [
+                {
+                    "type": "object",
+                    "properties": {part: parts[part] for part in order},
+                    "required": list(order),
+                    "additionalProperties": False,
+                }
+                for order in orders
+            ]
         return calls[0] if len(calls) == 1 else {"anyOf": calls}
 
     def _defs(self) -> dict[str, Any]:
         """What all the tools' schemas refer to, for the root of the schema that holds them."""
         defs = {
             name: schema
-            for at, tool in enumerate(self.tools.values())
+            for at, tool in enumerate(self._bound.values())
             for name, schema in _defs_of(tool, at).items()
         }
         return {"$defs": defs} if defs else {}
+
+    @property
+    def _bound(self) -> dict[str, Mapping[str, Any]]:
+        """What binds the arguments of each tool."""
+        tools = self.tools.items()
+        return {name: ANY_ARGUMENTS if name in self.free else schema for name, schema in tools}
+
+    @property
+    def _gap(self) -> str:
+        return '"\\n"' if self.must else "GAP"
+
+    def _json(self, schema: Any) -> str:
+        return _json(schema, is_free=not self.must)
 
     def _mark(self, mark: str) -> str:
         """A mark in the grammar: a token if it is one, else its text."""
@@ -206,11 +247,17 @@ class Forced:
         return f"<[{self.ids[mark]}]>" if mark in self.ids else json.dumps(mark, ensure_ascii=False)
 
 
-def _json(schema: Any) -> str:
-    """JSON of this schema, spaced as templates space it and in no other way."""
+def _json(schema: Any, *, is_free: bool = False) -> str:
+    """JSON of this schema, spaced as templates space it and in no other way, or freely."""
     spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     plain = dict(schema) if isinstance(schema, Mapping) else {}
-    return "%json " + json.dumps(plain | {"x-guidance": spacing})
+    told = {"whitespace_flexible": True, "whitespace_pattern": BLANK} if is_free else spacing
+    return "%json " + json.dumps(plain | {"x-guidance": told})
+
+
+def _is_open(schema: Mapping[str, Any]) -> bool:
+    """Whether it has room for parameters that it does not name."""
+    return schema.get("additionalProperties") is not False
 
 
 def _untagged(kind: Any) -> str:
@@ -276,8 +323,9 @@ def _is_of_objects(schema: Any) -> bool:
     if not isinstance(schema, Mapping):
         return False
     properties, required = schema.get("properties") or {}, schema.get("required") or []
+    definitions = (schema.get(name) or {} for name in ("$defs", "definitions"))
     return (
-        isinstance(properties, Mapping)
+        all(isinstance(each, Mapping) for each in (properties, *definitions))
         and isinstance(required, list)
         and all(isinstance(name, str) for name in required)
     )

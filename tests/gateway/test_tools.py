@@ -13,6 +13,7 @@ from manyhands.gateway.asked import ChatAsked
 from manyhands.gateway.speaking import Speech, _forced, _offered
 from manyhands.gateway.spoken import Spoken
 from manyhands.replies import dialect as dialects
+from manyhands.replies.dialect import Dialect
 from scheduler.request import Token
 from tests.gateway.live import Live, events
 
@@ -124,6 +125,7 @@ def test_what_is_told_of_calls_is_as_the_clients_own_types_say(gateway):
         ({"tools": [], "tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "retrieval"}]}, "tools"),
         ({"tools": [WEATHER, WEATHER]}, "tools"),
+        ({"tools": [{**CLOCK, "function": {"name": "f", "parameters": {"$defs": [1]}}}]}, "tools"),
         (
             {"tool_choice": "required", "response_format": {"type": "json_object"}},
             "response_format",
@@ -171,19 +173,27 @@ STRICT = {"type": "function", "function": {**WEATHER["function"], "strict": True
 MARKS = {"<tool_call>": 7, "</tool_call>": 8}
 
 
-def grammar_of(ids: dict[str, int], **more: Any) -> str:
+def grammar_of(ids: dict[str, int], dialect: Dialect = dialects.HERMES, **more: Any) -> str:
     asked = ChatAsked.model_validate({**ASKED, "tools": [STRICT, CLOCK], **more})
-    return str(_forced(asked, dialects.HERMES, _offered(asked), "", ids) or "")
+    return str(_forced(asked, dialect, _offered(asked), "", ids) or "")
 
 
 def test_a_strict_function_is_held_to_its_schema_once_the_model_begins_to_call() -> None:
     told = grammar_of(MARKS, tool_choice="auto")
 
-    assert "start:  FREE calls?" in told
+    assert "start:  FREE (calls FREE)?" in told
     assert '"minimum": 1' in told.replace("\\", "")
     assert told == grammar_of(MARKS)
     for other in ("required", NAMED):
         assert "FREE" not in grammar_of(MARKS, tool_choice=other)
+
+
+def test_a_function_that_is_not_strict_takes_any_arguments_beside_one_that_is() -> None:
+    told = grammar_of(MARKS, dialects.QWEN_CODER)
+
+    assert "f1: H1 any* CLOSE" in told
+    assert "f0: H0" not in told
+    assert "any* CLOSE" not in grammar_of(MARKS, dialects.QWEN_CODER, tool_choice="required")
 
 
 @pytest.mark.parametrize(

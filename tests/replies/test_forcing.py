@@ -187,7 +187,12 @@ def test_what_a_schema_refers_to_goes_along(dialect: Dialect) -> None:
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"properties": [1]}, {"required": 5}, {"required": [1]}, 3, [1]], ids=str
+    "parameters",
+    [
+        *({"properties": [1]}, {"required": 5}, {"required": [1]}, 3, [1]),
+        *({"$defs": [1]}, {"definitions": 3}, {"$defs": "x", "properties": {}}),
+    ],
+    ids=str,
 )
 def test_a_schema_that_is_none_is_named(parameters: object) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
@@ -240,3 +245,79 @@ def test_where_a_mark_is_no_token_nothing_is_left_open() -> None:
     for dialect in (dialects.LLAMA, dialects.HARMONY, dialects.HERMES):
         ids = {} if dialect is dialects.HERMES else added_ids(new_tokenizer(dialect))
         assert not Forced(dialect=dialect, tools=TOOLS, must=False, ids=ids).can_be_left_open
+
+
+SEARCH = {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}
+MIXED = {"weather": WEATHER, "web.search": SEARCH}
+CITY = "<parameter=city>\n{}\n</parameter>\n<parameter=days>\n2\n</parameter>\n"
+
+
+def mixed(dialect: Dialect, tokenizer: Tokenizer) -> Forced:
+    ids = added_ids(tokenizer)
+    return Forced(dialect=dialect, tools=MIXED, free={"web.search"}, must=False, ids=ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "arguments"),
+    [
+        (
+            "web.search",
+            "<parameter=query>\ncats\n</parameter>\n<parameter=n>\n3\n</parameter>\n",
+            {"query": "cats", "n": 3},
+        ),
+        ("web.search", "", {}),
+        ("web.search", " <parameter=query>a < b</parameter>", {"query": "a < b"}),
+        ("weather", CITY.format("Oslo"), {"city": "Oslo", "days": 2}),
+        ("weather", CITY.format("Rome"), None),
+        ("weather", "", None),
+    ],
+)
+def test_in_tags_only_the_arguments_of_strict_functions_are_bound(
+    name: str, inside: str, arguments: object
+) -> None:
+    dialect = dialects.QWEN_CODER
+    tokenizer = new_tokenizer(dialect)
+    call = f"<tool_call>\n<function={name}>\n{inside}</function>\n</tool_call>"
+
+    assert accepts(mixed(dialect, tokenizer), tokenizer, call) is (arguments is not None)
+    if arguments is not None:
+        assert calls_in(dialect, call, MIXED) == [(name, arguments)]
+
+
+def test_in_tags_a_function_of_any_parameters_can_be_given_some() -> None:
+    tokenizer = new_tokenizer(dialects.QWEN_CODER)
+    call = "<tool_call>\n<function=f>\n{}</function>\n</tool_call>"
+    given = call.format("<parameter=a>\n1\n</parameter>\n")
+    for schema, has_room in (
+        ({"type": "object"}, True),
+        ({"type": "object", "properties": {}}, False),
+        ({"type": "object", "additionalProperties": False}, False),
+    ):
+        forced = Forced(dialect=dialects.QWEN_CODER, tools={"f": schema}, ids=added_ids(tokenizer))
+        assert accepts(forced, tokenizer, given) is has_room
+        assert accepts(forced, tokenizer, call.format(""))
+
+
+CALL = "<tool_call>{}</tool_call>"
+FIT = '{"city": "Oslo", "days": 2}'
+
+
+@pytest.mark.parametrize(
+    ("said", "is_allowed"),
+    [
+        (CALL.format('\n{"name": "web.search", "arguments": {"q": 1}}\n'), True),
+        (CALL.format('{"name":"web.search","arguments":{ "q" :1}}'), True),
+        (CALL.format('\n{"arguments": {"q": [1,2]}, "name": "web.search"}\n'), True),
+        ("Well. " + CALL.format('{"name": "web.search", "arguments": {}}') + "\nDone.", True),
+        (CALL.format('\n{"name":"weather","arguments":' + FIT + "}\n"), True),
+        (CALL.format('\n{"arguments": ' + FIT + ', "name": "weather"}'), True),
+        (CALL.format('\n{"arguments": {}, "name": "weather"}'), False),
+        (CALL.format('\n{"name": "weather", "arguments": {"city":"Rome","days":2}}\n'), False),
+    ],
+)
+def test_a_reply_that_may_call_orders_and_spaces_its_calls_as_it_likes(
+    said: str, is_allowed: bool
+) -> None:
+    tokenizer = new_tokenizer(dialects.HERMES)
+
+    assert accepts(mixed(dialects.HERMES, tokenizer), tokenizer, said) is is_allowed
