@@ -8,6 +8,7 @@ majority is not enough: five of eight, three of them lying, sign both.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median_low
 
@@ -15,6 +16,7 @@ from ledger.checkpoint import Checkpoint
 from ledger.errors import BadProof
 from ledger.notes import COSIGNATURE_V1, ED25519, Note, NoteKey, NoteSignature
 from protocol.canonical import MAX_UINT
+from protocol.errors import IntegrityError
 from protocol.signing import SIGNATURE_BYTES, SigningKey, verify
 
 
@@ -78,22 +80,24 @@ class Witnesses:
     ) -> tuple[str, Cosigned]:
         """The note with these cosignatures, and what they come to.
 
-        Only lines of the log and of witnesses we know are kept: others could fill it up.
+        Only lines of the log and of witnesses we know are kept, and new ones that hold: else one
+        witness could fill the note up, or put a line in another's name in place of its own.
 
         Raises:
-            IntegrityError: a line of a witness we know does not hold.
+            IntegrityError: the note is not the log's, or a line that it had does not hold.
         """
         parsed = Note.parse(note)
-        ours = {(key.name, key.id) for key in (w.note_key for w in self.known)}
+        keys = {(each.note_key.name, each.note_key.id): each.public_key for each in self.known}
         log = NoteKey(origin, ED25519, log_key)
-        own = Note(
-            parsed.text,
-            tuple(
-                s for s in parsed.signatures if (s.name, s.key_id) in ours | {(log.name, log.id)}
-            ),
-        )
-        more = [line for line in lines if (line.name, line.key_id) in ours]
-        whole = with_cosignatures(own.encode(), more)
+        kept = keys.keys() | {(log.name, log.id)}
+        so_far = tuple(line for line in parsed.signatures if (line.name, line.key_id) in kept)
+        more = []
+        for line in lines:
+            if (key := keys.get((line.name, line.key_id))) is not None:
+                with suppress(IntegrityError):
+                    _check_cosignature(parsed.text, key, line.signature)
+                    more.append(line)
+        whole = with_cosignatures(Note(parsed.text, so_far).encode(), more)
         return whole, self.open(whole, origin, log_key)
 
     def open(self, note: str, origin: str, log_key: bytes) -> Cosigned:

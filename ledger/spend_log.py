@@ -123,10 +123,9 @@ class SpendLog:
         return note
 
     def add_cosignatures(self, lines: Iterable[NoteSignature], witnesses: Witnesses) -> Cosigned:
-        """Keep what witnesses signed of our latest checkpoint; lines of others are passed over.
+        """Keep what witnesses signed of our latest checkpoint.
 
-        Raises:
-            IntegrityError: a line of a witness we know does not hold; none is kept.
+        Lines of others, and such as do not hold, are passed over: they stop nobody else's.
         """
         with self._store.transaction():
             size = self._sound_size()

@@ -392,3 +392,20 @@ def test_a_witness_cannot_fill_a_checkpoint_with_lines_that_nobody_knows(log, bo
 
     assert ask(log, books).has_quorum
     assert len(Note.parse(log.checkpoint()).signatures) == 1 + len(books)
+
+
+def test_a_line_in_another_witnesses_name_takes_nothing_from_its_own(log, books):
+    log.append(*allots(1))
+    witnesses = Witnesses.of(*(book.witness for book in books))
+    lines = [book.add_checkpoint(log.request(0), NOW_S) for book in books]
+    forged = [
+        NoteSignature(line.name, line.key_id, data)
+        for line in lines
+        for data in (b"x", bytes(72), lines[3].signature, b"\xff" * 8 + line.signature[8:])
+        if line is not lines[3]
+    ]
+
+    cosigned = log.add_cosignatures([*forged, *lines, *forged], witnesses)
+
+    assert (len(cosigned.times_s), cosigned.has_quorum) == (4, True)
+    assert Note.parse(log.checkpoint()).signatures[1:] == tuple(lines)
