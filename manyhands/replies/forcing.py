@@ -44,7 +44,7 @@ class Forced:
     """What a reply must be. tools: the functions that may be called, by name, with the schema of
     their parameters. free: those of them that any arguments will do for. several: whether it may
     call more than once. must: whether it has to; one that may says anything before and after, or
-    nothing else, and spaces its calls and orders their parts as it likes. ids: of added tokens."""
+    nothing else, and spaces its calls as it likes. ids: of added tokens."""
 
     dialect: Dialect
     tools: Mapping[str, Mapping[str, Any]]
@@ -203,19 +203,15 @@ class Forced:
         return {"type": "array", "items": self._one("arguments"), "minItems": 1} | limit
 
     def _one(self, arguments: str) -> dict[str, Any]:
-        orders = [("name", arguments)] if self.must else [("name", arguments), (arguments, "name")]
-        calls = []
-        for at, (name, schema) in enumerate(self._bound.items()):
-            parts = {"name": {"const": name}, arguments: _without_defs(schema, at)}
-            calls += [
-                {
-                    "type": "object",
-                    "properties": {part: parts[part] for part in order},
-                    "required": list(order),
-                    "additionalProperties": False,
-                }
-                for order in orders
-            ]
+        calls = [
+            _call("name", arguments, {"const": name}, _without_defs(schema, at))
+            for at, (name, schema) in enumerate(self.tools.items())
+            if name not in self.free
+        ]
+        if free := [name for name in self.tools if name in self.free]:
+            names = {"enum": free}
+            calls.append(_call("name", arguments, names, ANY_ARGUMENTS))
+            calls.append(_call(arguments, "name", ANY_ARGUMENTS, names))
         return calls[0] if len(calls) == 1 else {"anyOf": calls}
 
     def _defs(self) -> dict[str, Any]:
@@ -245,6 +241,16 @@ class Forced:
         if not mark:
             return ""
         return f"<[{self.ids[mark]}]>" if mark in self.ids else json.dumps(mark, ensure_ascii=False)
+
+
+def _call(first: str, then: str, *schemas: Mapping[str, Any]) -> dict[str, Any]:
+    """A call as an object, its parts in this order, as the library has them."""
+    return {
+        "type": "object",
+        "properties": dict(zip((first, then), schemas, strict=True)),
+        "required": [first, then],
+        "additionalProperties": False,
+    }
 
 
 def _json(schema: Any, *, is_free: bool = False) -> str:
