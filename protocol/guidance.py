@@ -37,6 +37,10 @@ Floats = npt.NDArray[np.float32]
 T = TypeVar("T")
 
 STACK_BYTES = 512 << 20  # of addresses; only what is used takes memory
+# Of one row of Earley's: what has been read, in all the ways that the grammar leaves open. A row
+# costs up to their square. Of a schema they are as many as it has alternatives at one place; in an
+# ambiguous grammar they grow with the answer, and 35 bytes of one cost 180 ms a token at 2,000.
+MAX_LARK_ITEMS, MAX_JSON_ITEMS = 500, 2_000
 MAX_THREADS = 4  # of one model, for the answers that are drawn in one step
 ANY_OBJECT = '{"type":"object"}'
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
@@ -144,10 +148,11 @@ class Guidance:
         from llguidance import LLMatcher, LLParserLimits
 
         limits = LLParserLimits(  # the library's are made for callers who trust their grammars
+            max_items_in_row=MAX_LARK_ITEMS if grammar.kind is Kind.LARK else MAX_JSON_ITEMS,
             max_lexer_states=20_000,  # of about 2 kB: all live through the session
             max_grammar_size=200_000,
             step_lexer_fuel=100_000,  # some 7 ms
-            step_max_items=25_000,  # little more than 1 ms
+            step_max_items=25_000,  # 1 ms, or 40 where rows are as long as they may be
             verbose_errors=False,
         )
         matcher = LLMatcher(self._tokenizer, _written(grammar), log_level=0, limits=limits)

@@ -191,6 +191,34 @@ def test_an_answer_whose_grammar_outgrew_its_bounds_never_ends_as_if_it_were_who
             guide.bars(asked, tokenizer.vocab_size)
 
 
+AMBIGUOUS = {
+    "of one letter": 'start: s\ns: s s s | s s | "a" | \n',
+    "of any": "start: s\ns: s s | ANY\nANY: /./\n",
+    "through another": "start: s\ns: t s t | ANY | \nt: s t s | s\nANY: /./\n",
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_ambiguity_that_grows_with_the_answer_ends_it_before_a_token_costs_much(
+    name, tokenizer, guidance
+):
+    guide, ids = guidance.compile(Grammar.lark(AMBIGUOUS[name])), list[int]()
+
+    with pytest.raises(BadGrammar, match=r"row has 5\d\d items"):
+        follow(guide, tokenizer, ids, 300, looks_ahead=True)
+    with pytest.raises(BadGrammar):
+        guidance.compile(Grammar.lark(AMBIGUOUS[name])).bars(ids, tokenizer.vocab_size)
+
+
+def test_a_schema_of_hundreds_of_properties_can_be_followed(tokenizer, guidance):
+    properties = {f"p{i}": {"type": "integer"} for i in range(400)}
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    guide = guidance.compile(Grammar.json_schema(schema))
+    ids = tokenizer.encode('{"p3":1', add_special_tokens=False)
+
+    assert len(allowed(guide, ids, tokenizer)) > 1
+
+
 def chain(n: int) -> str:
     """Definitions that refer to one another, the last to nothing."""
     links = {f"d{i}": {"items": {"$ref": f"#/$defs/d{i + 1}"}} for i in range(n)}
