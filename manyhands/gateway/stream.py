@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from manyhands.gateway.answers import CallerLeft, Running
-from manyhands.gateway.faults import ApiError
+from manyhands.gateway.faults import MISTAKE, ApiError
 from manyhands.gateway.own_headers import COST
 from manyhands.gateway.shapes import PING
 
@@ -139,11 +139,15 @@ class EventStream(Response, Generic[T]):
 
 
 def joined(frames: Iterable[bytes]) -> tuple[bytes, ApiError | None]:
-    """All of them, or those up to what failed: they have their numbers already."""
+    """All of them, or those up to what failed: they have their numbers already. A mistake of ours
+    is told as one, for a stream that merely stops looks complete."""
     made: list[bytes] = []
     try:
         for frame in frames:
             made.append(frame)
     except ApiError as error:
         return b"".join(made), error
+    except Exception as error:
+        log.error("an answer is not told", extra={"kind": type(error).__name__})
+        return b"".join(made), ApiError("internal_error", MISTAKE)
     return b"".join(made), None

@@ -643,6 +643,9 @@ def test_whatever_a_telling_raises_is_the_upstreams_failure_and_ends_the_stream_
     assert begun == b"begun"
     assert failure is not None
     assert failure.code == "upstream_failed"
+    ours = joined(Broken().frames([{}]))[1]
+    assert ours is not None
+    assert ours.code == "internal_error"  # of what the swarm told
 
 
 def vector(at: Any, *values: Any) -> dict[str, Any]:
