@@ -1,6 +1,8 @@
 """What a page tells of ledgers that two parties wrote."""
 
+import shutil
 import sqlite3
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +12,15 @@ import pytest
 from ledger import Ledger
 from ledger.homes import Book
 from ledger.reader import FILE_NAME
+from manyhands import dashboard
 from manyhands.dashboard.books import HomeBooks
 from manyhands.dashboard.earnings import Earnings
 from manyhands.dashboard.node_routes import NodePanel
 from protocol.errors import IntegrityError
 from protocol.identity import Identity, load_or_create_identity
 from tests.ledger.parties import SWARM, closed_receipt
+
+STATIC = Path(dashboard.__file__).parent / "static"
 
 
 @pytest.fixture
@@ -121,3 +126,20 @@ async def test_an_owner_whose_ledger_does_not_hold_is_told_and_can_still_act(
     assert (told["state"], told["token"]) == ("serving", panel.guard.token)
     assert told["earned"]["error"]
     assert told["earned"]["answers"] == 0
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node to run a page's script")
+def test_a_tab_that_a_peer_dated_beyond_all_days_is_drawn(tmp_path: Path) -> None:
+    (tmp_path / "dom.mjs").write_bytes((STATIC / "dom.js").read_bytes())
+    script = """
+        globalThis.Node = class {};
+        globalThis.document = {
+            createElement: () => ({ append() {}, setAttribute(at, value) { this[at] = value; } }),
+        };
+        const { moment } = await import("./dom.mjs");
+        console.log(moment(2 ** 62).datetime, moment(0).datetime);
+    """
+    command = ["node", "--input-type=module", "-e", script]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert told.split() == ["9999-01-01T00:00:00.000Z", "1970-01-01T00:00:00.000Z"]

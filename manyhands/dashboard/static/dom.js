@@ -54,9 +54,11 @@ export function seconds(value) {
   return value < 5400 ? `${Math.round(value / 60)} min` : `${decimal(value / 3600)} h`;
 }
 
+const LATEST_MS = Date.UTC(9999, 0, 1); // a signer's clock may say anything, and dates end
+
 /** The clock's time here; the day and UTC on pointing at it. */
 export function moment(ms) {
-  const date = new Date(ms);
+  const date = new Date(Math.min(ms, LATEST_MS));
   return h("time", { datetime: date.toISOString(), title: date.toUTCString() }, date.toLocaleTimeString());
 }
 
