@@ -198,7 +198,9 @@ class Batcher:
                 waiting.append(waiting_of(lane, queue[0].start, rows))
             else:
                 del self._queues[lane]
-        step = self._schedule.next_step(waiting, time.monotonic())
+        # Whose draw waits for its grammar comes later, or all who are drawn beside it would wait.
+        ready = [each for each in waiting if not cast("Lane", each.session).is_held_up]
+        step = self._schedule.next_step(ready or waiting, time.monotonic())
         for late in step.late:
             self._drop(cast("Lane", late.session), SessionTimeout("the deadline passed"))
         pieces = [self._piece(cast("Lane", work.session), rows) for work, rows in step.pieces]

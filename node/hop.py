@@ -282,8 +282,11 @@ class Hop:
 
     @property
     def is_own_ring(self) -> bool:
-        reserve = self.session.reserve
-        return reserve.is_first and reserve.is_last
+        return self.session.reserve.is_first and self.session.reserve.is_last
+
+    @property
+    def is_held_up(self) -> bool:
+        return self._drawing is not None and self._drawing.is_held_up
 
     @property
     def is_bare(self) -> bool:

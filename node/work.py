@@ -41,6 +41,10 @@ class Lane(Protocol):
         """Whether this node is the whole chain, so that a result is at once the next input."""
 
     @property
+    def is_held_up(self) -> bool:
+        """Whether its draw would wait for long, for what it may draw; any thread may ask."""
+
+    @property
     def is_bare(self) -> bool:
         """Whether the client holds the ends: hidden rows in and out, whatever the blocks."""
 

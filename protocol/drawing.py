@@ -37,6 +37,11 @@ class Drawing:
         if self.grammar is not None and reserve.ignore_eos:
             raise UsageError("an answer that follows a grammar ends where that does: no ignore_eos")
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether a draw would wait for long."""
+        return self.guide is not None and self.guide.is_held_up
+
     def draw(self, logits: Floats, ids: Sequence[int], n_prompt: int, position: int) -> Drawn:
         """The token at `position`; `ids` are all before it, at least.
 

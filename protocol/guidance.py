@@ -18,6 +18,7 @@ compiles again, reads them, and goes on.
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -41,6 +42,7 @@ STACK_BYTES = 512 << 20  # of addresses; only what is used takes memory
 # costs up to their square. Of a schema they are as many as it has alternatives at one place; in an
 # ambiguous grammar they grow with the answer, and 35 bytes of one cost 180 ms a token at 2,000.
 MAX_LARK_ITEMS, MAX_JSON_ITEMS = 500, 2_000
+SLOW_S = 0.005  # of CPU: longer than a forward takes, as a rule
 MAX_THREADS = 4  # of one model, for the answers that are drawn in one step
 ANY_OBJECT = '{"type":"object"}'
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
@@ -57,12 +59,18 @@ class Guide:
         self._read: list[int] = []
         self._mask = b""  # a bit for each id that may follow what was read; none: not known yet
         self._bars: Floats | None = None  # made of that ahead
+        self._is_slow = False  # as the last look ahead was
 
     def begin(self, answer: Sequence[int], vocab_size: int) -> None:
         """Find out what may follow these, on another thread: `bars` will be asked."""
         with self._turn:
             pass  # what was begun before has ended
         self._ahead.begin(partial(self._look, list(answer), vocab_size), self._turn)
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether `bars` would wait for long: what was begun is not done, and was slow before."""
+        return self._is_slow and self._turn.locked()
 
     def bars(self, answer: Sequence[int], vocab_size: int) -> Floats:
         """What to add to the logits, [vocab_size]: 0 to those of ids that may follow these, also
@@ -79,9 +87,11 @@ class Guide:
             return bars
 
     def _look(self, answer: list[int], vocab_size: int) -> None:
+        began_s = time.thread_time()
         self._follow(answer)
         if not self._matcher.is_stopped():
             self._bars = self._spread(vocab_size)
+        self._is_slow = time.thread_time() - began_s > SLOW_S
 
     def _spread(self, vocab_size: int) -> Floats:
         mask = np.frombuffer(self._masked(), np.uint8)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 import weakref
+from collections.abc import Sequence
 from math import inf
 
 import numpy as np
@@ -24,6 +25,7 @@ class Session:
     """A lane that decodes `n_tokens` greedily on its own ring, as a chain of one node does."""
 
     is_own_ring, is_bare, wire, deadline = True, False, FLOAT32, inf
+    is_held_up = False
 
     def __init__(self, batcher: Batcher, engine, prompt: list[int], n_tokens: int) -> None:
         self.batcher, self.prompt, self.left = batcher, prompt, n_tokens
@@ -178,6 +180,45 @@ async def test_a_prompt_is_not_cut_smaller_for_a_session_that_is_over(batcher, e
     await ended(long)
 
     assert long.chunks[0] > UNKNOWN_ROWS
+
+
+class HeldUp(Session):
+    """One whose mask is not there before the others have had two tokens."""
+
+    others: Sequence[Session]
+
+    @property
+    def is_held_up(self) -> bool:
+        return any(len(each.ids) < len(each.prompt) + 2 for each in self.others)
+
+    def draw(self, logits, position: int) -> Drawn:
+        assert not self.is_held_up
+        return super().draw(logits, position)
+
+
+async def test_a_session_that_waits_for_its_grammar_holds_nobody_else_up(batcher, engine):
+    others = [Session(batcher, engine, [1, 2, 3], 4) for _ in range(2)]
+    held = HeldUp(batcher, engine, [1, 2, 3], 4)
+    held.others = others
+
+    for session in (held, *others):
+        session.start()
+    for session in (held, *others):
+        await session.ended.wait()
+
+    assert [session.error for session in (held, *others)] == [None] * 3
+    assert held.ids == others[0].ids, "its tokens are the same, later"
+
+
+async def test_one_who_waits_for_its_grammar_alone_is_run(batcher, engine):
+    alone = HeldUp(batcher, engine, [1, 2, 3], 2)
+    alone.others = [Session(batcher, engine, [1], 1)]  # which never begins
+    alone.draw = lambda logits, position: Drawn(int(logits.argmax()))
+
+    alone.start()
+    await alone.ended.wait()
+
+    assert alone.error is None
 
 
 async def test_one_bad_session_fails_alone(batcher, engine):
