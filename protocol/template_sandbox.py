@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jinja2
 from jinja2 import nodes
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -20,6 +21,7 @@ from protocol.template_budget import ITEM_CHARS, Refused, length, made, walked, 
 from protocol.template_filters import bounded, check_percent, joined, replaced
 
 MAX_REPEATED, MAX_BASE, MAX_POWER, MAX_BITS = 10_000, 1_000_000, 64, 4_096
+MAX_SCOPES = 16  # within each other; Python itself allows 20 loops
 
 METHODS = frozenset(
     {"capitalize", "casefold", "count", "endswith", "find", "index", "isalnum", "isalpha",
@@ -37,7 +39,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**", "%", "+"})
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, finalize=_finalized)
+        # Folding constants costs the cube of how deeply an expression nests: seconds for 1 KB.
+        super().__init__(**options, optimized=False, finalize=_finalized)
         self.filters = bounded(self.filters)
         del self.globals["lipsum"]
 
@@ -125,18 +128,28 @@ class Sandbox(ImmutableSandboxedEnvironment):
 class _Weighed(NodeTransformer):
     """Has loops, macros, slices and `~` go through the sandbox, which jinja2 compiles in line."""
 
+    def __init__(self) -> None:
+        self._n_around = 0  # loops, macros and calls, each a scope of its own
+
     def visit_For(self, node: nodes.For) -> nodes.Node:
-        self.generic_visit(node)
+        self._visit_scope(node)
         node.iter = _asked("rounds", node.iter)
         return _counted(node)
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
-        self.generic_visit(node)
+        self._visit_scope(node)
         return _counted(node)
 
     def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
-        self.generic_visit(node)
+        self._visit_scope(node)
         return _counted(node)
+
+    def _visit_scope(self, node: nodes.Node) -> None:
+        if self._n_around == MAX_SCOPES:
+            raise jinja2.TemplateSyntaxError(f"over {MAX_SCOPES} loops in loops", node.lineno)
+        self._n_around += 1
+        self.generic_visit(node)
+        self._n_around -= 1
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)

@@ -1,5 +1,7 @@
 """What a chat template may do is done as jinja2 does it; how much, is bounded."""
 
+import sys
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from protocol.chat_template import GenerationBlocks, render_chat
-from protocol.errors import UsageError
+from protocol.errors import BadModel, UsageError
 from protocol.template_filters import READING, WALKING
 from protocol.template_sandbox import METHODS
 
@@ -59,6 +61,28 @@ def test_what_templates_do_is_what_jinja2_makes_of_it(template: str):
 
     assert told == plain.from_string(template).render(messages=MESSAGES)
     assert told
+
+
+@pytest.mark.parametrize("nested", ["| trim ", "[0]", ".b", "+ a ", "~ a ", " and a"])
+def test_an_expression_twice_as_deep_takes_about_twice_as_long_to_read(nested: str):
+    def n_calls(depth: int) -> int:
+        calls: Counter[str] = Counter()
+        sys.setprofile(lambda frame, event, arg: calls.update((event,)))
+        try:
+            render_chat("{{ a if false" + " else a " + nested * depth + "}}", [], {})
+        except UsageError:
+            pass  # there is no `a`
+        finally:
+            sys.setprofile(None)
+        return calls["call"]
+
+    assert n_calls(81) < 3 * n_calls(41)
+
+
+def test_loops_within_loops_have_an_end():
+    assert render_chat("{% for a in [1] %}" * 16 + "x" + "{% endfor %}" * 16, [], {}) == "x"
+    with pytest.raises(BadModel, match="over 16 loops in loops"):
+        render_chat("{% for a in [1] %}" * 17 + "x" + "{% endfor %}" * 17, [], {})
 
 
 def test_a_long_conversation_stays_far_below_the_bounds():
