@@ -17,6 +17,7 @@ from node.data_paths import DataPaths, send_on
 from node.engine import Lease
 from node.filing import Filing
 from node.hop_trace import HopTrace
+from node.keeping import require_begun
 from node.metering import SessionMeter
 from node.prefixes import Found, Rows
 from node.readout import Readout
@@ -97,7 +98,7 @@ class Hop:
         self._salt_commit = reserve.salt_commit
         self.filing = Filing()
         self._beginning: asyncio.Task[None] | None = None
-        self.is_heir = isinstance(found, Taking)
+        self.is_heir, self.is_claim = isinstance(found, Taking), False  # claim: see `keeping`
         self._trace = HopTrace.of(around.tracer, reserve, around.peer_id)
         self._leaving: Leaving | None = None
         self._later: list[Action] = []
@@ -223,6 +224,8 @@ class Hop:
         require(hashlib.sha256(commit.salt).digest() == self._salt_commit, "another salt")
         around, reserve = self._around, self.session.reserve
         route = check_route(commit, reserve, self.client, around.peer_id, around.swarm_id)
+        if self.is_claim:
+            require_begun(commit, reserve, self.session.length if self.is_heir else 0)
         neighbours = (commit.previous, commit.next)
         around.vetting.route(self.constraints, route, neighbours, commit.records, self.client)
         if self.meter.tab is None:

@@ -12,12 +12,12 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from node.engine import Lease
 from node.hop import Hop
-from node.keeping import goes_on, kept_room, longest_wait_s
+from node.keeping import goes_on, kept_room, longest_wait_s, may_claim
 from node.leftovers import Leftovers
 from node.metering import SessionMeter, Till
 from node.prefixes import Prefixes
@@ -25,7 +25,7 @@ from node.readout import kept_bytes, readout_of
 from node.served import Served
 from node.shares import Holding, Shares
 from node.surroundings import Surroundings
-from node.taking import Taking
+from node.taking import taking_of
 from protocol.codec import data_bytes
 from protocol.constraints import Constraints
 from protocol.drawing import Drawing
@@ -40,7 +40,7 @@ from protocol.errors import (
     UsageError,
 )
 from protocol.frames import Ack, Ask, Frame, Gone
-from protocol.identity import PeerId, public_key_from_peer_id
+from protocol.identity import public_key_from_peer_id
 from protocol.membership.governance import Judgement
 from protocol.messages import Leaving, Reserve, Resume, SessionId
 from protocol.patience import HANDOVER_S
@@ -87,9 +87,13 @@ class Sessions:
     @property
     def kept_bytes(self) -> int:
         """Of it: what new sessions do not get."""
+        return self._kept_from(0)
+
+    def _kept_from(self, cost: int) -> int:
+        """What a new session that needs so much does not get."""
         line_s = 0.0 if self.served.is_whole else self.around.batcher.load.backlog_s
         n_sessions = len(self) - len(self._large_heirs())  # those give way
-        return kept_room(self.served.budget_bytes, self.room_bytes, n_sessions, line_s)
+        return kept_room(self.served.budget_bytes, self.room_bytes, n_sessions, line_s, cost)
 
     @property
     def open_bytes(self) -> int:
@@ -119,7 +123,8 @@ class Sessions:
             self.refused += 1
             raise
         row_bytes, cost = self.served.row_bytes, self.cost_bytes(reserve)
-        taking = self._taking(reserve, client, constraints)
+        taking = taking_of(reserve, client, constraints, self.served, self.around)
+        is_claim = self._is_claim(reserve, client)
         self._make_room(cost)
         found = taking or self.prefixes.find(reserve, client, row_bytes)
         self.prefixes.give_way(cost, self.free_bytes)
@@ -130,6 +135,7 @@ class Sessions:
         profile = self.served.profile
         places = (row_bytes, profile, found, constraints, drawing, readout)
         hop = Hop(self.around, reserve, client, stream, lease, meter, *places)
+        hop.is_claim = is_claim
         self.reserved_bytes += cost
         self._hops[reserve.session] = hop
         self.shares.admitted(client)
@@ -138,22 +144,6 @@ class Sessions:
     def _drawing(self, reserve: Reserve) -> Drawing | None:
         """How this hop draws, if it is the last. Raises UsageError: what is asked cannot be."""
         return Drawing(reserve, self.around.grammars.tokenizer) if reserve.is_last else None
-
-    def _taking(self, reserve: Reserve, client: str, constraints: Constraints) -> Taking | None:
-        """What a hop that leaves hands over to this session here."""
-        if not reserve.handover.peer:
-            return None
-        self.around.vetting.peer(constraints, PeerId(reserve.handover.peer))
-        served, around = self.served, self.around
-        return Taking(
-            around.transport,
-            reserve,
-            client,
-            around.swarm_id,
-            profile=str(served.profile),
-            row_bytes=served.row_bytes,
-            dtype=served.engine.dtype,
-        )
 
     def _open(self, reserve: Reserve) -> Lease:
         span, adapter = reserve.span, reserve.extensions.adapter
@@ -191,16 +181,31 @@ class Sessions:
         if reserve.session in self._hops:
             raise PeerMisbehaved("", "that session is open here already")
         cost, budget = self.cost_bytes(reserve), self.served.budget_bytes
-        room = self.room_bytes if turns_away else self.free_bytes
-        room -= 0 if goes_on(reserve) else self.kept_bytes
         if cost > budget:
             raise PeerRefused("", f"the session needs {cost} bytes, the node keeps {budget} in all")
-        self.around.batcher.check_wait(longest_wait_s(reserve, self.served.is_whole))
-        if cost > room or len(self._hops) >= MAX_SESSIONS:
+        is_new = not self._is_claim(reserve, client)
+        room = self.room_bytes if turns_away else self.free_bytes
+        room -= self._kept_from(cost) if is_new else 0
+        try:
+            most_s = longest_wait_s(reserve, self.served.is_whole, is_new=is_new)
+            self.around.batcher.check_wait(most_s)
+            if cost > room or len(self._hops) >= MAX_SESSIONS:
+                raise self._busy(f"the session needs {cost} bytes of KV room, {room} are free")
+        except PeerBusy:
             if turns_away:
                 self.shares.turned_away(client, time.monotonic())
-            raise self._busy(f"the session needs {cost} bytes of KV room, {room} are free")
+            raise
         return constraints
+
+    def _is_claim(self, reserve: Reserve, client: str) -> bool:
+        """Whether it gets what a new session would not, by its client's word that it goes on."""
+        cost, line_s = self.cost_bytes(reserve), self.around.batcher.load.backlog_s
+        fits = cost <= self.room_bytes - self._kept_from(cost)
+        waits = line_s < longest_wait_s(reserve, self.served.is_whole, is_new=True)
+        if not goes_on(reserve) or (fits and waits):
+            return False
+        claims = self._holdings(hop for hop in self._hops.values() if hop.is_claim)
+        return may_claim(client, cost, self.served.budget_bytes, claims)
 
     def _away(self) -> PeerError:
         if self.held.refused:
@@ -211,9 +216,12 @@ class Sessions:
 
     def _check_shares(self, reserve: Reserve, client: str) -> None:
         """Raises PeerBusy: this client holds its share of the room already."""
-        cost, now, hops = self.cost_bytes, time.monotonic(), self._hops.values()
-        held = [Holding(h.client, cost(h.session.reserve), h.is_committed) for h in hops]
-        self.shares.check(client, cost(reserve), held, now)
+        held = self._holdings(self._hops.values())
+        self.shares.check(client, self.cost_bytes(reserve), held, time.monotonic())
+
+    def _holdings(self, hops: Iterable[Hop]) -> list[Holding]:
+        cost = self.cost_bytes
+        return [Holding(h.client, cost(h.session.reserve), h.is_committed) for h in hops]
 
     def _large_heirs(self) -> list[tuple[Hop, int]]:
         """Those that have much of the room and are no sessions yet, with what they have."""
@@ -389,11 +397,3 @@ class Sessions:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._emptied.wait()
-
-    def dropped(self) -> Mapping[str, int]:
-        """What frames were dropped for, over all open sessions."""
-        total: dict[str, int] = {}
-        for hop in self._hops.values():
-            for why, count in hop.session.dropped.items():
-                total[why] = total.get(why, 0) + count
-        return total

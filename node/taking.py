@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from node.batching import Batcher
 from node.engine import Lease
 from node.pulling import Pull
+from node.served import Served
+from protocol.constraints import Constraints
 from protocol.errors import ManyhandsError, PeerUnreachable
 from protocol.handover import Note
-from protocol.identity import public_key_from_peer_id
+from protocol.identity import PeerId, public_key_from_peer_id
 from protocol.journal import Journal
 from protocol.messages import Reserve, require
 from protocol.patience import HANDOVER_S
@@ -22,6 +24,8 @@ from protocol.transport import Transport
 
 if TYPE_CHECKING:
     import torch
+
+    from node.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
 
@@ -79,3 +83,25 @@ class Taking:
         spent_s = round(time.monotonic() - began_s, 3)
         log.info("took over rows", extra={"rows": length, "seconds": spent_s})
         return length
+
+
+def taking_of(
+    reserve: Reserve, client: str, constraints: Constraints, served: Served, around: "Surroundings"
+) -> Taking | None:
+    """What a hop that leaves hands over to this session here.
+
+    Raises:
+        ManyhandsError: that hop may not, or the client has not signed it.
+    """
+    if not reserve.handover.peer:
+        return None
+    around.vetting.peer(constraints, PeerId(reserve.handover.peer))
+    return Taking(
+        around.transport,
+        reserve,
+        client,
+        around.swarm_id,
+        profile=str(served.profile),
+        row_bytes=served.row_bytes,
+        dtype=served.engine.dtype,
+    )

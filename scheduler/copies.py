@@ -26,7 +26,7 @@ from protocol.spare import METHOD, read_held
 from scheduler.chain import Connections
 from scheduler.finder import RouteFinder
 from scheduler.prefixes import CHEATED, name_positions, prefix_digests
-from scheduler.proposals import copying
+from scheduler.proposals import copying, has_begun
 from scheduler.settlement import Settlement
 from scheduler.spares import Progress, is_worth
 
@@ -93,7 +93,7 @@ class Copies:
         self._copies: dict[Span, Copy] = {}
         self._asked: dict[str, tuple[Seat, int]] = {}  # everybody who may hold something; epoch
         finder.copies, finder.n_run = self.held, lambda: len(rules.ids)
-        finder.has_begun = lambda: rules.cached is not None
+        finder.has_begun = lambda: has_begun(rules)
 
     # --- while the answer runs --------------------------------------------------------------------
 

@@ -60,6 +60,12 @@ def reserve_message(
     )
 
 
+def has_begun(rules: ChainSession) -> bool:
+    """Whether hops that lend room to answers under way see in the commit that this is one: there
+    are tokens, or rows of a client that holds the ends."""
+    return rules.cached is not None and len(rules.ids) != rules.n_prompt
+
+
 def taking_over(settlement: Settlement, seat: Seat, epoch: int, leaver: Seat | None) -> Handover:
     """What `leaver` has run goes to `seat`, which takes its place in that epoch."""
     if leaver is None:

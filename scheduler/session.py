@@ -198,7 +198,7 @@ class Session:
             adapter=self._finder.adapter,
             prefixes=prefixes,
             handover=handover,
-            has_begun=self.rules.cached is not None,
+            has_begun=self._finder.has_begun(),
         )
 
     def _reserve(self, seat: Seat, epoch: int, leaver: Seat | None) -> None:

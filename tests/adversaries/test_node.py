@@ -99,6 +99,63 @@ async def test_who_reserves_and_never_commits_holds_a_quarter_and_others_are_ser
     await node.aclose()
 
 
+def small_room(directory: Path) -> Path:
+    """A model whose longest sessions take much of the smallest room a node may have."""
+    return add_byte_tokenizer(write_checkpoint(directory / "wide", head_dim=64))
+
+
+async def test_whoever_says_that_its_answer_has_begun_gains_an_eighth_and_passes_no_line_with_more(
+    tmp_path: Path,
+):
+    node = Swarm(
+        small_room(tmp_path), tmp_path, lambda identity: GrpcTransport(identity, OPEN_SWARM_ID)
+    )
+    (local,) = await node.start((0, 3), kv_cache_bytes=1 << 20)
+    sessions = local.node.sessions
+    base = reserve(node, span=Span(0, 3), has_begun=True, max_tokens=4, budget_ms=60_000)
+    position_bytes = sessions.cost_bytes(base, 1)
+    connections: list[Connection] = []
+
+    async def asks(share: float, **what: object) -> object:
+        connections.append(await transport().dial(local.address))
+        session = SessionId(secrets.token_bytes(16))
+        capacity = round((1 << 20) * share / position_bytes)
+        asked = replace(base, session=session, capacity=capacity, **what)  # type: ignore[arg-type]
+        return await says(connections[-1], asked)
+
+    assert isinstance(await asks(0.1, has_begun=False), Reserved)
+    assert isinstance(await asks(0.6), Reserved)  # as for anybody: there is room
+    assert isinstance(await asks(0.25), PeerBusy)
+    assert isinstance(await asks(0.2, has_begun=False), PeerBusy)
+    local.node.batcher.load.backlog_s = 12.0
+    claims = [await asks(0.06) for _ in range(3)]
+    assert isinstance(claims[0], Reserved)
+    assert isinstance(claims[2], PeerBusy)  # though there is room: of all who did not commit
+    assert sessions.free_bytes > sessions.cost_bytes(base, 16)
+    for connection in connections:
+        await connection.aclose()
+    await until(lambda: sessions.reserved_bytes == 0, timeout_s=5)
+    await node.aclose()
+
+
+async def test_a_large_newcomer_gets_its_room_beside_a_tiny_session(tmp_path: Path):
+    node = Swarm(
+        small_room(tmp_path), tmp_path, lambda identity: GrpcTransport(identity, OPEN_SWARM_ID)
+    )
+    (local,) = await node.start((0, 6), kv_cache_bytes=1 << 20)
+    sessions = local.node.sessions
+    position_bytes = sessions.cost_bytes(reserve(node), 1)
+    connections = [await transport().dial(local.address) for _ in range(2)]
+    large = (1 << 20) * 9 // 10 // position_bytes
+
+    assert isinstance(await says(connections[0], reserve(node, capacity=8, max_tokens=4)), Reserved)
+    assert isinstance(await says(connections[1], reserve(node, capacity=large)), Reserved)
+    for connection in connections:
+        await connection.aclose()
+    await until(lambda: sessions.reserved_bytes == 0, timeout_s=5)
+    await node.aclose()
+
+
 async def test_heirs_that_never_commit_may_have_most_of_the_room_until_somebody_comes(
     model: Path, tmp_path: Path
 ):
