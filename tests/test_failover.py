@@ -335,7 +335,7 @@ async def test_a_full_node_refuses_at_once_and_serves_again_when_there_is_room(
                         break
                 small.nodes[0].node.sessions.reserved_bytes += 1 << 20  # no room for a second
                 with pytest.raises(PeerBusy):
-                    await whole(client.generate(ask(small, wait_s=0.3)))
+                    await whole(client.generate(ask(small, wait_s=0.3, room_wait_s=0.3)))
                 small.nodes[0].node.sessions.reserved_bytes -= 1 << 20
             again = await whole(client.generate(ask(small)))
 

@@ -1,12 +1,14 @@
 """Whatever a stranger sends a node over real sockets, it gets a typed error and the node lives."""
 
 import secrets
+import time
 from dataclasses import replace
 
 import pytest
 
 from ledger.reader import LedgerReader
 from ledger.receipts import open_receipt
+from node.shares import Holding
 from protocol.asking import Extensions, PrefixNames, Sampling
 from protocol.codec import data_bytes, to_client_message, to_hop_bytes
 from protocol.errors import (
@@ -307,6 +309,20 @@ async def test_a_node_whose_queue_outlasts_the_request_says_so_at_once(node):
     assert isinstance(refused, PeerBusy)
     assert refused.queue_depth == 7
     assert isinstance(patient, Reserved)
+
+
+async def test_who_is_sent_away_for_a_line_waits_for_room_like_others(node):
+    sessions = node.nodes[0].node.sessions
+    half = sessions.served.budget_bytes // 2
+    held, now_s = [Holding("greedy", half, is_committed=True)], time.monotonic()
+    sessions.shares.check("greedy", half, held, now_s)
+    node.nodes[0].node.batcher.load.backlog_s = 60.0
+    async with node.client() as client:
+        said = await answer_to(node, client, to_hop_bytes(reserve(node, budget_ms=30_000)))
+
+    assert isinstance(said, Failure)
+    with pytest.raises(PeerBusy, match="others wait for room"):
+        sessions.shares.check("greedy", half, held, now_s)
 
 
 async def test_a_node_tells_whoever_asks_how_busy_it_is(node):

@@ -48,7 +48,9 @@ async def priced(model, tmp_path):
         yield built
 
 
-async def opened(priced: Swarm, client: Client) -> tuple[Stream, ClientTab]:
+async def opened(
+    priced: Swarm, client: Client, *, has_begun: bool = False
+) -> tuple[Stream, ClientTab]:
     """A session by hand: a hop is reserved and committed, tokens are on their way."""
     node, session = priced.nodes[0], SessionId(secrets.token_bytes(16))
     settlement = Settlement(session, client.identity, OPEN_SWARM_ID, priced.nodes[0].books)
@@ -64,6 +66,7 @@ async def opened(priced: Swarm, client: Client) -> tuple[Stream, ClientTab]:
         client_nonce=secrets.token_bytes(16),
         salt_commit=settlement.salt_commit,
         ignore_eos=True,
+        has_begun=has_begun,
     )
     tab = settlement.open(node.address.peer_id, reserve)
     stream = await (await client.transport.dial(node.address)).open("control")
