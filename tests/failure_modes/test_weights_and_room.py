@@ -38,7 +38,9 @@ async def test_memory_ratios_guessed_are_not_what_admits_a_session(
                 tokens = [e async for e in _until_token(under_way)]
                 sessions.reserved_bytes += 1 << 20  # as others' sessions would take it
                 with pytest.raises(PeerBusy, match="room"):
-                    await whole(client.generate(ask(small, max_tokens=200, wait_s=0.2)))
+                    await whole(
+                        client.generate(ask(small, max_tokens=200, wait_s=0.2, room_wait_s=0.2))
+                    )
                 sessions.reserved_bytes -= 1 << 20
                 assert sessions.reserved_bytes <= 1 << 20
                 tokens += [e async for e in under_way if isinstance(e, Token)]
