@@ -83,6 +83,9 @@ class Silent(Backend):
     async def models(self) -> list[Json]:
         return [await self.whole("", {})]
 
+    async def coverage(self, model: str) -> Json:
+        return await self.whole("", {})
+
     async def aclose(self) -> None:
         self._over.set()
 
@@ -91,6 +94,7 @@ class Silent(Backend):
     lambda client: client.generate("Once"),
     lambda client: client.stream("Once").result(),
     lambda client: client.models(),
+    lambda client: client.swarm.coverage("a-model"),
     lambda client: client.chat.completions.create(messages=[]),
 ])  # fmt: skip
 async def test_what_is_cut_by_closing_says_that_the_client_was_closed(ask):

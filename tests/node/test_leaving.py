@@ -55,6 +55,7 @@ async def test_what_serves_ends_its_thread_however_often_it_is_cancelled(model, 
     def over_memory(identity):
         return network.transport(identity, OPEN_SWARM_ID)
 
+    others = set(threading.enumerate())  # of tests before this one
     async with swarm(model, tmp_path, over_memory, (0, 3), (3, 6)) as chain:
         async with (
             chain.client() as client,
@@ -62,7 +63,8 @@ async def test_what_serves_ends_its_thread_however_often_it_is_cancelled(model, 
         ):
             async for _ in run:
                 pass
-        threads = {thread for thread in threading.enumerate() if thread.name == "torch"}
+        begun = {*threading.enumerate()} - others
+        threads = {thread for thread in begun if thread.name == "torch"}
         serving = [task for task in asyncio.all_tasks() if task.get_name() == "serving"]
         while not all(task.done() for task in serving):  # a group does, whose other task failed
             for task in serving:
@@ -70,5 +72,5 @@ async def test_what_serves_ends_its_thread_however_often_it_is_cancelled(model, 
             await asyncio.sleep(0)
         await asyncio.gather(*(asyncio.to_thread(thread.join, 10.0) for thread in threads))
 
-    assert len(threads) >= 2
+    assert len(threads) == 2
     assert not any(thread.is_alive() for thread in threads)
