@@ -46,7 +46,7 @@ _NEXT_CELL = re.compile(r"([;|\t\r\n])(?=[\s\"']*[=+\-@])")
 class Worth:
     """What a credit is worth in money, for those who agreed on that elsewhere."""
 
-    currency: str = "XXX"
+    currency: str = "XXX"  # ISO 4217: no currency
     per_credit: Decimal = Decimal(1)
 
     def __post_init__(self) -> None:

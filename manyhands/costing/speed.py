@@ -62,7 +62,7 @@ def tried(engine: "ShardEngine", *, with_power: bool, work_s: float = WORK_S) ->
     resting = Decimal(0)
     if counters:
         before = read_all(counters)
-        time.sleep(REST_S)
+        time.sleep(REST_S)  # what the machine takes at rest is read over so long
         resting = watts_between(counters, before, read_all(counters))
     began_s, start = time.monotonic(), read_all(counters)
     best = measure(engine, batches=(SESSIONS,))

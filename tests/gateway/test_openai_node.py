@@ -16,7 +16,7 @@ def test_what_openai_node_asks_it_gets(gateway: Live, tmp_path: Path) -> None:
     try:
         command = prepare(trial, tmp_path)
     except NotInstalled as error:
-        pytest.skip(str(error))
+        pytest.skip(str(error))  # names what is to be installed
 
     told = [*checks(trial, command, tmp_path, tmp_path, gateway.url)]
 
