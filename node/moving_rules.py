@@ -66,6 +66,10 @@ def as_it_will_be(
 
     Args:
         gone: who was on the move already when `peer_id` said that it is.
+
+    Known gap: three who speak within one wait, with slow words, can each rely on another. F (at 0)
+    has not heard A (at 13) when it goes; A counts F as gone and on D (at 8) to yield; D, who spoke
+    before it heard F, counts on F. To be in `gone` does not carry over; the wait would have to.
     """
     seen = []
     for one in announcements:
