@@ -271,7 +271,7 @@ class Mover:
     def _stuck(self, announcements: Sequence[Announcement]) -> frozenset[PeerId]:
         """Who has said for long that it moves, and still does."""
         now_s, since_s = time.monotonic(), self._moving_since_s
-        moving = movers(announcements, self._node.peer_id)
+        moving = [one.peer_id for one in movers(announcements, self._node.peer_id)]
         self._moving_since_s = {peer: since_s.get(peer, now_s) for peer in moving}
         return frozenset(p for p, s in self._moving_since_s.items() if now_s - s > STUCK_S)
 

@@ -6,9 +6,14 @@ host, and the same table as it will be once everybody keeps the rule below; numb
 No block may lose its last host because nodes move, and several may want to at once. So whoever
 wants to move says so (state `moving`), waits until all have heard, and looks again. Those who said
 it before it did are gone for it. Of those who said it at the same time the highest lot goes, and
-the others, who see that one, stay. Two that cannot both have heard of the other in time cannot
-exist while a word takes at most half the wait: the later of the two had heard the earlier one
-before it spoke.
+the others, who see that one, stay; but who follows somebody on the move that gives up the same
+blocks relies on nobody else to stay there: lots are drawn among the first alone. For the lots of
+three may go round in a circle with who heard whom: A after F, D at the same time as both.
+
+That no block is left alone: of those who leave it, let one be the last to have spoken among those
+who followed, or, if none did, the one with the lowest lot. Two that have not heard of each other
+when they decide cannot exist while a word takes at most half the wait (the later of the two had
+heard the earlier one before it spoke), so it knew of all the others, and relied on none of them.
 """
 
 import random
@@ -60,31 +65,27 @@ class Pace:
 
 
 def as_it_will_be(
-    announcements: Iterable[Announcement], peer_id: PeerId, gone: Collection[PeerId]
+    announcements: Iterable[Announcement], peer_id: PeerId, gone: Collection[Announcement]
 ) -> list[Announcement]:
     """The table when everybody has heard: those that give way to `peer_id` serve on, as it does.
 
     Args:
-        gone: who was on the move already when `peer_id` said that it is.
-
-    Known gap: three who speak within one wait, with slow words, can each rely on another. F (at 0)
-    has not heard A (at 13) when it goes; A counts F as gone and on D (at 8) to yield; D, who spoke
-    before it heard F, counts on F. To be in `gone` does not carry over; the wait would have to.
+        gone: who was on the move already when `peer_id` said that it is, as it was then.
     """
     seen = []
     for one in announcements:
         is_own = one.peer_id == peer_id
-        yields = one.peer_id not in gone and lot(one.peer_id) < lot(peer_id)
+        yields = lot(one.peer_id) < lot(peer_id) and not any(_share(one, other) for other in gone)
         if one.measured.state is State.MOVING and (is_own or yields):
             one = replace(one, measured=replace(one.measured, state=State.SERVING))
         seen.append(one)
     return seen
 
 
-def movers(announcements: Iterable[Announcement], peer_id: PeerId) -> frozenset[PeerId]:
+def movers(announcements: Iterable[Announcement], peer_id: PeerId) -> list[Announcement]:
     """Who else is on the move."""
-    moving = (one.peer_id for one in announcements if one.measured.state is State.MOVING)
-    return frozenset(moving) - {peer_id}
+    moving = (one for one in announcements if one.measured.state is State.MOVING)
+    return [one for one in moving if one.peer_id != peer_id]
 
 
 def orphans(
@@ -120,6 +121,15 @@ def is_whole(announcements: Iterable[Announcement], manifest: bytes) -> bool:
 def lot(peer_id: PeerId) -> bytes:
     """Who goes first among equals: the same for everybody, and nobody's choice."""
     return sha256(f"move {peer_id}".encode()).digest()
+
+
+def _share(one: Announcement, other: Announcement) -> bool:
+    """Whether they are one peer, or host a block together."""
+    if one.peer_id == other.peer_id:
+        return True
+    if one.manifest != other.manifest or one.span is None or other.span is None:
+        return False
+    return max(one.span.start, other.span.start) < min(one.span.stop, other.span.stop)
 
 
 def _covered(hosts: Iterable[Announcement]) -> set[int]:
