@@ -35,6 +35,7 @@ from ledger.merkle import (
 )
 from ledger.reader import FILE_NAME
 from ledger.receipts import Receipt, open_bond
+from ledger.reconciliation import Answerer, Asker, IdSet
 from ledger.spend_books import SpendBooks
 from ledger.spend_leaf import NO_LEAF, SpendLeaf
 from ledger.spending import Allotment, Grant
@@ -309,6 +310,32 @@ def paying(n: int) -> None:
         row(f"voucher {what}", f"{us:.0f} µs", f"{goal} µs", us <= goal)
 
 
+def reconciling(n: int, n_differences: int = 10) -> None:
+    """Two parties with n ids each, nearly the same ones; half the differences on either side."""
+    ids = [(number // 5000, sha256(b"%d" % number).digest()) for number in range(n)]
+    places = random.Random(3).sample(range(n), n_differences)
+    ours, theirs = set(places[::2]), set(places[1::2])
+    here = IdSet(each for place, each in enumerate(ids) if place not in ours)
+    asker = Asker(here)
+    answerer = Answerer(IdSet(each for place, each in enumerate(ids) if place not in theirs))
+    n_bytes = 0
+
+    def compare() -> None:
+        nonlocal n_bytes
+        while not asker.is_over:
+            message = asker.message()
+            answer = answerer.answer(message)
+            asker.take(answer)
+            n_bytes += len(message) + len(answer)
+
+    ms = 1000 * cpu_s(compare)
+    found = len(asker.lacking | asker.unknown)
+    kib, holds = n_bytes / 1024, asker.n_rounds <= 6 and n_bytes <= 32 * 1024
+    told = f"{asker.n_rounds} rounds, {kib:.1f} KiB, {ms:.1f} ms for both"
+    what = f"reconciliation of {n:,} ids, {found} of {n_differences} differences found"
+    row(what, told, "6 rounds, 32 KiB", holds and found == n_differences)
+
+
 def batched(items: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
     return (items[at : at + size] for at in range(0, len(items), size))
 
@@ -352,6 +379,7 @@ def main() -> None:
         ingesting(Path(directory, "receipts"), min(n, 5000))
     if not given.receipts_only:
         tree(n)
+        reconciling(n)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"\nPeak memory: {peak:,.0f} MiB.")
 

@@ -1,6 +1,7 @@
 """The bytes of each signed object, pinned. A change here is a change of the protocol."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Witness, cosign, with_cosignatures
 from ledger.entries import LogEntry
 from ledger.receipts import receipt_id
+from ledger.reconciliation import Answerer, Asker, IdSet
 from ledger.spending import Fault
 from protocol.canonical import encode
 from tests.ledger import spenders
@@ -47,6 +49,14 @@ def spending():
     }
 
 
+def reconciling():
+    """Fifty ids, the last ten of which the other side has not, and how it is asked and answers."""
+    ids = [(number // 10, sha256(b"%d" % number).digest()) for number in range(50)]
+    asked = Asker(IdSet(ids)).message()
+    answer = Answerer(IdSet(ids[:40])).answer(asked)
+    return {"reconcile_asked": asked, "reconcile_answer": answer}
+
+
 def objects():
     """Every kind of object, made from fixed keys and values (Ed25519 draws nothing)."""
     receipt = closed_receipt(20)
@@ -69,6 +79,7 @@ def objects():
         "leaf": entry.leaf(),
         "checkpoint": head.sign(CLIENT).encode(),
         **spending(),
+        **reconciling(),
     }
 
 
