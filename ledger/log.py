@@ -7,35 +7,32 @@ Whether everything still holds is asked of `verify.py`.
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 from ledger.batch import Batch
-from ledger.checkpoint import Checkpoint, origin
+from ledger.beside import begun
 from ledger.entries import LogEntry
-from ledger.errors import DamagedLedger, ForeignLedger
+from ledger.errors import DamagedLedger
 from ledger.filling import fill_lines
-from ledger.merkle import root
 from ledger.owners import Owner, if_gone
-from ledger.reader import FILE_NAME, HEAD_NAME, LedgerReader, read_meta
+from ledger.reader import FILE_NAME, HEAD_NAME, LedgerReader
 from ledger.receipts import Receipt, open_receipt, receipt_id
-from ledger.store import SCHEMA_VERSION, Store, damaged, translated
+from ledger.store import SCHEMA_VERSION, Store
+from ledger.tree_log import OwnLog
 from protocol.errors import IntegrityError, UsageError
 from protocol.signing import SigningKey
 
 log = logging.getLogger(__name__)
 
 
-class Ledger(LedgerReader):
+class Ledger(LedgerReader, OwnLog):
     """The log of the account whose key we hold. Use `open`, and `close` in the end."""
 
     def __init__(self, directory: Path, store: Store, key: SigningKey, swarm_id: bytes) -> None:
-        super().__init__(directory, store, key.public_key, swarm_id)
-        self._key = key
-        self._origin = origin(swarm_id, self.account)
+        OwnLog.__init__(self, directory, store, key, swarm_id)
         self._owner = Owner(directory)
 
     @classmethod
@@ -48,22 +45,11 @@ class Ledger(LedgerReader):
             LedgerBusy: another process has held it for more than five seconds.
             ConfigError: the directory cannot be written.
         """
-        path = directory / FILE_NAME
-        with translated(path):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if (directory / HEAD_NAME).exists() and not (path.exists() and path.stat().st_size):
-            raise damaged(path, "it is missing or empty, but a checkpoint of it exists")
-        store = Store.open(path, create=True)
-        ledger = cls(directory, store, key, swarm_id)
-        try:
-            store.quick_check()
-            ledger._claim_identity()
-            ledger._check_head()
+        with begun(directory, FILE_NAME, HEAD_NAME) as store:
+            ledger = cls(directory, store, key, swarm_id)
+            ledger._make_sure(schema=bytes([SCHEMA_VERSION]))
             fill_lines(store)
             ledger._close_abandoned()
-        except BaseException:
-            store.close()
-            raise
         return ledger
 
     def close(self) -> None:
@@ -101,7 +87,6 @@ class Ledger(LedgerReader):
         for _, tab in checked:
             if self.account not in (tab.terms.payer, tab.terms.payee):
                 raise UsageError("a receipt between others is not ours to log")
-        note = None
         with self._store.transaction():
             batch = Batch(self._sound_size(), self._node_at)
             entries = []
@@ -110,55 +95,17 @@ class Ledger(LedgerReader):
                 entries.append(self._find(id_) or batch.add(id_, data, tab))
             if batch:
                 batch.write(self._store)
-                head = Checkpoint(self._origin, batch.size, root(batch.size, batch.node_at))
-                note = head.sign(self._key)
-                values = (head.size, note.encode())
-                self._store.execute("INSERT INTO checkpoint VALUES (?, ?)", values)
-        if note:
-            self._keep_head(note)
+                self._sign(batch.size, batch.node_at)
+        if batch:
+            self._beside.keep(batch.size)
             self._store.tidy()
         return entries
 
     # --- within ----------------------------------------------------------------------------------
 
-    def _keep_head(self, note: str) -> None:
-        """Write the checkpoint beside the database, whole or not at all."""
-        fresh = self.directory / f"{HEAD_NAME}.{self._owner.name}"
-        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-            file.write(note)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self.directory / HEAD_NAME)
-
-    def _claim_identity(self) -> None:
-        ours = {"schema": bytes([SCHEMA_VERSION]), "account": self.account, "swarm": self.swarm_id}
-        if not (held := read_meta(self._store)):
-            with self._store.transaction():
-                for item in ours.items():  # another process may just have done the same
-                    self._store.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", item)
-                held = read_meta(self._store)
-        for name, value in ours.items():
-            if held.get(name) != value:
-                raise ForeignLedger(
-                    f"{self._store.path} belongs to another {_MEANING[name]}",
-                    hint="put back the identity.key it was made with, or use another --home",
-                )
-
-    def _check_head(self) -> None:
-        """Whether the database has all that the checkpoint beside it promises."""
-        path = self.directory / HEAD_NAME
-        if not path.exists():
-            return
-        note = path.read_text(errors="replace")  # once: another process may replace it
-        try:
-            promised = Checkpoint.open(note, self.account)
-        except IntegrityError as error:
-            raise damaged(path, str(error)) from error
-        rows = self._store.execute("SELECT note FROM checkpoint WHERE size = ?", (promised.size,))
-        if not rows or rows[0][0].decode(errors="replace") != note:
-            raise damaged(
-                self._store.path, f"a checkpoint beside it promises {promised.size} entries"
-            )
+    @staticmethod
+    def _stored(note: str) -> bytes:
+        return note.encode()
 
     def _close_abandoned(self) -> None:
         for (owner,) in self._store.execute("SELECT DISTINCT owner FROM open_tab"):
@@ -178,6 +125,3 @@ class Ledger(LedgerReader):
                     "open tab cannot be closed",
                     extra={"tab": session_id.hex(), "reason": str(error)},
                 )
-
-
-_MEANING = {"schema": "version of Manyhands", "account": "identity", "swarm": "swarm"}

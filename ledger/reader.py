@@ -7,26 +7,25 @@ signatures (except tree heads); whether everything still holds is asked of `veri
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
+from ledger.beside import read_meta
 from ledger.checkpoint import Checkpoint
 from ledger.entries import LogEntry, Proof
 from ledger.line_rows import COLUMNS, ENTRY_COLUMNS, N_ENTRY, check_types, has_line_rows
-from ledger.merkle import EMPTY_ROOT, inclusion_proof, root
+from ledger.merkle import inclusion_proof
 from ledger.receipts import Receipt
 from ledger.store import Row, Store, damaged
+from ledger.tree_log import TreeLog
 from protocol.errors import UsageError
 
 FILE_NAME, HEAD_NAME = "ledger.sqlite", "ledger.checkpoint"
 PAGE_ROWS = 4096  # read at once: a statement needs no more of a long log in memory
 
 
-class LedgerReader:
-    """The log of one account, in one directory. Use `open`, and `close` in the end."""
+class LedgerReader(TreeLog):
+    """The log of one account, in one directory. Use `read`, and `close` in the end."""
 
-    def __init__(self, directory: Path, store: Store, account: bytes, swarm_id: bytes) -> None:
-        self.directory, self.account, self.swarm_id = directory, account, swarm_id
-        self._store = store
+    kind, table, head_name = "receipts", "entry", HEAD_NAME
 
     @classmethod
     def read(cls, directory: Path) -> "LedgerReader":
@@ -43,18 +42,6 @@ class LedgerReader:
         except BaseException:
             store.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._store.close()
-
-    def __len__(self) -> int:
-        return int(self._store.execute("SELECT coalesce(max(idx) + 1, 0) FROM entry")[0][0])
 
     def entries(self, start: int = 0) -> Iterator[LogEntry]:
         """From this index on."""
@@ -141,25 +128,8 @@ class LedgerReader:
             raise damaged(self._store.path, f"the receipt of entry {index} is missing")
         return rows[0][0], rows[0][1]
 
-    def _node_at(self, level: int, index: int) -> bytes:
-        rows = self._store.execute(
-            "SELECT hash FROM node WHERE level = ? AND idx = ?", (level, index)
-        )
-        if not rows:
-            raise damaged(self._store.path, f"node {level}/{index} of the tree is missing")
-        return bytes(rows[0][0])
-
-    def _head_note(self) -> str | None:
-        rows = self._store.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1")
-        return rows[0][0].decode(errors="replace") if rows else None
-
-    def _sound_size(self) -> int:
-        """The size of the tree, once it is seen to match its last checkpoint."""
-        size, head = len(self), self.checkpoint()
-        promised = (head.size, head.root) if head else (0, EMPTY_ROOT)
-        if (size, root(size, self._node_at)) != promised:
-            raise damaged(self._store.path, "the tree does not match its last checkpoint")
-        return size
+    def _head(self) -> Checkpoint | None:
+        return self.checkpoint()
 
 
 _ENTRY = ", ".join(f"entry.{name}" for name in ENTRY_COLUMNS)
@@ -167,9 +137,3 @@ _LINE = ", ".join(f"line.{name}" for name in COLUMNS)
 _FROM = "WHERE entry.idx >= ? ORDER BY entry.idx LIMIT ?"
 _ROWS = f"SELECT {_ENTRY}, {_LINE} FROM entry LEFT JOIN line ON line.idx = entry.idx {_FROM}"
 _ROWS_WITHOUT_LINES = f"SELECT {_ENTRY}, NULL FROM entry {_FROM}"
-
-
-def read_meta(store: Store) -> dict[str, bytes]:
-    """What a database says of itself: its schema, account and swarm."""
-    rows = store.execute("SELECT name, value FROM meta")
-    return {str(name): value if isinstance(value, bytes) else b"" for name, value in rows}

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from ledger.beside import begun, claim
 from ledger.chain import ChainReader, ChainState
 from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Cosigned, Witnesses
-from ledger.errors import BadProof, DamagedLedger, ForeignLedger
+from ledger.errors import BadProof, DamagedLedger
 from ledger.fold import Allotted, Books, TabClaim
 from ledger.forks import Proven, Side, Version, check_fork, fork_fault, own_line
 from ledger.merkle import appended, leaf_hash, root
@@ -33,7 +34,7 @@ from ledger.spend_tables import (
     steps_from,
 )
 from ledger.spending import Fault
-from ledger.store import Store, damaged, translated
+from ledger.store import Store, damaged
 from protocol.canonical import decode, encode
 from protocol.errors import IntegrityError, PeerRefused
 
@@ -56,19 +57,8 @@ class SpendBooks:
             ForeignLedger: it is of another swarm.
             ConfigError: the directory cannot be written.
         """
-        path = directory / FILE_NAME
-        with translated(path):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = Store.open(path, create=True, schema=SCHEMA)
-        try:
-            store.quick_check()
-            with store.transaction():
-                store.execute("INSERT OR IGNORE INTO meta VALUES ('swarm', ?)", (swarm_id,))
-                if store.execute("SELECT value FROM meta WHERE name = 'swarm'") != [(swarm_id,)]:
-                    raise ForeignLedger(f"{path} is of another swarm", hint="use another --home")
-        except BaseException:
-            store.close()
-            raise
+        with begun(directory, FILE_NAME, schema=SCHEMA) as store:
+            claim(store, {"swarm": swarm_id})
         return cls(store, swarm_id, witnesses)
 
     def close(self) -> None:

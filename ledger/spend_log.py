@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from ledger.checkpoint import Checkpoint, origin
-from ledger.cosigning import Cosigned, Witnesses, open_head
-from ledger.errors import DamagedLedger, ForeignLedger
+from ledger.beside import begun
+from ledger.cosigning import Cosigned, Witnesses
 from ledger.funding import SpendProof
-from ledger.merkle import EMPTY_ROOT, appended, consistency_proof, inclusion_proof, leaf_hash, root
-from ledger.notes import Note, NoteSignature
+from ledger.merkle import appended, consistency_proof, inclusion_proof, leaf_hash
+from ledger.notes import NoteSignature
 from ledger.own_chain import OwnChain
 from ledger.spend_leaf import NO_LEAF, SpendLeaf
-from ledger.store import Store, damaged, translated, write_whole
+from ledger.store import Store, damaged
 from ledger.tiles import WIDTH, Tile, bundle, tile_bytes
+from ledger.tree_log import OwnLog
 from ledger.witness import AddCheckpoint
 from protocol.canonical import MAX_UINT
 from protocol.errors import IntegrityError, UsageError
@@ -42,14 +42,13 @@ CREATE TABLE IF NOT EXISTS checkpoint (
 """
 
 
-class SpendLog:
+class SpendLog(OwnLog):
     """The spend log of the account whose key we hold. Use `open`, and `close` in the end."""
 
+    kind, table, head_name = "spend", "leaf", HEAD_NAME
+
     def __init__(self, directory: Path, store: Store, key: SigningKey, swarm_id: bytes) -> None:
-        self.account, self.swarm_id = key.public_key, swarm_id
-        self.origin = origin(swarm_id, key.public_key, "spend")
-        self._directory, self._store, self._key = directory, store, key
-        self._beside = 0  # the size of the checkpoint beside the database is that, or more
+        super().__init__(directory, store, key, swarm_id)
         self._chain = OwnChain(self.account, swarm_id)
 
     @classmethod
@@ -61,34 +60,10 @@ class SpendLog:
             ForeignLedger: it belongs to another identity or swarm.
             ConfigError: the directory cannot be written.
         """
-        path = directory / FILE_NAME
-        with translated(path):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if (directory / HEAD_NAME).exists() and not (path.exists() and path.stat().st_size):
-            raise damaged(path, "it is missing or empty, but a checkpoint of it exists")
-        store = Store.open(path, create=True, schema=SCHEMA)
-        log = cls(directory, store, key, swarm_id)
-        try:
-            store.quick_check()
-            log._claim()
-            log._check_head()
-            log._keep_head(len(log))  # a process that died may have signed and not kept it
-        except BaseException:
-            store.close()
-            raise
+        with begun(directory, FILE_NAME, HEAD_NAME, SCHEMA) as store:
+            log = cls(directory, store, key, swarm_id)
+            log._make_sure()
         return log
-
-    def close(self) -> None:
-        self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __len__(self) -> int:
-        return int(self._store.execute("SELECT coalesce(max(idx) + 1, 0) FROM leaf")[0][0])
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -116,10 +91,9 @@ class SpendLog:
                 previous = self._insert(fresh[-1])
             accepted = self._chain.read(fresh, lambda index: SpendLeaf.decode(self._leaf(index)))
             grown = size + len(envelopes)
-            note = Checkpoint(self.origin, grown, root(grown, self._node_at)).sign(self._key)
-            self._store.execute("INSERT INTO checkpoint VALUES (?, ?)", (grown, note))
+            note = self._sign(grown, self._node_at)
         accepted()
-        self._keep_head(grown)
+        self._beside.keep(grown)
         return note
 
     def add_cosignatures(self, lines: Iterable[NoteSignature], witnesses: Witnesses) -> Cosigned:
@@ -133,32 +107,14 @@ class SpendLog:
             self._store.execute("UPDATE checkpoint SET note = ? WHERE size = ?", (note, size))
         return cosigned
 
-    def check_against(self, remembered: str) -> None:
-        """Whether we know all that a witness remembers to have signed of this log.
-
-        Ask each witness that answers before the first append after a start: a copy of the whole
-        home put back, checkpoint and all, is noticed by nobody else.
-
-        Raises:
-            DamagedLedger: it remembers more, or another tree: to sign again would be a fork.
-            IntegrityError: we never signed what it shows; that says nothing.
-        """
-        head = open_head(Note.parse(remembered), self.origin, self.account)  # our own signature
-        size = len(self)
-        if head.size > size:
-            raise damaged(
-                self._store.path, f"a witness signed {head.size} entries of it, it has {size}"
-            )
-        if head.root != (root(head.size, self._node_at) if head.size else EMPTY_ROOT):
-            raise damaged(self._store.path, f"a witness signed {head.size} other entries")
-
     # --- reading ---------------------------------------------------------------------------------
 
     def checkpoint(self) -> str | None:
         """The latest, with the cosignatures it has so far."""
-        if (note := self._latest()) is not None:
-            self._keep_head(Checkpoint.parse(Note.parse(note).text).size)
-        return note
+        if (latest := self._latest()) is None:
+            return None
+        self._beside.keep(latest[0])
+        return latest[1]
 
     def leaves(self, start: int = 0, stop: int = MAX_UINT) -> list[bytes]:
         rows = self._store.execute(
@@ -174,7 +130,7 @@ class SpendLog:
                 raise damaged(self._store.path, f"a witness signed {old} entries, it has {size}")
             path = consistency_proof(old, size, self._node_at) if old else []
             note = self._note(size)
-        self._keep_head(size)
+        self._beside.keep(size)
         return AddCheckpoint(old, tuple(path), note)
 
     def prove(self, oid: bytes) -> SpendProof:
@@ -190,7 +146,7 @@ class SpendLog:
             size = self._sound_size()
             path = inclusion_proof(rows[0][0], size, self._node_at)
             note = self._note(size)
-        self._keep_head(size)
+        self._beside.keep(size)
         return SpendProof(rows[0][1], tuple(path), note)
 
     def fetch(self, path: str) -> bytes:
@@ -234,72 +190,8 @@ class SpendLog:
             raise damaged(self._store.path, f"entry {index} is not what was signed")
         return bytes(rows[0][0])
 
-    def _node_at(self, level: int, index: int) -> bytes:
-        rows = self._store.execute(
-            "SELECT hash FROM node WHERE level = ? AND idx = ?", (level, index)
-        )
-        if not rows:
-            raise damaged(self._store.path, f"node {level}/{index} of the tree is missing")
-        return bytes(rows[0][0])
-
     def _note(self, size: int) -> str:
         rows = self._store.execute("SELECT note FROM checkpoint WHERE size = ?", (size,))
         if not rows:
             raise damaged(self._store.path, f"the checkpoint of {size} entries is missing")
         return str(rows[0][0])
-
-    def _sound_size(self) -> int:
-        """The size of the tree, once it is seen to match its last checkpoint."""
-        size, note = len(self), self._latest()
-        head = Checkpoint.parse(Note.parse(note).text) if note else None
-        promised = (head.size, head.root) if head else (0, EMPTY_ROOT)
-        if (size, root(size, self._node_at)) != promised:
-            raise damaged(self._store.path, "the tree does not match its last checkpoint")
-        return size
-
-    def _latest(self) -> str | None:
-        rows = self._store.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1")
-        return str(rows[0][0]) if rows else None
-
-    def _keep_head(self, size: int) -> None:
-        """See that a checkpoint of this size, or a later one, is beside the database.
-
-        Nothing signed leaves before that: else, with an older database put back, nobody here would
-        know of it. One process at a time does this, and writes the latest.
-        """
-        if size <= self._beside:
-            return
-        with self._store.transaction():
-            if (note := self._latest()) is not None:
-                write_whole(self._directory / HEAD_NAME, note)
-                self._beside = Checkpoint.parse(Note.parse(note).text).size
-
-    def _claim(self) -> None:
-        ours = {"account": self.account, "swarm": self.swarm_id}
-        with self._store.transaction():
-            for item in ours.items():
-                self._store.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", item)
-            held: dict[str, bytes] = dict(self._store.execute("SELECT name, value FROM meta"))
-        for name, value in ours.items():
-            if held.get(name) != value:
-                raise ForeignLedger(
-                    f"{self._store.path} belongs to another {name}",
-                    hint="put back the identity.key it was made with, or use another --home",
-                )
-
-    def _check_head(self) -> None:
-        """Whether the database has all that the checkpoint beside it promises."""
-        path = self._directory / HEAD_NAME
-        if not path.exists():
-            return
-        try:
-            with translated(path):
-                note = path.read_text(errors="replace")
-            self.check_against(note)
-            self._beside = Checkpoint.parse(Note.parse(note).text).size
-        except DamagedLedger as error:
-            raise damaged(
-                self._store.path, "the checkpoint beside it promises more, or other entries"
-            ) from error
-        except IntegrityError as error:
-            raise damaged(path, str(error)) from error

@@ -14,12 +14,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ledger.beside import read_meta
 from ledger.checkpoint import Checkpoint, origin
 from ledger.entries import LogEntry
 from ledger.errors import BadProof, BadReceipt
 from ledger.line_rows import COLUMNS, has_line_rows, row_of
 from ledger.merkle import NodeAt, appended, inclusion_proof, leaf_hash, root, verify_inclusion
-from ledger.reader import FILE_NAME, HEAD_NAME, read_meta
+from ledger.reader import FILE_NAME, HEAD_NAME
 from ledger.receipts import ClosedTab, Receipt, open_receipt, receipt_id
 from ledger.report import Report
 from ledger.store import SCHEMA_VERSION, Store

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from ledger.beside import Beside, begun, claim
 from ledger.checkpoint import Checkpoint
 from ledger.cosigning import Witness, cosign, open_head
-from ledger.errors import BadProof, ForeignLedger, WitnessRefused
+from ledger.errors import BadProof, WitnessRefused
 from ledger.merkle import EMPTY_ROOT, verify_consistency
 from ledger.notes import MAX_NOTE_BYTES, Note, NoteSignature
-from ledger.store import Store, damaged, translated, write_whole
+from ledger.store import Store, damaged
 from protocol.errors import IntegrityError
 from protocol.signing import SigningKey
 
@@ -96,9 +97,9 @@ class WitnessBook:
         max_new_logs_an_hour: int = MAX_NEW_LOGS_AN_HOUR,
     ) -> None:
         self.witness = Witness(name, key.public_key)
-        self._directory, self._store, self._key, self._log_key = directory, store, key, log_key
+        self._store, self._key, self._log_key = store, key, log_key
         self._max_new_logs_an_hour = max_new_logs_an_hour
-        self._beside = -1  # what was seen to be promised beside the database
+        self._beside = Beside(directory / SEEN_NAME, store, self._latest)
 
     @classmethod
     def open(
@@ -117,20 +118,10 @@ class WitnessBook:
             ForeignLedger: it is another witness's.
             ConfigError: the directory cannot be written.
         """
-        path = directory / FILE_NAME
-        with translated(path):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if (directory / SEEN_NAME).exists() and not (path.exists() and path.stat().st_size):
-            raise damaged(path, "it is missing or empty, but this witness has signed before")
-        store = Store.open(path, create=True, schema=SCHEMA)
-        book = cls(directory, store, name, key, log_key, max_new_logs_an_hour)
-        try:
-            store.quick_check()
-            book._claim()
+        with begun(directory, FILE_NAME, SEEN_NAME, SCHEMA) as store:
+            book = cls(directory, store, name, key, log_key, max_new_logs_an_hour)
+            claim(store, {"name": name.encode(), "key": key.public_key})
             book._check_count()
-        except BaseException:
-            store.close()
-            raise
         return book
 
     def close(self) -> None:
@@ -179,7 +170,7 @@ class WitnessBook:
             count = self._count() + grew
             if grew:
                 self._set("count", count)
-        self._keep_count(count)
+        self._beside.keep(count)  # whether or not it is this signature that was counted
         return cosign(note.text, self.witness, self._key, now_s)
 
     def seen(self) -> list[tuple[str, int]]:
@@ -246,51 +237,25 @@ class WitnessBook:
 
     def _set(self, name: str, number: int) -> None:
         self._store.execute(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, number.to_bytes(8, "big"))
+            "INSERT INTO meta VALUES (?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (name, number.to_bytes(8, "big")),
         )
 
-    def _keep_count(self, count: int) -> None:
-        """See that beside the database it is told that we signed so often, or more.
-
-        No signature leaves before that, whether or not it is the one that was counted: whoever
-        counted it may have died before it got here. One process at a time does this.
-        """
-        if count <= self._beside:
-            return
-        with self._store.transaction():
-            latest = self._count()
-            write_whole(self._directory / SEEN_NAME, f"{latest}\n")
-            self._beside = latest
+    def _latest(self) -> tuple[int, str]:
+        count = self._count()
+        return count, f"{count}\n"
 
     def _check_count(self) -> None:
         """Whether the database knows all that was signed, as told beside it."""
-        known, path = self._count(), self._directory / SEEN_NAME
-        if not path.exists():
+        known, path = self._count(), self._beside.path
+        if (text := self._beside.read()) is None:
             if known:
                 raise damaged(path, f"it is missing, but {known} checkpoints were signed")
-        elif known < (promised := self._promised()):
+        elif not text.strip().isdigit() or len(text) > 20:
+            raise damaged(path, "it holds no number")
+        elif known < (promised := int(text)):
             raise damaged(self._store.path, f"it knows {known} of {promised} checkpoints signed")
         else:
-            self._beside = promised
-        self._keep_count(known)  # a process that died may have signed and not counted it
-
-    def _promised(self) -> int:
-        path = self._directory / SEEN_NAME
-        with translated(path):
-            text = path.read_bytes()
-        if not text.strip().isdigit() or len(text) > 20:
-            raise damaged(path, "it holds no number")
-        return int(text)
-
-    def _claim(self) -> None:
-        ours = {"name": self.witness.name.encode(), "key": self.witness.public_key}
-        with self._store.transaction():
-            for item in ours.items():
-                self._store.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", item)
-            held: dict[str, bytes] = dict(self._store.execute("SELECT name, value FROM meta"))
-        for name, value in ours.items():
-            if held.get(name) != value:
-                raise ForeignLedger(
-                    f"{self._store.path} belongs to a witness of another {name}",
-                    hint="use another --home, or the name and key it was made with",
-                )
+            self._beside.is_at(promised)
+        self._beside.keep(known)  # a process that died may have signed and not counted it

@@ -19,6 +19,7 @@ from ledger.reader import FILE_NAME, HEAD_NAME
 from ledger.receipts import Receipt
 from ledger.store import Store
 from protocol.errors import ConfigError, IntegrityError, UsageError
+from tests.ledger.crashes import killed_before_it_keeps, rows, wait_until
 from tests.ledger.parties import (
     CLIENT,
     NOW_MS,
@@ -349,3 +350,37 @@ def test_a_provider_that_dies_keeps_its_last_voucher(tmp_path):
     with LedgerReader.read(tmp_path) as reader:
         (entry,) = reader.entries()
         assert entry.net == payer.promised
+
+
+def test_31_a_ledger_killed_before_it_kept_its_head_keeps_it_when_it_is_opened_again(tmp_path):
+    """Else the database, put back to before that entry, would sign another one in its place."""
+    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+        ledger.append(receipts(1)[0])
+    older = (tmp_path / FILE_NAME).read_bytes()
+    with killed_before_it_keeps(tmp_path / HEAD_NAME, APPEND, tmp_path, "a", 1) as process:
+        wait_until(lambda: rows(tmp_path / FILE_NAME, "SELECT 1 FROM entry WHERE idx = 1"), process)
+    assert (tmp_path / HEAD_NAME).read_text().split("\n")[1] == "1"
+
+    Ledger.open(tmp_path, CLIENT, SWARM).close()
+    for stale in tmp_path.glob(f"{FILE_NAME}*"):
+        stale.unlink()
+    (tmp_path / FILE_NAME).write_bytes(older)
+
+    with pytest.raises(DamagedLedger, match="promises 2 entries"):
+        Ledger.open(tmp_path, CLIENT, SWARM)
+
+
+def test_31_of_two_that_append_the_slower_one_leaves_the_later_head_beside(tmp_path):
+    """What it remembers of its own append is older than what the other has signed since."""
+    one, two, three = receipts(3)
+    with Ledger.open(tmp_path, CLIENT, SWARM) as slow, Ledger.open(tmp_path, CLIENT, SWARM) as fast:
+        blocked = tmp_path / f"{HEAD_NAME}.new"
+        blocked.mkdir()
+        with pytest.raises(ConfigError):
+            slow.append(one)  # is logged, and could not say so beside
+        blocked.rmdir()
+        fast.append_all([two, three])
+        slow.append(one)
+        slow._beside.keep(1)
+
+        assert (tmp_path / HEAD_NAME).read_text().split("\n")[1] == "3"
