@@ -9,9 +9,33 @@ import click
 
 from ledger.homes import ROLES, Book, find_books
 from ledger.statements import Choice
-from protocol.errors import UsageError
+from protocol.errors import IntegrityError, UsageError
+from protocol.identity import public_key_from_peer_id
+from protocol.signing import check_public_key
 
+Account = bytes
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class AccountType(click.ParamType[Any]):
+    """An account, by its peer id or by its key in hexadecimal."""
+
+    name = "PEER|ACCOUNT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Account:
+        if isinstance(value, bytes):
+            return value
+        text = str(value)
+        try:
+            if len(text) != 64:
+                return public_key_from_peer_id(text)
+            account = bytes.fromhex(text)
+            check_public_key(account)
+        except (IntegrityError, UsageError, ValueError) as error:
+            self.fail(f"{text!r} is no account: {error}", param, ctx)
+        return account
 
 
 def default_home() -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ledger.swarms import funding_of
 from manyhands.home import JOIN_HINT, Home, open_identity
 from manyhands.home import MEMBERSHIP as DIRECTORY
 from manyhands.private_files import write_whole
@@ -80,7 +81,12 @@ def enter(
     credentials: Mapping[str, bytes],
     addresses: Sequence[Address] = (),
 ) -> None:
-    """Make this the home of a swarm. `credentials`: by party, `node` or `client`."""
+    """Make this the home of a swarm. `credentials`: by party, `node` or `client`.
+
+    Raises:
+        IntegrityError: its founder wrote what nobody could be paid by.
+    """
+    funding_of(state.policy)
     place = home.root / DIRECTORY
     place.mkdir(mode=0o700, exist_ok=True)
     for who, credential in credentials.items():

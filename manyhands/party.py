@@ -16,6 +16,7 @@ from protocol.identity import Identity, PeerId
 from protocol.signing import OPEN_SWARM_ID
 
 if TYPE_CHECKING:
+    from ledger.policy import Policy
     from protocol.address import Address
     from protocol.membership.gate import Membership
     from protocol.membership.roles import Role
@@ -41,6 +42,13 @@ class Party:
     @property
     def swarm_id(self) -> bytes:
         return self.membership.swarm_id if self.membership else OPEN_SWARM_ID
+
+    @property
+    def policy(self) -> "Policy":
+        """How sessions are paid for in our swarm."""
+        from ledger.swarms import funding_of
+
+        return funding_of(self.membership.state.policy if self.membership else None)
 
     def transport(self) -> "GrpcTransport":
         from protocol.transport.grpc import GrpcTransport

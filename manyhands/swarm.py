@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from ledger.policy import BILATERAL
 from manyhands.home import OPEN, SWARMS, Home, default_home, home_of, open_identity, set_default
 from manyhands.home import default_swarm as name_of_default
 from manyhands.membership import (
@@ -22,6 +23,7 @@ from manyhands.membership import (
 from manyhands.options import base_option, json_option
 from manyhands.progress import say
 from manyhands.running import found_running
+from manyhands.swarm_funding import NamedWitness, check_funding, found_funding, funding_options
 from manyhands.swarm_options import RolesType
 from protocol.clock import wall_ms
 from protocol.errors import ConfigError, UsageError
@@ -85,6 +87,7 @@ def place_of(home: Path | None, name: str | None) -> Home:
     metavar="N",
     help="Unknown guests that a node hears. Default: no limit.",
 )
+@funding_options
 @click.option("--default", "is_default", is_flag=True, help="Use it where none is named.")
 @base_option
 @json_option
@@ -94,14 +97,19 @@ def create(
     guests: Roles | None,
     guest_streams: int,
     newcomers_per_min: int,
+    funding: str | None,
+    issuers: tuple[bytes, ...],
+    witnesses: tuple[NamedWitness, ...],
     is_default: bool,
     home: Path | None,
     as_json: bool,
 ) -> None:
     """Found the swarm NAME. This home's node becomes its first admin."""
+    check_funding(funding, issuers, witnesses)
     if is_private and (guests or guest_streams or newcomers_per_min):
         raise UsageError("a private swarm has no guests", hint="leave out --private, or the others")
     place = new_home(base_of(home), name)
+    paid = found_funding(place, name, funding, issuers, witnesses)
     founder, node, client = make_founder(place), open_identity(place.node), place.client
     policy = Policy(
         name=name,
@@ -111,6 +119,8 @@ def create(
         admins=(node.public_key,),
         guests=NONE if is_private else (guests or GUESTS),
         limits=GuestLimits(newcomers_per_min, guest_streams),
+        funding=paid.encoded,
+        witnesses=paid.witnesses,
     )
     state, now_ms = SwarmState(policy.seal(b"", founder.key)), wall_ms()
     own = Certificate(
@@ -124,9 +134,12 @@ def create(
         set_default(base_of(home), name)
     if as_json:
         view = {"schema": "manyhands/swarm-created/v1", "name": name, "home": str(place.root)}
-        click.echo(json.dumps({**view, "id": state.swarm_id.hex(), "node": node.peer_id}))
+        view |= {"id": state.swarm_id.hex(), "node": node.peer_id, "funding": funding or BILATERAL}
+        click.echo(json.dumps(view))
         return
     click.echo(f"{name}  {state.swarm_id.hex()}")
+    if paid.told:
+        say(paid.told)
     say(f"next: manyhands serve MODEL --swarm {name}, then: manyhands swarm invite --swarm {name}")
     say(f"keep a copy of {place.root / 'membership' / 'founder.key'}: nobody can replace it")
 

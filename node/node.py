@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from ledger.swarms import funding_of
 from ledger.writer import LedgerWriter
 from node.bandwidth import Bandwidth
 from node.barring import Barring
@@ -94,6 +95,7 @@ class Node:
             vetting=Vetting(identity.peer_id, swarm_id, table, self.draft, membership),
             identity=identity,
             swarm_id=swarm_id,
+            policy=funding_of(membership.state.policy if membership else None),
             transport=transport,
             books=books,
             settings=settings,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from ledger.policy import Policy
 from ledger.receipts import Receipt
 from ledger.writer import LedgerWriter
 from node.adapter_shelf import AdapterShelf
@@ -69,6 +70,7 @@ class Standing:
 
     identity: Identity
     swarm_id: bytes
+    policy: Policy  # how sessions are paid for in this swarm
     transport: Transport
     books: LedgerWriter
     settings: NodeSettings

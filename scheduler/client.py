@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from ledger.swarms import funding_of
 from ledger.writer import LedgerWriter
 from protocol.address import Address
 from protocol.announcements import Announcement
@@ -114,6 +115,7 @@ class Client:
             groups_of=membership.groups_of if membership else None,
         )
         self._membership = membership
+        self.policy = funding_of(membership.state.policy if membership else None)
         self.permission = Permission(membership, channel, self._directory, terms)
         self._watching: asyncio.Task[None] | None = None
         self._prefixes = Prefixes(identity)

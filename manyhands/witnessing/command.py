@@ -59,16 +59,23 @@ def serve(
     Prints one line when ready, with the verifier key that logs and readers need.
     """
     directory = home / ROLE
-    name = name or name_of(directory)
-    if name is None:
-        raise UsageError("a new witness needs a name", hint="--name witness.example.org/me")
-    _check_name(name)
+    name = _name(directory, name)
     log_key = _log_keys(logs, accounts, any_account, _swarm_id(swarm))
-    if (directory / KEY_NAME).exists() and not (directory / FILE_NAME).exists():
-        raise damaged(directory / FILE_NAME, "it is missing, but this witness has a key already")
     identity = open_identity(directory)
     with WitnessBook.open(directory, name, identity.key, log_key) as book:
         asyncio.run(_serve(book, host, port))
+
+
+@witness.command()
+@click.option("--name", help="What logs are to know it by: like a URL, without its scheme.")
+@home_option
+def key(name: str | None, home: Path) -> None:
+    """Print this home's verifier key, made now if there is none: for `swarm create --witness`."""
+    directory = home / ROLE
+    name = _name(directory, name)
+    identity = open_identity(directory)
+    WitnessBook.open(directory, name, identity.key, lambda _: None).close()
+    click.echo(_vkey(name, identity))
 
 
 @witness.command()
@@ -95,6 +102,17 @@ def status(home: Path, as_json: bool) -> None:
     click.echo(vkey)
     for origin, size in seen:
         click.echo(f"{size:>10}  {origin}")
+
+
+def _name(directory: Path, name: str | None) -> str:
+    """What the witness in this directory is called, or is to be."""
+    name = name or name_of(directory)
+    if name is None:
+        raise UsageError("a new witness needs a name", hint="--name witness.example.org/me")
+    _check_name(name)
+    if (directory / KEY_NAME).exists() and not (directory / FILE_NAME).exists():
+        raise damaged(directory / FILE_NAME, "it is missing, but this witness has a key already")
+    return name
 
 
 async def _serve(book: WitnessBook, host: str, port: int) -> None:

@@ -1,8 +1,9 @@
 """The policy of a swarm: its name, who founded it, who may admit others, and where to begin.
 
 In: a policy, a founder's key. Out: signed envelopes, and back. The hash of the first policy is the
-swarm's id, to which every signature and every call is bound; what is said there of name, founders
-and privacy holds for ever. A founder may replace the rest by a policy with a higher sequence.
+swarm's id, to which every signature and every call is bound; what is said there of name, founders,
+privacy and funding holds for ever. A founder may replace the rest by a policy with a higher
+sequence. How sessions are paid for is the ledger's policy, whose bytes stand here unread.
 """
 
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ TYPE, VERSION = "mh/swarm/1", 1
 BEFORE_ANY_SWARM = bytes(SWARM_ID_BYTES)  # what a founding policy is signed in
 NONCE_BYTES = 16
 MAX_NAME_CHARS, MAX_FOUNDERS, MAX_ADMINS, MAX_ADDRESSES = 64, 8, 64, 16
+MAX_FUNDING_BYTES, MAX_WITNESSES, MAX_PLACE_CHARS = 16 * 1024, 64, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Policy:
     guests: Roles = NONE  # what those without a certificate may do; nothing in a private swarm
     limits: GuestLimits = NO_LIMITS
     addresses: tuple[Address, ...] = ()  # where newcomers begin, besides those of their invite
+    funding: bytes = b""  # `mh/policy/1`, see `ledger.swarms`; empty: as in the swarm `open`
+    witnesses: tuple[tuple[str, str], ...] = ()  # by name, where: a peer, an address or a URL
 
     def __post_init__(self) -> None:
         _check(is_name(self.name), "a swarm's name has 1 to 64 letters, digits and ._-")
@@ -65,6 +69,12 @@ class Policy:
         _check(len(self.addresses) <= MAX_ADDRESSES, f"more than {MAX_ADDRESSES} addresses")
         _check(self.sequence >= 0, "sequences count up from 0")
         _check(not (self.is_private and self.guests), "a private swarm has no guests")
+        _check(len(self.funding) <= MAX_FUNDING_BYTES, "a policy of funding that is too long")
+        _check(len(self.witnesses) <= MAX_WITNESSES, f"more than {MAX_WITNESSES} witnesses")
+        _check(bool(self.funding) or not self.witnesses, "nothing here needs witnesses")
+        for told in self.witnesses:
+            plain = all(0 < len(text) <= MAX_PLACE_CHARS and text.isprintable() for text in told)
+            _check(plain, "a witness has a name and a place")
         for keys in (self.founders, self.admins):
             _check(list(keys) == sorted(set(keys)), "keys stand in order, each once")
             for key in keys:
@@ -89,11 +99,15 @@ class Policy:
     def with_addresses(self, addresses: tuple[Address, ...]) -> Self:
         return replace(self, addresses=addresses, sequence=self.sequence + 1)
 
+    def with_witnesses(self, witnesses: tuple[tuple[str, str], ...]) -> Self:
+        return replace(self, witnesses=witnesses, sequence=self.sequence + 1)
+
     def seal(self, swarm_id: bytes, key: SigningKey) -> Envelope:
         """Signed by a founder. A founding policy is signed in no swarm."""
         return seal(TYPE, swarm_id if self.sequence else BEFORE_ANY_SWARM, self._fields(), key)
 
     def _fields(self) -> tuple[Field, ...]:
+        funding = (self.funding, self.witnesses) if self.funding else ()
         return (
             VERSION,
             self.name,
@@ -105,6 +119,7 @@ class Policy:
             role_fields(self.guests),
             (self.limits.newcomers_per_min, self.limits.streams),
             tuple(map(str, self.addresses)),
+            *funding,
         )
 
 
@@ -134,7 +149,8 @@ def open_update(envelope: Envelope, founding: Policy, swarm_id: bytes) -> Policy
     """
     _check(envelope.signers[0] in founding.founders, "a policy is signed by a founder")
     policy = _read(_signed_by_a_founder(envelope, swarm_id))
-    _check(policy.follows(founding), "name, founders and privacy of a swarm never change")
+    lasting = "name, founders, privacy and funding of a swarm never change"
+    _check(policy.follows(founding), lasting)
     return policy
 
 
@@ -144,7 +160,7 @@ def _signed_by_a_founder(envelope: Envelope, swarm_id: bytes) -> list[Any]:
 
 
 def _lasting(policy: Policy) -> tuple[object, ...]:
-    return policy.name, policy.nonce, policy.founders, policy.is_private
+    return policy.name, policy.nonce, policy.founders, policy.is_private, policy.funding
 
 
 def _read(fields: list[Any]) -> Policy:
@@ -152,7 +168,7 @@ def _read(fields: list[Any]) -> Policy:
         case [
             int() as version, str() as name, bytes() as nonce, [*founders], bool() as is_private,
             int() as sequence, [*admins], [*guests], [int() as newcomers, int() as streams],
-            [*addresses],
+            [*addresses], *funding,
         ] if type(version) is int and version == VERSION:  # fmt: skip
             _check(bool not in {*map(type, (sequence, newcomers, streams))}, "a flag for a number")
             _check(all(type(key) is bytes for key in (*founders, *admins)), "keys are bytes")
@@ -170,11 +186,26 @@ def _read(fields: list[Any]) -> Policy:
             guests=read_roles(guests),
             limits=GuestLimits(newcomers, streams),
             addresses=tuple(map(Address.parse, addresses)),
+            **_read_funding(funding),
         )
     except IntegrityError:
         raise
     except ManyhandsError as error:  # an address that is none
         raise NotCanonical(f"a policy with a bad field: {error}") from error
+
+
+def _read_funding(fields: list[Any]) -> dict[str, Any]:
+    """The last two fields, which stand in a swarm that says how sessions are paid for."""
+    match fields:
+        case []:
+            return {}
+        case [bytes() as funding, [*witnesses]] if funding:
+            pairs = tuple(tuple(each) if isinstance(each, list) else () for each in witnesses)
+            are_text = all([*map(type, pair)] == [str, str] for pair in pairs)
+            _check(are_text, "a witness has a name and a place")
+            return {"funding": funding, "witnesses": pairs}
+        case _:
+            raise NotCanonical("a policy has other fields")
 
 
 def _check(holds: bool, complaint: str) -> None:

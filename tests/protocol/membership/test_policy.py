@@ -45,14 +45,32 @@ def test_a_founder_replaces_what_may_change_and_nobody_else_does():
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": "b"}, {"is_private": False}, {"founders": (key_of(5).public_key,)}]
+    "change",
+    [
+        {"name": "b"},
+        {"is_private": False},
+        {"founders": (key_of(5).public_key,)},
+        {"funding": b"another"},
+        {"funding": b""},
+    ],
 )
-def test_name_founders_and_privacy_never_change(change):
-    founding, swarm_id = open_founding(found())
+def test_name_founders_privacy_and_funding_never_change(change):
+    founding, swarm_id = open_founding(found(funding=b"granted"))
     update = replace(founding, sequence=1, **change)
 
     with pytest.raises(IntegrityError, match="never change"):
         open_update(update.seal(swarm_id, key_of(FOUNDER)), founding, swarm_id)
+
+
+def test_where_witnesses_are_found_is_replaced_as_they_move():
+    founding, swarm_id = open_founding(found(funding=b"granted", witnesses=(("w", "here"),)))
+    update = founding.with_witnesses((("w", "https://w.example.org"),))
+
+    opened = open_update(update.seal(swarm_id, key_of(FOUNDER)), founding, swarm_id)
+
+    assert opened.witnesses == (("w", "https://w.example.org"),)
+    with pytest.raises(IntegrityError, match="nothing here needs witnesses"):
+        found(witnesses=(("w", "here"),))
 
 
 def test_a_policy_of_another_swarm_is_none_of_ours():

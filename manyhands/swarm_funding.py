@@ -1,0 +1,164 @@
+"""How sessions are paid for in a new swarm: `swarm create --funding granted`, as a policy.
+
+In: issuers and witnesses as people name them. Out: the ledger's policy, which the swarm's id is the
+hash of, and where its witnesses are found. Without any, the founder's home issues the credit and
+its node is the one witness: it has a key of its own for that, in `HOME/witness/`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import click
+
+from ledger.cosigning import quorum
+from ledger.notes import COSIGNATURE_V1, NoteKey
+from ledger.options import Account, AccountType
+from ledger.policy import BILATERAL, GRANTED, OPEN_POLICY, Policy
+from ledger.witness import WitnessBook
+from manyhands.home import Home, open_identity
+from protocol.address import Address
+from protocol.canonical import encode
+from protocol.errors import IntegrityError, ManyhandsError, UsageError
+from protocol.identity import public_key_from_peer_id
+from protocol.signing import check_public_key
+
+WITNESS = "witness"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedWitness:
+    """A witness as the command line names it."""
+
+    key: NoteKey
+    where: str  # a peer id, an address, or an URL
+
+
+class WitnessType(click.ParamType[Any]):
+    """`VKEY@WHERE`: a witness's verifier key, and the peer, address or URL that answers for it."""
+
+    name = "VKEY@WHERE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> NamedWitness:
+        vkey, _, where = str(value).rpartition("@")
+        try:
+            key = NoteKey.parse(vkey)
+            check_public_key(key.public_key)
+            if key.kind != COSIGNATURE_V1:
+                self.fail(f"{vkey} is a log's key, not a witness's", param, ctx)
+            if not where.startswith(("http://", "https://")):
+                _check_peer(where)
+        except ManyhandsError as error:
+            self.fail(f"{value!r}: {error}; `manyhands ledger witness key` prints one", param, ctx)
+        return NamedWitness(key, where)
+
+
+def _check_peer(where: str) -> None:
+    if where.startswith("/"):
+        Address.parse(where)
+    else:
+        public_key_from_peer_id(where)
+
+
+def funding_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--witness",
+            "witnesses",
+            type=WitnessType(),
+            multiple=True,
+            help="With granted: who cosigns logs. Repeat for more. Default: this home's node.",
+        ),
+        click.option(
+            "--issuer",
+            "issuers",
+            type=AccountType(),
+            multiple=True,
+            help="With granted: whose promises are credit. Repeat for more. Default: this home.",
+        ),
+        click.option(
+            "--funding",
+            type=click.Choice([BILATERAL, GRANTED]),
+            help="How work is paid: pairs owe each other (default), or by credit that is granted.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class Funding:
+    """What a founding policy says of it; nothing, where pairs owe each other."""
+
+    policy: Policy | None = None
+    witnesses: tuple[tuple[str, str], ...] = ()  # by name, where
+
+    @property
+    def encoded(self) -> bytes:
+        return encode(self.policy.to_fields()) if self.policy else b""
+
+    @property
+    def told(self) -> str:
+        """For whoever founds the swarm."""
+        if self.policy is None:
+            return ""
+        n, k = len(self.witnesses), self.policy.quorum_k
+        issuers = len(self.policy.issuers)
+        away = "while it is away nothing is granted or allotted, and whoever runs it could show two"
+        alone = (
+            f"{away} versions of a log; four witnesses of four people bear one that fails or lies"
+        )
+        return (
+            f"credit: promised by {issuers} account{'s' * (issuers > 1)}; {k} of {n} witness"
+            f"{'es' * (n > 1)} must sign each spend log. This never changes."
+            + (f"\none witness alone: {alone} (--witness)" if n == 1 else "")
+        )
+
+
+def check_funding(
+    funding: str | None, issuers: Sequence[Account], witnesses: Sequence[NamedWitness]
+) -> None:
+    """
+    Raises:
+        UsageError: the flags do not go together.
+    """
+    if funding != GRANTED and (issuers or witnesses):
+        raise UsageError("only granted credit has issuers and witnesses", hint="--funding granted")
+
+
+def found_funding(
+    place: Home,
+    name: str,
+    funding: str | None,
+    issuers: Sequence[Account],
+    witnesses: Sequence[NamedWitness],
+) -> Funding:
+    """What the flags come to. `place`: the swarm's home, which may become issuer and witness."""
+    if funding != GRANTED:
+        return Funding()
+    accounts = tuple(sorted({*issuers} or {open_identity(place.client).public_key}))
+    named = sorted(witnesses or [_own_witness(place, name)], key=lambda each: each.key.name)
+    try:
+        policy = replace(
+            OPEN_POLICY,
+            name=name,
+            mode=GRANTED,
+            assets=accounts,
+            issuers=accounts,
+            witnesses=tuple((each.key.name, each.key.public_key) for each in named),
+            quorum_k=quorum(len(named)),
+        )
+    except IntegrityError as error:
+        raise UsageError(f"a swarm cannot be funded so: {error}") from error
+    return Funding(policy, tuple((each.key.name, each.where) for each in named))
+
+
+def _own_witness(place: Home, swarm: str) -> NamedWitness:
+    """This home's, made now: its node answers for it once it runs."""
+    directory, node = place.root / WITNESS, open_identity(place.node)
+    identity = open_identity(directory)
+    key = NoteKey(f"{swarm}/{node.peer_id[-10:]}", COSIGNATURE_V1, identity.public_key)
+    WitnessBook.open(directory, key.name, identity.key, lambda _: None).close()
+    return NamedWitness(key, node.peer_id)

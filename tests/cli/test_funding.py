@@ -1,0 +1,87 @@
+"""`swarm create --funding`: what is pinned by the swarm's id, and what is refused before."""
+
+import json
+
+import pytest
+
+from ledger.policy import BILATERAL, GRANTED
+from ledger.swarms import policy_at
+from manyhands.home import Home
+from manyhands.membership import enter, load_state
+from protocol.errors import IntegrityError
+from protocol.identity import peer_id_from_public_key
+from protocol.membership.state import SwarmState
+from tests.announcing import key_of, peer_of
+from tests.cli.command import assert_explained, manyhands
+from tests.membership import found
+
+
+@pytest.fixture
+def run(tmp_path):
+    return lambda *line, home="home": manyhands(*line, "--home", tmp_path / home)
+
+
+def test_a_founder_alone_issues_and_witnesses_and_is_told_what_that_means(run, tmp_path):
+    made = run("swarm", "create", "org", "--private", "--funding", "granted")
+
+    place = tmp_path / "home" / "swarms" / "org"
+    policy, state = policy_at(place), load_state(Home.at(place))
+    witness = json.loads(run("ledger", "witness", "status", "--json", home=place).out)
+    assert made.code == 0, made.err
+    assert (policy.mode, policy.quorum_k, policy.name) == (GRANTED, 1, "org")
+    assert [name for name, _ in policy.witnesses] == [witness["name"]]
+    assert state.policy.witnesses[0][1].startswith("12D3KooW")
+    assert "1 of 1 witness must sign" in made.err
+    assert "--witness" in made.err
+
+
+def test_issuers_and_witnesses_can_be_named(run, tmp_path):
+    names = ["w1.example.org", "w2.example.org"]
+    vkeys = [
+        run("ledger", "witness", "key", "--name", name, home=name).out.strip() for name in names
+    ]
+    named = [f"--witness={vkey}@https://w.example.org/{n}" for n, vkey in enumerate(vkeys)]
+    issuers = [f"--issuer={peer_of(1)}", f"--issuer={key_of(2).public_key.hex()}"]
+
+    made = run("swarm", "create", "org", "--funding=granted", *named, *issuers)
+    twice = [f"--witness={vkeys[0]}@{peer_of(n)}" for n in (1, 2)]
+    refused = run("swarm", "create", "two", "--funding=granted", *twice)
+
+    policy = policy_at(tmp_path / "home" / "swarms" / "org")
+    assert "2 of 2 witnesses" in made.err
+    assert {*map(peer_id_from_public_key, policy.issuers)} == {peer_of(1), peer_of(2)}
+    assert policy.assets == policy.issuers
+    assert [name for name, _ in policy.witnesses] == names
+    assert run("ledger", "witness", "key", home=names[0]).out.strip() == vkeys[0]
+    assert_explained(refused, 2, "a name and a key of its own")
+    assert not (tmp_path / "home" / "swarms" / "two" / "membership").exists()
+
+
+def test_a_swarm_that_says_nothing_is_bilateral_as_before(run, tmp_path):
+    assert run("swarm", "create", "den", "--funding", "bilateral").code == 0
+
+    place = tmp_path / "home" / "swarms" / "den"
+    assert not load_state(Home.at(place)).policy.funding
+    assert (policy_at(place).mode, policy_at(place).name) == (BILATERAL, "den")
+    assert policy_at(tmp_path / "home").name == "open"
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--issuer", peer_of(1)], "--funding granted"),
+        (["--funding", "granted", "--issuer", "ann"], "no account"),
+        (["--funding", "granted", "--witness", "w"], "witness key"),
+    ],
+)
+def test_what_cannot_be_funded_so_founds_nothing(run, tmp_path, flags, word):
+    assert_explained(run("swarm", "create", "org", *flags), 2, word)
+    assert not (tmp_path / "home" / "swarms").exists()
+
+
+def test_nobody_joins_a_swarm_that_nobody_could_be_paid_in(tmp_path):
+    state = SwarmState(found(name="org", funding=b"not a policy"))
+
+    with pytest.raises(IntegrityError):
+        enter(Home.at(tmp_path / "home"), state, {})
+    assert not (tmp_path / "home" / "membership" / "founding").exists()
