@@ -58,7 +58,7 @@ class Ask:
     avoid: tuple[str, ...] = ()
     require: tuple[str, ...] = ()
     no_relays: bool = False
-    prefer: str = "latency"
+    prefer: str = "balanced"
     channel: str = "stable"
 
     def __post_init__(self) -> None:

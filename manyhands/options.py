@@ -17,6 +17,7 @@ from protocol.messages import Span
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+PREFERENCES = ("cheap", "balanced", "fast", "throughput", "latency")  # see `scheduler.wanted.Goal`
 PAGE_PORTS = range(8401, 8421)  # a gateway's own is 8400
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
@@ -198,9 +199,10 @@ def limits_options(command: Command) -> Command:
     for option in (
         click.option(
             "--prefer",
-            type=click.Choice(["latency", "throughput"]),
-            default="latency",
-            help="The next token soon, or many answers in all. Default: latency.",
+            type=click.Choice(PREFERENCES),
+            default="balanced",
+            help="A token soon, a token for little, or many answers in all. Default: balanced; "
+            "latency is its older name.",
         ),
         click.option(
             "--require",

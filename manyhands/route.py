@@ -130,11 +130,13 @@ def view_of(explained: "Explanation", wanted: "Wanted", model: str) -> dict[str,
         "n_blocks": wanted.n_blocks,
         "positions": wanted.n_positions,
         "prefer": wanted.goal.value,
+        "ms_per_ncr": wanted.goal.ms_per_ncr,
         "routes": [
             {
                 "cost_ms": round(each.cost_ms, 3),
                 "near_best": each.is_near,
-                "hops": [_hop_view(hop) for hop in each.hops],
+                "cost_ncr": each.cost_ncr,
+                "hops": [_hop_view(hop, wanted) for hop in each.hops],
             }
             for each in explained.routes
         ],
@@ -152,7 +154,7 @@ def view_of(explained: "Explanation", wanted: "Wanted", model: str) -> dict[str,
     }
 
 
-def _hop_view(hop: "ExplainedHop") -> dict[str, Any]:
+def _hop_view(hop: "ExplainedHop", wanted: "Wanted") -> dict[str, Any]:
     cost, n = hop.cost, len(hop.span)
     parts = {
         "compute": cost.compute_ms * n,
@@ -163,7 +165,7 @@ def _hop_view(hop: "ExplainedHop") -> dict[str, Any]:
         "link": hop.link_ms,
         "carriage": hop.carriage_ms,
         "room": cost.room_ms,
-        "price": cost.price_ms * n + cost.fee_ms,
+        "price": (cost.price_ms + cost.prompt_price_ms) * n + cost.fee_ms + cost.head_ms,
         "risk": cost.extra_ms,
     }
     return {
@@ -173,6 +175,11 @@ def _hop_view(hop: "ExplainedHop") -> dict[str, Any]:
         "sessions": hop.announcement.n_sessions,
         "ms": round(hop.ms, 3),
         "parts_ms": {name: round(float(ms), 3) for name, ms in parts.items()},
+        "price_ncr": round(hop.price.of(n, wanted.n_prompt, wanted.n_answer), 3),
+        "ncr_per_mtl": {
+            "prefill": round(hop.price.prefill, 3),
+            "decode": round(hop.price.decode, 3),
+        },
         "spares": list(hop.spares),
     }
 

@@ -23,11 +23,15 @@ def show_explanation(view: dict[str, Any]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PIPE_COLUMNS)
-    meant = "ms per token" if view["prefer"] == "latency" else "ms of nodes' time per token"
+    meant = "ms of nodes' time per token" if is_batch(view) else "ms per token"
     console.print(
         f"{view['model']}: {view['n_blocks']} blocks, room for {view['positions']} tokens; "
         f"costs in {meant}"
     )
+    if any(route["cost_ncr"] for route in view["routes"]):
+        console.print(
+            f"a nanocredit per token weighs {view['ms_per_ncr']:g} ms (--prefer {view['prefer']})"
+        )
     for rank, route in enumerate(view["routes"], 1):
         console.print(_heading(rank, route, view))
         console.print(_hops(route, with_spares=rank == 1))
@@ -42,8 +46,10 @@ def _heading(rank: int, route: dict[str, Any], view: dict[str, Any]) -> Text:
     best_ms = view["routes"][0]["cost_ms"]
     told = Text(f"\nroute {rank}", "bold")
     told.append(f"  {route['cost_ms']:.1f} ms", "green" if route["near_best"] else "")
-    if view["prefer"] == "latency" and route["cost_ms"]:
-        told.append(f", {1000 / route['cost_ms']:.3g} tokens/s", "")
+    if not is_batch(view) and route["cost_ms"]:
+        told.append(f", {1000 / (route['cost_ms'] - _not_time_ms(route)):.3g} tokens/s", "")
+    if route["cost_ncr"]:
+        told.append(f", {route['cost_ncr']:,} ncr for all of them", "")
     if rank > 1:
         dearer = route["cost_ms"] / best_ms - 1 if best_ms else 0.0
         drawn = "drawn too" if route["near_best"] else "not drawn"
@@ -51,9 +57,16 @@ def _heading(rank: int, route: dict[str, Any], view: dict[str, Any]) -> Text:
     return told
 
 
+def _not_time_ms(route: dict[str, Any]) -> float:
+    """Of its cost, what is no time but weighed as if it were."""
+    return float(sum(hop["parts_ms"]["price"] for hop in route["hops"]))
+
+
 def _hops(route: dict[str, Any], *, with_spares: bool) -> Table:
     names = [name for name in PARTS if any(hop["parts_ms"][name] for hop in route["hops"])]
-    table = _table(["PEER", "BLOCKS", "SESS"], [*(name.upper() for name in names), "ALL"])
+    priced = ["NCR", "IN/MTL", "OUT/MTL"] if any(hop["price_ncr"] for hop in route["hops"]) else []
+    heads = [*(name.upper() for name in names), "ALL", *priced]
+    table = _table(["PEER", "BLOCKS", "SESS"], heads)
     if with_spares:
         table.add_column("SPARES", overflow="fold")
     for hop in route["hops"]:
@@ -64,9 +77,21 @@ def _hops(route: dict[str, Any], *, with_spares: bool) -> Table:
             str(hop["sessions"]),
             *(f"{hop['parts_ms'][name]:.1f}" for name in names),
             f"{hop['ms']:.1f}",
+            *(_asked(hop) if priced else []),
             *([spares] if with_spares else []),
         )
     return table
+
+
+def _asked(hop: dict[str, Any]) -> list[str]:
+    """For the session, and by how its offer counts prompts and answers."""
+    rates = hop["ncr_per_mtl"]
+    return [f"{hop['price_ncr']:,.0f}", f"{rates['prefill']:,.0f}", f"{rates['decode']:,.0f}"]
+
+
+def is_batch(view: dict[str, Any]) -> bool:
+    """Whether costs are nodes' time, not a token's."""
+    return bool(view["prefer"] == "throughput")
 
 
 def _others(others: Sequence[dict[str, Any]]) -> Table:

@@ -14,10 +14,12 @@ from protocol.errors import SwarmIncomplete
 from protocol.identity import PeerId
 from protocol.messages import Span
 from protocol.regions import doubts
+from scheduler.affording import price_at, route_ncr
 from scheduler.carriage import carriage_ms
 from scheduler.latency import Latencies, Pair
+from scheduler.prices import Price
 from scheduler.refusal import in_words, incomplete
-from scheduler.route_cost import LINK_SHARE, Cost, cost_of
+from scheduler.route_cost import Cost, cost_of
 from scheduler.routing import NEAR_BEST, Route, find_routes, spares
 from scheduler.wanted import Constraint, GroupsOf, Wanted
 
@@ -35,6 +37,7 @@ class ExplainedHop:
     link_ms: float  # to the next hop, from the last one back to the first
     carriage_ms: float  # a token's row on that link, and the prompt's, spread over the answer
     spares: tuple[PeerId, ...]  # who could take its blocks over, best first
+    price: Price  # by its announced offer
 
     @property
     def ms(self) -> float:
@@ -51,6 +54,7 @@ class ExplainedRoute:
     hops: tuple[ExplainedHop, ...]
     cost_ms: float
     is_near: bool  # near enough to the best one that clients are spread over both
+    cost_ncr: int  # of a session of these lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ def explain(
             _hops(route, announcements, wanted, latencies, slowdown or {}, extra_ms or {}),
             route.cost_ms,
             is_near=route.cost_ms <= routes[0].cost_ms * (1 + NEAR_BEST),
+            cost_ncr=route_ncr(route, wanted),
         )
         for route in routes
     )
@@ -127,10 +132,10 @@ def _hops(
     extra_ms: Mapping[PeerId, float],
 ) -> tuple[ExplainedHop, ...]:
     ring = [*range(len(route.hops)), 0]
-    known_ms = latencies.matrix(route.peer_ids) * LINK_SHARE[wanted.goal]
+    known_ms = latencies.matrix(route.peer_ids) * wanted.goal.link_share
     links_ms = [float(known_ms[one, other]) for one, other in pairwise(ring)]
     peers = [hop.announcement for hop in route.hops]
-    carried_ms = carriage_ms(peers, peers, wanted).diagonal(1) * LINK_SHARE[wanted.goal]
+    carried_ms = carriage_ms(peers, peers, wanted).diagonal(1) * wanted.goal.link_share
     able = spares(route, announcements, wanted)
     return tuple(
         ExplainedHop(
@@ -145,6 +150,7 @@ def _hops(
             link_ms,
             carriage,
             tuple(peer.peer_id for peer in those[:MAX_SPARES]),
+            price_at(hop, wanted),
         )
         for hop, link_ms, carriage, those in zip(
             route.hops, links_ms, [*carried_ms.tolist(), 0.0], able, strict=True
@@ -162,4 +168,7 @@ def _dearer(peer: Announcement, best: Route, through: Sequence[Route], wanted: W
         return "its free KV room does not hold the session"
     if not through:
         return "no route can leave it all that it holds"
-    return f"with all that it holds, a token takes {through[0].cost_ms - best.cost_ms:.1f} ms more"
+    dearer_ms = through[0].cost_ms - best.cost_ms
+    more_ncr = route_ncr(through[0], wanted) - route_ncr(best, wanted)
+    priced = f", {abs(more_ncr):,} ncr {'more' if more_ncr > 0 else 'less'}" if more_ncr else ""
+    return f"with all that it holds, a token takes {dearer_ms:.1f} ms more{priced}"

@@ -20,18 +20,26 @@ CACHE_UNIT, CONTEXT_UNIT = 256, 1024  # positions in a quantum of KV room, in a 
 
 
 class Price(NamedTuple):
-    """Ncr for a million positions: through each block, and besides."""
+    """Ncr for a million positions: a prompt's and an answer's through each block, any besides, and
+    an answer's at the head."""
 
-    per_block: float
+    prefill: float
+    decode: float
     besides: float
+    head: float = 0.0
 
     def over(self, n_blocks: int) -> float:
         """Per block, when `n_blocks` are run: what a client's cap is compared with."""
-        return self.per_block + self.besides / n_blocks
+        return max(self.prefill, self.decode) + (self.besides + self.head) / n_blocks
+
+    def of(self, n_blocks: int, n_prompt: int, n_answer: int) -> float:
+        """What a session is expected to cost at this peer, in ncr."""
+        blocks = n_blocks * (self.prefill * n_prompt + self.decode * n_answer)
+        return (blocks + self.besides * (n_prompt + n_answer) + self.head * n_answer) / 1e6
 
 
-FREE = Price(0.0, 0.0)
-UNREADABLE = Price(math.inf, math.inf)  # nobody can agree to what nobody can read
+FREE = Price(0.0, 0.0, 0.0)
+UNREADABLE = Price(math.inf, math.inf, math.inf)  # nobody can agree to what nobody can read
 
 
 def asked(offer: bytes, span: Span, n_blocks: int, n_positions: int) -> Price:
@@ -55,9 +63,8 @@ def price_of(rates: Rates, span: Span, n_blocks: int, n_positions: int) -> Price
     """For a position in the middle of a session."""
     context = rates.ctx_ktl * (n_positions // 2 // CONTEXT_UNIT)
     besides = rates.act_kib * TYPICAL_ROW_KIB + rates.kv_q / CACHE_UNIT
-    if span.stop == n_blocks:
-        besides += rates.head_tok
-    return Price(max(rates.prefill_tl, rates.decode_tl) + context, besides)
+    head = rates.head_tok if span.stop == n_blocks else 0
+    return Price(rates.prefill_tl + context, rates.decode_tl + context, besides, head)
 
 
 @lru_cache(maxsize=16_384)

@@ -4,15 +4,15 @@ In: an announcement, what the client believes beside it. Out: a `Cost`: what eac
 what a visit adds however many blocks it runs. Routes are chosen by its sums, and people are shown
 its parts. Links between peers are counted in `routing.py`.
 
-For `Goal.LATENCY` a block costs what a step of it takes alone, and a visit what rows there wait
-and share by the host's account of the last seconds; where it gives none, a block costs what a step
-takes with all of the host's sessions in it. What a row waits for others, they wait for it about as
-long, and their steps grow by it: that is counted too, since routes that mind it carry more (the
-toll of Pigou 1920: without it all crowd onto the fastest hosts until these are as slow as the
-others), of hosts that give no account as of others. So is a prompt's work. For
-`Goal.THROUGHPUT` it costs the node's time that a row takes in a full batch, dearer the less of the
-node is left: lengths that grow with load, whose shortest paths share the swarm's capacity as a
-maximum flow does (Garg and Könemann, SIAM J. Comput. 2007).
+But for `Goal.THROUGHPUT` a block costs what a step of it takes alone, and a visit what rows there
+wait and share by the host's account of the last seconds; where it gives none, a block costs what a
+step takes with all of the host's sessions in it. What a row waits for others, they wait for it
+about as long, and their steps grow by it: that is counted too, since routes that mind it carry more
+(the toll of Pigou 1920: without it all crowd onto the fastest hosts until these are as slow as the
+others), of hosts that give no account as of others. So is a prompt's work. For `Goal.THROUGHPUT` it
+costs the node's time that a row takes in a full batch, dearer the less of the node is left: lengths
+that grow with load, whose shortest paths share the swarm's capacity as a maximum flow does (Garg
+and Könemann, SIAM J. Comput. 2007).
 """
 
 from bisect import bisect_left
@@ -35,9 +35,7 @@ FULL_BATCH = 8  # sessions, where no curve is announced
 # Of a prompt's time, that each session of its host loses by it: beside prompts steps take up to 1.8
 # times as long (node/schedule.py), and a session is at a host for about a sixth of its time.
 LOST_BY_OTHERS = 0.15
-MS_PER_NCR = 1.0  # what we wait, at most, to save a nanocredit on a token
 NEARLY_FULL_MS = 2.0  # per token, where a session takes all KV room that is left: others want it
-LINK_SHARE = {Goal.LATENCY: 1.0, Goal.THROUGHPUT: 0.02}  # while rows travel, nodes run others
 MOST_LOAD = 0.95
 MOST_FIXED = 0.9  # of a step: blocks take some of it
 
@@ -52,15 +50,17 @@ class Cost(Generic[Number]):
     """
 
     compute_ms: Number
-    price_ms: Number
+    price_ms: Number  # of a token of the answer, at the client's rate (`Goal.ms_per_ncr`)
+    prompt_price_ms: Number  # of the prompt; over the answer
     prompt_ms: Number  # running the prompt, and what others lose by it; over the answer
     hop_ms: Number  # what a step takes however many blocks it runs, and what passing on takes
     queue_ms: Number  # for steps under way, and for others in the same step
     others_ms: Number  # what others wait for this session's rows
     backlog_ms: Number  # for prompts that came before; over the answer
     room_ms: Number
-    fee_ms: Number  # the price of what is not counted by block
-    extra_ms: Number  # as the client judges: risk
+    fee_ms: Number  # the price of what is not counted by block: of any position; over the answer
+    head_ms: Number  # the price of drawing a token
+    extra_ms: Number  # risk, as the client judges it: failures it saw (`peer_record.py`)
 
     def parts(self) -> tuple[Number, ...]:
         """In the order of the fields."""
@@ -68,12 +68,13 @@ class Cost(Generic[Number]):
 
     @property
     def block_ms(self) -> Number:
-        return self.compute_ms + self.price_ms + self.prompt_ms
+        return self.compute_ms + self.price_ms + self.prompt_price_ms + self.prompt_ms
 
     @property
     def visit_ms(self) -> Number:
         queues_ms = self.queue_ms + self.others_ms + self.backlog_ms
-        return self.hop_ms + queues_ms + self.room_ms + self.fee_ms + self.extra_ms
+        fees_ms = self.fee_ms + self.head_ms
+        return self.hop_ms + queues_ms + self.room_ms + fees_ms + self.extra_ms
 
     def believed(
         self, wanted: Wanted, slowdown: Number, extra_ms: Number, room_ms: Number
@@ -83,10 +84,13 @@ class Cost(Generic[Number]):
         Args:
             slowdown: by how much the peer's times are longer than announced.
         """
+        prompts = wanted.n_prompt / wanted.n_answer  # positions run before, for each token after
         return replace(
             self,
             compute_ms=self.compute_ms * slowdown,
-            prompt_ms=self.prompt_ms * slowdown * (wanted.n_prompt / wanted.n_answer),
+            prompt_price_ms=self.prompt_price_ms * prompts,
+            fee_ms=self.fee_ms * (1 + prompts),
+            prompt_ms=self.prompt_ms * slowdown * prompts,
             queue_ms=self.queue_ms * slowdown,
             others_ms=self.others_ms * slowdown,
             backlog_ms=self.backlog_ms * slowdown / wanted.n_answer,
@@ -113,16 +117,19 @@ def announced_cost(peer: Announcement, wanted: Wanted) -> Cost[float]:
     fixed_us = step_us * min(MOST_FIXED, peer.measured.fixed_us / max(1.0, alone_us(peer)))
     row_ms = prefill_us(peer) / 1000
     price = asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
+    ms_per_ncr = wanted.goal.ms_per_ncr / 1e6
     return Cost(
         compute_ms=(step_us - fixed_us) / 1000 / len(peer.span),
-        price_ms=price.per_block / 1e6 * MS_PER_NCR,
+        price_ms=price.decode * ms_per_ncr,
+        prompt_price_ms=price.prefill * ms_per_ncr,
         prompt_ms=row_ms if is_batch else row_ms * (1 + LOST_BY_OTHERS * peer.n_sessions),
         hop_ms=HOP_MS + fixed_us / 1000,
         queue_ms=queue_ms,
         others_ms=queue_ms + untold_ms,
         backlog_ms=0.0 if is_batch else measured.backlog_us / 1000,
         room_ms=0.0,
-        fee_ms=price.besides / 1e6 * MS_PER_NCR,
+        fee_ms=price.besides * ms_per_ncr,
+        head_ms=price.head * ms_per_ncr,
         extra_ms=0.0,
     )
 

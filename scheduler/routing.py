@@ -20,7 +20,7 @@ from protocol.messages import Span
 from scheduler.candidates import Candidates, candidates
 from scheduler.carriage import carriage_ms
 from scheduler.latency import Latencies, Pair
-from scheduler.route_cost import LINK_SHARE, cost_of, prefill_us
+from scheduler.route_cost import cost_of, prefill_us
 from scheduler.route_search import Links, cheapest_covers
 from scheduler.wanted import Wanted
 
@@ -163,7 +163,7 @@ def _through(
     """The best routes among peers that may serve together."""
 
     def links(chosen: Sequence[int]) -> Links:
-        peers, share = [group.peers[i] for i in chosen], LINK_SHARE[wanted.goal]
+        peers, share = [group.peers[i] for i in chosen], wanted.goal.link_share
         ids = [peer.peer_id for peer in peers]
         among_ms = latencies.matrix(ids)
         carrying_ms = (among_ms + carriage_ms(peers, peers, wanted)) * share

@@ -24,10 +24,32 @@ GroupsOf = Callable[[Announcement], frozenset[str]]  # those that its certificat
 
 
 class Goal(StrEnum):
-    """What a client is minded to."""
+    """What a client is minded to: a token soon, a token for little, or much of both in all."""
 
-    LATENCY = "latency"  # the next token soon
+    BALANCED = "balanced"  # the next token soon, for a price in proportion
+    FAST = "fast"  # the next token soon; prices decide between equals
+    CHEAP = "cheap"  # for the least; time decides between equals
     THROUGHPUT = "throughput"  # many answers in all: little of the swarm's time for each token
+    LATENCY = BALANCED  # as it was called before there were prices
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Goal | None":
+        return cls.BALANCED if value == "latency" else None
+
+    @property
+    def ms_per_ncr(self) -> float:
+        """How long a token may take, at most, to cost a nanocredit less."""
+        return MS_PER_NCR[self]
+
+    @property
+    def link_share(self) -> float:
+        """Of a link's time: while rows travel, nodes run others."""
+        return 0.02 if self is Goal.THROUGHPUT else 1.0
+
+
+# A balanced client's hour is worth 0.036 of a credit: 70 billion weights at electricity's price
+# are some 200 ncr a token, so 20 ms, about what such a token takes. Fast and cheap are far from it.
+MS_PER_NCR = {Goal.BALANCED: 0.1, Goal.FAST: 0.001, Goal.CHEAP: 10.0, Goal.THROUGHPUT: 0.1}
 
 
 class Constraint(StrEnum):

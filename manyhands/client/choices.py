@@ -25,7 +25,7 @@ class Extension(TypedDict, total=False):
     data_class: Literal["public", "internal", "restricted"]
     tier: Literal["swarm", "upstream"]
     verify: Literal["none"]
-    prefer: Literal["latency", "throughput"]
+    prefer: Literal["cheap", "balanced", "fast", "throughput", "latency"]
     profile: str
     reuse_prefix: bool
     spares: bool

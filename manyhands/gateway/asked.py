@@ -83,7 +83,7 @@ class Extension(Asked):
     """Of `manyhands/auto`; the policy's rules decide where it is left out."""
     verify: Literal["none"] | None = None
     """Hops sign what they ran, always; no second run checks them yet."""
-    prefer: Literal["latency", "throughput"] = "latency"
+    prefer: Literal["cheap", "balanced", "fast", "throughput", "latency"] = "balanced"
     profile: Annotated[str, Field(max_length=128)] | None = None
     reuse_prefix: bool = True
     spares: bool = True

@@ -14,6 +14,7 @@ from protocol.errors import UsageError
 from protocol.measured import Measured, State
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
+from scheduler.affording import route_ncr
 from scheduler.candidates import candidates
 from scheduler.latency import UNKNOWN_MS, Latencies
 from scheduler.prices import asked
@@ -200,17 +201,44 @@ def test_room_that_is_nearly_taken_costs_more():
 def test_an_offer_is_summed_up_per_block_and_besides():
     asks = offer(1, prefill_tl=10, decode_tl=30, ctx_ktl=5, act_kib=2, head_tok=40, kv_q=256)
 
-    assert asked(asks, Span(0, 4), N, 4096) == (30 + 2 * 5, 2 * 8 + 1)
-    assert asked(asks, Span(4, 8), N, 0) == (30, 2 * 8 + 1 + 40)
+    assert asked(asks, Span(0, 4), N, 4096) == (10 + 2 * 5, 30 + 2 * 5, 2 * 8 + 1, 0)
+    assert asked(asks, Span(4, 8), N, 0) == (10, 30, 2 * 8 + 1, 40)
     assert asked(asks, Span(4, 8), N, 0).over(4) == 30 + 57 / 4
 
 
 def test_a_price_is_weighed_against_time():
-    dear = announce(1, decode_us=7_000, offer=offer(1, decode_tl=1_000_000))
+    dear = announce(1, decode_us=7_000, offer=offer(1, decode_tl=10_000_000))
     wanted = [announce(2), dear]
 
     assert find_routes(wanted, WANTED)[0].peer_ids == (peer_of(2),)
     assert cost_of(dear, WANTED).price_ms == pytest.approx(1.0)
+
+
+def test_what_a_client_prefers_says_how_long_it_waits_to_pay_less():
+    dear = announce(1, decode_us=8_000, offer=offer(1, prefill_tl=10**6, decode_tl=10**7))
+    fair = announce(2, decode_us=12_000, offer=offer(2, prefill_tl=10**6, decode_tl=10**6))
+    wanted = replace(WANTED, n_positions=20, n_prompt=10)
+
+    def chosen(goal: Goal) -> str:
+        return find_routes([dear, fair], replace(wanted, goal=goal))[0].peer_ids[0]
+
+    assert chosen(Goal.FAST) == peer_of(1)  # 4 ms sooner, for 72 ncr a token
+    assert chosen(Goal.BALANCED) == chosen(Goal.CHEAP) == peer_of(2)
+    assert Goal("latency") is Goal.BALANCED
+    cost = cost_of(dear, replace(wanted, goal=Goal.CHEAP))
+    assert (cost.price_ms, cost.prompt_price_ms) == pytest.approx((100.0, 10.0))
+
+
+def test_a_long_prompt_is_paid_for_by_its_own_rate():
+    reads = announce(1, offer=offer(1, prefill_tl=10**5, decode_tl=9 * 10**5))
+    writes = announce(2, offer=offer(2, prefill_tl=9 * 10**5, decode_tl=10**5))
+    cheap = replace(WANTED, goal=Goal.CHEAP, n_positions=1000)
+
+    for n_prompt, best in ((900, 1), (100, 2)):
+        wanted = replace(cheap, n_prompt=n_prompt)
+        route = find_routes([reads, writes], wanted)[0]
+        assert route.peer_ids == (peer_of(best),)
+        assert route_ncr(route, wanted) == (900 * 10**5 + 100 * 9 * 10**5) * N // 10**6
 
 
 def test_a_batch_minded_client_takes_who_does_most_not_who_is_soonest():
