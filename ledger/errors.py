@@ -10,15 +10,13 @@ IntegrityError (exit 8)
     KeyNotValid       a key that may not sign this for that account, or not then
     WitnessRefused    a witness will not sign a checkpoint; `status` says why
     DamagedLedger     a database that is truncated or corrupt
-PeerRefused (exit 6)
-    LogNeeded         a payee has to fetch more of the payer's spend log first
 ConfigError (exit 3)
     ForeignLedger     a database of another identity or swarm
     LedgerBusy        another process has held the database for too long
     UnreadableBundle  a file that is not there or cannot be read (exit 66)
 """
 
-from protocol.errors import ConfigError, IntegrityError, PeerRefused
+from protocol.errors import ConfigError, IntegrityError
 
 
 class BadObject(IntegrityError):
@@ -82,13 +80,3 @@ class UnreadableBundle(ConfigError):
 
 class LedgerBusy(ConfigError):
     code = "ledger_busy"
-
-
-class LogNeeded(PeerRefused):
-    """We have to know more of the payer's log first: leaves from `size` on."""
-
-    code = "spend_log_needed"
-
-    def __init__(self, account: bytes, size: int) -> None:
-        super().__init__("", f"the spend log of {account.hex()[:16]} is known up to {size} only")
-        self.account, self.size = account, size

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from ledger.checkpoint import origin
-from ledger.errors import BadProof, LogNeeded
+from ledger.errors import BadProof
 from ledger.forks import Proven
 from ledger.merkle import leaf_hash, verify_inclusion
 from ledger.policy import Policy
@@ -17,7 +17,7 @@ from ledger.spend_books import SpendBooks
 from ledger.spend_leaf import SpendLeaf
 from ledger.spending import Allotment, open_spending
 from protocol.canonical import decode, encode
-from protocol.errors import PeerRefused
+from protocol.errors import LogNeeded, NotFunded
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Purse:
         Raises:
             IntegrityError: the proof does not hold, or proves no allotment to us.
             LogNeeded: it may be good; fetch the payer's log, `books.learn` it, and ask again.
-            PeerRefused: it is not good, and waiting does not make it so.
+            NotFunded: it is not good, and waiting does not make it so.
         """
         swarm_id = self.books.swarm_id
         head = self.policy.quorum().open(proof.checkpoint, origin(swarm_id, payer, "spend"), payer)
@@ -101,24 +101,26 @@ class Purse:
         if (made := self.books.allotted(oid)) is not None:
             return Funded(oid, allotment, made.free, is_cosigned=True)
         if (known := self.books.size(payer)) > leaf.index:
-            raise PeerRefused("", "there is not enough credit behind the allotment")
+            raise NotFunded("", "there is not enough credit behind the allotment")
         if head.has_quorum:
-            raise LogNeeded(payer, known)
+            raise LogNeeded(
+                "", f"the spend log of {payer.hex()[:16]} is known up to {known} only", size=known
+            )
         return self._lend(oid, allotment)
 
     def _check_terms(self, allotment: Allotment, payer: bytes, epoch: int) -> None:
         if allotment.asset not in self.policy.assets:
-            raise PeerRefused("", "the allotment is in an asset that this swarm does not accept")
+            raise NotFunded("", "the allotment is in an asset that this swarm does not accept")
         if allotment.expires_epoch < epoch:
-            raise PeerRefused("", f"the allotment was good up to epoch {allotment.expires_epoch}")
+            raise NotFunded("", f"the allotment was good up to epoch {allotment.expires_epoch}")
         if self.books.is_forked(payer):
-            raise PeerRefused("", "the payer has shown two versions of its spend log")
+            raise NotFunded("", "the payer has shown two versions of its spend log")
 
     def _lend(self, oid: bytes, allotment: Allotment) -> Funded:
         """On what no quorum signed: up to the limit, and up to what it is, less what tabs claim."""
         limit = min(allotment.amount, self.risk_limit_ncr)
         if limit == 0:
-            raise PeerRefused("", "no quorum of witnesses has signed the allotment yet")
+            raise NotFunded("", "no quorum of witnesses has signed the allotment yet")
         if (left := limit - self.books.claimed(oid)) <= 0:
-            raise PeerRefused("", "no more is lent on an allotment that no quorum has signed yet")
+            raise NotFunded("", "no more is lent on an allotment that no quorum has signed yet")
         return Funded(oid, allotment, left, is_cosigned=False)

@@ -104,8 +104,8 @@ class Terms(SignedObject):
     layer_lo: Uint
     layer_hi: Uint
     asset: Asset = NO_ASSET
-    allot_oid: Reserved = None
-    payer_checkpoint_hash: Reserved = None
+    allot_oid: MaybeId32 = None  # what pays for it, where the asset is an issuer's promise
+    payer_checkpoint_hash: MaybeId32 = None  # of the spend log that the payer proved it by
     credit_window: Uint
     prepaid: Uint = 0
     fp_profile: Text = ""
@@ -125,6 +125,10 @@ class Terms(SignedObject):
             raise BadObject("an account is its own key until keys can be delegated")
         if self.payer == self.payee:
             raise BadObject("payer and payee are one account: nobody owes themselves")
+        if (self.allot_oid is None) != (self.payer_checkpoint_hash is None):
+            raise BadObject("an allotment is cited with the checkpoint that it was proved by")
+        if self.allot_oid is not None and self.asset == NO_ASSET:
+            raise BadObject("an allotment is in an asset, and these terms name none")
 
     def to_fields(self) -> list[Field]:
         told = super(Terms, self).to_fields()

@@ -7,7 +7,7 @@ client's signature with the commit (DESIGN 5a.15); no more round trips than the 
 from dataclasses import dataclass
 
 from ledger.errors import BadObject
-from ledger.meter import Meter
+from ledger.meter import Meter, Usage, head_rows
 from ledger.objects import Offer, Terms, tab_id
 from ledger.policy import OPEN_POLICY
 from ledger.receipts import check_bond
@@ -32,6 +32,8 @@ class Wanted:
     client_nonce: bytes
     max_prepaid: int = 0
     constraints: bytes = b""  # on who may serve, as `protocol.constraints` spells them
+    allot_oid: bytes | None = None  # what shall pay for it, see `funding.py`
+    payer_checkpoint_hash: bytes | None = None
 
 
 def propose_terms(
@@ -63,6 +65,8 @@ def propose_terms(
         layer_lo=wanted.layer_lo,
         layer_hi=wanted.layer_hi,
         asset=cited.asset,
+        allot_oid=wanted.allot_oid,
+        payer_checkpoint_hash=wanted.payer_checkpoint_hash,
         credit_window=cited.credit_window if credit_window is None else credit_window,
         prepaid=prepaid,
         client_nonce=wanted.client_nonce,
@@ -145,3 +149,18 @@ def lend_prompt(offer: Offer, prompt: Meter, limit_ncr: int) -> int:
     if cost > limit_ncr:
         raise PeerRefused("", f"the prompt costs {cost} ncr, this node lends at most {limit_ncr}")
     return cost
+
+
+def most(offer: Offer, opened: Usage, n_prompt: int, capacity: int, row_bytes: int) -> int:
+    """What a tab can cost at most, in ncr, if each position up to `capacity` is run once.
+
+    opened: the tally at its beginning. n_prompt: how many positions are prefill; 0: unknown, as
+    where the client holds the ends, and each counts as what is dearer.
+    """
+    heads = head_rows(0, capacity, n_prompt)  # as if it were the last hop: it may become one
+
+    def run(prefill: int) -> int:
+        usage = opened.after(0, capacity, prefill, row_bytes, head_rows=heads)
+        return offer.price(usage.meter())
+
+    return run(n_prompt) if n_prompt else max(run(0), run(capacity))

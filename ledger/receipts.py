@@ -177,6 +177,10 @@ def check_bond(offer: Offer, offer_oid: bytes, terms: Terms) -> None:
         (terms.asset == offer.asset, "are in another asset than the offer"),
         (terms.credit_window <= offer.credit_window, "lend more than the offer does"),
         (terms.prepaid <= offer.max_prepaid, "ask for more ahead than the offer does"),
+        (
+            terms.allot_oid is not None or not offer.asset or offer.rates.is_free,
+            "cite no allotment, and the offer asks for credit that somebody issued",
+        ),
         (terms.session_id == name, "have a name that their nonces and parties do not give"),
     ):
         if not holds:

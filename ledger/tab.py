@@ -7,9 +7,11 @@ The provider's one rule: run a step only if its price is within what is promised
 window (the first window also lends the admitted prompt). The client's one rule: promise the price
 of work it has seen the fruit of, plus the agreed prepayment, never more. So the provider's loss is
 at most one window, the client's at most the prepayment, whoever stops, lies or vanishes when.
+Where an allotment pays, neither goes beyond the tab's part of it (`limit`), window or not.
 Vouchers are cumulative and the highest counts: losing, repeating or reordering them is harmless.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ledger.errors import BadObject
@@ -21,7 +23,12 @@ from protocol.signing import Envelope, SigningKey
 STATE_SHARE, PAY_SHARE = 4, 2  # state at 1/4 of the window, promise at 1/2: decode never waits
 STATE_POSITIONS, PAY_POSITIONS = 256, 512  # and at the latest then, so that free work is on record
 MAX_FAULTS = 8
+Limit = Callable[[int], bool]  # whether a tab may come to so many ncr in all
 MAX_SKEW_MS = 86_400_000  # of two clocks: what is signed dates the line that a tab ends as
+
+
+def no_limit(_: int) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +95,17 @@ class ProviderTab(_Tab):
         swarm_id: bytes,
         *,
         lent_ncr: int = 0,
+        limit: Limit = no_limit,
     ) -> None:
         super().__init__(offer, terms, key, swarm_id)
         if self.terms.payee_key != key.public_key:
             raise BadObject("the terms pay another key than ours")
-        self._lent_ncr = lent_ncr
+        self._lent_ncr, self._limit = lent_ncr, limit
 
     def may_run(self, after: Meter) -> bool:
         """Whether a step may run that brings the meter to `after`; if not, say `unpaid`."""
-        secured = max(self.promised, self._lent_ncr)
-        return self.offer.price(after) <= secured + self.terms.credit_window
+        secured, cost = max(self.promised, self._lent_ncr), self.offer.price(after)
+        return cost <= secured + self.terms.credit_window and self._limit(cost)
 
     def statement_due(self, meter: Meter) -> bool:
         stated = self.statement.meter if self.statement else NOTHING
@@ -160,8 +168,17 @@ class ProviderTab(_Tab):
 class PayerTab(_Tab):
     """The client's side: checks statements against its own derivation and signs vouchers."""
 
-    def __init__(self, offer: Envelope, terms: Envelope, key: SigningKey, swarm_id: bytes) -> None:
+    def __init__(
+        self,
+        offer: Envelope,
+        terms: Envelope,
+        key: SigningKey,
+        swarm_id: bytes,
+        *,
+        limit: Limit = no_limit,
+    ) -> None:
         super().__init__(offer, terms, key, swarm_id)
+        self._limit = limit
         if self.terms.payer_key != key.public_key:
             raise BadObject("the terms are paid by another key than ours")
         self._statement_oid = NO_OBJECT
@@ -200,9 +217,12 @@ class PayerTab(_Tab):
 
         With nothing new to promise, the voucher at hand is given again.
         """
+        held = self.voucher
         meter = self.owed(derived)
         amount = self.offer.price(meter) + (0 if final else self.terms.prepaid)
-        held = self.voucher
+        if not self._limit(amount):  # more than is set aside for this tab: what was signed stands
+            meter = held.meter if held else NOTHING
+            amount = self.offer.price(meter)
         if held and self._voucher_envelope and not self._adds(held, meter, amount, final):
             return self._voucher_envelope
         self.voucher = Voucher(

@@ -1,6 +1,6 @@
 """The end of a session's books: its receipt goes into the node's log, and the client hears where.
 
-In: the closing receipt, if anything was ever agreed. Out: a word to the client, and `done`.
+In: the session's tab, if anything was ever agreed. Out: a word to the client, and `done`.
 """
 
 import asyncio
@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from ledger.receipts import Receipt
+from node.metering import SessionMeter
 from protocol.errors import IntegrityError
 from protocol.messages import Closed, Failure, ToClient
 from protocol.transport.error_codec import encode_error
@@ -24,25 +25,30 @@ class Filing:
 
     def begin(
         self,
-        receipt: Receipt | None,
+        meter: SessionMeter,
         file: Callable[[Receipt], Awaitable[tuple[bytes, int]]],
         tell: Callable[[ToClient], None],
         epoch: int,
     ) -> None:
         """File it behind the caller's back."""
+        receipt = meter.receipt()
         if receipt is None:
+            meter.drop()
             self.done.set()
         else:
-            self._task = asyncio.create_task(self._file(receipt, file, tell, epoch))
+            self._task = asyncio.create_task(self._file(meter, receipt, file, tell, epoch))
 
     async def _file(
         self,
+        meter: SessionMeter,
         receipt: Receipt,
         file: Callable[[Receipt], Awaitable[tuple[bytes, int]]],
         tell: Callable[[ToClient], None],
         epoch: int,
     ) -> None:
         try:
+            if meter.hold is not None:  # first: what is claimed twice counts once
+                await asyncio.to_thread(meter.close)
             receipt_id, index = await file(receipt)
             tell(Closed(receipt=receipt_id, index=index))
         except IntegrityError as error:

@@ -391,8 +391,7 @@ class Hop:
         self._around.freed(self)
         log.info("session over", extra={"client": self.client, "reason": reason})
         self._trace.over(reason)
-        receipt, epoch = self.meter.receipt(), self.session.epoch
-        self.filing.begin(receipt, self._around.file, self._tell, epoch)
+        self.filing.begin(self.meter, self._around.file, self._tell, self.session.epoch)
 
     def flush(self) -> None:
         """What was pushed leaves now."""

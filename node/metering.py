@@ -7,6 +7,7 @@ at the end the receipt. The arithmetic and the signatures are the ledger's; this
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ledger.escrow import Escrow, Hold
 from ledger.meter import Usage, head_rows
 from ledger.objects import Offer
 from ledger.opening import Wanted, check_accepted, lend_prompt, propose_terms
@@ -26,6 +27,7 @@ class Till:
     swarm_id: bytes
     offer: Callable[[], Envelope]  # the one in force
     lend_limit_ncr: int  # what is lent for an admitted prompt, to anybody
+    escrow: Escrow | None = None  # in a swarm where allotments pay
 
 
 class SessionMeter:
@@ -39,8 +41,10 @@ class SessionMeter:
         row_bytes: int,
         nonce: bytes,
         constraints: bytes = b"",
+        hold: Hold | None = None,
     ) -> None:
-        self._till = till
+        """hold: what an allotment sets aside for this tab, see `funding.py`."""
+        self._till, self.hold = till, hold
         self._row_bytes = TOKEN_BYTES if reserve.is_first else row_bytes
         self._is_last = reserve.is_last
         self.offer = till.offer()
@@ -56,6 +60,8 @@ class SessionMeter:
                 salt_commit=reserve.salt_commit,
                 client_nonce=reserve.client_nonce,
                 constraints=constraints,
+                allot_oid=hold.oid if hold else None,
+                payer_checkpoint_hash=hold.checkpoint_hash if hold else None,
             ),
             till.key,
             till.swarm_id,
@@ -88,8 +94,31 @@ class SessionMeter:
         prompt = self.usage.after(cached, n, n, self._row_bytes, head_rows=heads).meter()
         lent = lend_prompt(offer, prompt, self._till.lend_limit_ncr)
         self.tab = ProviderTab(
-            self.offer, terms, self._till.key, self._till.swarm_id, lent_ncr=lent
+            self.offer,
+            terms,
+            self._till.key,
+            self._till.swarm_id,
+            lent_ncr=lent,
+            limit=self._covers,
         )
+
+    def _covers(self, cost: int) -> bool:
+        """Whether the allotment has so much for this tab."""
+        hold, escrow = self.hold, self._till.escrow
+        if hold is None or escrow is None or cost <= hold.amount:
+            return True
+        return escrow.raise_to(hold, cost)
+
+    def close(self) -> None:
+        """The tab is over: what was not promised is free again. Waits for the disk."""
+        if self.hold is not None and self._till.escrow is not None and self.tab is not None:
+            tab = self.tab
+            self._till.escrow.close(self.hold, tab.terms.session_id, tab.promised)
+
+    def drop(self) -> None:
+        """Nothing was ever agreed."""
+        if self.hold is not None and self._till.escrow is not None:
+            self._till.escrow.drop(self.hold)
 
     def begin_epoch(self, epoch: int, salt: bytes) -> None:
         """Roots begin anew with every epoch."""

@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from ledger.escrow import Escrow
 from ledger.swarms import funding_of
 from ledger.writer import LedgerWriter
 from node.bandwidth import Bandwidth
@@ -76,6 +77,7 @@ class Node:
         plane: ControlPlane | None = None,
         place: Place | None = None,
         ways: Ways | None = None,
+        escrow: Escrow | None = None,
     ) -> None:
         """
         Args:
@@ -83,6 +85,7 @@ class Node:
             plane: the network of discovery; without it peers come from join addresses and gossip.
             place: its place in the swarm, when not everybody belongs to it.
             ways: by which others may reach it, besides where it listens.
+            escrow: what of others' credit pays for sessions, in a swarm with issuers.
         """
         self.identity, self.settings = identity, settings
         self._words = OwnWords(self)
@@ -101,6 +104,7 @@ class Node:
             settings=settings,
             software=software,
             outbound=Throttle(settings.max_bytes_per_s),
+            escrow=escrow,
             up_bytes_per_s=lambda: self.bandwidth.up_bytes_per_s,
         )
         self.loaded: Serving | None = None  # for moments of a move nothing is

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ledger.meter import Rates
-from ledger.objects import Offer
+from ledger.objects import NO_ASSET, Offer
 from protocol.clock import wall_ms
 from protocol.identity import Identity
 from protocol.messages import Span
@@ -25,6 +25,7 @@ class Terms:
     span: Span
     execution: str
     rates: Rates
+    asset: bytes = NO_ASSET  # whose credit the rates are in, where issuers' counts
     credit_window_ncr: int
     max_positions: int
 
@@ -57,6 +58,7 @@ class Offers:
                 layer_lo=terms.span.start,
                 layer_hi=terms.span.stop,
                 exec_profile=terms.execution,
+                asset=NO_ASSET if terms.rates.is_free else terms.asset,
                 rates=terms.rates,
                 credit_window=terms.credit_window_ncr,
                 max_ctx=terms.max_positions,

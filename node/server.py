@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
+from node.funding import hold_for
 from node.hop import Hop
 from node.pacing import Throttle
 from node.sessions import Sessions
@@ -80,7 +81,7 @@ class Server:
         try:
             match first:
                 case Reserve():
-                    return self._sessions().admit(first, stream.peer_id, stream)
+                    return await self._admit(first, stream)
                 case Resume():
                     return self._sessions().resume(first, stream.peer_id, stream)
             raise PeerMisbehaved(stream.peer_id, "a control stream begins with reserve or resume")
@@ -90,6 +91,16 @@ class Server:
             stream.send(to_client_bytes(Failure(epoch=epoch, error=encode_error(error))))
             await stream.drain()
             return None
+
+    async def _admit(self, reserve: Reserve, stream: Stream) -> Hop:
+        sessions, client = self._sessions(), stream.peer_id
+        hold = await hold_for(reserve, client, sessions) if sessions.till.escrow else None
+        try:
+            return sessions.admit(reserve, client, stream, hold)
+        except BaseException:
+            if hold is not None and sessions.till.escrow is not None:
+                sessions.till.escrow.drop(hold)
+            raise
 
     async def _converse(self, hop: Hop, stream: Stream) -> None:
         """Hear the client until it goes or the session's receipt is filed."""

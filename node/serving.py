@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from ledger.escrow import Escrow
+from ledger.objects import NO_ASSET
 from ledger.policy import Policy
 from ledger.receipts import Receipt
 from ledger.writer import LedgerWriter
@@ -80,6 +82,7 @@ class Standing:
     inbound: dict[str, Stream] = field(default_factory=dict)  # what predecessors opened, by peer
     offer_numbers: Iterator[int] = field(default_factory=lambda: count(1))
     since_ms: int = field(default_factory=wall_ms)
+    escrow: Escrow | None = None  # where allotments pay: what they still have for whom
     up_bytes_per_s: Callable[[], int] = lambda: 0  # as receivers saw it; 0: none has yet
 
     async def file(self, receipt: Receipt) -> tuple[bytes, int]:
@@ -95,6 +98,7 @@ class Serving:
 
     def __init__(self, standing: Standing, engine: ShardEngine, model: Model) -> None:
         settings, identity = standing.settings, standing.identity
+        escrow = standing.escrow
         self.engine, self.model, self.settings = engine, model, settings
         self.profile = replace(engine.profile, wire=settings.wire or engine.profile.wire)
         terms = Terms(
@@ -102,6 +106,7 @@ class Serving:
             span=engine.span,
             execution=str(Execution(self.profile, standing.software)),
             rates=settings.rates,
+            asset=escrow.purse.policy.assets[0] if escrow else NO_ASSET,
             credit_window_ncr=settings.credit_window_ncr,
             max_positions=engine.max_positions,
         )
@@ -112,7 +117,8 @@ class Serving:
             settings.offer_lifetime_s,
             standing.offer_numbers,
         )
-        till = Till(identity.key, standing.swarm_id, self.offer, settings.lend_limit_ncr)
+        limit = settings.lend_limit_ncr
+        till = Till(identity.key, standing.swarm_id, self.offer, limit, escrow)
         served = Served(engine, model.digest, self.profile, settings.kv_cache_bytes)
         self.sessions = Sessions(served, till)
         self.giving = Giving(self.sessions, standing.swarm_id, standing.up_bytes_per_s)

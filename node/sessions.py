@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from ledger.escrow import Hold
 from node.engine import Lease
 from node.hop import Hop
 from node.keeping import goes_on, kept_room, longest_wait_s, may_claim
@@ -108,8 +109,8 @@ class Sessions:
         lease = self.served.engine.lease_bytes(positions, entry=span.start, exit=span.stop)
         return lease + positions * journal + kept_bytes(reserve, positions)
 
-    def admit(self, reserve: Reserve, client: str, stream: Stream) -> Hop:
-        """Room for a session.
+    def admit(self, reserve: Reserve, client: str, stream: Stream, hold: Hold | None = None) -> Hop:
+        """Room for a session, which is paid from `hold` where allotments pay.
 
         Raises:
             ManyhandsError: the refusal, typed by what would have to change.
@@ -129,9 +130,9 @@ class Sessions:
         found = taking or self.prefixes.find(reserve, client, row_bytes)
         self.prefixes.give_way(cost, self.free_bytes)
         lease = self._open(reserve)
-        payer = public_key_from_peer_id(client)
-        nonce = secrets.token_bytes(16)
-        meter = SessionMeter(self.till, reserve, payer, row_bytes, nonce, constraints.encode())
+        payer, nonce = public_key_from_peer_id(client), secrets.token_bytes(16)
+        asked = nonce, constraints.encode(), hold
+        meter = SessionMeter(self.till, reserve, payer, row_bytes, *asked)
         profile = self.served.profile
         places = (row_bytes, profile, found, constraints, drawing, readout)
         hop = Hop(self.around, reserve, client, stream, lease, meter, *places)

@@ -13,6 +13,8 @@ MAX_NOTE_BYTES = 1024
 MAX_GRAMMAR_BYTES = 64 << 10
 MAX_TOP = 20  # likeliest tokens that are told beside a drawn one
 POOLINGS = ("mean", "last")
+MAX_PROOF_BYTES = 24 << 10  # an allotment's: a path, and a line for each of many witnesses
+MAX_LEAVES, MAX_LEAVES_BYTES = 4096, 1 << 20  # of a spend log, shown at once
 MAX_BIASES, BIAS_BYTES = 1024, 8  # a token id and what is added to its logit
 
 
@@ -122,3 +124,28 @@ class Handover:
         require(len(self.addresses) <= MAX_ADDRESSES, "too many addresses")
         require(len(self.note) <= MAX_NOTE_BYTES, "a note too long")
         require(bool(self.peer) == bool(self.note), "a handover names a peer and has a note")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Funding:
+    """What shall pay for a session, where an issuer's credit does (`ledger.funding`).
+
+    proof: that an allotment to this hop is in the client's spend log. leaves: of that log, from
+    `start` on, up to the proof's checkpoint; for a hop that has said that it lacks them.
+    """
+
+    proof: bytes = b""
+    start: int = 0
+    leaves: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(len(self.proof) <= MAX_PROOF_BYTES, "a proof of an allotment too long")
+        require(0 <= self.start < 1 << 63, "a place in a spend log out of range")
+        require(len(self.leaves) <= MAX_LEAVES, f"more than {MAX_LEAVES} leaves")
+        n_bytes = sum(map(len, self.leaves))
+        require(n_bytes <= MAX_LEAVES_BYTES, f"leaves of more than {MAX_LEAVES_BYTES} bytes")
+        require(bool(self.proof) or not self.leaves, "leaves of a spend log, and nothing to prove")
+
+    def __bool__(self) -> bool:
+        """Whether there is any: else nothing of it travels."""
+        return bool(self.proof)

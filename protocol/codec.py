@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_origin
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from protocol.asking import Extensions, Handover, PrefixNames, Sampling
+from protocol.asking import Extensions, Funding, Handover, PrefixNames, Sampling
 from protocol.errors import PeerMisbehaved
 from protocol.frames import Ack, Ask, DataMessage, Frame, Gone, RowGroup
 from protocol.logprobs import PromptLogprobs
@@ -81,6 +81,7 @@ _NESTED: dict[type, type[Message]] = {
     Extensions: pb.Extensions,
     PrefixNames: pb.PrefixNames,
     Handover: pb.Handover,
+    Funding: pb.Funding,
 }
 _FIELDS = {
     kind: tuple((field.name, field.type) for field in fields(kind))
@@ -96,6 +97,8 @@ def _encode_fields(message: Any, wire: type[Message]) -> Message:
     for name, _ in _FIELDS[type(message)]:
         value = getattr(message, name)
         nested = _NESTED.get(type(value))
+        if nested and not value:
+            continue  # a part that says nothing
         values[name] = _encode_fields(value, nested) if nested else value
     return wire(**values)
 

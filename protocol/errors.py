@@ -27,6 +27,8 @@ ManyhandsError
             NotAMember       of its swarm, or so it says: it tells strangers no more
             MembershipEnded  revoked, denied or expired, perhaps in the middle of an answer
             NotPermitted     a model that the swarm's rules keep from being served or used
+            NotFunded        no credit behind what was asked, or not enough of it
+                LogNeeded    it may be there: whoever refuses lacks the payer's spend log
             NotAccepted      a model's licence, or the swarm's terms, that nobody here accepted
             ConstraintBroken a session's client does not want that peer next to its rows
         VersionMismatch      the two sides speak different protocols or serve different models
@@ -173,6 +175,20 @@ class NotPermitted(PeerRefused):
 
 class NotAccepted(PeerRefused):
     code = "not_accepted"
+
+
+class NotFunded(PeerRefused):
+    code = "not_funded"
+
+
+class LogNeeded(NotFunded):
+    """Whoever refuses knows `size` entries of the payer's spend log, and needs those after them."""
+
+    code = "spend_log_needed"
+
+    def __init__(self, peer_id: str, reason: str, *, size: int = 0, hint: str = "") -> None:
+        super().__init__(peer_id, reason, hint=hint)
+        self.size = size
 
 
 class ConstraintBroken(PeerRefused):

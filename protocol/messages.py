@@ -14,7 +14,7 @@ Control stream (client dials hop):   Reserve · Raise · Commit · Pay · Keep �
 from dataclasses import dataclass, field
 from typing import NewType, Self
 
-from protocol.asking import MAX_ADDRESSES, Extensions, Handover, PrefixNames, Sampling
+from protocol.asking import MAX_ADDRESSES, Extensions, Funding, Handover, PrefixNames, Sampling
 from protocol.checks import MAX_POSITIONS as MAX_POSITIONS
 from protocol.checks import require as require
 from protocol.checks import require_id as require_id
@@ -89,6 +89,7 @@ class Reserve:
     min_tokens: int = 0  # before these nothing ends the answer
     stop_token_ids: tuple[int, ...] = ()  # end it as the model's own do
     has_begun: bool = False  # it goes on after a loss; hops keep room for such
+    funding: Funding = field(default_factory=Funding)  # what pays, in a swarm with issuers
 
     def __post_init__(self) -> None:
         require_id(self.session, "session")

@@ -13,6 +13,7 @@ from typing import Any
 from protocol import errors
 from protocol.errors import (
     ConstraintBroken,
+    LogNeeded,
     ManyhandsError,
     PeerBusy,
     PeerError,
@@ -47,6 +48,8 @@ def encode_error(error: ManyhandsError) -> bytes:
         fields["hint"] = error.hint[:_MAX_HINT_CHARS]
     if isinstance(error, PeerBusy):
         fields["queue_depth"] = error.queue_depth
+    if isinstance(error, LogNeeded):
+        fields["size"] = error.size
     if isinstance(error, ConstraintBroken):
         fields["constraint"] = error.constraint
     if isinstance(error, SwarmIncomplete):
@@ -77,6 +80,9 @@ def _from_fields(fields: dict[str, Any], sender: str) -> ManyhandsError:
     if issubclass(kind, PeerBusy):
         depth = max(0, int(fields.get("queue_depth", 0)))
         return kind(blamed, message, queue_depth=depth, hint=hint)
+    if issubclass(kind, LogNeeded):
+        size = max(0, int(fields.get("size", 0)))
+        return kind(blamed, message, size=size, hint=hint)
     if issubclass(kind, ConstraintBroken):
         return kind(blamed, message, constraint=_plain(fields.get("constraint", ""), 40), hint=hint)
     if issubclass(kind, PeerError):

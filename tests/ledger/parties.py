@@ -3,6 +3,7 @@
 from hashlib import sha256
 
 from ledger import Offer, PayerTab, ProviderTab, Rates, Usage, Wanted, accept_terms, propose_terms
+from ledger.tab import no_limit
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 
 SWARM = OPEN_SWARM_ID
@@ -23,6 +24,7 @@ def make_offer(
     lo=0,
     hi=4,
     exec_profile="float32",
+    asset=b"",
 ):
     return Offer(
         provider=provider.public_key,
@@ -31,6 +33,7 @@ def make_offer(
         layer_lo=lo,
         layer_hi=hi,
         exec_profile=exec_profile,
+        asset=asset,
         rates=rates,
         credit_window=credit_window,
         max_prepaid=max_prepaid,
@@ -40,7 +43,16 @@ def make_offer(
     ).seal(SWARM, provider)
 
 
-def make_wanted(*, provider=PROVIDER, client=CLIENT, nonce=b"c" * 16, lo=0, hi=4):
+def make_wanted(
+    *,
+    provider=PROVIDER,
+    client=CLIENT,
+    nonce=b"c" * 16,
+    lo=0,
+    hi=4,
+    allot_oid=None,
+    checkpoint_hash=None,
+):
     return Wanted(
         chain_id=b"chain-of-tokens.",
         payer=client.public_key,
@@ -51,13 +63,25 @@ def make_wanted(*, provider=PROVIDER, client=CLIENT, nonce=b"c" * 16, lo=0, hi=4
         salt_commit=sha256(SALT).digest(),
         client_nonce=nonce,
         max_prepaid=1000,
+        allot_oid=allot_oid,
+        payer_checkpoint_hash=checkpoint_hash,
     )
 
 
-def make_bond(*, provider=PROVIDER, client=CLIENT, nonce=b"c" * 16, prepaid=0, **offered):
+def make_bond(
+    *,
+    provider=PROVIDER,
+    client=CLIENT,
+    nonce=b"c" * 16,
+    prepaid=0,
+    allot_oid=None,
+    checkpoint_hash=None,
+    **offered,
+):
     """An offer and terms signed by both."""
+    funds = {"allot_oid": allot_oid, "checkpoint_hash": checkpoint_hash}
     offer = make_offer(provider=provider, **offered)
-    wanted = make_wanted(provider=provider, client=client, nonce=nonce)
+    wanted = make_wanted(provider=provider, client=client, nonce=nonce, **funds)
     proposed = propose_terms(
         offer,
         wanted,
@@ -70,12 +94,12 @@ def make_bond(*, provider=PROVIDER, client=CLIENT, nonce=b"c" * 16, prepaid=0, *
     return offer, accept_terms(offer, proposed, wanted, client, SWARM, now_ms=NOW_MS)
 
 
-def open_tab(*, lent_ncr=0, provider=PROVIDER, client=CLIENT, **bond):
+def open_tab(*, lent_ncr=0, provider=PROVIDER, client=CLIENT, limit=no_limit, **bond):
     """Both sides of one tab."""
     offer, terms = make_bond(provider=provider, client=client, **bond)
     return (
-        PayerTab(offer, terms, client, SWARM),
-        ProviderTab(offer, terms, provider, SWARM, lent_ncr=lent_ncr),
+        PayerTab(offer, terms, client, SWARM, limit=limit),
+        ProviderTab(offer, terms, provider, SWARM, lent_ncr=lent_ncr, limit=limit),
     )
 
 

@@ -68,7 +68,9 @@ def objects():
     )
     entry = LogEntry.of(0, receipt_id(data, SWARM), open_receipt(receipt, SWARM), MANIFEST)
     head = Checkpoint(origin(SWARM, CLIENT.public_key), 1, MANIFEST)
+    funds = {"asset": spenders.ASSET, "allot_oid": MANIFEST, "checkpoint_hash": bytes(range(32))}
     return {
+        "terms_funded": closed_receipt(20, **funds).terms.encode(),
         "offer": receipt.offer.encode(),
         "terms": receipt.terms.encode(),
         "statement": receipt.statement.encode(),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.asking import Extensions, Handover, PrefixNames, Sampling
+from protocol.asking import Extensions, Funding, Handover, PrefixNames, Sampling
 from protocol.codec import (
     data_bytes,
     data_message,
@@ -94,6 +94,9 @@ DRAWN = {  # what came to these two later
         min_tokens=5,
         stop_token_ids=(2, 300_000),
     ),
+    "to_hop.Reserve.funding": replace(
+        RESERVE, funding=Funding(proof=b"proof", start=3, leaves=(b"one", b"two"))
+    ),
     "to_client.TokenEvent.logprobs": TokenEvent(
         epoch=2,
         position=17,
@@ -172,9 +175,10 @@ def test_what_a_hop_says_arrives_as_it_was(message):
 
 
 def test_what_a_draw_is_asked_and_tells_arrives_as_it_was():
-    asked, told = DRAWN.values()
+    asked, funded, told = DRAWN.values()
 
     assert to_hop_message(to_hop_bytes(asked)) == asked
+    assert to_hop_message(to_hop_bytes(funded)) == funded
     assert to_client_message(to_client_bytes(told)) == told
 
 

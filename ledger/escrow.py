@@ -1,0 +1,122 @@
+"""What a payee's open tabs may still claim of allotments, so that all together never pass one.
+
+In: what payers show when they ask for a session, and what it can cost at most. Out: holds, each a
+tab's part of an allotment: taken when the session is admitted, and let go, but for what was
+promised, when its tab closes. What closed tabs claim is kept in the books, what open ones hold in
+memory: a process that ends has no open tabs.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from threading import Lock
+
+from ledger.fold import TabClaim
+from ledger.funding import Purse, SpendProof
+from ledger.notes import Note
+from protocol.errors import NotFunded
+
+
+@dataclass(eq=False, slots=True)
+class Hold:
+    """One tab's part of an allotment. amount: what it may claim so far."""
+
+    oid: bytes
+    checkpoint_hash: bytes  # of the payer's spend log, as terms cite it
+    amount: int
+
+
+@dataclass(slots=True)
+class _Account:
+    """Of one allotment. limit: what tabs that are open now may claim of it, all together."""
+
+    limit: int = 0
+    holds: set[Hold] = field(default_factory=set)
+
+    @property
+    def free(self) -> int:
+        return self.limit - sum(hold.amount for hold in self.holds)
+
+
+class Escrow:
+    """Of one payee. What waits for a disk says so: call it on a thread."""
+
+    def __init__(self, purse: Purse) -> None:
+        self.purse = purse
+        self._accounts: defaultdict[bytes, _Account] = defaultdict(_Account)
+        self._turn = Lock()  # of who asks the books: nothing is claimed between question and answer
+        self._lock = Lock()
+
+    def hold(self, proof: SpendProof, payer: bytes, epoch: int, amount: int) -> Hold:
+        """Set `amount` ncr of what a payer shows aside for a new tab. Waits for the disk.
+
+        Raises:
+            IntegrityError, LogNeeded, NotFunded: as `Purse.judge`.
+            NotFunded: it is good, and less than that is left of it.
+        """
+        with self._turn:
+            funded = self.purse.judge(proof, payer, epoch)
+            with self._lock:
+                account = self._accounts[funded.oid]
+                account.limit = funded.limit_ncr
+                if amount > account.free:
+                    left = max(0, account.free)
+                    self._forget(funded.oid)
+                    raise NotFunded(
+                        "",
+                        f"the session may cost {amount} ncr, {left} are left of the allotment",
+                        hint="set more aside with --allot, or ask for fewer tokens",
+                    )
+                hold = Hold(funded.oid, checkpoint_hash(proof.checkpoint), amount)
+                account.holds.add(hold)
+                return hold
+
+    def learn(self, payer: bytes, proof: SpendProof, leaves: Sequence[bytes], start: int) -> None:
+        """Take in the payer's spend log from `start` on, up to the proof. Waits for the disk.
+
+        Raises:
+            IntegrityError: the leaves do not lead there, or no quorum signed that.
+        """
+        self.purse.books.learn(payer, proof.checkpoint, leaves, start=start)
+
+    def raise_to(self, hold: Hold, amount: int) -> bool:
+        """Let a tab claim up to `amount`, if so much is left. At once."""
+        with self._lock:
+            account = self._accounts.get(hold.oid)
+            if account is None or hold not in account.holds:
+                return False  # its tab is closed
+            if amount - hold.amount > account.free:
+                return False
+            hold.amount = max(hold.amount, amount)
+            return True
+
+    def close(self, hold: Hold, session_id: bytes, promised: int) -> None:
+        """The tab closed with this voucher; the rest is free again. Waits for the disk."""
+        with self._turn:
+            if promised:
+                self.purse.books.claim([TabClaim(session_id, hold.oid, promised)])
+            with self._lock:
+                self._accounts[hold.oid].limit -= promised
+            self.drop(hold)
+
+    def drop(self, hold: Hold) -> None:
+        """Nothing was promised on it, or what was is claimed. At once."""
+        with self._lock:
+            self._accounts[hold.oid].holds.discard(hold)
+            self._forget(hold.oid)
+
+    def held(self, oid: bytes) -> int:
+        """What open tabs may still claim of an allotment."""
+        with self._lock:
+            holds = self._accounts[oid].holds if oid in self._accounts else ()
+            return sum(hold.amount for hold in holds)
+
+    def _forget(self, oid: bytes) -> None:
+        if not self._accounts[oid].holds:
+            del self._accounts[oid]
+
+
+def checkpoint_hash(note: str) -> bytes:
+    """What terms cite of a checkpoint: its text without signatures, which may become more."""
+    return sha256(Note.parse(note).text.encode()).digest()
