@@ -158,7 +158,7 @@ class Statement(SignedObject):
     meter: Counters
     in_root: Id32
     out_root: Id32
-    fp_root: Reserved = None
+    fp_root: MaybeId32 = None  # what `fingerprints` says; null where terms name no profile
     handoff_oid: Reserved = None
     voucher_oid_held: MaybeId32 = None
     issued_ms: Uint

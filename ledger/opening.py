@@ -69,6 +69,7 @@ def propose_terms(
         payer_checkpoint_hash=wanted.payer_checkpoint_hash,
         credit_window=cited.credit_window if credit_window is None else credit_window,
         prepaid=prepaid,
+        fp_profile=cited.fp_profile,
         client_nonce=wanted.client_nonce,
         provider_nonce=provider_nonce,
         expires_ms=expires_ms,

@@ -181,6 +181,7 @@ def check_bond(offer: Offer, offer_oid: bytes, terms: Terms) -> None:
             terms.allot_oid is not None or not offer.asset or offer.rates.is_free,
             "cite no allotment, and the offer asks for credit that somebody issued",
         ),
+        (terms.fp_profile == offer.fp_profile, "name other fingerprints than the offer"),
         (terms.session_id == name, "have a name that their nonces and parties do not give"),
     ):
         if not holds:

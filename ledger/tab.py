@@ -120,8 +120,9 @@ class ProviderTab(_Tab):
         in_root: bytes,
         out_root: bytes,
         now_ms: int,
+        fp_root: bytes | None = None,
     ) -> Envelope:
-        """Sign what was done so far; meters only grow."""
+        """Sign what was done so far; meters only grow. `fp_root`: where the terms want one."""
         if self.statement and not self.statement.meter <= meter:
             raise ValueError("a meter never runs backwards")
         held = self._voucher_envelope
@@ -134,6 +135,7 @@ class ProviderTab(_Tab):
             meter=meter,
             in_root=in_root,
             out_root=out_root,
+            fp_root=fp_root,
             voucher_oid_held=held.object_id(self._swarm_id) if held else None,
             issued_ms=now_ms,
         )
@@ -199,6 +201,8 @@ class PayerTab(_Tab):
             return False
         if self.statement and not self.statement.meter <= statement.meter:
             raise BadObject("the statement takes back work that an earlier one claimed")
+        if self.terms.fp_profile and statement.fp_root is None:
+            raise BadObject("the statement commits to no fingerprints, which the terms agree on")
         _check_date("statement", statement.issued_ms, now_ms)
         self.statement, self._statement_envelope = statement, envelope
         self._statement_oid = envelope.object_id(self._swarm_id)

@@ -25,6 +25,7 @@ def make_offer(
     hi=4,
     exec_profile="float32",
     asset=b"",
+    fp_profile="",
 ):
     return Offer(
         provider=provider.public_key,
@@ -38,6 +39,7 @@ def make_offer(
         credit_window=credit_window,
         max_prepaid=max_prepaid,
         max_ctx=2048,
+        fp_profile=fp_profile,
         not_before_ms=NOW_MS - 1000,
         expires_ms=NOW_MS + 3_600_000,
     ).seal(SWARM, provider)

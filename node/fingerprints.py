@@ -1,0 +1,229 @@
+"""The fingerprints of what one session ran here, and those of sessions that are over.
+
+In: rows as they were sent, in the order in which they were run. Out: the `fp_root` of a statement,
+and windows under it for the payer who asks. Sketching waits until nobody waits for a token: rows
+lie here, as the bytes that travel, until `work` has time for them, at the latest until the next
+statement. What was stated last is kept until its time is over or others need the room; then that
+is said. Nothing is on disk: a node that starts anew has forgotten.
+"""
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ledger.fingerprints import Opening, OpeningRequest, WindowTree, leaf_of, n_windows
+from protocol.errors import PeerRefused
+from protocol.fingerprint import BUCKETS, WINDOW, Sketches, Window, sketch, windows_of
+from protocol.identity import PeerId
+from protocol.signing import Envelope
+from protocol.wire import WireFormat, decode
+
+METHOD = "fingerprints"
+AT_ONCE = 64  # rows that are sketched before others have their turn: about 0.5 ms at 4096 wide
+SKETCH_BYTES = 4 * BUCKETS
+FORGOTTEN = 4096  # tabs of which it is known that they were here
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What one statement's root is about; `ids` from position `ids_from` on, of a last hop."""
+
+    start: int
+    stop: int
+    sketches: bytes
+    ids_from: int
+    ids: tuple[int, ...]
+
+    def window(self, start: int, stop: int) -> Window:
+        at, end = ((p - self.start) * SKETCH_BYTES for p in (start, stop))
+        first = max(start + 1, self.ids_from)
+        drawn = self.ids[first - self.ids_from : max(0, stop + 1 - self.ids_from)]
+        return Window(start, self.sketches[at:end], first if drawn else 0, drawn)
+
+    def tree(self, salt: bytes, known: dict[int, tuple[int, bytes]] | None = None) -> WindowTree:
+        """known: leaves of whole windows, with how many draws they have; others are added."""
+        known = {} if known is None else known
+        leaves: list[bytes] = []
+        for start, stop in windows_of(self.start, self.stop):
+            index, n_drawn = start // WINDOW, max(0, min(len(self.ids), stop + 1 - self.ids_from))
+            held = known.get(index)
+            if held is None or held[0] != n_drawn:
+                held = n_drawn, leaf_of(self.window(start, stop).encode(), salt)
+                if stop - start == WINDOW:
+                    known[index] = held
+            leaves.append(held[1])
+        return WindowTree(self.start, self.stop, leaves)
+
+
+class Fingerprints:
+    """Of one session at this hop.
+
+    wire: what its rows are. drawn: (ids, n_prompt) of a last hop; of others, nothing.
+    """
+
+    def __init__(
+        self,
+        wire: WireFormat,
+        hidden_size: int,
+        capacity: int,
+        drawn: Callable[[], tuple[Sequence[int], int]] = lambda: ((), 0),
+    ) -> None:
+        self._wire, self._hidden_size, self._drawn = wire, hidden_size, drawn
+        self._sketches: Sketches = np.zeros((capacity, BUCKETS), np.float32)
+        self._waiting: deque[tuple[int, bytes | memoryview]] = deque()
+        self._start: int | None = None
+        self._stop = 0
+        self._leaves: dict[int, tuple[int, bytes]] = {}
+        self._salt = b""
+        self.stated: Stated | None = None
+
+    def begin_epoch(self, salt: bytes, length: int) -> None:
+        """Rows from `length` on are run again, or for the first time."""
+        if salt != self._salt:
+            self._leaves.clear()
+        self._salt = salt
+        if self._start is None:
+            self._start = self._stop = length
+        self._cut(length)
+        self._start = min(self._start, length)
+
+    def took(self, start: int, rows: bytes | memoryview) -> None:
+        """Rows from position `start` on came out; those that stood there do no more."""
+        self._cut(start)
+        self._waiting.append((start, rows))
+        self._stop = start + len(rows) // self._wire.row_bytes(self._hidden_size)
+
+    def _cut(self, length: int) -> None:
+        if length < self._stop:
+            self._stop = length
+            self._leaves = {i: held for i, held in self._leaves.items() if i < length // WINDOW}
+
+    def work(self) -> bool:
+        """Sketch some of what waits; whether more does."""
+        width, rows = self._wire.row_bytes(self._hidden_size), 0
+        parts: list[bytes | memoryview] = []
+        first = at = self._waiting[0][0] if self._waiting else 0
+        while self._waiting and self._waiting[0][0] == at and rows < AT_ONCE:
+            start, data = self._waiting.popleft()
+            n = min(len(data) // width, AT_ONCE - rows)
+            parts.append(data[: n * width])
+            rows, at = rows + n, at + n
+            if n * width < len(data):
+                self._waiting.appendleft((start + n, data[n * width :]))
+        if parts:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            self._sketches[first:at] = sketch(decode(self._wire, data, self._hidden_size))
+        return bool(self._waiting)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a window's rows wait: fewer are not worth the while."""
+        return len(self._waiting) >= WINDOW or any(
+            len(rows) > self._wire.row_bytes(self._hidden_size) for _, rows in self._waiting
+        )
+
+    def root(self) -> bytes:
+        """For a statement that is made now."""
+        while self.work():
+            pass
+        start = self._start or 0
+        ids, n_prompt = self._drawn()
+        ids_from = max(start + 1, n_prompt)
+        told = tuple(ids[ids_from : self._stop + 1])
+        stands = self._sketches[start : self._stop].astype("<f4").tobytes()
+        self.stated = Stated(start, max(start, self._stop), stands, ids_from, told)
+        return self.stated.tree(self._salt, self._leaves).root()
+
+    def kept(self, payer: PeerId, statement: Envelope) -> "Kept | None":
+        """What may be asked for from now on."""
+        stated = self.stated
+        if stated is None or stated.start == stated.stop:
+            return None
+        return Kept(payer, statement, self._salt, stated)
+
+
+@dataclass(slots=True)
+class Kept:
+    """A tab that is over."""
+
+    payer: PeerId
+    statement: Envelope
+    salt: bytes
+    stated: Stated
+    until_s: float = 0.0
+
+    @property
+    def n_bytes(self) -> int:
+        return len(self.stated.sketches) + 8 * len(self.stated.ids) + 1024
+
+
+class FingerprintShelf:
+    """Of one node, whatever it serves: what it ran lately. The handler of the call `METHOD`.
+
+    retain_s: how long a tab can be asked about once it is over. max_bytes: of all together.
+    """
+
+    def __init__(
+        self,
+        retain_s: float,
+        max_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._retain_s, self._max_bytes, self._clock = retain_s, max_bytes, clock
+        self._kept: OrderedDict[bytes, Kept] = OrderedDict()
+        self._gone: OrderedDict[bytes, str] = OrderedDict()
+        self.n_bytes = 0
+
+    def keep(self, terms_oid: bytes, kept: Kept) -> None:
+        """From now on, until its time is over."""
+        kept.until_s = self._clock() + self._retain_s
+        self._kept[terms_oid] = kept
+        self.n_bytes += kept.n_bytes
+        self._evict()
+
+    def _evict(self) -> None:
+        now = self._clock()
+        while self._kept:
+            terms_oid, oldest = next(iter(self._kept.items()))
+            if oldest.until_s > now and self.n_bytes <= self._max_bytes:
+                return
+            late = f"they were kept for {self._retain_s:g} s"
+            self._gone[terms_oid] = late if oldest.until_s <= now else "others needed their room"
+            self.n_bytes -= self._kept.pop(terms_oid).n_bytes
+            if len(self._gone) > FORGOTTEN:
+                self._gone.popitem(last=False)
+
+    async def handle(self, peer_id: PeerId, request: bytes) -> bytes:
+        """Windows of a tab that the caller paid for.
+
+        Raises:
+            IntegrityError: that is no question.
+            PeerRefused: none of its tabs, or no longer here, or not these windows.
+        """
+        asked = OpeningRequest.decode(request)
+        self._evict()
+        kept = self._kept.get(asked.terms_oid)
+        if kept is None and asked.terms_oid in self._gone:
+            raise PeerRefused("", f"fingerprints are gone: {self._gone[asked.terms_oid]}")
+        if kept is None or kept.payer != peer_id:
+            raise PeerRefused("", "no tab of yours that is over is known here by these terms")
+        return opened(kept, asked.windows).encode()
+
+
+def opened(kept: Kept, windows: Sequence[int]) -> Opening:
+    """Raises PeerRefused: there are no such windows."""
+    stated = kept.stated
+    parts = {
+        start // WINDOW: (start, stop) for start, stop in windows_of(stated.start, stated.stop)
+    }
+    if missing := [index for index in windows if index not in parts]:
+        raise PeerRefused("", f"this tab ran no window {missing[0]}")
+    tree = stated.tree(kept.salt)
+    assert n_windows(stated.start, stated.stop) == len(parts)
+    shown = {
+        index: (stated.window(*parts[index]).encode(), tuple(tree.path(index))) for index in windows
+    }
+    return Opening(kept.statement, stated.start, stated.stop, tree.merkle_root(), shown)

@@ -1,0 +1,147 @@
+"""Fingerprints of hidden rows: what a hop commits to, and what an auditor compares with its own.
+
+In: a window's rows as they travelled, decoded (`wire.decode`). Out: a few numbers per row, and how
+far two parties' rows are apart by them. Who commits to fingerprints is `ledger.fingerprints`, which
+distances are honest is `fp_profile.py`, the draws of a last hop are `redrawing.py`.
+
+A row's sketch is a count sketch (Charikar, Chen and Farach-Colton 2002): every value gets a sign,
+values are summed up in `BUCKETS` runs of the row. It is linear, so the sketch of a difference is
+the difference of the sketches, and the expected square of that is the square of the difference's
+length: the error of each row is estimated without the row itself, wherever in the row it lies. That
+is what separates honest from cheating rows in the middle of a model; which of the largest values
+agree (TOPLOC, Ong et al. 2025) does not separate 8-bit weights from honest ones at bfloat16
+(`benchmarks/audit.py` has both).
+
+Signs are public and always the same: who knows the sketch of the right row has run the model.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import shake_256
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.canonical import decode, encode
+from protocol.errors import IntegrityError
+from protocol.wire import Rows
+
+WINDOW = 32
+"""Positions in a window. Window `w` has positions [32 w, 32 w + 32), of which a tab ran some."""
+
+BUCKETS = 8
+ALGORITHM = "sketch-8x32"
+VERSION = 1
+_SEED = b"manyhands-fingerprint-v1"
+
+Sketches = npt.NDArray[np.float32]
+
+
+def sketch(rows: Rows) -> Sketches:
+    """Rows [n, hidden_size] to sketches [n, BUCKETS]; each row on its own."""
+    n, hidden_size = rows.shape
+    signs, starts = _signs(hidden_size)
+    sums: Sketches = np.add.reduceat(rows * signs, starts, axis=1)
+    if sums.shape != (n, BUCKETS):  # a model narrower than its sketch
+        sums = np.pad(sums, ((0, 0), (0, BUCKETS - sums.shape[1])))
+    return sums
+
+
+@lru_cache(maxsize=8)
+def _signs(hidden_size: int) -> tuple[Sketches, npt.NDArray[np.intp]]:
+    """Signs of all places in a row, from SHAKE-256 of the seed and the width; where runs begin."""
+    stream = shake_256(_SEED + hidden_size.to_bytes(4, "big")).digest(-(-hidden_size // 8))
+    bits = np.unpackbits(np.frombuffer(stream, np.uint8))[:hidden_size]
+    starts = np.unique([hidden_size * bucket // BUCKETS for bucket in range(BUCKETS)])
+    return 1 - 2 * bits.astype(np.float32), starts.astype(np.intp)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one hop commits to of the positions `[start, stop)`, all of one window.
+
+    draws: at the last hop, ids it drew from these rows, the first for position `draws_from`.
+    """
+
+    start: int
+    sketches: bytes  # float32, little-endian, [stop - start, BUCKETS]
+    draws_from: int = 0
+    draws: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        n, rest = divmod(len(self.sketches), 4 * BUCKETS)
+        last = self.draws_from + len(self.draws) - 1
+        if rest or not 0 < n <= WINDOW - self.start % WINDOW:
+            raise IntegrityError("a fingerprint has the sketches of 1 to 32 rows of one window")
+        if self.draws and not self.start < self.draws_from <= last <= self.stop:
+            raise IntegrityError("a fingerprint has draws of other rows")
+        if any(not 0 <= drawn < 1 << 32 for drawn in self.draws):
+            raise IntegrityError("a fingerprint draws what is no token")
+
+    @property
+    def index(self) -> int:
+        return self.start // WINDOW
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.sketches) // (4 * BUCKETS)
+
+    @property
+    def values(self) -> Sketches:
+        return np.frombuffer(self.sketches, "<f4").reshape(-1, BUCKETS)
+
+    def encode(self) -> bytes:
+        drawn = np.array(self.draws, "<u4").tobytes()
+        return encode([VERSION, self.start, self.sketches, self.draws_from, drawn])
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises IntegrityError: it is no fingerprint, or of a version that is not known here."""
+        match decode(data):
+            case [int(version), int(start), bytes(sketches), int(draws_from), bytes(drawn)] if (
+                version == VERSION and len(drawn) % 4 == 0
+            ):
+                draws = tuple(np.frombuffer(drawn, "<u4").tolist())
+                return cls(start, sketches, draws_from, draws)
+        raise IntegrityError("these are no fingerprints that we can read")
+
+
+def windows_of(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The parts of `[start, stop)` that lie in one window each."""
+    while start < stop:
+        end = min(stop, start - start % WINDOW + WINDOW)
+        yield start, end
+        start = end
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far claimed rows are from those run again, relative to each row's length.
+
+    mean: root of the mean square over rows; median: of rows; worst: of one row. Infinite where what
+    was claimed is no number.
+    """
+
+    rows: int
+    mean: float
+    median: float
+    worst: float
+
+
+def compare(claimed: Window, rows: Rows) -> Distance:
+    """`rows`: those of `[claimed.start, claimed.stop)`, run again [n, hidden_size]."""
+    if len(rows) != claimed.stop - claimed.start:
+        raise ValueError(f"{len(rows)} rows beside a window of {claimed.start}:{claimed.stop}")
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    with np.errstate(all="ignore"):
+        errors = np.linalg.norm(claimed.values.astype(np.float64) - sketch(rows), axis=1)
+        relative: npt.NDArray[Any] = errors / np.maximum(lengths, 1e-30)
+    relative = np.where(np.isfinite(relative), relative, np.inf)
+    return Distance(
+        rows=len(rows),
+        mean=float(np.sqrt(np.mean(np.square(relative)))),
+        median=float(np.median(relative)),
+        worst=float(relative.max()),
+    )
