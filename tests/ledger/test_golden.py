@@ -1,6 +1,7 @@
 """The bytes of each signed object, pinned. A change here is a change of the protocol."""
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,9 +11,13 @@ from ledger import Receipt, Route, open_receipt
 from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Witness, cosign, with_cosignatures
 from ledger.entries import LogEntry
+from ledger.fingerprints import fp_root
+from ledger.judging import Leaf, compute_fault, double_seq_fault
+from ledger.objects import Statement
 from ledger.receipts import receipt_id
 from ledger.reconciliation import Answerer, Asker, IdSet
 from ledger.spending import Fault
+from ledger.verdicts import MISMATCH, Verdict, commitment
 from protocol.canonical import encode
 from tests.ledger import spenders
 from tests.ledger.parties import CLIENT, MANIFEST, PROVIDER, STRANGER, SWARM, closed_receipt
@@ -82,6 +87,37 @@ def objects():
         "checkpoint": head.sign(CLIENT).encode(),
         **spending(),
         **reconciling(),
+        **audited(receipt),
+    }
+
+
+def audited(receipt):
+    """Two auditors' verdicts on a committed window, and the faults that convince."""
+    stated = Statement.open(receipt.statement, SWARM, PROVIDER.public_key)
+    root = fp_root(0, 20, MANIFEST)  # one window, whose leaf is the root over windows
+    committed = replace(stated, fp_root=root).seal(SWARM, PROVIDER)
+    leaf = Leaf(0, MANIFEST, 0, 20, MANIFEST)
+    verdicts = [
+        Verdict(
+            session_id=stated.session_id,
+            window_no=0,
+            fp_leaf=MANIFEST,
+            result=MISMATCH,
+            stats=(310_000, 305_000, 402_000),
+            exec_profile="float32/none/float32",
+            job_nonce=bytes([n]) * 16,
+        ).seal(SWARM, key)
+        for n, key in ((1, CLIENT), (2, STRANGER))
+    ]
+    accused = PROVIDER.public_key
+    wrong = compute_fault(accused, receipt.terms, committed, leaf, verdicts, SWARM)
+    twice = double_seq_fault(accused, receipt.statement, committed, SWARM)
+    return {
+        "verdict": verdicts[0].encode(),
+        "verdict_commitment": commitment(CLIENT.public_key, verdicts[0], SWARM),
+        "fp_leaf": leaf.encode(),
+        "fault_compute": wrong.seal(SWARM, CLIENT).encode(),
+        "fault_double_seq": twice.seal(SWARM, CLIENT).encode(),
     }
 
 

@@ -1,0 +1,224 @@
+"""What a party of a home found out about others, and was told of them: looks at work, and faults.
+
+In: looks (what an audit found, with the verdict it signed), faults (from anybody; only those that
+convince are kept). Out: how far each account's work is to be trusted, who is suspect, and who is at
+fault with the evidence. It survives restarts, and several processes may share it.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ledger.errors import BadProof
+from ledger.judging import Finding, judge
+from ledger.reputation import HALF_LIFE_S, UNSEEN, Standing
+from ledger.spending import Fault
+from ledger.store import Row, Store
+from ledger.verdicts import MATCH
+from protocol.signing import Envelope
+
+FILE_NAME = "findings.db"
+MAX_FAULTS = 10_000  # anybody may hand us some; each is proven, and who reports it costs us a row
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS look (
+    id INTEGER PRIMARY KEY,
+    at_s REAL NOT NULL,
+    account BLOB NOT NULL,
+    manifest BLOB NOT NULL,
+    profile TEXT NOT NULL,
+    session_id BLOB NOT NULL,
+    window_no INTEGER NOT NULL,
+    span TEXT NOT NULL,
+    result TEXT NOT NULL,
+    confirmed INTEGER NOT NULL,
+    parts INTEGER NOT NULL,
+    verdict BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS fault (
+    id BLOB PRIMARY KEY,
+    at_s REAL NOT NULL,
+    kind TEXT NOT NULL,
+    accused BLOB NOT NULL,
+    reporter BLOB NOT NULL,
+    envelope BLOB NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS fault_of ON fault (accused)
+"""
+
+Key = tuple[bytes, bytes, str]  # account, manifest, execution profile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One committed window that was computed again.
+
+    confirmed: false for a mismatch that nobody else bore out: a suspicion, which is no evidence.
+    parts: the deviation that was found, in parts of a million.
+    """
+
+    account: bytes
+    manifest: bytes
+    profile: str
+    session_id: bytes
+    window_no: int
+    span: str
+    result: str
+    parts: int
+    verdict: bytes
+    confirmed: bool = True
+    at_s: float = 0.0
+    number: int = 0  # in the order of the book
+
+    @property
+    def key(self) -> Key:
+        return self.account, self.manifest, self.profile
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFault:
+    """A fault that convinced, who told it, and when."""
+
+    id: bytes
+    at_s: float
+    reporter: bytes
+    finding: Finding
+    fault: Fault
+
+
+class Findings:
+    """Of one party, in its directory."""
+
+    def __init__(self, store: Store, swarm_id: bytes) -> None:
+        self._store, self._swarm_id = store, swarm_id
+
+    @classmethod
+    def open(cls, directory: Path, swarm_id: bytes) -> Self:
+        """Make them if they are not there.
+
+        Raises:
+            ConfigError, DamagedLedger: they cannot be used.
+        """
+        store = Store.open(directory / FILE_NAME, create=True, schema=SCHEMA)
+        return cls(store, swarm_id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._store.close()
+
+    # --- looks ------------------------------------------------------------------------------------
+
+    def note(self, looks: Iterable[Look], now_s: float | None = None) -> None:
+        at_s = time.time() if now_s is None else now_s
+        rows = [
+            (
+                *(at_s, look.account, look.manifest, look.profile, look.session_id),
+                *(look.window_no, look.span, look.result, int(look.confirmed)),
+                *(look.parts, look.verdict),
+            )
+            for look in looks
+        ]
+        with self._store.transaction():
+            self._store.execute_many(
+                "INSERT INTO look VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+            )
+
+    def looks(self) -> list[Look]:
+        """In the order in which they were made."""
+        return [_look(row) for row in self._store.execute("SELECT * FROM look ORDER BY id")]
+
+    def standings(self, now_s: float) -> dict[Key, Standing]:
+        """What is known of each account, by model and profile."""
+        found: dict[Key, Standing] = {}
+        for look in self.looks():
+            if look.confirmed:
+                known = found.get(look.key, UNSEEN)
+                found[look.key] = known.after(look.result == MATCH, look.at_s)
+        return {key: standing.aged(now_s) for key, standing in found.items()}
+
+    def suspects(self, now_s: float) -> set[bytes]:
+        """Accounts with a mismatch, lately, that nobody bore out or ruled out."""
+        return {
+            look.account
+            for look in self.looks()
+            if not look.confirmed and now_s - look.at_s < HALF_LIFE_S
+        }
+
+    # --- faults -----------------------------------------------------------------------------------
+
+    def add(self, told: Envelope, now_s: float | None = None) -> Finding:
+        """Keep a fault that somebody signed; one that is known changes nothing.
+
+        Raises:
+            IntegrityError: it is malformed, or does not convince.
+            BadProof: there are too many already.
+        """
+        if len(told.signers) != 1:
+            raise BadProof("a fault is told by one reporter")
+        fault = Fault.open(told, self._swarm_id, *told.signers)
+        finding = judge(fault, self._swarm_id)
+        at_s = time.time() if now_s is None else now_s
+        row = (told.object_id(self._swarm_id), at_s, fault.kind, fault.accused, *told.signers)
+        with self._store.transaction():
+            ((n_kept,),) = self._store.execute("SELECT count(*) FROM fault")
+            if n_kept >= MAX_FAULTS:
+                raise BadProof("there are as many faults as are kept")
+            self._store.execute(
+                "INSERT OR IGNORE INTO fault VALUES (?, ?, ?, ?, ?, ?)", (*row, told.encode())
+            )
+        return finding
+
+    def faults(self) -> list[KeptFault]:
+        """All that are kept, the earliest first. What the file says is judged anew.
+
+        Raises:
+            IntegrityError: the file was changed.
+        """
+        rows = self._store.execute("SELECT id, at_s, reporter, envelope FROM fault ORDER BY at_s")
+        kept = []
+        for id_, at_s, reporter, data in rows:
+            fault = Fault.open(Envelope.decode(data), self._swarm_id, reporter)
+            kept.append(KeptFault(id_, at_s, reporter, judge(fault, self._swarm_id), fault))
+        return kept
+
+    def envelopes(self) -> list[Envelope]:
+        """The faults as they were told, for others."""
+        rows = self._store.execute("SELECT envelope FROM fault ORDER BY at_s")
+        return [Envelope.decode(data) for (data,) in rows]
+
+    def at_fault(self, trusted: Iterable[bytes]) -> dict[bytes, Finding]:
+        """Accounts that broke a rule provably, or by the word of an auditor among `trusted`."""
+        believed = frozenset(trusted)
+        return {
+            kept.fault.accused: kept.finding
+            for kept in self.faults()
+            if kept.finding.is_self_proving or believed.intersection(kept.finding.auditors)
+        }
+
+
+def _look(row: Row) -> Look:
+    number, at_s, account, manifest, profile, session, window, span, result, sure, parts, v = row
+    return Look(
+        account=account,
+        manifest=manifest,
+        profile=profile,
+        session_id=session,
+        window_no=window,
+        span=span,
+        result=result,
+        parts=parts,
+        verdict=v,
+        confirmed=bool(sure),
+        at_s=at_s,
+        number=number,
+    )
