@@ -9,6 +9,7 @@ IntegrityError (exit 8)
     IncompleteBundle  one that holds as far as it goes, and lacks what it promises (exit 3)
     KeyNotValid       a key that may not sign this for that account, or not then
     WitnessRefused    a witness will not sign a checkpoint; `status` says why
+    NotAgreed         payer and payee have different receipts of the same tabs
     DamagedLedger     a database that is truncated or corrupt
 ConfigError (exit 3)
     ForeignLedger     a database of another identity or swarm
@@ -62,6 +63,10 @@ class BadBundle(IntegrityError):
 
 class IncompleteBundle(IntegrityError):
     exit_code, code = 3, "incomplete_bundle"
+
+
+class NotAgreed(IntegrityError):
+    code = "not_agreed"
 
 
 class DamagedLedger(IntegrityError):
