@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
+from ledger.collecting import open_collection
 from ledger.errors import BadObject
 from ledger.spend_leaf import NO_LEAF, SpendLeaf
 from ledger.spending import (
     Allotment,
+    Collection,
     CreditNote,
     Deposit,
     Grant,
@@ -63,8 +65,10 @@ class ChainState:
 
     granted: int = 0  # in all; the account's own asset
     places: Table = field(default_factory=_empty)  # of objects seen, by their ids
-    asked: Table = field(default_factory=_empty)  # of each allotment, in deposits so far
+    asked: Table = field(default_factory=_empty)  # of each allotment, taken in so far
     floors: Table = field(default_factory=_empty)  # of each allotment given back
+    noted: Table = field(default_factory=_empty)  # of each tab, taken off it
+    collected: Table = field(default_factory=_empty)  # of terms; of allotment, payer and asset: all
 
 
 class ChainReader:
@@ -99,9 +103,13 @@ class ChainReader:
                 return [Step(Kind.ALLOT, oid, payee, asset, amount)]
             case Deposit():
                 return self._deposited(spending, earlier)
+            case Collection():
+                return self._collected(spending)
             case Release(allot_oid=allot_oid, claimed_final=final):
                 return [self._given_back(allot_oid, final)]
             case CreditNote(session_id=session_id, amount_cum=amount):
+                before = self.state.noted.get(session_id) or 0
+                self.state.noted[session_id] = max(before, amount)
                 return [Step(Kind.NOTE, session_id, b"", b"", amount)]
             case _:  # a settlement counts once it is deposited
                 return []
@@ -123,6 +131,30 @@ class ChainReader:
             steps.append(Step(Kind.LEVEL, allot_oid, settled.payer, settled.asset, level))
         if added != deposit.amount:
             raise BadObject(f"the deposit says {deposit.amount}, its settlement adds {added}")
+        return steps
+
+    def _collected(self, collection: Collection) -> list[Step]:
+        """Vouchers raise what was asked of an allotment to the sum of what they promise of it.
+
+        Not by it: which of them a settlement has in it cannot be seen. So the higher of the two
+        counts, and who collects after it settled shows the settled tabs, too.
+        """
+        steps = []
+        for tab in open_collection(collection, self.account, self.swarm_id):
+            net = max(0, tab.amount - (self.state.noted.get(tab.session_id) or 0))
+            before = self.state.collected.get(tab.terms_oid) or 0
+            if net <= before:
+                continue
+            place = tab.allot_oid + tab.payer + tab.asset  # what others promised of it counts apart
+            total = (self.state.collected.get(place) or 0) + net - before
+            if total > MAX_UINT:
+                raise BadObject("all that is promised of an allotment is beyond 2^63")
+            self.state.collected[tab.terms_oid], self.state.collected[place] = net, total
+            if total <= (self.state.asked.get(tab.allot_oid) or 0):
+                continue
+            self.state.asked[tab.allot_oid] = total
+            level = min(total, self._floor(tab.allot_oid))
+            steps.append(Step(Kind.LEVEL, tab.allot_oid, tab.payer, tab.asset, level))
         return steps
 
     def _given_back(self, allot_oid: bytes, final: int) -> Step:

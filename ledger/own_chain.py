@@ -30,7 +30,8 @@ class OwnChain:
         with self._lock:
             self._catch_up(fresh[0].index, earlier)
             state = self._state
-            layers = [_Layer(table) for table in (state.places, state.asked, state.floors)]
+            tables = (state.places, state.asked, state.floors, state.noted, state.collected)
+            layers = [_Layer(table) for table in tables]
             reader = ChainReader(self._account, self._swarm_id, ChainState(state.granted, *layers))
             made = {leaf.index: leaf for leaf in fresh}
             for leaf in fresh:

@@ -39,6 +39,7 @@ from protocol.canonical import decode, encode
 from protocol.errors import IntegrityError, PeerRefused
 
 FILE_NAME = "spending.sqlite"
+_OF_A_CHAIN = ("place", "asked", "given_back", "noted", "collected")  # as `ChainState` has them
 
 
 class SpendBooks:
@@ -315,10 +316,10 @@ class SpendBooks:
             "INSERT INTO leaf VALUES (?, ?, ?)",
             ((log.acct, index, data) for index, data in enumerate(leaves, log.size)),
         )
-        places: Cached[bytes, int] = Cached(self._store, "place", (log.acct,))
-        asked: Cached[bytes, int] = Cached(self._store, "asked", (log.acct,))
-        floors: Cached[bytes, int] = Cached(self._store, "given_back", (log.acct,))
-        reader = ChainReader(account, self.swarm_id, ChainState(log.granted, places, asked, floors))
+        tables: list[Cached[bytes, int]] = [
+            Cached(self._store, table, (log.acct,)) for table in _OF_A_CHAIN
+        ]
+        reader = ChainReader(account, self.swarm_id, ChainState(log.granted, *tables))
         ours = Leaves(self._store, log.acct)
         previous = ours(log.size - 1).hash() if log.is_whole and log.size else NO_LEAF
         steps = []
@@ -341,7 +342,7 @@ class SpendBooks:
         except IntegrityError:
             pass  # nothing from this leaf on counts
         self._store.execute_many("INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?)", steps)
-        for table in (places, asked, floors):
+        for table in tables:
             table.write()
         log.size, log.granted = log.size + len(leaves), reader.state.granted
 
@@ -352,7 +353,7 @@ class SpendBooks:
             self._store.execute(sql, (log.acct, parted))
         sql = "DELETE FROM node WHERE acct = ? AND (idx + 1) << level > ?"
         self._store.execute(sql, (log.acct, parted))
-        for table in ("place", "asked", "given_back"):
+        for table in _OF_A_CHAIN:
             self._store.execute(f"DELETE FROM {table} WHERE acct = ?", (log.acct,))
         log.size, log.readable, log.cut = parted, min(log.readable, parted), parted
         self._save(log)

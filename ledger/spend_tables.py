@@ -50,6 +50,13 @@ CREATE TABLE IF NOT EXISTS asked (
 CREATE TABLE IF NOT EXISTS given_back (
     acct INTEGER NOT NULL, oid BLOB NOT NULL, floor INTEGER NOT NULL, PRIMARY KEY (acct, oid)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS noted (
+    acct INTEGER NOT NULL, session BLOB NOT NULL, amount INTEGER NOT NULL,
+    PRIMARY KEY (acct, session)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS collected (
+    acct INTEGER NOT NULL, place BLOB NOT NULL, amount INTEGER NOT NULL, PRIMARY KEY (acct, place)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS step (
     acct INTEGER NOT NULL, idx INTEGER NOT NULL, sub INTEGER NOT NULL,
     kind INTEGER NOT NULL, oid BLOB NOT NULL, party INTEGER NOT NULL, asset INTEGER NOT NULL,
@@ -75,6 +82,8 @@ _COLUMNS = {
     "place": (("acct", "oid"), "idx"),
     "asked": (("acct", "oid"), "amount"),
     "given_back": (("acct", "oid"), "floor"),
+    "noted": (("acct", "session"), "amount"),
+    "collected": (("acct", "place"), "amount"),
     "node": (("acct", "level", "idx"), "hash"),
 }
 

@@ -29,6 +29,7 @@ from protocol.signing import Envelope
 
 MAX_CLAIMS = 256  # of one settlement; more allotments than that want several settlements
 MAX_EVIDENCE = 8
+MAX_COLLECTED = 64  # tabs of one collection: three signatures each
 
 
 def check_amount(value: Any) -> None:
@@ -55,9 +56,17 @@ def check_evidence(value: Any) -> None:
         raise BadObject("evidence is made of bytes")
 
 
+def check_promises(value: Any) -> None:
+    if type(value) is not tuple or not 0 < len(value) <= MAX_COLLECTED:
+        raise BadObject(f"expected the promises of 1 to {MAX_COLLECTED} tabs")
+    if any(type(part) is not bytes for pair in value for part in pair):
+        raise BadObject("a promise is terms and a voucher, in bytes")
+
+
 Amount = Annotated[int, check_amount]
 Claims = Annotated[tuple[tuple[bytes, int], ...], check_claims]
 Evidence = Annotated[tuple[bytes, ...], check_evidence]
+Promises = Annotated[tuple[tuple[bytes, bytes], ...], check_promises]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +168,27 @@ class Deposit(SignedObject):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Collection(SignedObject):
+    """A payee takes in what vouchers promise, without the payer's further word: it has signed them.
+
+    For a payer that settles nothing. Of an allotment, all that was ever promised on it is shown,
+    also what was settled: see `chain.py`.
+    """
+
+    TYPE: ClassVar[str] = "mh/collect/1"
+
+    promises: Promises  # of each tab: its terms, and the highest voucher
+
+    @classmethod
+    def _read(cls, name: str, value: Any) -> Any:
+        if type(value) is not list or any(
+            type(pair) is not list or len(pair) != 2 for pair in value
+        ):
+            raise BadObject("a promise is terms and a voucher")
+        return tuple((terms, voucher) for terms, voucher in value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CreditNote(SignedObject):
     """A payee claims less on a tab than its vouchers promise: cumulative, the highest counts."""
 
@@ -184,7 +214,7 @@ class Fault(SignedObject):
         return tuple(value) if name == "evidence" and type(value) is list else value
 
 
-Spending = Grant | Allotment | Release | Settlement | Deposit | CreditNote
+Spending = Grant | Allotment | Release | Settlement | Deposit | Collection | CreditNote
 
 
 def open_spending(envelope: Envelope, account: bytes, swarm_id: bytes) -> Spending | None:
@@ -215,5 +245,6 @@ def _check_named(named: Iterable[bytes], signed: Iterable[bytes]) -> None:
 
 
 _KINDS: dict[str, type[Any]] = {
-    kind.TYPE: kind for kind in (Grant, Allotment, Release, Settlement, Deposit, CreditNote)
+    kind.TYPE: kind
+    for kind in (Grant, Allotment, Release, Settlement, Deposit, Collection, CreditNote)
 }

@@ -11,9 +11,11 @@ from tests.ledger.spenders import (
     SWARM,
     allot,
     chained,
+    collect,
     credit_note,
     deposit,
     grant,
+    promise,
     release,
     settle,
 )
@@ -49,7 +51,11 @@ class World:
 
 def _write(draw, world, number):
     """One more entry in some log."""
-    kind = draw(st.sampled_from(["grant", "allot", "allot", "settle", "deposit", "give", "note"]))
+    kind = draw(
+        st.sampled_from(
+            ["grant", "allot", "allot", "settle", "deposit", "give", "note", "collect", "collect"]
+        )
+    )
     who = draw(st.sampled_from(PEOPLE))
     amount = draw(st.integers(1, 30))
     if kind == "grant":
@@ -80,6 +86,11 @@ def _use(draw, world, kind, made, amount):
             _deposit(draw, world, by)
     elif kind == "deposit":
         _deposit(draw, world, by)
+    elif kind == "collect":
+        tabs = draw(st.lists(st.integers(0, 3), min_size=1, max_size=2))
+        world.entries[by].append(
+            collect(by, *(promise(payer, by, oid, amount, tab=tab, asset=asset) for tab in tabs))
+        )
     elif kind == "give":
         world.entries[by].append(release(by, envelope, amount))
     else:

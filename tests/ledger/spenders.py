@@ -3,9 +3,9 @@
 from hashlib import sha256
 
 from ledger.meter import Meter
-from ledger.objects import NO_OBJECT
+from ledger.objects import NO_OBJECT, Terms, Voucher
 from ledger.spend_leaf import NO_LEAF, SpendLeaf
-from ledger.spending import Allotment, CreditNote, Deposit, Grant, Release, Settlement
+from ledger.spending import Allotment, Collection, CreditNote, Deposit, Grant, Release, Settlement
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 
 SWARM = OPEN_SWARM_ID
@@ -56,6 +56,44 @@ def settle(payer, payee, *claims, asset=ASSET, epoch=7):
 def deposit(payee, settlement, amount):
     settle_oid = settlement.object_id(SWARM) if settlement else NO_OBJECT
     return Deposit(settle_oid=settle_oid, amount=amount).seal(SWARM, payee)
+
+
+def promise(payer, payee, allot_oid, amount, *, tab=1, asset=ASSET, seq=0):
+    """A tab's terms and voucher: what a payee needs to collect without its payer."""
+    terms = Terms(
+        session_id=bytes([tab]) * 16,
+        chain_id=bytes(16),
+        salt_commit=bytes(32),
+        payer=payer.public_key,
+        payer_key=payer.public_key,
+        payee=payee.public_key,
+        payee_key=payee.public_key,
+        offer_oid=bytes(32),
+        manifest=bytes(32),
+        layer_lo=0,
+        layer_hi=4,
+        asset=asset,
+        allot_oid=allot_oid,
+        payer_checkpoint_hash=bytes(32) if allot_oid else None,
+        credit_window=100,
+        client_nonce=bytes([tab]) * 16,
+        provider_nonce=bytes(16),
+        expires_ms=1_790_000_000_000,
+    ).seal(SWARM, payer, payee)
+    voucher = Voucher(
+        session_id=bytes([tab]) * 16,
+        terms_oid=terms.object_id(SWARM),
+        seq=seq,
+        meter=Meter(amount),
+        amount=amount,
+        statement_oid=sha256(b"statement").digest(),
+        issued_ms=1_790_000_000_000,
+    ).seal(SWARM, payer)
+    return terms.encode(), voucher.encode()
+
+
+def collect(payee, *promises):
+    return Collection(promises=tuple(promises)).seal(SWARM, payee)
 
 
 def release(payee, allotment, claimed_final):

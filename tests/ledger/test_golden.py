@@ -38,6 +38,7 @@ def spending():
         "deposit": spenders.deposit(BEN, settled, 40),
         "creditnote": spenders.credit_note(BEN, bytes(16), 3),
         "release": spenders.release(BEN, allotted, 40),
+        "collect": spenders.collect(BEN, spenders.promise(ANN, BEN, allotted.object_id(SWARM), 40)),
     }
     leaves = spenders.chained(*(entries[name] for name in ("settle", "deposit", "release")))
     head = Checkpoint(origin(SWARM, BEN.public_key, "spend"), 3, MANIFEST)
