@@ -55,6 +55,7 @@ class Ask:
     groups: "tuple[Group, ...]" = ()
     believe_regions: bool = False
     max_price: int | None = None
+    max_cost: int | None = None
     avoid: tuple[str, ...] = ()
     require: tuple[str, ...] = ()
     no_relays: bool = False
@@ -120,6 +121,7 @@ class Ask:
             groups=self.groups,
             believe_regions=self.believe_regions,
             max_price=self.max_price,
+            max_cost=self.max_cost,
             avoid=tuple(map(PeerId, self.avoid)),
             require=tuple(map(PeerId, self.require)),
             direct=self.no_relays,

@@ -8,6 +8,7 @@ ManyhandsError                    whatever can go wrong here (`protocol.errors`)
         AuthError                 401: no key, or a wrong one
         PolicyDenied              403: rules of the swarm, or of the gateway, say no
         Overloaded                429, 503: no room now; `retry_after_s` says when to ask again
+        BudgetExceeded            429: it would cost more than the key or the request lets it
         SwarmIncomplete           503: nobody serves some blocks; `missing` names them
         SwarmUnreachable          503: nobody answers at all
         PeerFailed                502: peers failed, and no other could take over
@@ -28,6 +29,7 @@ from protocol.errors import ConfigError, IntegrityError, ManyhandsError
 
 __all__ = [
     "AuthError",
+    "BudgetExceeded",
     "ConfigError",
     "ContextLengthExceeded",
     "DeadlineExceeded",
@@ -92,6 +94,10 @@ class Overloaded(RequestError):
     """No room now; `retry_after_s` says when to ask again."""
 
 
+class BudgetExceeded(RequestError, protocol.BudgetExceeded):
+    """It would cost more than the budget of the key, or the request, lets it."""
+
+
 class SwarmIncomplete(RequestError, protocol.SwarmIncomplete):
     """Nobody serves some blocks; `missing` has them as half-open runs, where that is known."""
 
@@ -121,6 +127,7 @@ class InternalError(RequestError):
 
 BY_CODE: Mapping[str, type[RequestError]] = {
     "context_length_exceeded": ContextLengthExceeded,
+    "insufficient_quota": BudgetExceeded,
     "model_not_found": ModelNotFound,
     "swarm_incomplete": SwarmIncomplete,
     "swarm_unreachable": SwarmUnreachable,

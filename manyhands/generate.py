@@ -54,7 +54,7 @@ HEADINGS = {
     "Where": ("join", "swarm", "home", "tunnels", "channel", "accept_licence"),
     "Who may serve": (
         *("prefer", "require", "avoid", "regions", "believe_regions", "groups", "no_relays"),
-        *("max_price", "profile", "forget", "no_spares"),
+        *("max_price", "max_cost", "profile", "forget", "no_spares"),
     ),
     "How long": ("timeout_s", "wait_s"),
     "What is printed": ("as_json", "as_jsonl", "logprobs"),

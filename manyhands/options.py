@@ -225,6 +225,12 @@ def limits_options(command: Command) -> Command:
             help="At most, for a million tokens through one block. 0: donations alone.",
         ),
         click.option(
+            "--max-cost",
+            type=click.IntRange(min=0),
+            metavar="NCR",
+            help="At most, for one answer with its prompt, whatever happens to its chain.",
+        ),
+        click.option(
             "--group",
             "groups",
             type=GroupType(),

@@ -36,6 +36,7 @@ ManyhandsError
     ChainBroken              a session lost hops; it may replay on another route
     SwarmIncomplete          nobody serves some blocks (exit 5); names them
     SessionTimeout           the caller's deadline passed (exit 75)
+    BudgetExceeded           it would cost more than the caller lets it (exit 11)
 
 The class tells the caller what to do, the message what happened, `hint` the command that mends it.
 `exit_code` is what the command line ends with (see docs/cli.md).
@@ -248,3 +249,7 @@ class SwarmIncomplete(ManyhandsError):
 
 class SessionTimeout(ManyhandsError):
     exit_code, code = 75, "timeout"
+
+
+class BudgetExceeded(ManyhandsError):
+    exit_code, code = 11, "budget_exceeded"

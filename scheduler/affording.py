@@ -7,11 +7,13 @@ rows run again after a loss, and drafts that were refused, cost more: what is si
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from protocol.errors import BudgetExceeded
 from scheduler.prices import Price, asked
 from scheduler.routing import Route, RouteHop
-from scheduler.wanted import Wanted
+from scheduler.wanted import Goal, Wanted
 
 
 def price_at(hop: RouteHop, wanted: Wanted) -> Price:
@@ -31,6 +33,33 @@ def route_ncr(route: Route, wanted: Wanted) -> int:
     return sum(math.ceil(hop_ncr(hop, wanted)) for hop in route.hops)
 
 
-def affordable(routes: Sequence[Route], wanted: Wanted, left_ncr: int) -> tuple[Route, ...]:
-    """Those that are expected to cost no more than that."""
+def within(
+    search: Callable[[Wanted], Sequence[Route]], wanted: Wanted, left_ncr: int | None
+) -> Sequence[Route]:
+    """The routes that are expected to cost no more than that, by what the client prefers; where
+    these are all dearer, by price alone. left_ncr: None for a client that sets no limit.
+
+    Raises:
+        BudgetExceeded: there are routes, and even the cheapest is too dear.
+    """
+    routes = search(wanted)
+    if left_ncr is None or not routes:
+        return routes
+    if kept := _affordable(routes, wanted, left_ncr):
+        return kept
+    cheap = search(replace(wanted, goal=Goal.CHEAP))
+    if kept := _affordable(cheap, wanted, left_ncr):
+        return kept
+    raise too_dear(min(route_ncr(route, wanted) for route in (*routes, *cheap)), left_ncr)
+
+
+def too_dear(cost_ncr: int, left_ncr: int) -> BudgetExceeded:
+    return BudgetExceeded(
+        f"it could cost {cost_ncr:,} ncr over the cheapest chain there is, "
+        f"and {max(0, left_ncr):,} may be spent on it",
+        hint="allow more (--max-cost), or ask for less: --max-tokens, a shorter prompt",
+    )
+
+
+def _affordable(routes: Sequence[Route], wanted: Wanted, left_ncr: int) -> tuple[Route, ...]:
     return tuple(route for route in routes if route_ncr(route, wanted) <= left_ncr)

@@ -194,7 +194,7 @@ def _kind(wanted: Wanted) -> Wanted:
         n_positions=n_positions,
         n_prompt=0,
         has_begun=False,
-        limits=replace(wanted.limits, require=()),
+        limits=replace(wanted.limits, require=(), max_cost=None),
     )
 
 

@@ -227,5 +227,6 @@ class Client:
             self.swarm_id,
             self._books,
             max_price=request.limits.max_price,
+            max_cost=request.limits.max_cost,
             constraints=request.limits.constraints(request.profile),
         )

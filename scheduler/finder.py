@@ -17,6 +17,7 @@ from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.chain_actions import FindHeirs, FindRoute, Seat
 from protocol.errors import (
+    BudgetExceeded,
     ManyhandsError,
     PeerBusy,
     PeerUnreachable,
@@ -26,6 +27,7 @@ from protocol.identity import PeerId
 from protocol.messages import Span
 from protocol.record_pages import record_of, write_records
 from protocol.transport import Transport
+from scheduler.affording import within
 from scheduler.chain import Connections
 from scheduler.directory import Directory, fetch_directory
 from scheduler.judged import Judged, judged
@@ -93,6 +95,8 @@ class RouteFinder:
         self.copies: Callable[[], Mapping[Span, tuple[Seat, int]]] = dict
         self.n_run: Callable[[], int] = int
         self.has_begun: Callable[[], bool] = bool
+        self.left_ncr: Callable[[Collection[str]], int | None] = lambda staying: None
+        self._too_dear: BudgetExceeded | None = None  # why what was found last will not do
         self._unreachable: ManyhandsError | None = None  # why nobody answered when last asked
         self._ask_s, self._has_asked = ASK_S, False  # for the chain at hand
         self._time = SearchTime(request.wait_s, request.room_wait_s, rng)  # of the chain at hand
@@ -140,7 +144,7 @@ class RouteFinder:
                     self.waits_for = None
                 if not action.survivors and not self.has_begun():
                     await self._turn.take()
-                return self._seats(await self._settled(routes, action))
+                return self.seats(await self._settled(routes, action))
             if is_late:
                 raise await self._why(action)
 
@@ -152,10 +156,6 @@ class RouteFinder:
             await self._ask(action.avoid, time.monotonic() + ASK_S)
             routes = await self._look(lost, action.avoid)
         return routes or []
-
-    def seats(self, routes: Sequence[Route]) -> list[Seat]:
-        """Those of `heirs`, once they are chosen."""
-        return self._seats(routes)
 
     async def spare(
         self, seat: Seat, others: Sequence[Seat], avoid: Collection[str]
@@ -210,6 +210,7 @@ class RouteFinder:
     async def _look(self, action: FindRoute, avoid: Collection[str]) -> list[Route] | None:
         """A route for every missing run from what is known now, or None."""
         chosen: list[Route] = []
+        self._too_dear = None
         taken = {*avoid, *(seat.peer for seat in action.survivors)}
         for missing in action.missing:
             routes = await self._search(missing, action.survivors, taken)
@@ -217,8 +218,7 @@ class RouteFinder:
                 return None
             known = self._copied_route(routes, action.survivors, taken)
             known = known or self._familiar_route(routes, taken)
-            n_blocks = self._request.n_blocks
-            chosen.append(known or draw_route(routes, self._rng, n_blocks=n_blocks))
+            chosen.append(known or draw_route(routes, self._rng, n_blocks=self._request.n_blocks))
             self._choice = () if known else routes
             taken.update(chosen[-1].peer_ids)
         return chosen
@@ -228,22 +228,23 @@ class RouteFinder:
     ) -> Sequence[Route]:
         """The best through these blocks, between those who stay, without those who are taken."""
         live = self._directory.live()
-        search = self._searching(live, missing, survivors, taken)
-        # Among thousands it takes longer than what else runs on this loop should wait.
-        return await asyncio.to_thread(search) if len(live) > OFF_LOOP else search()
+        left_ncr = self.left_ncr({seat.peer for seat in survivors})
+        searching = self._searching(live, missing, survivors)
+        search = partial(within, searching, self._wanted(taken), left_ncr)
+        try:
+            # Among thousands it takes longer than what else runs on this loop should wait.
+            return await asyncio.to_thread(search) if len(live) > OFF_LOOP else search()
+        except BudgetExceeded as error:
+            self._too_dear = error
+            return ()
 
     def _searching(
-        self,
-        peers: Sequence[Announcement],
-        missing: Span,
-        survivors: Sequence[Seat],
-        taken: Collection[str],
-    ) -> Callable[[], tuple[Route, ...]]:
+        self, peers: Sequence[Announcement], missing: Span, survivors: Sequence[Seat]
+    ) -> Callable[[Wanted], tuple[Route, ...]]:
         return partial(
             find_replacement,
             peers,
             missing,
-            self._wanted(taken),
             before=neighbour(survivors, missing, -1, self._ends),
             after=neighbour(survivors, missing, +1, self._ends),
             **self._judged(peers),
@@ -306,7 +307,7 @@ class RouteFinder:
         live = [peer for peer in self._directory.live() if peer.peer_id in peers]
         if not live:
             return None
-        for route in self._searching(live, missing, survivors, avoid)():
+        for route in self._searching(live, missing, survivors)(self._wanted(avoid)):
             rows = [(hop, held.get((hop.peer_id, hop.span), 0)) for hop in route.hops]
             saved_us = sum(n * prefill_us(hop.announcement) * len(hop.span) for hop, n in rows)
             if saved_us:
@@ -319,7 +320,8 @@ class RouteFinder:
         is_near = route.cost_ms <= routes[0].cost_ms * (1 + DETOUR)
         return route if is_near or dearer_ms <= saved_ms else None
 
-    def _seats(self, routes: Sequence[Route]) -> list[Seat]:
+    def seats(self, routes: Sequence[Route]) -> list[Seat]:
+        """Of routes, once they are chosen: the chain is of their profile then."""
         self.profile = routes[0].hops[0].announcement.profile
         self.adapter = self._pinned()
         return [seat_of(hop) for route in routes for hop in route.hops]
@@ -365,7 +367,9 @@ class RouteFinder:
         return None
 
     async def _raise_refusal(self, action: FindRoute) -> None:
-        """Waiting is vain if the blocks want peers that are there and said no for good."""
+        """Waiting is vain if those who have the blocks said no for good, or cost too much."""
+        if self._too_dear is not None:
+            raise self._too_dear
         final = {peer: why for peer, why in action.avoid.items() if not passes(why)}
         if not final or await self._look(action, final) is not None:
             return

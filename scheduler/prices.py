@@ -9,8 +9,8 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-from ledger import Offer, Rates
-from protocol.canonical import decode
+from ledger import Meter, Offer, Rates
+from protocol.canonical import MAX_UINT, decode
 from protocol.errors import IntegrityError, PeerError
 from protocol.messages import Span
 from protocol.signing import Envelope
@@ -57,6 +57,12 @@ def proposed(offer: bytes, n_blocks: int, n_positions: int) -> float:
         return math.inf
     span = Span(read.layer_lo, read.layer_hi)
     return price_of(read.rates, span, n_blocks, n_positions).over(len(span))
+
+
+def cost(offer: bytes, meter: Meter) -> int:
+    """What so much work costs by an offer, in ncr; more than anybody has where none can read it."""
+    read = read_offer(offer)
+    return MAX_UINT if read is None else read.price(meter)
 
 
 def price_of(rates: Rates, span: Span, n_blocks: int, n_positions: int) -> Price:

@@ -26,12 +26,7 @@ from protocol.chain_actions import (
 )
 from protocol.chain_hops import Hop, Phase
 from protocol.chain_session import ChainSession
-from protocol.errors import (
-    ManyhandsError,
-    PeerMisbehaved,
-    PeerUnreachable,
-    SessionTimeout,
-)
+from protocol.errors import ManyhandsError, PeerMisbehaved, PeerUnreachable, SessionTimeout
 from protocol.identity import Identity
 from protocol.logprobs import PromptLogprobs
 from protocol.messages import (
@@ -91,6 +86,7 @@ class Session:
         self.rules = rules or ChainSession(request.prompt_ids, request.n_blocks)
         self.error: ManyhandsError | None = None
         self._finder, self._connections = finder, connections
+        finder.left_ncr = lambda staying: settlement.left_ncr(staying, len(self.rules.ids))
         finder.on_wait = self.transcript.waiting
         self._identity, self._settlement = identity, settlement
         self._prefixes = prefixes
@@ -223,10 +219,11 @@ class Session:
 
     def _commit(self, commits: Sequence[SendCommit]) -> None:
         epoch, seats = commits[0].epoch, [hop.seat for hop in self.rules.hops]
+        chain, n_ids = [seat.peer for seat in seats], len(self.rules.ids)
         route = self._settlement.route(epoch, seats)
         for commit in commits:
             try:
-                terms = self._settlement.accept(commit.peer) if commit.is_new else b""
+                terms = self._settlement.accept(commit.peer, chain, n_ids) if commit.is_new else b""
             except ManyhandsError as error:  # terms nobody asked for: go on without that hop
                 self._do(self.rules.lost(commit.peer, error, time.monotonic()))
                 return
@@ -343,7 +340,8 @@ class Session:
         tab, hop = self._settlement.tabs[peer], self._find_hop(peer)
         if hop is None:
             return
-        voucher = tab.voucher(self.rules.stretches(hop), cached=hop.cached, final=final, now=now)
+        most_ncr, ran = self._settlement.most_for(tab), self.rules.stretches(hop)
+        voucher = tab.voucher(ran, cached=hop.cached, final=final, now=now, most_ncr=most_ncr)
         if voucher is None:
             return
         if tab.is_even:
@@ -366,6 +364,8 @@ class Session:
                 waited = f"no complete answer within {self.request.timeout_s:g} s"
                 late = SessionTimeout(waited, hint="raise --timeout")
                 self._do(self.rules.fail(self._finder.waits_for or self._finder.nobody or late))
+            elif (spent := self._settlement.spent) is not None:
+                self._do(self.rules.fail(spent))
             else:
                 self._do(self.rules.tick(now))
                 self._copies.look(self._rest_s, self._start)

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ledger.meter import Meter, Usage
@@ -21,7 +21,7 @@ from ledger.writer import LedgerWriter
 from protocol.chain_actions import Seat, Stretch
 from protocol.clock import wall_ms
 from protocol.constraints import NONE, Constraints
-from protocol.errors import ManyhandsError, PeerRefused
+from protocol.errors import BudgetExceeded, ManyhandsError, PeerRefused
 from protocol.handover import Note
 from protocol.identity import Identity, public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve, Reserved, SessionId
@@ -48,6 +48,7 @@ class ClientTab:
         self._constraints = constraints
         self._reserved: Reserved | None = None
         self._tab: PayerTab | None = None
+        self.is_spent = False  # it would take a voucher that the client does not sign
 
     def proposed(self, message: Reserved) -> None:
         self._reserved = message
@@ -104,6 +105,18 @@ class ClientTab:
             )
         return usage.meter()
 
+    def most_ncr(self, n_ids: int) -> int:
+        """What the hop can earn by terms for all its room, of which `n_ids` are known already."""
+        assert self._reserved is not None
+        reserve = self._reserve
+        first = max(1, min(n_ids, reserve.capacity))
+        whole = [Stretch(0, first, first), Stretch(first, reserve.capacity, first)]
+        return prices.cost(self._reserved.offer, self.derived(whole, 0))
+
+    @property
+    def is_accepted(self) -> bool:
+        return self._tab is not None
+
     def price_per_million(self) -> float:
         """Ncr for positions through one block, by the offer that the hop reserved under."""
         assert self._reserved is not None
@@ -125,12 +138,18 @@ class ClientTab:
         cached: int = 0,
         final: bool = False,
         now: bool = False,
+        most_ncr: int | None = None,
     ) -> bytes | None:
-        """A voucher if one is due (or asked for `now`, or `final`)."""
+        """A voucher if one is due (or asked for `now`, or `final`), and none for more than
+        `most_ncr`.
+        """
         if self._tab is None:
             return None
         derived = self.derived(stretches, cached)
         if not (final or now or self._tab.voucher_due(derived)):
+            return None
+        if most_ncr is not None and self._tab.offer.price(derived) > most_ncr:
+            self.is_spent = True
             return None
         return self._tab.make_voucher(derived, now_ms=wall_ms(), final=final).encode()
 
@@ -170,15 +189,18 @@ class Settlement:
         books: LedgerWriter,
         *,
         max_price: int | None = None,
+        max_cost: int | None = None,
         constraints: Constraints = NONE,
     ) -> None:
         """max_price: ncr for a million positions through one block; None: any.
+
+        max_cost: ncr for the whole session, over all its chains; no more is ever promised.
 
         constraints: on who may serve; all hops get the same bytes, and terms repeat them.
         """
         self.constraints = constraints.seal(session, swarm_id, identity.key)
         self._asked = constraints.encode()
-        self._max_price = max_price
+        self._max_price, self._max_cost = max_price, max_cost
         self.session, self.salt = session, secrets.token_bytes(32)
         self.salt_commit = hashlib.sha256(self.salt).digest()
         self.tabs: dict[str, ClientTab] = {}
@@ -192,19 +214,49 @@ class Settlement:
         self.tabs[peer] = tab
         return tab
 
-    def accept(self, peer: str) -> bytes:
+    def accept(self, peer: str, chain: Collection[str] = (), n_ids: int = 0) -> bytes:
         """Sign a hop's terms, and remember the tab from now on.
+
+        Args:
+            chain: the hops that the session goes on with. n_ids: prompt, and answer so far.
 
         Raises:
             IntegrityError: they are not what was asked for.
             PeerRefused: they ask for more than the client pays, whatever was announced.
         """
+        left_ncr = self.left_ncr({*chain} - {peer}, n_ids)
+        if left_ncr is not None and (most := self.tabs[peer].most_ncr(n_ids)) > left_ncr:
+            raise PeerRefused(peer, f"it could cost {most} ncr, and {max(0, left_ncr)} are left")
         asked, cap = self.tabs[peer].price_per_million(), self._max_price
         if cap is not None and asked > cap:
             raise PeerRefused(peer, f"it asks {asked:g} ncr per million, more than {cap}")
         terms = self.tabs[peer].accept()
         self.keep(self.tabs[peer])
         return terms
+
+    def left_ncr(self, chain: Collection[str], n_ids: int) -> int | None:
+        """What new hops may cost: the limit, less all that those who stay can still earn, and what
+        those who are gone have. None: there is no limit."""
+        if self._max_cost is None:
+            return None
+        staying = [t for peer, t in self.tabs.items() if peer in chain and t.is_accepted]
+        open_ncr = sum(max(tab.most_ncr(n_ids), tab.promised_ncr) for tab in staying)
+        gone_ncr = self.promised_ncr - sum(tab.promised_ncr for tab in staying)
+        return self._max_cost - open_ncr - gone_ncr
+
+    @property
+    def spent(self) -> BudgetExceeded | None:
+        """Why the session cannot go on: all that it may cost is promised."""
+        if not any(tab.is_spent for tab in self.tabs.values()):
+            return None
+        why = f"the answer has cost {self.promised_ncr:,} ncr of the {self._max_cost:,} that it may"
+        return BudgetExceeded(why, hint="allow more: --max-cost")
+
+    def most_for(self, tab: ClientTab) -> int | None:
+        """What this tab may come to, beside what all others have."""
+        if self._max_cost is None:
+            return None
+        return self._max_cost - (self.promised_ncr - tab.promised_ncr)
 
     def route(self, epoch: int, seats: Sequence[Seat]) -> bytes:
         """The signed route of an epoch (5a.18), as every hop of it gets it."""

@@ -75,13 +75,14 @@ class Limits:
 
     regions: `eu` takes `eu` and `eu-west`. believe_regions: also where measurements contradict a
     peer. groups: of which one shall serve; without any, none that belongs to any. max_price: ncr
-    for a million positions through one block. require: the blocks these peers hold are run by them
-    alone. direct: none that relays carry anything to.
+    for a million positions through one block. max_cost: ncr for all of the session. require: the
+    blocks these peers hold are run by them alone. direct: none that relays carry anything to.
     """
 
     regions: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
     max_price: int | None = None
+    max_cost: int | None = None
     avoid: tuple[PeerId, ...] = ()
     require: tuple[PeerId, ...] = ()
     believe_regions: bool = False
@@ -109,6 +110,8 @@ class Limits:
                 raise UsageError(f"a group has up to {MAX_GROUP_CHARS} printable characters")
         if self.max_price is not None and self.max_price < 0:
             raise UsageError(f"a price is 0 or more, got {self.max_price}")
+        if self.max_cost is not None and self.max_cost < 0:
+            raise UsageError(f"a cost is 0 or more, got {self.max_cost}")
 
     def constraints(self, profile: str | None) -> Constraints:
         """What of it every hop is told, and keeps its neighbours to."""

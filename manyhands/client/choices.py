@@ -19,6 +19,7 @@ class Extension(TypedDict, total=False):
     groups: Sequence[str]
     believe_regions: bool
     max_price: int
+    max_cost: int
     avoid: Sequence[str]
     require: Sequence[str]
     no_relays: bool

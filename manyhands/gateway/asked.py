@@ -74,6 +74,7 @@ class Extension(Asked):
     groups: Words = []
     believe_regions: bool = False
     max_price: Annotated[int, Field(ge=0, lt=INT64)] | None = None
+    max_cost: Annotated[int, Field(ge=0, lt=INT64)] | None = None
     """Ncr, for a million tokens through one block; 0: donations alone."""
     avoid: Words = []
     require: Words = []

@@ -68,7 +68,11 @@ FAULTS: Mapping[str, Fault] = {
     "rate_limit_exceeded": Fault(
         429, "rate_limit_error", "this key asks as much at a time, or in a minute, as it may", 1
     ),
-    "insufficient_quota": Fault(429, "insufficient_quota", "this key has spent its budget"),
+    "insufficient_quota": Fault(
+        429,
+        "insufficient_quota",
+        "it would cost more than this key's budget, or the request, lets it",
+    ),
     "internal_error": Fault(500, SERVER, "a mistake of ours; the log has the request id"),
     "peer_failed": Fault(502, SERVER, "peers failed, and no other could take over", 1),
     "upstream_failed": Fault(
@@ -108,9 +112,16 @@ CODES: Mapping[type[errors.ManyhandsError], str] = {  # the nearest class in an 
     errors.ChainBroken: "peer_failed",
     errors.SwarmIncomplete: "swarm_incomplete",
     errors.SessionTimeout: "timeout",
+    errors.BudgetExceeded: "insufficient_quota",
 }
 
-HINTED = {"swarm_incomplete", "swarm_unreachable", "terms_not_accepted", "model_not_released"}
+HINTED = {
+    "insufficient_quota",
+    "swarm_incomplete",
+    "swarm_unreachable",
+    "terms_not_accepted",
+    "model_not_released",
+}
 
 
 class ApiError(Exception):

@@ -32,10 +32,11 @@ WORDS = {
     "x-manyhands-group": "groups",
     "x-manyhands-data-class": "data_class",
     "x-manyhands-max-price": "max_price",
+    "x-manyhands-max-cost": "max_cost",
     "x-manyhands-tier": "tier",
     "x-manyhands-verify": "verify",
 }
-LISTS = {"regions", "groups"}
+LISTS, NUMBERS = {"regions", "groups"}, {"max_price", "max_cost"}
 IGNORED, MODEL, ROUTE, DECISION, COST = (
     *("x-manyhands-ignored-params", "x-manyhands-model", "x-manyhands-route"),
     *("x-manyhands-decision", "x-manyhands-cost"),
@@ -61,7 +62,7 @@ def with_headers(
         value: Any = text.strip()
         if name in LISTS:
             value = [word.strip() for word in text.split(",")]
-        elif name == "max_price":
+        elif name in NUMBERS:
             with contextlib.suppress(ValueError):
                 value = int(text)
         if name in given.model_fields_set and getattr(given, name) != value:

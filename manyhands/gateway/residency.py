@@ -52,6 +52,7 @@ def limits_of(more: Extension, caller: Caller, policy: Policy) -> Limits:
         groups=_groups(more, rule, data),
         believe_regions=more.believe_regions,
         max_price=more.max_price,
+        max_cost=more.max_cost,
         avoid=tuple(map(PeerId, more.avoid)),
         require=tuple(map(PeerId, more.require)),
         direct=more.no_relays or data is DataClass.RESTRICTED,
@@ -69,6 +70,7 @@ def why_not(upstream: Upstream, data: DataClass, limits: Limits) -> str:
         "groups": limits.groups,
         "peers": limits.require,
         "a price": limits.max_price is not None,
+        "a cost": limits.max_cost is not None,
         "direct ways": limits.direct,
         "regions": limits.regions and not _is_in(upstream.region, limits.regions),
     }
