@@ -6,7 +6,7 @@ same logs. A leaf is verified once, when it comes. Where two branches that both 
 witnesses lied: nothing from there on counts, and all balances are folded anew.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -21,6 +21,7 @@ from ledger.forks import Proven, Side, Version, check_fork, fork_fault, own_line
 from ledger.merkle import appended, leaf_hash, root
 from ledger.posting import StepRow, post
 from ledger.spend_leaf import NO_LEAF, SpendLeaf
+from ledger.spend_shelf import Shelf
 from ledger.spend_tables import (
     SCHEMA,
     Cached,
@@ -48,6 +49,7 @@ class SpendBooks:
     def __init__(self, store: Store, swarm_id: bytes, witnesses: Witnesses) -> None:
         self.swarm_id, self.witnesses = swarm_id, witnesses
         self._store, self._names = store, Names(store)
+        self._watching: list[Callable[[bytes], None]] = []
 
     @classmethod
     def open(cls, directory: Path, swarm_id: bytes, witnesses: Witnesses) -> Self:
@@ -73,6 +75,10 @@ class SpendBooks:
 
     # --- taking in -------------------------------------------------------------------------------
 
+    def watch(self, changed: Callable[[bytes], None]) -> None:
+        """Have it told, on whichever thread that was, of each account whose log grew or forked."""
+        self._watching.append(changed)
+
     def size(self, account: bytes) -> int:
         """How many leaves of this log we have: ask for those from here on."""
         return self._log(self._names.find(account)).size
@@ -92,7 +98,9 @@ class SpendBooks:
         with self._transaction():
             acct = self._names.id(account)
             self._learn(account, self._log(acct), head, note, leaves, start)
-            return self._counted(acct)
+            counted = self._counted(acct)
+        self._changed(account)
+        return counted
 
     def claim(self, tabs: Iterable[TabClaim]) -> None:
         """What vouchers on our own tabs promise of allotments; the highest of each tab counts."""
@@ -122,7 +130,9 @@ class SpendBooks:
             parted = None if fresh is None else Leaves(self._store, log.acct).parted(leaves, start)
             if fresh is None or parted is None:
                 return None
-            return self._accuse(account, log, Version(note, head.head.size, fresh), parted)
+            fault = self._accuse(account, log, Version(note, head.head.size, fresh), parted)
+        self._changed(account)
+        return fault
 
     def meet(self, account: bytes, note: str, head: Checkpoint, proven: Proven) -> None:
         """Look whether a leaf that was proven to be under this checkpoint is in the log we know.
@@ -145,6 +155,7 @@ class SpendBooks:
             elif self._nodes(log)(0, proven.index) != proven.leaf_hash:
                 side = Side(own_line(note, account), proven.leaf_hash, tuple(proven.path))
                 self._remember_fork(account, log, side, proven.index)
+        self._changed(account)
         raise PeerRefused("", "the payer has shown two versions of its spend log")
 
     def believe(self, fault: Fault) -> None:
@@ -156,6 +167,7 @@ class SpendBooks:
         check_fork(fault, self.swarm_id)
         with self._transaction():
             self._remember(self._names.id(fault.accused), fault)
+        self._changed(fault.accused)
 
     def faults(self) -> list[Fault]:
         """The forks we have proof of."""
@@ -163,6 +175,11 @@ class SpendBooks:
         return [Fault.from_fields(decode(data)) for (data,) in rows]
 
     # --- asking ----------------------------------------------------------------------------------
+
+    @property
+    def shelf(self) -> Shelf:
+        """The logs themselves, as others fetch them."""
+        return Shelf(self._store)
 
     def available(self, account: bytes, asset: bytes) -> int:
         rows = self._store.execute(
@@ -214,6 +231,10 @@ class SpendBooks:
             refold(self._store)
 
     # --- within ----------------------------------------------------------------------------------
+
+    def _changed(self, account: bytes) -> None:
+        for changed in self._watching:
+            changed(account)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

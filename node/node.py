@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 
 from ledger.escrow import Escrow
 from ledger.swarms import funding_of
+from ledger.witness import WitnessBook
 from ledger.writer import LedgerWriter
 from node.bandwidth import Bandwidth
 from node.barring import Barring
@@ -37,6 +38,7 @@ from node.server import Server
 from node.serving import Model, Serving, Standing, load_of, until_gone
 from node.sessions import Sessions
 from node.settings import NodeSettings
+from node.spreading import Spreading
 from node.vetting import Vetting
 from node.whereabouts import Ways, Whereabouts
 from protocol.address import Address
@@ -78,6 +80,7 @@ class Node:
         place: Place | None = None,
         ways: Ways | None = None,
         escrow: Escrow | None = None,
+        witness: WitnessBook | None = None,
     ) -> None:
         """
         Args:
@@ -86,6 +89,7 @@ class Node:
             place: its place in the swarm, when not everybody belongs to it.
             ways: by which others may reach it, besides where it listens.
             escrow: what of others' credit pays for sessions, in a swarm with issuers.
+            witness: of spend logs, if this home is one that the swarm's policy names.
         """
         self.identity, self.settings = identity, settings
         self._words = OwnWords(self)
@@ -118,6 +122,12 @@ class Node:
         self.gossip = Gossip(table, transport, identity.key, self.draft, join=join, guard=guard)
         self.discovery = Discovery(table, plane, guard=guard) if plane else None
         self.belonging = Belonging(place, self._others, join) if place else None
+        spend_books = escrow.purse.books if escrow else None
+        self.spreading = (
+            Spreading(spend_books, transport, self._others, join, witness=witness, guard=guard)
+            if spend_books
+            else None
+        )
         self.compliance = Compliance(self, place.membership if place else None)
         ways = ways or Ways(announce=settings.announce)
         self.whereabouts = Whereabouts(transport, self._others, self.gossip.announce, ways)
@@ -157,10 +167,12 @@ class Node:
             barring = tasks.create_task(self._barring.run(), name="barring")
             discovery = tasks.create_task(self._discover(), name="discovery")
             belongs = tasks.create_task(belonging.run(), name="belonging") if belonging else None
+            spread = self.spreading.run() if self.spreading else None
+            spreads = tasks.create_task(spread, name="spreading") if spread else None
             try:
                 yield self
             finally:
-                ending = (pausing, meetings, reaching, discovery, belongs, barring)
+                ending = (pausing, meetings, reaching, discovery, belongs, spreads, barring)
                 for task in filter(None, ending):
                     await _ended(task)
                 await self._leave(gossip, mover)
@@ -210,6 +222,7 @@ class Node:
             "ping": _ping,
             LOAD_METHOD: self._load_call,
             **(self.belonging.calls if self.belonging else {}),
+            **(self.spreading.calls if self.spreading else {}),
         }
 
     async def _load_call(self, peer: str, request: bytes) -> bytes:

@@ -41,6 +41,11 @@ ASKED: Mapping[str, Roles] = {
     "spare": frozenset({Role.USE}),
     "data": WORK,  # a client that holds the ends sends rows, too
     "load": WORK,
+    "spend_log": ANY,  # whoever looks at balances checks them
+    "spend_news": ANY,
+    "spend_fault": ANY,
+    "spend_publish": WORK,
+    "witness": WORK,
     "file": WORK,
     "weights": WORK,
     "probe": WORK,
