@@ -19,6 +19,7 @@ from ledger.homes import find_receipt
 from ledger.keys_cli import keys
 from ledger.lines import peer_name
 from ledger.options import books_of, choice_of, choosing, common
+from ledger.prune_cli import prune
 from ledger.statements import GROUPS
 from ledger.verify import verify_ledger
 from ledger.views import (
@@ -47,6 +48,7 @@ def ledger() -> None:
 
 ledger.add_command(export)
 ledger.add_command(keys)
+ledger.add_command(prune)
 
 
 @ledger.command()

@@ -1,11 +1,13 @@
-"""Reading a log: its entries, receipts, tree head, and proofs. Needs no key and writes nothing.
+"""Reading a log: its entries, receipts, tree head, and proofs. Needs no key and writes nothing,
+but forgets bodies that it is told to.
 
 In: a directory with a ledger in it. Out: values. Nothing read here is verified against its
 signatures (except tree heads); whether everything still holds is asked of `verify.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from ledger.beside import read_meta
@@ -14,12 +16,20 @@ from ledger.entries import LogEntry, Proof
 from ledger.line_rows import COLUMNS, ENTRY_COLUMNS, N_ENTRY, check_types, has_line_rows
 from ledger.merkle import inclusion_proof
 from ledger.receipts import Receipt
-from ledger.store import Row, Store, damaged
+from ledger.store import SCHEMA, Row, Store, damaged
 from ledger.tree_log import TreeLog
 from protocol.errors import UsageError
 
 FILE_NAME, HEAD_NAME = "ledger.sqlite", "ledger.checkpoint"
 PAGE_ROWS = 4096  # read at once: a statement needs no more of a long log in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A receipt that may be erased: its entry's place, and the allotment it cites, or nothing."""
+
+    index: int
+    allot_oid: bytes
 
 
 class LedgerReader(TreeLog):
@@ -87,6 +97,34 @@ class LedgerReader(TreeLog):
         """
         return Receipt.decode(self._body(self.entry(id_).index)[1])
 
+    def bodies(self) -> Iterator[tuple[int, bytes | None, bytes | None]]:
+        """Of each entry in an asset: its place, its receipt, or what that cited if it is erased."""
+        erased, join = "NULL", ""
+        if self._has_pruned():
+            erased, join = "pruned.allot", "LEFT JOIN pruned ON pruned.idx = entry.idx"
+        sql = (
+            f"SELECT entry.idx, receipt, {erased} FROM entry"
+            f" LEFT JOIN body ON body.idx = entry.idx {join}"
+            " WHERE asset <> ? AND entry.idx >= ? ORDER BY entry.idx LIMIT ?"
+        )
+        start = 0
+        while found := self._store.execute(sql, (b"", start, PAGE_ROWS)):
+            yield from found
+            start = found[-1][0] + 1
+
+    def forget(self, bodies: Iterable[Body]) -> None:
+        """Erase the receipts of these entries, for good; the tree and all sums stay."""
+        self._store.create(SCHEMA)  # an older log has no table for what was erased
+        self._store.overwrite_what_is_deleted()
+        with self._store.transaction():
+            for body in bodies:
+                self._store.execute(
+                    "INSERT INTO pruned VALUES (?, ?) ON CONFLICT DO NOTHING",
+                    (body.index, body.allot_oid),
+                )
+                self._store.execute("DELETE FROM body WHERE idx = ?", (body.index,))
+        self._store.tidy()
+
     def open_tabs(self) -> list[Receipt]:
         rows = self._store.execute("SELECT receipt FROM open_tab ORDER BY session_id")
         return [Receipt.decode(data) for (data,) in rows]
@@ -122,9 +160,20 @@ class LedgerReader(TreeLog):
         rows = self._store.execute("SELECT * FROM entry WHERE receipt_id = ?", (id_,))
         return LogEntry(*rows[0]) if rows else None
 
+    def _has_pruned(self) -> bool:
+        sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'pruned'"
+        return bool(self._store.execute(sql))
+
     def _body(self, index: int) -> tuple[bytes, bytes]:
         rows = self._store.execute("SELECT salt, receipt FROM body WHERE idx = ?", (index,))
         if not rows:
+            if self._has_pruned() and self._store.execute(
+                "SELECT 1 FROM pruned WHERE idx = ?", (index,)
+            ):
+                raise UsageError(
+                    f"the receipt of entry {index} was pruned: its sums are here, its proof is not",
+                    hint="the counterparty may still have it",
+                )
             raise damaged(self._store.path, f"the receipt of entry {index} is missing")
         return rows[0][0], rows[0][1]
 

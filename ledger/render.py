@@ -118,6 +118,9 @@ def report(view: View) -> None:
         if book["ok"]:
             out.print(f"[green]✓[/] {book['role']} · {book['peer']}: {counts}")
             out.print("  every signature, amount, leaf, checkpoint and proof holds", style="dim")
+            if book["pruned"]:
+                text = f"  of {_many(book['pruned'], 'entry', 'entries')} the receipt was pruned"
+                out.print(f"{text}: leaf and sums are checked, nothing else", style="dim")
             continue
         out.print(f"[red]✗[/] {book['role']} · {book['peer']}: {counts}")
         for failure in book["failures"][:SHOWN_FAILURES]:

@@ -28,6 +28,9 @@ class Report:
     n_entries: int = 0
     n_checkpoints: int = 0
     n_open_tabs: int = 0
+    n_pruned: int = (
+        0  # entries whose receipts were erased: leaves and sums hold, nothing else is said
+    )
     failures: list[Failure] = field(default_factory=list)
 
     @property

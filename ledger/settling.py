@@ -38,6 +38,11 @@ class OwedTab:
     def net(self) -> int:
         return self.amount - self.credit
 
+    @property
+    def rank(self) -> tuple[int, int, tuple[int, ...], bytes]:
+        """Of several receipts of one tab, the highest counts, on both sides the same one."""
+        return self.amount, self.epoch, self.meter.to_fields(), self.allot_oid
+
     def leaf(self) -> bytes:
         """What a settlement's `receipts_root` commits to."""
         fields = (self.session_id, self.allot_oid, self.amount, self.credit)
@@ -130,9 +135,7 @@ class Difference:
 
     @property
     def is_ours_higher(self) -> bool:
-        return self.ours is not None and (
-            self.theirs is None or self.ours.amount > self.theirs.amount
-        )
+        return self.ours is not None and (self.theirs is None or self.ours.rank > self.theirs.rank)
 
     def __str__(self) -> str:
         told = f"tab {self.session_id.hex()[:16]}"

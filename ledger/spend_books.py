@@ -96,6 +96,7 @@ class SpendBooks:
         if not head.has_quorum:
             raise BadProof(f"{len(head.times_s)} witnesses signed, {self.witnesses.quorum_k} must")
         with self._transaction():
+            self._note_time(head.time_s)
             acct = self._names.id(account)
             self._learn(account, self._log(acct), head, note, leaves, start)
             counted = self._counted(acct)
@@ -174,12 +175,22 @@ class SpendBooks:
         rows = self._store.execute("SELECT fault FROM forked ORDER BY acct")
         return [Fault.from_fields(decode(data)) for (data,) in rows]
 
+    def _note_time(self, time_s: int) -> None:
+        if time_s > self.time_s():
+            self._store.execute("DELETE FROM meta WHERE name = 'time'")
+            self._store.execute("INSERT INTO meta VALUES ('time', ?)", (time_s.to_bytes(8, "big"),))
+
     # --- asking ----------------------------------------------------------------------------------
 
     @property
     def shelf(self) -> Shelf:
         """The logs themselves, as others fetch them."""
         return Shelf(self._store)
+
+    def time_s(self) -> int:
+        """The latest that a quorum of witnesses dated a log we know, by its median; 0: none."""
+        rows = self._store.execute("SELECT value FROM meta WHERE name = 'time'")
+        return int.from_bytes(rows[0][0], "big") if rows else 0
 
     def available(self, account: bytes, asset: bytes) -> int:
         rows = self._store.execute(

@@ -59,6 +59,9 @@ CREATE TABLE IF NOT EXISTS line (
 CREATE TABLE IF NOT EXISTS body (
     idx INTEGER PRIMARY KEY, salt BLOB NOT NULL, receipt BLOB NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS pruned (
+    idx INTEGER PRIMARY KEY, allot BLOB NOT NULL -- what the erased body cited, or nothing
+) STRICT;
 CREATE TABLE IF NOT EXISTS node (
     level INTEGER NOT NULL, idx INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (level, idx)
 ) STRICT, WITHOUT ROWID;
@@ -115,7 +118,7 @@ class Store:
             store.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             store.execute("PRAGMA synchronous = FULL")
             if create:
-                store._create(schema)
+                store.create(schema)
         except BaseException:
             store.close()
             raise
@@ -161,6 +164,10 @@ class Store:
             finally:
                 self.execute("ROLLBACK")
 
+    def overwrite_what_is_deleted(self) -> None:
+        """From here on, on this connection: a body that is erased is not left in a free page."""
+        self.execute("PRAGMA secure_delete = ON")
+
     def tidy(self) -> None:
         """Move what the write-ahead log holds into the file, if nobody is reading just now."""
         with suppress(LedgerBusy):
@@ -178,7 +185,8 @@ class Store:
         with self._lock:
             self._connection.close()
 
-    def _create(self, schema: str) -> None:
+    def create(self, schema: str) -> None:
+        """The tables that are missing."""
         with self.transaction():
             for statement in schema.split(";"):
                 self.execute(statement)
@@ -259,6 +267,10 @@ _MENDED_BY = {
         "is not as it was when it signed last",
         "put back the newest copy there is, from after the last cosignature: a witness that forgets"
         " signs two versions of a log; where there is none, begin one of another name and key",
+    ),
+    "settlements": (
+        "is truncated or corrupt",
+        "move this file away, and settle again: manyhands ledger settle",
     ),
     "spending": (
         "is truncated or corrupt",

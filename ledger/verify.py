@@ -72,6 +72,7 @@ class _Check:
         self.ids: list[bytes | None] = []
         self.nodes: Nodes = {}
         self.has_lines = has_line_rows(store)
+        self.pruned = self._pruned()
 
     def run(self) -> None:
         self._check_file()
@@ -87,6 +88,13 @@ class _Check:
         self._check_checkpoints()
         self._check_head_file()
         self._check_open_tabs()
+
+    def _pruned(self) -> set[int]:
+        """Entries whose receipts the owner says it erased: that they are gone is no damage."""
+        sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'pruned'"
+        if not self._rows("database", sql):
+            return set()
+        return {index for (index,) in self._rows("pruned", "SELECT idx FROM pruned")}
 
     def _rows(self, part: str, sql: str, *values: Any, entry: int | None = None) -> list[Any]:
         try:
@@ -134,6 +142,9 @@ class _Check:
         body = self._rows(
             "receipt", "SELECT salt, receipt FROM body WHERE idx = ?", index, entry=index
         )
+        if not body and index in self.pruned:
+            self.report.n_pruned += 1
+            return
         if not body:
             self.report.add("receipt", "is missing", index, row.receipt_id)
             return
@@ -175,7 +186,12 @@ class _Check:
                     yield "line", f"{name} is not what the receipt gives"
 
     def _check_stray_rows(self) -> None:
-        for table in ("entry", "body", *(("line",) if self.has_lines else ())):
+        for table in (
+            "entry",
+            "body",
+            *(("pruned",) if self.pruned else ()),
+            *(("line",) if self.has_lines else ()),
+        ):
             sql = f"SELECT idx FROM {table} WHERE idx < 0 OR idx >= ?"
             for (index,) in self._rows("log", sql, self.report.n_entries):
                 self.report.add("log", f"a row of {table} lies outside the log", index)

@@ -132,6 +132,7 @@ def report_view(book: Book, report: Report) -> Json:
         "entries": report.n_entries,
         "checkpoints": report.n_checkpoints,
         "open_tabs": report.n_open_tabs,
+        "pruned": report.n_pruned,
         "failures": [
             {
                 "entry": failure.entry,

@@ -167,6 +167,24 @@ def test_a_home_without_a_ledger_says_what_makes_one(tmp_path):
     assert "manyhands serve" in result.exception.hint
 
 
+def test_prune_erases_nothing_that_is_not_settled_and_a_single_receipt_on_request(home):
+    kept = run_json("prune", "--home", home)
+    shown = run_json("statement", "--home", home, "--role", "node")["ledgers"][0]["tabs"][0]
+    tried = run_json("prune", "--home", home, "--receipt", shown["receipt"], "--dry-run")
+    assert [book["erased"] for book in kept["ledgers"] + tried["ledgers"]] == [0, 0, 1]
+    assert [book["pruned"] for book in run_json("verify", "--home", home)["ledgers"]] == [0, 0]
+    balance = run_json("balance", "--home", home)
+
+    said = run("prune", "--home", home, "--receipt", shown["receipt"])
+
+    assert said.output == "node: 1 receipts erased\n"
+    assert [book["pruned"] for book in run_json("verify", "--home", home)["ledgers"]] == [1, 0]
+    assert "the receipt was pruned" in run("verify", "--home", home).output
+    assert run_json("balance", "--home", home) == balance
+    again = run("prune", "--home", home, "--receipt", shown["receipt"])
+    assert (type(again.exception), again.exception.exit_code) == (UsageError, 2)
+
+
 @pytest.mark.parametrize("receipt", ["zz", "00ff00ff00ff"])
 def test_an_unknown_receipt_is_a_usage_error(home, receipt):
     assert isinstance(run("prove", receipt, "--home", home).exception, UsageError)
