@@ -11,8 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from protocol.errors import BudgetExceeded
+from scheduler.directory import Directory
+from scheduler.judged import judged
+from scheduler.peer_record import PeerRecords
 from scheduler.prices import Price, asked
-from scheduler.routing import Route, RouteHop
+from scheduler.request import GenerationRequest
+from scheduler.routing import Route, RouteHop, find_routes, near_best
 from scheduler.wanted import Goal, Wanted
 
 
@@ -31,6 +35,28 @@ def hop_ncr(hop: RouteHop, wanted: Wanted) -> float:
 def route_ncr(route: Route, wanted: Wanted) -> int:
     """Of the whole session over all hops, rounded up; each hop counts by itself."""
     return sum(math.ceil(hop_ncr(hop, wanted)) for hop in route.hops)
+
+
+def expected_ncr(
+    request: GenerationRequest, directory: Directory, records: PeerRecords
+) -> int | None:
+    """Of an answer over the dearest chain that it might be drawn now; None: there is none."""
+    wanted = directory.judged(
+        Wanted(
+            manifest=request.manifest,
+            n_blocks=request.n_blocks,
+            n_positions=request.capacity,
+            n_prompt=len(request.prompt_ids),
+            hidden_size=request.hidden_size,
+            profile=request.profile,
+            adapter=directory.pin_adapter(request.manifest, request.adapter),
+            limits=request.limits,
+            goal=request.goal,
+        )
+    )
+    live = directory.live()
+    routes = find_routes(live, wanted, **judged(live, directory, records))
+    return max((route_ncr(route, wanted) for route in near_best(routes)), default=None)
 
 
 def within(

@@ -8,6 +8,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +16,7 @@ from ledger.swarms import funding_of
 from ledger.writer import LedgerWriter
 from protocol.address import Address
 from protocol.announcements import Announcement
-from protocol.errors import PeerUnreachable
+from protocol.errors import PeerError, PeerUnreachable
 from protocol.identity import Identity
 from protocol.membership.gate import Membership
 from protocol.membership.rules import Channel
@@ -23,6 +24,7 @@ from protocol.membership.table import new_table
 from protocol.messages import SessionId
 from protocol.path import Path
 from protocol.transport import Transport
+from scheduler.affording import expected_ncr
 from scheduler.chain import Connections
 from scheduler.data_links import DataLinks
 from scheduler.directory import Directory, fetch_directory
@@ -159,6 +161,14 @@ class Client:
         asked = self._directory.whom_to_ask(self._join, self._rng)
         await fetch_directory(self.transport, asked, self._directory)
         return self._directory
+
+    async def expected_ncr(self, request: GenerationRequest) -> int | None:
+        """What an answer is expected to cost by what peers ask now; None: no chain is known."""
+        if (known := expected_ncr(request, self._directory, self.records)) is not None:
+            return known
+        with suppress(PeerError):
+            await self.directory()
+        return expected_ncr(request, self._directory, self.records)
 
     async def ping(
         self, peer: Announcement, *, timeout_s: float, anew: bool = False

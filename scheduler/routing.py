@@ -203,8 +203,10 @@ def draw_route(
 
 def near_best(routes: Sequence[Route], *, n_blocks: int | None = None) -> list[Route]:
     """Those that take hardly longer than the best: to a client they are alike."""
-    share = 1.0 if n_blocks is None else len(routes[0].span) / n_blocks
-    limit_ms = min(route.cost_ms for route in routes) * (1 + min(MOST_BEST, NEAR_BEST / share))
+    share = 1.0 if n_blocks is None or not routes else len(routes[0].span) / n_blocks
+    limit_ms = min((route.cost_ms for route in routes), default=0.0) * (
+        1 + min(MOST_BEST, NEAR_BEST / share)
+    )
     return [route for route in routes if route.cost_ms <= limit_ms]
 
 

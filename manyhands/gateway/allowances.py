@@ -4,21 +4,25 @@ In: who asks, for how many tokens, and at the end what was used and what it cost
 on, or a refusal that says when to come back; and the numbers for OpenAI's `x-ratelimit-*` headers.
 A minute's allowance refills all the time, as a bucket does (RFC 2697). An answer takes its prompt
 and its longest length, and gives back what it did not use; one that is larger than a full bucket
-waits for a full one and leaves a debt. Of a budget, an answer holds what it could cost where that
-is known, so that answers side by side do not pass it together; else, what its tokens would cost at
-the dearest mean price that an answer of this model had here, which the next one may be above.
+waits for a full one and leaves a debt. Of a budget, an answer holds more than it is expected to
+cost, on disk, and cannot cost more than it holds: see `secure`.
 """
 
+import asyncio
 import math
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.grants import Caller, Per
-from manyhands.gateway.spending import Spending, Spent, today, until_tomorrow_s
+from manyhands.gateway.spending import Hold, Spending, Spent, today, until_tomorrow_s
 
 MINUTE_S = 60.0
+HEADROOM = 2  # for a chain that is run again, or a dearer one when the first is lost
+LEAST_SHARE = 64  # of what is left: where little is asked now, more may be asked after a loss
+HELD_AGAIN_S = 1.0  # answers end all the time
 CLOSE_S = 0.001  # answers to clocks that are coarse
 
 
@@ -58,6 +62,8 @@ class Taken:
     n_tokens: int
     held_ncr: int
     model: str
+    day: str  # on which it counts, though it may end on the next
+    hold: Hold | None = field(default=None, init=False)  # the same on disk
     is_settled: bool = field(default=False, init=False)
 
     def settle(self, n_tokens: int, cost_ncr: int, n_answers: int = 1) -> None:
@@ -115,7 +121,40 @@ class Allowances:
             bucket.level -= n_tokens
         if held_ncr:
             self._state(caller).held_ncr += held_ncr
-        return Taken(self, caller, n_tokens, held_ncr, model)
+        return Taken(self, caller, n_tokens, held_ncr, model, self._day())
+
+    async def secure(self, taken: Taken, expected_ncr: int | None) -> int | None:
+        """Hold on disk what answers may cost, before they begin, so that all together, over several
+        gateways and their deaths, never cost more than the budget. To that much they are bound.
+
+        Args:
+            expected_ncr: what they are expected to cost; None: nobody can tell, so that they get
+                all that is left.
+
+        Returns:
+            What they may cost; None where there is no budget.
+
+        Raises:
+            ApiError: the budget has no room for them, or none before others have ended.
+        """
+        caller, budget = taken.caller, taken.caller.grant.budget_ncr
+        if budget is None:
+            return None
+        state, spent = self._state(caller), self._spent(caller, taken.day)
+        held_by_others = state.held_ncr - taken.held_ncr
+        left = budget - spent.ncr - held_by_others
+        expected = left if expected_ncr is None else expected_ncr
+        if expected > left or left <= 0:
+            raise self._no_budget(caller, spent, held_by_others, expected)
+        ncr = min(left, max(taken.held_ncr, HEADROOM * expected, left // LEAST_SHARE))
+        state.held_ncr += ncr - taken.held_ncr
+        taken.held_ncr = ncr
+        taken.hold = Hold(secrets.token_hex(16), caller.id, taken.day, ncr)
+        is_daily = caller.grant.budget_per is Per.DAY
+        lack = await asyncio.wrap_future(self.spending.hold(taken.hold, budget, is_daily=is_daily))
+        if lack > 0:
+            raise self._no_budget(caller, spent, lack, expected)
+        return ncr
 
     def settled(self, taken: Taken, n_tokens: int, cost_ncr: int, n_answers: int) -> None:
         """See `Taken.settle`."""
@@ -127,8 +166,10 @@ class Allowances:
         if cost_ncr and n_tokens:
             known = self._dearest.get(taken.model, 0.0)
             self._dearest[taken.model] = max(known, cost_ncr / n_tokens)
-        if caller.id and n_answers:
-            self.spending.add(caller.id, Spent(cost_ncr, n_tokens, n_answers), self._day())
+        if caller.id and (n_answers or taken.hold):
+            self.spending.add(
+                caller.id, Spent(cost_ncr, n_tokens, n_answers), taken.day, taken.hold
+            )
 
     def headers(self, caller: Caller) -> dict[str, str]:
         """As OpenAI names them; nothing for a key without such limits."""
@@ -150,18 +191,31 @@ class Allowances:
         budget = caller.grant.budget_ncr
         if budget is None:
             return 0
-        is_daily = caller.grant.budget_per is Per.DAY
-        spending = self.spending
-        spent = spending.on(caller.id, self._day()) if is_daily else spending.in_all(caller.id)
-        left = budget - spent.ncr - self._state(caller).held_ncr
+        spent = self._spent(caller, self._day())
+        held = self._state(caller).held_ncr
+        left = budget - spent.ncr - held
         if left > 0 and could_cost <= left:
             return could_cost
+        raise self._no_budget(caller, spent, held, could_cost)
+
+    def _spent(self, caller: Caller, day: str) -> Spent:
+        is_daily = caller.grant.budget_per is Per.DAY
+        return self.spending.on(caller.id, day if is_daily else "")
+
+    def _no_budget(self, caller: Caller, spent: Spent, held: int, could_cost: int) -> ApiError:
+        """For ever, till tomorrow, or until what others hold is settled."""
+        budget, is_daily = caller.grant.budget_ncr or 0, caller.grant.budget_per is Per.DAY
         span = "of this day (UTC)" if is_daily else "in all"
         used = f"this key's budget {span} is {budget} ncr, of which {spent.ncr} are spent"
-        message = f"{used}; an answer of {n_tokens} tokens could cost {could_cost} more"
-        raise ApiError(
+        if held > 0 and max(1, could_cost) <= budget - spent.ncr:
+            message = (
+                f"{used} and {held} held by answers that run; this could cost {could_cost} more"
+            )
+            return ApiError("rate_limit_exceeded", message, retry_after_s=HELD_AGAIN_S)
+        more = f"; this answer could cost {could_cost} more" if could_cost else ""
+        return ApiError(
             "insufficient_quota",
-            message if left > 0 else used,
+            used + more,
             retry_after_s=math.ceil(until_tomorrow_s()) if is_daily else None,
         )
 

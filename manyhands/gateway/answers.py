@@ -11,6 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -103,6 +104,14 @@ class Running(Generic[T], ABC):
         self.cost_ncr = 0  # of those that are settled; also where nobody waited for the end
         self.n_due = n_choices  # answers that count for the key
         self.over = asyncio.Event()  # all work has ended
+        self.secured: asyncio.Future[None] | None = None  # what has to hold before it begins
+
+    async def expected_ncr(self) -> int | None:
+        """What the work is expected to cost."""
+        return None
+
+    def bind(self, ncr: int) -> None:
+        """It may cost no more than this."""
 
     @abstractmethod
     async def _pump(self, index: int) -> None:
@@ -184,6 +193,8 @@ class Running(Generic[T], ABC):
 
     async def _run(self, index: int) -> None:
         try:
+            if self.secured is not None:
+                await asyncio.shield(self.secured)
             await self._pump(index)
             self._n_left -= 1
         except Exception as error:
@@ -217,6 +228,13 @@ class Running(Generic[T], ABC):
         self._observer.ended(index, *self._endings[index])
 
 
+def bound(request: GenerationRequest, ncr: int) -> GenerationRequest:
+    """The same, with this as the most that it may cost, where it says no less itself."""
+    own = request.limits.max_cost
+    limits = replace(request.limits, max_cost=ncr if own is None else min(own, ncr))
+    return replace(request, limits=limits)
+
+
 class Answers(Running[Told]):
     """Generations of the swarm, side by side."""
 
@@ -230,6 +248,17 @@ class Answers(Running[Told]):
         self.requests = requests
         self._client = client
         self._counted = set[int]()  # whose prompts are in
+
+    async def expected_ncr(self) -> int | None:
+        """What all of them are expected to cost; None: nobody can tell."""
+        costs = [await self._client.expected_ncr(request) for request in self.requests]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if len(known) == len(costs) else None
+
+    def bind(self, ncr: int) -> None:
+        """Together they may cost this much."""
+        each = ncr // len(self.requests)
+        self.requests = [bound(request, each) for request in self.requests]
 
     async def results(self) -> list[GenerationResult]:
         """All of them, in order.

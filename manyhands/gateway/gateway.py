@@ -22,6 +22,7 @@ from manyhands.gateway.pace import Pace
 from manyhands.gateway.policy import Policy
 from manyhands.gateway.relayed import Relayed
 from manyhands.gateway.upstream import Upstreams
+from protocol.errors import ManyhandsError
 from scheduler.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -171,8 +172,23 @@ class Gateway:
     def _run(self, answers: Running[Any], receive: Receive, caller: Caller, taken: Taken) -> None:
         assert self._tasks is not None
         self._running[answers] = caller.id
+        if caller.grant.budget_ncr is not None:
+            answers.secured = asyncio.get_running_loop().create_future()
+            self._tasks.create_task(self._secure(answers, taken, answers.secured))
         answers.start(self._tasks, receive)
         self._tasks.create_task(self._forget(answers, taken))
+
+    async def _secure(
+        self, answers: Running[Any], taken: Taken, secured: asyncio.Future[None]
+    ) -> None:
+        """Hold of the key's budget what they may cost, and bind them to it."""
+        try:
+            ncr = await self.allowances.secure(taken, await answers.expected_ncr())
+            answers.bind(ncr or 0)
+            secured.set_result(None)
+        except (ApiError, ManyhandsError) as error:
+            secured.set_exception(error)
+            secured.exception()  # all who asked may have left
 
     async def _forget(self, answers: Running[Any], taken: Taken) -> None:
         await answers.over.wait()

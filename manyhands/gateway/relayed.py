@@ -46,6 +46,10 @@ class Relayed(Running[Json]):
         self._n_heard = 0
         self.n_due = 0
 
+    async def expected_ncr(self) -> int:
+        """The most, since nothing holds an upstream to less."""
+        return self.could_cost_ncr
+
     async def _pump(self, index: int) -> None:
         if self._streams:
             self.used.n_answer = 0  # of what was held, none has come yet

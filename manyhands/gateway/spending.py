@@ -8,7 +8,7 @@ others' spending whenever it writes. A file that cannot be written is logged, an
 import logging
 import sqlite3
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 TABLE = """CREATE TABLE IF NOT EXISTS spent (
     key TEXT NOT NULL, day TEXT NOT NULL, ncr INTEGER NOT NULL, tokens INTEGER NOT NULL,
     answers INTEGER NOT NULL, PRIMARY KEY (key, day)) WITHOUT ROWID"""
+HOLDS = """CREATE TABLE IF NOT EXISTS held (
+    id TEXT NOT NULL PRIMARY KEY, key TEXT NOT NULL, day TEXT NOT NULL, ncr INTEGER NOT NULL
+    ) WITHOUT ROWID"""
+HELD = "SELECT coalesce(sum(ncr), 0) FROM held WHERE key = ?"
 ADD = """INSERT INTO spent VALUES (?, ?, ?, ?, ?) ON CONFLICT (key, day) DO UPDATE SET
     ncr = ncr + excluded.ncr, tokens = tokens + excluded.tokens,
     answers = answers + excluded.answers"""
@@ -47,6 +51,17 @@ class Spent:
         return Spent(self.ncr - other.ncr, self.tokens - other.tokens, self.answers - other.answers)
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Set aside for answers until they are settled, which is counted on this day. One whose process
+    died stays: what its answers cost, nobody counted."""
+
+    id: str
+    key: str
+    day: str
+    ncr: int
+
+
 NOTHING = Spent()
 
 
@@ -60,6 +75,7 @@ class Spending:
     def __init__(self, path: Path | None = None) -> None:
         self._path, self._lock = path, Lock()
         self._written: dict[tuple[str, str], Spent] = defaultdict(Spent)  # as last read
+        self._ended: list[str] = []  # holds that are settled
         self._waiting: dict[tuple[str, str], Spent] = defaultdict(Spent)  # not yet in the file
         self._writer = ThreadPoolExecutor(1, "spending") if path else None
         if path is not None:
@@ -87,10 +103,33 @@ class Spending:
     def in_all(self, key: str) -> Spent:
         return self.on(key, "")
 
-    def add(self, key: str, spent: Spent, day: str) -> None:
+    def hold(self, hold: Hold, budget: int, *, is_daily: bool) -> "Future[int]":
+        """Set it aside on disk, if the budget has it beside what others of the home spent and hold.
+        The result is what is lacking: 0 or less, and it is held.
+
+        Raises:
+            ConfigError: the file cannot be written, so nobody could tell later.
+        """
+        if self._writer is not None:
+            return self._writer.submit(self._hold, hold, budget, is_daily)
+        done: Future[int] = Future()
+        done.set_result(0)  # who shares nothing has looked already
+        return done
+
+    def held(self, key: str, day: str = "") -> int:
+        """By answers that run, here or in other processes of the home, and by those that died."""
+        if self._path is None:
+            return 0
+        with _open(self._path) as database:
+            return _held(database, key, day)
+
+    def add(self, key: str, spent: Spent, day: str, hold: Hold | None = None) -> None:
+        """hold: what was set aside for it, which is free again."""
         with self._lock:
             self._waiting[key, day] += spent
             self._waiting[key, ""] += spent
+            if hold is not None:
+                self._ended.append(hold.id)
         if self._writer is not None:
             self._writer.submit(self._write)
 
@@ -111,7 +150,7 @@ class Spending:
     def _write(self) -> None:
         """On the writer's thread: what waits, and then what all gateways of the home spent."""
         with self._lock:
-            taken = dict(self._waiting)
+            taken, ended = dict(self._waiting), tuple(self._ended)
         if not taken or self._path is None:
             return
         try:
@@ -120,16 +159,37 @@ class Spending:
                     if day:
                         values = (key, day, spent.ncr, spent.tokens, spent.answers)
                         database.execute(ADD, values)
+                database.executemany("DELETE FROM held WHERE id = ?", [(id,) for id in ended])
                 seen = {place: _sums(database, *place) for place in taken}
         except (OSError, sqlite3.Error) as error:
             log.error("what keys have spent cannot be written", extra={"error": str(error)})
             return
         with self._lock:
             self._written.update(seen)
+            del self._ended[: len(ended)]
             for place, spent in taken.items():
                 self._waiting[place] -= spent
                 if self._waiting[place] == NOTHING:
                     del self._waiting[place]
+
+    def _hold(self, hold: Hold, budget: int, is_daily: bool) -> int:
+        """On the writer's thread: looked at and set aside in one transaction."""
+        assert self._path is not None
+        day = hold.day if is_daily else ""
+        try:
+            with _open(self._path) as database:
+                database.execute("BEGIN IMMEDIATE")
+                used = _sums(database, hold.key, day).ncr + _held(database, hold.key, day)
+                lack = used + hold.ncr - budget
+                if lack <= 0:
+                    values = (hold.id, hold.key, hold.day, hold.ncr)
+                    database.execute("INSERT INTO held VALUES (?, ?, ?, ?)", values)
+                return lack
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(
+                f"cannot set aside what an answer may cost: {error}",
+                hint=f"look at the disk and the owner of {self._path}",
+            ) from error
 
 
 class _open:
@@ -138,6 +198,7 @@ class _open:
     def __init__(self, path: Path) -> None:
         self._database = sqlite3.connect(path, timeout=BUSY_S)
         self._database.execute(TABLE)
+        self._database.execute(HOLDS)
 
     def __enter__(self) -> sqlite3.Connection:
         return self._database
@@ -153,6 +214,11 @@ class _open:
 def _sums(database: sqlite3.Connection, key: str, day: str) -> Spent:
     where, values = (" AND day = ?", (key, day)) if day else ("", (key,))
     return Spent(*database.execute(SUMS + where, values).fetchone())
+
+
+def _held(database: sqlite3.Connection, key: str, day: str) -> int:
+    where, values = (" AND day = ?", (key, day)) if day else ("", (key,))
+    return int(database.execute(HELD + where, values).fetchone()[0])
 
 
 def today(now: datetime | None = None) -> str:

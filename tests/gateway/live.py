@@ -15,8 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ledger.meter import Rates
+from ledger.objects import FREE
 from manyhands.dashboard.books import HomeBooks
 from manyhands.dashboard.routes import Panel
+from manyhands.gateway.allowances import Allowances
 from manyhands.gateway.app import make_app
 from manyhands.gateway.catalogue import Catalogue, served_of
 from manyhands.gateway.door import admission
@@ -65,6 +68,9 @@ class Switch:
 class Live:
     """`url` is what a caller gets; the rest is for tests that look behind it."""
 
+    rates: Rates = FREE
+    allowances: Allowances | None = None  # of nodes, and of keys; set before it starts
+
     def __init__(self, directory: Path, bounds: Bounds) -> None:
         self.directory, self.bounds, self.tracer = directory, bounds, Switch()
         self.loop = asyncio.new_event_loop()
@@ -74,11 +80,12 @@ class Live:
     async def start(self) -> None:
         self.swarm = Swarm(BUILT_IN, self.directory, lambda i: GrpcTransport(i, OPEN_SWARM_ID))
         self._stack.push_async_callback(self.swarm.aclose)
-        await self.swarm.start((0, 4), (4, 8), tracer=self.tracer)
+        await self.swarm.start((0, 4), (4, 8), rates=self.rates, tracer=self.tracer)
         client = await self._stack.enter_async_context(self.swarm.client())
         tiny = find_model("tiny")
         models = [tiny, replace(tiny, name="org/other")]
-        self.gateway = Gateway(Catalogue(served_of(models), {"small": "tiny"}), self.bounds)
+        catalogue = Catalogue(served_of(models), {"small": "tiny"})
+        self.gateway = Gateway(catalogue, self.bounds, self.allowances)
         panel = Panel(books=HomeBooks(self.directory))
         admit = admission(KeyFile(self.keys))
         app = make_app(self.gateway, Readiness(self.gateway), admit, panel, tracer=self.tracer)
@@ -131,8 +138,8 @@ class Live:
 
 
 @contextmanager
-def live(directory: Path, bounds: Bounds | None = None) -> Iterator[Live]:
-    running = Live(directory, bounds or Bounds(max_tokens=24, max_body_bytes=1 << 20, drain_s=0.5))
+def live(directory: Path, bounds: Bounds | None = None, kind: type[Live] = Live) -> Iterator[Live]:
+    running = kind(directory, bounds or Bounds(max_tokens=24, max_body_bytes=1 << 20, drain_s=0.5))
     thread = threading.Thread(target=running.loop.run_forever, name="gateway")
     thread.start()
     try:
