@@ -11,13 +11,14 @@ IntegrityError (exit 8)
     WitnessRefused    a witness will not sign a checkpoint; `status` says why
     NotAgreed         payer and payee have different receipts of the same tabs
     DamagedLedger     a database that is truncated or corrupt
+NoQuorum (exit 75)        too few witnesses signed a checkpoint; `missing` names who did not
 ConfigError (exit 3)
     ForeignLedger     a database of another identity or swarm
     LedgerBusy        another process has held the database for too long
     UnreadableBundle  a file that is not there or cannot be read (exit 66)
 """
 
-from protocol.errors import ConfigError, IntegrityError
+from protocol.errors import ConfigError, IntegrityError, ManyhandsError
 
 
 class BadObject(IntegrityError):
@@ -67,6 +68,16 @@ class IncompleteBundle(IntegrityError):
 
 class NotAgreed(IntegrityError):
     code = "not_agreed"
+
+
+class NoQuorum(ManyhandsError):
+    """Try again: what is to be signed stays as it is until enough witnesses answer."""
+
+    exit_code, code = 75, "no_quorum"
+
+    def __init__(self, message: str, missing: tuple[str, ...] = (), *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.missing = missing
 
 
 class DamagedLedger(IntegrityError):

@@ -83,6 +83,10 @@ class SpendBooks:
         """How many leaves of this log we have: ask for those from here on."""
         return self._log(self._names.find(account)).size
 
+    def counted(self, account: bytes) -> int:
+        """How many of them count; fewer, where one is beyond the account's credit."""
+        return self._counted(self._names.find(account) or 0)
+
     def learn(self, account: bytes, note: str, leaves: Sequence[bytes], *, start: int = 0) -> int:
         """Take in a log's leaves from `start` on, up to the size that its checkpoint says.
 

@@ -322,6 +322,15 @@ class ControlLink:
             await stream.aclose()
 
 
+async def until_closed(links: Sequence[ControlLink], timeout_s: float) -> None:
+    """Until all of these hops have filed their receipts, or are gone."""
+    waiting = [asyncio.create_task(link.closed.wait()) for link in links]
+    if waiting:
+        _, late = await asyncio.wait(waiting, timeout=timeout_s)
+        for task in late:
+            task.cancel()
+
+
 def _needed(reserve: Reserve) -> dict[str, str]:
     """Features that a hop must have for this, and what to leave out where it has not."""
     asked, sampling = reserve.extensions, reserve.sampling

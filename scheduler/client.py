@@ -29,10 +29,12 @@ from scheduler.chain import Connections
 from scheduler.data_links import DataLinks
 from scheduler.directory import Directory, fetch_directory
 from scheduler.finder import RouteFinder
+from scheduler.funds import Funds
 from scheduler.hidden_session import HiddenRequest, HiddenSession
 from scheduler.peer_record import PeerRecords
 from scheduler.permission import Permission, Terms
 from scheduler.prefixes import Prefixes
+from scheduler.purse import ClientPurse
 from scheduler.request import Event, GenerationRequest
 from scheduler.session import Session
 from scheduler.settlement import Settlement
@@ -101,10 +103,12 @@ class Client:
         membership: Membership | None = None,
         channel: Channel = Channel.STABLE,
         terms: Terms | None = None,
+        purse: ClientPurse | None = None,
     ) -> None:
         """channel: in which a model must be released, where the swarm releases models.
         membership: the gate of `transport`, in a swarm that has members; it is kept up to date.
         terms: what has to be accepted before a model is used, see `Permission`.
+        purse: what pays, where issuers' credit does.
         records: what earlier clients of this home saw of their peers; this one adds to it."""
         self.records = records or PeerRecords()
         self.identity, self.swarm_id, self.transport = identity, swarm_id, transport
@@ -116,7 +120,7 @@ class Client:
             new_table(swarm_id, membership),
             groups_of=membership.groups_of if membership else None,
         )
-        self._membership = membership
+        self._membership, self.purse = membership, purse
         self.policy = funding_of(membership.state.policy if membership else None)
         self.permission = Permission(membership, channel, self._directory, terms)
         self._watching: asyncio.Task[None] | None = None
@@ -239,4 +243,5 @@ class Client:
             max_price=request.limits.max_price,
             max_cost=request.limits.max_cost,
             constraints=request.limits.constraints(request.profile),
+            funds=Funds(self.purse) if self.purse else None,
         )

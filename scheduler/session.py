@@ -52,7 +52,7 @@ from protocol.messages import (
 )
 from protocol.transport.error_codec import decode_error
 from scheduler.accusing import lost_by
-from scheduler.chain import Connections, ControlLink
+from scheduler.chain import Connections, ControlLink, until_closed
 from scheduler.copies import Copies
 from scheduler.finder import RouteFinder
 from scheduler.heirs import Choice, choose
@@ -199,7 +199,16 @@ class Session:
 
     def _reserve(self, seat: Seat, epoch: int, leaver: Seat | None) -> None:
         reserve = self._reservation(seat, epoch, leaver)
-        self._settlement.open(seat.peer, reserve)
+        self._ask(seat, self._settlement.open(seat.peer, reserve).reserve)
+
+    async def _ask_again(self, seat: Seat, error: ManyhandsError) -> None:
+        """It found no credit behind the session: show it more."""
+        try:
+            self._ask(seat, await self._settlement.shown_more(seat.peer, error))
+        except ManyhandsError as failed:
+            self._do(self.rules.lost(seat.peer, failed, time.monotonic()))
+
+    def _ask(self, seat: Seat, reserve: Reserve) -> None:
         link = ControlLink(
             self._connections,
             seat.peer,
@@ -238,6 +247,7 @@ class Session:
     async def _find(self, action: FindRoute) -> None:
         try:
             seats = await self._finder.find(action, self._deadline)
+            await self._settlement.fund(seats, self.request, self._finder, self._deadline)
         except ManyhandsError as error:
             self._do(self.rules.no_route(action.epoch, error))
             return
@@ -247,6 +257,7 @@ class Session:
         routes = await self._finder.heirs(action)
         choice = choose(routes, action, self._rest_s)
         seats = [] if choice is Choice.STAY else self._finder.seats(routes)
+        seats = await self._settlement.affords(seats, self.request, self._finder, self._deadline)
         hand_over, now = choice is Choice.HAND_OVER, time.monotonic()
         self._do(self.rules.heirs(action.epoch, seats, now, hand_over=hand_over))
 
@@ -311,6 +322,10 @@ class Session:
         log.info("a hop refused or failed", extra={"peer": peer, "error": str(error)})
         if isinstance(error, SessionTimeout):
             self._do(self.rules.fail(self._finder.waits_for or error))
+            return
+        if (seat := self._settlement.may_show_more(peer, error, self.rules)) is not None:
+            del self._links[peer]  # that it ends is no loss
+            self._start(self._ask_again(seat, error))
             return
         hops = {hop.peer for hop in self.rules.hops}
         for lost, why in lost_by(error, peer, hops, is_resumed=link.is_resumed):
@@ -384,11 +399,7 @@ class Session:
             self._send(hop.peer, Close(reason=self._finish_reason or "failed"))
         serving = {hop.peer for hop in self.rules.hops}  # nobody waits for a hop that was lost
         links = [link for link in self._links.values() if link.peer in serving]
-        waiting = [asyncio.create_task(link.closed.wait()) for link in links]
-        if waiting:
-            _, late = await asyncio.wait(waiting, timeout=SETTLE_S)
-            for task in late:
-                task.cancel()
+        await until_closed(links, SETTLE_S)
         settled = await self._settlement.file()
         for link in self._links.values():
             link.abandon()

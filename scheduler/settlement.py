@@ -9,25 +9,33 @@ import asyncio
 import hashlib
 import logging
 import secrets
+import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ledger.meter import Meter, Usage
+from ledger.objects import NO_ASSET
 from ledger.objects import Route as SignedRoute
 from ledger.opening import Wanted, accept_terms
 from ledger.receipts import Receipt
-from ledger.tab import PayerTab
+from ledger.tab import PayerTab, no_limit
+from ledger.wallet import Stake
 from ledger.writer import LedgerWriter
+from protocol.asking import Funding
 from protocol.chain_actions import Seat, Stretch
+from protocol.chain_session import ChainSession
 from protocol.clock import wall_ms
 from protocol.constraints import NONE, Constraints
-from protocol.errors import BudgetExceeded, ManyhandsError, PeerRefused
+from protocol.errors import BudgetExceeded, ManyhandsError, NotFunded, PeerRefused
 from protocol.handover import Note
 from protocol.identity import Identity, public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve, Reserved, SessionId
 from protocol.signing import Envelope
 from protocol.spare import SpareNote
 from scheduler import prices
+from scheduler.finder import RouteFinder
+from scheduler.funds import Funds
+from scheduler.request import GenerationRequest
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +50,11 @@ class ClientTab:
         identity: Identity,
         swarm_id: bytes,
         constraints: bytes = b"",
+        stake: Stake | None = None,
     ) -> None:
-        self._reserve, self._peer = reserve, peer
+        """stake: what it is paid from, where issuers' credit pays."""
+        self.reserve = replace(reserve, funding=Funding(proof=stake.proof)) if stake else reserve
+        self._peer, self.stake = peer, stake
         self._identity, self._swarm_id = identity, swarm_id
         self._constraints = constraints
         self._reserved: Reserved | None = None
@@ -60,8 +71,9 @@ class ClientTab:
             IntegrityError: they are not.
         """
         assert self._reserved is not None
-        reserve, span = self._reserve, self._reserve.span
+        reserve, span = self.reserve, self.reserve.span
         offer = Envelope.decode(self._reserved.offer)
+        stake = None if self.is_free else self.stake
         wanted = Wanted(
             chain_id=reserve.session,
             payer=self._identity.public_key,
@@ -72,6 +84,8 @@ class ClientTab:
             salt_commit=reserve.salt_commit,
             client_nonce=reserve.client_nonce,
             constraints=self._constraints,
+            allot_oid=stake.oid if stake else None,
+            payer_checkpoint_hash=stake.checkpoint_hash if stake else None,
         )
         terms = accept_terms(
             offer,
@@ -82,7 +96,8 @@ class ClientTab:
             now_ms=wall_ms(),
             profile=reserve.profile or self._reserved.profile,
         )
-        self._tab = PayerTab(offer, terms, self._identity.key, self._swarm_id)
+        limit = stake.covers if stake else no_limit
+        self._tab = PayerTab(offer, terms, self._identity.key, self._swarm_id, limit=limit)
         return terms.encode()
 
     def derived(self, stretches: Sequence[Stretch], cached: int) -> Meter:
@@ -91,7 +106,7 @@ class ClientTab:
         cached: rows it had before the session began.
         """
         assert self._reserved is not None
-        reserve = self._reserve
+        reserve = self.reserve
         row_bytes = TOKEN_BYTES if reserve.is_first else self._reserved.row_bytes
         usage = Usage.opened(len(reserve.span), reserve.capacity, reserve.budget_ms / 1000)
         usage = usage.after_cached(cached)
@@ -108,7 +123,7 @@ class ClientTab:
     def most_ncr(self, n_ids: int) -> int:
         """What the hop can earn by terms for all its room, of which `n_ids` are known already."""
         assert self._reserved is not None
-        reserve = self._reserve
+        reserve = self.reserve
         first = max(1, min(n_ids, reserve.capacity))
         whole = [Stretch(0, first, first), Stretch(first, reserve.capacity, first)]
         return prices.cost(self._reserved.offer, self.derived(whole, 0))
@@ -117,10 +132,21 @@ class ClientTab:
     def is_accepted(self) -> bool:
         return self._tab is not None
 
+    @property
+    def is_free(self) -> bool:
+        return self.price_per_million() == 0
+
+    @property
+    def asset(self) -> bytes:
+        """Whose credit the hop asks for, by its offer."""
+        assert self._reserved is not None
+        offer = prices.read_offer(self._reserved.offer)
+        return offer.asset if offer else NO_ASSET
+
     def price_per_million(self) -> float:
         """Ncr for positions through one block, by the offer that the hop reserved under."""
         assert self._reserved is not None
-        return prices.proposed(self._reserved.offer, self._reserve.n_blocks, self._reserve.capacity)
+        return prices.proposed(self._reserved.offer, self.reserve.n_blocks, self.reserve.capacity)
 
     def hear(self, statement: bytes) -> None:
         """Take a statement in.
@@ -191,8 +217,11 @@ class Settlement:
         max_price: int | None = None,
         max_cost: int | None = None,
         constraints: Constraints = NONE,
+        funds: Funds | None = None,
     ) -> None:
-        """max_price: ncr for a million positions through one block; None: any.
+        """funds: what pays, where issuers' credit does.
+
+        max_price: ncr for a million positions through one block; None: any.
 
         max_cost: ncr for the whole session, over all its chains; no more is ever promised.
 
@@ -201,6 +230,7 @@ class Settlement:
         self.constraints = constraints.seal(session, swarm_id, identity.key)
         self._asked = constraints.encode()
         self._max_price, self._max_cost = max_price, max_cost
+        self.funds = funds
         self.session, self.salt = session, secrets.token_bytes(32)
         self.salt_commit = hashlib.sha256(self.salt).digest()
         self.tabs: dict[str, ClientTab] = {}
@@ -210,9 +240,57 @@ class Settlement:
     def open(self, peer: str, reserve: Reserve) -> ClientTab:
         if (earlier := self.tabs.get(peer)) is not None:
             self._earlier.append(earlier)  # a hop that was lost and came back has two tabs
-        tab = ClientTab(reserve, peer, self._identity, self._swarm_id, self._asked)
+        stake = self.funds.given(peer) if self.funds else None
+        tab = ClientTab(reserve, peer, self._identity, self._swarm_id, self._asked, stake)
         self.tabs[peer] = tab
         return tab
+
+    async def fund(
+        self, seats: Sequence[Seat], request: GenerationRequest, finder: RouteFinder, until: float
+    ) -> None:
+        """Have something to show each of these, where issuers' credit pays.
+
+        Raises:
+            ManyhandsError: there is not so much credit, or nobody to sign for it.
+        """
+        if self.funds is not None:
+            said = {seat: finder.announced(seat.peer) for seat in seats}
+            offers = {seat: each.offer for seat, each in said.items() if each is not None}
+            await self.funds.prepare(offers, request, until - time.monotonic())
+
+    async def affords(
+        self, seats: Sequence[Seat], request: GenerationRequest, finder: RouteFinder, until: float
+    ) -> list[Seat]:
+        """These, or nobody, where there is nothing to show them."""
+        try:
+            await self.fund(seats, request, finder, until)
+        except ManyhandsError as error:
+            log.info("these hops cannot be paid", extra={"error": str(error)})
+            return []
+        return list(seats)
+
+    def may_show_more(self, peer: str, error: ManyhandsError, rules: ChainSession) -> Seat | None:
+        """The place of a hop that found no credit behind a session, if there is more to show it."""
+        hop = next(
+            (hop for hop in (*rules.hops, *rules.succession.heirs) if hop.peer == peer), None
+        )
+        if hop is None or self.funds is None or self.tabs[peer].stake is None:
+            return None
+        may = isinstance(error, NotFunded) and self.funds.may_go_on(peer)
+        return hop.seat if may else None
+
+    async def shown_more(self, peer: str, error: ManyhandsError) -> Reserve:
+        """What to ask it once more, with what it needs.
+
+        Raises:
+            ManyhandsError: there is nothing more to show.
+        """
+        tab = self.tabs[peer]
+        assert self.funds is not None
+        assert tab.stake is not None
+        tab.stake, shown = await self.funds.again(peer, tab.stake, error)
+        tab.reserve = replace(tab.reserve, funding=shown)
+        return tab.reserve
 
     def accept(self, peer: str, chain: Collection[str] = (), n_ids: int = 0) -> bytes:
         """Sign a hop's terms, and remember the tab from now on.
@@ -230,6 +308,8 @@ class Settlement:
         asked, cap = self.tabs[peer].price_per_million(), self._max_price
         if cap is not None and asked > cap:
             raise PeerRefused(peer, f"it asks {asked:g} ncr per million, more than {cap}")
+        if self.funds is not None and asked:
+            self.funds.check_asset(peer, self.tabs[peer].asset)
         terms = self.tabs[peer].accept()
         self.keep(self.tabs[peer])
         return terms
@@ -283,6 +363,8 @@ class Settlement:
         """Log the receipt of every tab, lost hops' ones too."""
         tabs = (*self._earlier, *self.tabs.values())
         receipts = [tab.receipt() for tab in tabs]
+        if self.funds is not None:
+            await self.funds.settle({tab.stake: tab.promised_ncr for tab in tabs if tab.stake})
         filing = [asyncio.wrap_future(self._books.file(receipt)) for receipt in receipts if receipt]
         filed = []
         for entry in await asyncio.gather(*filing, return_exceptions=True):

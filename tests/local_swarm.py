@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from ledger.escrow import Escrow
 from ledger.log import Ledger
 from ledger.meter import Rates
 from ledger.objects import FREE
@@ -38,6 +39,7 @@ from protocol.transport import Transport
 from protocol.transport.control_plane import ControlPlane
 from protocol.transport.grpc import GrpcTransport
 from scheduler import Client, Finished, Generation, GenerationRequest, GenerationResult
+from scheduler.purse import ClientPurse
 
 TransportOf = Callable[[Identity], Transport]
 MembershipOf = Callable[[Identity], Membership]
@@ -72,6 +74,8 @@ class Swarm:
         """`membership_of`: of a swarm that has members, over real sockets. `plane_of` may be set:
         how a node finds others besides gossip."""
         self.plane_of: Callable[[Identity], ControlPlane | None] = lambda identity: None
+        self.escrow_of: Callable[[Identity, Path], Escrow | None] = lambda identity, home: None
+        self.purse_of: Callable[[Identity, Path], ClientPurse | None] = lambda identity, home: None
         self.directory, self.home, self.transport_of = directory, home, transport_of
         self.membership_of = membership_of
         self.manifest: Manifest = make_manifest(directory)
@@ -130,6 +134,7 @@ class Swarm:
             elsewhere=move[0],
             pace=move[1],
             place=self._place(identity, membership, transport, home) if membership else None,
+            escrow=self.escrow_of(identity, home),
         )
         local = LocalNode(node, books, home)
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -204,10 +209,12 @@ class Swarm:
             await local.task
 
     @asynccontextmanager
-    async def client(self, name: str = "client", *, seed: int = 1) -> AsyncIterator[Client]:
-        identity = Identity(SigningKey.generate())
+    async def client(
+        self, name: str = "client", *, seed: int = 1, identity: Identity | None = None
+    ) -> AsyncIterator[Client]:
+        identity = identity or Identity(SigningKey.generate())
         home = self.home / name
-        home.mkdir(parents=True)
+        home.mkdir(parents=True, exist_ok=True)
         transport, membership = self._transport(identity)
         swarm_id = membership.swarm_id if membership else OPEN_SWARM_ID
         books = LedgerWriter(lambda: Ledger.open(home, identity.key, swarm_id))
@@ -221,6 +228,7 @@ class Swarm:
                 join,
                 rng=random.Random(seed),
                 membership=membership,
+                purse=self.purse_of(identity, home),
             ) as client:
                 yield client
         finally:

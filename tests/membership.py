@@ -49,9 +49,23 @@ def certify(
     by: int = FOUNDER,
 ) -> bytes:
     """What peer `n` shows."""
+    key = key_of(n).public_key
+    return certify_key(state, key, roles, now_ms=now_ms, lasts_ms=lasts_ms, by=by)
+
+
+def certify_key(
+    state: SwarmState,
+    key: bytes,
+    roles: Roles = WORKS,
+    *,
+    now_ms: int | None = None,
+    lasts_ms: int = HOUR_MS,
+    by: int = FOUNDER,
+) -> bytes:
+    """What the peer of this key shows."""
     issued_ms = wall_ms() if now_ms is None else now_ms
     certificate = Certificate(
-        peer=key_of(n).public_key, roles=roles, issued_ms=issued_ms, expires_ms=issued_ms + lasts_ms
+        peer=key, roles=roles, issued_ms=issued_ms, expires_ms=issued_ms + lasts_ms
     )
     return certificate.seal(state.swarm_id, key_of(by)).encode()
 

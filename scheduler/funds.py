@@ -1,0 +1,98 @@
+"""What one session pays its hops with, where issuers' credit pays.
+
+In: the places in its chain, and what those who sit there ask. Out: a stake for each, which its
+request shows, and what of it came to be promised, given back to the purse in the end.
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from ledger.meter import Usage
+from ledger.objects import Offer
+from ledger.opening import most
+from ledger.wallet import Stake
+from protocol.asking import Funding
+from protocol.chain_actions import Seat
+from protocol.errors import LogNeeded, ManyhandsError, PeerRefused
+from protocol.identity import public_key_from_peer_id
+from scheduler.prices import read_offer
+from scheduler.purse import ClientPurse
+from scheduler.request import GenerationRequest
+
+MOST_ROW_BYTES = 64 << 10  # of a row between hops, where its size is not known
+MAX_AGAIN = 2  # a log that is lacking, and an allotment that is used up
+SLACK = 4  # a quarter is set aside besides: after a loss, rows are run again
+
+
+class Funds:
+    """Of one session."""
+
+    def __init__(self, purse: ClientPurse) -> None:
+        self._purse = purse
+        self._waiting: dict[str, Stake] = {}  # for peers that are asked next
+        self._n_again: Counter[str] = Counter()
+
+    async def prepare(
+        self, asked: Mapping[Seat, bytes], request: GenerationRequest, left_s: float
+    ) -> None:
+        """Have a stake for each seat whose offer asks for credit of this swarm.
+
+        Raises:
+            ManyhandsError: see `ClientPurse.stakes`.
+        """
+        wants: defaultdict[bytes, dict[str, int]] = defaultdict(dict)
+        for seat, envelope in asked.items():
+            offer = read_offer(envelope) if envelope else None
+            if offer is None or offer.rates.is_free or offer.asset not in self._purse.policy.assets:
+                continue  # nothing to pay, or nothing that we could agree to
+            if seat.peer not in self._waiting:
+                wants[offer.asset][seat.peer] = cost_of(offer, seat, request, left_s)
+        for asset, costs in wants.items():
+            payees = {public_key_from_peer_id(peer): peer for peer in costs}
+            amounts = {payee: costs[peer] for payee, peer in payees.items()}
+            for payee, stake in (await self._purse.stakes(amounts, asset)).items():
+                self._waiting[payees[payee]] = stake
+
+    def given(self, peer: str) -> Stake | None:
+        """What a new tab with this peer is paid from."""
+        return self._waiting.pop(peer, None)
+
+    def may_go_on(self, peer: str) -> bool:
+        return self._n_again[peer] < MAX_AGAIN
+
+    async def again(self, peer: str, stake: Stake, error: ManyhandsError) -> tuple[Stake, Funding]:
+        """What to show a hop that found nothing behind `stake`: our log, or another allotment.
+
+        Raises:
+            ManyhandsError: there is nothing more to show.
+        """
+        self._n_again[peer] += 1
+        wallet = self._purse.wallet
+        if isinstance(error, LogNeeded):
+            leaves = await asyncio.to_thread(wallet.leaves_for, stake, error.size)
+            return stake, Funding(proof=stake.proof, start=error.size, leaves=tuple(leaves))
+        payee = public_key_from_peer_id(peer)
+        await self._purse.used_up(stake)
+        fresh = (await self._purse.stakes({payee: stake.amount}, stake.asset))[payee]
+        await self._purse.settle({stake: 0})
+        return fresh, Funding(proof=fresh.proof)
+
+    def check_asset(self, peer: str, asset: bytes) -> None:
+        """Raises PeerRefused: what it asks for is no credit of this swarm."""
+        if asset not in self._purse.policy.assets:
+            raise PeerRefused(peer, "it asks for credit that is not of this swarm")
+
+    async def settle(self, promised: Mapping[Stake, int]) -> None:
+        """The session is over: its tabs came to this, and what was never shown is free again."""
+        unused, self._waiting = self._waiting, {}
+        await self._purse.settle({**dict.fromkeys(unused.values(), 0), **promised})
+
+
+def cost_of(offer: Offer, seat: Seat, request: GenerationRequest, left_s: float) -> int:
+    """What to set aside for a tab: what it can cost at most, and some more."""
+    usage = Usage.opened(len(seat.span), request.capacity, max(left_s, 1.0))
+    row_bytes = 4 * request.hidden_size or MOST_ROW_BYTES
+    n_prompt = len(request.prompt_ids) if len(request.prompt_ids) > 1 else 0
+    cost = most(offer, usage, n_prompt, request.capacity, row_bytes)
+    return cost + cost // SLACK
