@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ledger.errors import ForeignLedger
+from ledger.places import address_of, open_store
 from ledger.store import SCHEMA, Store, damaged, translated, write_whole
 
 
@@ -26,11 +27,12 @@ def begun(
     path = directory / file_name
     with translated(path):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if promise and (directory / promise).exists() and not (path.exists() and path.stat().st_size):
+    is_empty = address_of(directory) is None and not (path.exists() and path.stat().st_size)
+    if promise and is_empty and (directory / promise).exists():
         raise damaged(
             path, f"it is missing or empty, but {promise} shows that it has signed before"
         )
-    store = Store.open(path, create=True, schema=schema)
+    store = open_store(directory, file_name, create=True, schema=schema)
     try:
         store.quick_check()
         yield store

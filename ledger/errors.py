@@ -15,6 +15,7 @@ NoQuorum (exit 75)        too few witnesses signed a checkpoint; `missing` names
 ConfigError (exit 3)
     ForeignLedger     a database of another identity or swarm
     LedgerBusy        another process has held the database for too long
+    LedgerUnreachable the server that has the database does not answer
     UnreadableBundle  a file that is not there or cannot be read (exit 66)
 """
 
@@ -96,3 +97,9 @@ class UnreadableBundle(ConfigError):
 
 class LedgerBusy(ConfigError):
     code = "ledger_busy"
+
+
+class LedgerUnreachable(ConfigError):
+    """Nothing acknowledged is lost with the connection; what was under way may be asked again."""
+
+    code = "ledger_unreachable"

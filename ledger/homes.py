@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ledger.places import is_there
 from ledger.reader import FILE_NAME, HEAD_NAME, LedgerReader
 from protocol.errors import ConfigError, UsageError
 from protocol.key_files import read_public_key
@@ -42,7 +43,7 @@ def find_books(home: Path, roles: Sequence[str] = ROLES) -> list[Book]:
     present = [
         book
         for book in books
-        if any((book.directory / name).exists() for name in (FILE_NAME, HEAD_NAME))
+        if is_there(book.directory, FILE_NAME) or (book.directory / HEAD_NAME).exists()
     ]
     if not present:
         raise ConfigError(

@@ -79,8 +79,7 @@ def line_of(account: bytes, row: Row) -> Line:
 
 def has_line_rows(store: Store) -> bool:
     """An older log has no table for them until its owner opens it."""
-    sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'line'"
-    return bool(store.execute(sql))
+    return store.has_table("line")
 
 
 @lru_cache(maxsize=256)

@@ -12,6 +12,7 @@ from ledger.epochs import epoch_now
 from ledger.findings import Findings
 from ledger.homes import Book, find_receipt
 from ledger.options import books_of, common
+from ledger.places import is_there
 from ledger.policy import Policy
 from ledger.pruning import Plan, body_of, plan, tabs_in
 from ledger.reader import LedgerReader
@@ -64,7 +65,7 @@ def _prune(book: Book, policy: Policy, *, dry_run: bool) -> dict[str, Any]:
 def _planned(book: Book, reader: LedgerReader, policy: Policy) -> Plan:
     directory, swarm_id = book.directory, reader.swarm_id
     made, notes, disputed, epoch = [], dict[bytes, int](), set[bytes](), 0
-    if (directory / settled.FILE_NAME).exists():
+    if is_there(directory, settled.FILE_NAME):
         with SettledBook.open(directory, swarm_id) as kept:
             made = [read_settlement(each) for each in kept.of(reader.account)]
             for payee in {each.payee for each in made}:
@@ -72,7 +73,7 @@ def _planned(book: Book, reader: LedgerReader, policy: Policy) -> Plan:
     if (directory / findings.FILE_NAME).exists():
         with Findings.open(directory, swarm_id) as known:
             disputed = tabs_in(each.fault for each in known.faults())
-    if policy.witnesses and (directory / spend_books.FILE_NAME).exists():
+    if policy.witnesses and is_there(directory, spend_books.FILE_NAME):
         with SpendBooks.open(directory, swarm_id, policy.quorum()) as others:
             epoch = epoch_now(policy, others, 0)
     elif not policy.witnesses:

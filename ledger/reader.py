@@ -15,8 +15,9 @@ from ledger.checkpoint import Checkpoint
 from ledger.entries import LogEntry, Proof
 from ledger.line_rows import COLUMNS, ENTRY_COLUMNS, N_ENTRY, check_types, has_line_rows
 from ledger.merkle import inclusion_proof
+from ledger.places import open_store
 from ledger.receipts import Receipt
-from ledger.store import SCHEMA, Row, Store, damaged
+from ledger.store import SCHEMA, Row, damaged
 from ledger.tree_log import TreeLog
 from protocol.errors import UsageError
 
@@ -45,7 +46,7 @@ class LedgerReader(TreeLog):
             DamagedLedger: the database is truncated or corrupt.
             ConfigError: there is none, or it cannot be opened.
         """
-        store = Store.open(directory / FILE_NAME)
+        store = open_store(directory, FILE_NAME)
         try:
             meta = read_meta(store)
             return LedgerReader(directory, store, meta.get("account", b""), meta.get("swarm", b""))
@@ -161,8 +162,7 @@ class LedgerReader(TreeLog):
         return LogEntry(*rows[0]) if rows else None
 
     def _has_pruned(self) -> bool:
-        sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'pruned'"
-        return bool(self._store.execute(sql))
+        return self._store.has_table("pruned")
 
     def _body(self, index: int) -> tuple[bytes, bytes]:
         rows = self._store.execute("SELECT salt, receipt FROM body WHERE idx = ?", (index,))

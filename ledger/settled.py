@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from ledger.errors import ForeignLedger
+from ledger.beside import begun, claim
 from ledger.reconciliation import IdSet
 from ledger.settling import Pair
 from ledger.spending import Settlement
-from ledger.store import Store, translated
+from ledger.store import Store
 from protocol.canonical import decode
 from protocol.signing import Envelope
 
@@ -48,21 +48,8 @@ class SettledBook:
             ForeignLedger: it is of another swarm.
             ConfigError: the directory cannot be written.
         """
-        path = directory / FILE_NAME
-        with translated(path):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = Store.open(path, create=True, schema=SCHEMA)
-        try:
-            store.quick_check()
-            with store.transaction():
-                store.execute(
-                    "INSERT INTO meta VALUES ('swarm', ?) ON CONFLICT DO NOTHING", (swarm_id,)
-                )
-                if store.execute("SELECT value FROM meta WHERE name = 'swarm'") != [(swarm_id,)]:
-                    raise ForeignLedger(f"{path} is of another swarm", hint="use another --home")
-        except BaseException:
-            store.close()
-            raise
+        with begun(directory, FILE_NAME, schema=SCHEMA) as store:
+            claim(store, {"swarm": swarm_id})
         return cls(store, swarm_id)
 
     def close(self) -> None:
@@ -101,7 +88,7 @@ class SettledBook:
             for session_id, amount in notes:
                 self._store.execute(
                     "INSERT INTO note VALUES (?, ?, ?) ON CONFLICT (session, payee)"
-                    " DO UPDATE SET amount = max(amount, excluded.amount)",
+                    " DO UPDATE SET amount = excluded.amount WHERE note.amount < excluded.amount",
                     (session_id, payee, amount),
                 )
 

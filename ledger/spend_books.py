@@ -111,8 +111,8 @@ class SpendBooks:
         """What vouchers on our own tabs promise of allotments; the highest of each tab counts."""
         with self._transaction():
             self._store.execute_many(
-                "INSERT INTO tab VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
-                " SET amount = max(amount, excluded.amount)",
+                "INSERT INTO tab VALUES (?, ?, ?) ON CONFLICT (allot, session) DO UPDATE"
+                " SET amount = excluded.amount WHERE tab.amount < excluded.amount",
                 ((tab.allot_oid, tab.session_id, tab.amount) for tab in tabs),
             )
 
@@ -343,7 +343,8 @@ class SpendBooks:
 
     def _remember(self, acct: int, fault: Fault) -> None:
         self._store.execute(
-            "INSERT OR IGNORE INTO forked VALUES (?, ?)", (acct, encode(fault.to_fields()))
+            "INSERT INTO forked VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (acct, encode(fault.to_fields())),
         )
 
     def _extend(self, account: bytes, log: LogRow, leaves: Sequence[bytes]) -> None:
@@ -397,10 +398,9 @@ class SpendBooks:
             refold(self._store)
 
     def _save(self, log: LogRow) -> None:
-        self._store.execute(
-            "INSERT OR REPLACE INTO log VALUES (?, ?, ?, ?, ?, ?)",
-            [getattr(log, name) for name in LogRow.__slots__],
-        )
+        row = [getattr(log, name) for name in LogRow.__slots__]
+        self._store.execute("DELETE FROM log WHERE acct = ?", row[:1])
+        self._store.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def _steps_from(self, acct: int, place: int) -> Iterable[StepRow]:
         return steps_from(self._store, acct, place)

@@ -99,7 +99,7 @@ class Cached(Generic[K, V]):
         self._select = f"SELECT {value} FROM {table} WHERE {where}"
         self._upsert = (
             f"INSERT INTO {table} VALUES ({'?, ' * len(keys)}?)"
-            f" ON CONFLICT DO UPDATE SET {value} = excluded.{value}"
+            f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {value} = excluded.{value}"
         )
         self._known: dict[K, V | None] = {}
         self._changed: dict[K, None] = {}
@@ -189,7 +189,11 @@ class Names:
     def id(self, name: bytes) -> int:
         """Of this account, new if need be."""
         if (known := self._ids.get(name)) is None:
-            self._store.execute("INSERT OR IGNORE INTO account (name) VALUES (?)", (name,))
+            self._store.execute(
+                "INSERT INTO account SELECT coalesce(max(id), 0) + 1, ? FROM account"
+                " WHERE TRUE ON CONFLICT DO NOTHING",
+                (name,),
+            )
             known = self.find(name)
             assert known is not None
         return known
@@ -215,7 +219,7 @@ class Derived(Generic[K, V]):
     Kept nowhere but in the steps themselves, so that folding anew has little to write.
     """
 
-    def __init__(self, store: Store, kind: Kind, what: str, where: str = "1") -> None:
+    def __init__(self, store: Store, kind: Kind, what: str, where: str = "TRUE") -> None:
         self._store = store
         self._is_bare = "," not in what
         self._select = (

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, Self
 
+from ledger.address import Address
 from ledger.errors import DamagedLedger, LedgerBusy
 from protocol.errors import ConfigError, ManyhandsError, OutOfMemory
 
@@ -77,7 +78,12 @@ Row = tuple[Any, ...]
 
 
 class Store:
-    """A connection that several threads may share, one transaction at a time."""
+    """A connection that several threads may share, one transaction at a time.
+
+    This one is to a file; `postgres.py` has the one to a server.
+    """
+
+    path: Path | Address
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
@@ -175,11 +181,21 @@ class Store:
 
     def quick_check(self) -> None:
         """Look for a truncated or corrupt file."""
-        if self.path.stat().st_size > QUICK_CHECK_BYTES:
+        (pages,), (page_bytes,) = (self.execute(f"PRAGMA page_{n}")[0] for n in ("count", "size"))
+        if pages * page_bytes > QUICK_CHECK_BYTES:
             return
         found = self.execute("PRAGMA quick_check(1)")
         if found != [("ok",)]:
             raise damaged(self.path, str(found[0][0]) if found else "it has no pages")
+
+    def faults(self) -> list[str]:
+        """What is wrong with the file itself."""
+        found = self.execute("PRAGMA integrity_check(20)")
+        return [str(reason) for (reason,) in found if reason != "ok"]
+
+    def has_table(self, name: str) -> bool:
+        sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return bool(self.execute(sql, (name,)))
 
     def close(self) -> None:
         with self._lock:
@@ -193,7 +209,7 @@ class Store:
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
+def translated(path: Path | Address) -> Iterator[None]:
     """SQLite's errors, said as ours."""
     try:
         yield
@@ -207,7 +223,7 @@ def translated(path: Path) -> Iterator[None]:
         if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
             raise ConfigError(
                 f"{path} cannot be opened for writing: {error}",
-                hint=f"check who owns it: ls -l {path.parent}",
+                hint=f"check who owns it: ls -l {getattr(path, 'parent', path)}",
             ) from error
         if primary == sqlite3.SQLITE_FULL:
             raise _no_space(path) from error
@@ -220,7 +236,7 @@ def translated(path: Path) -> Iterator[None]:
         raise ConfigError(f"{path} cannot be opened: {error.strerror or error}") from error
 
 
-def _no_space(path: Path) -> OutOfMemory:
+def _no_space(path: Path | Address) -> OutOfMemory:
     hint = "free some, or choose another --home"
     return OutOfMemory(f"no disk space left for {path}", hint=hint)
 
@@ -248,12 +264,11 @@ def write_whole(path: Path, text: str) -> None:
             os.close(directory)
 
 
-def damaged(path: Path, reason: str) -> DamagedLedger:
+def damaged(path: Path | Address, reason: str) -> DamagedLedger:
     what, hint = _MENDED_BY.get(path.name.split(".")[0], ("is truncated or corrupt", ""))
-    return DamagedLedger(
-        f"{path} {what}: {reason}",
-        hint=hint or f"restore a backup, or begin anew: mv {path.parent} {path.parent}.damaged",
-    )
+    if not hint and isinstance(path, Path):
+        hint = f"restore a backup, or begin anew: mv {path.parent} {path.parent}.damaged"
+    return DamagedLedger(f"{path} {what}: {reason}", hint=hint or "restore the newest dump of it")
 
 
 # Who signs on from an older copy shows two versions of a log: there, no backup is good advice.

@@ -20,6 +20,7 @@ from ledger.entries import LogEntry
 from ledger.errors import BadProof, BadReceipt
 from ledger.line_rows import COLUMNS, has_line_rows, row_of
 from ledger.merkle import NodeAt, appended, inclusion_proof, leaf_hash, root, verify_inclusion
+from ledger.places import open_store
 from ledger.reader import FILE_NAME, HEAD_NAME
 from ledger.receipts import ClosedTab, Receipt, open_receipt, receipt_id
 from ledger.report import Report
@@ -40,7 +41,7 @@ def verify_ledger(directory: Path, account: bytes | None = None) -> Report:
     """
     report = Report(directory, account or b"")
     try:
-        store = Store.open(directory / FILE_NAME)
+        store = open_store(directory, FILE_NAME)
         with closing(store), store.snapshot():
             meta = read_meta(store)
             report.account = account or meta.get("account", b"")
@@ -91,8 +92,7 @@ class _Check:
 
     def _pruned(self) -> set[int]:
         """Entries whose receipts the owner says it erased: that they are gone is no damage."""
-        sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'pruned'"
-        if not self._rows("database", sql):
+        if not self.store.has_table("pruned"):
             return set()
         return {index for (index,) in self._rows("pruned", "SELECT idx FROM pruned")}
 
@@ -108,9 +108,12 @@ class _Check:
         self.report.add(part, reason, max(index, 0), id_)
 
     def _check_file(self) -> None:
-        for (found,) in self._rows("database", "PRAGMA integrity_check(20)"):
-            if found != "ok":
-                self.report.add("database", found)
+        try:
+            found = self.store.faults()
+        except IntegrityError as error:
+            found = [str(error)]
+        for fault in found:
+            self.report.add("database", fault)
 
     def _check_meta(self) -> None:
         if self.meta.get("schema") != bytes([SCHEMA_VERSION]):

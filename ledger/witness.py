@@ -20,6 +20,7 @@ from ledger.cosigning import Witness, cosign, open_head
 from ledger.errors import BadProof, WitnessRefused
 from ledger.merkle import EMPTY_ROOT, verify_consistency
 from ledger.notes import MAX_NOTE_BYTES, Note, NoteSignature
+from ledger.places import is_there, open_store
 from ledger.store import Store, damaged
 from protocol.errors import IntegrityError
 from protocol.signing import SigningKey
@@ -74,9 +75,9 @@ class AddCheckpoint:
 
 def name_of(directory: Path) -> str | None:
     """Of the witness whose book is there; None: there is no book."""
-    if not (directory / FILE_NAME).exists():
+    if not is_there(directory, FILE_NAME):
         return None
-    store = Store.open(directory / FILE_NAME)
+    store = open_store(directory, FILE_NAME)
     try:
         rows = store.execute("SELECT value FROM meta WHERE name = 'name'")
         return rows[0][0].decode(errors="replace") if rows else None

@@ -48,6 +48,7 @@ WITH_EXTRAS = {
     "opentelemetry",
     "gguf",
     "miniupnpc",
+    "psycopg",
 }
 
 

@@ -28,7 +28,9 @@ def run_json(*args):
 
 
 @pytest.fixture
-def home(tmp_path):
+def home(tmp_path, at):
+    for role in ("client", "node"):
+        at(tmp_path / role)
     """A home whose clients spent twice and whose node earned once, from strangers."""
     client = load_or_create_identity(tmp_path / "client" / "identity.key")
     node = load_or_create_identity(tmp_path / "node" / "identity.key")
@@ -78,6 +80,7 @@ def test_a_proof_without_end_is_a_usage_error(tmp_path):
     assert isinstance(run("verify", "--proof", tmp_path / "deep").exception, UsageError)
 
 
+@pytest.mark.parametrize("at", ["sqlite"], indirect=True)
 def test_verify_fails_with_exit_code_8_and_names_the_entry(home):
     database = sqlite3.connect(home / "client" / FILE_NAME)
     with database:
@@ -95,6 +98,7 @@ def test_verify_fails_with_exit_code_8_and_names_the_entry(home):
     assert {failure["entry"] for failure in view["ledgers"][1]["failures"]} == {1}
 
 
+@pytest.mark.parametrize("at", ["sqlite"], indirect=True)
 def test_verify_goes_on_past_a_ledger_that_cannot_be_read(home):
     (home / "node" / FILE_NAME).write_bytes(b"no database" * 100)
 

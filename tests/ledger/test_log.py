@@ -41,8 +41,8 @@ def receipts(n):
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+def ledger(home):
+    with Ledger.open(home, CLIENT, SWARM) as ledger:
         yield ledger
 
 
@@ -154,17 +154,17 @@ def test_the_file_is_for_its_owner_only(ledger, tmp_path):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
 
 
-def test_tabs_still_open_are_closed_into_receipts_on_the_way_out(tmp_path):
+def test_tabs_still_open_are_closed_into_receipts_on_the_way_out(home):
     payer, provider = open_tab()
     settle(payer, provider, ran(9).meter(), final=False)
 
-    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+    with Ledger.open(home, CLIENT, SWARM) as ledger:
         ledger.save_tab(payer.receipt())
         assert ledger.open_tabs() == [payer.receipt()]
-    with LedgerReader.read(tmp_path) as reader:
+    with LedgerReader.read(home) as reader:
         assert [entry.net for entry in reader.entries()] == [payer.promised]
         assert reader.open_tabs() == []
-    assert [path.name for path in tmp_path.glob("tabs-*")] == []
+    assert [path.name for path in home.glob("tabs-*")] == []
 
 
 CRASH = """
@@ -188,23 +188,23 @@ def run_python(code, *args, **options):
     )
 
 
-def test_a_killed_process_loses_no_voucher_it_saved(tmp_path):
-    process = run_python(CRASH, tmp_path)
+def test_a_killed_process_loses_no_voucher_it_saved(home):
+    process = run_python(CRASH, home)
     promised = int(process.communicate()[0])
     assert process.returncode == -signal.SIGKILL
 
-    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+    with Ledger.open(home, CLIENT, SWARM) as ledger:
         assert [entry.net for entry in ledger.entries()] == [promised]
         assert ledger.open_tabs() == []
-    assert verify_ledger(tmp_path, CLIENT.public_key).holds
+    assert verify_ledger(home, CLIENT.public_key).holds
 
 
-def test_a_live_process_keeps_its_open_tabs(tmp_path):
+def test_a_live_process_keeps_its_open_tabs(home):
     payer, _ = open_tab()
-    with Ledger.open(tmp_path, CLIENT, SWARM) as first:
+    with Ledger.open(home, CLIENT, SWARM) as first:
         first.save_tab(payer.receipt())
 
-        with Ledger.open(tmp_path, CLIENT, SWARM) as second:
+        with Ledger.open(home, CLIENT, SWARM) as second:
             assert len(second) == 0
             assert second.open_tabs() == [payer.receipt()]
 
@@ -220,24 +220,24 @@ with Ledger.open(Path(sys.argv[1]), CLIENT, SWARM) as ledger:
 """
 
 
-def test_several_processes_share_one_log(tmp_path):
-    processes = [run_python(APPEND, tmp_path, name, 8) for name in "abcd"]
+def test_several_processes_share_one_log(home):
+    processes = [run_python(APPEND, home, name, 8) for name in "abcd"]
 
     assert [process.wait(60) for process in processes] == [0, 0, 0, 0]
-    report = verify_ledger(tmp_path, CLIENT.public_key)
+    report = verify_ledger(home, CLIENT.public_key)
     assert report.failures == []
     assert (report.n_entries, report.n_checkpoints) == (32, 32)
 
 
-def test_a_database_of_another_identity_or_swarm_is_refused(tmp_path):
-    Ledger.open(tmp_path, CLIENT, SWARM).close()
+def test_a_database_of_another_identity_or_swarm_is_refused(home):
+    Ledger.open(home, CLIENT, SWARM).close()
 
     with pytest.raises(ForeignLedger, match="identity") as caught:
-        Ledger.open(tmp_path, STRANGER, SWARM)
+        Ledger.open(home, STRANGER, SWARM)
     assert caught.value.exit_code == 3
     assert caught.value.hint
     with pytest.raises(ForeignLedger, match="swarm"):
-        Ledger.open(tmp_path, CLIENT, bytes(32))
+        Ledger.open(home, CLIENT, bytes(32))
 
 
 @pytest.mark.parametrize("kept", [0, 50, 4096, 5000, 20_000])
@@ -272,14 +272,14 @@ def test_a_database_put_back_to_an_older_state_signs_nothing(tmp_path):
     assert not verify_ledger(tmp_path, CLIENT.public_key).holds
 
 
-def test_a_checkpoint_beside_it_that_was_changed_is_refused(tmp_path):
-    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+def test_a_checkpoint_beside_it_that_was_changed_is_refused(home):
+    with Ledger.open(home, CLIENT, SWARM) as ledger:
         ledger.append(closed_receipt())
-    note = tmp_path / HEAD_NAME
+    note = home / HEAD_NAME
     note.write_text(note.read_text().replace("\n1\n", "\n2\n"))
 
     with pytest.raises(DamagedLedger):
-        Ledger.open(tmp_path, CLIENT, SWARM)
+        Ledger.open(home, CLIENT, SWARM)
 
 
 def test_a_log_that_lost_its_end_names_the_first_missing_entry(tmp_path):
@@ -312,15 +312,15 @@ def test_a_locked_database_says_so_after_a_while(tmp_path):
     holder.close()
 
 
-def test_a_missing_ledger_cannot_be_read(tmp_path):
+def test_a_missing_ledger_cannot_be_read(home):
     with pytest.raises(ConfigError, match="no ledger"):
-        LedgerReader.read(tmp_path)
+        LedgerReader.read(home)
 
 
-def test_a_tree_that_was_tampered_with_is_never_signed_again(tmp_path):
-    with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
+def test_a_tree_that_was_tampered_with_is_never_signed_again(home):
+    with Ledger.open(home, CLIENT, SWARM) as ledger:
         ledger.append_all(receipts(3))
-        ledger._store.execute("UPDATE node SET hash = zeroblob(32) WHERE level = 1 AND idx = 0")
+        ledger._store.execute("UPDATE node SET hash = ? WHERE level = 1 AND idx = 0", (bytes(32),))
 
         with pytest.raises(DamagedLedger, match="does not match"):
             ledger.append(closed_receipt(99))
@@ -340,14 +340,14 @@ def test_however_receipts_are_batched_the_log_holds(tmp_path_factory, sizes):
     assert (report.n_entries, report.n_checkpoints) == (sum(sizes), len(sizes))
 
 
-def test_a_provider_that_dies_keeps_its_last_voucher(tmp_path):
+def test_a_provider_that_dies_keeps_its_last_voucher(home):
     payer, provider = open_tab()
     settle(payer, provider, ran(10).meter(), final=False)
     state(provider, ran(14).meter(), now_ms=NOW_MS + 5)
-    with Ledger.open(tmp_path, PROVIDER, SWARM) as ledger:
+    with Ledger.open(home, PROVIDER, SWARM) as ledger:
         ledger.save_tab(provider.receipt())
 
-    with LedgerReader.read(tmp_path) as reader:
+    with LedgerReader.read(home) as reader:
         (entry,) = reader.entries()
         assert entry.net == payer.promised
 
@@ -370,11 +370,11 @@ def test_31_a_ledger_killed_before_it_kept_its_head_keeps_it_when_it_is_opened_a
         Ledger.open(tmp_path, CLIENT, SWARM)
 
 
-def test_31_of_two_that_append_the_slower_one_leaves_the_later_head_beside(tmp_path):
+def test_31_of_two_that_append_the_slower_one_leaves_the_later_head_beside(home):
     """What it remembers of its own append is older than what the other has signed since."""
     one, two, three = receipts(3)
-    with Ledger.open(tmp_path, CLIENT, SWARM) as slow, Ledger.open(tmp_path, CLIENT, SWARM) as fast:
-        blocked = tmp_path / f"{HEAD_NAME}.new"
+    with Ledger.open(home, CLIENT, SWARM) as slow, Ledger.open(home, CLIENT, SWARM) as fast:
+        blocked = home / f"{HEAD_NAME}.new"
         blocked.mkdir()
         with pytest.raises(ConfigError):
             slow.append(one)  # is logged, and could not say so beside
@@ -383,4 +383,4 @@ def test_31_of_two_that_append_the_slower_one_leaves_the_later_head_beside(tmp_p
         slow.append(one)
         slow._beside.keep(1)
 
-        assert (tmp_path / HEAD_NAME).read_text().split("\n")[1] == "3"
+        assert (home / HEAD_NAME).read_text().split("\n")[1] == "3"

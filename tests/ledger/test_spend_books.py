@@ -63,10 +63,10 @@ def learn(books, account, leaves, *, upto=None, start=0, signers=()):
 
 
 @contextmanager
-def opened(witnesses=NOBODY):
+def opened(witnesses=NOBODY, at=Path):
     with (
         TemporaryDirectory() as directory,
-        SpendBooks.open(Path(directory), SWARM, witnesses) as books,
+        SpendBooks.open(at(Path(directory)), SWARM, witnesses) as books,
     ):
         yield books
 
@@ -76,10 +76,10 @@ def compared(books):
     return replace(books, counted={a: n for a, n in books.counted.items() if n})
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
-@given(worlds(), st.randoms())
-def test_9_and_10_balances_in_sql_are_the_fold_after_any_interleaving(world, random):
-    with opened() as books:
+@settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))
+@given(world=worlds(), random=st.randoms())
+def test_9_and_10_balances_in_sql_are_the_fold_after_any_interleaving(at, world, random):
+    with opened(at=at) as books:
         logs = {log.account: log.leaves for log in world.branches()}
         known = dict.fromkeys(logs, 0)
         for tab in world.tabs:
@@ -102,17 +102,17 @@ def test_9_and_10_balances_in_sql_are_the_fold_after_any_interleaving(world, ran
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
-@given(worlds(max_entries=30), st.randoms())
-def test_9_and_10_at_length(world, random):
+@settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
+@given(world=worlds(max_entries=30), random=st.randoms())
+def test_9_and_10_at_length(at, world, random):
     test_9_and_10_balances_in_sql_are_the_fold_after_any_interleaving.hypothesis.inner_test(
-        world, random
+        at, world, random
     )
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
-@given(worlds(max_entries=10), st.data())
-def test_10_also_when_branches_that_count_part(world, data):
+@settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))
+@given(world=worlds(max_entries=10), data=st.data())
+def test_10_also_when_branches_that_count_part(at, world, data):
     """Without witnesses whoever signs can show two branches; what they share is left."""
     branches = world.branches()
     for log in list(branches):
@@ -123,7 +123,7 @@ def test_10_also_when_branches_that_count_part(world, data):
             branches.append(Branch(log.account, tuple(chained(*envelopes, other)), True))
     shuffled = data.draw(st.permutations(branches))
 
-    with opened() as books:
+    with opened(at=at) as books:
         books.claim(world.tabs)
         for branch in shuffled:
             learn(books, branch.account, branch.leaves)
@@ -131,9 +131,9 @@ def test_10_also_when_branches_that_count_part(world, data):
         assert compared(books.books()) == compared(fold(branches, SWARM, world.tabs))
 
 
-def test_a_log_without_a_quorum_changes_no_balance():
+def test_a_log_without_a_quorum_changes_no_balance(at):
     leaves = chained(grant(ANN, 100))
-    with opened(FOUR) as books:
+    with opened(FOUR, at=at) as books:
         for signers in ((), (0, 1)):
             with pytest.raises(BadProof, match="3 must"):
                 learn(books, ASSET, leaves, signers=signers)
@@ -143,11 +143,11 @@ def test_a_log_without_a_quorum_changes_no_balance():
         assert books.available(ANN.public_key, ASSET) == 100
 
 
-def test_leaves_that_do_not_give_the_root_are_refused_and_nothing_is_kept():
+def test_leaves_that_do_not_give_the_root_are_refused_and_nothing_is_kept(at):
     leaves = [leaf.encode() for leaf in chained(grant(ANN, 100), grant(BEN, 5, no=1))]
     note = signed(ASSET, leaves)
     other = [leaf.encode() for leaf in chained(grant(ANN, 100), grant(BEN, 6, no=1))]
-    with opened() as books:
+    with opened(at=at) as books:
         for start, sent in (
             (0, other),
             (0, leaves[:1]),
@@ -165,9 +165,9 @@ def test_leaves_that_do_not_give_the_root_are_refused_and_nothing_is_kept():
         assert books.learn(ASSET, note, []) == 2  # known already
 
 
-def test_what_is_in_the_tree_and_breaks_the_chain_ends_what_counts():
+def test_what_is_in_the_tree_and_breaks_the_chain_ends_what_counts(at):
     first, second, third = chained(grant(ANN, 1), grant(ANN, 2, no=1), grant(ANN, 4, no=2))
-    with opened() as books:
+    with opened(at=at) as books:
         learn(books, ASSET, [first])
         data = [first.encode(), b"no leaf", third.encode()]
 
@@ -177,12 +177,12 @@ def test_what_is_in_the_tree_and_breaks_the_chain_ends_what_counts():
         assert books.available(ANN.public_key, ASSET) == 1
 
 
-def test_27_two_nodes_that_heard_in_another_order_fund_the_same_allotment():
+def test_27_two_nodes_that_heard_in_another_order_fund_the_same_allotment(at):
     first, second = allot(ANN, BEN, 60), allot(ANN, CY, 60)
     logs = [(ASSET, chained(grant(ANN, 100))), (ANN.public_key, chained(first, second))]
     winners = []
     for order in (logs, logs[::-1]):
-        with opened(FOUR) as books:
+        with opened(FOUR, at=at) as books:
             for account, leaves in order:
                 learn(books, account, leaves, signers=(0, 1, 2))
             winners.append(
@@ -192,11 +192,11 @@ def test_27_two_nodes_that_heard_in_another_order_fund_the_same_allotment():
     assert winners == [[True, False]] * 2
 
 
-def test_45_a_claim_beyond_an_allotment_is_told_as_unfunded():
+def test_45_a_claim_beyond_an_allotment_is_told_as_unfunded(at):
     made = allot(ANN, BEN, 50)
     oid = made.object_id(SWARM)
     settled = settle(ANN, BEN, (oid, 80))
-    with opened() as books:
+    with opened(at=at) as books:
         learn(books, BEN.public_key, chained(settled, deposit(BEN, settled, 80)))
         learn(books, ANN.public_key, chained(made))
         books.claim([TabClaim(bytes(16), oid, 2**63 - 1), TabClaim(b"1" * 16, oid, 2**63 - 1)])
@@ -211,14 +211,14 @@ def test_45_a_claim_beyond_an_allotment_is_told_as_unfunded():
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 @pytest.mark.parametrize("is_cosigned", [False, True])
-def test_28_a_second_version_of_a_log_comes_back_as_proof_for_everybody(n, is_cosigned):
+def test_28_a_second_version_of_a_log_comes_back_as_proof_for_everybody(at, n, is_cosigned):
     """One version is known; another comes: its beginning, one of its size, a longer one."""
     shared = [allot(ANN, BEN, 5)]
     ours = [leaf.encode() for leaf in chained(*shared, allot(ANN, BEN, 60, no=1))]
     shown = chained(*shared, *(allot(ANN, CY, 60, no=i) for i in range(n)))[: n + (n == 4)]
     theirs = [leaf.encode() for leaf in shown]
     signers = (0, 1, 2) if is_cosigned else ()
-    with opened(FOUR) as books, opened(FOUR) as elsewhere:
+    with opened(FOUR, at=at) as books, opened(FOUR, at=at) as elsewhere:
         books.learn(ANN.public_key, signed(ANN.public_key, ours, (0, 1, 2)), ours)
         note = signed(ANN.public_key, theirs, signers)
         if is_cosigned:  # too many witnesses lied
@@ -240,9 +240,9 @@ def test_28_a_second_version_of_a_log_comes_back_as_proof_for_everybody(n, is_co
         assert books.books().counted.get(ANN.public_key, 0) == 0  # nobody granted anything
 
 
-def test_28_what_is_no_proof_is_not_believed():
+def test_28_what_is_no_proof_is_not_believed(at):
     leaves = [leaf.encode() for leaf in chained(allot(ANN, BEN, 5))]
-    with opened() as books:
+    with opened(at=at) as books:
         with pytest.raises(IntegrityError):
             books.believe(Fault(kind="fork", accused=ANN.public_key, evidence=(b"1", b"2")))
         assert books.compare(ANN.public_key, signed(ANN.public_key, leaves), leaves) is None
@@ -270,18 +270,18 @@ def test_43_books_on_a_full_disk_keep_what_they_had_and_go_on_with_room():
         assert books.available(ANN.public_key, ASSET) == 99
 
 
-def test_books_outlive_their_process_and_are_of_one_swarm(tmp_path):
-    with SpendBooks.open(tmp_path, SWARM, NOBODY) as books:
+def test_books_outlive_their_process_and_are_of_one_swarm(home):
+    with SpendBooks.open(home, SWARM, NOBODY) as books:
         learn(books, ASSET, chained(grant(ANN, 100)))
-    with SpendBooks.open(tmp_path, SWARM, NOBODY) as books:
+    with SpendBooks.open(home, SWARM, NOBODY) as books:
         assert (books.available(ANN.public_key, ASSET), books.size(ASSET)) == (100, 1)
     with pytest.raises(ForeignLedger):
-        SpendBooks.open(tmp_path, bytes(32), NOBODY)
+        SpendBooks.open(home, bytes(32), NOBODY)
 
 
-def test_random_bytes_for_leaves_never_count():
+def test_random_bytes_for_leaves_never_count(at):
     rng = random.Random(7)
-    with opened() as books:
+    with opened(at=at) as books:
         for _ in range(20):
             data = [rng.randbytes(rng.randint(0, 200)) for _ in range(3)]
             account = ANN.public_key if rng.random() < 0.5 else BEN.public_key
@@ -290,11 +290,11 @@ def test_random_bytes_for_leaves_never_count():
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_28_lines_that_somebody_wrote_below_a_checkpoint_hide_no_fork(order):
+def test_28_lines_that_somebody_wrote_below_a_checkpoint_hide_no_fork(at, order):
     """Lines under the log's own name, of keys that nobody has, more than an object holds."""
     name = origin(SWARM, ANN.public_key, "spend")
     junk = [NoteSignature(name, bytes([i]) * 4, b"x" * 900) for i in range(40)]
-    with opened(FOUR) as books:
+    with opened(FOUR, at=at) as books:
         learn(books, ASSET, chained(grant(ANN, 100)), signers=(0, 1, 2))
         for payee in (BEN, CY)[::order]:  # too many witnesses lied
             leaves = [leaf.encode() for leaf in chained(allot(ANN, payee, 60))]
@@ -341,11 +341,11 @@ def test_a_disk_that_lost_a_leaf_is_not_taken_for_a_broken_rule(tmp_path, spoil,
         assert not books.is_forked(BEN.public_key)
 
 
-def test_a_log_that_was_cut_is_cut_again_without_reading_it_anew():
+def test_a_log_that_was_cut_is_cut_again_without_reading_it_anew(at):
     """And what is left is what a fold of all branches leaves, also after it was reopened."""
     base = chained(*(grant(BEN, 1, issuer=ANN, no=i) for i in range(40)))
     branches = [Branch(ANN.public_key, tuple(base), True)]
-    with opened() as books:
+    with opened(at=at) as books:
         learn(books, ANN.public_key, base)
         for cut in range(39, 9, -1):
             other = chained(grant(CY, 2, issuer=ANN, no=1000 + cut), after=base[:cut])

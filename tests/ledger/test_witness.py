@@ -55,8 +55,8 @@ FORKED = Tree(*(b"%d" % i for i in range(10)), *(b"other %d" % i for i in range(
 
 
 @pytest.fixture
-def book(tmp_path):
-    with WitnessBook.open(tmp_path, NAME, WITNESSES[0], LOGS.get) as book:
+def book(home):
+    with WitnessBook.open(home, NAME, WITNESSES[0], LOGS.get) as book:
         yield book
 
 
@@ -160,11 +160,11 @@ def test_a_request_reads_as_it_was_written_and_its_note_must_be_one(book):
     assert refusal(book, AddCheckpoint(0, (), "no note")).status == 400
 
 
-def test_29_of_two_racing_requests_the_smaller_never_rolls_back_the_larger(tmp_path):
+def test_29_of_two_racing_requests_the_smaller_never_rolls_back_the_larger(home):
     """Both extend size 5; whichever is first, one is refused and the larger size never shrinks."""
     requests = [HONEST.ask(5, size) for size in (6, 30)] * 8
-    book = WitnessBook.open(tmp_path, NAME, WITNESSES[0], LOGS.get)
-    other = WitnessBook.open(tmp_path, NAME, WITNESSES[0], LOGS.get)  # another process's view
+    book = WitnessBook.open(home, NAME, WITNESSES[0], LOGS.get)
+    other = WitnessBook.open(home, NAME, WITNESSES[0], LOGS.get)  # another process's view
     book.add_checkpoint(HONEST.ask(0, 5), NOW_S)
 
     def ask(number):
@@ -196,10 +196,10 @@ for size in range(int(sys.argv[2]), 40):
 
 
 @pytest.mark.slow
-def test_29_a_killed_witness_has_forgotten_no_size_it_told(tmp_path):
+def test_29_a_killed_witness_has_forgotten_no_size_it_told(home):
     for start in (11, 17, 23, 29):  # the fork is at entry 10
         process = subprocess.Popen(
-            [sys.executable, "-c", SIGN, str(tmp_path), str(start)],
+            [sys.executable, "-c", SIGN, str(home), str(start)],
             cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
             text=True,
@@ -213,7 +213,7 @@ def test_29_a_killed_witness_has_forgotten_no_size_it_told(tmp_path):
         told = max([told, *map(int, process.stdout.read().split())])
         process.wait()
 
-        with WitnessBook.open(tmp_path, NAME, WITNESSES[0], LOGS.get) as book:
+        with WitnessBook.open(home, NAME, WITNESSES[0], LOGS.get) as book:
             assert book.size(ORIGIN) >= told
             assert refusal(book, FORKED.ask(book.size(ORIGIN), book.size(ORIGIN) + 1)).status == 422
 
@@ -233,12 +233,12 @@ def test_31_a_witness_with_an_older_database_put_back_signs_nothing(tmp_path):
         WitnessBook.open(tmp_path, NAME, WITNESSES[0], LOGS.get)
 
 
-def test_a_book_of_another_witness_is_refused(tmp_path):
-    WitnessBook.open(tmp_path, NAME, WITNESSES[0], LOGS.get).close()
+def test_a_book_of_another_witness_is_refused(home):
+    WitnessBook.open(home, NAME, WITNESSES[0], LOGS.get).close()
 
     for name, key in ((NAME, WITNESSES[1]), ("w1.example", WITNESSES[0])):
         with pytest.raises(ForeignLedger):
-            WitnessBook.open(tmp_path, name, key, LOGS.get)
+            WitnessBook.open(home, name, key, LOGS.get)
 
 
 def test_28_of_two_versions_of_a_log_at_most_one_gets_a_quorum(tmp_path):
@@ -288,9 +288,9 @@ def test_31_a_witness_killed_between_its_database_and_the_count_beside_it_signs_
     assert "restore a backup" not in caught.value.hint
 
 
-def test_31_no_cosignature_leaves_that_is_not_counted_beside_the_database(book, tmp_path):
+def test_31_no_cosignature_leaves_that_is_not_counted_beside_the_database(book, home):
     """Also not one that another process counted and could not tell."""
-    blocked = tmp_path / f"{SEEN_NAME}.new"
+    blocked = home / f"{SEEN_NAME}.new"
     blocked.mkdir()
     for old in (0, 10, 10):
         with pytest.raises(ConfigError):
@@ -298,29 +298,29 @@ def test_31_no_cosignature_leaves_that_is_not_counted_beside_the_database(book, 
 
     blocked.rmdir()
     book.add_checkpoint(HONEST.ask(10, 10), NOW_S)
-    assert (tmp_path / SEEN_NAME).read_text() == "1\n"
+    assert (home / SEEN_NAME).read_text() == "1\n"
 
 
 @pytest.mark.parametrize("told", ["", "-5", "+1", "1_0", "one", "1" * 30, None])
-def test_31_a_count_that_is_missing_or_no_number_is_refused(tmp_path, told):
-    with WitnessBook.open(tmp_path, NAME, WITNESSES[0], LOGS.get) as book:
+def test_31_a_count_that_is_missing_or_no_number_is_refused(home, told):
+    with WitnessBook.open(home, NAME, WITNESSES[0], LOGS.get) as book:
         book.add_checkpoint(HONEST.ask(0, 10), NOW_S)
     if told is None:
-        (tmp_path / SEEN_NAME).unlink()
+        (home / SEEN_NAME).unlink()
     else:
-        (tmp_path / SEEN_NAME).write_text(told)
+        (home / SEEN_NAME).write_text(told)
 
     with pytest.raises(DamagedLedger):
-        WitnessBook.open(tmp_path, NAME, WITNESSES[0], LOGS.get)
+        WitnessBook.open(home, NAME, WITNESSES[0], LOGS.get)
 
 
-def test_a_log_first_signed_when_it_was_empty_may_grow_in_a_full_hour(tmp_path):
+def test_a_log_first_signed_when_it_was_empty_may_grow_in_a_full_hour(home):
     stranger = origin(SWARM, BEN.public_key, "spend")
     logs = {**LOGS, stranger: BEN.public_key}
-    with WitnessBook.open(tmp_path, NAME, WITNESSES[0], logs.get, max_new_logs_an_hour=1) as book:
+    with WitnessBook.open(home, NAME, WITNESSES[0], logs.get, max_new_logs_an_hour=1) as book:
         book.add_checkpoint(HONEST.ask(0, 0), NOW_S)
         book.add_checkpoint(HONEST.ask(0, 5), NOW_S)
         assert refusal(book, HONEST.ask(0, 5, key=BEN, name=stranger)).status == 503
-    with WitnessBook.open(tmp_path, NAME, WITNESSES[0], logs.get, max_new_logs_an_hour=1) as book:
+    with WitnessBook.open(home, NAME, WITNESSES[0], logs.get, max_new_logs_an_hour=1) as book:
         assert refusal(book, HONEST.ask(0, 5, key=BEN, name=stranger)).status == 503
         book.add_checkpoint(HONEST.ask(0, 5, key=BEN, name=stranger), NOW_S + 3600)

@@ -13,21 +13,21 @@ def receipts(n):
     return [closed_receipt(8 + i, nonce=i.to_bytes(16, "big")) for i in range(n)]
 
 
-def test_what_was_asked_for_is_written_before_it_closes(tmp_path):
-    writer = LedgerWriter(lambda: Ledger.open(tmp_path, CLIENT, SWARM))
+def test_what_was_asked_for_is_written_before_it_closes(home):
+    writer = LedgerWriter(lambda: Ledger.open(home, CLIENT, SWARM))
     futures = [writer.file(receipt) for receipt in receipts(3)]
     writer.keep(open_tab(nonce=b"still-open------")[0].receipt())
     writer.close()
 
     assert [future.result().index for future in futures] == [0, 1, 2]
-    with LedgerReader.read(tmp_path) as reader:
+    with LedgerReader.read(home) as reader:
         assert len(reader) == 4
 
 
-def test_a_receipt_that_does_not_hold_fails_its_own_future_only(tmp_path):
+def test_a_receipt_that_does_not_hold_fails_its_own_future_only(home):
     good, bad = receipts(2)
     swapped = type(bad)(offer=bad.offer, terms=bad.terms, voucher=good.voucher)
-    writer = LedgerWriter(lambda: Ledger.open(tmp_path, CLIENT, SWARM))
+    writer = LedgerWriter(lambda: Ledger.open(home, CLIENT, SWARM))
 
     with pytest.raises(BadReceipt):
         writer.file(swapped).result()
@@ -35,17 +35,17 @@ def test_a_receipt_that_does_not_hold_fails_its_own_future_only(tmp_path):
     writer.close()
 
 
-def test_a_ledger_that_cannot_be_opened_says_so_at_once(tmp_path):
-    Ledger.open(tmp_path, CLIENT, SWARM).close()
+def test_a_ledger_that_cannot_be_opened_says_so_at_once(home):
+    Ledger.open(home, CLIENT, SWARM).close()
 
     with pytest.raises(ForeignLedger):
-        LedgerWriter(lambda: Ledger.open(tmp_path, STRANGER, SWARM))
+        LedgerWriter(lambda: Ledger.open(home, STRANGER, SWARM))
 
 
-def test_receipts_that_wait_together_share_a_checkpoint_even_when_nobody_waits_any_more(tmp_path):
+def test_receipts_that_wait_together_share_a_checkpoint_even_when_nobody_waits_any_more(home):
     started, release = Event(), Event()
 
-    writer = LedgerWriter(lambda: Ledger.open(tmp_path, CLIENT, SWARM))
+    writer = LedgerWriter(lambda: Ledger.open(home, CLIENT, SWARM))
     writer._thread.submit(lambda: (started.set(), release.wait(10)))
     started.wait(10)
     good, bad, other = receipts(3)
@@ -59,4 +59,4 @@ def test_receipts_that_wait_together_share_a_checkpoint_even_when_nobody_waits_a
         writer.file(swapped).result()
     writer.close()
 
-    assert verify_ledger(tmp_path, CLIENT.public_key).n_checkpoints == 2
+    assert verify_ledger(home, CLIENT.public_key).n_checkpoints == 2
