@@ -84,7 +84,7 @@ def chat(
         opening = open_client(place, addresses, ask.channel, terms, tunnels=tunnels)
         client = runner.run(stack.enter_async_context(opening))
         try:
-            _converse(runner, client, Conversation(found, tokenizer, ask), is_terminal)
+            _converse(runner, client, place, Conversation(found, tokenizer, ask), is_terminal)
         finally:
             runner.run(stack.aclose())
 
@@ -118,7 +118,11 @@ class Conversation:
 
 
 def _converse(
-    runner: asyncio.Runner, client: "Client", conversation: Conversation, is_terminal: bool
+    runner: asyncio.Runner,
+    client: "Client",
+    home: Home,
+    conversation: Conversation,
+    is_terminal: bool,
 ) -> None:
     for line in _lines(is_terminal):
         said: list[str] = []
@@ -132,7 +136,7 @@ def _converse(
 
         try:
             request = conversation.asked(line)
-            runner.run(stream(client, request, show))
+            runner.run(stream(client, request, show, home))
         except KeyboardInterrupt:
             click.echo(" …", nl=False)
         except ManyhandsError as error:

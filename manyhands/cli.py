@@ -44,6 +44,11 @@ COMMANDS = {  # name: (module, attribute, what it does)
         "price",
         "What this machine's work costs, and what it asks.",
     ),
+    "budget": (
+        "manyhands.costing.budget_command",
+        "budget",
+        "What this home's answers may cost.",
+    ),
     "identity": ("manyhands.whoami", "identity", "The keys of a home."),
     "doctor": ("manyhands.doctor.command", "doctor", "What is wrong here, and what mends it."),
     "adapters": ("manyhands.adapters", "adapters", "The adapters that this home's node serves."),

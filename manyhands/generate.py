@@ -8,7 +8,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import click
 
 from manyhands.asking import Ask, open_client
 from manyhands.boundary import innermost
+from manyhands.costing.budget import within_budget
 from manyhands.governing.gate import tell_flags, terms_for
 from manyhands.grammar_options import NAMES, grammar_options, read_grammar
 from manyhands.headings import headed
@@ -120,7 +121,7 @@ def generate(
         addresses = join_addresses(place, join)
         terms = terms_for(place, found.manifest, accepts=accept_licence)
         opening = partial(open_client, place, addresses, ask.channel, terms, tunnels=tunnels)
-        run(_generate(opening, request, _shower(as_json, as_jsonl)))
+        run(_generate(opening, request, _shower(as_json, as_jsonl), place))
     except Exception as error:
         if as_jsonl:
             cause = innermost(error)
@@ -175,15 +176,22 @@ async def _generate(
     opening: "Callable[[], AbstractAsyncContextManager[Client]]",
     request: "GenerationRequest",
     show: Show,
+    home: Home,
 ) -> "GenerationResult":
     async with opening() as client:
-        return await stream(client, request, show, interrupt=True)
+        return await stream(client, request, show, home, interrupt=True)
 
 
 async def stream(
-    client: "Client", request: "GenerationRequest", show: Show, *, interrupt: bool = False
+    client: "Client",
+    request: "GenerationRequest",
+    show: Show,
+    home: Home | None = None,
+    *,
+    interrupt: bool = False,
 ) -> "GenerationResult":
-    """One generation to its end. With `interrupt`, a signal cancels it, and it still settles.
+    """One generation to its end, within the budget of a home. With `interrupt`, a signal cancels
+    it, and it still settles.
 
     Where the caller chose how long to wait for peers, it is told what is waited for.
     """
@@ -191,7 +199,6 @@ async def stream(
 
     result: GenerationResult | None = None
     tell_flags(client, request)
-    generation = client.generate(request)
     cancelling: list[asyncio.Task[None]] = []
 
     def cancel() -> None:
@@ -207,11 +214,10 @@ async def stream(
                 if isinstance(event, Finished):
                     result = event.result
 
-    if interrupt:
-        with interruptible(cancel):
+    async with within_budget(home, client, request) as bound:
+        generation = bound.generation = client.generate(bound.request)
+        with interruptible(cancel) if interrupt else nullcontext():
             await iterate()
-    else:
-        await iterate()
     tell_flags(client, request)
     assert result is not None, "a generation ends with a result or an error"
     return result

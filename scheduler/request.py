@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from protocol.adapter_names import is_adapter
 from protocol.asking import MAX_TOP, POOLINGS, Extensions
@@ -124,6 +124,11 @@ class GenerationRequest:
             raise UsageError("a prompt is read for its odds or for its vector, not for both")
         if self.grammar is not None and self.ignore_eos:
             raise UsageError("an answer that follows a grammar ends where that does: no ignore_eos")
+
+    def capped(self, ncr: int | None) -> Self:
+        """The same, with this as the most that it may cost, where it says no less itself."""
+        caps = [cap for cap in (self.limits.max_cost, ncr) if cap is not None]
+        return replace(self, limits=replace(self.limits, max_cost=min(caps, default=None)))
 
     def draw_extensions(self, adapter: str) -> Extensions:
         """What the last hop is told besides."""

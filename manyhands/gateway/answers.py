@@ -11,7 +11,6 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -228,13 +227,6 @@ class Running(Generic[T], ABC):
         self._observer.ended(index, *self._endings[index])
 
 
-def bound(request: GenerationRequest, ncr: int) -> GenerationRequest:
-    """The same, with this as the most that it may cost, where it says no less itself."""
-    own = request.limits.max_cost
-    limits = replace(request.limits, max_cost=ncr if own is None else min(own, ncr))
-    return replace(request, limits=limits)
-
-
 class Answers(Running[Told]):
     """Generations of the swarm, side by side."""
 
@@ -258,7 +250,7 @@ class Answers(Running[Told]):
     def bind(self, ncr: int) -> None:
         """Together they may cost this much."""
         each = ncr // len(self.requests)
-        self.requests = [bound(request, each) for request in self.requests]
+        self.requests = [request.capped(each) for request in self.requests]
 
     async def results(self) -> list[GenerationResult]:
         """All of them, in order.
