@@ -19,6 +19,7 @@ from ledger.homes import find_receipt
 from ledger.keys_cli import keys
 from ledger.lines import peer_name
 from ledger.options import books_of, choice_of, choosing, common
+from ledger.paid_cli import debts, paid
 from ledger.prune_cli import prune
 from ledger.statements import GROUPS
 from ledger.verify import verify_ledger
@@ -49,6 +50,8 @@ def ledger() -> None:
 ledger.add_command(export)
 ledger.add_command(keys)
 ledger.add_command(prune)
+ledger.add_command(paid)
+ledger.add_command(debts)
 
 
 @ledger.command()

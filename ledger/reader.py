@@ -12,9 +12,11 @@ from pathlib import Path
 
 from ledger.beside import read_meta
 from ledger.checkpoint import Checkpoint
+from ledger.debts import NOTHING, Passed
 from ledger.entries import LogEntry, Proof
 from ledger.line_rows import COLUMNS, ENTRY_COLUMNS, N_ENTRY, check_types, has_line_rows
 from ledger.merkle import inclusion_proof
+from ledger.objects import NO_ASSET
 from ledger.places import open_store
 from ledger.receipts import Receipt
 from ledger.store import SCHEMA, Row, damaged
@@ -73,6 +75,22 @@ class LedgerReader(TreeLog):
                 check_types(told)
                 yield told
             start = found[-1][0] + 1
+
+    def sums(
+        self, asset: bytes = NO_ASSET, *, from_epoch: int = 0, of: bytes | None = None
+    ) -> dict[bytes, Passed]:
+        """What we earned from each counterparty (or `of` this one) and spent with it in `asset`, in
+        tabs that ended in this epoch or later. Of several receipts of one tab the highest counts.
+        """
+        found: dict[bytes, Passed] = {}
+        sql = _SUMS.format("" if of is None else " AND ? IN (payer, payee)")
+        values = (asset, from_epoch, *(() if of is None else (of,)))
+        for payer, payee, ncr in self._store.execute(sql, values):
+            earns = payee == self.account
+            other = payer if earns else payee
+            earned, spent = found.get(other, NOTHING)
+            found[other] = Passed(earned + int(ncr) * earns, spent + int(ncr) * (not earns))
+        return found
 
     def id_at(self, index: int) -> bytes | None:
         """Of the receipt of this entry; None: there is none so far."""
@@ -181,6 +199,11 @@ class LedgerReader(TreeLog):
         return self.checkpoint()
 
 
+_SUMS = (
+    "SELECT payer, payee, sum(net) FROM (SELECT payer, payee, max(net) AS net FROM entry"
+    " WHERE asset = ? AND epoch >= ?{} GROUP BY session_id, payer, payee) AS tab"
+    " GROUP BY payer, payee"
+)
 _ENTRY = ", ".join(f"entry.{name}" for name in ENTRY_COLUMNS)
 _LINE = ", ".join(f"line.{name}" for name in COLUMNS)
 _FROM = "WHERE entry.idx >= ? ORDER BY entry.idx LIMIT ?"

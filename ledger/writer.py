@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from threading import Lock
+from typing import TypeVar
 from weakref import WeakSet
 
 from ledger.entries import LogEntry
@@ -18,6 +19,8 @@ from ledger.receipts import Receipt
 from protocol.errors import ManyhandsError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _open_writers: "WeakSet[LedgerWriter]" = WeakSet()
 
@@ -58,6 +61,10 @@ class LedgerWriter:
             self._waiting.append((receipt, future))
         self._thread.submit(self._append_waiting)
         return future
+
+    def ask(self, question: "Callable[[Ledger], T]") -> "Future[T]":
+        """Something that only reads, once what was asked for before is done."""
+        return self._thread.submit(lambda: question(self._ledger))
 
     def close(self) -> None:
         """Finish what was asked for, then close the ledger."""

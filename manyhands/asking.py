@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from manyhands.home import Home, open_books
+from manyhands.kinship import kin_of
 from manyhands.models import Model
 from manyhands.party import Party, open_party
 from protocol.address import Address
@@ -205,6 +206,7 @@ async def open_client(
                 membership=party.membership,
                 channel=Channel(channel),
                 terms=terms,
+                kin=kin_of(home, party.identity, party.swarm_id),
             ) as client,
         ):
             try:

@@ -69,7 +69,9 @@ HEADINGS = {
         *("device", "require_gpu", "threads", "dtype", "quantize"),
         *("kv_cache", "max_memory", "max_vram"),
     ),
-    "Money": ("price_per_mtl",),
+    "Money": (
+        *("price_per_mtl", "payment_threshold", "disconnect_threshold", "newcomer_allowance"),
+    ),
 }
 
 
@@ -167,6 +169,29 @@ HEADINGS = {
     metavar="NCR",
     help="Nanocredits per million tokens through one block. Default: what `manyhands price set` "
     "says, else free.",
+)
+@click.option(
+    "--payment-threshold",
+    type=click.IntRange(min=0),
+    default=1_000_000,
+    metavar="TL",
+    help="Where a price is asked: who owes more than so many token-layers settles before a new "
+    "session. Default: a million.",
+)
+@click.option(
+    "--disconnect-threshold",
+    type=click.IntRange(min=0),
+    default=2_000_000,
+    metavar="TL",
+    help="Where a price is asked: a debt beyond this ends sessions that run. Default: two million.",
+)
+@click.option(
+    "--newcomer-allowance",
+    type=click.IntRange(min=0),
+    default=100_000,
+    metavar="TL",
+    help="Where a price is asked: what somebody who never served or settled gets a day, while "
+    "nobody else wants the room. Default: 100,000 token-layers.",
 )
 @click.option(
     "--drain",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def settings_of(wanted: "Wanted", home: "Home", tracer: "Tracer | None" = None) -> "NodeSettings":
     """What the node itself needs of it."""
+    from node.credit import Limits
     from node.relay_book import quotas_of
     from node.settings import NodeSettings
 
@@ -44,6 +45,12 @@ def settings_of(wanted: "Wanted", home: "Home", tracer: "Tracer | None" = None) 
         region=wanted.region,
         group=wanted.group,
         rates=_rates(_price(wanted, home)),
+        limits=Limits(
+            payment=wanted.payment_threshold,
+            disconnect=wanted.disconnect_threshold,
+            newcomer=wanted.newcomer_allowance,
+        ),
+        clients=home.client,
         max_bytes_per_s=wanted.max_bandwidth,
         wishes=wishes_of(wanted),
         sense=sensing(),

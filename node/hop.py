@@ -99,6 +99,7 @@ class Hop:
         self.filing = Filing()
         self._beginning: asyncio.Task[None] | None = None
         self.is_heir, self.is_claim = isinstance(found, Taking), False  # claim: see `keeping`
+        self.is_guest = False  # see `credit`
         self._trace = HopTrace.of(around.tracer, reserve, around.peer_id)
         self._leaving: Leaving | None = None
         self._later: list[Action] = []
@@ -199,11 +200,7 @@ class Hop:
 
     def _tell_leave(self) -> None:
         session = self.session
-        if (
-            self._leaving is not None
-            and session.reserve.hears_leaving
-            and (session.state in (State.RUNNING, State.RAISED))
-        ):
+        if self._leaving is not None and session.reserve.hears_leaving and self.is_serving:
             self._tell(replace(self._leaving, epoch=session.epoch))
 
     def control_lost(self, stream: Stream) -> None:
@@ -245,7 +242,7 @@ class Hop:
 
     def _keep(self, names: PrefixNames) -> None:
         require(names.end <= self.session.reserve.capacity, "a prefix beyond the reserved room")
-        if self.session.state in (State.RUNNING, State.RAISED):
+        if self.is_serving:
             self._around.prefixes.name(self.rows, names)
             self.keeps_rows = True
 
@@ -255,6 +252,7 @@ class Hop:
             if receipt is not None:
                 self._around.keep(receipt)
             self.do(self.session.paid(now))
+            self._around.paid(self.client)
         tab = self.meter.tab
         if tab is not None and tab.voucher is not None and tab.voucher.final:
             self.do(self.session.settled())
@@ -282,6 +280,11 @@ class Hop:
     def is_committed(self) -> bool:
         """Whether its client ever agreed to it."""
         return self.session.commitment is not None
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it is committed to, and nobody has closed it."""
+        return self.session.state in (State.RUNNING, State.RAISED)
 
     @property
     def is_own_ring(self) -> bool:

@@ -14,6 +14,7 @@ from ledger.opening import Wanted, check_accepted, lend_prompt, propose_terms
 from ledger.receipts import Receipt
 from ledger.roots import FrameRoot
 from ledger.tab import ProviderTab
+from node.credit import Credit
 from protocol.clock import wall_ms
 from protocol.messages import TOKEN_BYTES, Reserve
 from protocol.signing import Envelope, SigningKey
@@ -28,6 +29,7 @@ class Till:
     offer: Callable[[], Envelope]  # the one in force
     lend_limit_ncr: int  # what is lent for an admitted prompt, to anybody
     escrow: Escrow | None = None  # in a swarm where allotments pay
+    credit: Credit | None = None  # who may owe how much over all sessions; None: nobody counts it
 
 
 class SessionMeter:
@@ -138,6 +140,11 @@ class SessionMeter:
         for step, rows in pushed:
             if self._out is not None:
                 self._out.add(step, rows)
+
+    @property
+    def promised_ncr(self) -> int:
+        """What the client has signed for so far."""
+        return self.tab.promised if self.tab is not None else 0
 
     # --- protocol.actions.Tab ---------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from ledger.escrow import Escrow
+from ledger.policy import BILATERAL
 from ledger.swarms import funding_of
 from ledger.witness import WitnessBook
 from ledger.writer import LedgerWriter
@@ -31,6 +32,7 @@ from node.meetings import Meetings
 from node.moving import Elsewhere, Mover
 from node.moving_rules import Pace, Target
 from node.neighbours import Neighbours
+from node.owing import OwingBook
 from node.own_words import OwnWords
 from node.pacing import Throttle
 from node.pausing import Pausing
@@ -52,6 +54,7 @@ from protocol.identity import Identity, PeerId
 from protocol.load import METHOD as LOAD_METHOD
 from protocol.measured import State
 from protocol.membership.table import new_table
+from protocol.owing import METHOD as OWING_METHOD
 from protocol.pieces import METHOD as WEIGHTS_METHOD
 from protocol.spare import METHOD as SPARE_METHOD
 from protocol.transport import CallHandler, Listener, Transport
@@ -98,11 +101,17 @@ class Node:
         self.bandwidth = Bandwidth(settings.max_bytes_per_s)
         membership = place.membership if place else None
         table = new_table(swarm_id, membership)
+        policy = funding_of(membership.state.policy if membership else None)
+        owing = None
+        if policy.mode == BILATERAL and not settings.rates.is_free:
+            owing = OwingBook(identity, swarm_id, books, settings.clients)
+            owing.load()
         self.standing = Standing(
             vetting=Vetting(identity.peer_id, swarm_id, table, self.draft, membership),
             identity=identity,
             swarm_id=swarm_id,
-            policy=funding_of(membership.state.policy if membership else None),
+            policy=policy,
+            owing=owing,
             transport=transport,
             books=books,
             settings=settings,
@@ -166,13 +175,14 @@ class Node:
                 await self.discovery.start()
             barring = tasks.create_task(self._barring.run(), name="barring")
             discovery = tasks.create_task(self._discover(), name="discovery")
+            owing = tasks.create_task(self._owe(), name="owing")
             belongs = tasks.create_task(belonging.run(), name="belonging") if belonging else None
             spread = self.spreading.run() if self.spreading else None
             spreads = tasks.create_task(spread, name="spreading") if spread else None
             try:
                 yield self
             finally:
-                ending = (pausing, meetings, reaching, discovery, belongs, spreads, barring)
+                ending = (pausing, meetings, reaching, discovery, belongs, spreads, barring, owing)
                 for task in filter(None, ending):
                     await _ended(task)
                 await self._leave(gossip, mover)
@@ -186,6 +196,10 @@ class Node:
     async def _move(self) -> None:
         if self.mover is not None:
             await self.mover.run()
+
+    async def _owe(self) -> None:
+        if self.standing.owing is not None:
+            await self.standing.owing.run()
 
     async def _discover(self) -> None:
         if self.discovery is not None:
@@ -221,6 +235,7 @@ class Node:
             "status": self._status_call,
             "ping": _ping,
             LOAD_METHOD: self._load_call,
+            **({OWING_METHOD: owing.handle} if (owing := self.standing.owing) else {}),
             **(self.belonging.calls if self.belonging else {}),
             **(self.spreading.calls if self.spreading else {}),
         }

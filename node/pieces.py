@@ -48,7 +48,7 @@ def waiting_of(lane: Lane, start: int, rows: int) -> Waiting:
     """Of a session whose next `rows` rows may run in one piece."""
     is_read = rows > DECODE_ROWS and needs_logits(lane, start)
     part, mends = _part(lane), lane.mends(start)
-    return Waiting(lane, part, start, rows, lane.deadline, mends, is_read)
+    return Waiting(lane, part, start, rows, lane.deadline, mends, is_read, lane.is_guest)
 
 
 def needs_logits(lane: Lane, start: int) -> bool:

@@ -60,6 +60,7 @@ class Waiting:
     deadline: float  # on the clock that `next_step` is told
     mends: bool = False  # its answer had begun, and stands still until these rows are run again
     is_read: bool = False  # it needs logits of each row
+    is_guest: bool = False  # its prompt gets what others leave
 
     @property
     def decodes(self) -> bool:
@@ -152,7 +153,7 @@ class Schedule:
         """Rows for each prompt that gets any in this step."""
         is_mending = any(work.mends for work in prompts)
         spare_us = self._spare_us(decodes, MENDING_SLOWDOWN if is_mending else SLOWDOWN)
-        longest_unserved = prompts[0]
+        longest_unserved = next((work for work in prompts if not work.is_guest), prompts[0])
         shares: dict[Waiting, int] = {}
         room, reading_room = PREFILL_ROWS, LEAST_ROWS if self._decoders else READ_ROWS
 
@@ -169,7 +170,7 @@ class Schedule:
             room -= rows
             return rows * row_us
 
-        shortest_first = sorted(prompts, key=lambda work: (not work.mends, work.rows))
+        shortest_first = sorted(prompts, key=_order)
         least_us = LEAST_ROWS * self.cost.row_us(shortest_first[0].start)
         spare_us = max(spare_us, least_us)
         if len(prompts) > 1 and not longest_unserved.mends:
@@ -188,3 +189,8 @@ class Schedule:
         if not alone.rows:
             return MAX_STEP_US - ours_us
         return min(MAX_STEP_US, slowdown * self.cost.step_us(alone)) - ours_us
+
+
+def _order(work: Waiting) -> tuple[bool, bool, int]:
+    """Of prompts: those whose answers stand still, then short ones, and guests after all others."""
+    return work.is_guest, not work.mends, work.rows

@@ -26,6 +26,7 @@ from node.grammars import Grammars
 from node.metering import Till
 from node.neighbours import Neighbours
 from node.offers import Offers, Terms
+from node.owing import OwingBook
 from node.pacing import Throttle
 from node.served import Served
 from node.sessions import Sessions
@@ -83,6 +84,7 @@ class Standing:
     offer_numbers: Iterator[int] = field(default_factory=lambda: count(1))
     since_ms: int = field(default_factory=wall_ms)
     escrow: Escrow | None = None  # where allotments pay: what they still have for whom
+    owing: OwingBook | None = None  # None: work is free, or paid by credit that somebody granted
     up_bytes_per_s: Callable[[], int] = lambda: 0  # as receivers saw it; 0: none has yet
 
     async def file(self, receipt: Receipt) -> tuple[bytes, int]:
@@ -117,8 +119,9 @@ class Serving:
             settings.offer_lifetime_s,
             standing.offer_numbers,
         )
+        credit = standing.owing.credit(settings) if standing.owing else None
         limit = settings.lend_limit_ncr
-        till = Till(identity.key, standing.swarm_id, self.offer, limit, escrow)
+        till = Till(identity.key, standing.swarm_id, self.offer, limit, escrow, credit)
         served = Served(engine, model.digest, self.profile, settings.kv_cache_bytes)
         self.sessions = Sessions(served, till)
         self.giving = Giving(self.sessions, standing.swarm_id, standing.up_bytes_per_s)
@@ -151,6 +154,7 @@ class Serving:
             inbound=standing.inbound,
             grammars=Grammars(model.tokenizer),
             freed=self.sessions.freed,
+            paid=self.sessions.lending.paid,
             keep=standing.books.keep,
             file=standing.file,
             tracer=settings.tracer,

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from ledger.escrow import Hold
+from node.credit import is_idle
 from node.engine import Lease
 from node.hop import Hop
 from node.keeping import goes_on, kept_room, longest_wait_s, may_claim
 from node.leftovers import Leftovers
+from node.lending import Lending
 from node.metering import SessionMeter, Till
 from node.prefixes import Prefixes
 from node.readout import kept_bytes, readout_of
@@ -68,6 +70,7 @@ class Sessions:
         self.refused = 0
         self.shares = Shares(served.budget_bytes)
         self._hops: dict[SessionId, Hop] = {}
+        self.lending = Lending(till.credit, self._hops)
         self._tombstones: dict[SessionId, float] = {}
         self._filing: set[Hop] = set()
         self._leftovers = Leftovers(self.prefixes, served, self.cost_bytes)
@@ -120,12 +123,13 @@ class Sessions:
             constraints = self.check(reserve, client, turns_away=True)
             self._check_shares(reserve, client)
             drawing, readout = self._drawing(reserve), readout_of(reserve)
+            is_claim = self._is_claim(reserve, client)
+            is_guest = self.lending.admit(client, is_idle=is_claim or self._is_idle(reserve))
         except ManyhandsError:
             self.refused += 1
             raise
         row_bytes, cost = self.served.row_bytes, self.cost_bytes(reserve)
         taking = taking_of(reserve, client, constraints, self.served, self.around)
-        is_claim = self._is_claim(reserve, client)
         self._make_room(cost)
         found = taking or self.prefixes.find(reserve, client, row_bytes)
         self.prefixes.give_way(cost, self.free_bytes)
@@ -136,7 +140,7 @@ class Sessions:
         profile = self.served.profile
         places = (row_bytes, profile, found, constraints, drawing, readout)
         hop = Hop(self.around, reserve, client, stream, lease, meter, *places)
-        hop.is_claim = is_claim
+        hop.is_claim, hop.is_guest = is_claim, is_guest
         self.reserved_bytes += cost
         self._hops[reserve.session] = hop
         self.shares.admitted(client)
@@ -208,6 +212,11 @@ class Sessions:
         claims = self._holdings(hop for hop in self._hops.values() if hop.is_claim)
         return may_claim(client, cost, self.served.budget_bytes, claims)
 
+    def _is_idle(self, reserve: Reserve) -> bool:
+        """Whether there is room here for it that nobody else wants."""
+        line_s = self.around.batcher.load.backlog_s
+        return is_idle(self.served.budget_bytes, self.room_bytes, self.cost_bytes(reserve), line_s)
+
     def _away(self) -> PeerError:
         if self.held.refused:
             return NotPermitted("", self.held.refused, hint=self.held.hint)
@@ -258,6 +267,7 @@ class Sessions:
         cost, now = self.cost_bytes(hop.session.reserve), time.monotonic()
         self.reserved_bytes -= cost
         self.around.batcher.ended(hop)
+        self.lending.ended(hop)
         if not hop.is_committed:
             self.shares.wasted(hop.client, cost, now - hop.since_s, now)
         if hop.keeps_rows and not self.draining and not hop.rows.journal.start:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ledger.meter import Rates
 from ledger.objects import FREE
+from node.credit import Limits
 from node.manners import NO_WISHES, Sensed, Wishes
 from node.relay_book import Quotas
 from protocol.address import Address
@@ -76,6 +77,12 @@ class NodeSettings:
 
     lend_limit_ncr: int = 1_000_000_000
     """What is lent for one admitted prompt, to anybody."""
+
+    limits: Limits = field(default_factory=Limits)
+    """What a client may owe over all its sessions, once a price is set."""
+
+    clients: Path | None = None
+    """Key and log of the clients of the same home: what they owe others stands against this."""
 
     bans: Path | None = None
     """A file of peers that are not heard for a while; without it they are forgotten at the end."""

@@ -31,6 +31,7 @@ class Surroundings:
     inbound: dict[str, Stream]  # data streams that predecessors opened to us
     grammars: Grammars
     freed: Callable[["Hop"], None]
+    paid: Callable[[str], None]  # a client signed for more
     keep: Callable[[Receipt], None]  # remember an open tab's latest voucher
     file: Callable[[Receipt], Awaitable[tuple[bytes, int]]]  # append: receipt id, index
     tracer: Tracer | None  # who keeps spans of what clients trace

@@ -45,6 +45,10 @@ class Lane(Protocol):
         """Whether its draw would wait for long, for what it may draw; any thread may ask."""
 
     @property
+    def is_guest(self) -> bool:
+        """Whether its prompt goes behind everybody else's."""
+
+    @property
     def is_bare(self) -> bool:
         """Whether the client holds the ends: hidden rows in and out, whatever the blocks."""
 

@@ -31,6 +31,7 @@ ManyhandsError
                 LogNeeded    it may be there: whoever refuses lacks the payer's spend log
             NotAccepted      a model's licence, or the swarm's terms, that nobody here accepted
             ConstraintBroken a session's client does not want that peer next to its rows
+            InDebt           the client owes a node more than it lends: settle first
         VersionMismatch      the two sides speak different protocols or serve different models
         PeerMisbehaved       provable or plain nonsense: keep the evidence, count it
     ChainBroken              a session lost hops; it may replay on another route
@@ -200,6 +201,18 @@ class ConstraintBroken(PeerRefused):
     def __init__(self, peer_id: str, reason: str, *, constraint: str = "", hint: str = "") -> None:
         super().__init__(peer_id, reason, hint=hint)
         self.constraint = constraint
+
+
+class InDebt(PeerRefused):
+    """In ncr: what the client owes there over all its sessions, and how much it is lent."""
+
+    code = "in_debt"
+
+    def __init__(
+        self, peer_id: str, reason: str, *, owed_ncr: int = 0, limit_ncr: int = 0, hint: str = ""
+    ) -> None:
+        super().__init__(peer_id, reason, hint=hint)
+        self.owed_ncr, self.limit_ncr = owed_ncr, limit_ncr
 
 
 class VersionMismatch(PeerError):

@@ -31,6 +31,7 @@ from scheduler.directory import Directory, fetch_directory
 from scheduler.finder import RouteFinder
 from scheduler.funds import Funds
 from scheduler.hidden_session import HiddenRequest, HiddenSession
+from scheduler.owing import OwingTalks
 from scheduler.peer_record import PeerRecords
 from scheduler.permission import Permission, Terms
 from scheduler.prefixes import Prefixes
@@ -104,8 +105,10 @@ class Client:
         channel: Channel = Channel.STABLE,
         terms: Terms | None = None,
         purse: ClientPurse | None = None,
+        kin: bytes = b"",
     ) -> None:
-        """channel: in which a model must be released, where the swarm releases models.
+        """kin: that a node and we stand for each other, signed by both (`ledger.tally.Kin`).
+        channel: in which a model must be released, where the swarm releases models.
         membership: the gate of `transport`, in a swarm that has members; it is kept up to date.
         terms: what has to be accepted before a model is used, see `Permission`.
         purse: what pays, where issuers' credit does.
@@ -125,6 +128,7 @@ class Client:
         self.permission = Permission(membership, channel, self._directory, terms)
         self._watching: asyncio.Task[None] | None = None
         self._prefixes = Prefixes(identity)
+        self._owing = OwingTalks(identity, books, self._connections, kin)
 
     async def __aenter__(self) -> Self:
         if self._membership is not None:
@@ -138,6 +142,7 @@ class Client:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+        await self._owing.aclose()
         await self._data.aclose()
         await self._connections.aclose()
 
@@ -205,6 +210,7 @@ class Client:
         )
         connections, identity = self._connections, self.identity
         running = Session(request, finder, connections, identity, settlement, prefixes)
+        settlement.owes = self._owing.met
         self.permission.watch(running)
         return Generation(running, settlement)
 

@@ -19,6 +19,7 @@ from hashlib import sha256
 
 from protocol.announcements import Announcement
 from protocol.errors import (
+    InDebt,
     IntegrityError,
     ManyhandsError,
     PeerBusy,
@@ -41,6 +42,7 @@ FAILOVER_MS, ANSWER_TOKENS = 2_000.0, 64  # what a failure costs, and over how m
 CHEAT = 8.0  # what was provably wrong counts as so many failures
 HIDDEN = 0.5  # of dials of whom no stranger can dial: we may be its neighbour
 GONE_S, GONE_MS = 30.0, 10_000.0  # nobody answered, and no word since: an announcement's lifetime
+IN_DEBT_S = 300.0  # who refused us for our debt is asked last for so long
 LINK_S = 60.0  # a link that did not stand is avoided for so long
 LOOK_AGAIN_S = 10.0  # at rides that age
 LEAST_PATIENCE_S = 60.0
@@ -81,6 +83,7 @@ class PeerRecords:
         self.standings: dict[PeerId, Standing] = {}
         self.n_misbehaved = 0
         self._complaints: dict[Pair, float] = {}
+        self._in_debt_s: dict[PeerId, float] = {}  # who refused us for what we owe it, and when
         self._slower_ms: dict[PeerId, float] | None = None
         self._slower_at_s = 0.0
 
@@ -121,6 +124,8 @@ class PeerRecords:
         self, peer: PeerId, error: ManyhandsError, now_s: float, announced: Announcement | None
     ) -> None:
         """`peer` was lost for this reason; `announced` is what was known of it then."""
+        if isinstance(error, InDebt):
+            self._in_debt_s[peer] = now_s
         if isinstance(error, INNOCENT) or not isinstance(error, PeerError | IntegrityError):
             return
         if type(error) is PeerError and self._is_of_link(peer, now_s):
@@ -167,6 +172,8 @@ class PeerRecords:
 
     def _risk_ms(self, peer: Announcement, now_s: float) -> float:
         risk_ms = self._penalty_ms(peer, now_s)
+        if now_s - self._in_debt_s.get(peer.peer_id, -IN_DEBT_S) < IN_DEBT_S:
+            risk_ms += GONE_MS  # it would refuse again: only where nobody else serves its blocks
         standing = self.standings.get(peer.peer_id)
         if standing is None or not standing.failures + standing.served:
             doubt = HIDDEN if _is_out_of_reach(peer) else 0.0

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from ledger.meter import Meter, Usage
@@ -236,6 +236,7 @@ class Settlement:
         self.tabs: dict[str, ClientTab] = {}
         self._earlier: list[ClientTab] = []
         self._identity, self._swarm_id, self._books = identity, swarm_id, books
+        self.owes: Callable[[str, Sequence[str]], None] = lambda peer, addresses: None
 
     def open(self, peer: str, reserve: Reserve) -> ClientTab:
         if (earlier := self.tabs.get(peer)) is not None:
@@ -340,6 +341,9 @@ class Settlement:
 
     def route(self, epoch: int, seats: Sequence[Seat]) -> bytes:
         """The signed route of an epoch (5a.18), as every hop of it gets it."""
+        for seat in seats:
+            if seat.peer in self.tabs and self.tabs[seat.peer].price_per_million() > 0:
+                self.owes(seat.peer, seat.addresses)
         hops = tuple(
             (public_key_from_peer_id(seat.peer), seat.span.start, seat.span.stop) for seat in seats
         )

@@ -13,6 +13,7 @@ from typing import Any
 from protocol import errors
 from protocol.errors import (
     ConstraintBroken,
+    InDebt,
     LogNeeded,
     ManyhandsError,
     PeerBusy,
@@ -52,6 +53,8 @@ def encode_error(error: ManyhandsError) -> bytes:
         fields["size"] = error.size
     if isinstance(error, ConstraintBroken):
         fields["constraint"] = error.constraint
+    if isinstance(error, InDebt):
+        fields |= {"owed_ncr": error.owed_ncr, "limit_ncr": error.limit_ncr}
     if isinstance(error, SwarmIncomplete):
         fields["missing"] = error.missing[:_MAX_RUNS]
     text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
@@ -85,6 +88,9 @@ def _from_fields(fields: dict[str, Any], sender: str) -> ManyhandsError:
         return kind(blamed, message, size=size, hint=hint)
     if issubclass(kind, ConstraintBroken):
         return kind(blamed, message, constraint=_plain(fields.get("constraint", ""), 40), hint=hint)
+    if issubclass(kind, InDebt):
+        owed, limit = (max(0, int(fields.get(name, 0))) for name in ("owed_ncr", "limit_ncr"))
+        return kind(blamed, message, owed_ncr=owed, limit_ncr=limit, hint=hint)
     if issubclass(kind, PeerError):
         return kind(blamed, message, hint=hint)
     if issubclass(kind, SwarmIncomplete):

@@ -17,6 +17,7 @@ from ledger.objects import Statement
 from ledger.receipts import receipt_id
 from ledger.reconciliation import Answerer, Asker, IdSet
 from ledger.spending import Fault
+from ledger.tally import Kin, Tally
 from ledger.verdicts import MISMATCH, Verdict, commitment
 from protocol.canonical import encode
 from tests.ledger import spenders
@@ -55,6 +56,23 @@ def spending():
     }
 
 
+def between_strangers():
+    """A payee's tally, the same with the payer's signature, and two keys that are kin."""
+    said = Tally(
+        payer=CLIENT.public_key,
+        payee=PROVIDER.public_key,
+        served=300,
+        settled=120,
+        issued_ms=1_790_000_000_000,
+    )
+    kin = Kin(node=STRANGER.public_key, client=CLIENT.public_key, issued_ms=1_790_000_000_000)
+    return {
+        "tally": said.seal(SWARM, PROVIDER).encode(),
+        "tally_mutual": said.seal(SWARM, PROVIDER, CLIENT).encode(),
+        "kin": kin.seal(SWARM, STRANGER, CLIENT).encode(),
+    }
+
+
 def reconciling():
     """Fifty ids, the last ten of which the other side has not, and how it is asked and answers."""
     ids = [(number // 10, sha256(b"%d" % number).digest()) for number in range(50)]
@@ -89,6 +107,7 @@ def objects():
         **spending(),
         **reconciling(),
         **audited(receipt),
+        **between_strangers(),
     }
 
 

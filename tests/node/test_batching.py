@@ -26,6 +26,7 @@ class Session:
 
     is_own_ring, is_bare, wire, deadline = True, False, FLOAT32, inf
     is_held_up = False
+    is_guest = False
 
     def __init__(self, batcher: Batcher, engine, prompt: list[int], n_tokens: int) -> None:
         self.batcher, self.prompt, self.left = batcher, prompt, n_tokens

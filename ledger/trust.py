@@ -1,0 +1,71 @@
+"""What a stranger is worth to us by the word of others whom we have reason to trust.
+
+In: what counterparties did for us, tallies that two others signed, what everybody owes us. Out: how
+much we may lend somebody. It is a max-flow (BarterCast: Meulpolder et al. 2009): an edge from who
+worked to whom it was done for, as wide as that work, and from the stranger to us no more can flow
+than the narrowest cut between lets through. A region of made-up accounts may sign among themselves
+whatever they like: what flows out of it is what honest peers signed that it did for them.
+
+What is lent already uses up the flow it was lent by, so that a region gets that much in all, not
+each of its accounts anew. Pure. Amounts are ncr.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from ledger.max_flow import Network
+from ledger.tally import Tally
+
+US = b""  # the vertex of all our keys
+DEBTORS = b"\0"  # whence what is owed already flows
+MAX_EDGES = 4_000  # of others, the widest: a flow is found in some milliseconds
+
+Edges = Mapping[tuple[bytes, bytes], int]  # who worked, for whom: how much
+
+
+class Trust:
+    """Of one home, at one time."""
+
+    def __init__(
+        self, edges: Edges, ours: Iterable[bytes] = (), node_of: Mapping[bytes, bytes] | None = None
+    ) -> None:
+        """edges: by keys. ours: our keys. node_of: the kin of a client's key."""
+        self._ours, self._node_of = frozenset(ours), node_of or {}
+        self._edges: dict[tuple[bytes, bytes], int] = {}
+        for (worked, gained), ncr in edges.items():
+            ends = self._party(worked), self._party(gained)
+            if ends[0] != ends[1] and ends[0] != US:  # nobody is worth more for what we did for it
+                self._edges[ends] = self._edges.get(ends, 0) + ncr
+        self.parties = frozenset(party for ends in self._edges for party in ends)
+
+    def lends(self, key: bytes, owed: Mapping[bytes, int], most: int) -> int:
+        """How much somebody may owe us by now, up to `most`. owed: what the others owe us."""
+        if self._party(key) not in self.parties:
+            return 0
+        network: Network[bytes] = Network()
+        for (worked, gained), ncr in self._edges.items():
+            network.add(worked, gained, ncr)
+        who, n_owed = self._party(key), 0
+        for debtor, ncr in owed.items():
+            party = self._party(debtor)
+            if party not in (who, US) and party in self.parties and ncr > 0:
+                network.add(DEBTORS, party, ncr)
+                n_owed += ncr
+        network.push(DEBTORS, US, n_owed)
+        return network.push(who, US, most)
+
+    def _party(self, key: bytes) -> bytes:
+        return US if key in self._ours else self._node_of.get(key, key)
+
+
+def edges_of(tallies: Iterable[Tally], ours: Iterable[bytes]) -> dict[tuple[bytes, bytes], int]:
+    """Of tallies that both signed, those between others; of those of one pair the highest.
+
+    What was done for us we know ourselves, and somebody's word that we owe it is not asked for.
+    """
+    own, found = frozenset(ours), dict[tuple[bytes, bytes], int]()
+    for tally in tallies:
+        if own.isdisjoint((tally.payer, tally.payee)):
+            pair = tally.payee, tally.payer
+            found[pair] = max(tally.served, found.get(pair, 0))
+    widest = sorted(found.items(), key=lambda edge: (-edge[1], edge[0]))
+    return dict(widest[:MAX_EDGES])

@@ -1,0 +1,110 @@
+"""What strangers sign about each other over many tabs, and how a home keeps and shows it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from ledger import Ledger
+from ledger.cli import ledger as commands
+from ledger.tallies import FILE_NAME, Tallies, signed_too
+from ledger.tally import Kin, Tally, open_kin, open_tally
+from protocol.errors import IntegrityError
+from protocol.identity import peer_id_from_public_key
+from protocol.key_files import write_new_key
+from tests.ledger.parties import CLIENT, PROVIDER, STRANGER, SWARM, closed_receipt
+
+OWED = 184  # what `closed_receipt` comes to
+SAID = Tally(
+    payer=CLIENT.public_key, payee=PROVIDER.public_key, served=OWED, settled=0, issued_ms=0
+)
+
+
+def test_a_tally_is_signed_by_its_payee_or_by_both_and_by_nobody_else():
+    assert open_tally(SAID.seal(SWARM, PROVIDER), SWARM) == (SAID, False)
+    assert open_tally(SAID.seal(SWARM, PROVIDER, CLIENT), SWARM) == (SAID, True)
+    for signers in ((CLIENT,), (STRANGER,), (PROVIDER, STRANGER), (PROVIDER, CLIENT, STRANGER)):
+        with pytest.raises(IntegrityError):
+            open_tally(SAID.seal(SWARM, *signers), SWARM)
+    with pytest.raises(IntegrityError):
+        open_tally(SAID.seal(bytes(32), PROVIDER), SWARM)
+    with pytest.raises(IntegrityError, match="nobody owes themselves"):
+        replace(SAID, payer=SAID.payee)
+
+
+def test_kin_are_signed_by_both():
+    kin = Kin(node=PROVIDER.public_key, client=CLIENT.public_key, issued_ms=0)
+
+    assert open_kin(kin.seal(SWARM, PROVIDER, CLIENT), SWARM) == kin
+    for signers in ((CLIENT,), (PROVIDER,), (CLIENT, STRANGER)):
+        with pytest.raises(IntegrityError):
+            open_kin(kin.seal(SWARM, *signers), SWARM)
+
+
+def test_of_several_tallies_of_a_pair_the_highest_is_kept(tmp_path):
+    with Tallies.open(tmp_path, SWARM) as tallies:
+        assert tallies.keep(replace(SAID, settled=50).seal(SWARM, PROVIDER))
+        assert not tallies.keep(replace(SAID, settled=49).seal(SWARM, PROVIDER))
+        assert tallies.keep(SAID.seal(SWARM, PROVIDER, CLIENT))
+        held = tallies.settled(SAID.payer, SAID.payee, b"")
+
+        assert [tally.settled for tally, is_mutual in tallies.all() if not is_mutual] == [50]
+        assert open_tally(held, SWARM)[0].settled == 50
+
+
+def test_a_payer_signs_no_more_than_its_own_log_has():
+    word = SAID.seal(SWARM, PROVIDER).encode()
+    payee = PROVIDER.public_key
+
+    alone, mutual = signed_too(word, CLIENT, payee, OWED, SWARM)
+    assert open_tally(mutual, SWARM) == (SAID, True)
+    assert signed_too(word, CLIENT, payee, OWED - 1, SWARM) == [alone]
+    with pytest.raises(IntegrityError, match="no tally of the two of us"):
+        signed_too(word, STRANGER, payee, OWED, SWARM)
+
+
+@pytest.fixture
+def home(tmp_path):
+    node = tmp_path / "node"
+    ledger = Ledger.open(node, PROVIDER, SWARM)
+    ledger.append(closed_receipt(20))
+    ledger.close()
+    write_new_key(node / "identity.key", PROVIDER, None)
+    return tmp_path
+
+
+def run(home, *args):
+    result = CliRunner().invoke(commands, [*args, "--home", str(home), "--json"])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, json.loads(result.stdout) if result.exit_code == 0 else result.output
+
+
+def test_a_creditor_records_what_it_was_paid_and_the_debt_is_less(home):
+    peer = peer_id_from_public_key(CLIENT.public_key)
+
+    _, before = run(home, "debts")
+    code, said = run(home, "paid", peer, "0.000000100")
+    run(home, "paid", peer, "0.000000050")
+    _, after = run(home, "debts")
+
+    assert (code, said["settled_ncr"], said["earned_ncr"]) == (0, 100, OWED)
+    assert [row["owes_ncr"] for row in before["ledgers"][0]["debts"]] == [OWED]
+    (row,) = after["ledgers"][0]["debts"]
+    assert (row["peer"], row["got_ncr"], row["owes_ncr"]) == (peer, 150, OWED - 150)
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "1e3", "many", "1.0000000001", "9" * 30, ".5", "٣"])
+def test_an_amount_that_is_none_is_an_error_of_use(home, amount):
+    code, output = run(home, "paid", peer_id_from_public_key(CLIENT.public_key), "--", amount)
+
+    assert code == 2, output
+    assert not (home / "node" / FILE_NAME).exists()
+
+
+def test_a_damaged_file_of_tallies_says_which_it_is(home):
+    (home / "node" / FILE_NAME).write_bytes(b"no database" * 1000)
+
+    with pytest.raises(IntegrityError, match=r"tallies\.sqlite"):
+        run(home, "debts")

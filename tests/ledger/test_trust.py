@@ -1,0 +1,106 @@
+"""Strangers are worth what flows from them to us through work that others signed for (test 39)."""
+
+from itertools import combinations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ledger.debts import Debts, Passed
+from ledger.max_flow import Network
+from ledger.tally import Tally
+from ledger.trust import Trust, edges_of
+
+ME, ANN, BEN, EVE = (bytes([n]) * 32 for n in (1, 2, 3, 4))
+MOST = 10**12
+KEYS = [bytes([n]) * 32 for n in range(1, 9)]
+
+graphs = st.dictionaries(
+    st.tuples(st.sampled_from(KEYS), st.sampled_from(KEYS)), st.integers(0, 1_000), max_size=24
+)
+
+
+def test_a_friend_of_a_friend_is_worth_what_both_edges_bear():
+    trust = Trust({(ANN, ME): 100, (BEN, ANN): 40, (EVE, ANN): 500}, ours=[ME])
+
+    assert trust.lends(ANN, {}, MOST) == 100
+    assert trust.lends(BEN, {}, MOST) == 40
+    assert trust.lends(EVE, {}, MOST) == 100
+    assert trust.lends(EVE, {}, 60) == 60
+
+
+def test_what_we_did_for_somebody_makes_it_worth_nothing():
+    trust = Trust({(ME, ANN): 100, (ANN, BEN): 50}, ours=[ME])
+
+    assert trust.lends(ANN, {}, MOST) == trust.lends(BEN, {}, MOST) == 0
+
+
+def test_what_is_lent_already_uses_up_the_flow_it_was_lent_by():
+    trust = Trust({(ANN, ME): 100, (BEN, ANN): 80, (EVE, ANN): 80}, ours=[ME])
+
+    assert trust.lends(EVE, {BEN: 70}, MOST) == 30
+    assert trust.lends(EVE, {EVE: 70}, MOST) == 80, "its own debt is what is compared with this"
+
+
+def test_kin_are_one_party():
+    trust = Trust({(ANN, ME): 100}, ours=[ME], node_of={BEN: ANN})
+
+    assert trust.lends(BEN, {}, MOST) == 100
+
+
+def test_39_a_wash_ring_of_100_accounts_gains_no_credit_and_no_trust():
+    ring = [bytes([9, n]) * 16 for n in range(100)]
+    signed = [
+        Tally(payer=payer, payee=payee, served=10**15, settled=0, issued_ms=0)
+        for payer, payee in zip(ring, ring[1:] + ring[:1], strict=True)
+    ]
+    honest = {(ANN, ME): 100, (BEN, ANN): 40}
+    trust = Trust(edges_of(signed, [ME]) | honest, ours=[ME])
+    debts = Debts([ME], {ANN: Passed(spent=100)})
+    for tally in signed:
+        debts.take(tally)
+
+    assert [trust.lends(account, {}, MOST) for account in ring] == [0] * 100
+    assert all(debts.with_(account).worth == debts.with_(account).owes == 0 for account in ring)
+    assert trust.lends(BEN, {}, MOST) == 40
+
+
+def test_one_honest_edge_into_a_ring_is_lent_once_not_to_each_of_it():
+    ring = KEYS[3:]
+    edges = {(a, b): 10**9 for a in ring for b in ring if a != b} | {(ring[0], ANN): 30}
+    trust = Trust(edges | {(ANN, ME): 100}, ours=[ME])
+    owed: dict[bytes, int] = {}
+
+    for account in ring:
+        owed[account] = trust.lends(account, owed, MOST)
+
+    assert sum(owed.values()) == 30
+
+
+@settings(max_examples=150, deadline=None)
+@given(graphs, st.sets(st.sampled_from(KEYS[1:]), min_size=1), st.randoms())
+def test_a_region_is_lent_no_more_than_its_cut_whatever_it_signs_within(edges, region, rng):
+    cut = sum(ncr for (a, b), ncr in edges.items() if a in region and b not in region)
+    trust = Trust(edges, ours=KEYS[:1])
+    owed: dict[bytes, int] = {}
+
+    for account in rng.sample(sorted(region), len(region)):
+        owed[account] = trust.lends(account, owed, MOST)
+
+    assert sum(owed.values()) <= cut
+
+
+@settings(max_examples=100, deadline=None)
+@given(graphs)
+def test_the_flow_is_the_least_cut(edges):
+    network: Network[bytes] = Network()
+    for (a, b), ncr in edges.items():
+        if a != b:
+            network.add(a, b, ncr)
+    source, sink, *others = KEYS
+
+    sides = ({source, *some} for n in range(len(others) + 1) for some in combinations(others, n))
+    least = min(
+        sum(ncr for (a, b), ncr in edges.items() if a in side and b not in side) for side in sides
+    )
+
+    assert network.push(source, sink, MOST) == least
