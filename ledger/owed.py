@@ -5,7 +5,7 @@ were checked when they were logged; of those that were erased since, rows beside
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from ledger.line_rows import line_of
 from ledger.policy import Policy
@@ -16,23 +16,29 @@ from ledger.settling import OwedTab, Pair
 Found = tuple[int, Pair, OwedTab]  # the entry's place, who pays whom, what
 
 
-def owed_tabs(reader: LedgerReader, policy: Policy) -> Mapping[Pair, list[OwedTab]]:
-    """Of each pair, the tabs that promise anything."""
+def owed_between(reader: LedgerReader, policy: Policy, pair: Pair) -> list[OwedTab]:
+    """The tabs of one pair."""
+    found = owed_tabs(reader, policy, payer=pair.payer, payee=pair.payee, asset=pair.asset)
+    return found.get(pair, [])
+
+
+def owed_tabs(reader: LedgerReader, policy: Policy, **wanted: bytes) -> dict[Pair, list[OwedTab]]:
+    """Of each pair, the tabs that promise anything. wanted: see `LedgerReader.bodies`."""
     highest: dict[Pair, dict[bytes, OwedTab]] = defaultdict(dict)
-    for _, pair, tab in owed_entries(reader, policy):
+    for _, pair, tab in owed_entries(reader, policy, **wanted):
         known = highest[pair].get(tab.session_id)
         if known is None or known.rank < tab.rank:
             highest[pair][tab.session_id] = tab
     return {pair: list(tabs.values()) for pair, tabs in highest.items()}
 
 
-def owed_entries(reader: LedgerReader, policy: Policy) -> Iterator[Found]:
+def owed_entries(reader: LedgerReader, policy: Policy, **wanted: bytes) -> Iterator[Found]:
     """Entry by entry, also several of one tab.
 
     Raises:
         IntegrityError: a row or receipt is none that was written.
     """
-    for index, data, cited in reader.bodies():
+    for index, data, cited in reader.bodies(**wanted):
         found = _read(data, policy) if data is not None else _row(reader, index, cited, policy)
         if found is not None:
             yield index, *found

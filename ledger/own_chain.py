@@ -47,6 +47,12 @@ class OwnChain:
 
         return accepted
 
+    def asked(self, allot_oid: bytes, size: int, earlier: LeafAt) -> int:
+        """What the first `size` leaves took in of an allotment."""
+        with self._lock:
+            self._catch_up(size, earlier)
+            return self._state.asked.get(allot_oid) or 0
+
     def _catch_up(self, size: int, earlier: LeafAt) -> None:
         """Read what is in the log already, and what other processes appended."""
         reader = ChainReader(self._account, self._swarm_id, self._state)

@@ -116,18 +116,23 @@ class LedgerReader(TreeLog):
         """
         return Receipt.decode(self._body(self.entry(id_).index)[1])
 
-    def bodies(self) -> Iterator[tuple[int, bytes | None, bytes | None]]:
-        """Of each entry in an asset: its place, its receipt, or what that cited if it is erased."""
+    def bodies(self, **wanted: bytes) -> Iterator[tuple[int, bytes | None, bytes | None]]:
+        """Of each entry in an asset: its place, its receipt, or what that cited if it is erased.
+
+        wanted: only of this payer, payee, asset or session_id.
+        """
         erased, join = "NULL", ""
         if self._has_pruned():
             erased, join = "pruned.allot", "LEFT JOIN pruned ON pruned.idx = entry.idx"
+        where = "".join(f" AND entry.{name} = ?" for name in sorted(wanted))
+        values = [wanted[name] for name in sorted(wanted)]
         sql = (
             f"SELECT entry.idx, receipt, {erased} FROM entry"
             f" LEFT JOIN body ON body.idx = entry.idx {join}"
-            " WHERE asset <> ? AND entry.idx >= ? ORDER BY entry.idx LIMIT ?"
+            f" WHERE asset <> ? AND entry.idx >= ?{where} ORDER BY entry.idx LIMIT ?"
         )
         start = 0
-        while found := self._store.execute(sql, (b"", start, PAGE_ROWS)):
+        while found := self._store.execute(sql, (b"", start, *values, PAGE_ROWS)):
             yield from found
             start = found[-1][0] + 1
 
@@ -179,15 +184,18 @@ class LedgerReader(TreeLog):
         rows = self._store.execute("SELECT * FROM entry WHERE receipt_id = ?", (id_,))
         return LogEntry(*rows[0]) if rows else None
 
+    def is_pruned(self, index: int) -> bool:
+        """Whether the receipt of this entry was erased."""
+        sql = "SELECT 1 FROM pruned WHERE idx = ?"
+        return self._has_pruned() and bool(self._store.execute(sql, (index,)))
+
     def _has_pruned(self) -> bool:
         return self._store.has_table("pruned")
 
     def _body(self, index: int) -> tuple[bytes, bytes]:
         rows = self._store.execute("SELECT salt, receipt FROM body WHERE idx = ?", (index,))
         if not rows:
-            if self._has_pruned() and self._store.execute(
-                "SELECT 1 FROM pruned WHERE idx = ?", (index,)
-            ):
+            if self.is_pruned(index):
                 raise UsageError(
                     f"the receipt of entry {index} was pruned: its sums are here, its proof is not",
                     hint="the counterparty may still have it",

@@ -137,6 +137,10 @@ class Difference:
     def is_ours_higher(self) -> bool:
         return self.ours is not None and (self.theirs is None or self.ours.rank > self.theirs.rank)
 
+    @property
+    def is_theirs_higher(self) -> bool:
+        return self.theirs is not None and (self.ours is None or self.theirs.rank > self.ours.rank)
+
     def __str__(self) -> str:
         told = f"tab {self.session_id.hex()[:16]}"
         if self.theirs is None:

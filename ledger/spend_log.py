@@ -116,6 +116,18 @@ class SpendLog(OwnLog):
         self._beside.keep(latest[0])
         return latest[1]
 
+    def holds(self, oid: bytes) -> bool:
+        """Whether this object is an entry."""
+        return bool(self._store.execute("SELECT 1 FROM leaf WHERE oid = ?", (oid,)))
+
+    def asked(self, allot_oid: bytes) -> int:
+        """What deposits and collections in this log asked of an allotment so far."""
+        with self._store.snapshot():
+            size = self._sound_size()
+            return self._chain.asked(
+                allot_oid, size, lambda index: SpendLeaf.decode(self._leaf(index))
+            )
+
     def leaves(self, start: int = 0, stop: int = MAX_UINT) -> list[bytes]:
         rows = self._store.execute(
             "SELECT data FROM leaf WHERE idx >= ? AND idx < ? ORDER BY idx", (start, stop)

@@ -1,0 +1,225 @@
+"""The payee's side of settling: it says what its log gives, and takes in what both signed.
+
+In: what a payer asks, whose identity the transport has proven. Out: answers, settlements on disk,
+and deposits in the payee's own spend log. Killed at any moment it loses nothing: a proposal is
+derived anew, word for word, and what both signed is deposited at the next occasion.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ledger.collecting import collections
+from ledger.errors import BadObject
+from ledger.owed import owed_between, owed_entries, owed_tabs
+from ledger.policy import Policy
+from ledger.reader import LedgerReader
+from ledger.receipts import Receipt, open_receipt
+from ledger.settle_words import (
+    MAX_NOTES,
+    MAX_PROPOSALS,
+    Asked,
+    Page,
+    Proposed,
+)
+from ledger.settled import SettledBook, open_settlement, read_settlement
+from ledger.settling import OwedTab, Pair, settlements, with_notes
+from ledger.spend_log import SpendLog
+from ledger.spending import CreditNote, Deposit, Settlement
+from protocol.errors import PeerBusy, PeerRefused
+from protocol.signing import Envelope, SigningKey
+
+
+class SettleDesk:
+    """Of one payee. It waits for disks: call it on a thread, one at a time."""
+
+    def __init__(
+        self,
+        directory: Path,
+        key: SigningKey,
+        swarm_id: bytes,
+        policy: Policy,
+        epoch: Callable[[], int],
+        file: Callable[[Receipt], None],
+    ) -> None:
+        """
+        Args:
+            directory: where the receipts, the settlements and the spend log lie.
+            epoch: which it is now.
+            file: log a receipt, durably; one that is there changes nothing.
+        """
+        self._directory, self._key, self._swarm_id = directory, key, swarm_id
+        self._policy, self._epoch, self._file = policy, epoch, file
+
+    def answer(self, payer: bytes, request: bytes) -> bytes:
+        """
+        Raises:
+            IntegrityError: what is asked or shown does not hold.
+            PeerBusy: the epoch is not over. PeerRefused: there is no such thing.
+        """
+        asked = Asked.decode(request)
+        match asked.kind:
+            case 1:
+                return self._propose(Pair(payer, self._key.public_key, asked.asset), asked.epoch)
+            case 2:
+                return self._take_signed(payer, Envelope.decode(asked.data))
+            case 3:
+                pair = Pair(payer, self._key.public_key, asked.asset)
+                tabs = [tab for tab in self._owed(pair) if tab.epoch <= asked.epoch]
+                return Page.of(tabs, asked.data).encode()
+            case 4:
+                return self._take(payer, Receipt.decode(asked.data))
+            case _:
+                return self._give(payer, asked.data)
+
+    def deposit(self) -> int:
+        """Take in what settlements say that were signed by both, and are not in the spend log yet.
+
+        Returns how much that is, in ncr.
+        """
+        account = self._key.public_key
+        with self._settled() as kept:
+            ours = [each for each in kept.of(account) if read_settlement(each).payee == account]
+        if not ours:
+            return 0
+        with SpendLog.open(self._directory, self._key, self._swarm_id) as log:
+            fresh = [each for each in ours if not log.holds(each.object_id(self._swarm_id))]
+            entries, total = self._deposits(log, fresh)
+            if entries:
+                log.append(*entries)
+        return total
+
+    def credit(self, session_id: bytes, amount: int, reason: str = "") -> None:
+        """Take off a tab what its vouchers promise too much, so much in all."""
+        note = CreditNote(session_id=session_id, amount_cum=amount, reason=reason)
+        envelope = note.seal(self._swarm_id, self._key)
+        with SpendLog.open(self._directory, self._key, self._swarm_id) as log:
+            if not log.holds(envelope.object_id(self._swarm_id)):
+                log.append(envelope)
+        with self._settled() as kept:
+            kept.note(self._key.public_key, [(session_id, amount)])
+
+    def collect(self) -> int:
+        """Take in what vouchers promise on allotments whose last tab is past its grace, unsettled.
+
+        Returns how much that is, in ncr.
+        """
+        due: dict[bytes, list[OwedTab]] = defaultdict(list)
+        with LedgerReader.read(self._directory) as reader:
+            notes = self._notes()
+            ours = owed_tabs(reader, self._policy, payee=self._key.public_key)
+            for tab in with_notes((tab for tabs in ours.values() for tab in tabs), notes):
+                due[tab.allot_oid].append(tab)
+            late = self._epoch() - self._policy.grace_epochs
+            with SpendLog.open(self._directory, self._key, self._swarm_id) as log:
+                unpaid = {
+                    oid: sum(tab.net for tab in tabs) - log.asked(oid)
+                    for oid, tabs in due.items()
+                    if max(tab.epoch for tab in tabs) < late
+                }
+                unpaid = {oid: amount for oid, amount in unpaid.items() if amount > 0}
+                shown = [r for r in self._receipts(reader, unpaid) if r is not None]
+                entries = [each.seal(self._swarm_id, self._key) for each in collections(shown)]
+                entries = [e for e in entries if not log.holds(e.object_id(self._swarm_id))]
+                if entries:
+                    log.append(*entries)
+        return sum(unpaid.values()) if entries else 0
+
+    # --- within ----------------------------------------------------------------------------------
+
+    def _settled(self) -> SettledBook:
+        return SettledBook.open(self._directory, self._swarm_id)
+
+    def _notes(self) -> dict[bytes, int]:
+        with self._settled() as kept:
+            return kept.notes(self._key.public_key)
+
+    def _owed(self, pair: Pair) -> list[OwedTab]:
+        with LedgerReader.read(self._directory) as reader:
+            tabs = owed_between(reader, self._policy, pair)
+        return with_notes(tabs, self._notes())
+
+    def _derived(self, pair: Pair, epoch: int) -> tuple[list[Settlement], list[OwedTab]]:
+        if epoch >= self._epoch():
+            raise PeerBusy(
+                "",
+                f"epoch {epoch} is not over: by the swarm's witnesses it is {self._epoch()} now",
+                hint="settle when it is",
+            )
+        tabs = self._owed(pair)
+        return settlements(pair, tabs, epoch), tabs
+
+    def _propose(self, pair: Pair, epoch: int) -> bytes:
+        made, tabs = self._derived(pair, epoch)
+        noted = [(tab.session_id, tab.credit) for tab in tabs if tab.credit and tab.epoch <= epoch]
+        if len(made) > MAX_PROPOSALS or len(noted) > MAX_NOTES:
+            raise PeerRefused("", "more allotments or credit in one epoch than can be settled")
+        signed = tuple(each.seal(self._swarm_id, self._key) for each in made)
+        return Proposed(signed, tuple(noted)).encode()
+
+    def _take_signed(self, payer: bytes, envelope: Envelope) -> bytes:
+        signed = open_settlement(envelope, self._swarm_id)
+        pair = Pair(signed.payer, signed.payee, signed.asset)
+        if (signed.payer, signed.payee) != (payer, self._key.public_key):
+            raise BadObject("a settlement between others is not ours to keep")
+        if signed not in self._derived(pair, signed.epoch)[0]:
+            raise BadObject("our log gives another settlement by now", hint="settle again")
+        with self._settled() as kept:
+            kept.add(envelope)
+        self.deposit()
+        return envelope.object_id(self._swarm_id)
+
+    def _deposits(self, log: SpendLog, fresh: Iterable[Envelope]) -> tuple[list[Envelope], int]:
+        """The entries for these settlements, each followed by what it adds to the ones before."""
+        asked: dict[bytes, int] = {}
+        entries: list[Envelope] = []
+        total = 0
+        for envelope in fresh:
+            added = 0
+            for oid, cumulative in read_settlement(envelope).claims:
+                before = asked.get(oid, log.asked(oid))
+                asked[oid] = max(before, cumulative)
+                added += asked[oid] - before
+            if added:
+                deposit = Deposit(settle_oid=envelope.object_id(self._swarm_id), amount=added)
+                entries += [envelope, deposit.seal(self._swarm_id, self._key)]
+                total += added
+        return entries, total
+
+    def _take(self, payer: bytes, receipt: Receipt) -> bytes:
+        terms = open_receipt(receipt, self._swarm_id).terms
+        if (terms.payer, terms.payee) != (payer, self._key.public_key):
+            raise BadObject("a receipt between others is not ours to log")
+        self._file(receipt)
+        return b""
+
+    def _give(self, payer: bytes, session_id: bytes) -> bytes:
+        with LedgerReader.read(self._directory) as reader:
+            best = best_receipt(reader, self._policy, session_id)
+            if best is not None and open_receipt(best, self._swarm_id).terms.payer == payer:
+                return best.encode()
+        raise PeerRefused("", f"no receipt of tab {session_id.hex()[:16]} is here")
+
+    def _receipts(self, reader: LedgerReader, allots: Iterable[bytes]) -> Iterable[Receipt | None]:
+        """The best of each tab on these allotments; None: it was erased."""
+        wanted = frozenset(allots)
+        best: dict[bytes, tuple[OwedTab, int]] = {}
+        for index, _, tab in owed_entries(reader, self._policy, payee=self._key.public_key):
+            if tab.allot_oid in wanted:
+                known = best.get(tab.session_id)
+                if known is None or known[0].rank < tab.rank:
+                    best[tab.session_id] = (tab, index)
+        for _, index in best.values():
+            id_ = reader.id_at(index)
+            yield reader.receipt(id_) if id_ and not reader.is_pruned(index) else None
+
+
+def best_receipt(reader: LedgerReader, policy: Policy, session_id: bytes) -> Receipt | None:
+    """Of a tab, the receipt that promises most, if it was not erased."""
+    found = [
+        (tab.rank, index)
+        for index, _, tab in owed_entries(reader, policy, session_id=session_id)
+        if not reader.is_pruned(index)
+    ]
+    id_ = reader.id_at(max(found)[1]) if found else None
+    return reader.receipt(id_) if id_ else None

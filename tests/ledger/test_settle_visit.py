@@ -1,0 +1,292 @@
+"""Payer and payee settle from two logs: what differs is handed over, what was killed goes on."""
+
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ledger import Ledger, LedgerReader
+from ledger.errors import BadObject, NotAgreed
+from ledger.fold import Branch, fold
+from ledger.meter import Meter
+from ledger.policy import OPEN_POLICY
+from ledger.settle_desk import SettleDesk
+from ledger.settle_visit import Visit
+from ledger.settle_words import GIVE, PROPOSE, SIGNED, TABS, TAKE, Asked, Page, Proposed
+from ledger.settled import SettledBook, read_settlement
+from ledger.settling import OwedTab, Pair
+from ledger.spend_leaf import SpendLeaf
+from ledger.spend_log import SpendLog
+from protocol.canonical import encode
+from protocol.errors import IntegrityError, ManyhandsError, PeerBusy, PeerRefused
+from protocol.signing import Envelope
+from tests.ledger.logs import branch
+from tests.ledger.parties import CLIENT, NOW_MS, PROVIDER, STRANGER, SWARM, closed_receipt
+from tests.ledger.spenders import ASSET, ISSUER, allot, grant
+
+ALLOTTED = allot(CLIENT, PROVIDER, 5000)
+OID = ALLOTTED.object_id(SWARM)
+PAIR = Pair(CLIENT.public_key, PROVIDER.public_key, ASSET)
+TODAY = OPEN_POLICY.epoch_of(NOW_MS)
+
+
+def receipt(number, positions=20):
+    return closed_receipt(
+        positions,
+        nonce=bytes([number]) * 16,
+        asset=ASSET,
+        allot_oid=OID,
+        checkpoint_hash=bytes(32),
+    )
+
+
+class Side:
+    """One party's home: its log, and how it files what it is handed."""
+
+    def __init__(self, directory, key, *receipts):
+        self.directory, self.key = directory, key
+        self.epoch = TODAY + 1
+        self.file(*receipts)
+
+    def file(self, *receipts):
+        with Ledger.open(self.directory, self.key, SWARM) as ledger:
+            ledger.append_all(receipts)
+
+    def desk(self):
+        rules = (self.directory, self.key, SWARM, OPEN_POLICY)
+        return SettleDesk(*rules, lambda: self.epoch, self.file)
+
+    def visit(self, epoch=TODAY):
+        return Visit(self.directory, self.key, SWARM, OPEN_POLICY, PAIR, epoch, self.file)
+
+    def settled(self):
+        with SettledBook.open(self.directory, SWARM) as kept:
+            return [read_settlement(each) for each in kept.of(self.key.public_key)]
+
+    def spent(self):
+        """The leaves of its spend log."""
+        with SpendLog.open(self.directory, self.key, SWARM) as log:
+            return [SpendLeaf.decode(data) for data in log.leaves()]
+
+    def n_receipts(self):
+        with LedgerReader.read(self.directory) as reader:
+            return len(reader)
+
+
+@pytest.fixture
+def sides(tmp_path):
+    def make(ours, theirs):
+        return Side(tmp_path / "a", CLIENT, *ours), Side(tmp_path / "b", PROVIDER, *theirs)
+
+    return make
+
+
+def talk(payer, payee, *, upto=None, spoil=None):
+    """All of a visit, or its first requests; what was settled. spoil: what the answers become."""
+    steps, desk, told = payer.visit().steps(), payee.desk(), None
+    try:
+        for _ in range(upto if upto is not None else 1000):
+            asked = steps.send(told)
+            ask = partial(desk.answer, CLIENT.public_key, asked)
+            told = spoil(asked, ask) if spoil else ask()
+    except StopIteration as done:
+        return done.value
+    steps.close()
+    return None
+
+
+def earned(payee):
+    """What the payee has, by the books that everybody keeps."""
+    logs = [
+        branch(ISSUER, grant(CLIENT, 9000)),
+        branch(CLIENT, ALLOTTED),
+        Branch(PROVIDER.public_key, tuple(payee.spent()), True),
+    ]
+    return fold(logs, SWARM).available.get((PROVIDER.public_key, ASSET), 0)
+
+
+def test_both_sides_sign_one_settlement_and_the_payee_deposits_it(sides):
+    payer, payee = sides([receipt(1), receipt(2)], [receipt(1), receipt(2)])
+
+    (made,) = talk(payer, payee)
+
+    assert payer.settled() == payee.settled() == [made]
+    assert (made.net, made.n_sessions) == (368, 2)
+    assert earned(payee) == 368
+
+
+def test_settling_again_changes_nothing_and_more_tabs_add_what_they_add(sides):
+    payer, payee = sides([receipt(1)], [receipt(1)])
+    talk(payer, payee)
+    before = len(payee.spent())
+
+    assert talk(payer, payee) == payer.settled()
+    assert len(payee.spent()) == before
+    for side in (payer, payee):
+        side.file(receipt(2))
+    talk(payer, payee)
+
+    assert (earned(payee), len(payee.spent())) == (368, before + 2)
+
+
+def test_who_lacks_a_receipt_or_has_a_lower_one_is_handed_it(sides):
+    """The payer lost the last window of one tab, the payee of another; one tab each has alone."""
+    payer, payee = sides(
+        [receipt(1, 12), receipt(2, 20), receipt(3)], [receipt(1, 20), receipt(2, 15), receipt(4)]
+    )
+
+    (made,) = talk(payer, payee)
+
+    assert (made.n_sessions, made.net, earned(payee)) == (4, 4 * 184, 4 * 184)
+    assert payer.n_receipts() == payee.n_receipts() == 5
+
+
+def test_killed_after_any_request_the_next_visit_ends_the_same(sides, tmp_path):
+    ours, theirs = [receipt(1, 12), receipt(3)], [receipt(1, 20), receipt(4)]
+    for n in (1, 3, 4, 6):
+        payer = Side(tmp_path / f"{n}a", CLIENT, *ours)
+        payee = Side(tmp_path / f"{n}b", PROVIDER, *theirs)
+        talk(payer, payee, upto=n)
+
+        (made,) = talk(payer, payee)
+
+        assert payer.settled()[-1] == payee.settled()[-1] == made
+        assert earned(payee) == made.net == 3 * 184
+
+
+def test_killed_before_the_deposit_the_payee_makes_it_the_next_time(sides):
+    payer, payee = sides([receipt(1)], [receipt(1)])
+    talk(payer, payee, upto=2)  # the payee has it, and has deposited it
+    with SettledBook.open(payee.directory, SWARM) as kept:
+        (envelope,) = kept.of(PROVIDER.public_key)
+    other = Side(payee.directory.parent / "c", PROVIDER, receipt(1))
+    with SettledBook.open(other.directory, SWARM) as kept:
+        kept.add(envelope)
+
+    assert [other.desk().deposit() for _ in range(2)] == [184, 0]
+    assert earned(other) == earned(payee) == 184
+
+
+def test_an_epoch_that_is_not_over_is_not_settled(sides):
+    payer, payee = sides([receipt(1)], [receipt(1)])
+    payee.epoch = TODAY
+
+    with pytest.raises(PeerBusy, match="is not over"):
+        talk(payer, payee)
+    assert payer.settled() == []
+
+
+def test_34_a_payee_that_proposes_more_than_our_log_gives_gets_no_signature(sides):
+    payer, payee = sides([receipt(1)], [receipt(1)])
+
+    def inflate(asked, ask):
+        if Asked.decode(asked).kind != PROPOSE:
+            return ask()
+        (envelope,) = Proposed.decode(ask()).settlements
+        said = read_settlement(envelope)
+        more = replace(said, gross=said.gross + 1, net=said.net + 1)
+        return Proposed((more.seal(SWARM, PROVIDER),)).encode()
+
+    with pytest.raises(BadObject, match="another gross"):
+        talk(payer, payee, spoil=inflate)
+    assert payer.settled() == []
+
+
+def test_tabs_that_nobody_can_show_are_named(sides):
+    payer, payee = sides([receipt(1)], [receipt(1)])
+    ghost = OwedTab(b"\x01" * 16, OID, TODAY, 99, Meter(9))
+
+    def haunt(asked, ask):
+        kind = Asked.decode(asked).kind
+        if kind == TABS:
+            return Page(tuple(sorted([*Page.decode(ask()).tabs, ghost])), True).encode()
+        return Proposed(()).encode() if kind == PROPOSE else receipt(1).encode()
+
+    with pytest.raises(NotAgreed, match="tab 0101010101010101: we have no receipt of it"):
+        talk(payer, payee, spoil=haunt)
+
+
+def test_credit_that_the_payee_gives_is_settled_on_both_sides(sides):
+    payer, payee = sides([receipt(1), receipt(2)], [receipt(1), receipt(2)])
+    payee.desk().credit(receipt(1).session_id, 84, "too slow")
+    payee.desk().credit(receipt(1).session_id, 84, "too slow")
+
+    (made,) = talk(payer, payee)
+
+    assert (made.gross, made.credit, made.net) == (368, 84, 284)
+    assert earned(payee) == 284
+
+
+def test_46_who_never_comes_to_settle_pays_by_its_vouchers_after_the_grace(sides):
+    _, payee = sides([receipt(1)], [receipt(1), receipt(2), receipt(2, 9)])
+
+    assert payee.desk().collect() == 0
+    payee.epoch = TODAY + OPEN_POLICY.grace_epochs + 1
+    assert [payee.desk().collect() for _ in range(2)] == [368, 0]
+    assert earned(payee) == 368
+
+
+def test_46_what_was_settled_is_not_collected_again(sides):
+    payer, payee = sides([receipt(1)], [receipt(1)])
+    talk(payer, payee)
+    payee.file(receipt(2))
+    payee.epoch = TODAY + 9
+
+    assert payee.desk().collect() == 184
+    assert earned(payee) == 368
+
+
+def test_others_neither_learn_nor_sign_nor_hand_over_anything(sides):
+    payer, payee = sides([receipt(1)], [receipt(1)])
+    talk(payer, payee)
+    (settlement,) = payer.settled()
+    both = settlement.seal(SWARM, CLIENT, PROVIDER)
+    desk, stranger = payee.desk(), STRANGER.public_key
+
+    told = desk.answer(stranger, Asked(PROPOSE, TODAY, ASSET).encode())
+    assert Proposed.decode(told).settlements == ()
+    told = desk.answer(stranger, Asked(TABS, TODAY, ASSET).encode())
+    assert Page.decode(told).tabs == ()
+    for asked in (
+        Asked(SIGNED, data=both.encode()),
+        Asked(TAKE, data=receipt(5).encode()),
+        Asked(GIVE, data=receipt(1).session_id),
+    ):
+        with pytest.raises((BadObject, PeerRefused)):
+            desk.answer(stranger, asked.encode())
+    assert payee.n_receipts() == 1
+
+
+def test_many_tabs_are_compared_page_by_page():
+    tabs = [OwedTab(n.to_bytes(16, "big"), OID, 7, n, Meter(n)) for n in range(1, 1001)]
+
+    found, pages = [], []
+    while not pages or not pages[-1].is_last:
+        after = found[-1].session_id if found else b""
+        pages.append(Page.decode(Page.of(tabs, after).encode()))
+        found += pages[-1].tabs
+
+    assert (found, len(pages)) == (tabs, 3)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    st.one_of(
+        st.binary(max_size=80),
+        st.lists(
+            st.one_of(st.integers(0, 6), st.binary(max_size=33), st.booleans(), st.none()),
+            max_size=5,
+        ).map(encode),
+    )
+)
+def test_whatever_is_asked_the_answer_is_a_typed_refusal(tmp_path_factory, data):
+    payee = Side(tmp_path_factory.getbasetemp() / "fuzz", PROVIDER)
+
+    with suppress(ManyhandsError):
+        payee.desk().answer(STRANGER.public_key, data)
+    for read in (Proposed.decode, Page.decode, Envelope.decode):
+        with suppress(IntegrityError):
+            read(data)
