@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Self
 
 from ledger.beside import begun
+from ledger.checkpoint import Checkpoint
 from ledger.cosigning import Cosigned, Witnesses
 from ledger.funding import SpendProof
-from ledger.merkle import appended, consistency_proof, inclusion_proof, leaf_hash
+from ledger.merkle import EMPTY_ROOT, appended, consistency_proof, inclusion_proof, leaf_hash
 from ledger.notes import NoteSignature
 from ledger.own_chain import OwnChain
 from ledger.spend_leaf import NO_LEAF, SpendLeaf
@@ -144,6 +145,24 @@ class SpendLog(OwnLog):
             note = self._note(size)
         self._beside.keep(size)
         return AddCheckpoint(old, tuple(path), note)
+
+    def greeting(self) -> AddCheckpoint:
+        """A request for what a witness signed already, if it knows our log as we do: asked before
+        the first append after a start, its answer tells of a copy that was put back."""
+        if size := len(self):
+            return self.request(size)
+        return AddCheckpoint(0, (), Checkpoint(self.origin, 0, EMPTY_ROOT).sign(self._key))
+
+    def check_size(self, signed: int, *, is_other: bool) -> None:
+        """A witness signed so many entries. is_other: and not ours of that size.
+
+        Raises:
+            DamagedLedger: we know fewer, or others: to sign again would be a fork.
+        """
+        if signed > len(self) or is_other:
+            others = " other" if is_other else ""
+            reason = f"a witness signed {signed}{others} entries of it, it has {len(self)}"
+            raise damaged(self._store.path, reason)
 
     def prove(self, oid: bytes) -> SpendProof:
         """That this object is in the log, under the latest checkpoint.

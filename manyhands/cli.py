@@ -53,9 +53,9 @@ COMMANDS = {  # name: (module, attribute, what it does)
     "doctor": ("manyhands.doctor.command", "doctor", "What is wrong here, and what mends it."),
     "adapters": ("manyhands.adapters", "adapters", "The adapters that this home's node serves."),
     "ledger": (
-        "manyhands.witnessing.command",
+        "manyhands.crediting.command",
         "ledger",
-        "Who did what for whom: balance, verify, prove.",
+        "Who did what for whom: balance, verify, grant.",
     ),
 }
 

@@ -17,6 +17,7 @@ import click
 from manyhands import __version__, machine
 from manyhands.arriving import arriving
 from manyhands.belonging import check_discovery, joining, place_in_swarm
+from manyhands.crediting.opened import Credit, open_credit
 from manyhands.headings import headed
 from manyhands.home import Home, open_books
 from manyhands.loading import describe, load
@@ -242,7 +243,10 @@ def serve(**given: object) -> None:
             party.require(Role.RELAY)
         check_discovery(wanted, party)
         wanted = joining(wanted, home)
-        with open_books(home.node, party.identity, party.swarm_id) as books:
+        with (
+            open_books(home.node, party.identity, party.swarm_id) as books,
+            open_credit(home, party) as credit,
+        ):
             with ending_at_once():
                 if wanted.gently:
                     machine.gently(_import_engine)
@@ -261,7 +265,7 @@ def serve(**given: object) -> None:
             placing = replace(prepared.placing, reload_s=away_s)
             prepared = replace(prepared, placing=placing)
             with tracing("manyhands-node") as tracer:
-                run(_serve(wanted, home, party, books, prepared, engine, loads, tracer))
+                run(_serve(wanted, home, party, books, credit, prepared, engine, loads, tracer))
 
 
 def _found(wanted: Wanted, swarm_id: bytes) -> tuple[Address, ...]:
@@ -283,6 +287,7 @@ async def _serve(
     home: Home,
     party: Party,
     books: "LedgerWriter",
+    credit: Credit,
     prepared: Prepared,
     engine: "ShardEngine",
     loads: Loads,
@@ -318,6 +323,8 @@ async def _serve(
         plane=plane,
         place=place_in_swarm(home, party, transport),
         ways=ways_of(wanted),
+        escrow=credit.escrow,
+        witness=credit.witness,
     )
     stop = asyncio.Event()
     about = about_of(wanted, prepared, loads, home)

@@ -106,14 +106,14 @@ class Funding:
             return ""
         n, k = len(self.witnesses), self.policy.quorum_k
         issuers = len(self.policy.issuers)
-        away = "while it is away nothing is granted or allotted, and whoever runs it could show two"
         alone = (
-            f"{away} versions of a log; four witnesses of four people bear one that fails or lies"
+            "while the one witness is away, nothing is granted or allotted, and who runs it could"
+            " vouch for two versions of a log; of four witnesses one may fail or lie (--witness)"
         )
         return (
             f"credit: promised by {issuers} account{'s' * (issuers > 1)}; {k} of {n} witness"
             f"{'es' * (n > 1)} must sign each spend log. This never changes."
-            + (f"\none witness alone: {alone} (--witness)" if n == 1 else "")
+            + (f"\n{alone}" if n == 1 else "")
         )
 
 

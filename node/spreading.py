@@ -134,6 +134,7 @@ class Spreading:
         if self._shelf.head(told.account) is None:
             self._admit_log(peer)
         learned = await asyncio.to_thread(self._learner.take, told)
+        self._changes.look(told.account)  # also what a command of this home wrote into our books
         if learned.error is not None and not learned.is_forked:
             if not learned.is_honest:
                 raise PeerMisbehaved(peer, str(learned.error))

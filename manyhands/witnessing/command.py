@@ -60,7 +60,7 @@ def serve(
     """
     directory = home / ROLE
     name = _name(directory, name)
-    log_key = _log_keys(logs, accounts, any_account, _swarm_id(swarm))
+    log_key = log_keys(logs, accounts, any_account, _swarm_id(swarm))
     identity = open_identity(directory)
     with WitnessBook.open(directory, name, identity.key, log_key) as book:
         asyncio.run(_serve(book, host, port))
@@ -136,7 +136,7 @@ def _vkey(name: str, identity: Identity) -> str:
     return NoteKey(name, COSIGNATURE_V1, identity.public_key).vkey
 
 
-def _log_keys(
+def log_keys(
     logs: Sequence[str], accounts: Sequence[str], any_account: bool, swarm_id: bytes
 ) -> LogKey:
     """Which key each log signs with, by its origin."""

@@ -1,0 +1,345 @@
+"""`manyhands ledger grant | allot | release | sync | dispute`: write spend logs, and see them.
+
+In: accounts and amounts. Out: an entry that a quorum of witnesses signed and nodes know, or what
+keeps it from that; tables, or one JSON object. What entries come to is `ledger/fold.py`'s.
+"""
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ledger.credit_views import policy_view, sync_views
+from ledger.fold import Allotted
+from ledger.lines import peer_name
+from ledger.options import AccountType
+from ledger.spending import Allotment, Grant, Release, Spending
+from manyhands.crediting.amounts import AmountType, show_amount
+from manyhands.crediting.desk import Desk, Written, check_granted, open_desk
+from manyhands.crediting.shown import plural, show_forks, show_sync
+from manyhands.home import Home, open_identity
+from manyhands.loops import run
+from manyhands.options import base_option, join_option, json_option
+from manyhands.party import Who, open_party
+from manyhands.progress import say
+from manyhands.signals import interruptible
+from manyhands.swarm import place_of, which_option
+from manyhands.witnessing.command import ledger
+from protocol.address import Address
+from protocol.clock import wall_ms
+from protocol.errors import NotFunded, UsageError
+
+__all__ = ["ledger"]  # with more commands
+
+Command = Callable[..., Any]
+role_option = click.option(
+    "--role",
+    type=click.Choice(["client", "node"]),
+    default="client",
+    help="As which account of this home. Default: client.",
+)
+
+
+def online(command: Command) -> Command:
+    """The options of whatever speaks with the swarm."""
+    for option in (json_option, join_option, which_option, base_option):
+        command = option(command)
+    return command
+
+
+@ledger.command()
+@click.argument("account", type=AccountType())
+@click.argument("amount", type=AmountType())
+@click.option("--memo", default="", help="What for; its hash alone is logged.")
+@online
+def grant(
+    account: bytes,
+    amount: int,
+    memo: str,
+    home: Path | None,
+    name: str | None,
+    join: tuple[Address, ...],
+    as_json: bool,
+) -> None:
+    """Give ACCOUNT (a peer id or key) AMOUNT of this home's credit: 2.5 credits, or 2500ncr."""
+    place = place_of(home, name)
+    who = _issuer(place)
+
+    def make(desk: Desk, number: int) -> Spending:
+        ours = desk.log.account
+        memo_hash = sha256(memo.encode()).digest() if memo else None
+        return Grant(
+            issuer=ours,
+            account=account,
+            asset=ours,
+            grant_no=number,
+            amount=amount,
+            memo_hash=memo_hash,
+        )
+
+    _write(place, who, join, as_json, "grant", make, {"to": peer_name(account)}, amount)
+
+
+@ledger.command()
+@click.argument("payee", type=AccountType())
+@click.argument("amount", type=AmountType())
+@click.option(
+    "--epochs",
+    type=click.IntRange(0, 366),
+    default=1,
+    help="How many epochs after this one it is good for. Default: 1.",
+)
+@click.option(
+    "--asset", type=AccountType(), help="Whose credit. Default: the swarm's one issuer's."
+)
+@role_option
+@online
+def allot(
+    payee: bytes,
+    amount: int,
+    epochs: int,
+    asset: bytes | None,
+    role: Who,
+    home: Path | None,
+    name: str | None,
+    join: tuple[Address, ...],
+    as_json: bool,
+) -> None:
+    """Set AMOUNT aside for the node PAYEE, which alone may claim it. Sessions do so themselves."""
+    place = place_of(home, name)
+    asset = asset or _only_asset(place)
+
+    def make(desk: Desk, number: int) -> Spending:
+        there_is = desk.books.available(desk.log.account, asset)
+        if amount > there_is:
+            raise NotFunded(
+                "",
+                f"{show_amount(amount)} credits are more than the {show_amount(there_is)} here",
+                hint="ask an issuer: manyhands ledger grant "
+                f"{desk.party.peer_id} AMOUNT, where its key is",
+            )
+        return Allotment(
+            payer=desk.log.account,
+            asset=asset,
+            payee=payee,
+            allot_no=number,
+            amount=amount,
+            expires_epoch=desk.policy.epoch_of(wall_ms()) + epochs,
+        )
+
+    _write(place, role, join, as_json, "allot", make, {"to": peer_name(payee)}, amount)
+
+
+@ledger.command()
+@click.argument("allotment", metavar="ALLOTMENT")
+@click.option(
+    "--claiming",
+    type=AmountType(),
+    help="What is claimed of it in all. Default: what closed sessions promised.",
+)
+@click.option(
+    "--role", type=click.Choice(["client", "node"]), default="node", help="Default: node."
+)
+@online
+def release(
+    allotment: str,
+    claiming: int | None,
+    role: Who,
+    home: Path | None,
+    name: str | None,
+    join: tuple[Address, ...],
+    as_json: bool,
+) -> None:
+    """Give back what this home's node will not claim of ALLOTMENT (its id, or how it begins).
+
+    It cannot be taken back: sessions that are open on it may go unpaid.
+    """
+    more: dict[str, Any] = {}
+
+    def make(desk: Desk, number: int) -> Spending:
+        oid, made = _find(desk, allotment)
+        claimed = max(desk.books.claimed(oid), made.deposited)
+        final = claimed if claiming is None else claiming
+        if final < claimed:
+            raise UsageError(
+                f"{show_amount(claimed)} credits of it are claimed already",
+                hint="--claiming that, or more",
+            )
+        more.update({"allotment": oid.hex(), "to": peer_name(made.payer), "claimed_ncr": final})
+        return Release(allot_oid=oid, claimed_final=final)
+
+    _write(place_of(home, name), role, join, as_json, "release", make, more, None)
+
+
+@ledger.group(invoke_without_command=True)
+@role_option
+@online
+@click.pass_context
+def sync(
+    context: click.Context,
+    role: Who,
+    home: Path | None,
+    name: str | None,
+    join: tuple[Address, ...],
+    as_json: bool,
+) -> None:
+    """Hear what the swarm knows of all spend logs; have our own signed and known."""
+    if context.invoked_subcommand is not None:
+        return
+    place = place_of(home, name)
+    run(_sync(place, role, join))
+    _show_sync(place, as_json)
+
+
+@sync.command("status")
+@which_option
+@base_option
+@json_option
+def sync_status(home: Path | None, name: str | None, as_json: bool) -> None:
+    """What this home knows of all spend logs, as of when, signed by how many witnesses."""
+    _show_sync(place_of(home, name), as_json)
+
+
+@ledger.group()
+def dispute() -> None:
+    """Who showed two versions of a log: the proofs that this home has."""
+
+
+@dispute.command("list")
+@which_option
+@base_option
+@json_option
+def dispute_list(home: Path | None, name: str | None, as_json: bool) -> None:
+    """The accounts that nobody takes new business from, each with its proof."""
+    _show_disputes(place_of(home, name), None, as_json)
+
+
+@dispute.command("show")
+@click.argument("account", type=AccountType())
+@which_option
+@base_option
+@json_option
+def dispute_show(account: bytes, home: Path | None, name: str | None, as_json: bool) -> None:
+    """What proves that ACCOUNT forked: two checkpoints that no one log can have."""
+    _show_disputes(place_of(home, name), account, as_json)
+
+
+# --- within ---------------------------------------------------------------------------------------
+
+
+def _write(
+    place: Home,
+    role: Who,
+    join: tuple[Address, ...],
+    as_json: bool,
+    kind: str,
+    make: Callable[[Desk, int], Spending],
+    more: dict[str, Any],
+    amount: int | None,
+) -> None:
+    async def write() -> tuple[Written, dict[str, Any]]:
+        with interruptible():
+            async with open_desk(place, role, join) as desk:
+                written = await desk.write(lambda number: make(desk, number))
+                assets = desk.policy.assets
+                left = {peer_name(a): desk.books.available(desk.log.account, a) for a in assets}
+                return written, {"peer": desk.party.peer_id, "available_ncr": left}
+
+    written, party = run(write())
+    signed, n = len(written.cosigned.times_s), written.cosigned.head.size
+    if as_json:
+        view: dict[str, Any] = {"schema": "manyhands/ledger-entry/v1", "kind": kind}
+        view |= {"home": str(place.root), "id": written.oid.hex(), "entry": written.index}
+        view |= {"amount_ncr": amount, "entries": n, "witnesses": signed, "told": written.told}
+        click.echo(json.dumps({**view, **more, **party}))
+        return
+    shown = "" if amount is None else f"{show_amount(amount)} credits "
+    click.echo(f"{kind} {shown}to {more['to']}")
+    click.echo(f"id {written.oid.hex()}")
+    who = f"{plural(signed, 'witness', 'witnesses')}, told to {plural(len(written.told), 'node')}"
+    say(f"entry {written.index}, signed by {who}")
+
+
+async def _sync(place: Home, role: Who, join: tuple[Address, ...]) -> None:
+    with interruptible():
+        async with open_desk(place, role, join) as desk:
+            await desk.sync()
+
+
+def _issuer(place: Home) -> Who:
+    """Which account of this home may grant."""
+    policy = open_party(place, "client").policy
+    check_granted(policy)
+    accounts: dict[bytes, Who] = {
+        open_identity(place.node).public_key: "node",
+        open_identity(place.client).public_key: "client",
+    }
+    found = [who for account, who in accounts.items() if account in policy.issuers]
+    if not found:
+        names = ", ".join(map(peer_name, policy.issuers))
+        raise UsageError(
+            f"this home issues no credit of swarm {policy.name}",
+            hint=f"run it where an issuer's key is: {names}",
+        )
+    return found[-1]
+
+
+def _only_asset(place: Home) -> bytes:
+    policy = open_party(place, "client").policy
+    check_granted(policy)
+    if len(policy.assets) > 1:
+        names = ", ".join(map(peer_name, policy.assets))
+        raise UsageError("several accounts issue credit here", hint=f"--asset, one of: {names}")
+    return policy.assets[0]
+
+
+def _find(desk: Desk, prefix: str) -> tuple[bytes, Allotted]:
+    """The allotment to us whose id begins so."""
+    ours = {
+        oid: made
+        for oid, made in desk.books.books().allotted.items()
+        if made.payee == desk.log.account and oid.hex().startswith(prefix.lower())
+    }
+    if len(ours) != 1:
+        which = "no funded allotment" if not ours else f"{len(ours)} allotments"
+        raise UsageError(
+            f"{which} to {desk.party.peer_id} begins with {prefix[:64]!r}",
+            hint="the payer's `ledger allot` printed the id; manyhands ledger sync --role node",
+        )
+    return ours.popitem()
+
+
+def _show_sync(place: Home, as_json: bool) -> None:
+    policy = open_party(place, "client").policy
+    check_granted(policy)
+    view: dict[str, Any] = {"schema": "manyhands/ledger-sync/v1", "home": str(place.root)}
+    view |= {"swarm": policy.name, "policy": policy_view(policy), "roles": sync_views(place.root)}
+    if as_json:
+        click.echo(json.dumps(view))
+    else:
+        show_sync(view)
+
+
+def _show_disputes(place: Home, account: bytes | None, as_json: bool) -> None:
+    check_granted(open_party(place, "client").policy)
+    found = {
+        fork["accused"]: fork
+        for view in sync_views(place.root)
+        for fork in view["forks"]
+        if account is None or fork["accused"] == account.hex()
+    }
+    if account is not None and not found:
+        raise UsageError(
+            f"nothing here proves that {peer_name(account)} forked its log",
+            hint="manyhands ledger sync hears what nodes know",
+        )
+    if as_json:
+        view = {"schema": "manyhands/ledger-disputes/v1", "home": str(place.root)}
+        click.echo(json.dumps({**view, "disputes": list(found.values())}))
+    else:
+        show_forks(list(found.values()), whole=account is not None)
+        if not found:
+            say("no account is known here to have shown two versions of its log")
