@@ -249,5 +249,5 @@ class Client:
             max_price=request.limits.max_price,
             max_cost=request.limits.max_cost,
             constraints=request.limits.constraints(request.profile),
-            funds=Funds(self.purse) if self.purse else None,
+            funds=Funds(self.purse),
         )

@@ -5,20 +5,25 @@ request shows, and what of it came to be promised, given back to the purse in th
 """
 
 import asyncio
+import logging
+import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ledger.meter import Usage
 from ledger.objects import Offer
 from ledger.opening import most
 from ledger.wallet import Stake
+from protocol.announcements import Announcement
 from protocol.asking import Funding
 from protocol.chain_actions import Seat
-from protocol.errors import LogNeeded, ManyhandsError, PeerRefused
+from protocol.errors import LogNeeded, ManyhandsError, NotFunded, PeerRefused
 from protocol.identity import public_key_from_peer_id
 from scheduler.prices import read_offer
 from scheduler.purse import ClientPurse
 from scheduler.request import GenerationRequest
+
+log = logging.getLogger(__name__)
 
 MOST_ROW_BYTES = 64 << 10  # of a row between hops, where its size is not known
 MAX_AGAIN = 2  # a log that is lacking, and an allotment that is used up
@@ -26,24 +31,34 @@ SLACK = 4  # a quarter is set aside besides: after a loss, rows are run again
 
 
 class Funds:
-    """Of one session."""
+    """Of one session; without a purse nothing is shown and nothing is kept."""
 
-    def __init__(self, purse: ClientPurse) -> None:
+    def __init__(self, purse: ClientPurse | None = None) -> None:
         self._purse = purse
         self._waiting: dict[str, Stake] = {}  # for peers that are asked next
         self._n_again: Counter[str] = Counter()
 
     async def prepare(
-        self, asked: Mapping[Seat, bytes], request: GenerationRequest, left_s: float
+        self,
+        seats: Sequence[Seat],
+        announced: Callable[[str], Announcement | None],
+        request: GenerationRequest,
+        until: float,
     ) -> None:
         """Have a stake for each seat whose offer asks for credit of this swarm.
+
+        until: when the session ends, on the monotonic clock.
 
         Raises:
             ManyhandsError: see `ClientPurse.stakes`.
         """
+        if self._purse is None:
+            return
+        left_s = until - time.monotonic()
         wants: defaultdict[bytes, dict[str, int]] = defaultdict(dict)
-        for seat, envelope in asked.items():
-            offer = read_offer(envelope) if envelope else None
+        for seat in seats:
+            said = announced(seat.peer)
+            offer = read_offer(said.offer) if said and said.offer else None
             if offer is None or offer.rates.is_free or offer.asset not in self._purse.policy.assets:
                 continue  # nothing to pay, or nothing that we could agree to
             if seat.peer not in self._waiting:
@@ -58,8 +73,24 @@ class Funds:
         """What a new tab with this peer is paid from."""
         return self._waiting.pop(peer, None)
 
-    def may_go_on(self, peer: str) -> bool:
-        return self._n_again[peer] < MAX_AGAIN
+    async def afforded(
+        self,
+        seats: Sequence[Seat],
+        announced: Callable[[str], Announcement | None],
+        request: GenerationRequest,
+        until: float,
+    ) -> list[Seat]:
+        """These, once each has a stake; nobody, where there is nothing to show them."""
+        try:
+            await self.prepare(seats, announced, request, until)
+        except ManyhandsError as error:
+            log.info("these hops cannot be paid", extra={"error": str(error)})
+            return []
+        return list(seats)
+
+    def may_go_on(self, peer: str, error: ManyhandsError) -> bool:
+        """Whether there is more to show a peer that found no credit."""
+        return isinstance(error, NotFunded) and self._n_again[peer] < MAX_AGAIN
 
     async def again(self, peer: str, stake: Stake, error: ManyhandsError) -> tuple[Stake, Funding]:
         """What to show a hop that found nothing behind `stake`: our log, or another allotment.
@@ -67,6 +98,7 @@ class Funds:
         Raises:
             ManyhandsError: there is nothing more to show.
         """
+        assert self._purse is not None, "there was a stake"
         self._n_again[peer] += 1
         wallet = self._purse.wallet
         if isinstance(error, LogNeeded):
@@ -80,13 +112,18 @@ class Funds:
 
     def check_asset(self, peer: str, asset: bytes) -> None:
         """Raises PeerRefused: what it asks for is no credit of this swarm."""
-        if asset not in self._purse.policy.assets:
+        if self._purse is not None and asset not in self._purse.policy.assets:
             raise PeerRefused(peer, "it asks for credit that is not of this swarm")
 
     async def settle(self, promised: Mapping[Stake, int]) -> None:
         """The session is over: its tabs came to this, and what was never shown is free again."""
         unused, self._waiting = self._waiting, {}
+        if self._purse is None:
+            return
         await self._purse.settle({**dict.fromkeys(unused.values(), 0), **promised})
+
+
+NOTHING_TO_PAY = Funds()
 
 
 def cost_of(offer: Offer, seat: Seat, request: GenerationRequest, left_s: float) -> int:

@@ -100,6 +100,7 @@ class Session:
         self._ended = asyncio.Event()
         self._mistake: Exception | None = None
         self._deadline = time.monotonic() + request.timeout_s
+        self._paying = finder.announced, request, self._deadline
         self._finish_reason = ""
         self._owing: set[str] = set()  # hops that stand at their limit
 
@@ -247,7 +248,7 @@ class Session:
     async def _find(self, action: FindRoute) -> None:
         try:
             seats = await self._finder.find(action, self._deadline)
-            await self._settlement.fund(seats, self.request, self._finder, self._deadline)
+            await self._settlement.funds.prepare(seats, *self._paying)
         except ManyhandsError as error:
             self._do(self.rules.no_route(action.epoch, error))
             return
@@ -257,7 +258,7 @@ class Session:
         routes = await self._finder.heirs(action)
         choice = choose(routes, action, self._rest_s)
         seats = [] if choice is Choice.STAY else self._finder.seats(routes)
-        seats = await self._settlement.affords(seats, self.request, self._finder, self._deadline)
+        seats = await self._settlement.funds.afforded(seats, *self._paying)
         hand_over, now = choice is Choice.HAND_OVER, time.monotonic()
         self._do(self.rules.heirs(action.epoch, seats, now, hand_over=hand_over))
 
@@ -323,9 +324,9 @@ class Session:
         if isinstance(error, SessionTimeout):
             self._do(self.rules.fail(self._finder.waits_for or error))
             return
-        if (seat := self._settlement.may_show_more(peer, error, self.rules)) is not None:
+        if (hop := self._find_hop(peer)) and self._settlement.may_show_more(peer, error):
             del self._links[peer]  # that it ends is no loss
-            self._start(self._ask_again(seat, error))
+            self._start(self._ask_again(hop.seat, error))
             return
         hops = {hop.peer for hop in self.rules.hops}
         for lost, why in lost_by(error, peer, hops, is_resumed=link.is_resumed):
@@ -366,7 +367,7 @@ class Session:
         self._do(self.rules.paid(peer, time.monotonic()))
 
     def _find_hop(self, peer: str) -> Hop | None:
-        hops = (*self.rules.hops, *self.rules.lost_hops)
+        hops = (*self.rules.hops, *self.rules.succession.heirs, *self.rules.lost_hops)
         return next((hop for hop in hops if hop.peer == peer), None)
 
     # --- time and the end -------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import logging
 import secrets
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,19 +22,16 @@ from ledger.wallet import Stake
 from ledger.writer import LedgerWriter
 from protocol.asking import Funding
 from protocol.chain_actions import Seat, Stretch
-from protocol.chain_session import ChainSession
 from protocol.clock import wall_ms
 from protocol.constraints import NONE, Constraints
-from protocol.errors import BudgetExceeded, ManyhandsError, NotFunded, PeerRefused
+from protocol.errors import BudgetExceeded, ManyhandsError, PeerRefused
 from protocol.handover import Note
 from protocol.identity import Identity, public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve, Reserved, SessionId
 from protocol.signing import Envelope
 from protocol.spare import SpareNote
 from scheduler import prices
-from scheduler.finder import RouteFinder
-from scheduler.funds import Funds
-from scheduler.request import GenerationRequest
+from scheduler.funds import NOTHING_TO_PAY, Funds
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +213,7 @@ class Settlement:
         max_price: int | None = None,
         max_cost: int | None = None,
         constraints: Constraints = NONE,
-        funds: Funds | None = None,
+        funds: Funds = NOTHING_TO_PAY,
     ) -> None:
         """funds: what pays, where issuers' credit does.
 
@@ -241,44 +237,14 @@ class Settlement:
     def open(self, peer: str, reserve: Reserve) -> ClientTab:
         if (earlier := self.tabs.get(peer)) is not None:
             self._earlier.append(earlier)  # a hop that was lost and came back has two tabs
-        stake = self.funds.given(peer) if self.funds else None
+        stake = self.funds.given(peer)
         tab = ClientTab(reserve, peer, self._identity, self._swarm_id, self._asked, stake)
         self.tabs[peer] = tab
         return tab
 
-    async def fund(
-        self, seats: Sequence[Seat], request: GenerationRequest, finder: RouteFinder, until: float
-    ) -> None:
-        """Have something to show each of these, where issuers' credit pays.
-
-        Raises:
-            ManyhandsError: there is not so much credit, or nobody to sign for it.
-        """
-        if self.funds is not None:
-            said = {seat: finder.announced(seat.peer) for seat in seats}
-            offers = {seat: each.offer for seat, each in said.items() if each is not None}
-            await self.funds.prepare(offers, request, until - time.monotonic())
-
-    async def affords(
-        self, seats: Sequence[Seat], request: GenerationRequest, finder: RouteFinder, until: float
-    ) -> list[Seat]:
-        """These, or nobody, where there is nothing to show them."""
-        try:
-            await self.fund(seats, request, finder, until)
-        except ManyhandsError as error:
-            log.info("these hops cannot be paid", extra={"error": str(error)})
-            return []
-        return list(seats)
-
-    def may_show_more(self, peer: str, error: ManyhandsError, rules: ChainSession) -> Seat | None:
-        """The place of a hop that found no credit behind a session, if there is more to show it."""
-        hop = next(
-            (hop for hop in (*rules.hops, *rules.succession.heirs) if hop.peer == peer), None
-        )
-        if hop is None or self.funds is None or self.tabs[peer].stake is None:
-            return None
-        may = isinstance(error, NotFunded) and self.funds.may_go_on(peer)
-        return hop.seat if may else None
+    def may_show_more(self, peer: str, error: ManyhandsError) -> bool:
+        """Whether a hop that found no credit behind the session can be shown more of it."""
+        return self.tabs[peer].stake is not None and self.funds.may_go_on(peer, error)
 
     async def shown_more(self, peer: str, error: ManyhandsError) -> Reserve:
         """What to ask it once more, with what it needs.
@@ -287,7 +253,6 @@ class Settlement:
             ManyhandsError: there is nothing more to show.
         """
         tab = self.tabs[peer]
-        assert self.funds is not None
         assert tab.stake is not None
         tab.stake, shown = await self.funds.again(peer, tab.stake, error)
         tab.reserve = replace(tab.reserve, funding=shown)
@@ -309,7 +274,7 @@ class Settlement:
         asked, cap = self.tabs[peer].price_per_million(), self._max_price
         if cap is not None and asked > cap:
             raise PeerRefused(peer, f"it asks {asked:g} ncr per million, more than {cap}")
-        if self.funds is not None and asked:
+        if asked:
             self.funds.check_asset(peer, self.tabs[peer].asset)
         terms = self.tabs[peer].accept()
         self.keep(self.tabs[peer])
@@ -367,8 +332,7 @@ class Settlement:
         """Log the receipt of every tab, lost hops' ones too."""
         tabs = (*self._earlier, *self.tabs.values())
         receipts = [tab.receipt() for tab in tabs]
-        if self.funds is not None:
-            await self.funds.settle({tab.stake: tab.promised_ncr for tab in tabs if tab.stake})
+        await self.funds.settle({tab.stake: tab.promised_ncr for tab in tabs if tab.stake})
         filing = [asyncio.wrap_future(self._books.file(receipt)) for receipt in receipts if receipt]
         filed = []
         for entry in await asyncio.gather(*filing, return_exceptions=True):
