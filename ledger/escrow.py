@@ -15,6 +15,8 @@ from threading import Lock
 from ledger.fold import TabClaim
 from ledger.funding import Purse, SpendProof
 from ledger.notes import Note
+from ledger.owed import owed_entries
+from ledger.reader import LedgerReader
 from protocol.errors import NotFunded
 
 
@@ -90,6 +92,20 @@ class Escrow:
                 return False
             hold.amount = max(hold.amount, amount)
             return True
+
+    def recover(self, ledger: LedgerReader) -> None:
+        """Claim what our receipts say that tabs came to, also those that a dead process left open.
+
+        Before the first hold. Waits for the disk.
+        """
+        books, payee, size = self.purse.books, self.purse.payee, len(ledger)
+        found = owed_entries(ledger, self.purse.policy, books.claimed_upto())
+        claims = [
+            TabClaim(tab.session_id, tab.allot_oid, tab.amount)
+            for _, pair, tab in found
+            if pair.payee == payee
+        ]
+        books.claim(claims, upto=size)
 
     def close(self, hold: Hold, session_id: bytes, promised: int) -> None:
         """The tab closed with this voucher; the rest is free again. Waits for the disk."""

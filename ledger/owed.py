@@ -32,13 +32,15 @@ def owed_tabs(reader: LedgerReader, policy: Policy, **wanted: bytes) -> dict[Pai
     return {pair: list(tabs.values()) for pair, tabs in highest.items()}
 
 
-def owed_entries(reader: LedgerReader, policy: Policy, **wanted: bytes) -> Iterator[Found]:
-    """Entry by entry, also several of one tab.
+def owed_entries(
+    reader: LedgerReader, policy: Policy, start: int = 0, **wanted: bytes
+) -> Iterator[Found]:
+    """Entry by entry from there on, also several of one tab.
 
     Raises:
         IntegrityError: a row or receipt is none that was written.
     """
-    for index, data, cited in reader.bodies(**wanted):
+    for index, data, cited in reader.bodies(start, **wanted):
         found = _read(data, policy) if data is not None else _row(reader, index, cited, policy)
         if found is not None:
             yield index, *found

@@ -116,10 +116,12 @@ class LedgerReader(TreeLog):
         """
         return Receipt.decode(self._body(self.entry(id_).index)[1])
 
-    def bodies(self, **wanted: bytes) -> Iterator[tuple[int, bytes | None, bytes | None]]:
+    def bodies(
+        self, start: int = 0, **wanted: bytes
+    ) -> Iterator[tuple[int, bytes | None, bytes | None]]:
         """Of each entry in an asset: its place, its receipt, or what that cited if it is erased.
 
-        wanted: only of this payer, payee, asset or session_id.
+        start: the first place. wanted: only of this payer, payee, asset or session_id.
         """
         erased, join = "NULL", ""
         if self._has_pruned():
@@ -131,7 +133,6 @@ class LedgerReader(TreeLog):
             f" LEFT JOIN body ON body.idx = entry.idx {join}"
             f" WHERE asset <> ? AND entry.idx >= ?{where} ORDER BY entry.idx LIMIT ?"
         )
-        start = 0
         while found := self._store.execute(sql, (b"", start, *values, PAGE_ROWS)):
             yield from found
             start = found[-1][0] + 1

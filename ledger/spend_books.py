@@ -107,9 +107,17 @@ class SpendBooks:
         self._changed(account)
         return counted
 
-    def claim(self, tabs: Iterable[TabClaim]) -> None:
-        """What vouchers on our own tabs promise of allotments; the highest of each tab counts."""
+    def claim(self, tabs: Iterable[TabClaim], *, upto: int | None = None) -> None:
+        """What vouchers on our own tabs promise of allotments; the highest of each tab counts.
+
+        upto: with these, all entries of our receipts log below that were claimed.
+        """
         with self._transaction():
+            if upto is not None:
+                self._store.execute("DELETE FROM meta WHERE name = 'claimed'")
+                self._store.execute(
+                    "INSERT INTO meta VALUES ('claimed', ?)", (upto.to_bytes(8, "big"),)
+                )
             self._store.execute_many(
                 "INSERT INTO tab VALUES (?, ?, ?) ON CONFLICT (allot, session) DO UPDATE"
                 " SET amount = excluded.amount WHERE tab.amount < excluded.amount",
@@ -212,6 +220,11 @@ class SpendBooks:
         """What our tabs claim of an allotment, whether or not there is credit behind it."""
         rows = self._store.execute("SELECT amount FROM tab WHERE allot = ?", (oid,))
         return sum(amount for (amount,) in rows)  # here: it may be beyond 2^63
+
+    def claimed_upto(self) -> int:
+        """Entries of our receipts log below that were claimed, whatever became of later ones."""
+        rows = self._store.execute("SELECT value FROM meta WHERE name = 'claimed'")
+        return int.from_bytes(rows[0][0], "big") if rows else 0
 
     def is_forked(self, account: bytes) -> bool:
         rows = self._store.execute(

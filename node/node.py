@@ -150,6 +150,8 @@ class Node:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Node"]:
         """Listen, announce and serve; drain and leave on the way out."""
+        if (escrow := self.standing.escrow) is not None:
+            await asyncio.wrap_future(self.standing.books.ask(escrow.recover))
         await self.serving.prepare()
         streams = {**self.bandwidth.streams, **self.carrying.streams}
         belonging = self.belonging

@@ -2,6 +2,7 @@
 
 from tests.fuzz import (
     door_targets,
+    funding_targets,
     governance_targets,
     hole_targets,
     ledger_targets,
@@ -25,6 +26,7 @@ ALL: tuple[Target, ...] = (
     *relay_targets.TARGETS,
     *hole_targets.TARGETS,
     *ledger_targets.TARGETS,
+    *funding_targets.TARGETS,
 )
 TARGETS = {target.name: target for target in ALL}
 assert len(TARGETS) == len(ALL), "two targets of one name"

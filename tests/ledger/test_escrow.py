@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import Rates, Usage, open_receipt
+from ledger import Ledger, Rates, Usage, open_receipt
 from ledger.escrow import Escrow, checkpoint_hash
 from ledger.fold import TabClaim
 from ledger.funding import Funded, SpendProof
 from ledger.objects import Offer
 from ledger.opening import most
 from protocol.errors import IntegrityError, NotFunded
-from tests.ledger.parties import PROVIDER, SWARM, make_offer, open_tab, ran, settle
+from tests.ledger.parties import PROVIDER, SWARM, closed_receipt, make_offer, open_tab, ran, settle
 from tests.ledger.spenders import ANN, ASSET, BEN, allot
 from tests.ledger.test_funding import EPOCH, Scene, scene
 
@@ -168,3 +168,28 @@ def test_the_most_a_session_can_cost_is_what_it_costs_to_its_end():
 
     assert cost >= payer.offer.price(ran(20).meter())
     assert most(payer.offer, opened, 0, 20, 256) >= cost
+
+
+def test_what_a_dead_process_left_unclaimed_is_claimed_at_the_next_start(scene, memory_path):
+    """Its receipts say what tabs came to, whatever its memory held."""
+    proof = scene.allots(allot(ANN, BEN, 60, expires_epoch=EPOCH))
+    hold = Escrow(scene.purse).hold(proof, ANN.public_key, EPOCH, 10)
+    funds = {"asset": ASSET, "allot_oid": hold.oid, "checkpoint_hash": hold.checkpoint_hash}
+    funds["rates"] = Rates(prefill_tl=10**6)
+    tabs = [
+        closed_receipt(2, provider=BEN, client=ANN, nonce=bytes([n]) * 16, **funds)
+        for n in range(3)
+    ]
+    with Ledger.open(memory_path / "receipts", BEN, SWARM) as ledger:
+        ledger.append_all(tabs[:2])
+        ledger.save_tab(tabs[2])  # and dies
+
+    for _ in range(2):
+        with Ledger.open(memory_path / "receipts", BEN, SWARM) as ledger:
+            Escrow(scene.purse).recover(ledger)
+
+    cost = sum(open_receipt(tab, SWARM).amount for tab in tabs)
+    assert scene.known.claimed(hold.oid) == cost == 24
+    assert scene.known.claimed_upto() == 3
+    with pytest.raises(NotFunded):
+        Escrow(scene.purse).hold(proof, ANN.public_key, EPOCH, 60 - cost + 1)
