@@ -25,7 +25,7 @@ def owed_between(reader: LedgerReader, policy: Policy, pair: Pair) -> list[OwedT
 def owed_tabs(reader: LedgerReader, policy: Policy, **wanted: bytes) -> dict[Pair, list[OwedTab]]:
     """Of each pair, the tabs that promise anything. wanted: see `LedgerReader.bodies`."""
     highest: dict[Pair, dict[bytes, OwedTab]] = defaultdict(dict)
-    for _, pair, tab in owed_entries(reader, policy, **wanted):
+    for _, pair, tab in owed_entries(reader, policy, 0, **wanted):
         known = highest[pair].get(tab.session_id)
         if known is None or known.rank < tab.rank:
             highest[pair][tab.session_id] = tab
