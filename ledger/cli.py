@@ -18,6 +18,7 @@ from ledger.export_cli import export, export_balance, verify_bundle
 from ledger.homes import find_receipt
 from ledger.keys_cli import keys
 from ledger.lines import peer_name
+from ledger.migrate_cli import migrate_command
 from ledger.options import books_of, choice_of, choosing, common
 from ledger.paid_cli import debts, paid
 from ledger.prune_cli import prune
@@ -52,6 +53,7 @@ ledger.add_command(keys)
 ledger.add_command(prune)
 ledger.add_command(paid)
 ledger.add_command(debts)
+ledger.add_command(migrate_command)
 
 
 @ledger.command()

@@ -65,6 +65,10 @@ class TreeLog:
         if head.root != (root(head.size, self._node_at) if head.size else EMPTY_ROOT):
             raise damaged(self._store.path, f"a witness signed {head.size} other entries")
 
+    def sound_head(self) -> tuple[int, Checkpoint | None]:
+        """The size of the tree and its signed head, which was seen to match it."""
+        return self._sound_size(), self._head()
+
     # --- within ----------------------------------------------------------------------------------
 
     def _node_at(self, level: int, index: int) -> bytes:

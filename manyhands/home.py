@@ -146,15 +146,23 @@ def open_identity(party: Path) -> "Identity":
 
 
 @contextmanager
-def open_books(party: Path, identity: "Identity", swarm_id: bytes) -> Iterator["LedgerWriter"]:
+def open_books(
+    party: Path, identity: "Identity", swarm_id: bytes, server: str = ""
+) -> Iterator["LedgerWriter"]:
     """The ledger in a party's directory; whatever was asked of it is done on the way out.
+
+    server: the URL that it is at, or is begun at; "": wherever it is, a new one in files.
 
     Raises:
         DamagedLedger, ForeignLedger, LedgerBusy, ConfigError: it cannot be used as it is.
     """
     from ledger.log import Ledger
+    from ledger.places import agree
+    from ledger.reader import FILE_NAME
     from ledger.writer import LedgerWriter
 
+    if server:
+        agree(party, server, identity.key.public_key, FILE_NAME)
     books = LedgerWriter(lambda: Ledger.open(party, identity.key, swarm_id))
     try:
         yield books

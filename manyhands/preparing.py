@@ -74,6 +74,7 @@ class Wanted:
     map_port: bool = False
     gently: bool = False
     page: range = range(0)  # the ports to try
+    ledger: str = ""  # the server it is on; "": as the home says, else files
     hours: "Hours | None" = None
     on_battery: str = "serve"
     when_idle_min: float | None = None

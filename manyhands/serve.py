@@ -63,7 +63,18 @@ HEADINGS = {
         *("span", "max_blocks", "adapters", "name", "wire", "pack"),
         *("trusted_keys", "accept_licence", "share_weights"),
     ),
-    "Where": ("join", "swarm", "home", "page", "bootstrap", "libp2p", "lan", "region", "group"),
+    "Where": (
+        "join",
+        "swarm",
+        "home",
+        "page",
+        "bootstrap",
+        "libp2p",
+        "lan",
+        "region",
+        "group",
+        "ledger",
+    ),
     "Being reached": ("listen", "announce", "map_port", "via", "relay", "relay_limit"),
     "Manners": ("hours", "on_battery", "when_idle_min", "max_bandwidth", "drain"),
     "Memory and device": (
@@ -165,6 +176,13 @@ HEADINGS = {
 @click.option("--region", default="", help="Where this machine is, for those who care.")
 @click.option("--group", default="", help="Serve only clients that ask for this group by name.")
 @click.option(
+    "--ledger",
+    default="",
+    envvar="MANYHANDS_LEDGER",
+    metavar="URL",
+    help="Keep a new node's ledger at postgresql://USER@HOST/DATABASE, not in a file of the home.",
+)
+@click.option(
     "--price-per-mtl",
     type=click.IntRange(min=0),
     metavar="NCR",
@@ -244,7 +262,7 @@ def serve(**given: object) -> None:
         check_discovery(wanted, party)
         wanted = joining(wanted, home)
         with (
-            open_books(home.node, party.identity, party.swarm_id) as books,
+            open_books(home.node, party.identity, party.swarm_id, wanted.ledger) as books,
             open_credit(home, party) as credit,
         ):
             with ending_at_once():
