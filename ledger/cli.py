@@ -32,6 +32,7 @@ from ledger.views import (
     report_view,
     statement_view,
 )
+from ledger.worth import worth_at
 from protocol.errors import IntegrityError, UsageError
 
 
@@ -88,7 +89,8 @@ def statement(
 ) -> None:
     """Every tab on record: with whom, which blocks, how much work, for how much."""
     choice = choice_of(since, until, peer, model)
-    views = [statement_view(book, choice, by) for book in books_of(home, role)]
+    worth = worth_at(home)
+    views = [statement_view(book, choice, by, worth) for book in books_of(home, role)]
     _say("statement", home, as_json, {"ledgers": views}, render.statement)
 
 

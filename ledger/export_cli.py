@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ledger.balances import balances
 from ledger.bundle_check import Proven, as_known, check_bundle
 from ledger.bundles import write_bundle
 from ledger.errors import BadBundle, IncompleteBundle, KeyNotValid
-from ledger.exports import Worth, write_csv, write_focus, write_jsonl
+from ledger.exports import write_csv, write_focus, write_jsonl
 from ledger.homes import Book
 from ledger.imports import read_export
 from ledger.key_ring import ACCOUNT, EVENTS, KeyRing, read_chain
@@ -25,6 +25,7 @@ from ledger.reader import LedgerReader
 from ledger.statements import Choice, make_statement
 from ledger.swarms import swarm_of
 from ledger.views import Json, balance_rows, kept_by
+from ledger.worth import Worth, worth_at
 from protocol.canonical import MAX_UINT
 from protocol.errors import ConfigError, ManyhandsError, UsageError
 from protocol.files import private_file
@@ -46,7 +47,13 @@ FORMATS = ("csv", "jsonl", "focus", "bundle")
     "--credit-is",
     nargs=2,
     metavar="AMOUNT CURRENCY",
-    help="For focus: what a credit is worth, as you agreed on elsewhere, for example 1.00 USD.",
+    help="For focus: what a credit is worth, as you agreed on elsewhere, for example 1.00 USD. "
+    "Default: as the swarm's policy says, if it does.",
+)
+@click.option(
+    "--month",
+    type=click.DateTime(["%Y-%m"]),
+    help="All of this month (UTC), and for focus as invoices: one of each provider.",
 )
 @choosing
 @common
@@ -54,6 +61,7 @@ def export(
     kind: str,
     out: Path | None,
     credit_is: tuple[str, str] | None,
+    month: datetime | None,
     since: datetime | None,
     until: datetime | None,
     peer: str | None,
@@ -71,11 +79,16 @@ def export(
         raise UsageError("--credit-is goes with focus")
     if as_json and out is None:
         raise UsageError("--json tells what was written to a file", hint="name one: --out FILE")
+    if month is not None:
+        if since or until:
+            raise UsageError("--month is a whole month, without --from and --to")
+        since, until = month, (month + timedelta(days=32)).replace(day=1) - timedelta(days=1)
     choice, book = choice_of(since, until, peer, model), one_book(home, role)
     if kind == "bundle":
         n_lines = _write_bundle(book, home, out, choice)
     else:
-        n_lines = _write_text(book, kind, out, choice, _worth(credit_is))
+        worth = _worth(credit_is) or (worth_at(home) if kind == "focus" else None)
+        n_lines = _write_text(book, kind, out, choice, worth, month)
     if as_json:
         told = {"kind": kind, "file": str(out), "lines": n_lines}
         click.echo(json.dumps({"schema": "manyhands/ledger-export/v1", **told}))
@@ -107,13 +120,22 @@ def _first_epoch(reader: LedgerReader, choice: Choice) -> int:
     return min((kept.epoch for kept in among if choice.is_about(kept)), default=0)
 
 
-def _write_text(book: Book, kind: str, out: Path | None, choice: Choice, worth: Worth) -> int:
+def _write_text(
+    book: Book,
+    kind: str,
+    out: Path | None,
+    choice: Choice,
+    worth: Worth | None,
+    month: datetime | None,
+) -> int:
     with book.reader() as reader:
         lines = make_statement(kept_by(reader), choice).lines
     writers: dict[str, Callable[[Iterable[Line]], Iterator[str]]] = {
         "csv": write_csv,
         "jsonl": write_jsonl,
-        "focus": lambda chosen: write_focus(chosen, worth),
+        "focus": lambda chosen: write_focus(
+            chosen, worth, month=month.strftime("%Y-%m") if month else ""
+        ),
     }
     text = writers[kind](lines)
     if out is None:
@@ -132,9 +154,9 @@ def _write_text(book: Book, kind: str, out: Path | None, choice: Choice, worth: 
     return len(lines)
 
 
-def _worth(credit_is: tuple[str, str] | None) -> Worth:
+def _worth(credit_is: tuple[str, str] | None) -> Worth | None:
     if not credit_is:
-        return Worth()
+        return None
     try:
         return Worth(credit_is[1], Decimal(credit_is[0]))
     except InvalidOperation as error:

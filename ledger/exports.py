@@ -3,8 +3,8 @@
 In: a statement's lines. Out: text, piece by piece. Amounts are integers of nanocredits or exact
 decimals, never floats. Text that came from a peer is kept from being a formula in a spreadsheet
 (OWASP, CSV injection). FOCUS describes what one is charged, so it has what was spent and nothing
-that was earned; its currency is XXX, which ISO 4217 has for no currency, unless it is told what a
-credit is worth.
+that was earned; its currency is XXX, which ISO 4217 has for no currency, unless the swarm's policy
+or whoever exports says what a credit is worth.
 """
 
 import csv
@@ -12,13 +12,11 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
-from ledger.lines import CREDIT_DECIMALS, Line, credits_text, meter_view, moment, peer_name
-from protocol.errors import UsageError
+from ledger.lines import Line, credits_text, meter_view, moment, peer_name
+from ledger.worth import Worth
 
 _TEXT_COLUMNS = """
 account entry receipt tab session direction peer closed_utc epoch manifest layer_lo layer_hi
@@ -42,28 +40,6 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a spreadsheet's formula
 _NEXT_CELL = re.compile(r"([;|\t\r\n])(?=[\s\"']*[=+\-@])")
 
 
-@dataclass(frozen=True, slots=True)
-class Worth:
-    """What a credit is worth in money, for those who agreed on that elsewhere."""
-
-    currency: str = "XXX"  # ISO 4217: no currency
-    per_credit: Decimal = Decimal(1)
-
-    def __post_init__(self) -> None:
-        is_code = len(self.currency) == 3 and self.currency.isascii() and self.currency.isalpha()
-        if not is_code or not self.currency.isupper():
-            raise UsageError(f"a currency is three letters, as USD, not {self.currency[:20]!r}")
-        if not self.per_credit.is_finite() or not 0 <= self.per_credit < 10**9:
-            raise UsageError("a credit is worth 0 or more of a currency")
-
-    def of(self, ncr: int) -> str:
-        digits = self.per_credit.as_tuple()
-        exponent = digits.exponent
-        assert isinstance(exponent, int), "finite, as checked"
-        value = int("".join(map(str, digits.digits))) * ncr  # exact, whatever the context's digits
-        return _decimal_text(value, CREDIT_DECIMALS - exponent)
-
-
 def write_csv(lines: Iterable[Line]) -> Iterator[str]:
     return _csv(COLUMNS, map(_row, lines))
 
@@ -74,9 +50,17 @@ def write_jsonl(lines: Iterable[Line]) -> Iterator[str]:
         yield json.dumps(view, separators=(",", ":")) + "\n"
 
 
-def write_focus(lines: Iterable[Line], worth: Worth | None = None) -> Iterator[str]:
-    value = worth or Worth()
-    return _csv(FOCUS_COLUMNS, (_focus_row(line, value) for line in lines if not line.earned))
+def write_focus(
+    lines: Iterable[Line], worth: Worth | None = None, *, month: str = ""
+) -> Iterator[str]:
+    """month: `2026-11`, for which each provider's lines are an invoice; empty: not invoiced yet."""
+    value, spent = worth or Worth(), (line for line in lines if not line.earned)
+    return _csv(FOCUS_COLUMNS, (_focus_row(line, value, month) for line in spent))
+
+
+def invoice_id(month: str, payee: str, payer: str) -> str:
+    """The same for both parties, who need not ask each other."""
+    return f"MH-{month}-{payee[-10:]}-{payer[-10:]}"
 
 
 def guarded(text: str) -> str:
@@ -122,7 +106,7 @@ def _row(line: Line) -> dict[str, Any]:
     }
 
 
-def _focus_row(line: Line, worth: Worth) -> dict[str, Any]:
+def _focus_row(line: Line, worth: Worth, month_name: str) -> dict[str, Any]:
     cost, model = worth.of(line.amount), line.manifest.hex()[:16]
     payer, payee = peer_name(line.account), peer_name(line.counterparty)
     closed = moment(line.closed_ms)
@@ -144,6 +128,7 @@ def _focus_row(line: Line, worth: Worth) -> dict[str, Any]:
         "ConsumedUnit": "Token-layers",
         "ContractedCost": cost,
         "EffectiveCost": cost,
+        "InvoiceId": invoice_id(month_name, payee, payer) if month_name else "",
         "InvoiceIssuerName": payee,
         "ListCost": cost,
         "PricingCategory": "Standard",
@@ -183,11 +168,3 @@ def _hour_after(when: datetime) -> datetime:
 
 def _month_after(month: datetime) -> datetime:
     return (month + timedelta(days=32)).replace(day=1)
-
-
-def _decimal_text(value: int, places: int) -> str:
-    """`value` / 10^`places`, written out."""
-    if places <= 0:
-        return str(value * 10**-places)
-    text = f"{value // 10**places}.{value % 10**places:0{places}}"
-    return text.rstrip("0").rstrip(".")

@@ -36,6 +36,9 @@ def statement(view: View) -> None:
         opening, closing = _amount(book["opening_ncr"]), _amount(book["closing_ncr"])
         spent, earned = _amount(book["spent_ncr"]), _amount(book["earned_ncr"])
         out.print(f"before {opening} ncr, earned {earned}, spent {spent}, after {closing} ncr")
+        if money := book.get("money"):
+            in_money = "before {opening}, earned {earned}, spent {spent}, after {closing}"
+            out.print(f"{in_money.format(**money)} {money['currency']}")
         out.print("work in token-layers; times in UTC", style="dim")
         if book["open_tabs"]:
             out.print(f"{_many(book['open_tabs'], 'tab is', 'tabs are')} still open", style="dim")

@@ -17,6 +17,7 @@ from ledger.receipts import ClosedTab, open_receipt, receipt_id
 from ledger.report import Report
 from ledger.statements import EVERYTHING, Choice, Kept, make_statement
 from ledger.store import Row
+from ledger.worth import Worth
 from protocol.errors import IntegrityError, UsageError
 from protocol.identity import public_key_from_peer_id
 
@@ -59,8 +60,11 @@ def _balance(row: Balance) -> Json:
     }
 
 
-def statement_view(book: Book, choice: Choice = EVERYTHING, by: str | None = None) -> Json:
-    """The tabs of a ledger that are chosen, oldest first, and what they come to."""
+def statement_view(
+    book: Book, choice: Choice = EVERYTHING, by: str | None = None, worth: Worth | None = None
+) -> Json:
+    """The tabs of a ledger that are chosen, oldest first, and what they come to: in money, too,
+    where a credit is worth some."""
     with book.reader() as reader:
         made = make_statement(kept_by(reader), choice)
         return {
@@ -68,9 +72,21 @@ def statement_view(book: Book, choice: Choice = EVERYTHING, by: str | None = Non
             "peer": peer_name(reader.account),
             **made.to_json(),
             **({"groups": made.groups(by)} if by else {}),
-            "tabs": [line.to_json() for line in made.lines],
+            **(_money(made.to_json(), worth) if worth else {}),
+            "tabs": [
+                line.to_json() | ({"amount": worth.of(line.amount)} if worth else {})
+                for line in made.lines
+            ],
             "open_tabs": reader.n_open_tabs(),
         }
+
+
+def _money(sums: Json, worth: Worth) -> Json:
+    """What a statement comes to, as exact decimals of the swarm's currency."""
+    names = ("opening", "earned", "spent", "net", "closing")
+    held = {name: sums.get(f"{name}_ncr") for name in names}
+    amounts = {name: None if ncr is None else worth.of(ncr) for name, ncr in held.items()}
+    return {"money": {"currency": worth.currency, **amounts}}
 
 
 def kept_by(reader: LedgerReader, start: int = 0) -> Iterator[Kept]:

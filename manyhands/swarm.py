@@ -102,14 +102,15 @@ def create(
     witnesses: tuple[NamedWitness, ...],
     is_default: bool,
     home: Path | None,
+    credit_is: tuple[int, str] | None,
     as_json: bool,
 ) -> None:
     """Found the swarm NAME. This home's node becomes its first admin."""
-    check_funding(funding, issuers, witnesses)
+    check_funding(funding, issuers, witnesses, credit_is)
     if is_private and (guests or guest_streams or newcomers_per_min):
         raise UsageError("a private swarm has no guests", hint="leave out --private, or the others")
     place = new_home(base_of(home), name)
-    paid = found_funding(place, name, funding, issuers, witnesses)
+    paid = found_funding(place, name, funding, issuers, witnesses, credit_is)
     founder, node, client = make_founder(place), open_identity(place.node), place.client
     policy = Policy(
         name=name,

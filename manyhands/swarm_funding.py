@@ -14,8 +14,9 @@ import click
 from ledger.cosigning import quorum
 from ledger.notes import COSIGNATURE_V1, NoteKey
 from ledger.options import Account, AccountType
-from ledger.policy import BILATERAL, GRANTED, OPEN_POLICY, Policy
+from ledger.policy import BILATERAL, GRANTED, OPEN_POLICY, SETTLED, Policy
 from ledger.witness import WitnessBook
+from ledger.worth import Worth
 from manyhands.home import Home, open_identity
 from protocol.address import Address
 from protocol.canonical import encode
@@ -55,6 +56,19 @@ class WitnessType(click.ParamType[Any]):
         return NamedWitness(key, where)
 
 
+class MicrosType(click.ParamType[Any]):
+    """An exact decimal, in millionths."""
+
+    name = "AMOUNT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        whole, _, part = str(value).partition(".")
+        text = f"{whole}{part}"
+        if not whole or len(part) > 6 or len(whole) > 9 or not (text.isascii() and text.isdigit()):
+            self.fail(f"{value!r} is no amount: write 1.00, up to six decimals", param, ctx)
+        return int(whole) * 10**6 + int(part.ljust(6, "0"))
+
+
 def _check_peer(where: str) -> None:
     if where.startswith("/"):
         Address.parse(where)
@@ -64,6 +78,13 @@ def _check_peer(where: str) -> None:
 
 def funding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
+        click.option(
+            "--credit-is",
+            nargs=2,
+            type=(MicrosType(), str),
+            metavar="AMOUNT CURRENCY",
+            help="With settled: what a credit is worth, for example 1.00 EUR. For ever.",
+        ),
         click.option(
             "--witness",
             "witnesses",
@@ -80,8 +101,9 @@ def funding_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--funding",
-            type=click.Choice([BILATERAL, GRANTED]),
-            help="How work is paid: pairs owe each other (default), or by credit that is granted.",
+            type=click.Choice([BILATERAL, GRANTED, SETTLED]),
+            help="How work is paid: pairs owe each other (default), by credit that is granted, or "
+            "by credit that is worth money (--credit-is).",
         ),
     ):
         command = option(command)
@@ -110,22 +132,32 @@ class Funding:
             "while the one witness is away, nothing is granted or allotted, and who runs it could"
             " vouch for two versions of a log; of four witnesses one may fail or lie (--witness)"
         )
+        worth = Worth.by(self.policy)
+        money = f", and is worth {worth.of(10**9)} {worth.currency}" if worth else ""
         return (
-            f"credit: promised by {issuers} account{'s' * (issuers > 1)}; {k} of {n} witness"
+            f"credit: promised by {issuers} account{'s' * (issuers > 1)}{money}; {k} of {n} witness"
             f"{'es' * (n > 1)} must sign each spend log. This never changes."
             + (f"\n{alone}" if n == 1 else "")
         )
 
 
 def check_funding(
-    funding: str | None, issuers: Sequence[Account], witnesses: Sequence[NamedWitness]
+    funding: str | None,
+    issuers: Sequence[Account],
+    witnesses: Sequence[NamedWitness],
+    credit_is: tuple[int, str] | None = None,
 ) -> None:
     """
     Raises:
         UsageError: the flags do not go together.
     """
-    if funding != GRANTED and (issuers or witnesses):
+    if funding not in (GRANTED, SETTLED) and (issuers or witnesses):
         raise UsageError("only granted credit has issuers and witnesses", hint="--funding granted")
+    if (credit_is is not None) != (funding == SETTLED):
+        raise UsageError(
+            "what a credit is worth is said of a settled swarm, and of no other",
+            hint="--funding settled --credit-is 1.00 EUR",
+        )
 
 
 def found_funding(
@@ -134,17 +166,21 @@ def found_funding(
     funding: str | None,
     issuers: Sequence[Account],
     witnesses: Sequence[NamedWitness],
+    credit_is: tuple[int, str] | None = None,
 ) -> Funding:
     """What the flags come to. `place`: the swarm's home, which may become issuer and witness."""
-    if funding != GRANTED:
+    if funding not in (GRANTED, SETTLED):
         return Funding()
+    micros, currency = credit_is or (0, "")
     accounts = tuple(sorted({*issuers} or {open_identity(place.client).public_key}))
     named = sorted(witnesses or [_own_witness(place, name)], key=lambda each: each.key.name)
     try:
         policy = replace(
             OPEN_POLICY,
             name=name,
-            mode=GRANTED,
+            mode=funding,
+            credit_micros=micros,
+            currency=currency,
             assets=accounts,
             issuers=accounts,
             witnesses=tuple((each.key.name, each.key.public_key) for each in named),

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from ledger.policy import BILATERAL, GRANTED
+from ledger import Ledger
+from ledger.policy import BILATERAL, GRANTED, SETTLED
 from ledger.swarms import policy_at
-from manyhands.home import Home
+from manyhands.home import Home, open_identity
 from manyhands.membership import enter, load_state
 from protocol.errors import IntegrityError
 from protocol.identity import peer_id_from_public_key
@@ -85,3 +86,36 @@ def test_nobody_joins_a_swarm_that_nobody_could_be_paid_in(tmp_path):
     with pytest.raises(IntegrityError):
         enter(Home.at(tmp_path / "home"), state, {})
     assert not (tmp_path / "home" / "membership" / "founding").exists()
+
+
+def test_a_settled_swarm_says_for_ever_what_a_credit_is_worth(run, tmp_path):
+    paid = ("--funding", "settled", "--credit-is", "1.25", "EUR")
+    made = run("swarm", "create", "org", "--private", *paid)
+    place = tmp_path / "home" / "swarms" / "org"
+    policy, client = policy_at(place), open_identity(place / "client")
+    Ledger.open(place / "client", client.key, load_state(Home.at(place)).swarm_id).close()
+
+    told = run("ledger", "statement", "--json", home=place)
+
+    assert made.code == 0, made.err
+    assert (policy.mode, policy.currency, policy.credit_micros) == (SETTLED, "EUR", 1_250_000)
+    assert "is worth 1.25 EUR" in made.err
+    (book,) = json.loads(told.out)["ledgers"]
+    assert book["money"]["currency"] == "EUR"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("--funding", "settled"),
+        ("--funding", "granted", "--credit-is", "1", "EUR"),
+        ("--funding", "settled", "--credit-is", "1", "euro"),
+        ("--funding", "settled", "--credit-is", "0", "EUR"),
+        ("--funding", "settled", "--credit-is", "1e3", "EUR"),
+        ("--funding", "settled", "--credit-is", "1.0000001", "EUR"),
+    ],
+)
+def test_what_a_credit_is_worth_is_said_whole_or_not_at_all(run, line):
+    made = run("swarm", "create", "org", "--private", *line)
+
+    assert_explained(made, 2)

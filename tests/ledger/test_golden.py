@@ -14,6 +14,7 @@ from ledger.entries import LogEntry
 from ledger.fingerprints import fp_root
 from ledger.judging import Leaf, compute_fault, double_seq_fault
 from ledger.objects import Statement
+from ledger.policy import SETTLED
 from ledger.receipts import receipt_id
 from ledger.reconciliation import Answerer, Asker, IdSet
 from ledger.spending import Fault
@@ -49,6 +50,9 @@ def spending():
     return {
         **{name: envelope.encode() for name, envelope in entries.items()},
         "policy": encode(POLICY.to_fields()),
+        "policy_settled": encode(
+            replace(POLICY, mode=SETTLED, currency="EUR", credit_micros=1_250_000).to_fields()
+        ),
         "fault": fault.seal(SWARM, BEN).encode(),
         **{f"spend_leaf_{leaf.index}": leaf.encode() for leaf in leaves},
         "spend_leaf_2_hash": leaves[2].hash(),

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from itertools import pairwise
@@ -15,20 +16,15 @@ from hypothesis import strategies as st
 from ledger import Meter, Rates, balances
 from ledger.balances import Claim
 from ledger.cli import ledger as ledger_commands
-from ledger.exports import (
-    COLUMNS,
-    FOCUS_COLUMNS,
-    Worth,
-    guarded,
-    write_csv,
-    write_focus,
-    write_jsonl,
-)
+from ledger.exports import COLUMNS, FOCUS_COLUMNS, guarded, write_csv, write_focus, write_jsonl
 from ledger.imports import read_export
 from ledger.lines import Line, credits_text, peer_name
+from ledger.policy import SETTLED
 from ledger.statements import Choice, make_statement
+from ledger.worth import Worth
 from protocol.errors import UsageError
 from tests.ledger.parties import CLIENT, MANIFEST, PROVIDER, RATES, STRANGER
+from tests.ledger.test_funding import POLICY
 
 DAY_MS = 86_400_000
 ME = CLIENT.public_key
@@ -300,3 +296,16 @@ def test_a_statement_of_a_few_days_reads_the_receipts_of_these_days_alone():
 
     assert [each.was_read for each in kept] == [False] * 3 + [True] * 3 + [False] * 3
     assert (made.opening, made.closing) == (-15, -30)
+
+
+def test_a_month_is_an_invoice_of_each_provider_in_the_currency_of_the_swarm():
+    policy = replace(POLICY, mode=SETTLED, currency="EUR", credit_micros=2_500_000)
+    spent = line(amount=400_000_000)
+
+    text = "".join(write_focus([spent], Worth.by(policy), month="2026-09"))
+    (row,) = csv.DictReader(io.StringIO(text, newline=""))
+
+    payer, payee = peer_name(spent.account), peer_name(spent.counterparty)
+    assert (row["BilledCost"], row["BillingCurrency"]) == ("1", "EUR")
+    assert row["InvoiceId"] == f"MH-2026-09-{payee[-10:]}-{payer[-10:]}"
+    assert Worth.by(POLICY) is None
