@@ -50,6 +50,22 @@ class SettleDesk:
         """
         self._directory, self._key, self._swarm_id = directory, key, swarm_id
         self._policy, self._epoch, self._file = policy, epoch, file
+        self._log: SpendLog | None = None
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def spend_log(self) -> SpendLog:
+        """Ours, opened once: what it asked so far is read from all its entries.
+
+        Raises:
+            DamagedLedger, ForeignLedger, LedgerBusy, ConfigError: it cannot be used.
+        """
+        if self._log is None:
+            self._log = SpendLog.open(self._directory, self._key, self._swarm_id)
+        return self._log
 
     def answer(self, payer: bytes, request: bytes) -> bytes:
         """
@@ -82,20 +98,19 @@ class SettleDesk:
             ours = [each for each in kept.of(account) if read_settlement(each).payee == account]
         if not ours:
             return 0
-        with SpendLog.open(self._directory, self._key, self._swarm_id) as log:
-            fresh = [each for each in ours if not log.holds(each.object_id(self._swarm_id))]
-            entries, total = self._deposits(log, fresh)
-            if entries:
-                log.append(*entries)
+        log = self.spend_log()
+        fresh = [each for each in ours if not log.holds(each.object_id(self._swarm_id))]
+        entries, total = self._deposits(log, fresh)
+        if entries:
+            log.append(*entries)
         return total
 
     def credit(self, session_id: bytes, amount: int, reason: str = "") -> None:
         """Take off a tab what its vouchers promise too much, so much in all."""
         note = CreditNote(session_id=session_id, amount_cum=amount, reason=reason)
         envelope = note.seal(self._swarm_id, self._key)
-        with SpendLog.open(self._directory, self._key, self._swarm_id) as log:
-            if not log.holds(envelope.object_id(self._swarm_id)):
-                log.append(envelope)
+        if not self.spend_log().holds(envelope.object_id(self._swarm_id)):
+            self.spend_log().append(envelope)
         with self._settled() as kept:
             kept.note(self._key.public_key, [(session_id, amount)])
 
@@ -111,18 +126,17 @@ class SettleDesk:
             for tab in with_notes((tab for tabs in ours.values() for tab in tabs), notes):
                 due[tab.allot_oid].append(tab)
             late = self._epoch() - self._policy.grace_epochs
-            with SpendLog.open(self._directory, self._key, self._swarm_id) as log:
-                unpaid = {
-                    oid: sum(tab.net for tab in tabs) - log.asked(oid)
-                    for oid, tabs in due.items()
-                    if max(tab.epoch for tab in tabs) < late
-                }
-                unpaid = {oid: amount for oid, amount in unpaid.items() if amount > 0}
-                shown = [r for r in self._receipts(reader, unpaid) if r is not None]
-                entries = [each.seal(self._swarm_id, self._key) for each in collections(shown)]
-                entries = [e for e in entries if not log.holds(e.object_id(self._swarm_id))]
-                if entries:
-                    log.append(*entries)
+            due = {oid: tabs for oid, tabs in due.items() if max(t.epoch for t in tabs) < late}
+            if not due:
+                return 0
+            log = self.spend_log()
+            unpaid = {oid: sum(t.net for t in tabs) - log.asked(oid) for oid, tabs in due.items()}
+            unpaid = {oid: amount for oid, amount in unpaid.items() if amount > 0}
+            shown = [r for r in self._receipts(reader, unpaid) if r is not None]
+        entries = [each.seal(self._swarm_id, self._key) for each in collections(shown)]
+        entries = [each for each in entries if not log.holds(each.object_id(self._swarm_id))]
+        if entries:
+            log.append(*entries)
         return sum(unpaid.values()) if entries else 0
 
     # --- within ----------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from node.server import Server
 from node.serving import Model, Serving, Standing, load_of, until_gone
 from node.sessions import Sessions
 from node.settings import NodeSettings
+from node.settling import Settling
 from node.spreading import Spreading
 from node.vetting import Vetting
 from node.whereabouts import Ways, Whereabouts
@@ -84,6 +85,7 @@ class Node:
         ways: Ways | None = None,
         escrow: Escrow | None = None,
         witness: WitnessBook | None = None,
+        settling: Settling | None = None,
     ) -> None:
         """
         Args:
@@ -93,6 +95,7 @@ class Node:
             ways: by which others may reach it, besides where it listens.
             escrow: what of others' credit pays for sessions, in a swarm with issuers.
             witness: of spend logs, if this home is one that the swarm's policy names.
+            settling: with those whose allotments paid us, in a swarm with issuers.
         """
         self.identity, self.settings = identity, settings
         self._words = OwnWords(self)
@@ -132,6 +135,7 @@ class Node:
         self.discovery = Discovery(table, plane, guard=guard) if plane else None
         self.belonging = Belonging(place, self._others, join) if place else None
         spend_books = escrow.purse.books if escrow else None
+        self.settling = settling
         self.spreading = (
             Spreading(spend_books, transport, self._others, join, witness=witness, guard=guard)
             if spend_books
@@ -181,11 +185,12 @@ class Node:
             belongs = tasks.create_task(belonging.run(), name="belonging") if belonging else None
             spread = self.spreading.run() if self.spreading else None
             spreads = tasks.create_task(spread, name="spreading") if spread else None
+            settles = tasks.create_task(self._settle(), name="settling")
             try:
                 yield self
             finally:
-                ending = (pausing, meetings, reaching, discovery, belongs, spreads, barring, owing)
-                for task in filter(None, ending):
+                ending = (pausing, meetings, reaching, discovery, belongs, spreads, barring)
+                for task in filter(None, (*ending, owing, settles)):
                     await _ended(task)
                 await self._leave(gossip, mover)
 
@@ -202,6 +207,10 @@ class Node:
     async def _owe(self) -> None:
         if self.standing.owing is not None:
             await self.standing.owing.run()
+
+    async def _settle(self) -> None:
+        if self.settling is not None:
+            await self.settling.run()
 
     async def _discover(self) -> None:
         if self.discovery is not None:
@@ -240,6 +249,7 @@ class Node:
             **({OWING_METHOD: owing.handle} if (owing := self.standing.owing) else {}),
             **(self.belonging.calls if self.belonging else {}),
             **(self.spreading.calls if self.spreading else {}),
+            **(self.settling.calls if self.settling else {}),
         }
 
     async def _load_call(self, peer: str, request: bytes) -> bytes:

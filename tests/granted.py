@@ -10,15 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from ledger.cosigning import Cosigned, Witnesses
+from ledger.epochs import epoch_now
 from ledger.errors import NoQuorum, WitnessRefused
 from ledger.escrow import Escrow
 from ledger.funding import Purse
 from ledger.policy import GRANTED, OPEN_POLICY, Policy
+from ledger.settle_desk import SettleDesk
 from ledger.spend_books import SpendBooks
 from ledger.spend_log import SpendLog
 from ledger.spending import Grant
 from ledger.wallet import Wallet
 from ledger.witness import WitnessBook
+from ledger.writer import LedgerWriter
+from node.settling import Settling
 from protocol.canonical import encode
 from protocol.clock import wall_ms
 from protocol.identity import Identity
@@ -53,6 +57,7 @@ class BookCosigners:
     def __init__(self, books: list[WitnessBook], witnesses: Witnesses) -> None:
         self.books, self.witnesses, self.away = books, witnesses, set[str]()
         self.n_asked = 0
+        self.ahead_s = 0  # of our clock
 
     def _present(self) -> list[WitnessBook]:
         return [book for book in self.books if book.witness.name not in self.away]
@@ -68,7 +73,7 @@ class BookCosigners:
         for book in self._present():
             request = log.request(book.size(log.origin))
             try:
-                lines.append(book.add_checkpoint(request, wall_ms() // 1000))
+                lines.append(book.add_checkpoint(request, wall_ms() // 1000 + self.ahead_s))
             except WitnessRefused:
                 continue
         signed = log.add_cosignatures(lines, self.witnesses)
@@ -101,6 +106,7 @@ class GrantedSwarm(Swarm):
         self.books: dict[bytes, SpendBooks] = {}  # of nodes
         self.escrows: dict[bytes, Escrow] = {}
         self.escrow_of, self.purse_of = self._escrow, self._purse
+        self.settling_of = self._settling
         self.owners: dict[Path, tuple[SigningKey, bytes]] = {}  # of receipt logs, by place
         self._n_granted = 0
 
@@ -116,6 +122,19 @@ class GrantedSwarm(Swarm):
         escrow = Escrow(Purse(identity.public_key, self.policy, books))
         self.escrows[identity.public_key] = escrow
         return escrow
+
+    def _settling(self, identity: Identity, home: Path, writer: LedgerWriter) -> Settling:
+        books = self.books[identity.public_key]
+        desk = SettleDesk(
+            home,
+            identity.key,
+            self.swarm_id,
+            self.policy,
+            lambda: epoch_now(self.policy, books, wall_ms()),
+            lambda receipt: writer.file(receipt).result() and None,
+        )
+        self._closing.callback(desk.close)
+        return Settling(desk, books, self.policy, self.cosigners)
 
     def _purse(self, identity: Identity, home: Path) -> ClientPurse:
         self.owners[home] = (identity.key, self.swarm_id)

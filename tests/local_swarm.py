@@ -26,6 +26,7 @@ from node.node import Node
 from node.registrar import Registrar
 from node.serving import Model
 from node.settings import NodeSettings
+from node.settling import Settling
 from node.throughput import Speeds
 from protocol.address import Address
 from protocol.describing import make_manifest
@@ -75,6 +76,9 @@ class Swarm:
         how a node finds others besides gossip."""
         self.plane_of: Callable[[Identity], ControlPlane | None] = lambda identity: None
         self.escrow_of: Callable[[Identity, Path], Escrow | None] = lambda identity, home: None
+        self.settling_of: Callable[[Identity, Path, LedgerWriter], Settling | None] = (
+            lambda identity, home, books: None
+        )
         self.purse_of: Callable[[Identity, Path], ClientPurse | None] = lambda identity, home: None
         self.directory, self.home, self.transport_of = directory, home, transport_of
         self.membership_of = membership_of
@@ -135,6 +139,7 @@ class Swarm:
             pace=move[1],
             place=self._place(identity, membership, transport, home) if membership else None,
             escrow=self.escrow_of(identity, home),
+            settling=self.settling_of(identity, home, books),
         )
         local = LocalNode(node, books, home)
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()

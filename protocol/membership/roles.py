@@ -46,6 +46,7 @@ ASKED: Mapping[str, Roles] = {
     "spend_fault": ANY,
     "spend_publish": WORK,
     "witness": WORK,
+    "settle": WORK,  # whoever paid, or shall be paid, for work here
     "file": WORK,
     "weights": WORK,
     "probe": WORK,

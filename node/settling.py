@@ -1,0 +1,135 @@
+"""A node's part in settling: it answers payers, deposits what both signed, and has that witnessed.
+
+In: calls of payers, whom the transport has proven; witnesses, if the swarm has any. Out: answers,
+and a spend log that a quorum has cosigned, told to this node's own books, which others hear of.
+What is settled is decided by `ledger.settle_desk`; it waits for disks, so it runs on a thread, one
+question at a time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Protocol
+
+from ledger.cosigning import Cosigned
+from ledger.epochs import epoch_now
+from ledger.policy import Policy
+from ledger.settle_desk import SettleDesk
+from ledger.settle_words import METHOD, SIGNED, Asked
+from ledger.spend_books import SpendBooks
+from ledger.spend_log import SpendLog
+from protocol.clock import wall_ms
+from protocol.errors import IntegrityError, ManyhandsError, PeerBusy, PeerMisbehaved
+from protocol.guard import Allowance, Budget
+from protocol.identity import PeerId, public_key_from_peer_id
+from protocol.rate_limits import Limit
+from protocol.transport import CallHandler
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 60.0
+# Of one payer. Each question reads its tabs of us from disk: a visit takes three, and two for each
+# tab of which the two logs differ.
+ASKS = Budget(calls=Limit(per_s=20, burst=2_100), bytes=Limit(per_s=64 * 1024, burst=8 * 2**20))
+
+
+class Cosigners(Protocol):
+    """The witnesses of a swarm, wherever they are."""
+
+    async def check(self, log: SpendLog) -> None:
+        """Raises DamagedLedger: one of them remembers more of the log than we have."""
+
+    async def cosign(self, log: SpendLog) -> Cosigned:
+        """Have the latest checkpoint signed by a quorum. Raises NoQuorum: who did not answer."""
+
+
+class Settling:
+    """`run` it for as long as the node is up."""
+
+    def __init__(
+        self, desk: SettleDesk, books: SpendBooks, policy: Policy, cosigners: Cosigners | None
+    ) -> None:
+        self.calls: Mapping[str, CallHandler] = {METHOD: self._asked}
+        self._desk, self._books, self._policy = desk, books, policy
+        self._cosigners, self._is_checked = cosigners, False
+        self._turn, self._wake = asyncio.Lock(), asyncio.Event()
+        self._asks = Allowance(ASKS)
+
+    async def _asked(self, peer: PeerId, request: bytes) -> bytes:
+        """
+        Raises:
+            PeerBusy: it asks too much, or for an epoch that is not over.
+            PeerMisbehaved: what it asks or shows does not hold.
+        """
+        if not self._asks.admit(peer, len(request)):
+            raise PeerBusy("", "too many questions about settlements from you")
+        async with self._turn:
+            try:
+                await self._make_sure()
+                told = await asyncio.to_thread(
+                    self._desk.answer, public_key_from_peer_id(peer), request
+                )
+            except IntegrityError as error:
+                raise PeerMisbehaved(peer, str(error)) from error
+        if Asked.decode(request).kind == SIGNED:
+            self._wake.set()  # it is deposited: now have that witnessed
+        return told
+
+    async def run(self) -> None:
+        """Until cancelled; what fails is tried again."""
+        while True:
+            try:
+                async with self._turn:
+                    await self.settle()
+            except ManyhandsError as error:
+                log.warning("settlements wait", extra={"reason": str(error)})
+            self._wake.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_S):
+                    await self._wake.wait()
+
+    async def settle(self) -> None:
+        """Deposit what was signed, collect what nobody came to settle, and have it witnessed.
+
+        Raises:
+            NoQuorum: too few witnesses answer. DamagedLedger: our log is an old copy.
+        """
+        await self._make_sure()
+        deposited = await asyncio.to_thread(self._desk.deposit)
+        collected = await asyncio.to_thread(self._desk.collect)
+        if deposited or collected:
+            log.info("credit taken in", extra={"settled": deposited, "collected": collected})
+        spend_log = await asyncio.to_thread(self._desk.spend_log)
+        if not len(spend_log):
+            return
+        if self._cosigners is not None and not await asyncio.to_thread(self._is_signed, spend_log):
+            await self._cosigners.cosign(spend_log)
+        await asyncio.to_thread(self._learn, spend_log)
+
+    async def _make_sure(self) -> None:
+        """Once, before anything is signed: a home put back knows less than witnesses do."""
+        if self._cosigners is None or self._is_checked:
+            return
+        spend_log = await asyncio.to_thread(self._desk.spend_log)
+        if len(spend_log):  # nothing was ever signed by a log without entries
+            await self._cosigners.check(spend_log)
+        self._is_checked = True
+
+    def _is_signed(self, spend_log: SpendLog) -> bool:
+        """By a quorum, and lately: what time it is, we hear from witnesses alone."""
+        note = spend_log.checkpoint()
+        if note is None:
+            return True
+        signed = self._policy.quorum().open(note, spend_log.origin, spend_log.account)
+        now = epoch_now(self._policy, self._books, wall_ms())
+        return signed.has_quorum and self._policy.epoch_of(wall_ms()) <= now
+
+    def _learn(self, spend_log: SpendLog) -> None:
+        note, account = spend_log.checkpoint(), spend_log.account
+        if note is None:
+            return
+        signed = self._policy.quorum().open(note, spend_log.origin, account)
+        if signed.has_quorum:
+            start = self._books.size(account)
+            self._books.learn(account, note, spend_log.leaves(start), start=start)

@@ -1,0 +1,141 @@
+"""Credit that was used is settled between real nodes and clients, over real sockets."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from ledger.log import Ledger
+from ledger.meter import Rates
+from ledger.owed import owed_tabs
+from ledger.pruning import plan
+from ledger.reader import LedgerReader
+from ledger.settle_visit import Visit
+from ledger.settle_words import METHOD, PROPOSE, SIGNED, Asked, Proposed
+from ledger.settling import Pair
+from ledger.verify import verify_ledger
+from protocol.clock import wall_ms
+from protocol.errors import PeerBusy, PeerMisbehaved
+from protocol.identity import Identity
+from protocol.signing import SigningKey
+from scheduler.visiting import settle
+from tests.checkpoints import write_checkpoint
+from tests.granted import ISSUER, GrantedSwarm, granted_swarm
+from tests.local_swarm import LocalNode, add_byte_tokenizer, whole
+from tests.test_failover import ask
+
+PRICED = Rates(prefill_tl=1_000_000_000, decode_tl=5_000_000_000)
+PLENTY = 20_000_000
+ASSET = ISSUER.public_key
+DAY_S = 86_400
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return add_byte_tokenizer(write_checkpoint(tmp_path_factory.mktemp("model")))
+
+
+def visit(built: GrantedSwarm, payer: Identity, local: LocalNode, home: Path) -> Visit:
+    pair = Pair(payer.public_key, local.node.identity.public_key, ASSET)
+
+    def file(receipt):
+        with Ledger.open(home, payer.key, built.swarm_id) as ledger:
+            ledger.append(receipt)
+
+    epoch = built.policy.epoch_of(wall_ms())
+    return Visit(home, payer.key, built.swarm_id, built.policy, pair, epoch, file)
+
+
+async def come(built: GrantedSwarm, payer: Identity, local: LocalNode, home: Path):
+    """A visit to one node; what was settled."""
+    transport, _ = built._transport(payer)
+    connection = await transport.dial(local.address)
+    try:
+        return await settle(connection, visit(built, payer, local, home))
+    finally:
+        await connection.aclose()
+
+
+async def tomorrow(built: GrantedSwarm) -> None:
+    """The witnesses' clocks go on, and everybody hears of it by what they sign."""
+    built.cosigners.ahead_s += 2 * DAY_S
+    await built.grant(SigningKey.generate(), 1)
+
+
+async def until(holds, *, within_s=20.0):
+    async with asyncio.timeout(within_s):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def test_clients_settle_nodes_deposit_and_everybody_has_the_same_balances(model, tmp_path):
+    payer, home = Identity(SigningKey.generate()), tmp_path / "client"
+    async with granted_swarm(model, tmp_path, (0, 3), (3, 6), rates=PRICED) as built:
+        await built.grant(payer.key, PLENTY)
+        async with built.client(identity=payer) as client:
+            answer = await whole(client.generate(ask(built, max_tokens=8)))
+        built.tell(built.wallets[payer.public_key].log)
+        with pytest.raises(PeerBusy, match="is not over"):
+            await come(built, payer, built.nodes[0], home)
+        await tomorrow(built)
+
+        made = [each for n in built.nodes for each in await come(built, payer, n, home)]
+        again = [each for n in built.nodes for each in await come(built, payer, n, home)]
+
+        assert again == made
+        assert sum(each.net for each in made) == answer.cost_ncr > 0
+        nodes = {local.node.identity.public_key: local for local in built.nodes}
+        for each in made:
+            books = built.books[each.payee]
+            await until(lambda b=books, e=each: b.available(e.payee, ASSET) == e.net)
+        books = [built.books[account] for account in nodes]
+        await until(lambda: books[0].books() == books[1].books())
+        whole_books = books[0].books()
+        held = sum(each.held for each in whole_books.allotted.values())
+        assert sum(whole_books.available.values()) + held == PLENTY + 1
+        with LedgerReader.read(home) as reader:
+            late = built.policy.epoch_of(wall_ms()) + 99
+            reader.forget(plan(reader, built.policy, made, late).bodies)
+            assert {tab.amount for tabs in owed_tabs(reader, built.policy).values() for tab in tabs}
+        report = verify_ledger(home, payer.public_key)
+        assert (report.holds, report.n_pruned) == (True, 2)
+
+
+async def test_46_a_payer_that_never_comes_is_collected_from_by_itself(model, tmp_path):
+    payer = Identity(SigningKey.generate())
+    async with granted_swarm(model, tmp_path, (0, 6), rates=PRICED) as built:
+        await built.grant(payer.key, PLENTY)
+        async with built.client(identity=payer) as client:
+            answer = await whole(client.generate(ask(built, max_tokens=8)))
+        built.tell(built.wallets[payer.public_key].log)
+        (local,) = built.nodes
+        account = local.node.identity.public_key
+        await local.node.settling.settle()
+        assert built.books[account].available(account, ASSET) == 0
+
+        await tomorrow(built)
+        await local.node.settling.settle()
+
+        assert built.books[account].available(account, ASSET) == answer.cost_ncr
+
+
+async def test_whoever_asks_nonsense_is_refused_and_the_node_serves_on(model, tmp_path):
+    payer, home = Identity(SigningKey.generate()), tmp_path / "client"
+    async with granted_swarm(model, tmp_path, (0, 6), rates=PRICED) as built:
+        await built.grant(payer.key, PLENTY)
+        async with built.client(identity=payer) as client:
+            await whole(client.generate(ask(built, max_tokens=8)))
+        await tomorrow(built)
+        (local,) = built.nodes
+        transport, _ = built._transport(stranger := Identity(SigningKey.generate()))
+        connection = await transport.dial(local.address)
+        epoch = built.policy.epoch_of(wall_ms())
+        told = await connection.call(METHOD, Asked(PROPOSE, epoch, ASSET).encode(), timeout_s=5)
+        assert Proposed.decode(told).settlements == ()
+        for nonsense in (b"", b"junk", Asked(SIGNED, data=b"junk").encode(), bytes(70_000)):
+            with pytest.raises(PeerMisbehaved):
+                await connection.call(METHOD, nonsense, timeout_s=5)
+        await connection.aclose()
+        assert stranger.public_key != payer.public_key
+
+        assert len(await come(built, payer, local, home)) == 1
