@@ -7,14 +7,14 @@ hold). Nothing here dials a peer or writes a ledger.
 
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ledger import render
-from ledger.export_cli import export, export_balance, verify_bundle
+from ledger.export_cli import export, export_balance, statement_csv, verify_bundle, worth_of
 from ledger.homes import find_receipt
 from ledger.keys_cli import keys
 from ledger.lines import peer_name
@@ -22,6 +22,7 @@ from ledger.migrate_cli import migrate_command
 from ledger.options import books_of, choice_of, choosing, common
 from ledger.paid_cli import debts, paid
 from ledger.prune_cli import prune
+from ledger.statement_html import statement_html
 from ledger.statements import GROUPS
 from ledger.verify import verify_ledger
 from ledger.views import (
@@ -32,8 +33,10 @@ from ledger.views import (
     report_view,
     statement_view,
 )
-from ledger.worth import worth_at
+from ledger.worth import Worth, worth_at
 from protocol.errors import IntegrityError, UsageError
+
+FORMATS = ("text", "json", "csv", "html")
 
 
 def _say(schema: str, home: Path, as_json: bool, more: Json, show: Callable[[Json], None]) -> None:
@@ -76,6 +79,18 @@ def balance(home: Path, role: str | None, as_json: bool, file: Path | None) -> N
 @ledger.command()
 @choosing
 @click.option("--by", type=click.Choice(GROUPS), help="Sums for each of these, not every tab.")
+@click.option(
+    "--format",
+    "shape",
+    type=click.Choice(FORMATS),
+    help="text by default; --json is json. html is one page, for paper and files.",
+)
+@click.option(
+    "--credit-is",
+    nargs=2,
+    metavar="AMOUNT CURRENCY",
+    help="What a credit is worth, as you agreed on elsewhere, for example 1.00 USD.",
+)
 @common
 def statement(
     home: Path,
@@ -86,12 +101,29 @@ def statement(
     peer: str | None,
     model: str | None,
     by: str | None,
+    shape: str | None,
+    credit_is: tuple[str, str] | None,
 ) -> None:
     """Every tab on record: with whom, which blocks, how much work, for how much."""
+    if as_json and shape not in (None, "json"):
+        raise UsageError("--json is --format json", hint=f"leave one of them out: --format {shape}")
+    if credit_is and shape == "csv":
+        raise UsageError("csv says nanocredits alone", hint="--format html, json or text")
     choice = choice_of(since, until, peer, model)
-    worth = worth_at(home)
+    if shape == "csv":
+        if by:
+            raise UsageError("csv has every tab, not sums", hint="--format json has both")
+        for piece in statement_csv(books_of(home, role), choice):
+            click.echo(piece, nl=False)
+        return
+    worth = worth_of(credit_is) or worth_at(home)
     views = [statement_view(book, choice, by, worth) for book in books_of(home, role)]
-    _say("statement", home, as_json, {"ledgers": views}, render.statement)
+    if shape == "html":
+        made = f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC from {home}"
+        for piece in statement_html(views, worth or Worth(), made):
+            click.echo(piece, nl=False)
+        return
+    _say("statement", home, as_json or shape == "json", {"ledgers": views}, render.statement)
 
 
 @ledger.command()

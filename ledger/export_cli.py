@@ -87,7 +87,7 @@ def export(
     if kind == "bundle":
         n_lines = _write_bundle(book, home, out, choice)
     else:
-        worth = _worth(credit_is) or (worth_at(home) if kind == "focus" else None)
+        worth = worth_of(credit_is) or (worth_at(home) if kind == "focus" else None)
         n_lines = _write_text(book, kind, out, choice, worth, month)
     if as_json:
         told = {"kind": kind, "file": str(out), "lines": n_lines}
@@ -154,7 +154,16 @@ def _write_text(
     return len(lines)
 
 
-def _worth(credit_is: tuple[str, str] | None) -> Worth | None:
+def statement_csv(books: Iterable[Book], choice: Choice) -> Iterator[str]:
+    """The chosen tabs of several ledgers, as one table."""
+    lines: list[Line] = []
+    for book in books:
+        with book.reader() as reader:
+            lines += make_statement(kept_by(reader), choice).lines
+    return write_csv(lines)
+
+
+def worth_of(credit_is: tuple[str, str] | None) -> Worth | None:
     if not credit_is:
         return None
     try:

@@ -40,6 +40,12 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a spreadsheet's formula
 _NEXT_CELL = re.compile(r"([;|\t\r\n])(?=[\s\"']*[=+\-@])")
 
 
+def sku_price_id(line: Line) -> str:
+    """One for each list of rates under which a span's work is sold."""
+    rates = "/".join(map(str, line.rates.to_fields()))
+    return f"{line.manifest.hex()[:16]}/{line.execution}/{rates}"
+
+
 def write_csv(lines: Iterable[Line]) -> Iterator[str]:
     return _csv(COLUMNS, map(_row, lines))
 
@@ -108,6 +114,7 @@ def _row(line: Line) -> dict[str, Any]:
 
 def _focus_row(line: Line, worth: Worth, month_name: str) -> dict[str, Any]:
     cost, model = worth.of(line.amount), line.manifest.hex()[:16]
+    unit = worth.each(line.amount, line.token_layers)
     payer, payee = peer_name(line.account), peer_name(line.counterparty)
     closed = moment(line.closed_ms)
     month = closed.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -127,10 +134,12 @@ def _focus_row(line: Line, worth: Worth, month_name: str) -> dict[str, Any]:
         "ConsumedQuantity": f"{line.token_layers}.0",  # decimals, even when they are whole
         "ConsumedUnit": "Token-layers",
         "ContractedCost": cost,
+        "ContractedUnitPrice": unit,
         "EffectiveCost": cost,
         "InvoiceId": invoice_id(month_name, payee, payer) if month_name else "",
         "InvoiceIssuerName": payee,
         "ListCost": cost,
+        "ListUnitPrice": unit,
         "PricingCategory": "Standard",
         "PricingCurrency": "Credits",
         "PricingQuantity": f"{line.token_layers}.0",
@@ -143,6 +152,7 @@ def _focus_row(line: Line, worth: Worth, month_name: str) -> dict[str, Any]:
         "ServiceName": "Manyhands",
         "ServiceSubcategory": "Generative AI",
         "SkuId": f"{model}/{line.execution}",
+        "SkuPriceId": sku_price_id(line),
         "x_AmountNcr": line.amount,
         "x_Asset": line.asset.hex(),
         "x_LayerHi": line.layer_hi,

@@ -78,6 +78,7 @@ def statement_view(
                 for line in made.lines
             ],
             "open_tabs": reader.n_open_tabs(),
+            "head": _head(reader),
         }
 
 
@@ -125,14 +126,18 @@ class _Unread:
 def recent_view(book: Book, most: int) -> Json:
     """The latest tabs of a ledger, the newest first, and the tree head that its owner signed."""
     with book.reader() as reader:
-        head, latest = reader.checkpoint(), list(kept_by(reader, max(0, len(reader) - most)))
+        latest = list(kept_by(reader, max(0, len(reader) - most)))
         return {
             "tabs": [kept.line.to_json() for kept in reversed(latest)],
             "open_tabs": reader.n_open_tabs(),
-            "head": {"origin": head.origin, "size": head.size, "root": head.root.hex()}
-            if head
-            else None,
+            "head": _head(reader),
         }
+
+
+def _head(reader: LedgerReader) -> Json | None:
+    """The tree head that the log's owner signed last."""
+    head = reader.checkpoint()
+    return {"origin": head.origin, "size": head.size, "root": head.root.hex()} if head else None
 
 
 def _read(reader: LedgerReader, id_: bytes) -> Line:

@@ -15,6 +15,7 @@ from ledger.swarms import policy_at
 from protocol.errors import UsageError
 
 NO_CURRENCY = "XXX"
+UNIT_PLACES = 18  # of a price for one token-layer, which is far below an ncr
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,19 @@ class Worth:
         assert isinstance(exponent, int), "finite, as checked"
         value = int("".join(map(str, digits.digits))) * ncr  # exact, whatever the context's digits
         return decimal_text(value, CREDIT_DECIMALS - exponent)
+
+    def each(self, ncr: int, n: int) -> str:
+        """For one of `n`, to 18 places; nothing, where there is none to price."""
+        if not n:
+            return ""
+        digits = self.per_credit.as_tuple()
+        exponent = digits.exponent
+        assert isinstance(exponent, int), "finite, as checked"
+        value = int("".join(map(str, digits.digits))) * ncr
+        places = CREDIT_DECIMALS - exponent
+        if places < UNIT_PLACES:
+            value, places = value * 10 ** (UNIT_PLACES - places), UNIT_PLACES
+        return decimal_text((2 * value + n) // (2 * n), places)
 
 
 def worth_at(home: Path) -> Worth | None:
