@@ -16,7 +16,7 @@ from ledger.opening import Wanted, accept_terms, check_accepted, lend_prompt, pr
 from ledger.reader import LedgerReader
 from ledger.receipts import ClosedTab, Receipt, open_receipt
 from ledger.report import Failure, Report
-from ledger.roots import FrameRoot, differing_links
+from ledger.roots import RowRoot, differing_links
 from ledger.tab import PayerTab, ProviderTab
 from ledger.verify import verify_ledger
 from ledger.writer import LedgerWriter
@@ -28,7 +28,6 @@ __all__ = [
     "Claim",
     "ClosedTab",
     "Failure",
-    "FrameRoot",
     "Ledger",
     "LedgerReader",
     "LedgerWriter",
@@ -42,6 +41,7 @@ __all__ = [
     "Receipt",
     "Report",
     "Route",
+    "RowRoot",
     "Statement",
     "Terms",
     "Usage",

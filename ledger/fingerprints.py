@@ -26,6 +26,7 @@ from protocol.fingerprint import WINDOW, Window, windows_of
 from protocol.signing import Envelope
 
 DOMAIN = b"manyhands-fp-root-v1"
+METHOD = "fingerprints"  # the call that is answered with an opening
 MAX_OPENED = 32
 """Windows in one opening: they fit the 64 KiB of an object."""
 

@@ -1,7 +1,9 @@
-"""The running root of the frames one hop sent or received: equal on both ends of a link.
+"""The running roots of the rows one hop took in and sent on: equal on both ends of a link.
 
-A leaf is keyed by the session's salt, which is never logged, so that guessing a prompt does not
-confirm it. Roots begin anew with each epoch (DESIGN 5a.18).
+A root is a chain of hashes over rows by their positions, so that neither how rows were cut into
+frames nor what was sent again changes it, and what was taken back counts for nothing. It begins
+with the session's salt, which is never logged, so that guessing a prompt does not confirm it.
+Roots begin anew with each epoch (DESIGN 5a.18), at the position where that one's rows begin.
 """
 
 import hmac
@@ -11,33 +13,49 @@ from itertools import pairwise
 
 from ledger.objects import Statement
 
+DOMAIN = b"manyhands-rows-v1"
 EMPTY_ROOT = bytes(32)
 
 
-class FrameRoot:
-    """Feed it every step of one direction of one session, once, in order."""
+class RowRoot:
+    """Of one direction of one session in one epoch, from position `start` on."""
 
-    def __init__(self, salt: bytes) -> None:
-        self._salt = salt
-        self.root = EMPTY_ROOT
-        self.last_step = 0
+    def __init__(self, salt: bytes, start: int = 0) -> None:
+        self.start = start
+        begin = DOMAIN + start.to_bytes(8, "big")
+        self._roots = [hmac.digest(salt, begin, "sha256")]  # before each position
 
-    def add(self, step: int, rows: bytes | memoryview) -> None:
-        """Take in the rows of a step, as the bytes that crossed the wire."""
-        leaf = step.to_bytes(8, "big") + sha256(rows).digest()
-        self.root = sha256(self.root + hmac.digest(self._salt, leaf, "sha256")).digest()
-        self.last_step = step
+    @property
+    def stop(self) -> int:
+        """Up to where rows are known."""
+        return self.start + len(self._roots) - 1
 
-    def restart(self) -> None:
-        """Begin a new epoch."""
-        self.root, self.last_step = EMPTY_ROOT, 0
+    def add(self, start: int, rows: bytes | memoryview, width: int) -> None:
+        """Rows of `width` bytes from position `start` on: those that stood there do no more.
+
+        Those before this root's begin, which replay brings, are not its affair.
+        """
+        n_rows = len(rows) // width
+        begin = max(start, self.start)
+        if begin > self.stop or start + n_rows < begin:
+            return  # nothing to go on from, or nothing new
+        del self._roots[begin - self.start + 1 :]
+        root = self._roots[-1]
+        for at in range(begin - start, n_rows):
+            root = sha256(root + sha256(rows[at * width : (at + 1) * width]).digest()).digest()
+            self._roots.append(root)
+
+    def at(self, length: int) -> bytes:
+        """The root over the rows before position `length`."""
+        return self._roots[min(max(0, length - self.start), len(self._roots) - 1)]
 
 
 def differing_links(statements: Sequence[Statement]) -> list[int]:
-    """Which links of a chain, by the number of their sender, carried other bytes than were sent.
+    """Which links of a chain, by the number of their sender, carried other rows than were sent.
 
-    statements: one per hop, in the order of the chain. Two that stop at different steps or epochs
-    say nothing about the link between them. A difference accuses the two ends of a link, not one.
+    statements: one per hop, in the order of the chain, whose roots begin at one position. Two that
+    stop at different positions or epochs say nothing about the link between them. A difference
+    accuses the two ends of a link, not one.
     """
     return [
         number

@@ -52,7 +52,7 @@ class _Tab:
         self._offer_envelope, self._terms_envelope = offer, terms
         self._statement_envelope: Envelope | None = None
         self._voucher_envelope: Envelope | None = None
-        self._terms_oid = terms.object_id(swarm_id)
+        self.terms_oid = terms.object_id(swarm_id)
         self._key, self._swarm_id = key, swarm_id
 
     @property
@@ -128,7 +128,7 @@ class ProviderTab(_Tab):
         held = self._voucher_envelope
         self.statement = Statement(
             session_id=self.terms.session_id,
-            terms_oid=self._terms_oid,
+            terms_oid=self.terms_oid,
             seq=self.statement.seq + 1 if self.statement else 1,
             epoch=epoch,
             last_step=last_step,
@@ -154,7 +154,7 @@ class ProviderTab(_Tab):
         """
         if envelope == self._voucher_envelope:
             return False
-        voucher = open_voucher(envelope, self.offer, self.terms, self._terms_oid, self._swarm_id)
+        voucher = open_voucher(envelope, self.offer, self.terms, self.terms_oid, self._swarm_id)
         stated = self.statement.meter if self.statement else NOTHING
         if not voucher.meter <= stated:
             raise BadObject("the voucher is for more work than we stated")
@@ -194,7 +194,7 @@ class PayerTab(_Tab):
         """
         if envelope == self._statement_envelope:
             return False
-        statement = open_statement(envelope, self.terms, self._terms_oid, self._swarm_id)
+        statement = open_statement(envelope, self.terms, self.terms_oid, self._swarm_id)
         if self.statement and statement.seq == self.statement.seq:
             self._record_fault("two statements, one number", self._statement_envelope, envelope)
         if self.statement and statement.seq <= self.statement.seq:
@@ -231,7 +231,7 @@ class PayerTab(_Tab):
             return self._voucher_envelope
         self.voucher = Voucher(
             session_id=self.terms.session_id,
-            terms_oid=self._terms_oid,
+            terms_oid=self.terms_oid,
             seq=held.seq + 1 if held else 0,
             meter=meter,
             amount=max(amount, self.promised),

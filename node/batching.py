@@ -258,8 +258,8 @@ class Batcher:
                 logits = result.logits[-1].cpu().numpy()
                 drawn = lane.draw(logits, piece.start + piece.rows)
             at_end = lane.lease.exit == self._engine.n_blocks
-            is_drawn = at_end and not lane.is_bare
-            output = b"" if is_drawn else to_wire(lane.wire, result.hidden)
+            wire = lane.end_wire if at_end and not lane.is_bare else lane.wire
+            output = b"" if wire is None else to_wire(wire, result.hidden)
             done.append((output, drawn, read))
         return done
 

@@ -7,6 +7,7 @@ statement. What was stated last is kept until its time is over or others need th
 is said. Nothing is on disk: a node that starts anew has forgotten.
 """
 
+import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -21,9 +22,9 @@ from protocol.identity import PeerId
 from protocol.signing import Envelope
 from protocol.wire import WireFormat, decode
 
-METHOD = "fingerprints"
 AT_ONCE = 64  # rows that are sketched before others have their turn: about 0.5 ms at 4096 wide
 SKETCH_BYTES = 4 * BUCKETS
+COPIED = 64 * 1024  # bytes of rows that may wait long; of more, which do not, a view will do
 FORGOTTEN = 4096  # tabs of which it is known that they were here
 
 
@@ -78,7 +79,7 @@ class Fingerprints:
         self._stop = 0
         self._leaves: dict[int, tuple[int, bytes]] = {}
         self._salt = b""
-        self.stated: Stated | None = None
+        self._stated: Stated | None = None
 
     def begin_epoch(self, salt: bytes, length: int) -> None:
         """Rows from `length` on are run again, or for the first time."""
@@ -93,6 +94,8 @@ class Fingerprints:
     def took(self, start: int, rows: bytes | memoryview) -> None:
         """Rows from position `start` on came out; those that stood there do no more."""
         self._cut(start)
+        if len(rows) < COPIED:
+            rows = bytes(rows)  # a view of them would keep the rows of all who ran beside them
         self._waiting.append((start, rows))
         self._stop = start + len(rows) // self._wire.row_bytes(self._hidden_size)
 
@@ -118,12 +121,14 @@ class Fingerprints:
             self._sketches[first:at] = sketch(decode(self._wire, data, self._hidden_size))
         return bool(self._waiting)
 
-    @property
-    def is_due(self) -> bool:
-        """Whether a window's rows wait: fewer are not worth the while."""
-        return len(self._waiting) >= WINDOW or any(
-            len(rows) > self._wire.row_bytes(self._hidden_size) for _, rows in self._waiting
-        )
+    def use_rest(self) -> None:
+        """Nobody waits now: begin on what waits here, if that is a window's worth."""
+        if len(self._waiting) >= WINDOW or (self._waiting and len(self._waiting[-1][1]) >= COPIED):
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self.work():
+            asyncio.get_running_loop().call_soon(self._go_on)
 
     def root(self) -> bytes:
         """For a statement that is made now."""
@@ -134,12 +139,12 @@ class Fingerprints:
         ids_from = max(start + 1, n_prompt)
         told = tuple(ids[ids_from : self._stop + 1])
         stands = self._sketches[start : self._stop].astype("<f4").tobytes()
-        self.stated = Stated(start, max(start, self._stop), stands, ids_from, told)
-        return self.stated.tree(self._salt, self._leaves).root()
+        self._stated = Stated(start, max(start, self._stop), stands, ids_from, told)
+        return self._stated.tree(self._salt, self._leaves).root()
 
-    def kept(self, payer: PeerId, statement: Envelope) -> "Kept | None":
-        """What may be asked for from now on."""
-        stated = self.stated
+    def kept(self, payer: str, statement: Envelope) -> "Kept | None":
+        """What may be asked for from now on, under the statement that was made last."""
+        stated = self._stated
         if stated is None or stated.start == stated.stop:
             return None
         return Kept(payer, statement, self._salt, stated)
@@ -149,7 +154,7 @@ class Fingerprints:
 class Kept:
     """A tab that is over."""
 
-    payer: PeerId
+    payer: str
     statement: Envelope
     salt: bytes
     stated: Stated

@@ -112,6 +112,7 @@ class Hop:
         )
         if readout is not None:
             readout.session = self.session
+        self.end_wire = meter.begin_fingerprints(self.session, profile, around.hidden_size)
         self.rows = Rows(client, reserve, lease, self.session.journal, self.session)
         self.keeps_rows = False  # the client asked for it, for whoever continues this session
         self._profile = profile
@@ -235,10 +236,8 @@ class Hop:
             )
             if commit.length and not self.is_heir:
                 self._around.prefixes.used(commit.length)
-        self.meter.begin_epoch(commit.epoch, commit.salt)
+        self.meter.begin_epoch(commit)
         self._trace.agreed()
-        if commit.ids:
-            self.meter.saw_in(0, commit.ids)
 
     def _keep(self, names: PrefixNames) -> None:
         require(names.end <= self.session.reserve.capacity, "a prefix beyond the reserved room")
@@ -263,12 +262,10 @@ class Hop:
         self._paths.heard_on(peer, stream)
 
     def frame(self, peer: str, group: RowGroup, row_bytes: int, rows: bytes | memoryview) -> None:
-        before, length = self.session.accepted, self.session.length
+        length = self.session.length
         self.do(self.session.frame(peer, group, row_bytes, rows, time.monotonic()))
         if self.is_bare and self.session.length < length:
             self._around.prefixes.cut(self.rows)
-        if self.session.accepted != before:
-            self.meter.saw_in(group.step, rows)  # after the engine has its work
 
     # --- the batcher ------------------------------------------------------------------------------
 
@@ -328,6 +325,7 @@ class Hop:
         self.do(later)
         if self.session.state is State.RUNNING and self.meter.statement_due():
             self._tell(Account(statement=self.meter.statement()))
+        self.meter.use_rest()
 
     def run_failed(self, error: ManyhandsError) -> None:
         if isinstance(error, BadRows):
@@ -353,8 +351,9 @@ class Hop:
         match action:
             case Run():
                 self._around.batcher.submit(Work(self, action, self.generation))
+                self.meter.will_see_in(action.start, action.payload)
             case Push(peer, group, row_bytes, rows):
-                self.meter.will_see_out(group.step, rows)
+                self.meter.will_see_out(group.start, rows)
                 self._push(peer, group, row_bytes, rows)
             case Return(peer, message):
                 if peer != self._around.peer_id:
@@ -392,6 +391,7 @@ class Hop:
             self._beginning.cancel()
         self.keeps_rows = self.keeps_rows and reason == "settled"
         self._around.freed(self)
+        self.meter.shelve(self.client, self._around.shelf)
         log.info("session over", extra={"client": self.client, "reason": reason})
         self._trace.over(reason)
         self.filing.begin(self.meter, self._around.file, self._tell, self.session.epoch)

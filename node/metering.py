@@ -4,7 +4,7 @@ In: rows as the engine runs them, frames as they pass, vouchers as they come. Ou
 at the end the receipt. The arithmetic and the signatures are the ledger's; this keeps the counts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ledger.escrow import Escrow, Hold
@@ -12,12 +12,16 @@ from ledger.meter import Usage, head_rows
 from ledger.objects import Offer
 from ledger.opening import Wanted, check_accepted, lend_prompt, propose_terms
 from ledger.receipts import Receipt
-from ledger.roots import FrameRoot
+from ledger.roots import RowRoot
 from ledger.tab import ProviderTab
 from node.credit import Credit
+from node.fingerprints import Fingerprints, FingerprintShelf
 from protocol.clock import wall_ms
-from protocol.messages import TOKEN_BYTES, Reserve
+from protocol.hop_session import HopSession
+from protocol.messages import TOKEN_BYTES, Commit, Reserve
+from protocol.profile import Profile
 from protocol.signing import Envelope, SigningKey
+from protocol.wire import WireFormat, wire_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class SessionMeter:
         """hold: what an allotment sets aside for this tab, see `funding.py`."""
         self._till, self.hold = till, hold
         self._row_bytes = TOKEN_BYTES if reserve.is_first else row_bytes
+        self._out_bytes = TOKEN_BYTES if reserve.is_last else row_bytes
         self._is_last = reserve.is_last
         self.offer = till.offer()
         self.proposed = propose_terms(
@@ -72,11 +77,15 @@ class SessionMeter:
         )
         self.usage = Usage.opened(len(reserve.span), reserve.capacity, reserve.budget_ms / 1000)
         self.tab: ProviderTab | None = None
-        self._is_free = Offer.open(self.offer, till.swarm_id, till.key.public_key).rates.is_free
-        self._in: FrameRoot | None = None
-        self._out: FrameRoot | None = None
+        offered = Offer.open(self.offer, till.swarm_id, till.key.public_key)
+        self._is_free, self._makes_fingerprints = offered.rates.is_free, bool(offered.fp_profile)
+        self._fingerprints: Fingerprints | None = None
+        self._in: RowRoot | None = None
+        self._out: RowRoot | None = None
+        self._ran = 0
         self._epoch = 0
-        self._pushed: list[tuple[int, bytes]] = []  # not yet in the root of what was sent
+        self._taken: list[tuple[int, bytes | memoryview]] = []  # not yet in the roots
+        self._pushed: list[tuple[int, bytes | memoryview]] = []
 
     def accept(
         self, terms: Envelope, n: int, *, cached: int = 0, is_handed_over: bool = False
@@ -122,24 +131,56 @@ class SessionMeter:
         if self.hold is not None and self._till.escrow is not None:
             self._till.escrow.drop(self.hold)
 
-    def begin_epoch(self, epoch: int, salt: bytes) -> None:
-        """Roots begin anew with every epoch."""
-        self._epoch = epoch
-        self._in, self._out = FrameRoot(salt), FrameRoot(salt)
+    def begin_fingerprints(
+        self, session: HopSession, profile: Profile, hidden_size: int
+    ) -> WireFormat | None:
+        """If the offer says so; what rows that end here are then wanted as."""
+        if not self._makes_fingerprints:
+            return None
+        end_wire = wire_format(profile.dtype)  # nobody is sent them, so nothing need be lost
+        wire = end_wire if self._is_last else wire_format(profile.wire)
 
-    def saw_in(self, step: int, rows: bytes | memoryview) -> None:
-        if self._in is not None:
-            self._in.add(step, rows)
+        def drawn() -> tuple[Sequence[int], int]:
+            agreed = session.commitment
+            return (session.draws.ids, agreed.n_prompt) if agreed and self._is_last else ((), 0)
 
-    def will_see_out(self, step: int, rows: bytes) -> None:
+        self._fingerprints = Fingerprints(wire, hidden_size, session.reserve.capacity, drawn)
+        return end_wire
+
+    def begin_epoch(self, commit: Commit) -> None:
+        """Roots begin anew with every epoch, at the first row that all hops run in it: but while
+        no token is there, at that which this hop lacks.
+        """
+        self._epoch, self._ran = commit.epoch, commit.length
+        begin = commit.length if commit.n == commit.n_prompt else commit.n - 1
+        self._pushed.clear()
+        self._taken.clear()
+        self._in, self._out = RowRoot(commit.salt, begin), RowRoot(commit.salt, begin)
+        if self._fingerprints is not None:
+            self._fingerprints.begin_epoch(commit.salt, commit.length)
+
+    def will_see_in(self, start: int, rows: bytes | memoryview) -> None:
+        """Rows that the engine has now: hashed as those that leave."""
+        self._taken.append((start, rows))
+
+    def will_see_out(self, start: int, rows: bytes) -> None:
         """Rows that leave now: they are hashed by `see_out`, when nobody waits for them."""
-        self._pushed.append((step, rows))
+        self._pushed.append((start, rows))
 
     def see_out(self) -> None:
-        pushed, self._pushed = self._pushed, []
-        for step, rows in pushed:
-            if self._out is not None:
-                self._out.add(step, rows)
+        for seen, root, width in (
+            (self._taken, self._in, self._row_bytes),
+            (self._pushed, self._out, self._out_bytes),
+        ):
+            for start, rows in seen:
+                if root is not None:
+                    root.add(start, rows, width)
+            seen.clear()
+
+    def use_rest(self) -> None:
+        """Nobody waits for anything now."""
+        if self._fingerprints is not None:
+            self._fingerprints.use_rest()
 
     @property
     def promised_ncr(self) -> int:
@@ -157,7 +198,17 @@ class SessionMeter:
         )
         return self.tab.may_run(after.meter())
 
-    def count(self, start: int, rows: int, prefill_until: int, heads: int) -> None:
+    def count(
+        self,
+        start: int,
+        rows: int,
+        prefill_until: int,
+        heads: int,
+        output: bytes | memoryview = b"",
+    ) -> None:
+        self._ran = start + rows
+        if self._fingerprints is not None:
+            self._fingerprints.took(start, output)
         self.usage = self.usage.after(
             start, start + rows, prefill_until, self._row_bytes, head_rows=heads
         )
@@ -180,12 +231,14 @@ class SessionMeter:
         assert self.tab is not None
         assert self._in is not None
         assert self._out is not None
+        length = min(self._in.stop, self._ran if self._is_last else self._out.stop)
         envelope = self.tab.make_statement(
             self.usage.meter(),
             epoch=self._epoch,
-            last_step=self._in.last_step,
-            in_root=self._in.root,
-            out_root=self._out.root,
+            last_step=length,
+            in_root=self._in.at(length),
+            out_root=self._out.at(self._out.stop if self._is_last else length),
+            fp_root=self._fingerprints.root() if self._fingerprints else None,
             now_ms=wall_ms(),
         )
         return envelope.encode()
@@ -203,3 +256,11 @@ class SessionMeter:
     def receipt(self) -> Receipt | None:
         """The tab as it stands; None when nothing was agreed."""
         return self.tab.receipt() if self.tab is not None else None
+
+    def shelve(self, client: str, shelf: FingerprintShelf) -> None:
+        """The tab is over: its payer may ask for fingerprints."""
+        statement = self.tab.receipt().statement if self.tab is not None else None
+        if self._fingerprints is None or statement is None or self.tab is None:
+            return
+        if (kept := self._fingerprints.kept(client, statement)) is not None:
+            shelf.keep(self.tab.terms_oid, kept)

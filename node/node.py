@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from ledger.escrow import Escrow
+from ledger.fingerprints import METHOD as FINGERPRINTS_METHOD
 from ledger.policy import BILATERAL
 from ledger.swarms import funding_of
 from ledger.witness import WitnessBook
@@ -27,6 +28,7 @@ from node.discovery import Discovery
 from node.engine import ShardEngine
 from node.files import METHOD as FILE_METHOD
 from node.files import SharedWeights, SmallFiles
+from node.fingerprints import FingerprintShelf
 from node.gossip import Gossip
 from node.meetings import Meetings
 from node.moving import Elsewhere, Mover
@@ -120,6 +122,7 @@ class Node:
             settings=settings,
             software=software,
             outbound=Throttle(settings.max_bytes_per_s),
+            shelf=FingerprintShelf(settings.fingerprints_kept_s, settings.fingerprint_bytes),
             escrow=escrow,
             up_bytes_per_s=lambda: self.bandwidth.up_bytes_per_s,
         )
@@ -239,6 +242,7 @@ class Node:
         share, paced = self.pausing.unless_paused(share), self.standing.outbound.bounds
         return {
             GOSSIP_METHOD: self.gossip.handle,
+            FINGERPRINTS_METHOD: self.standing.shelf.handle,
             FILE_METHOD: lambda peer, request: self.files.handle(peer, request),
             HANDOVER_METHOD: paced(lambda peer, ask: self.serving.giving.handle(peer, ask)),
             SPARE_METHOD: lambda peer, request: self.serving.sparing.handle(peer, request),

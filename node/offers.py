@@ -28,6 +28,7 @@ class Terms:
     asset: bytes = NO_ASSET  # whose credit the rates are in, where issuers' counts
     credit_window_ncr: int
     max_positions: int
+    fp_profile: str = ""  # by which what is run may be judged; empty: by none
 
 
 class Offers:
@@ -62,6 +63,7 @@ class Offers:
                 rates=terms.rates,
                 credit_window=terms.credit_window_ncr,
                 max_ctx=terms.max_positions,
+                fp_profile=terms.fp_profile,
                 not_before_ms=now_ms - EARLIER_MS,
                 expires_ms=self._until_ms,
             ).seal(self._swarm_id, self._identity.key)

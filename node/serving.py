@@ -21,6 +21,7 @@ from node.adapter_shelf import AdapterShelf
 from node.batching import Batcher
 from node.engine import ShardEngine, release_memory
 from node.files import SharedFile
+from node.fingerprints import FingerprintShelf
 from node.giving import Giving
 from node.grammars import Grammars
 from node.metering import Till
@@ -39,6 +40,7 @@ from node.vetting import Vetting
 from node.vitals import Vitals
 from protocol.announcements import Announcement
 from protocol.clock import wall_ms
+from protocol.fp_profile import fp_profile_of
 from protocol.identity import Identity
 from protocol.load import Load
 from protocol.measured import Measured, State
@@ -80,6 +82,7 @@ class Standing:
     software: str
     vetting: Vetting
     outbound: Throttle
+    shelf: FingerprintShelf
     inbound: dict[str, Stream] = field(default_factory=dict)  # what predecessors opened, by peer
     offer_numbers: Iterator[int] = field(default_factory=lambda: count(1))
     since_ms: int = field(default_factory=wall_ms)
@@ -111,6 +114,7 @@ class Serving:
             asset=escrow.purse.policy.assets[0] if escrow else NO_ASSET,
             credit_window_ncr=settings.credit_window_ncr,
             max_positions=engine.max_positions,
+            fp_profile=fp_profile_of(self.profile) if settings.fingerprints else "",
         )
         self.offer = Offers(
             identity,
@@ -157,6 +161,8 @@ class Serving:
             paid=self.sessions.lending.paid,
             keep=standing.books.keep,
             file=standing.file,
+            hidden_size=engine.hidden_size,
+            shelf=standing.shelf,
             tracer=settings.tracer,
         )
 

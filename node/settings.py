@@ -87,6 +87,13 @@ class NodeSettings:
     bans: Path | None = None
     """A file of peers that are not heard for a while; without it they are forgotten at the end."""
 
+    fingerprints: bool = True
+    """Whether statements commit to fingerprints of what is run, so that it can be audited."""
+
+    fingerprints_kept_s: float = 6 * 3600.0
+    fingerprint_bytes: int = 64 << 20
+    """How long payers can ask for these, and the room that all of them have: 1 KiB has 32 rows."""
+
     offer_lifetime_s: float = 3600.0
 
     tracer: Tracer | None = None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ledger.receipts import Receipt
 from node.batching import Batcher
+from node.fingerprints import FingerprintShelf
 from node.grammars import Grammars
 from node.neighbours import Neighbours
 from node.prefixes import Prefixes
@@ -34,4 +35,6 @@ class Surroundings:
     paid: Callable[[str], None]  # a client signed for more
     keep: Callable[[Receipt], None]  # remember an open tab's latest voucher
     file: Callable[[Receipt], Awaitable[tuple[bytes, int]]]  # append: receipt id, index
+    hidden_size: int
+    shelf: FingerprintShelf
     tracer: Tracer | None  # who keeps spans of what clients trace

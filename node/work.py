@@ -29,6 +29,10 @@ class Lane(Protocol):
         """What hidden rows come and leave as."""
 
     @property
+    def end_wire(self) -> WireFormat | None:
+        """What hidden rows behind which a token is drawn are wanted as; None: not at all."""
+
+    @property
     def deadline(self) -> float:
         """On the monotonic clock; later than that nothing of it is run."""
 
@@ -99,7 +103,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Rows of one session that were run. `output` is empty where the model ends."""
+    """Rows of one session that were run. `output` may be empty where the model ends."""
 
     lane: Lane
     ticket: int

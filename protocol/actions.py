@@ -17,8 +17,18 @@ class Tab(Protocol):
     def may_run(self, start: int, rows: int, prefill_until: int) -> bool:
         """Whether running these rows stays within the client's credit."""
 
-    def count(self, start: int, rows: int, prefill_until: int, heads: int) -> None:
-        """These rows were run; for `heads` of them the head and the sampler ran, too."""
+    def count(
+        self,
+        start: int,
+        rows: int,
+        prefill_until: int,
+        heads: int,
+        output: bytes | memoryview = b"",
+    ) -> None:
+        """These rows were run; for `heads` of them the head and the sampler ran, too.
+
+        output: what came of them, where the hop makes fingerprints.
+        """
 
 
 class Ending(Protocol):

@@ -59,7 +59,7 @@ class ChainSession:
 
     def __init__(self, prompt: Sequence[int], n_blocks: int) -> None:
         self.ids = list(prompt)
-        self.n_prompt = self._n = len(self.ids)
+        self.n_prompt = self.n = len(self.ids)
         self.n_blocks = n_blocks
         self.epoch = -1
         self.phase = Phase.ROUTING
@@ -251,7 +251,7 @@ class ChainSession:
         reached = self._reached()
         if not hop.running or reached <= hop.base:
             return hop.stretches
-        return [*hop.stretches, Stretch(hop.base, reached, self._n)]
+        return [*hop.stretches, Stretch(hop.base, reached, self.n)]
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -272,11 +272,11 @@ class ChainSession:
 
     def _reached(self) -> int:
         """Rows every hop has surely run: an id at position p took rows up to p - 1."""
-        return len(self.ids) - 1 if len(self.ids) > self._n else 0
+        return len(self.ids) - 1 if len(self.ids) > self.n else 0
 
     def _close_stretch(self, hop: Hop, stop: int) -> None:
         if hop.running and stop > hop.base:
-            hop.stretches.append(Stretch(hop.base, stop, self._n))
+            hop.stretches.append(Stretch(hop.base, stop, self.n))
         hop.running = False
 
     def _next_epoch(self, now: float, *, heals: bool = False) -> list[ChainAction]:
@@ -335,7 +335,7 @@ class ChainSession:
             # can derive them, so they are cut and stay unpaid (5a.11).
             hop.length = min(hop.length, self._known())
             self._close_stretch(hop, max(hop.length, self._reached()))
-        self._n, lengths = n, self._lengths(n)
+        self.n, lengths = n, self._lengths(n)
         actions = self._commits(n, lengths)
         if self.cached is None:
             self.cached = min(lengths)

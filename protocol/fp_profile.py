@@ -119,9 +119,17 @@ class FingerprintProfile:
 def shipped() -> Mapping[str, FingerprintProfile]:
     """Those that come with Manyhands, by execution profile: of the built-in model, on CPUs."""
     folder = resources.files("protocol") / "fp_profiles"
+    if not folder.is_dir():
+        return {}
     read = [
         FingerprintProfile.decode(file.read_bytes())
         for file in sorted(folder.iterdir(), key=lambda file: file.name)
         if file.name.endswith(".json")
     ]
     return {profile.execution: profile for profile in read}
+
+
+def fp_profile_of(profile: Profile) -> str:
+    """What an offer to run in this profile says: the thresholds that are shipped for it, if any."""
+    known = shipped().get(str(profile))
+    return known.name if known else ALGORITHM

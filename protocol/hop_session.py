@@ -290,21 +290,20 @@ class HopSession:
     ) -> list[Action]:
         """The first `rows` rows of the oldest run are done.
 
-        output: their hidden rows; empty at the last hop, whose product is `drawn`.
+        output: their hidden rows; a last hop, whose product is `drawn`, may give none.
         """
-        done = self._runs.ran(ticket, rows)
-        if done is None:
-            self.dropped["stale run"] += 1
-            return []
+        if (done := self._runs.ran(ticket, rows)) is None:
+            return self._drop("stale run")
         run, is_whole = done
         if not (run.sample and is_whole):
             drawn = None
         self.length = run.start + run.rows
         self.run_us = run_us
-        self.tab.count(run.start, run.rows, self.n, 0 if drawn is None else 1)
+        output = output[: run.rows * (len(output) // rows)]
+        self.tab.count(run.start, run.rows, self.n, 0 if drawn is None else 1, output)
         told: list[Action] = []
         if not self.reserve.is_last:
-            self.journal.append(output[: run.rows * self.row_bytes])
+            self.journal.append(output)
         elif drawn is not None:
             told = [Tell(self.draws.add(drawn, self.epoch, self.length))]
         return [*self._pump(), *told, *self._acknowledge()]  # the next step waits for the push

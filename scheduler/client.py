@@ -7,7 +7,7 @@ of events that can be left at any time: what ran is settled, everything is freed
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -17,6 +17,7 @@ from ledger.writer import LedgerWriter
 from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.errors import PeerError, PeerUnreachable
+from protocol.fingerprint import Window
 from protocol.identity import Identity
 from protocol.membership.gate import Membership
 from protocol.membership.rules import Channel
@@ -26,6 +27,7 @@ from protocol.path import Path
 from protocol.transport import Transport
 from scheduler.affording import expected_ncr
 from scheduler.chain import Connections
+from scheduler.commitments import Commitment, open_windows
 from scheduler.data_links import DataLinks
 from scheduler.directory import Directory, fetch_directory
 from scheduler.finder import RouteFinder
@@ -80,6 +82,11 @@ class Generation:
     def cost_ncr(self) -> int:
         """What has been promised for it so far, however it ends."""
         return self._settlement.promised_ncr
+
+    @property
+    def commitments(self) -> Mapping[str, Commitment]:
+        """What its hops are held to, by their peers: fingerprints can be asked for under these."""
+        return self._settlement.commitments()
 
     async def cancel(self) -> None:
         """Stop if it still runs, and wait until every tab is settled."""
@@ -213,6 +220,20 @@ class Client:
         settlement.owes = self._owing.met
         self.permission.watch(running)
         return Generation(running, settlement)
+
+    async def open_windows(self, held: Commitment, windows: Sequence[int]) -> dict[int, Window]:
+        """Fingerprints of what a hop ran for us, by the indices of their windows.
+
+        Raises:
+            PeerMisbehaved, IntegrityError: they are not those that it had committed to.
+            PeerRefused, PeerUnreachable: it does not show them.
+        """
+        told = self._directory.get(held.peer)
+        if told is None:
+            raise PeerUnreachable(held.peer, "nobody knows where it is")
+        addresses = [str(address) for address in told.to_dial]
+        connection = await self._connections.to(held.peer, addresses)
+        return await open_windows(connection, held, windows, self.swarm_id)
 
     def hidden(self, request: HiddenRequest) -> HiddenSession:
         """A session of hidden rows: the caller embeds, norms and draws (`ends="client"`)."""

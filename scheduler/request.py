@@ -202,6 +202,8 @@ class GenerationResult:
 
     logprobs: one for each token, where they were asked for. prompt_logprobs: for each id of the
         prompt but the first. vector: of the prompt, float32, where `pooling` was asked for.
+
+    suspect_links: pairs of hops that signed for different rows between them: one of each lies.
     """
 
     text: str
@@ -222,6 +224,7 @@ class GenerationResult:
     logprobs: tuple[Logprobs, ...] | None = None
     prompt_logprobs: tuple[Logprobs, ...] | None = None
     vector: bytes = b""
+    suspect_links: tuple[tuple[str, str], ...] = ()
 
     def without_answer(self) -> "GenerationResult":
         """For who wants to know of the prompt alone."""

@@ -9,8 +9,8 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ledger.meter import Meter, Usage
 from ledger.objects import NO_ASSET
@@ -26,11 +26,12 @@ from protocol.clock import wall_ms
 from protocol.constraints import NONE, Constraints
 from protocol.errors import BudgetExceeded, ManyhandsError, PeerRefused
 from protocol.handover import Note
-from protocol.identity import Identity, public_key_from_peer_id
+from protocol.identity import Identity, PeerId, public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve, Reserved, SessionId
 from protocol.signing import Envelope
 from protocol.spare import SpareNote
 from scheduler import prices
+from scheduler.commitments import Commitment
 from scheduler.funds import NOTHING_TO_PAY, Funds
 
 log = logging.getLogger(__name__)
@@ -191,6 +192,20 @@ class ClientTab:
     def receipt(self) -> Receipt | None:
         return self._tab.receipt() if self._tab is not None else None
 
+    def commitment(self, salt: bytes) -> Commitment | None:
+        """What the hop has stated last; None: nothing yet."""
+        receipt = self.receipt()
+        if self._tab is None or self._tab.statement is None or not (receipt and receipt.statement):
+            return None
+        return Commitment(
+            peer=PeerId(self._peer),
+            terms=self._tab.terms,
+            terms_oid=self._tab.terms_oid,
+            statement=self._tab.statement,
+            envelope=receipt.statement,
+            salt=salt,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
@@ -198,6 +213,7 @@ class Settled:
 
     receipts: tuple[str, ...]
     cost_ncr: int
+    commitments: Mapping[str, Commitment] = field(default_factory=dict)  # of hops, by their peer
 
 
 class Settlement:
@@ -342,7 +358,12 @@ class Settlement:
                 raise entry
             else:
                 filed.append(entry.receipt_id.hex())
-        return Settled(tuple(filed), self.promised_ncr)
+        return Settled(tuple(filed), self.promised_ncr, self.commitments())
+
+    def commitments(self) -> Mapping[str, Commitment]:
+        """What each hop that stated anything is held to now."""
+        held = (tab.commitment(self.salt) for tab in self.tabs.values())
+        return {each.peer: each for each in held if each}
 
     @property
     def promised_ncr(self) -> int:

@@ -15,6 +15,7 @@ from protocol.chain_session import ChainSession
 from protocol.errors import ManyhandsError, PeerMisbehaved
 from protocol.logprobs import Logprobs, PromptLogprobs
 from protocol.messages import TokenEvent
+from scheduler.commitments import suspect_links
 from scheduler.request import (
     Event,
     Finished,
@@ -138,6 +139,9 @@ class Transcript:
             if self._request.prompt_logprobs is None
             else self._prompt(rules.n_prompt),
             vector=self._vector,
+            suspect_links=suspect_links(
+                rules.hops, settled.commitments, has_begun=rules.n > rules.n_prompt
+            ),
         )
         self.events.put_nowait(Finished(result))
 

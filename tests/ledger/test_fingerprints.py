@@ -45,7 +45,7 @@ def stated(start: int, stop: int) -> tuple[ProviderTab, Opening]:
 
 
 def check(provider: ProviderTab, opening: Opening):
-    return opening.check(provider.terms, provider._terms_oid, SALT, SWARM)
+    return opening.check(provider.terms, provider.terms_oid, SALT, SWARM)
 
 
 @settings(max_examples=30)
@@ -83,7 +83,7 @@ def test_what_was_not_committed_to_cannot_be_shown():
         with pytest.raises(IntegrityError):
             check(provider, forged)
     with pytest.raises(IntegrityError):
-        opening.check(provider.terms, provider._terms_oid, bytes(32), SWARM)
+        opening.check(provider.terms, provider.terms_oid, bytes(32), SWARM)
 
 
 def test_a_root_is_about_its_positions():

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import (
-    FrameRoot,
     Meter,
     PayerTab,
     ProviderTab,
     Rates,
+    RowRoot,
     differing_links,
     open_receipt,
 )
@@ -376,36 +376,41 @@ def test_neither_side_loses_more_than_agreed_under_any_schedule(data):
 # --- roots ---------------------------------------------------------------------------------------
 
 
-def test_both_ends_of_a_link_come_to_the_same_root():
-    sent, received = FrameRoot(b"salt"), FrameRoot(b"salt")
-    for step in range(5):
-        sent.add(step, bytes([step]) * 100)
-        received.add(step, memoryview(bytes([step]) * 100))
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5)), max_size=12),
+    st.integers(0, 4),
+)
+def test_both_ends_of_a_link_come_to_the_same_root_however_rows_are_cut_and_sent_again(sent, start):
+    rows = b"".join(bytes([n]) * 10 for n in range(20))
+    once, again = RowRoot(b"salt", start), RowRoot(b"salt", start)
+    once.add(0, rows, 10)
+    for at, n in sent:
+        again.add(at, rows[at * 10 : (at + n) * 10], 10)
+    again.add(min(start, again.stop), memoryview(rows)[min(start, again.stop) * 10 :], 10)
 
-    assert sent.root == received.root
-    assert sent.last_step == 4
-
-
-@pytest.mark.parametrize("change", ["rows", "step", "salt", "order"])
-def test_an_altered_frame_changes_the_root(change):
-    sent, received = FrameRoot(b"salt"), FrameRoot(b"SALT" if change == "salt" else b"salt")
-    sent.add(0, b"rows"), sent.add(1, b"more")
-    steps = [(0, b"Rows" if change == "rows" else b"rows"), (1 + (change == "step"), b"more")]
-    for step, rows in reversed(steps) if change == "order" else steps:
-        received.add(step, rows)
-
-    assert sent.root != received.root
+    assert once.at(20) == again.at(20)
+    assert once.at(10) == again.at(10)
+    assert once.stop == again.stop == 20
 
 
-def test_roots_begin_anew_with_an_epoch():
-    root = FrameRoot(b"salt")
-    root.add(0, b"lost")
-    root.restart()
-    root.add(0, b"rows")
-    fresh = FrameRoot(b"salt")
-    fresh.add(0, b"rows")
+@pytest.mark.parametrize("change", ["rows", "position", "salt", "order"])
+def test_an_altered_row_changes_the_root(change):
+    sent = RowRoot(b"salt")
+    received = RowRoot(b"SALT" if change == "salt" else b"salt", int(change == "position"))
+    sent.add(0, b"rowsmore", 4)
+    rows = {"rows": b"Rowsmore", "order": b"morerows"}.get(change, b"rowsmore")
+    received.add(received.start, rows, 4)
 
-    assert root.root == fresh.root
+    assert sent.at(2) != received.at(received.stop)
+
+
+def test_rows_that_were_taken_back_count_for_nothing():
+    root, fresh = RowRoot(b"salt"), RowRoot(b"salt")
+    root.add(0, b"rowslost", 4)
+    root.add(1, b"kept", 4)
+    fresh.add(0, b"rowskept", 4)
+
+    assert root.at(2) == fresh.at(2)
 
 
 @pytest.mark.parametrize("liar", [None, 0, 1, 2])
@@ -413,16 +418,16 @@ def test_a_hop_that_alters_or_invents_rows_is_localised_to_its_links(liar):
     """Four hops; hop `liar` sends on other rows than it says it sent."""
     statements, arriving = [], b"ids"
     for number in range(4):
-        incoming, outgoing = FrameRoot(b"salt"), FrameRoot(b"salt")
+        incoming, outgoing = RowRoot(b"salt"), RowRoot(b"salt")
         leaving = arriving + bytes([number])
-        incoming.add(0, arriving), outgoing.add(0, leaving)
+        incoming.add(0, arriving, len(arriving)), outgoing.add(0, leaving, len(leaving))
         _, provider = open_tab()
         provider.make_statement(
             ran(9).meter(),
             epoch=0,
             last_step=0,
-            in_root=incoming.root,
-            out_root=outgoing.root,
+            in_root=incoming.at(1),
+            out_root=outgoing.at(1),
             now_ms=NOW_MS,
         )
         statements.append(provider.statement)

@@ -25,8 +25,7 @@ class Session:
     """A lane that decodes `n_tokens` greedily on its own ring, as a chain of one node does."""
 
     is_own_ring, is_bare, wire, deadline = True, False, FLOAT32, inf
-    is_held_up = False
-    is_guest = False
+    is_held_up, is_guest, end_wire = False, False, None
 
     def __init__(self, batcher: Batcher, engine, prompt: list[int], n_tokens: int) -> None:
         self.batcher, self.prompt, self.left = batcher, prompt, n_tokens

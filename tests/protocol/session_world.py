@@ -55,7 +55,14 @@ class LimitedTab:
     def may_run(self, start: int, rows: int, prefill_until: int) -> bool:
         return start < prefill_until or self.rows + rows <= self.limit
 
-    def count(self, start: int, rows: int, prefill_until: int, heads: int) -> None:
+    def count(
+        self,
+        start: int,
+        rows: int,
+        prefill_until: int,
+        heads: int,
+        output: bytes | memoryview = b"",
+    ) -> None:
         self.rows += rows
         self.heads += heads
 

@@ -1,0 +1,55 @@
+"""Rows and logits of ids that are known already, run again: an auditor's half of an audit.
+
+In: an engine that holds blocks from 0 on, ids. Out: the rows behind the blocks that were asked
+for, and logits where the model ends. One prefill, in chunks, through every border: which is why to
+check is much cheaper than to generate.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from node.engine import ShardEngine, StepItem
+from protocol.errors import UsageError
+from protocol.sampling import Floats
+from protocol.wire import Rows
+
+CHUNK = 256  # rows at once
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """rows: [ids, hidden_size], by the block that they come in front of. logits: [ids, vocab]."""
+
+    rows: dict[int, Rows] = field(default_factory=dict)
+    logits: Floats | None = None
+
+
+def run_again(
+    engine: ShardEngine, ids: Sequence[int], borders: Sequence[int], *, chunk: int = CHUNK
+) -> Again:
+    """The rows that leave the blocks before each border.
+
+    Raises:
+        UsageError: the engine does not have the blocks from 0 to the last border.
+        ManyhandsError: what `ShardEngine.step` raises.
+    """
+    stops = sorted(set(borders))
+    if engine.span.start or not stops or stops[-1] > engine.span.stop:
+        raise UsageError(f"blocks {engine.span} cannot run up to {stops[-1:]} again")
+    rows, logits = torch.tensor(ids), None
+    told: dict[int, Rows] = {}
+    for start, stop in zip([0, *stops], stops, strict=False):
+        is_end = stop == engine.n_blocks
+        lease, parts, ends = engine.open(len(ids), entry=start, exit=stop), [], []
+        for at in range(0, len(ids), chunk):
+            part = rows[at : at + chunk].to(engine.device)
+            (result,) = engine.step([StepItem(lease, at, part, len(part) if is_end else 0)])
+            parts.append(result.hidden)
+            ends += [result.logits.float().cpu().numpy()] if result.logits is not None else []
+        rows = torch.cat(parts)
+        told[stop] = rows.float().cpu().numpy()
+        logits = np.concatenate(ends) if ends else None
+    return Again(told, logits)
