@@ -9,10 +9,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 from ledger.fingerprints import MAX_OPENED, METHOD, Opening, OpeningRequest
 from ledger.objects import Statement, Terms
 from ledger.roots import differing_links
+from ledger.tab import PayerTab
 from protocol.chain_hops import Hop
 from protocol.errors import PeerMisbehaved
 from protocol.fingerprint import Window
@@ -35,6 +37,21 @@ class Commitment:
     statement: Statement
     envelope: Envelope
     salt: bytes
+
+    @classmethod
+    def of(cls, tab: PayerTab, peer: str, salt: bytes) -> Self | None:
+        """None: it has stated nothing yet."""
+        envelope = tab.receipt().statement
+        if tab.statement is None or envelope is None:
+            return None
+        return cls(
+            peer=PeerId(peer),
+            terms=tab.terms,
+            terms_oid=tab.terms_oid,
+            statement=tab.statement,
+            envelope=envelope,
+            salt=salt,
+        )
 
 
 def suspect_links(

@@ -26,7 +26,7 @@ from protocol.clock import wall_ms
 from protocol.constraints import NONE, Constraints
 from protocol.errors import BudgetExceeded, ManyhandsError, PeerRefused
 from protocol.handover import Note
-from protocol.identity import Identity, PeerId, public_key_from_peer_id
+from protocol.identity import Identity, public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve, Reserved, SessionId
 from protocol.signing import Envelope
 from protocol.spare import SpareNote
@@ -194,17 +194,7 @@ class ClientTab:
 
     def commitment(self, salt: bytes) -> Commitment | None:
         """What the hop has stated last; None: nothing yet."""
-        receipt = self.receipt()
-        if self._tab is None or self._tab.statement is None or not (receipt and receipt.statement):
-            return None
-        return Commitment(
-            peer=PeerId(self._peer),
-            terms=self._tab.terms,
-            terms_oid=self._tab.terms_oid,
-            statement=self._tab.statement,
-            envelope=receipt.statement,
-            salt=salt,
-        )
+        return Commitment.of(self._tab, self._peer, salt) if self._tab is not None else None
 
 
 @dataclass(frozen=True, slots=True)
