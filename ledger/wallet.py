@@ -133,7 +133,7 @@ class Wallet:
                     "",
                     f"the session may cost {need} ncr, of credit there are {max(0, there_is)}",
                     hint="ask your issuer for a grant: manyhands ledger grant "
-                    f"{peer_id_from_public_key(self.log.account)}, where its key is",
+                    f"{peer_id_from_public_key(self.log.account)} AMOUNT, where its key is",
                 )
             wished = {payee: max(FEW * amount, least) for payee, amount in wants.items()}
             # Half of the rest stays: whoever takes the place of a hop that dies is paid, too.

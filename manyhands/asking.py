@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from protocol.transport.grpc import GrpcTransport
     from scheduler.client import Client
     from scheduler.permission import Terms
+    from scheduler.purse import ClientPurse
     from scheduler.request import GenerationRequest
     from scheduler.wanted import Limits
 
@@ -173,6 +174,7 @@ async def open_client(
     terms: "Terms | None" = None,
     *,
     tunnels: bool = False,
+    allot_ncr: int = 0,
 ) -> AsyncIterator["Client"]:
     """A client with the key, the books and the memory of this home.
 
@@ -180,6 +182,7 @@ async def open_client(
         channel: of models, where the swarm releases them.
         terms: what has to be accepted, see `governing.gate.terms_for`.
         tunnels: run libp2p too, for peers to which nothing else leads.
+        allot_ncr: to set aside for a node at least, where issuers' credit pays.
 
     Raises:
         ConfigError, IntegrityError: the home's key or ledger cannot be used.
@@ -196,6 +199,7 @@ async def open_client(
     ):
         async with (
             party_transport(party, tunnels=tunnels) as transport,
+            _purse(home, party, transport, join, allot_ncr) as purse,
             Client(
                 party.identity,
                 party.swarm_id,
@@ -206,6 +210,7 @@ async def open_client(
                 membership=party.membership,
                 channel=Channel(channel),
                 terms=terms,
+                purse=purse,
                 kin=kin_of(home, party.identity, party.swarm_id),
             ) as client,
         ):
@@ -213,3 +218,17 @@ async def open_client(
                 yield client
             finally:
                 party.remember(client.met())
+
+
+@asynccontextmanager
+async def _purse(
+    home: Home, party: Party, transport: "GrpcTransport", join: Sequence[Address], least_ncr: int
+) -> AsyncIterator["ClientPurse | None"]:
+    """None: in this swarm pairs owe each other."""
+    if not party.policy.issuers:
+        yield None
+        return
+    from manyhands.crediting.purse import open_purse
+
+    async with open_purse(home, party, transport, join, least_ncr) as purse:
+        yield purse
