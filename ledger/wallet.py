@@ -131,7 +131,7 @@ class Wallet:
             if need > there_is:
                 raise NotFunded(
                     "",
-                    f"the session may cost {need} ncr, and {max(0, there_is)} are here to be set aside",
+                    f"the session may cost {need} ncr, and there are {max(0, there_is)} of credit",
                     hint="ask your issuer for a grant: manyhands ledger grant "
                     f"{peer_id_from_public_key(self.log.account)} AMOUNT, where its key is",
                 )

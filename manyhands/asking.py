@@ -174,7 +174,6 @@ async def open_client(
     terms: "Terms | None" = None,
     *,
     tunnels: bool = False,
-    allot_ncr: int = 0,
 ) -> AsyncIterator["Client"]:
     """A client with the key, the books and the memory of this home.
 
@@ -182,7 +181,6 @@ async def open_client(
         channel: of models, where the swarm releases them.
         terms: what has to be accepted, see `governing.gate.terms_for`.
         tunnels: run libp2p too, for peers to which nothing else leads.
-        allot_ncr: to set aside for a node at least, where issuers' credit pays.
 
     Raises:
         ConfigError, IntegrityError: the home's key or ledger cannot be used.
@@ -199,7 +197,7 @@ async def open_client(
     ):
         async with (
             party_transport(party, tunnels=tunnels) as transport,
-            _purse(home, party, transport, join, allot_ncr) as purse,
+            _purse(home, party, transport, join) as purse,
             Client(
                 party.identity,
                 party.swarm_id,
@@ -222,7 +220,7 @@ async def open_client(
 
 @asynccontextmanager
 async def _purse(
-    home: Home, party: Party, transport: "GrpcTransport", join: Sequence[Address], least_ncr: int
+    home: Home, party: Party, transport: "GrpcTransport", join: Sequence[Address]
 ) -> AsyncIterator["ClientPurse | None"]:
     """None: in this swarm pairs owe each other."""
     if not party.policy.issuers:
@@ -230,5 +228,5 @@ async def _purse(
         return
     from manyhands.crediting.purse import open_purse
 
-    async with open_purse(home, party, transport, join, least_ncr) as purse:
+    async with open_purse(home, party, transport, join) as purse:
         yield purse
