@@ -2,7 +2,7 @@
 
 In: what a payer asks, whose identity the transport has proven. Out: answers, settlements on disk,
 and deposits in the payee's own spend log. Killed at any moment it loses nothing: a proposal is
-derived anew, word for word, and what both signed is deposited at the next occasion.
+derived anew, word for word, and what both signed stays on disk until `deposit` takes it in.
 """
 
 from collections import defaultdict
@@ -88,10 +88,10 @@ class SettleDesk:
             case _:
                 return self._give(payer, asked.data)
 
-    def deposit(self) -> int:
+    def deposit(self, *, is_dry: bool = False) -> int:
         """Take in what settlements say that were signed by both, and are not in the spend log yet.
 
-        Returns how much that is, in ncr.
+        Returns how much that is, in ncr. is_dry: tell only.
         """
         account = self._key.public_key
         with self._settled() as kept:
@@ -101,7 +101,7 @@ class SettleDesk:
         log = self.spend_log()
         fresh = [each for each in ours if not log.holds(each.object_id(self._swarm_id))]
         entries, total = self._deposits(log, fresh)
-        if entries:
+        if entries and not is_dry:
             log.append(*entries)
         return total
 
@@ -114,10 +114,10 @@ class SettleDesk:
         with self._settled() as kept:
             kept.note(self._key.public_key, [(session_id, amount)])
 
-    def collect(self) -> int:
+    def collect(self, *, is_dry: bool = False) -> int:
         """Take in what vouchers promise on allotments whose last tab is past its grace, unsettled.
 
-        Returns how much that is, in ncr.
+        Returns how much that is, in ncr. is_dry: tell only.
         """
         due: dict[bytes, list[OwedTab]] = defaultdict(list)
         with LedgerReader.read(self._directory) as reader:
@@ -135,7 +135,7 @@ class SettleDesk:
             shown = [r for r in self._receipts(reader, unpaid) if r is not None]
         entries = [each.seal(self._swarm_id, self._key) for each in collections(shown)]
         entries = [each for each in entries if not log.holds(each.object_id(self._swarm_id))]
-        if entries:
+        if entries and not is_dry:
             log.append(*entries)
         return sum(unpaid.values()) if entries else 0
 
@@ -180,7 +180,6 @@ class SettleDesk:
             raise BadObject("our log gives another settlement by now", hint="settle again")
         with self._settled() as kept:
             kept.add(envelope)
-        self.deposit()
         return envelope.object_id(self._swarm_id)
 
     def _deposits(self, log: SpendLog, fresh: Iterable[Envelope]) -> tuple[list[Envelope], int]:

@@ -18,6 +18,7 @@ from manyhands import __version__, machine
 from manyhands.arriving import arriving
 from manyhands.belonging import check_discovery, joining, place_in_swarm
 from manyhands.crediting.opened import Credit, open_credit
+from manyhands.crediting.settling import open_settling
 from manyhands.headings import headed
 from manyhands.home import Home, open_books
 from manyhands.loading import describe, load
@@ -343,6 +344,7 @@ async def _serve(
         ways=ways_of(wanted),
         escrow=credit.escrow,
         witness=credit.witness,
+        settling=open_settling(home, party, credit, books, transport, wanted.join),
     )
     stop = asyncio.Event()
     about = about_of(wanted, prepared, loads, home)

@@ -66,14 +66,13 @@ class Settling:
             raise PeerBusy("", "too many questions about settlements from you")
         async with self._turn:
             try:
-                await self._make_sure()
                 told = await asyncio.to_thread(
                     self._desk.answer, public_key_from_peer_id(peer), request
                 )
             except IntegrityError as error:
                 raise PeerMisbehaved(peer, str(error)) from error
         if Asked.decode(request).kind == SIGNED:
-            self._wake.set()  # it is deposited: now have that witnessed
+            self._wake.set()
         return told
 
     async def run(self) -> None:
@@ -95,11 +94,11 @@ class Settling:
         Raises:
             NoQuorum: too few witnesses answer. DamagedLedger: our log is an old copy.
         """
-        await self._make_sure()
-        deposited = await asyncio.to_thread(self._desk.deposit)
-        collected = await asyncio.to_thread(self._desk.collect)
-        if deposited or collected:
-            log.info("credit taken in", extra={"settled": deposited, "collected": collected})
+        for what, take_in in (("settled", self._desk.deposit), ("promised", self._desk.collect)):
+            if amount := await asyncio.to_thread(take_in, is_dry=True):
+                await self._make_sure()
+                await asyncio.to_thread(take_in)
+                log.info("credit taken in", extra={"by": what, "ncr": amount})
         spend_log = await asyncio.to_thread(self._desk.spend_log)
         if not len(spend_log):
             return
@@ -109,12 +108,9 @@ class Settling:
 
     async def _make_sure(self) -> None:
         """Once, before anything is signed: a home put back knows less than witnesses do."""
-        if self._cosigners is None or self._is_checked:
-            return
-        spend_log = await asyncio.to_thread(self._desk.spend_log)
-        if len(spend_log):  # nothing was ever signed by a log without entries
-            await self._cosigners.check(spend_log)
-        self._is_checked = True
+        if self._cosigners is not None and not self._is_checked:
+            await self._cosigners.check(await asyncio.to_thread(self._desk.spend_log))
+            self._is_checked = True
 
     def _is_signed(self, spend_log: SpendLog) -> bool:
         """By a quorum, and lately: what time it is, we hear from witnesses alone."""

@@ -14,6 +14,9 @@ from ledger.settle_visit import Visit
 from ledger.settle_words import METHOD, PROPOSE, SIGNED, Asked, Proposed
 from ledger.settling import Pair
 from ledger.verify import verify_ledger
+from manyhands.crediting.settle import due_of, settle_all
+from manyhands.home import Home
+from manyhands.party import Party
 from protocol.clock import wall_ms
 from protocol.errors import PeerBusy, PeerMisbehaved
 from protocol.identity import Identity
@@ -79,10 +82,15 @@ async def test_clients_settle_nodes_deposit_and_everybody_has_the_same_balances(
             await come(built, payer, built.nodes[0], home)
         await tomorrow(built)
 
-        made = [each for n in built.nodes for each in await come(built, payer, n, home)]
+        party, place = Party(Home(tmp_path), payer, built._member(payer)), Home(tmp_path)
+        due = due_of(place, party, built.policy.epoch_of(wall_ms()))
+        done = await settle_all(place, party, [built.nodes[0].address], due)
+        made = sorted((m for each in done for m in each.made), key=lambda m: m.payee)
+        assert [each.error for each in done] == [None, None]
+        assert due_of(place, party, built.policy.epoch_of(wall_ms())) == []
         again = [each for n in built.nodes for each in await come(built, payer, n, home)]
 
-        assert again == made
+        assert sorted(again, key=lambda m: m.payee) == made
         assert sum(each.net for each in made) == answer.cost_ncr > 0
         nodes = {local.node.identity.public_key: local for local in built.nodes}
         for each in made:

@@ -14,14 +14,16 @@ from ledger.spend_books import SpendBooks
 from ledger.spend_learning import Learner
 from ledger.spend_log import SpendLog
 from ledger.spend_words import WITNESS, Known, Since, decode_answer
-from ledger.witness_http import ADD_CHECKPOINT, Answer
+from ledger.witness_http import ADD_CHECKPOINT, Answer, answer
 from manyhands.crediting.panel import ANSWER_S, Ask, Panel
 from manyhands.party import Party
 from protocol.address import Address
+from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError, PeerRefused, PeerUnreachable
 from protocol.identity import PeerId
 
 if TYPE_CHECKING:
+    from ledger.witness import WitnessBook
     from protocol.transport import Connection, Transport
 
 DIAL_S = 5.0
@@ -45,11 +47,13 @@ class Meeting:
 
     # --- witnesses --------------------------------------------------------------------------------
 
-    def panel(self) -> Panel:
-        """Of the swarm's witnesses."""
+    def panel(self, own: "WitnessBook | None" = None) -> Panel:
+        """Of the swarm's witnesses. own: of which one is in this process, and is asked there."""
         membership = self._party.membership
         places = membership.state.policy.witnesses if membership else ()
         asks = {name: self._ask_at(where) for name, where in places}
+        if own is not None:
+            asks[own.witness.name] = _ask_here(own)
         return Panel(self._party.policy.quorum(), asks)
 
     def _ask_at(self, where: str) -> Ask:
@@ -104,6 +108,17 @@ class Meeting:
         if not told:
             raise failure
         return told
+
+    async def peer(self, peer_id: PeerId) -> "Connection":
+        """A connection to this node, kept for the next time.
+
+        Raises:
+            PeerUnreachable: nobody announces it, or it does not answer.
+        """
+        try:
+            return await self._peer(peer_id)
+        except NoQuorum as error:
+            raise PeerUnreachable(peer_id, "nobody announces it: does it run?") from error
 
     async def _nodes(self) -> "list[Connection]":
         """Some that serve, each of them dialled.
@@ -172,6 +187,14 @@ class Meeting:
             dialled = await paths_of(self._transport).dial(peer_id, addresses, timeout_s=DIAL_S)
             self._connections[peer_id] = dialled
             return dialled
+
+
+def _ask_here(book: "WitnessBook") -> Ask:
+    async def ask(request: bytes) -> Answer:
+        now_s = wall_ms() // 1000
+        return await asyncio.to_thread(answer, book, "POST", ADD_CHECKPOINT, request, now_s)
+
+    return ask
 
 
 async def ask_over_http(url: str, request: bytes) -> Answer:

@@ -92,6 +92,7 @@ def talk(payer, payee, *, upto=None, spoil=None):
             asked = steps.send(told)
             ask = partial(desk.answer, CLIENT.public_key, asked)
             told = spoil(asked, ask) if spoil else ask()
+            desk.deposit()
     except StopIteration as done:
         return done.value
     steps.close()
