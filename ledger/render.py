@@ -48,6 +48,9 @@ def _tabs(book: View) -> Table:
     table = _table(f"{book['role']} · {book['peer']}", "receipt", "closed", "with", "blocks")
     for heading in ("prefill", "decode", "ncr"):
         table.add_column(heading, justify="right")
+    has_states = any("state" in tab for tab in book["tabs"])  # where allotments pay
+    if has_states:
+        table.add_column("state")
     for tab in book["tabs"]:
         sign = "+" if tab["direction"] == "earned" else "−"
         table.add_row(
@@ -58,6 +61,7 @@ def _tabs(book: View) -> Table:
             f"{tab['meter']['prefill_tl']:,}",
             f"{tab['meter']['decode_tl']:,}",
             f"{sign}{tab['amount_ncr']:,}" if tab["amount_ncr"] else "0",
+            *([tab.get("state", "closed")] if has_states else []),
         )
     return table
 

@@ -11,12 +11,17 @@ from ledger.checkpoint import Checkpoint
 from ledger.entries import Proof, verify_proof
 from ledger.homes import Book
 from ledger.line_rows import N_ENTRY, line_of
+from ledger.line_states import tab_states
 from ledger.lines import Line, peer_name
+from ledger.places import is_there
 from ledger.reader import LedgerReader
 from ledger.receipts import ClosedTab, open_receipt, receipt_id
 from ledger.report import Report
+from ledger.spend_books import FILE_NAME as BOOKS_NAME
+from ledger.spend_books import SpendBooks
 from ledger.statements import EVERYTHING, Choice, Kept, make_statement
 from ledger.store import Row
+from ledger.swarms import policy_at
 from ledger.worth import Worth
 from protocol.errors import IntegrityError, UsageError
 from protocol.identity import public_key_from_peer_id
@@ -67,6 +72,7 @@ def statement_view(
     where a credit is worth some."""
     with book.reader() as reader:
         made = make_statement(kept_by(reader), choice)
+        states = _states(book, reader)
         return {
             "role": book.role,
             "peer": peer_name(reader.account),
@@ -74,11 +80,29 @@ def statement_view(
             **({"groups": made.groups(by)} if by else {}),
             **(_money(made.to_json(), worth) if worth else {}),
             "tabs": [
-                line.to_json() | ({"amount": worth.of(line.amount)} if worth else {})
+                line.to_json()
+                | ({"amount": worth.of(line.amount)} if worth else {})
+                | states.get(line.index, {})
                 for line in made.lines
             ],
             "open_tabs": reader.n_open_tabs(),
             "head": _head(reader),
+        }
+
+
+def _states(book: Book, reader: LedgerReader) -> dict[int, Json]:
+    """What became of each tab, by entry, where allotments pay for tabs."""
+    policy = policy_at(book.directory.parent)
+    if not policy.issuers or not is_there(book.directory, BOOKS_NAME):
+        return {}
+    with SpendBooks.open(book.directory, reader.swarm_id, policy.quorum()) as books:
+        return {
+            index: {
+                "allotment": each.allot_oid.hex(),
+                "state": each.state,
+                "unfunded_ncr": each.unfunded,
+            }
+            for index, each in tab_states(reader, books, policy).items()
         }
 
 

@@ -49,7 +49,7 @@ from node.whereabouts import Ways, Whereabouts
 from protocol.address import Address
 from protocol.announcements import MAX_ADDRESSES, Announcement
 from protocol.clock import wall_ms
-from protocol.errors import ManyhandsError, PeerBusy
+from protocol.errors import ConfigError, ManyhandsError, PeerBusy
 from protocol.gossip_rules import METHOD as GOSSIP_METHOD
 from protocol.guard import Guard
 from protocol.handover import METHOD as HANDOVER_METHOD
@@ -111,6 +111,12 @@ class Node:
         if policy.mode == BILATERAL and not settings.rates.is_free:
             owing = OwingBook(identity, swarm_id, books, settings.clients)
             owing.load()
+        policy = funding_of(membership.state.policy if membership else None)
+        if policy.issuers and escrow is None and not settings.rates.is_free:
+            reason = (
+                f"in swarm {policy.name} a price is in an issuer's credit, and takes books of it"
+            )
+            raise ConfigError(reason, hint="serve for free, or give the node an escrow")
         self.standing = Standing(
             vetting=Vetting(identity.peer_id, swarm_id, table, self.draft, membership),
             identity=identity,

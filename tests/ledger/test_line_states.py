@@ -1,0 +1,33 @@
+"""A statement says of each tab whether credit stands behind it."""
+
+from ledger import Ledger, Rates
+from ledger.line_states import CLOSED, SETTLED, UNFUNDED, tab_states
+from tests.ledger.parties import closed_receipt
+from tests.ledger.spenders import ANN, ASSET, BEN, SWARM, allot, chained, deposit
+from tests.ledger.spenders import settle as settled
+from tests.ledger.test_funding import POLICY, Scene, scene
+from tests.ledger.test_spend_books import signed
+
+__all__ = ["Scene", "scene"]
+
+
+def test_45_what_is_claimed_beyond_an_allotment_is_unfunded_and_the_rest_is_not(scene, memory_path):
+    made = allot(ANN, BEN, 20, expires_epoch=200)
+    scene.allots(made)
+    oid = made.object_id(SWARM)
+    funds = {"asset": ASSET, "allot_oid": oid, "checkpoint_hash": bytes(32)}
+    funds |= {"rates": Rates(prefill_tl=10**6), "provider": BEN, "client": ANN}
+    tabs = [closed_receipt(2, nonce=bytes([n]) * 16, **funds) for n in range(3)]  # 8 ncr each
+    nowhere = closed_receipt(2, nonce=b"n" * 16, **funds | {"allot_oid": b"x" * 32})
+
+    with Ledger.open(memory_path / "receipts", BEN, SWARM) as ledger:
+        ledger.append_all([*tabs, nowhere])
+        states = tab_states(ledger, scene.known, POLICY)
+        assert [each.state for each in states.values()] == [CLOSED, CLOSED, UNFUNDED, UNFUNDED]
+        assert [each.unfunded for each in states.values()] == [0, 0, 4, 8]
+
+        agreed = settled(ANN, BEN, (oid, 8))
+        leaves = [leaf.encode() for leaf in chained(agreed, deposit(BEN, agreed, 8))]
+        scene.known.learn(BEN.public_key, signed(BEN.public_key, leaves, (0, 1, 2)), leaves)
+        states = tab_states(ledger, scene.known, POLICY)
+        assert [each.state for each in states.values()][:2] == [SETTLED, CLOSED]
