@@ -23,10 +23,12 @@ from manyhands.crediting.shown import plural
 from manyhands.home import Home
 from manyhands.party import Party, Who, open_party
 from manyhands.progress import say
-from manyhands.running import join_addresses
+from manyhands.swarm_telling import candidates
 from protocol.address import Address
-from protocol.errors import ManyhandsError, NotFunded, UsageError
+from protocol.errors import ManyhandsError, NotFunded, PeerUnreachable, UsageError
 from protocol.identity import PeerId
+
+FIX = "name one that runs with --join ADDR, or start one: manyhands serve MODEL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,9 @@ async def open_desk(place: Home, who: Who, join: Sequence[Address] = ()) -> Asyn
     party = open_party(place, who)
     check_granted(party.policy)
     directory = place.node if who == "node" else place.client
-    addresses = join_addresses(place, join)
+    addresses = candidates(place, join)
+    if not addresses:
+        raise PeerUnreachable("", f"no node of swarm {party.policy.name} is known here", hint=FIX)
     with (
         SpendLog.open(directory, party.identity.key, party.swarm_id) as log,
         SpendBooks.open(directory, party.swarm_id, party.policy.quorum()) as books,

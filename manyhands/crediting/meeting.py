@@ -36,7 +36,7 @@ class Meeting:
     def __init__(self, party: Party, transport: "Transport", addresses: Sequence[Address]) -> None:
         """addresses: where to begin, the likeliest first."""
         self._party, self._transport = party, transport
-        self._addresses = [each for each in addresses if each.peer_id != party.peer_id]
+        self._addresses = sorted(addresses, key=lambda each: each.peer_id == party.peer_id)
         self._connections: dict[PeerId, Connection] = {}
         self._looked = False
         self._lock = asyncio.Lock()
