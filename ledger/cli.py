@@ -14,8 +14,9 @@ from typing import Any
 import click
 
 from ledger import render
+from ledger.credit_views import credit_views, spending_reports
 from ledger.export_cli import export, export_balance, statement_csv, verify_bundle, worth_of
-from ledger.homes import find_receipt
+from ledger.homes import ROLES, find_receipt
 from ledger.keys_cli import keys
 from ledger.lines import peer_name
 from ledger.migrate_cli import migrate_command
@@ -70,10 +71,12 @@ ledger.add_command(migrate_command)
 def balance(home: Path, role: str | None, as_json: bool, file: Path | None) -> None:
     """What each counterparty owes us, and we them."""
     if file is not None:
-        views = [export_balance(file)]
+        views, more = [export_balance(file)], {}
     else:
-        views = [balance_view(book) for book in books_of(home, role)]
-    _say("balance", home, as_json, {"ledgers": views}, render.balance)
+        credit = credit_views(home, (role,) if role else ROLES)
+        views = [balance_view(book) for book in books_of(home, role, may_lack=bool(credit))]
+        more = {"credit": credit} if credit else {}
+    _say("balance", home, as_json, {"ledgers": views, **more}, render.balance)
 
 
 @ledger.command()
@@ -160,10 +163,12 @@ def verify(
     if proof is not None:
         _verify_proof(proof.read(), as_json)
         return
-    books = books_of(home, role)
-    reports = [(book, verify_ledger(book.directory, book.account())) for book in books]
+    spending = spending_reports(home, (role,) if role else ROLES)
+    books = books_of(home, role, may_lack=bool(spending))
+    looked = [(book, verify_ledger(book.directory, book.account())) for book in books]
+    reports = [(book.role, report) for book, report in looked] + spending
     holds = all(report.holds for _, report in reports)
-    views = [report_view(book, report) for book, report in reports]
+    views = [report_view(what, report) for what, report in reports]
     _say("verify", home, as_json, {"ok": holds, "ledgers": views}, render.report)
     if not holds:
         first = next(failure for _, report in reports for failure in report.failures)

@@ -15,11 +15,13 @@ from ledger.forks import check_fork
 from ledger.homes import ROLES
 from ledger.lines import peer_name
 from ledger.notes import Note
+from ledger.places import open_store
 from ledger.policy import Policy
-from ledger.spend_books import FILE_NAME, SpendBooks
+from ledger.report import Report
+from ledger.spend_books import SpendBooks
 from ledger.spend_log import FILE_NAME as LOG_NAME
+from ledger.spend_verify import has_books, has_spend_log, verify_books, verify_spend_log
 from ledger.spending import Fault
-from ledger.store import Store
 from ledger.swarms import policy_at, swarm_of
 from protocol.canonical import decode
 from protocol.key_files import read_public_key
@@ -32,7 +34,7 @@ KEY_NAME = "identity.key"
 def books_at(home: Path, role: str) -> Iterator[SpendBooks | None]:
     """None: this party of the home has heard of no spend log."""
     directory = home / role
-    if not (directory / FILE_NAME).exists():
+    if not has_books(directory):
         yield None
         return
     with SpendBooks.open(directory, swarm_of(home)[0], policy_at(home).quorum()) as books:
@@ -100,6 +102,20 @@ def log_views(books: SpendBooks) -> list[Json]:
     return sorted(views, key=lambda view: str(view["account"]))
 
 
+def spending_reports(home: Path, roles: Sequence[str] = ROLES) -> list[tuple[str, Report]]:
+    """What verifying each party's spend log and books found, where there are any."""
+    policy, swarm_id, found = policy_at(home), swarm_of(home)[0], []
+    for role in roles if policy.issuers else ():
+        directory, key = home / role, home / role / KEY_NAME
+        account = read_public_key(key) if key.exists() else None
+        if has_spend_log(directory):
+            found.append((f"{role} spend log", verify_spend_log(directory, account, swarm_id)))
+        if has_books(directory):
+            books = verify_books(directory, account, swarm_id, policy.quorum())
+            found.append((f"{role} books", books))
+    return found
+
+
 def sync_views(home: Path, roles: Sequence[str] = ROLES) -> list[Json]:
     """Of each party: its own log, and all that it knows of others'."""
     views = []
@@ -114,10 +130,9 @@ def sync_views(home: Path, roles: Sequence[str] = ROLES) -> list[Json]:
 
 def _own(directory: Path) -> Json | None:
     """How long our own log is, and how far its witnesses signed it; None: we wrote nothing."""
-    path = directory / LOG_NAME
-    if not path.exists():
+    if not has_spend_log(directory):
         return None
-    with closing(Store.open(path)) as store:
+    with closing(open_store(directory, LOG_NAME)) as store:
         rows = store.execute("SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1")
     if not rows:
         return None

@@ -9,7 +9,7 @@ import click
 
 from ledger.homes import ROLES, Book, find_books
 from ledger.statements import Choice
-from protocol.errors import IntegrityError, UsageError
+from protocol.errors import ConfigError, IntegrityError, UsageError
 from protocol.identity import public_key_from_peer_id
 from protocol.signing import check_public_key
 
@@ -86,8 +86,14 @@ def choice_of(
     return Choice.of(since.date() if since else None, until.date() if until else None, peer, model)
 
 
-def books_of(home: Path, role: str | None) -> list[Book]:
-    return find_books(home, (role,) if role else ROLES)
+def books_of(home: Path, role: str | None, *, may_lack: bool = False) -> list[Book]:
+    """may_lack: there need not be any, for other books of this home are asked for, too."""
+    try:
+        return find_books(home, (role,) if role else ROLES)
+    except ConfigError:
+        if may_lack:
+            return []
+        raise
 
 
 def one_book(home: Path, role: str | None) -> Book:

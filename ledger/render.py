@@ -27,6 +27,24 @@ def balance(view: View) -> None:
         table.add_section()
         table.add_row("in all", str(book["entries"]), *map(_amount, totals), style="bold")
         out.print(table)
+    for account in view.get("credit", ()):
+        _credit(out, account)
+
+
+def _credit(out: Console, account: View) -> None:
+    """What an account has of an issuer's credit, and as of when."""
+    out.print(f"{account['role']} · credit of {account['issuer']}", style="bold")
+    amounts = (("available", "available_ncr"), ("held", "held_ncr"))
+    for name, field in (*amounts, ("allotted to us", "allotted_to_us_ncr")):
+        out.print(f"  {name:<15}{_amount(account[field]):>22} ncr", highlight=False)
+    if account["is_forked"]:
+        out.print("  [red]two versions of its log were shown[/]: nobody takes new business from it")
+    if (known := account["as_of"]) is not None:
+        when = moment(1000 * known["time_s"]).strftime("%Y-%m-%d %H:%M") if known["time_s"] else "?"
+        text = f"  as of entry {known['entries']} of its log, signed by {known['witnesses']}"
+        out.print(f"{text} witnesses of {known['quorum']} needed, {when} UTC", style="dim")
+    else:
+        out.print("  as heard so far: manyhands ledger sync asks again", style="dim")
 
 
 def statement(view: View) -> None:

@@ -4,6 +4,7 @@ In: an account and a path. Out: bytes that whoever asked checks against a checkp
 has to be trusted; and how far each log is known, to compare.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ledger.checkpoint import Checkpoint
@@ -38,6 +39,13 @@ class Shelf:
             "SELECT name, note FROM log JOIN account ON id = acct WHERE cut IS NULL AND size > 0"
         )
         return [_head(account, note) for account, note in rows]
+
+    def logs(self) -> Iterator[tuple[bytes, list[bytes]]]:
+        """Account and leaves of each log that is whole as far as it goes, one after another."""
+        sql = "SELECT data FROM leaf JOIN account ON id = acct WHERE name = ? ORDER BY idx"
+        for head in self.heads():
+            rows = self._store.execute(sql, (head.account,))
+            yield head.account, [bytes(data) for (data,) in rows]
 
     def head(self, account: bytes) -> Head | None:
         """None: we have no log of it, or two versions that both count."""

@@ -169,9 +169,10 @@ def _read(reader: LedgerReader, id_: bytes) -> Line:
     return Line.of(reader.account, reader.entry(id_), tab)
 
 
-def report_view(book: Book, report: Report) -> Json:
+def report_view(what: str, report: Report) -> Json:
+    """what: whose ledger it is, `node` or `client`; or which of its other books."""
     return {
-        "role": book.role,
+        "role": what,
         "peer": peer_name(report.account),
         "ok": report.holds,
         "entries": report.n_entries,

@@ -62,7 +62,7 @@ class HomeBooks:
         """Everything derived again, as `manyhands ledger verify` does; what does not hold is told,
         not raised."""
         return [
-            report_view(book, verify_ledger(book.directory, book.account()))
+            report_view(book.role, verify_ledger(book.directory, book.account()))
             for book in self._books()
         ]
 
