@@ -44,12 +44,15 @@ class Fold:
         self._highest: dict[Parties, dict[bytes, int]] = {}  # what each tab came to
         self._sums: dict[Parties, int] = {}
 
-    def add(self, claim: Claim) -> None:
+    def add(self, claim: Claim) -> int:
+        """What it adds to what was claimed on its tab before."""
         parties = (claim.payer, claim.payee, claim.asset)
         tabs = self._highest.setdefault(parties, {})
         before = tabs.get(claim.session_id, 0)
         tabs[claim.session_id] = max(claim.amount, before)
-        self._sums[parties] = self._sums.get(parties, 0) + max(0, claim.amount - before)
+        more = max(0, claim.amount - before)
+        self._sums[parties] = self._sums.get(parties, 0) + more
+        return more
 
     def balances(self) -> list[Balance]:
         """In a fixed order."""

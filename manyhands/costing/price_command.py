@@ -15,8 +15,10 @@ import click
 
 from manyhands.costing.command import AMOUNT
 from manyhands.costing.floor import Power, floor_ncr, with_margin
+from manyhands.costing.floor_file import Floor, write_floor
 from manyhands.costing.own_price import Price, price_file, read_price, write_price
 from manyhands.costing.power import find_counters
+from manyhands.gateway.spending import today
 from manyhands.home import Home
 from manyhands.options import SpanType, home_option, join_option, json_option
 from protocol.address import Address
@@ -90,6 +92,8 @@ def suggest(
     power = Power(watts=drawn, kwh=kwh, pue=pue)
     floor = Price(floor_ncr(power, speed.prefill), floor_ncr(power, speed.decode))
     suggested = Price(with_margin(floor.prefill, margin), with_margin(floor.decode, margin))
+    write_floor(place, Floor(str(about["model"]), today(), floor))
+    others = _asked(place, seen, about["manifest"])
     view = {
         "schema": "manyhands/price-suggest/v1",
         **about,
@@ -102,7 +106,8 @@ def suggest(
         "per_hour": str(power.per_hour.normalize() + 0),
         "floor": floor.to_json(),
         "suggested": suggested.to_json(),
-        "asked_by_others": _asked(place, seen, about["manifest"]),
+        "asked_by_others": others,
+        "against_the_cheapest": _against(others, floor, suggested),
     }
     click.echo(json.dumps(view)) if as_json else _show_suggestion(view)
 
@@ -252,6 +257,37 @@ def _asked(home: Home, seen: "Sequence[Announcement]", manifest: str) -> list[di
     return sorted(rows, key=lambda row: (row["ncr_per_mtl"], row["peer"]))
 
 
+def _against(
+    others: Sequence[dict[str, Any]], floor: Price, suggested: Price
+) -> dict[str, Any] | None:
+    """Where this node would stand: its prices as others' are told, the dearer of the two rates."""
+    if not others:
+        return None
+    cheapest = others[0]["ncr_per_mtl"]
+    own_floor, own = (max(each.prefill, each.decode) for each in (floor, suggested))
+    return {
+        "cheapest_ncr_per_mtl": cheapest,
+        "cheapest_times_floor": round(cheapest / own_floor, 3) if own_floor else None,
+        "suggested_times_cheapest": round(own / cheapest, 3) if cheapest else None,
+        "cheaper_than_suggested": sum(row["ncr_per_mtl"] < own for row in others),
+        "others": len(others),
+    }
+
+
+def _say_against(view: dict[str, Any]) -> None:
+    against, others = view["against_the_cheapest"], view["asked_by_others"]
+    cheapest, dearest = others[0]["ncr_per_mtl"], others[-1]["ncr_per_mtl"]
+    click.echo(f"{len(others)} others who serve this model ask {cheapest:,g} to {dearest:,g}")
+    if (times := against["cheapest_times_floor"]) is not None:
+        click.echo(f"the cheapest asks {times:.2g} times the floor of this machine", nl=False)
+        if (own := against["suggested_times_cheapest"]) is not None:
+            click.echo(f", the suggestion is {own:.2g} times that", nl=False)
+        click.echo()
+    click.echo(
+        f"{against['cheaper_than_suggested']} of {len(others)} would be cheaper than this node"
+    )
+
+
 def _show_suggestion(view: dict[str, Any]) -> None:
     floor, suggested = view["floor"], view["suggested"]
     blocks = "{}:{}".format(*view["span"])
@@ -263,8 +299,7 @@ def _show_suggestion(view: dict[str, Any]) -> None:
         speed = view[f"{kind}_tl_per_s"]
         click.echo(f"{name:<10}{speed:>16,.0f}{floor[key]:>14,}{suggested[key]:>14,}")
     click.echo(f"\nin {UNIT}; one credit being worth 1 of what --kwh is in")
-    if others := view["asked_by_others"]:
-        cheapest, dearest = others[0]["ncr_per_mtl"], others[-1]["ncr_per_mtl"]
-        click.echo(f"{len(others)} others who serve this model ask {cheapest:,g} to {dearest:,g}")
+    if view["asked_by_others"]:
+        _say_against(view)
     prefill, decode = suggested["prefill_ncr_per_mtl"], suggested["decode_ncr_per_mtl"]
     click.echo(f"to ask that: manyhands price set --prefill {prefill} --decode {decode}")

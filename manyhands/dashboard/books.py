@@ -5,18 +5,29 @@ In: a home. Out: plain values. A ledger is followed: each of its entries is read
 somebody asks. One that is no longer what it was, since an older copy took its place, is read anew.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ledger.balances import Fold
+from ledger.exports import write_csv, write_focus, write_jsonl
 from ledger.homes import Book, find_books
+from ledger.lines import moment
 from ledger.reader import LedgerReader
+from ledger.statement_html import statement_html
+from ledger.statements import make_statement
 from ledger.verify import verify_ledger
-from ledger.views import balances_view, recent_view, report_view
-from protocol.errors import ConfigError
+from ledger.views import balances_view, kept_by, recent_view, report_view, statement_view
+from ledger.worth import Worth, worth_at
+from manyhands.dashboard.ledger_sections import sections_of
+from manyhands.home import Home
+from protocol.clock import wall_ms
+from protocol.errors import ConfigError, UsageError
 
-MOST_TABS = 50
+MOST_TABS, N_DAYS = 50, 14
+KINDS = {"csv": "text/csv", "jsonl": "application/jsonl", "focus": "text/csv", "html": "text/html"}
 
 
 @dataclass(slots=True)
@@ -28,6 +39,7 @@ class Followed:
     last_id: bytes = b""  # of the receipt that was read last
     view: dict[str, Any] = field(default_factory=dict)
     view_of: tuple[int, int] = (-1, -1)  # its entries and open tabs then
+    days: dict[int, list[int]] = field(default_factory=dict)  # earned and spent, by day since 1970
 
 
 class HomeBooks:
@@ -80,16 +92,46 @@ class HomeBooks:
                 told = balances_view(book, reader, known.fold.balances())
                 known.view = {**told, **recent_view(book, MOST_TABS)}
                 known.view_of = size
-        return known.view
+            sections = sections_of(Home.at(self._home), book, reader)
+        return {**known.view, "days": _days(known.days), "sections": sections}
+
+    def exported(self, role: str, kind: str) -> Iterator[str]:
+        """A statement of one ledger: `csv`, `jsonl`, `focus` or `html`.
+
+        Raises:
+            UsageError: there is no such ledger, or no such kind.
+        """
+        book = next((book for book in self._books() if book.role == role), None)
+        if book is None or kind not in KINDS:
+            raise UsageError(f"no ledger of a {role[:20]} as {kind[:20]}")
+        worth = worth_at(self._home)
+        if kind == "html":
+            made = f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+            return statement_html([statement_view(book, worth=worth)], worth or Worth(), made)
+        with book.reader() as reader:
+            lines = make_statement(kept_by(reader)).lines
+        if kind == "focus":
+            return write_focus(lines, worth)
+        return write_csv(lines) if kind == "csv" else write_jsonl(lines)
 
     def _follow(self, book: Book, reader: LedgerReader) -> Followed:
         known = self._followed.get(book.directory)
         if known is None or not _continues(known, reader):
             known = self._followed[book.directory] = Followed(Fold(reader.account))
         for entry in reader.entries(known.n_read):
-            known.fold.add(entry.claim())
+            claim = entry.claim()
+            more = known.fold.add(claim)
+            known.days.setdefault(entry.epoch, [0, 0])[claim.payee != reader.account] += more
             known.n_read, known.last_id = entry.index + 1, entry.receipt_id
         return known
+
+
+def _days(known: dict[int, list[int]]) -> list[list[Any]]:
+    """Earned and spent on each of the last days of UTC, the oldest first."""
+    last = wall_ms() // 86_400_000
+    days = range(last - N_DAYS + 1, last + 1)
+    names = (moment(day * 86_400_000).date().isoformat() for day in days)
+    return [[name, *known.get(day, (0, 0))] for name, day in zip(names, days, strict=True)]
 
 
 def _continues(known: Followed, reader: LedgerReader) -> bool:

@@ -15,6 +15,7 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from manyhands import __version__
+from manyhands.dashboard.books import KINDS as EXPORTS
 from manyhands.dashboard.books import HomeBooks
 from manyhands.dashboard.overview import Overview, overview
 from manyhands.dashboard.traffic import Traffic
@@ -22,6 +23,7 @@ from manyhands.dashboard.watch import Look, SwarmWatch
 from manyhands.gateway.faults import ApiError
 from manyhands.status import peer_views
 from protocol.clock import wall_ms
+from protocol.errors import UsageError
 
 KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -136,6 +138,22 @@ def page_router(panel: Panel) -> APIRouter:
         async with panel.reading:
             books = await asyncio.to_thread(panel.books.balances) if panel.books else []
         return _json({"schema": "manyhands/ledger/v1", "books": books})
+
+    @router.get("/api/v1/ledger/export")
+    async def export(role: str, kind: str) -> Response:
+        """A ledger's statement, as a file."""
+        if panel.books is None:
+            raise ApiError("not_found", "there is no ledger here")
+        books = panel.books
+        async with panel.reading:
+            try:
+                text = await asyncio.to_thread(lambda: "".join(books.exported(role, kind)))
+            except UsageError as error:
+                raise ApiError("not_found", str(error)) from error
+        suffix = "csv" if kind == "focus" else kind
+        named = f'attachment; filename="manyhands-{role}-{kind}.{suffix}"'
+        headers = {**UNKEPT, "content-disposition": named, "x-content-type-options": "nosniff"}
+        return Response(text, media_type=EXPORTS[kind], headers=headers)
 
     @router.get("/api/v1/ledger/verify")
     async def verify() -> Response:

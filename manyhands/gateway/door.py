@@ -31,7 +31,7 @@ FORWARDED = {"forwarded", "via", "x-real-ip"}  # and all that begins with x-forw
 OWN_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 OPEN, OPEN_BELOW = ("/", "/favicon.ico", "/health"), ("/health/", "/page/")
 FIX = "make a key: manyhands gateway key new"
-COSTLY = {"/api/v1/ledger/verify"}  # works though it is only looked at
+COSTLY = {"/api/v1/ledger/verify", "/api/v1/ledger/export"}  # work though it is only looked at
 MAX_PATH_CHARS = 120
 Admit = Callable[[Headers], Caller]
 

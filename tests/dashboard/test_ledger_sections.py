@@ -1,0 +1,97 @@
+"""What the ledger page is told beside balances: days, open sessions, prices, budgets, exports."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ledger import Ledger
+from manyhands.costing.budget import Budget, write_budget
+from manyhands.costing.floor_file import Floor, floor_file, read_floor, write_floor
+from manyhands.costing.own_price import Price, write_price
+from manyhands.dashboard.books import HomeBooks
+from manyhands.home import Home
+from protocol.errors import UsageError
+from protocol.identity import Identity, load_or_create_identity
+from tests.dashboard.browsing import Tab, chromium, needs_chromium, served
+from tests.dashboard.test_page import SWARM, panel_of
+from tests.ledger.parties import SWARM as SWARM_ID
+from tests.ledger.parties import closed_receipt
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """Of a node that earned once, and has a session open."""
+    identity: Identity = load_or_create_identity(tmp_path / "node" / "identity.key")
+    with Ledger.open(tmp_path / "node", identity.key, SWARM_ID) as ledger:
+        ledger.append(closed_receipt(provider=identity.key, nonce=b"1" * 16))
+        ledger.save_tab(closed_receipt(provider=identity.key, nonce=b"2" * 16))
+        yield Home.at(tmp_path)
+
+
+def sections(home: Home) -> dict[str, dict]:
+    [book] = HomeBooks(home.root).balances()
+    return {each["title"]: each for each in book["sections"]}
+
+
+def test_open_sessions_tell_how_much_of_the_window_is_unpaid(home: Home):
+    found = sections(home)["Open sessions"]
+
+    [[peer, blocks, promised, unpaid, bar]] = found["rows"]
+    assert peer["peer"].startswith("12D3KooW")
+    assert (type(promised), type(unpaid)) == (int, int)
+    assert 0 <= bar["bar"] <= 1
+    assert "–" in blocks
+
+
+def test_a_price_stands_beside_the_floor_that_was_found_last(home: Home):
+    assert "Price" not in sections(home)
+
+    write_price(home, Price(300, 500))
+    unknown = sections(home)["Price"]
+    write_floor(home, Floor("tiny", "2026-11-22", Price(100, 200)))
+
+    assert unknown["rows"][0] == ["Prompts", 300, "–", "–"]
+    assert sections(home)["Price"]["rows"] == [
+        ["Prompts", 300, 100, "3 times"],
+        ["Answers", 500, 200, "2.5 times"],
+    ]
+    floor_file(home).write_text("[]")
+    assert read_floor(home) is None
+
+
+def test_a_day_has_what_was_earned_in_it_and_a_statement_is_exported(home: Home):
+    books = HomeBooks(home.root)
+    [book] = books.balances()
+
+    assert len(book["days"]) == 14
+    assert sum(day[1] for day in book["days"]) in (0, book["earned_ncr"])  # receipts may be older
+    assert "".join(books.exported("node", "csv")).startswith("account,")
+    assert "<main>" in "".join(books.exported("node", "html"))
+    for role, kind in (("node", "exe"), ("../node", "csv"), ("client", "csv")):
+        with pytest.raises(UsageError):
+            books.exported(role, kind)
+
+
+@needs_chromium
+async def test_the_page_draws_what_it_is_told_and_saves_a_statement(home: Home):
+    write_price(home, Price(300, 500))
+    write_budget(home, Budget(per_day=1000))
+    panel = panel_of(SWARM)
+    panel.books = HomeBooks(home.root)
+    async with chromium() as browser, served(panel) as url:
+        for scheme in ("light", "dark"):
+            page = await browser.new_page(
+                color_scheme=scheme, viewport={"width": 390, "height": 800}
+            )
+            tab = Tab(page, url)
+            await tab.open("ledger")
+            await page.wait_for_selector(".exports")
+            assert await page.locator("h3").all_inner_texts() >= ["Open sessions"]
+            assert await page.locator(".meter").count() == 1
+            assert await tab.violations() == []
+            assert await page.evaluate("document.documentElement.scrollWidth") == 390
+        async with page.expect_download() as saving:
+            await page.locator("button[data-kind=focus]").click()
+        assert (await saving.value).suggested_filename == "manyhands-node-focus.csv"
+        assert tab.said == []
