@@ -346,7 +346,10 @@ class Session:
 
     def _account(self, peer: str, message: Account) -> None:
         try:
-            self._settlement.tabs[peer].hear(message.statement)
+            tab, hop = self._settlement.tabs[peer], self._find_hop(peer)
+            tab.hear(message.statement)
+            if hop is not None:
+                tab.check_claim(self.rules.stretches(hop), hop.cached)
         except ManyhandsError as error:
             self._do(self.rules.lost(peer, error, time.monotonic()))
             return

@@ -24,7 +24,7 @@ from protocol.asking import Funding
 from protocol.chain_actions import Seat, Stretch
 from protocol.clock import wall_ms
 from protocol.constraints import NONE, Constraints
-from protocol.errors import BudgetExceeded, ManyhandsError, PeerRefused
+from protocol.errors import BudgetExceeded, ManyhandsError, PeerMisbehaved, PeerRefused
 from protocol.handover import Note
 from protocol.identity import Identity, public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve, Reserved, SessionId
@@ -153,6 +153,21 @@ class ClientTab:
         """
         if self._tab is not None:
             self._tab.check_statement(Envelope.decode(statement), now_ms=wall_ms())
+
+    def check_claim(self, stretches: Sequence[Stretch], cached: int) -> None:
+        """Whether the hop may still say that it ran what its last statement says. It runs nothing
+        beyond a window that it is not paid for, and all that we have seen the fruit of we pay.
+
+        Raises:
+            PeerMisbehaved: it claims more than a window beyond what we saw. It stays unpaid.
+        """
+        tab, derived = self._tab, self.derived(stretches, cached)
+        if tab is None or tab.statement is None or not derived.prefill_tl:
+            return  # the prompt itself may be run on credit
+        claimed, seen = tab.offer.price(tab.statement.meter), tab.offer.price(derived)
+        if claimed > seen + tab.terms.credit_window:
+            reason = f"it claims {claimed} ncr for work that we saw {seen} ncr of"
+            raise PeerMisbehaved(self._peer, reason)
 
     def voucher(
         self,

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ledger.credit_views import policy_view, sync_views
+from ledger.disputes_cli import tabs
 from ledger.fold import Allotted
 from ledger.lines import peer_name
 from ledger.options import AccountType
@@ -205,7 +206,10 @@ def sync_status(home: Path | None, name: str | None, as_json: bool) -> None:
 
 @ledger.group()
 def dispute() -> None:
-    """Who showed two versions of a log: the proofs that this home has."""
+    """Who showed two versions of a log, with proof; and tabs that were not paid as claimed."""
+
+
+dispute.add_command(tabs)
 
 
 @dispute.command("list")
