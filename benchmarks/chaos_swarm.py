@@ -184,10 +184,17 @@ class ChaosSwarm:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        async with asyncio.timeout(READY_S):
-            while any(host.up_since_s is None for host in self.hosts):
-                await asyncio.sleep(0.2)
-                self.look()
+        until_s = time.monotonic() + READY_S
+        while missing := [host for host in self.hosts if host.up_since_s is None]:
+            if time.monotonic() > until_s:
+                raise SystemExit(f"not up again: {[self._last_words(host) for host in missing]}")
+            await asyncio.sleep(0.2)
+            self.look()
+
+    def _last_words(self, host: Host) -> str:
+        log = (self.directory / "up.log").read_text(errors="replace").splitlines()
+        name = f"node {self.hosts.index(host) + 1}"
+        return "\n".join([f"{name}, stalled: {host.is_stalled}, pid {host.pid}", *log[-40:]])
 
 
 @asynccontextmanager
