@@ -344,7 +344,7 @@ async def _serve(
         ways=ways_of(wanted),
         escrow=credit.escrow,
         witness=credit.witness,
-        settling=open_settling(home, party, credit, books, transport, wanted.join),
+        settling=open_settling(home, party, credit, books, transport, lambda: node.announcements()),
     )
     stop = asyncio.Event()
     about = about_of(wanted, prepared, loads, home)

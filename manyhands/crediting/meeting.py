@@ -14,16 +14,14 @@ from ledger.spend_books import SpendBooks
 from ledger.spend_learning import Learner
 from ledger.spend_log import SpendLog
 from ledger.spend_words import WITNESS, Known, Since, decode_answer
-from ledger.witness_http import ADD_CHECKPOINT, Answer, answer
+from ledger.witness_http import ADD_CHECKPOINT, Answer
 from manyhands.crediting.panel import ANSWER_S, Ask, Panel
 from manyhands.party import Party
 from protocol.address import Address
-from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError, PeerRefused, PeerUnreachable
 from protocol.identity import PeerId
 
 if TYPE_CHECKING:
-    from ledger.witness import WitnessBook
     from protocol.transport import Connection, Transport
 
 DIAL_S = 5.0
@@ -47,13 +45,11 @@ class Meeting:
 
     # --- witnesses --------------------------------------------------------------------------------
 
-    def panel(self, own: "WitnessBook | None" = None) -> Panel:
-        """Of the swarm's witnesses. own: of which one is in this process, and is asked there."""
+    def panel(self) -> Panel:
+        """Of the swarm's witnesses."""
         membership = self._party.membership
         places = membership.state.policy.witnesses if membership else ()
         asks = {name: self._ask_at(where) for name, where in places}
-        if own is not None:
-            asks[own.witness.name] = _ask_here(own)
         return Panel(self._party.policy.quorum(), asks)
 
     def _ask_at(self, where: str) -> Ask:
@@ -187,14 +183,6 @@ class Meeting:
             dialled = await paths_of(self._transport).dial(peer_id, addresses, timeout_s=DIAL_S)
             self._connections[peer_id] = dialled
             return dialled
-
-
-def _ask_here(book: "WitnessBook") -> Ask:
-    async def ask(request: bytes) -> Answer:
-        now_s = wall_ms() // 1000
-        return await asyncio.to_thread(answer, book, "POST", ADD_CHECKPOINT, request, now_s)
-
-    return ask
 
 
 async def ask_over_http(url: str, request: bytes) -> Answer:
