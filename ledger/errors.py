@@ -11,7 +11,6 @@ IntegrityError (exit 8)
     WitnessRefused    a witness will not sign a checkpoint; `status` says why
     NotAgreed         payer and payee have different receipts of the same tabs
     DamagedLedger     a database that is truncated or corrupt
-NoQuorum (exit 75)        too few witnesses signed a checkpoint; `missing` names who did not
 ConfigError (exit 3)
     ForeignLedger     a database of another identity or swarm
     LedgerBusy        another process has held the database for too long
@@ -19,7 +18,7 @@ ConfigError (exit 3)
     UnreadableBundle  a file that is not there or cannot be read (exit 66)
 """
 
-from protocol.errors import ConfigError, IntegrityError, ManyhandsError
+from protocol.errors import ConfigError, IntegrityError
 
 
 class BadObject(IntegrityError):
@@ -69,16 +68,6 @@ class IncompleteBundle(IntegrityError):
 
 class NotAgreed(IntegrityError):
     code = "not_agreed"
-
-
-class NoQuorum(ManyhandsError):
-    """Try again: what is to be signed stays as it is until enough witnesses answer."""
-
-    exit_code, code = 75, "no_quorum"
-
-    def __init__(self, message: str, missing: tuple[str, ...] = (), *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.missing = missing
 
 
 class DamagedLedger(IntegrityError):

@@ -111,7 +111,6 @@ class Node:
         if policy.mode == BILATERAL and not settings.rates.is_free:
             owing = OwingBook(identity, swarm_id, books, settings.clients)
             owing.load()
-        policy = funding_of(membership.state.policy if membership else None)
         if policy.issuers and escrow is None and not settings.rates.is_free:
             reason = (
                 f"in swarm {policy.name} a price is in an issuer's credit, and takes books of it"

@@ -37,6 +37,7 @@ ManyhandsError
     ChainBroken              a session lost hops; it may replay on another route
     SwarmIncomplete          nobody serves some blocks (exit 5); names them
     SessionTimeout           the caller's deadline passed (exit 75)
+    NoQuorum                 too few witnesses signed a log; `missing` names who did not (exit 75)
     BudgetExceeded           it would cost more than the caller lets it (exit 11)
 
 The class tells the caller what to do, the message what happened, `hint` the command that mends it.
@@ -266,3 +267,13 @@ class SessionTimeout(ManyhandsError):
 
 class BudgetExceeded(ManyhandsError):
     exit_code, code = 11, "budget_exceeded"
+
+
+class NoQuorum(ManyhandsError):
+    """Try again: what is to be signed stays as it is until enough witnesses answer."""
+
+    exit_code, code = 75, "no_quorum"
+
+    def __init__(self, message: str, missing: tuple[str, ...] = (), *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.missing = missing

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from ledger.cosigning import Cosigned
-from ledger.errors import NoQuorum
 from ledger.policy import Policy
 from ledger.spend_log import SpendLog
 from ledger.wallet import Stake, Wallet
 from protocol.clock import wall_ms
+from protocol.errors import NoQuorum
 
 log = logging.getLogger(__name__)
 

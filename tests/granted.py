@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ledger.cosigning import Cosigned, Witnesses
 from ledger.epochs import epoch_now
-from ledger.errors import NoQuorum, WitnessRefused
+from ledger.errors import WitnessRefused
 from ledger.escrow import Escrow
 from ledger.funding import Purse
 from ledger.policy import GRANTED, OPEN_POLICY, Policy
@@ -25,6 +25,7 @@ from ledger.writer import LedgerWriter
 from node.settling import Settling
 from protocol.canonical import encode
 from protocol.clock import wall_ms
+from protocol.errors import NoQuorum
 from protocol.identity import Identity
 from protocol.membership.gate import Membership
 from protocol.membership.state import SwarmState

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ledger.errors import DamagedLedger, NoQuorum
+from ledger.errors import DamagedLedger
 from ledger.log import Ledger
 from ledger.meter import Rates
 from ledger.receipts import open_receipt
 from ledger.spending import Allotment
 from protocol.clock import wall_ms
-from protocol.errors import ManyhandsError, NotFunded
+from protocol.errors import ManyhandsError, NoQuorum, NotFunded
 from protocol.identity import Identity, peer_id_from_public_key
 from protocol.signing import SigningKey
 from scheduler import Finished, Token

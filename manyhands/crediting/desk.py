@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from ledger.checkpoint import Checkpoint
 from ledger.cosigning import Cosigned
-from ledger.errors import NoQuorum
 from ledger.notes import Note
 from ledger.policy import Policy
 from ledger.spend_books import SpendBooks
@@ -25,7 +24,13 @@ from manyhands.party import Party, Who, open_party
 from manyhands.progress import say
 from manyhands.swarm_telling import candidates
 from protocol.address import Address
-from protocol.errors import ManyhandsError, NotFunded, PeerUnreachable, UsageError
+from protocol.errors import (
+    ManyhandsError,
+    NoQuorum,
+    NotFunded,
+    PeerUnreachable,
+    UsageError,
+)
 from protocol.identity import PeerId
 
 FIX = "name one that runs with --join ADDR, or start one: manyhands serve MODEL"

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ledger.errors import NoQuorum
 from ledger.spend_books import SpendBooks
 from ledger.spend_learning import Learner
 from ledger.spend_log import SpendLog
@@ -18,7 +17,7 @@ from ledger.witness_http import ADD_CHECKPOINT, Answer
 from manyhands.crediting.panel import ANSWER_S, Ask, Panel
 from manyhands.party import Party
 from protocol.address import Address
-from protocol.errors import ManyhandsError, PeerRefused, PeerUnreachable
+from protocol.errors import ManyhandsError, NoQuorum, PeerRefused, PeerUnreachable
 from protocol.identity import PeerId
 
 if TYPE_CHECKING:

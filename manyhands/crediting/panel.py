@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from ledger.cosigning import Cosigned, Witnesses
-from ledger.errors import DamagedLedger, NoQuorum
+from ledger.errors import DamagedLedger
 from ledger.notes import NoteSignature
 from ledger.spend_log import SpendLog
 from ledger.witness_asking import Asking
 from ledger.witness_http import Answer
-from protocol.errors import ManyhandsError
+from protocol.errors import ManyhandsError, NoQuorum
 
 ANSWER_S = 10.0
 

@@ -71,7 +71,7 @@ FAULTS: Mapping[str, Fault] = {
     "insufficient_quota": Fault(
         429,
         "insufficient_quota",
-        "it would cost more than this key's budget, or the request, lets it",
+        "it would cost more than this key's budget, the request, or the swarm's credit lets it",
     ),
     "internal_error": Fault(500, SERVER, "a mistake of ours; the log has the request id"),
     "peer_failed": Fault(502, SERVER, "peers failed, and no other could take over", 1),
@@ -113,6 +113,8 @@ CODES: Mapping[type[errors.ManyhandsError], str] = {  # the nearest class in an 
     errors.SwarmIncomplete: "swarm_incomplete",
     errors.SessionTimeout: "timeout",
     errors.BudgetExceeded: "insufficient_quota",
+    errors.NotFunded: "insufficient_quota",
+    errors.NoQuorum: "overloaded",
 }
 
 HINTED = {
