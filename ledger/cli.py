@@ -16,6 +16,7 @@ import click
 from ledger import render
 from ledger.credit_views import credit_views, spending_reports
 from ledger.export_cli import export, export_balance, statement_csv, verify_bundle, worth_of
+from ledger.findings_cli import audit
 from ledger.homes import ROLES, find_receipt
 from ledger.keys_cli import keys
 from ledger.lines import peer_name
@@ -55,6 +56,7 @@ def ledger() -> None:
 
 ledger.add_command(export)
 ledger.add_command(keys)
+ledger.add_command(audit)
 ledger.add_command(prune)
 ledger.add_command(paid)
 ledger.add_command(debts)

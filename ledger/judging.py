@@ -16,6 +16,7 @@ from ledger.forks import check_fork
 from ledger.merkle import HASH_BYTES, verify_inclusion
 from ledger.objects import Statement, Terms, Voucher
 from ledger.spending import Fault
+from ledger.tab import PayerTab, ProviderTab
 from ledger.verdicts import MISMATCH, Verdict
 from protocol.canonical import decode, encode
 from protocol.fingerprint import WINDOW
@@ -118,6 +119,12 @@ def double_seq_fault(accused: bytes, one: Envelope, other: Envelope, swarm_id: b
         IntegrityError: these are not that.
     """
     return _made(DOUBLE_SEQ, accused, (one.encode(), other.encode()), swarm_id)
+
+
+def faults_of(tab: ProviderTab | PayerTab, swarm_id: bytes) -> list[Fault]:
+    """What the other side of a tab signed that nobody honest signs."""
+    other = tab.terms.payer_key if isinstance(tab, ProviderTab) else tab.terms.payee_key
+    return [double_seq_fault(other, *found.evidence, swarm_id) for found in tab.faults]
 
 
 def _double_seq(fault: Fault, swarm_id: bytes) -> Finding:

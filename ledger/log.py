@@ -17,9 +17,11 @@ from ledger.beside import begun
 from ledger.entries import LogEntry
 from ledger.errors import DamagedLedger
 from ledger.filling import fill_lines
+from ledger.findings import Findings
 from ledger.owners import Owner, if_gone
 from ledger.reader import FILE_NAME, HEAD_NAME, LedgerReader
 from ledger.receipts import Receipt, open_receipt, receipt_id
+from ledger.spending import Fault
 from ledger.store import SCHEMA_VERSION, Store
 from ledger.tree_log import OwnLog
 from protocol.errors import IntegrityError, UsageError
@@ -100,6 +102,15 @@ class Ledger(LedgerReader, OwnLog):
             self._beside.keep(batch.size)
             self._store.tidy()
         return entries
+
+    def report(self, fault: Fault) -> None:
+        """Keep evidence against somebody beside this log, as told by us.
+
+        Raises:
+            IntegrityError: it does not convince.
+        """
+        with Findings.open(self.directory, self.swarm_id) as findings:
+            findings.add(fault.seal(self.swarm_id, self._key))
 
     # --- within ----------------------------------------------------------------------------------
 

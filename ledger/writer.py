@@ -16,6 +16,7 @@ from weakref import WeakSet
 from ledger.entries import LogEntry
 from ledger.log import Ledger
 from ledger.receipts import Receipt
+from ledger.spending import Fault
 from protocol.errors import ManyhandsError
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,10 @@ class LedgerWriter:
         """Something that only reads, once what was asked for before is done."""
         return self._thread.submit(lambda: question(self._ledger))
 
+    def report(self, fault: Fault) -> None:
+        """Keep what a counterparty did, provably, beside the log: see `findings.py`."""
+        self._thread.submit(self._report, fault)
+
     def close(self) -> None:
         """Finish what was asked for, then close the ledger."""
         try:
@@ -78,6 +83,12 @@ class LedgerWriter:
             self._ledger.save_tab(receipt)
         except ManyhandsError as error:
             log.error("an open tab could not be saved", extra={"error": str(error)})
+
+    def _report(self, fault: Fault) -> None:
+        try:
+            self._ledger.report(fault)
+        except ManyhandsError as error:
+            log.error("a fault could not be kept", extra={"error": str(error)})
 
     def _append_waiting(self) -> None:
         with self._lock:

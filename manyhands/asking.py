@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from manyhands.home import Home, open_books
+from manyhands.home import KEY_NAME, Home, open_books
 from manyhands.kinship import kin_of
 from manyhands.models import Model
 from manyhands.party import Party, open_party
@@ -174,6 +174,7 @@ async def open_client(
     terms: "Terms | None" = None,
     *,
     tunnels: bool = False,
+    quarantine: bool = True,
 ) -> AsyncIterator["Client"]:
     """A client with the key, the books and the memory of this home.
 
@@ -181,6 +182,7 @@ async def open_client(
         channel: of models, where the swarm releases them.
         terms: what has to be accepted, see `governing.gate.terms_for`.
         tunnels: run libp2p too, for peers to which nothing else leads.
+        quarantine: not to use peers at fault, by what this home found out.
 
     Raises:
         ConfigError, IntegrityError: the home's key or ledger cannot be used.
@@ -189,12 +191,16 @@ async def open_client(
     from protocol.membership.rules import Channel
     from scheduler.client import Client
     from scheduler.record_file import kept_records
+    from scheduler.trust import read_trust
 
     party = open_party(home, "client")
     with (
         open_books(home.client, party.identity, party.swarm_id) as books,
         kept_records(home.client / RECORD_NAME) as records,
     ):
+        records.trust = read_trust(
+            home.client, party.swarm_id, trusted_auditors(home, party), quarantine=quarantine
+        )
         async with (
             party_transport(party, tunnels=tunnels) as transport,
             _purse(home, party, transport, join) as purse,
@@ -230,3 +236,12 @@ async def _purse(
 
     async with open_purse(home, party, transport, join) as purse:
         yield purse
+
+
+def trusted_auditors(home: Home, party: Party) -> frozenset[bytes]:
+    """Whose word on others' work is enough here: this home's own, its node's and its clients'."""
+    from protocol.key_files import read_public_key
+
+    key = home.node / KEY_NAME
+    own = {party.identity.public_key}
+    return frozenset(own | {read_public_key(key)} if key.exists() else own)

@@ -7,7 +7,7 @@ else; the seed and the speed go to stderr. The shapes are a contract: docs/cli.m
 import asyncio
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -42,10 +42,11 @@ from protocol.errors import ManyhandsError, UsageError
 
 if TYPE_CHECKING:
     from protocol.text import Tokenizer
-    from scheduler.client import Client
+    from scheduler.client import Client, Generation
     from scheduler.request import Event, GenerationRequest, GenerationResult
 
 Show = Callable[["Event"], None]
+Look = Callable[["Generation", "GenerationResult"], Awaitable[None]]
 
 
 HEADINGS = {
@@ -55,7 +56,7 @@ HEADINGS = {
     "Where": ("join", "swarm", "home", "tunnels", "channel", "accept_licence"),
     "Who may serve": (
         *("prefer", "require", "avoid", "regions", "believe_regions", "groups", "no_relays"),
-        *("max_price", "max_cost", "profile", "forget", "no_spares"),
+        *("max_price", "max_cost", "profile", "forget", "no_spares", "no_quarantine", "audit"),
     ),
     "How long": ("timeout_s", "wait_s"),
     "What is printed": ("as_json", "as_jsonl", "logprobs"),
@@ -80,6 +81,13 @@ HEADINGS = {
 @limits_options
 @click.option("--forget", is_flag=True, help="Peers keep nothing to begin later prompts with.")
 @click.option("--no-spares", is_flag=True, help="No other peer holds a copy while it runs.")
+@click.option("--no-quarantine", is_flag=True, help="Also use peers that were found at fault.")
+@click.option(
+    "--audit",
+    type=click.Choice(["none", "shadow"]),
+    default="none",
+    help="shadow: parts of the work are run again here or by other peers, and compared.",
+)
 @click.option("--timeout", "timeout_s", type=float, default=600.0, metavar="S", help="For all.")
 @wait_option
 @tunnels_option
@@ -97,6 +105,8 @@ def generate(
     home: Path | None,
     accept_licence: bool,
     tunnels: bool,
+    no_quarantine: bool,
+    audit: str,
     as_json: bool,
     as_jsonl: bool,
     json_object: bool,
@@ -120,8 +130,17 @@ def generate(
         request = ask.request(found, ids, tokenizer)
         addresses = join_addresses(place, join)
         terms = terms_for(place, found.manifest, accepts=accept_licence)
-        opening = partial(open_client, place, addresses, ask.channel, terms, tunnels=tunnels)
-        run(_generate(opening, request, _shower(as_json, as_jsonl), place))
+        opening = partial(
+            open_client,
+            place,
+            addresses,
+            ask.channel,
+            terms,
+            tunnels=tunnels,
+            quarantine=not no_quarantine,
+        )
+        shadowed = found if audit == "shadow" else None
+        run(_generate(opening, request, _shower(as_json, as_jsonl), place, shadowed))
     except Exception as error:
         if as_jsonl:
             cause = innermost(error)
@@ -177,9 +196,16 @@ async def _generate(
     request: "GenerationRequest",
     show: Show,
     home: Home,
+    shadowed: Model | None,
 ) -> "GenerationResult":
+    """shadowed: the model, some of whose hops' work is run again."""
     async with opening() as client:
-        return await stream(client, request, show, home, interrupt=True)
+        if shadowed is None:
+            return await stream(client, request, show, home, interrupt=True)
+        from manyhands.auditing.shadowing import look_again
+
+        look = partial(look_again, home, shadowed, client, request)
+        return await stream(client, request, show, home, interrupt=True, look=look)
 
 
 async def stream(
@@ -189,9 +215,10 @@ async def stream(
     home: Home | None = None,
     *,
     interrupt: bool = False,
+    look: Look | None = None,
 ) -> "GenerationResult":
     """One generation to its end, within the budget of a home. With `interrupt`, a signal cancels
-    it, and it still settles.
+    it, and it still settles. `look` is shown it then.
 
     Where the caller chose how long to wait for peers, it is told what is waited for.
     """
@@ -220,6 +247,8 @@ async def stream(
             await iterate()
     tell_flags(client, request)
     assert result is not None, "a generation ends with a result or an error"
+    if look is not None:
+        await look(generation, result)
     return result
 
 

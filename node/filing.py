@@ -5,15 +5,19 @@ In: the session's tab, if anything was ever agreed. Out: a word to the client, a
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from ledger.receipts import Receipt
+from ledger.spending import Fault
 from node.metering import SessionMeter
 from protocol.errors import IntegrityError
 from protocol.messages import Closed, Failure, ToClient
 from protocol.transport.error_codec import encode_error
 
 log = logging.getLogger(__name__)
+
+File = Callable[[Receipt, Sequence[Fault]], Awaitable[tuple[bytes, int]]]
+"""A receipt, and what the client signed that nobody honest signs; the receipt's id and place."""
 
 
 class Filing:
@@ -26,7 +30,7 @@ class Filing:
     def begin(
         self,
         meter: SessionMeter,
-        file: Callable[[Receipt], Awaitable[tuple[bytes, int]]],
+        file: File,
         tell: Callable[[ToClient], None],
         epoch: int,
     ) -> None:
@@ -42,14 +46,14 @@ class Filing:
         self,
         meter: SessionMeter,
         receipt: Receipt,
-        file: Callable[[Receipt], Awaitable[tuple[bytes, int]]],
+        file: File,
         tell: Callable[[ToClient], None],
         epoch: int,
     ) -> None:
         try:
             if meter.hold is not None:  # first: what is claimed twice counts once
                 await asyncio.to_thread(meter.close)
-            receipt_id, index = await file(receipt)
+            receipt_id, index = await file(receipt, meter.faults())
             tell(Closed(receipt=receipt_id, index=index))
         except IntegrityError as error:
             log.error("a receipt could not be filed", extra={"error": str(error)})

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ledger.escrow import Escrow, Hold
+from ledger.judging import faults_of
 from ledger.meter import Usage, head_rows
 from ledger.objects import Offer
 from ledger.opening import Wanted, check_accepted, lend_prompt, propose_terms
 from ledger.receipts import Receipt
 from ledger.roots import RowRoot
+from ledger.spending import Fault
 from ledger.tab import ProviderTab
 from node.credit import Credit
 from node.fingerprints import Fingerprints, FingerprintShelf
@@ -252,6 +254,10 @@ class SessionMeter:
         if self.tab is None:
             return False
         return self.tab.accept_voucher(Envelope.decode(voucher), now_ms=wall_ms())
+
+    def faults(self) -> list[Fault]:
+        """What the client signed that nobody honest signs."""
+        return faults_of(self.tab, self._till.swarm_id) if self.tab is not None else []
 
     def receipt(self) -> Receipt | None:
         """The tab as it stands; None when nothing was agreed."""

@@ -8,7 +8,7 @@ after the other. The listener, the gossip and the books are the node's.
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -16,6 +16,7 @@ from ledger.escrow import Escrow
 from ledger.objects import NO_ASSET
 from ledger.policy import Policy
 from ledger.receipts import Receipt
+from ledger.spending import Fault
 from ledger.writer import LedgerWriter
 from node.adapter_shelf import AdapterShelf
 from node.batching import Batcher
@@ -90,7 +91,10 @@ class Standing:
     owing: OwingBook | None = None  # None: work is free, or paid by credit that somebody granted
     up_bytes_per_s: Callable[[], int] = lambda: 0  # as receivers saw it; 0: none has yet
 
-    async def file(self, receipt: Receipt) -> tuple[bytes, int]:
+    async def file(self, receipt: Receipt, faults: Sequence[Fault] = ()) -> tuple[bytes, int]:
+        """Log a closed tab, and keep what its client signed that nobody honest signs."""
+        for fault in faults:
+            self.books.report(fault)
         entry = await asyncio.wrap_future(self.books.file(receipt))
         return entry.receipt_id, entry.index
 

@@ -1,11 +1,12 @@
 """What a session at a node needs of that node, handed to each of its hops."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ledger.receipts import Receipt
 from node.batching import Batcher
+from node.filing import File
 from node.fingerprints import FingerprintShelf
 from node.grammars import Grammars
 from node.neighbours import Neighbours
@@ -34,7 +35,7 @@ class Surroundings:
     freed: Callable[["Hop"], None]
     paid: Callable[[str], None]  # a client signed for more
     keep: Callable[[Receipt], None]  # remember an open tab's latest voucher
-    file: Callable[[Receipt], Awaitable[tuple[bytes, int]]]  # append: receipt id, index
+    file: File
     hidden_size: int
     shelf: FingerprintShelf
     tracer: Tracer | None  # who keeps spans of what clients trace

@@ -17,7 +17,6 @@ from ledger.writer import LedgerWriter
 from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.errors import PeerError, PeerUnreachable
-from protocol.fingerprint import Window
 from protocol.identity import Identity
 from protocol.membership.gate import Membership
 from protocol.membership.rules import Channel
@@ -27,7 +26,7 @@ from protocol.path import Path
 from protocol.transport import Transport
 from scheduler.affording import expected_ncr
 from scheduler.chain import Connections
-from scheduler.commitments import Commitment, open_windows
+from scheduler.commitments import Commitment, Opened, open_windows
 from scheduler.data_links import DataLinks
 from scheduler.directory import Directory, fetch_directory
 from scheduler.finder import RouteFinder
@@ -221,7 +220,7 @@ class Client:
         self.permission.watch(running)
         return Generation(running, settlement)
 
-    async def open_windows(self, held: Commitment, windows: Sequence[int]) -> dict[int, Window]:
+    async def open_windows(self, held: Commitment, windows: Sequence[int]) -> Opened:
         """Fingerprints of what a hop ran for us, by the indices of their windows.
 
         Raises:

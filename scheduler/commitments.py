@@ -12,7 +12,9 @@ from itertools import pairwise
 from typing import Self
 
 from ledger.fingerprints import MAX_OPENED, METHOD, Opening, OpeningRequest
+from ledger.judging import Leaf
 from ledger.objects import Statement, Terms
+from ledger.receipts import Receipt
 from ledger.roots import differing_links
 from ledger.tab import PayerTab
 from protocol.chain_hops import Hop
@@ -36,6 +38,7 @@ class Commitment:
     terms_oid: bytes
     statement: Statement
     envelope: Envelope
+    receipt: Receipt
     salt: bytes
 
     @classmethod
@@ -50,6 +53,7 @@ class Commitment:
             terms_oid=tab.terms_oid,
             statement=tab.statement,
             envelope=envelope,
+            receipt=tab.receipt(),
             salt=salt,
         )
 
@@ -74,9 +78,22 @@ def suspect_links(
     return tuple(found)
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Windows that a hop showed, by their indices, and where each stands under its statement.
+
+    start, stop: the positions that its fingerprints are about.
+    """
+
+    start: int
+    stop: int
+    windows: Mapping[int, Window]
+    leaves: Mapping[int, Leaf]
+
+
 async def open_windows(
     connection: Connection, held: Commitment, windows: Sequence[int], swarm_id: bytes
-) -> dict[int, Window]:
+) -> Opened:
     """Ask a hop for windows of what it ran, up to 32 of them, by their indices.
 
     Raises:
@@ -92,4 +109,5 @@ async def open_windows(
     _, shown = opening.check(held.terms, held.terms_oid, held.salt, swarm_id)
     if set(shown) != set(asked.windows):
         raise PeerMisbehaved(held.peer, "it shows other windows than it was asked for")
-    return shown
+    leaves = {index: Leaf.of(opening, index, held.salt) for index in shown}
+    return Opened(opening.start, opening.stop, shown, leaves)

@@ -339,7 +339,7 @@ class RouteFinder:
             hidden_size=request.hidden_size,
             profile=self._agreed or None,
             adapter=self._pinned(),
-            avoid=frozenset(map(PeerId, avoid)),
+            avoid=self._records.trust.shunned.union(map(PeerId, avoid)),
             has_begun=self.has_begun(),
             limits=limits,
             goal=request.goal,

@@ -34,6 +34,7 @@ from protocol.messages import require
 from protocol.path import Path
 from scheduler.blame import Ride, slower_ms, undivided
 from scheduler.route_cost import alone_us
+from scheduler.trust import NO_TRUST
 
 MAX_RIDES, MAX_ALIKE = 64, 4  # in all, and over the same hops
 MAX_PEERS = 1_000
@@ -76,12 +77,14 @@ class PeerRecords:
     """One per client, shared by its sessions. `now_s` is wall clock: records outlive processes.
 
     n_misbehaved: how often work did not hold that a peer did for this client, since it began.
+    trust: in what peers compute, by what this home found out.
     """
 
     def __init__(self) -> None:
         self.rides: list[Ride] = []
         self.standings: dict[PeerId, Standing] = {}
         self.n_misbehaved = 0
+        self.trust = NO_TRUST
         self._complaints: dict[Pair, float] = {}
         self._in_debt_s: dict[PeerId, float] = {}  # who refused us for what we owe it, and when
         self._slower_ms: dict[PeerId, float] | None = None
@@ -171,7 +174,7 @@ class PeerRecords:
         return [pair for pair, at_s in self._complaints.items() if now_s - at_s < LINK_S]
 
     def _risk_ms(self, peer: Announcement, now_s: float) -> float:
-        risk_ms = self._penalty_ms(peer, now_s)
+        risk_ms = self._penalty_ms(peer, now_s) + self.trust.risk_ms(peer)
         if now_s - self._in_debt_s.get(peer.peer_id, -IN_DEBT_S) < IN_DEBT_S:
             risk_ms += GONE_MS  # it would refuse again: only where nobody else serves its blocks
         standing = self.standings.get(peer.peer_id)

@@ -12,11 +12,13 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ledger.judging import faults_of
 from ledger.meter import Meter, Usage
 from ledger.objects import NO_ASSET
 from ledger.objects import Route as SignedRoute
 from ledger.opening import Wanted, accept_terms
 from ledger.receipts import Receipt
+from ledger.spending import Fault
 from ledger.tab import PayerTab, no_limit
 from ledger.wallet import Stake
 from ledger.writer import LedgerWriter
@@ -204,6 +206,10 @@ class ClientTab:
         """What the hop's work has cost."""
         return self._tab.promised if self._tab is not None else 0
 
+    def faults(self) -> list[Fault]:
+        """What the hop signed that nobody honest signs."""
+        return faults_of(self._tab, self._swarm_id) if self._tab is not None else []
+
     def receipt(self) -> Receipt | None:
         return self._tab.receipt() if self._tab is not None else None
 
@@ -354,6 +360,9 @@ class Settlement:
         tabs = (*self._earlier, *self.tabs.values())
         receipts = [tab.receipt() for tab in tabs]
         await self.funds.settle({tab.stake: tab.promised_ncr for tab in tabs if tab.stake})
+        for tab in tabs:
+            for fault in tab.faults():
+                self._books.report(fault)
         filing = [asyncio.wrap_future(self._books.file(receipt)) for receipt in receipts if receipt]
         filed = []
         for entry in await asyncio.gather(*filing, return_exceptions=True):

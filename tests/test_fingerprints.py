@@ -75,7 +75,7 @@ async def test_every_hop_shows_what_it_ran_and_the_last_what_it_drew(pair, engin
         n_windows = -(-(len(ids) - 1) // WINDOW)
 
         for held in generation.commitments.values():
-            windows = await client.open_windows(held, range(n_windows))
+            windows = (await client.open_windows(held, range(n_windows))).windows
             worst, again = distances(engine, ids, held, windows)
 
             assert [w.start for w in windows.values()] == [WINDOW * i for i in range(n_windows)]
@@ -147,7 +147,8 @@ async def test_after_a_loss_survivors_and_their_new_neighbour_show_all_that_stan
         served = {step.peer for step in result.route}
         for peer in served:
             held = generation.commitments[peer]
-            windows = await client.open_windows(held, range(-(-(len(ids) - 1) // WINDOW)))
+            shown = await client.open_windows(held, range(-(-(len(ids) - 1) // WINDOW)))
+            windows = shown.windows
 
             assert max(distances(engine, ids, held, windows)[0]) < 1e-4
             assert list(windows.values())[-1].stop == len(ids) - 1

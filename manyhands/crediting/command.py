@@ -14,6 +14,8 @@ import click
 
 from ledger.credit_views import policy_view, sync_views
 from ledger.disputes_cli import tabs
+from ledger.findings_render import faults as show_faults
+from ledger.findings_view import fault_views
 from ledger.fold import Allotted
 from ledger.lines import peer_name
 from ledger.options import AccountType
@@ -21,9 +23,9 @@ from ledger.spending import Allotment, Grant, Release, Spending
 from manyhands.crediting.amounts import AmountType, show_amount
 from manyhands.crediting.desk import Desk, Written, check_granted, open_desk
 from manyhands.crediting.shown import plural, show_forks, show_sync
-from manyhands.home import Home, open_identity
+from manyhands.home import Home, default_home, open_identity
 from manyhands.loops import run
-from manyhands.options import base_option, join_option, json_option
+from manyhands.options import base_option, home_option, join_option, json_option
 from manyhands.party import Who, open_party
 from manyhands.progress import say
 from manyhands.signals import interruptible
@@ -206,29 +208,27 @@ def sync_status(home: Path | None, name: str | None, as_json: bool) -> None:
 
 @ledger.group()
 def dispute() -> None:
-    """Who showed two versions of a log, with proof; and tabs that were not paid as claimed."""
+    """Who broke a rule, with proof; and tabs that were not paid as claimed."""
 
 
 dispute.add_command(tabs)
 
 
 @dispute.command("list")
-@which_option
-@base_option
+@home_option
 @json_option
-def dispute_list(home: Path | None, name: str | None, as_json: bool) -> None:
+def dispute_list(home: Path | None, as_json: bool) -> None:
     """The accounts that nobody takes new business from, each with its proof."""
-    _show_disputes(place_of(home, name), None, as_json)
+    _show_disputes(home or default_home(), None, as_json)
 
 
 @dispute.command("show")
 @click.argument("account", type=AccountType())
-@which_option
-@base_option
+@home_option
 @json_option
-def dispute_show(account: bytes, home: Path | None, name: str | None, as_json: bool) -> None:
-    """What proves that ACCOUNT forked: two checkpoints that no one log can have."""
-    _show_disputes(place_of(home, name), account, as_json)
+def dispute_show(account: bytes, home: Path | None, as_json: bool) -> None:
+    """What proves it of ACCOUNT: two checkpoints that no one log can have, or signed objects."""
+    _show_disputes(home or default_home(), account, as_json)
 
 
 # --- within ---------------------------------------------------------------------------------------
@@ -327,23 +327,25 @@ def _show_sync(place: Home, as_json: bool) -> None:
         show_sync(view)
 
 
-def _show_disputes(place: Home, account: bytes | None, as_json: bool) -> None:
-    check_granted(open_party(place, "client").policy)
+def _show_disputes(root: Path, account: bytes | None, as_json: bool) -> None:
+    known = fault_views(root, whole=account is not None)
+    faults = [each for each in known if account is None or each["accused"] == account.hex()]
     found = {
         fork["accused"]: fork
-        for view in sync_views(place.root)
+        for view in sync_views(root)
         for fork in view["forks"]
         if account is None or fork["accused"] == account.hex()
     }
-    if account is not None and not found:
+    if account is not None and not found and not faults:
         raise UsageError(
-            f"nothing here proves that {peer_name(account)} forked its log",
+            f"nothing here proves anything against {peer_name(account)}",
             hint="manyhands ledger sync hears what nodes know",
         )
     if as_json:
-        view = {"schema": "manyhands/ledger-disputes/v1", "home": str(place.root)}
-        click.echo(json.dumps({**view, "disputes": list(found.values())}))
+        view = {"schema": "manyhands/ledger-disputes/v1", "home": str(root)}
+        click.echo(json.dumps({**view, "disputes": list(found.values()), "faults": faults}))
     else:
         show_forks(list(found.values()), whole=account is not None)
-        if not found:
-            say("no account is known here to have shown two versions of its log")
+        show_faults(faults, whole=account is not None)
+        if not found and not faults:
+            say("nothing is proven here against anybody")

@@ -18,6 +18,7 @@ from ledger.notes import COSIGNATURE_V1, ED25519, NoteKey, check_name
 from ledger.options import home_option, json_option
 from ledger.store import damaged
 from ledger.witness import FILE_NAME, LogKey, WitnessBook, name_of
+from manyhands.auditing import command as _auditing  # noqa: F401  (one more command)
 from manyhands.home import KEY_NAME, open_identity
 from protocol.errors import ConfigError, IntegrityError, UsageError
 from protocol.identity import Identity, load_identity, public_key_from_peer_id

@@ -1,0 +1,1 @@
+"""Looking again at work that peers committed to: `manyhands ledger audit run`."""

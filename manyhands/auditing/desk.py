@@ -1,0 +1,130 @@
+"""Where an audit has all it needs: a client, the model's ends, who runs things again, and findings.
+
+In: generations that are over. Out: what was found of each, kept in this home. Loading what an
+execution profile needs takes seconds, and is done once.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ledger.findings import Findings
+from ledger.reputation import Standing
+from ledger.verdicts import MATCH
+from manyhands.auditing.auditor import Audit, Auditor
+from manyhands.auditing.ends import Ends
+from manyhands.auditing.references import OtherPeers, OwnEngine, Reference
+from manyhands.auditing.telling import Session, profile_of
+from manyhands.auditing.tolerance import tolerance
+from manyhands.models import Model
+from protocol.errors import UsageError
+from protocol.profile import Profile
+
+if TYPE_CHECKING:
+    from scheduler.client import Client, Generation
+    from scheduler.request import GenerationRequest, GenerationResult
+
+REFERENCES = ("auto", "own", "peers")
+
+
+@dataclass(slots=True)
+class Desk:
+    """Of one model. rate_ppm None: by what is known of each account. say: for people."""
+
+    client: "Client"
+    model: Model
+    findings: Findings
+    references: str = "auto"
+    rate_ppm: int | None = None
+    thresholds: Path | None = None
+    say: Callable[[str], None] = lambda line: None
+    _ends: dict[str, Ends] = field(default_factory=dict)
+    _references: dict[str, list[Reference]] = field(default_factory=dict)
+
+    async def look(
+        self,
+        request: "GenerationRequest",
+        generation: "Generation",
+        result: "GenerationResult",
+    ) -> Audit:
+        """Look at this answer's work, and keep what is found.
+
+        Raises:
+            UsageError: nothing of it can be run again here.
+        """
+        held = generation.commitments
+        hops = tuple(held[step.peer] for step in result.route if step.peer in held)
+        session = Session(
+            manifest=request.manifest,
+            ids=(*request.prompt_ids, *result.token_ids),
+            n_prompt=len(request.prompt_ids),
+            hops=hops,
+            # A grammar's bars, and what holds an answer's end back, are not made again here.
+            sampling=None if request.grammar or request.min_tokens else request.sampling,
+        )
+        if not hops or session.n_rows < 1:
+            return Audit()
+        if request.adapter:
+            raise UsageError("answers with an adapter cannot be audited", hint="leave it out")
+        swarm_id = self.client.swarm_id
+        profile = Profile.parse(profile_of(hops[0], swarm_id))
+        auditor = await self._auditor(profile)
+        audit = await auditor.look(session)
+        self.findings.note(audit.looks)
+        for fault in audit.faults:
+            self.findings.add(fault.seal(swarm_id, self.client.identity.key))
+        return audit
+
+    async def _auditor(self, profile: Profile) -> Auditor:
+        ends = await self._ends_in(profile.dtype)
+        allowed, source = tolerance(profile, self.thresholds)
+        if str(profile) not in self._references:
+            self.say(f"{profile}, by {source}")
+            self._references[str(profile)] = self._sources(profile, ends)
+        now_s = time.time()
+        return Auditor(
+            self.client.identity.key,
+            self.client.swarm_id,
+            ends,
+            self._references[str(profile)],
+            allowed,
+            self.client.open_windows,
+            rate_ppm=self.rate_ppm,
+            policy_ppm=self.client.policy.audit_ppm,
+            standings=self._standings(profile, now_s),
+            suspects=frozenset(self.findings.suspects(now_s)),
+        )
+
+    async def _ends_in(self, dtype: str) -> Ends:
+        if dtype not in self._ends:
+            self._ends[dtype] = await asyncio.to_thread(Ends, self.model, dtype)
+        return self._ends[dtype]
+
+    def _sources(self, profile: Profile, ends: Ends) -> list[Reference]:
+        """Who is asked, in order. This machine first: it costs nobody anything, and lies least."""
+        others = OtherPeers(self.client, self.model, ends, profile)
+        own = OwnEngine(self.model, profile)
+        has_own = self.model.store is None and self.references != "peers"
+        if self.references == "own":
+            return [own]
+        return [*([own] if has_own else []), others, others]
+
+    def _standings(self, profile: Profile, now_s: float) -> dict[bytes, Standing]:
+        digest, name = self.model.manifest.digest, str(profile)
+        return {
+            account: standing
+            for (account, manifest, ran), standing in self.findings.standings(now_s).items()
+            if (manifest, ran) == (digest, name)
+        }
+
+
+def summary(audit: Audit) -> str:
+    """In words: what was looked at, and what was found."""
+    good = sum(look.result == MATCH for look in audit.looks)
+    if not audit.looks:
+        return "nothing was looked at"
+    bad = len(audit.looks) - good
+    return f"{len(audit.looks)} windows looked at, {good} as they should be, {bad} not"

@@ -1,0 +1,113 @@
+"""Who runs again what a hop has run: other peers, or this machine.
+
+In: the token ids of a session, and a border between blocks. Out: the rows that cross it, as honest
+software in the same execution profile makes them. One prefill gives all positions at once, whatever
+they were decoded in.
+"""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from manyhands.auditing.ends import Ends
+from manyhands.models import Model
+from protocol.errors import PeerUnreachable, SwarmIncomplete
+from protocol.identity import PeerId
+from protocol.profile import Profile
+from protocol.wire import Rows, decode, encode, wire_format
+from scheduler.client import Client
+from scheduler.hidden_session import HiddenRequest
+from scheduler.wanted import ANY_PEER, Limits
+
+WAIT_S = 0.5  # for other peers: they are there, or somebody else is asked
+TIMEOUT_S = 120.0
+KEPT = 64  # runs of this machine, of which several windows are looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """Rows of one border, and who made them: peer ids, or nobody but ourselves."""
+
+    rows: Rows
+    by: tuple[str, ...] = ()
+
+
+class Reference(Protocol):
+    """Somebody who runs things again."""
+
+    name: str
+
+    async def rerun(self, ids: Sequence[int], border: int, but: Collection[str]) -> Rerun | None:
+        """Rows at block `border`, made by none of the peers in `but`; None: nobody can."""
+
+
+class OwnEngine:
+    """This machine, where it has all the weights; loaded when it is first asked."""
+
+    name = "this machine"
+
+    def __init__(self, model: Model, profile: Profile) -> None:
+        self._model, self._profile = model, profile
+        self._engine: Any = None
+        self._made: dict[tuple[int, tuple[int, ...]], Rows] = {}
+
+    async def rerun(self, ids: Sequence[int], border: int, but: Collection[str]) -> Rerun | None:
+        key = border, tuple(ids)
+        if key not in self._made:
+            if len(self._made) >= KEPT:
+                self._made.clear()
+            self._made[key] = await asyncio.to_thread(self._run, ids, border)
+        return Rerun(self._made[key])
+
+    def _run(self, ids: Sequence[int], border: int) -> Rows:
+        from node.engine import load_shard
+        from node.recomputing import run_again
+
+        if self._engine is None:
+            profile = self._profile
+            self._engine = load_shard(
+                self._model.directory, None, dtype=profile.dtype, quantize=profile.quantization
+            )
+        return run_again(self._engine, ids, [border]).rows[border]
+
+
+@dataclass(slots=True)
+class OtherPeers:
+    """Other peers of the same execution profile, who get hidden rows and give hidden rows."""
+
+    client: Client
+    model: Model
+    ends: Ends
+    profile: Profile
+    limits: Limits = ANY_PEER
+    name: str = "other peers"
+
+    async def rerun(self, ids: Sequence[int], border: int, but: Collection[str]) -> Rerun | None:
+        wire = wire_format(self.profile.wire)
+        avoid = tuple({*self.limits.avoid, *map(PeerId, but)})
+        session = self.client.hidden(
+            HiddenRequest(
+                manifest=self.model.manifest.digest,
+                n_blocks=self.model.manifest.n_blocks,
+                stop=border,
+                capacity=len(ids) + 1,
+                row_bytes=wire.row_bytes(self.ends.hidden_size),
+                profile=str(self.profile),
+                timeout_s=TIMEOUT_S,
+                wait_s=WAIT_S,
+                model=self.model.asked,
+                limits=replace(self.limits, avoid=avoid),
+            )
+        )
+        try:
+            sent = encode(wire, self.ends.rows(ids))
+            answer = await session.forward(0, sent)
+            by = tuple(hop.peer for hop in session.rules.hops)
+        except (SwarmIncomplete, PeerUnreachable):
+            return None
+        finally:
+            await session.aclose()
+        if {*by} & {*but}:
+            return None
+        return Rerun(decode(wire, answer, self.ends.hidden_size), by)

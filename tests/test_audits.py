@@ -1,0 +1,194 @@
+"""Peers that cheat, found out by somebody who asks like anybody else; and honest ones, who are not.
+
+Real nodes over real sockets: two that make a chain and one that serves all blocks. Cheats run the
+nodes' own software on an engine that does less, or other, than it says.
+"""
+
+import re
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ledger.findings import Findings
+from ledger.judging import judge
+from ledger.verdicts import MATCH, MISMATCH
+from manyhands.auditing.auditor import Audit
+from manyhands.auditing.desk import Desk
+from manyhands.models import BUILT_IN, find_model
+from node.engine import ShardEngine, load_shard
+from protocol.identity import PeerId
+from protocol.messages import Span
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport.grpc import GrpcTransport
+from scheduler import Client, Finished
+from scheduler.wanted import Limits
+from tests.local_swarm import Swarm
+
+FRONT, BACK, WHOLE = (0, 4), (4, 8), (0, 8)
+PROMPT = "What should I know about sourdough bread before I begin?"
+
+Weights = dict[str, torch.Tensor]
+
+
+def four_bits(weights: Weights) -> None:
+    """Rounded to 15 levels in groups of 32, the cheaper thing to serve."""
+    for name, value in projections(weights):
+        groups = value.reshape(-1, 32)
+        scale = groups.abs().amax(dim=1, keepdim=True) / 7
+        weights[name] = (torch.round(groups / scale.clamp_min(1e-9)) * scale).reshape(value.shape)
+
+
+def scaled(weights: Weights) -> None:
+    for name, value in projections(weights):
+        weights[name] = value * 1.02
+
+
+def without_blocks(weights: Weights) -> None:
+    """Blocks 3 and 5 add nothing: whoever has one of them skips it."""
+    for name, value in projections(weights):
+        if re.search(r"layers\.[35]\..*(o_proj|down_proj)", name):
+            weights[name] = torch.zeros_like(value)
+
+
+def projections(weights: Weights) -> list[tuple[str, torch.Tensor]]:
+    return [(name, value) for name, value in weights.items() if "_proj.weight" in name]
+
+
+def stale(engine: ShardEngine) -> ShardEngine:
+    """It answers with what it made before, wherever the shape fits."""
+    made: dict[tuple[int, ...], Any] = {}
+    step = engine.step
+
+    def again(items: Any) -> Any:
+        results = step(items)
+        for result in results:
+            kept = made.setdefault(tuple(result.hidden.shape), result)
+            result.hidden = kept.hidden.clone()
+        return results
+
+    engine.step = again  # type: ignore[method-assign]
+    return engine
+
+
+def spoilt_by(spoil: Callable[[Weights], None], directory: Path) -> Callable[[Span], ShardEngine]:
+    """Engines of a copy of the model, of other weights."""
+
+    def load(span: Span) -> ShardEngine:
+        if not directory.exists():
+            shutil.copytree(BUILT_IN, directory)
+            path = directory / "model.safetensors"
+            weights = {name: value.float() for name, value in load_file(path).items()}
+            spoil(weights)
+            save_file(weights, path, metadata={"format": "pt"})
+        return load_shard(directory, span, dtype="float32")
+
+    return load
+
+
+def stale_engine(span: Span) -> ShardEngine:
+    return stale(load_shard(BUILT_IN, span, dtype="float32"))
+
+
+class Swarms(Swarm):
+    """One in which the node at place `cheat` runs an engine of its own."""
+
+    cheat: int | None = None
+    load: Callable[[Span], ShardEngine]
+
+    async def engine(self, span: Span) -> ShardEngine:
+        return self.load(span) if len(self.nodes) == self.cheat else await super().engine(span)
+
+
+@asynccontextmanager
+async def swarm(
+    home: Path, cheat: int | None = None, load: Callable[[Span], ShardEngine] = stale_engine
+) -> AsyncIterator[Swarms]:
+    def over_sockets(identity: Any) -> GrpcTransport:
+        return GrpcTransport(identity, OPEN_SWARM_ID)
+
+    built = Swarms(BUILT_IN, home, over_sockets)
+    built.cheat, built.load = cheat, load
+    try:
+        await built.start(FRONT, BACK, WHOLE)
+        yield built
+    finally:
+        await built.aclose()
+
+
+async def audited(
+    built: Swarm, client: Client, findings: Findings, *, avoid: int = 2, **choices: Any
+) -> Audit:
+    """Ask something of the chain without node `avoid`, and look at the work."""
+    peers = [PeerId(local.node.peer_id) for local in built.nodes]
+    desk = Desk(client, find_model("tiny"), findings, rate_ppm=1_000_000, **choices)
+    ids = built.tokenizer.encode(PROMPT)
+    request = built.request(
+        ids, max_tokens=40, ignore_eos=True, limits=Limits(avoid=(peers[avoid],))
+    )
+    generation = client.generate(request)
+    async with generation:
+        async for event in generation:
+            if isinstance(event, Finished):
+                result = event.result
+    return await desk.look(request, generation, result)
+
+
+async def test_honest_peers_are_found_to_be_honest(tmp_path):
+    async with swarm(tmp_path) as built, built.client() as client:
+        with Findings.open(tmp_path, OPEN_SWARM_ID) as findings:
+            audit = await audited(built, client, findings)
+            by_peers = await audited(built, client, findings, references="peers")
+            standings = findings.standings(0.0)
+
+    for each in (audit, by_peers):
+        assert {look.result for look in each.looks} == {MATCH}
+        assert {look.span for look in each.looks} == {"0:4", "4:8"}
+        assert (each.faults, each.notes) == ([], [])
+    assert len(standings) == 2
+    assert all(standing.failed == 0 and standing.passed > 1 for standing in standings.values())
+
+
+@pytest.mark.parametrize(
+    ("how", "cheat"),
+    [
+        (scaled, 0),
+        *(
+            pytest.param(how, cheat, marks=pytest.mark.slow)
+            for how in (four_bits, scaled, without_blocks, stale)
+            for cheat in (0, 1)
+            if (how, cheat) != (scaled, 0)
+        ),
+    ],
+)
+async def test_37_a_cheat_is_named_and_the_honest_hop_behind_it_is_not(tmp_path, how, cheat):
+    load = stale_engine if how is stale else spoilt_by(how, tmp_path / "spoilt")
+    async with swarm(tmp_path, cheat, load) as built, built.client() as client:
+        keys = [local.node.identity.public_key for local in built.nodes]
+        with Findings.open(tmp_path, OPEN_SWARM_ID) as findings:
+            audit = await audited(built, client, findings)
+            (kept,) = findings.faults()
+
+    assert kept.fault.accused == keys[cheat]
+    assert judge(kept.fault, OPEN_SWARM_ID).auditors == (client.identity.public_key,)
+    wrong = [look for look in audit.looks if look.result == MISMATCH]
+    assert [(look.account, look.confirmed) for look in wrong] == [(keys[cheat], True)]
+
+
+@pytest.mark.slow
+async def test_a_reference_that_cheats_accuses_nobody_else(tmp_path):
+    """The node that serves all blocks is the cheat; the chain of the other two is looked at."""
+    async with (
+        swarm(tmp_path, 2, spoilt_by(scaled, tmp_path / "spoilt")) as built,
+        built.client() as client,
+    ):
+        with Findings.open(tmp_path, OPEN_SWARM_ID) as findings:
+            audit = await audited(built, client, findings, references="peers")
+            assert findings.faults() == []
+
+    assert [look.confirmed for look in audit.looks if look.result == MISMATCH] == [False]
