@@ -214,7 +214,8 @@ def translated(path: Path | Address) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        error_code = getattr(error, "sqlite_errorcode", 0)
+        primary = error_code & 0xFF
         if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise LedgerBusy(
                 f"{path} is locked by another process",
@@ -225,20 +226,35 @@ def translated(path: Path | Address) -> Iterator[None]:
                 f"{path} cannot be opened for writing: {error}",
                 hint=f"check who owns it: ls -l {getattr(path, 'parent', path)}",
             ) from error
-        if primary == sqlite3.SQLITE_FULL:
+        if primary == sqlite3.SQLITE_FULL or error_code in _WRITING:
             raise _no_space(path) from error
         raise damaged(path, str(error)) from error
     except UnicodeDecodeError as error:  # text that no longer is, in a row or in the schema
         raise damaged(path, str(error)) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise _no_space(path) from error
-        raise ConfigError(f"{path} cannot be opened: {error.strerror or error}") from error
+        raise ConfigError(
+            f"{path} cannot be opened: {error.strerror or error}",
+            hint=f"check who owns it: ls -l {getattr(path, 'parent', path)}",
+        ) from error
 
 
 def _no_space(path: Path | Address) -> OutOfMemory:
-    hint = "free some, or choose another --home"
-    return OutOfMemory(f"no disk space left for {path}", hint=hint)
+    hint = "free some (df), see whether the disk is well (dmesg), or choose another --home"
+    return OutOfMemory(f"no disk space left for {path}, or it takes no more", hint=hint)
+
+
+# A disk that takes no more, for whatever reason: what is on it is as it was.
+_WRITING = {
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_DIR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+    sqlite3.SQLITE_IOERR_SHMMAP,
+    sqlite3.SQLITE_IOERR_SHMOPEN,
+}
 
 
 def write_whole(path: Path, text: str) -> None:

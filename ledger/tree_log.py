@@ -89,7 +89,11 @@ class TreeLog:
 
     def _sound_size(self) -> int:
         """The size of the tree, once it is seen to match its last checkpoint."""
-        size, head = len(self), self._head()
+        size = len(self)
+        try:
+            head = self._head()
+        except IntegrityError as error:
+            raise damaged(self._store.path, f"its last checkpoint is none: {error}") from error
         promised = (head.size, head.root) if head else (0, EMPTY_ROOT)
         if (size, root(size, self._node_at)) != promised:
             raise damaged(self._store.path, "the tree does not match its last checkpoint")
