@@ -24,6 +24,7 @@ from ledger.migrate_cli import migrate_command
 from ledger.options import books_of, choice_of, choosing, common
 from ledger.paid_cli import debts, paid
 from ledger.prune_cli import prune
+from ledger.repair_cli import repair_command
 from ledger.statement_html import statement_html
 from ledger.statements import GROUPS
 from ledger.verify import verify_ledger
@@ -61,6 +62,7 @@ ledger.add_command(prune)
 ledger.add_command(paid)
 ledger.add_command(debts)
 ledger.add_command(migrate_command)
+ledger.add_command(repair_command)
 
 
 @ledger.command()

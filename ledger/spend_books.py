@@ -19,6 +19,7 @@ from ledger.errors import BadProof, DamagedLedger
 from ledger.fold import Allotted, Books, TabClaim
 from ledger.forks import Proven, Side, Version, check_fork, fork_fault, own_line
 from ledger.merkle import appended, leaf_hash, root
+from ledger.notes import Note
 from ledger.posting import StepRow, post
 from ledger.spend_leaf import NO_LEAF, SpendLeaf
 from ledger.spend_shelf import Shelf
@@ -323,8 +324,17 @@ class SpendBooks:
             for level, number, hash_ in appended(index, leaf_hash(data), fresh):
                 fresh[level, number] = hash_
         if root(size, fresh) != head.head.root:
+            self._check_own(log)
             raise BadProof("the leaves do not give the checkpoint's root: send all of them")
         return fresh
+
+    def _check_own(self, log: LogRow) -> None:
+        """That it is not our own tree which is another than it was."""
+        if log.cut is not None or not log.note:
+            return
+        kept = Checkpoint.parse(Note.parse(log.note).text)
+        if (log.size, root(log.size, self._nodes(log))) != (kept.size, kept.root):
+            raise damaged(self._store.path, f"the tree of log {log.acct} is not what was cosigned")
 
     def _nodes(self, log: LogRow) -> Nodes:
         return Nodes(self._store, log.acct)

@@ -283,7 +283,10 @@ def write_whole(path: Path, text: str) -> None:
 def damaged(path: Path | Address, reason: str) -> DamagedLedger:
     what, hint = _MENDED_BY.get(path.name.split(".")[0], ("is truncated or corrupt", ""))
     if not hint and isinstance(path, Path):
-        hint = f"restore a backup, or begin anew: mv {path.parent} {path.parent}.damaged"
+        hint = (
+            "manyhands ledger repair, with --copy FILE for what only a backup has; where that finds"
+            f" no way, begin a new account: mv {path.parent} {path.parent}.damaged"
+        )
     return DamagedLedger(f"{path} {what}: {reason}", hint=hint or "restore the newest dump of it")
 
 
@@ -291,8 +294,9 @@ def damaged(path: Path | Address, reason: str) -> DamagedLedger:
 _MENDED_BY = {
     "spend": (
         "is not as it was when it signed last",
-        "put back the newest copy there is, from after the last entry: to sign on from an older"
-        " one is a fork; where there is none, begin a new account with another --home",
+        "manyhands ledger repair --spending, with --copy FILE for what only a backup has: to sign"
+        " on from an older one is a fork; where that finds no way, put back the newest copy there"
+        " is, or begin a new account with another --home",
     ),
     "witness": (
         "is not as it was when it signed last",

@@ -81,7 +81,7 @@ class TreeLog:
 
     def _head_note(self) -> str | None:
         rows = self._store.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1")
-        return _text(rows[0][0]) if rows else None
+        return text_of(rows[0][0]) if rows else None
 
     def _head(self) -> Checkpoint | None:
         note = self._head_note()
@@ -151,5 +151,6 @@ class OwnLog(TreeLog):
         return Checkpoint.parse(Note.parse(note).text).size, note
 
 
-def _text(note: str | bytes) -> str:
+def text_of(note: str | bytes) -> str:
+    """As its column has it."""
     return note if isinstance(note, str) else note.decode(errors="replace")

@@ -10,6 +10,7 @@ put back to an older state is noticed. How requests come in is left to others.
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -218,8 +219,16 @@ class WitnessBook:
             raise WitnessRefused(422, str(error)) from error
 
     def _seen(self, origin: str) -> tuple[int, bytes]:
-        rows = self._store.execute("SELECT size, root FROM seen WHERE origin = ?", (origin,))
-        return (rows[0][0], rows[0][1]) if rows else (0, EMPTY_ROOT)
+        """What we signed last; the note it was signed in says the same, or the disk has erred."""
+        sql = "SELECT size, root, note FROM seen WHERE origin = ?"
+        rows = self._store.execute(sql, (origin,))
+        if not rows:
+            return 0, EMPTY_ROOT
+        size, root, note = rows[0]
+        with suppress(BadProof):
+            if Checkpoint(origin, size, root) == Checkpoint.parse(Note.parse(note).text):
+                return size, root
+        raise damaged(self._store.path, f"what it signed of {origin} is not what its note says")
 
     def _admit(self, hour: int) -> None:
         """Count a log that is new, unless this hour had its share: the next one has another."""

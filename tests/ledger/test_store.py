@@ -58,8 +58,8 @@ def test_what_is_written_whole_replaces_or_leaves_what_was_there(tmp_path):
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("spend.sqlite", "to sign on from an older one is a fork"),
-        ("spend.checkpoint", "to sign on from an older one is a fork"),
+        ("spend.sqlite", "on from an older one is a fork"),
+        ("spend.checkpoint", "on from an older one is a fork"),
         ("witness.sqlite", "a witness that forgets"),
         ("witness.seen", "a witness that forgets"),
         ("spending.sqlite", "move this file away"),
