@@ -1,7 +1,7 @@
-"""`manyhands ledger grant | allot | release | sync | dispute`: write spend logs, and see them.
+"""`manyhands ledger grant | allot | release`: write the spend log of an account of this home.
 
 In: accounts and amounts. Out: an entry that a quorum of witnesses signed and nodes know, or what
-keeps it from that; tables, or one JSON object. What entries come to is `ledger/fold.py`'s.
+keeps it from that. What entries come to is `ledger/fold.py`'s.
 """
 
 import json
@@ -12,20 +12,16 @@ from typing import Any
 
 import click
 
-from ledger.credit_views import policy_view, sync_views
-from ledger.disputes_cli import tabs
-from ledger.findings_render import faults as show_faults
-from ledger.findings_view import fault_views
 from ledger.fold import Allotted
 from ledger.lines import peer_name
 from ledger.options import AccountType
 from ledger.spending import Allotment, Grant, Release, Spending
 from manyhands.crediting.amounts import AmountType, show_amount
 from manyhands.crediting.desk import Desk, Written, check_granted, open_desk
-from manyhands.crediting.shown import plural, show_forks, show_sync
-from manyhands.home import Home, default_home, open_identity
+from manyhands.crediting.shown import plural
+from manyhands.home import Home, open_identity
 from manyhands.loops import run
-from manyhands.options import base_option, home_option, join_option, json_option
+from manyhands.options import base_option, join_option, json_option
 from manyhands.party import Who, open_party
 from manyhands.progress import say
 from manyhands.signals import interruptible
@@ -177,60 +173,6 @@ def release(
     _write(place_of(home, name), role, join, as_json, "release", make, more, None)
 
 
-@ledger.group(invoke_without_command=True)
-@role_option
-@online
-@click.pass_context
-def sync(
-    context: click.Context,
-    role: Who,
-    home: Path | None,
-    name: str | None,
-    join: tuple[Address, ...],
-    as_json: bool,
-) -> None:
-    """Hear what the swarm knows of all spend logs; have our own signed and known."""
-    if context.invoked_subcommand is not None:
-        return
-    place = place_of(home, name)
-    run(_sync(place, role, join))
-    _show_sync(place, as_json)
-
-
-@sync.command("status")
-@which_option
-@base_option
-@json_option
-def sync_status(home: Path | None, name: str | None, as_json: bool) -> None:
-    """What this home knows of all spend logs, as of when, signed by how many witnesses."""
-    _show_sync(place_of(home, name), as_json)
-
-
-@ledger.group()
-def dispute() -> None:
-    """Who broke a rule, with proof; and tabs that were not paid as claimed."""
-
-
-dispute.add_command(tabs)
-
-
-@dispute.command("list")
-@home_option
-@json_option
-def dispute_list(home: Path | None, as_json: bool) -> None:
-    """The accounts that nobody takes new business from, each with its proof."""
-    _show_disputes(home or default_home(), None, as_json)
-
-
-@dispute.command("show")
-@click.argument("account", type=AccountType())
-@home_option
-@json_option
-def dispute_show(account: bytes, home: Path | None, as_json: bool) -> None:
-    """What proves it of ACCOUNT: two checkpoints that no one log can have, or signed objects."""
-    _show_disputes(home or default_home(), account, as_json)
-
-
 # --- within ---------------------------------------------------------------------------------------
 
 
@@ -265,12 +207,6 @@ def _write(
     click.echo(f"id {written.oid.hex()}")
     who = f"{plural(signed, 'witness', 'witnesses')}, told to {plural(len(written.told), 'node')}"
     say(f"entry {written.index}, signed by {who}")
-
-
-async def _sync(place: Home, role: Who, join: tuple[Address, ...]) -> None:
-    with interruptible():
-        async with open_desk(place, role, join) as desk:
-            await desk.sync()
 
 
 def _issuer(place: Home) -> Who:
@@ -314,38 +250,3 @@ def _find(desk: Desk, prefix: str) -> tuple[bytes, Allotted]:
             hint="the payer's `ledger allot` printed the id; manyhands ledger sync --role node",
         )
     return ours.popitem()
-
-
-def _show_sync(place: Home, as_json: bool) -> None:
-    policy = open_party(place, "client").policy
-    check_granted(policy)
-    view: dict[str, Any] = {"schema": "manyhands/ledger-sync/v1", "home": str(place.root)}
-    view |= {"swarm": policy.name, "policy": policy_view(policy), "roles": sync_views(place.root)}
-    if as_json:
-        click.echo(json.dumps(view))
-    else:
-        show_sync(view)
-
-
-def _show_disputes(root: Path, account: bytes | None, as_json: bool) -> None:
-    known = fault_views(root, whole=account is not None)
-    faults = [each for each in known if account is None or each["accused"] == account.hex()]
-    found = {
-        fork["accused"]: fork
-        for view in sync_views(root)
-        for fork in view["forks"]
-        if account is None or fork["accused"] == account.hex()
-    }
-    if account is not None and not found and not faults:
-        raise UsageError(
-            f"nothing here proves anything against {peer_name(account)}",
-            hint="manyhands ledger sync hears what nodes know",
-        )
-    if as_json:
-        view = {"schema": "manyhands/ledger-disputes/v1", "home": str(root)}
-        click.echo(json.dumps({**view, "disputes": list(found.values()), "faults": faults}))
-    else:
-        show_forks(list(found.values()), whole=account is not None)
-        show_faults(faults, whole=account is not None)
-        if not found and not faults:
-            say("nothing is proven here against anybody")

@@ -17,6 +17,7 @@ from ledger.lines import peer_name
 from manyhands.crediting.amounts import show_amount
 from manyhands.crediting.command import online
 from manyhands.crediting.desk import check_granted
+from manyhands.crediting.dispute_command import ledger
 from manyhands.home import Home
 from manyhands.loops import run
 from manyhands.party import Party, open_party
@@ -24,7 +25,6 @@ from manyhands.progress import say
 from manyhands.running import join_addresses
 from manyhands.signals import interruptible
 from manyhands.swarm import place_of
-from manyhands.witnessing.command import ledger
 from protocol.address import Address
 from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError

@@ -1,0 +1,74 @@
+"""`manyhands ledger dispute`: who broke a rule, with the proof that this home has.
+
+In: a home. Out: accounts that nobody takes new business from, and what proves it; tabs on which
+more was claimed than paid.
+"""
+
+import json
+from pathlib import Path
+
+import click
+
+from ledger.credit_views import sync_views
+from ledger.disputes_cli import tabs
+from ledger.findings_render import faults as show_faults
+from ledger.findings_view import fault_views
+from ledger.lines import peer_name
+from ledger.options import AccountType
+from manyhands.crediting.shown import show_forks
+from manyhands.crediting.sync_command import ledger
+from manyhands.home import default_home
+from manyhands.options import home_option, json_option
+from manyhands.progress import say
+from protocol.errors import UsageError
+
+__all__ = ["ledger"]  # with more commands
+
+
+@ledger.group()
+def dispute() -> None:
+    """Who broke a rule, with proof; and tabs that were not paid as claimed."""
+
+
+dispute.add_command(tabs)
+
+
+@dispute.command("list")
+@home_option
+@json_option
+def dispute_list(home: Path | None, as_json: bool) -> None:
+    """The accounts that nobody takes new business from, each with its proof."""
+    _show_disputes(home or default_home(), None, as_json)
+
+
+@dispute.command("show")
+@click.argument("account", type=AccountType())
+@home_option
+@json_option
+def dispute_show(account: bytes, home: Path | None, as_json: bool) -> None:
+    """What proves it of ACCOUNT: two checkpoints that no one log can have, or signed objects."""
+    _show_disputes(home or default_home(), account, as_json)
+
+
+def _show_disputes(root: Path, account: bytes | None, as_json: bool) -> None:
+    known = fault_views(root, whole=account is not None)
+    faults = [each for each in known if account is None or each["accused"] == account.hex()]
+    found = {
+        fork["accused"]: fork
+        for view in sync_views(root)
+        for fork in view["forks"]
+        if account is None or fork["accused"] == account.hex()
+    }
+    if account is not None and not found and not faults:
+        raise UsageError(
+            f"nothing here proves anything against {peer_name(account)}",
+            hint="manyhands ledger sync hears what nodes know",
+        )
+    if as_json:
+        view = {"schema": "manyhands/ledger-disputes/v1", "home": str(root)}
+        click.echo(json.dumps({**view, "disputes": list(found.values()), "faults": faults}))
+    else:
+        show_forks(list(found.values()), whole=account is not None)
+        show_faults(faults, whole=account is not None)
+        if not found and not faults:
+            say("nothing is proven here against anybody")
