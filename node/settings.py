@@ -14,6 +14,8 @@ from protocol.errors import ConfigError
 from protocol.tracing import Tracer
 from protocol.transport.paths import LOOK_S
 
+LEAST_OFFER_S = 600.0  # that an offer holds yet, whenever somebody reads it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
@@ -95,12 +97,15 @@ class NodeSettings:
     """How long payers can ask for these, and the room that all of them have: 1 KiB has 32 rows."""
 
     offer_lifetime_s: float = 3600.0
+    """What is asked holds so long; a new offer is made at half of it, and no sooner."""
 
     tracer: Tracer | None = None
     """Who keeps spans of sessions whose clients trace them; None: nobody."""
 
     def __post_init__(self) -> None:
         check_kv_cache(self.kv_cache_bytes)
+        if self.offer_lifetime_s < 2 * LEAST_OFFER_S:
+            raise ConfigError(f"an offer of {self.offer_lifetime_s:g} s holds for too few sessions")
 
 
 def check_kv_cache(n_bytes: int) -> None:

@@ -33,6 +33,7 @@ ManyhandsError
             ConstraintBroken a session's client does not want that peer next to its rows
             InDebt           the client owes a node more than it lends: settle first
         VersionMismatch      the two sides speak different protocols or serve different models
+        OfferBroken          its terms ask for more than its own offer that is in force
         PeerMisbehaved       provable or plain nonsense: keep the evidence, count it
     ChainBroken              a session lost hops; it may replay on another route
     SwarmIncomplete          nobody serves some blocks (exit 5); names them
@@ -218,6 +219,10 @@ class InDebt(PeerRefused):
 
 class VersionMismatch(PeerError):
     exit_code, code = 6, "version_mismatch"
+
+
+class OfferBroken(PeerError):
+    code = "offer_broken"
 
 
 class PeerMisbehaved(PeerError):

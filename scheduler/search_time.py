@@ -11,6 +11,7 @@ import time
 
 from protocol.errors import (
     ManyhandsError,
+    OfferBroken,
     PeerError,
     PeerMisbehaved,
     PeerRefused,
@@ -18,7 +19,7 @@ from protocol.errors import (
 )
 
 AGAIN_S = (0.1, 0.25)  # between looks, drawn: clients that failed together do not return together
-FINAL = (PeerRefused, VersionMismatch, PeerMisbehaved)  # no time mends these
+FINAL = (PeerRefused, VersionMismatch, PeerMisbehaved, OfferBroken)  # no time mends these
 FULL_GROWTH, MAX_FULL_S = 1.5, 3.0  # where all are full: longer each time, up to that
 
 

@@ -86,6 +86,7 @@ class Session:
         self.rules = rules or ChainSession(request.prompt_ids, request.n_blocks)
         self.error: ManyhandsError | None = None
         self._finder, self._connections = finder, connections
+        settlement.announced = finder.announced
         finder.left_ncr = lambda staying: settlement.left_ncr(staying, len(self.rules.ids))
         finder.on_wait = self.transcript.waiting
         self._identity, self._settlement = identity, settlement

@@ -22,11 +22,18 @@ from ledger.spending import Fault
 from ledger.tab import PayerTab, no_limit
 from ledger.wallet import Stake
 from ledger.writer import LedgerWriter
+from protocol.announcements import Announcement
 from protocol.asking import Funding
 from protocol.chain_actions import Seat, Stretch
 from protocol.clock import wall_ms
 from protocol.constraints import NONE, Constraints
-from protocol.errors import BudgetExceeded, ManyhandsError, PeerMisbehaved, PeerRefused
+from protocol.errors import (
+    BudgetExceeded,
+    ManyhandsError,
+    OfferBroken,
+    PeerMisbehaved,
+    PeerRefused,
+)
 from protocol.handover import Note
 from protocol.identity import Identity, public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve, Reserved, SessionId
@@ -147,6 +154,27 @@ class ClientTab:
         assert self._reserved is not None
         return prices.proposed(self._reserved.offer, self.reserve.n_blocks, self.reserve.capacity)
 
+    def check_kept(self, announced: bytes, now_ms: int) -> None:
+        """Whether it asks no more than by the offer that it announced, while that is in force.
+
+        Raises:
+            OfferBroken: it does: who is chosen for a price has to keep it (bait and switch).
+        """
+        assert self._reserved is not None
+        said, asks = prices.read_offer(announced), prices.read_offer(self._reserved.offer)
+        if said is None or asks is None or said.provider != asks.provider:
+            return
+        if said.manifest != self.reserve.manifest or said.expires_ms <= now_ms:
+            return
+        span, n_blocks, room = self.reserve.span, self.reserve.n_blocks, self.reserve.capacity
+        before, now = (
+            prices.price_of(each.rates, span, n_blocks, room).over(len(span))
+            for each in (said, asks)
+        )
+        if now > before:
+            why = f"it offers {before:g} ncr per million and asks {now:g}, its offer being in force"
+            raise OfferBroken(self._peer, why)
+
     def hear(self, statement: bytes) -> None:
         """Take a statement in.
 
@@ -253,6 +281,7 @@ class Settlement:
         self.constraints = constraints.seal(session, swarm_id, identity.key)
         self._asked = constraints.encode()
         self._max_price, self._max_cost = max_price, max_cost
+        self.announced: Callable[[str], Announcement | None] = lambda peer: None
         self.funds = funds
         self.session, self.salt = session, secrets.token_bytes(32)
         self.salt_commit = hashlib.sha256(self.salt).digest()
@@ -294,7 +323,10 @@ class Settlement:
         Raises:
             IntegrityError: they are not what was asked for.
             PeerRefused: they ask for more than the client pays, whatever was announced.
+            OfferBroken: they ask for more than the peer announced.
         """
+        if (said := self.announced(peer)) is not None:
+            self.tabs[peer].check_kept(said.offer, wall_ms())
         left_ncr = self.left_ncr({*chain} - {peer}, n_ids)
         if left_ncr is not None and (most := self.tabs[peer].most_ncr(n_ids)) > left_ncr:
             raise PeerRefused(peer, f"it could cost {most} ncr, and {max(0, left_ncr)} are left")
