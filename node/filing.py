@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ledger.receipts import Receipt
 from ledger.spending import Fault
 from node.metering import SessionMeter
-from protocol.errors import IntegrityError
+from protocol.errors import IntegrityError, ManyhandsError
 from protocol.messages import Closed, Failure, ToClient
 from protocol.transport.error_codec import encode_error
 
@@ -51,8 +51,8 @@ class Filing:
         epoch: int,
     ) -> None:
         try:
-            if meter.hold is not None:  # first: what is claimed twice counts once
-                await asyncio.to_thread(meter.close)
+            if meter.hold is not None:
+                await self._claim(meter)
             receipt_id, index = await file(receipt, meter.faults())
             tell(Closed(receipt=receipt_id, index=index))
         except IntegrityError as error:
@@ -60,6 +60,15 @@ class Filing:
             tell(Failure(epoch=epoch, error=encode_error(error)))
         finally:
             self.done.set()
+
+    @staticmethod
+    async def _claim(meter: SessionMeter) -> None:
+        """Of the allotment that pays. It comes first: what is claimed twice counts once, and where
+        it fails, the receipt says it at the next start (`Escrow.recover`)."""
+        try:
+            await asyncio.to_thread(meter.close)
+        except ManyhandsError as error:
+            log.error("what a tab came to is not in the books yet", extra={"error": str(error)})
 
     async def ended(self) -> None:
         """Until the receipt is in the log."""

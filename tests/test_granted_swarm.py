@@ -13,8 +13,9 @@ from ledger.log import Ledger
 from ledger.meter import Rates
 from ledger.receipts import open_receipt
 from ledger.spending import Allotment
+from ledger.wallet import Stake
 from protocol.clock import wall_ms
-from protocol.errors import ManyhandsError, NoQuorum, NotFunded
+from protocol.errors import ManyhandsError, NoQuorum, NotFunded, SwarmIncomplete
 from protocol.identity import Identity, peer_id_from_public_key
 from protocol.signing import SigningKey
 from scheduler import Finished, Token
@@ -208,6 +209,57 @@ async def test_45_an_allotment_pays_for_no_more_than_it_is_good_for_whoever_asks
             each.claimed for each in allotted.values()
         )
         assert all(each.claimed <= each.amount and not each.unfunded for each in allotted.values())
+
+
+async def test_whoever_shows_an_allotment_of_another_is_refused(model, tmp_path):
+    payer, thief = Identity(SigningKey.generate()), Identity(SigningKey.generate())
+    async with granted_swarm(model, tmp_path, (0, 6), rates=PRICED) as built:
+        await built.grant(payer.key, PLENTY)
+        async with built.client(identity=payer) as client:
+            await whole(client.generate(ask(built, max_tokens=8)))
+            rightful = built.wallets[payer.public_key]
+            node = built.nodes[0].node.identity.public_key
+            stolen = rightful.take(node, ISSUER.public_key, 1, built.policy.epoch_of(wall_ms()))
+        assert stolen is not None
+        async with built.client("thief", identity=thief) as client:
+
+            async def stakes(wants: dict[bytes, int], asset: bytes) -> dict[bytes, Stake]:
+                return dict.fromkeys(wants, stolen)
+
+            assert client.purse is not None
+            client.purse.stakes = stakes  # type: ignore[method-assign, assignment]
+            with pytest.raises(SwarmIncomplete):  # the one node will not have it
+                await whole(client.generate(ask(built, max_tokens=8, wait_s=0.5)))
+        books = built.books[node].books()
+        (tab,) = closed(built, tmp_path / "client")
+        assert sum(each.claimed for each in books.allotted.values()) == tab.amount
+
+
+@pytest.mark.slow
+async def test_an_heir_is_paid_from_an_allotment_of_its_own(model, tmp_path):
+    payer = Identity(SigningKey.generate())
+    spans = (0, 2), (2, 5), (5, 6), (2, 5)
+    async with granted_swarm(model, tmp_path, *spans, rates=PRICED, drain_s=20.0) as built:
+        await built.grant(payer.key, 10 * PLENTY)
+        async with built.client(identity=payer) as client:
+            generation = client.generate(ask(built, max_tokens=200))
+            leaving, n_seen = None, 0
+            async with generation:
+                async for event in generation:
+                    n_seen += isinstance(event, Token)
+                    if n_seen == 4 and leaving is None:
+                        middle = generation.session.rules.hops[1].peer
+                        gone = next(n for n in built.nodes if n.node.identity.peer_id == middle)
+                        leaving = asyncio.create_task(built.stop(gone))
+                    if isinstance(event, Finished):
+                        result = event.result
+            assert leaving is not None
+            await leaving
+        assert (len(result.token_ids), result.handovers + result.failovers) == (200, 1)
+    tabs = closed(built, tmp_path / "client")
+    assert len(tabs) == 4
+    assert len({tab.terms.allot_oid for tab in tabs}) == 4
+    assert sum(tab.amount for tab in tabs) == result.cost_ncr
 
 
 async def test_a_client_whose_home_was_put_back_signs_no_second_version_of_its_log(model, tmp_path):
