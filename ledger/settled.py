@@ -100,6 +100,14 @@ class SettledBook:
         rows = self._store.execute("SELECT envelope FROM settlement WHERE oid = ?", (oid,))
         return Envelope.decode(rows[0][0]) if rows else None
 
+    def __len__(self) -> int:
+        return int(self._store.execute("SELECT count(*) FROM settlement")[0][0])
+
+    def count(self, payer: bytes, payee: bytes, epoch: int) -> int:
+        """How many these two have of an epoch."""
+        sql = "SELECT count(*) FROM settlement WHERE payer = ? AND payee = ? AND epoch = ?"
+        return int(self._store.execute(sql, (payer, payee, epoch))[0][0])
+
     def between(self, pair: Pair) -> list[Envelope]:
         """In the order of their epochs."""
         rows = self._store.execute(

@@ -19,6 +19,7 @@ from ledger.settle_desk import SettleDesk
 from ledger.settle_words import METHOD, SIGNED, Asked
 from ledger.spend_books import SpendBooks
 from ledger.spend_log import SpendLog
+from node.reconciling import Reconciling
 from protocol.clock import wall_ms
 from protocol.errors import IntegrityError, ManyhandsError, PeerBusy, PeerMisbehaved
 from protocol.guard import Allowance, Budget
@@ -48,9 +49,17 @@ class Settling:
     """`run` it for as long as the node is up."""
 
     def __init__(
-        self, desk: SettleDesk, books: SpendBooks, policy: Policy, cosigners: Cosigners | None
+        self,
+        desk: SettleDesk,
+        books: SpendBooks,
+        policy: Policy,
+        cosigners: Cosigners | None,
+        reconciling: Reconciling | None = None,
     ) -> None:
-        self.calls: Mapping[str, CallHandler] = {METHOD: self._asked}
+        """reconciling: what was settled, and what is wrong, with what others know of that."""
+        others = reconciling.calls if reconciling else {}
+        self.calls: Mapping[str, CallHandler] = {METHOD: self._asked, **others}
+        self._reconciling = reconciling
         self._desk, self._books, self._policy = desk, books, policy
         self._cosigners, self._is_checked = cosigners, False
         self._turn, self._wake = asyncio.Lock(), asyncio.Event()
@@ -77,6 +86,12 @@ class Settling:
 
     async def run(self) -> None:
         """Until cancelled; what fails is tried again."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._reconciling is not None:
+                tasks.create_task(self._reconciling.run(), name="reconciling")
+            tasks.create_task(self._settle(), name="settlements")
+
+    async def _settle(self) -> None:
         while True:
             try:
                 async with self._turn:

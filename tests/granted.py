@@ -13,16 +13,21 @@ from ledger.cosigning import Cosigned, Witnesses
 from ledger.epochs import epoch_now
 from ledger.errors import WitnessRefused
 from ledger.escrow import Escrow
+from ledger.findings import Findings
 from ledger.funding import Purse
 from ledger.policy import GRANTED, OPEN_POLICY, Policy
 from ledger.settle_desk import SettleDesk
+from ledger.settled import SettledBook
 from ledger.spend_books import SpendBooks
 from ledger.spend_log import SpendLog
 from ledger.spending import Grant
+from ledger.told_objects import FAULTS, SETTLEMENTS, KeptFaults, KeptSettlements, ToldObjects
 from ledger.wallet import Wallet
 from ledger.witness import WitnessBook
 from ledger.writer import LedgerWriter
+from node.reconciling import Reconciling
 from node.settling import Settling
+from protocol.announcements import Announcement
 from protocol.canonical import encode
 from protocol.clock import wall_ms
 from protocol.errors import NoQuorum
@@ -105,6 +110,7 @@ class GrantedSwarm(Swarm):
         self.issuer = enter(SpendLog.open(home / "issuer", ISSUER, self.swarm_id))
         self.wallets: dict[bytes, Wallet] = {}
         self.books: dict[bytes, SpendBooks] = {}  # of nodes
+        self.objects: dict[bytes, ToldObjects] = {}
         self.escrows: dict[bytes, Escrow] = {}
         self.escrow_of, self.purse_of = self._escrow, self._purse
         self.settling_of = self._settling
@@ -135,7 +141,23 @@ class GrantedSwarm(Swarm):
             lambda receipt: writer.file(receipt).result() and None,
         )
         self._closing.callback(desk.close)
-        return Settling(desk, books, self.policy, self.cosigners)
+        settled = SettledBook.open(home, self.swarm_id)
+        self._closing.callback(settled.close)
+        findings = self._closing.enter_context(Findings.open(home, self.swarm_id))
+        kept = (
+            KeptSettlements(settled, self.policy, lambda who: books.size(who) > 0),
+            KeptFaults(findings, self.swarm_id),
+        )
+        objects = ToldObjects(dict(zip((SETTLEMENTS, FAULTS), kept, strict=True)), self.swarm_id)
+        self.objects[identity.public_key] = objects
+
+        def known() -> list[Announcement]:
+            ours = [n.node for n in self.nodes if n.node.peer_id == identity.peer_id]
+            return [each for node in ours for each in node.announcements()]
+
+        transport, _ = self._transport(identity)
+        reconciling = Reconciling(objects, transport, identity.peer_id, known)
+        return Settling(desk, books, self.policy, self.cosigners, reconciling)
 
     def _purse(self, identity: Identity, home: Path) -> ClientPurse:
         self.owners[home] = (identity.key, self.swarm_id)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ledger.checkpoint import Checkpoint, origin
+from ledger.forks import Side, fork_fault
 from ledger.log import Ledger
 from ledger.meter import Rates
 from ledger.owed import owed_tabs
@@ -13,12 +15,15 @@ from ledger.reader import LedgerReader
 from ledger.settle_visit import Visit
 from ledger.settle_words import METHOD, PROPOSE, SIGNED, Asked, Proposed
 from ledger.settling import Pair
+from ledger.told_objects import FAULTS, OBJECTS, RECONCILE, SETTLEMENTS
 from ledger.verify import verify_ledger
 from manyhands.crediting.settle import due_of, settle_all
 from manyhands.home import Home
 from manyhands.party import Party
+from node.reconciling import take_from
+from protocol.canonical import encode
 from protocol.clock import wall_ms
-from protocol.errors import PeerBusy, PeerMisbehaved
+from protocol.errors import PeerBusy, PeerMisbehaved, PeerRefused
 from protocol.identity import Identity
 from protocol.signing import SigningKey
 from scheduler.visiting import settle
@@ -107,6 +112,49 @@ async def test_clients_settle_nodes_deposit_and_everybody_has_the_same_balances(
             assert {tab.amount for tabs in owed_tabs(reader, built.policy).values() for tab in tabs}
         report = verify_ledger(home, payer.public_key)
         assert (report.holds, report.n_pruned) == (True, 2)
+
+
+def forked(built: GrantedSwarm, reporter: Identity):
+    """A proof that somebody signed two checkpoints of one size."""
+    key = SigningKey.generate()
+    name = origin(built.swarm_id, key.public_key, "spend")
+    sides = [Side(Checkpoint(name, 3, bytes([n]) * 32).sign(key)) for n in range(2)]
+    fault = fork_fault(key.public_key, built.swarm_id, *sides, 0)
+    return fault.seal(built.swarm_id, reporter.key)
+
+
+async def test_20_nodes_end_with_the_same_settlements_and_faults(model, tmp_path):
+    payer, home = Identity(SigningKey.generate()), tmp_path / "client"
+    async with granted_swarm(model, tmp_path, (0, 6), (0, 6), rates=PRICED) as built:
+        await built.grant(payer.key, PLENTY)
+        async with built.client(identity=payer) as client:
+            await whole(client.generate(ask(built, max_tokens=8)))
+        await tomorrow(built)
+        made = [each for n in built.nodes for each in await come(built, payer, n, home)]
+        assert len(made) == 1
+        for books in built.books.values():
+            await until(lambda b=books: b.size(made[0].payee) > 0)
+        here, there = (built.objects[n.node.identity.public_key] for n in built.nodes)
+        there.kinds[FAULTS].take(forked(built, built.nodes[1].node.identity))
+
+        for objects, other in ((here, built.nodes[1]), (there, built.nodes[0])):
+            transport, _ = built._transport(Identity(SigningKey.generate()))
+            connection = await transport.dial(other.address)
+            for kind in (SETTLEMENTS, FAULTS):
+                await take_from(connection, objects, kind)
+                assert await take_from(connection, objects, kind) == 0
+            for method in (RECONCILE, OBJECTS):
+                for nonsense in (b"", b"junk", encode((SETTLEMENTS, b"junk")), encode((7, ()))):
+                    with pytest.raises(PeerMisbehaved):
+                        await connection.call(method, nonsense, timeout_s=5)
+                body = encode(("riches", b"" if method == RECONCILE else (bytes(32),)))
+                with pytest.raises(PeerRefused, match="are kept here"):
+                    await connection.call(method, body, timeout_s=5)
+            await connection.aclose()
+
+        for kind in (SETTLEMENTS, FAULTS):
+            assert here.kinds[kind].ids().keys == there.kinds[kind].ids().keys
+            assert len(here.kinds[kind].ids()) == 1
 
 
 async def test_46_a_payer_that_never_comes_is_collected_from_by_itself(model, tmp_path):

@@ -1,7 +1,8 @@
 """What a home brings along where issuers' credit pays: a node's escrow, and its witness.
 
-In: a home and its party. Out: books of all spend logs in `node/`, and, where the swarm's policy
-names a witness whose key lies here, its book. In other swarms there is neither.
+In: a home and its party. Out: books of all spend logs in `node/`, what was settled and found out
+there, and, where the swarm's policy names a witness whose key lies here, its book. In other swarms
+there is none of it.
 """
 
 from collections.abc import Iterator
@@ -10,8 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ledger.escrow import Escrow
+from ledger.findings import Findings
 from ledger.funding import Purse
+from ledger.settled import SettledBook
 from ledger.spend_books import SpendBooks
+from ledger.told_objects import (
+    FAULTS,
+    SETTLEMENTS,
+    Kept,
+    KeptFaults,
+    KeptSettlements,
+    ToldObjects,
+)
 from ledger.witness import WitnessBook
 from manyhands.home import KEY_NAME, SWARMS, Home, open_identity
 from manyhands.party import Party
@@ -23,6 +34,7 @@ class Credit:
     """A node's part in the credit of its swarm."""
 
     escrow: Escrow | None = None
+    objects: ToldObjects | None = None
     witness: WitnessBook | None = None
 
 
@@ -46,7 +58,14 @@ def open_credit(home: Home, party: Party) -> Iterator[Credit]:
             log_key = log_keys((), (), True, party.swarm_id)
             key = open_identity(directory).key
             witness = stack.enter_context(WitnessBook.open(directory, name, key, log_key))
-        yield Credit(Escrow(Purse(party.identity.public_key, policy, books)), witness)
+        settled = stack.enter_context(SettledBook.open(home.node, party.swarm_id))
+        findings = stack.enter_context(Findings.open(home.node, party.swarm_id))
+        kinds: dict[str, Kept] = {
+            SETTLEMENTS: KeptSettlements(settled, policy, lambda who: books.size(who) > 0),
+            FAULTS: KeptFaults(findings, party.swarm_id),
+        }
+        escrow = Escrow(Purse(party.identity.public_key, policy, books))
+        yield Credit(escrow, ToldObjects(kinds, party.swarm_id), witness)
 
 
 def own_witness(home: Home, party: Party) -> tuple[Path, str] | None:

@@ -38,10 +38,11 @@ def open_settling(
     others: Others,
 ) -> "Settling | None":
     """None: nobody issues credit here. others: who serves now; asked when a witness is."""
-    if credit.escrow is None:
+    if credit.escrow is None or credit.objects is None:
         return None
     from ledger.epochs import epoch_now
     from ledger.settle_desk import SettleDesk
+    from node.reconciling import Reconciling
     from node.settling import Settling
     from protocol.clock import wall_ms
 
@@ -58,7 +59,9 @@ def open_settling(
         lambda: epoch_now(policy, books, wall_ms()),
         file,
     )
-    return Settling(desk, books, policy, _panel(party, transport, others, credit.witness))
+    reconciling = Reconciling(credit.objects, transport, party.peer_id, others)
+    panel = _panel(party, transport, others, credit.witness)
+    return Settling(desk, books, policy, panel, reconciling)
 
 
 def _panel(

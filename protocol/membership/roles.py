@@ -46,6 +46,8 @@ ASKED: Mapping[str, Roles] = {
     "spend_fault": ANY,
     "spend_publish": WORK,
     "witness": WORK,
+    "reconcile": ANY,  # whoever looks at balances may see what was settled
+    "objects": ANY,
     "settle": WORK,  # whoever paid, or shall be paid, for work here
     "file": WORK,
     "weights": WORK,

@@ -1,0 +1,166 @@
+"""Objects that all nodes shall end with alike: settlements, and faults; and how two compare them.
+
+In: kinds of object, each with a place where they are kept. Out: the bodies of two calls,
+`reconcile` (a message of `reconciliation.py`, about one kind) and `objects` (by their ids), and
+what is new, once it is found to hold. Whoever tells too much is heard a part at a time.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from ledger.errors import BadObject
+from ledger.findings import MAX_FAULTS, Findings
+from ledger.policy import Policy
+from ledger.reconciliation import Answerer, IdSet
+from ledger.settled import SettledBook, open_settlement
+from protocol.canonical import decode, encode
+from protocol.errors import PeerRefused
+from protocol.signing import Envelope
+
+RECONCILE, OBJECTS = "reconcile", "objects"
+SETTLEMENTS, FAULTS = "settlements", "faults"
+MAX_ASKED = 256  # objects at a time
+MAX_ANSWER_BYTES = 1 << 20
+MAX_OF_A_PAIR = 16  # settlements of two accounts in one epoch: they may be one person's
+
+
+class Kept(Protocol):
+    """Where objects of one kind lie. It waits for disks."""
+
+    def ids(self) -> IdSet: ...
+    def get(self, oid: bytes) -> Envelope | None: ...
+    def take(self, envelope: Envelope) -> bool:
+        """Keep it; False: it holds, and is not wanted. Raises IntegrityError: it does not."""
+
+
+class KeptSettlements:
+    """Those of everybody, in the assets of a swarm."""
+
+    def __init__(
+        self, book: SettledBook, policy: Policy, is_known: Callable[[bytes], bool]
+    ) -> None:
+        """is_known: whether an account has a spend log, which costs more than a key does."""
+        self._book, self._policy, self._is_known = book, policy, is_known
+        self._ids = (-1, IdSet(()))
+
+    def ids(self) -> IdSet:
+        """Put in order anew only when there are more."""
+        if self._ids[0] != (n := len(self._book)):
+            self._ids = (n, self._book.ids())
+        return self._ids[1]
+
+    def get(self, oid: bytes) -> Envelope | None:
+        return self._book.get(oid)
+
+    def take(self, envelope: Envelope) -> bool:
+        said = open_settlement(envelope, self._book.swarm_id)
+        n = self._book.count(said.payer, said.payee, said.epoch)
+        if said.asset not in self._policy.assets or not self._is_known(said.payee):
+            return False
+        if n >= MAX_OF_A_PAIR:
+            return False
+        self._book.add(envelope)
+        return True
+
+
+class KeptFaults:
+    """Those that convince; `findings.py` judges. They belong to no epoch."""
+
+    def __init__(self, findings: Findings, swarm_id: bytes) -> None:
+        self._findings, self._swarm_id = findings, swarm_id
+
+    def ids(self) -> IdSet:
+        return IdSet((0, oid) for oid in self._by_id())
+
+    def get(self, oid: bytes) -> Envelope | None:
+        return self._by_id().get(oid)
+
+    def take(self, envelope: Envelope) -> bool:
+        if len(self._findings.envelopes()) >= MAX_FAULTS:
+            return False
+        self._findings.add(envelope)
+        return True
+
+    def _by_id(self) -> dict[bytes, Envelope]:
+        return {each.object_id(self._swarm_id): each for each in self._findings.envelopes()}
+
+
+class ToldObjects:
+    """All kinds that a node keeps. It waits for disks."""
+
+    def __init__(self, kinds: Mapping[str, Kept], swarm_id: bytes) -> None:
+        self.kinds, self._swarm_id = dict(kinds), swarm_id
+
+    def compare(self, request: bytes) -> bytes:
+        """The answer to a message about one kind.
+
+        Raises:
+            IntegrityError: it is none. PeerRefused: of a kind that is not kept here.
+        """
+        match decode(request):
+            case [str() as kind, bytes() as message]:
+                return Answerer(self._kept(kind).ids()).answer(message)
+        raise BadObject("a comparison is of a kind, and a message")
+
+    def tell(self, request: bytes) -> bytes:
+        """Objects by their ids: as many as an answer has room for, in the order asked.
+
+        Raises:
+            IntegrityError: these are no ids. PeerRefused: of a kind that is not kept here.
+        """
+        match decode(request):
+            case [str() as kind, [*oids]] if 0 < len(oids) <= MAX_ASKED and all(
+                type(oid) is bytes for oid in oids
+            ):
+                kept = self._kept(kind)
+                found = (kept.get(oid) for oid in oids)
+                return _framed(each.encode() for each in found if each is not None)
+        raise BadObject("objects are asked for by a kind and some ids")
+
+    def take(self, kind: str, wanted: Sequence[bytes], told: bytes) -> int:
+        """What a peer told when it was asked for these; how many of them we have now.
+
+        Raises:
+            IntegrityError: one does not hold, or was not asked for.
+        """
+        kept, asked, n = self._kept(kind), set(wanted), 0
+        for data in _frames(told):
+            envelope = Envelope.decode(data)
+            if (oid := envelope.object_id(self._swarm_id)) not in asked:
+                raise BadObject("an object that was not asked for, or twice")
+            asked.discard(oid)
+            n += kept.take(envelope)
+        return n
+
+    def _kept(self, kind: str) -> Kept:
+        if (kept := self.kinds.get(kind)) is None:
+            raise PeerRefused("", f"no {kind[:32]} are kept here")
+        return kept
+
+
+def ask_compare(kind: str, message: bytes) -> bytes:
+    return encode((kind, message))
+
+
+def ask_objects(kind: str, oids: Sequence[bytes]) -> bytes:
+    return encode((kind, tuple(oids)))
+
+
+def _framed(objects: Iterable[bytes]) -> bytes:
+    """One after the other, each with its length in four bytes."""
+    told = bytearray()
+    for data in objects:
+        if told and len(told) + len(data) > MAX_ANSWER_BYTES:
+            break
+        told += len(data).to_bytes(4, "big") + data
+    return bytes(told)
+
+
+def _frames(told: bytes) -> Iterable[bytes]:
+    at = 0
+    while at < len(told):
+        size = int.from_bytes(told[at : at + 4], "big")
+        if at + 4 + size > len(told):
+            raise BadObject("objects that end before they are whole")
+        yield told[at + 4 : at + 4 + size]
+        at += 4 + size
