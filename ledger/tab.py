@@ -104,6 +104,8 @@ class ProviderTab(_Tab):
 
     def may_run(self, after: Meter) -> bool:
         """Whether a step may run that brings the meter to `after`; if not, say `unpaid`."""
+        if self.promised < self.terms.prepaid:
+            return False  # what was agreed on ahead comes first
         secured, cost = max(self.promised, self._lent_ncr), self.offer.price(after)
         return cost <= secured + self.terms.credit_window and self._limit(cost)
 

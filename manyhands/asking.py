@@ -58,6 +58,7 @@ class Ask:
     believe_regions: bool = False
     max_price: int | None = None
     max_cost: int | None = None
+    max_prepaid: int = 0
     avoid: tuple[str, ...] = ()
     require: tuple[str, ...] = ()
     no_relays: bool = False
@@ -124,6 +125,7 @@ class Ask:
             believe_regions=self.believe_regions,
             max_price=self.max_price,
             max_cost=self.max_cost,
+            max_prepaid=self.max_prepaid,
             avoid=tuple(map(PeerId, self.avoid)),
             require=tuple(map(PeerId, self.require)),
             direct=self.no_relays,

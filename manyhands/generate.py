@@ -56,7 +56,8 @@ HEADINGS = {
     "Where": ("join", "swarm", "home", "tunnels", "channel", "accept_licence"),
     "Who may serve": (
         *("prefer", "require", "avoid", "regions", "believe_regions", "groups", "no_relays"),
-        *("max_price", "max_cost", "profile", "forget", "no_spares", "no_quarantine", "audit"),
+        *("max_price", "max_cost", "max_prepaid", "profile", "forget", "no_spares"),
+        *("no_quarantine", "audit"),
     ),
     "How long": ("timeout_s", "wait_s"),
     "What is printed": ("as_json", "as_jsonl", "logprobs"),

@@ -225,6 +225,13 @@ def limits_options(command: Command) -> Command:
             help="At most, for a million tokens through one block. 0: donations alone.",
         ),
         click.option(
+            "--max-prepaid",
+            type=click.IntRange(min=0),
+            default=0,
+            metavar="NCR",
+            help="What each node may ask for ahead, and keeps, come what may. Default: nothing.",
+        ),
+        click.option(
             "--max-cost",
             type=click.IntRange(min=0),
             metavar="NCR",

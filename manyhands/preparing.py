@@ -57,6 +57,7 @@ class Wanted:
     region: str
     group: str
     price_per_mtl: int | None  # None: what was set for this home
+    prepaid: int
     payment_threshold: int  # token-layers, as the next two
     disconnect_threshold: int
     newcomer_allowance: int

@@ -83,7 +83,8 @@ HEADINGS = {
         *("kv_cache", "max_memory", "max_vram"),
     ),
     "Money": (
-        *("price_per_mtl", "payment_threshold", "disconnect_threshold", "newcomer_allowance"),
+        *("price_per_mtl", "prepaid"),
+        *("payment_threshold", "disconnect_threshold", "newcomer_allowance"),
     ),
 }
 
@@ -189,6 +190,14 @@ HEADINGS = {
     metavar="NCR",
     help="Nanocredits per million tokens through one block. Default: what `manyhands price set` "
     "says, else free.",
+)
+@click.option(
+    "--prepaid",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="NCR",
+    help="Where a price is asked: what a client promises for each session before anything is run, "
+    "and pays at least. Default: nothing.",
 )
 @click.option(
     "--payment-threshold",

@@ -45,6 +45,7 @@ def settings_of(wanted: "Wanted", home: "Home", tracer: "Tracer | None" = None) 
         region=wanted.region,
         group=wanted.group,
         rates=_rates(_price(wanted, home)),
+        prepaid_ncr=wanted.prepaid,
         limits=Limits(
             payment=wanted.payment_threshold,
             disconnect=wanted.disconnect_threshold,

@@ -57,6 +57,7 @@ class SessionMeter:
         self._out_bytes = TOKEN_BYTES if reserve.is_last else row_bytes
         self._is_last = reserve.is_last
         self.offer = till.offer()
+        offered = Offer.open(self.offer, till.swarm_id, till.key.public_key)
         self.proposed = propose_terms(
             self.offer,
             Wanted(
@@ -76,10 +77,10 @@ class SessionMeter:
             till.swarm_id,
             provider_nonce=nonce,
             expires_ms=wall_ms() + reserve.budget_ms + 60_000,
+            prepaid=offered.max_prepaid,
         )
         self.usage = Usage.opened(len(reserve.span), reserve.capacity, reserve.budget_ms / 1000)
         self.tab: ProviderTab | None = None
-        offered = Offer.open(self.offer, till.swarm_id, till.key.public_key)
         self._is_free, self._makes_fingerprints = offered.rates.is_free, bool(offered.fp_profile)
         self._fingerprints: Fingerprints | None = None
         self._in: RowRoot | None = None

@@ -27,6 +27,7 @@ class Terms:
     rates: Rates
     asset: bytes = NO_ASSET  # whose credit the rates are in, where issuers' counts
     credit_window_ncr: int
+    prepaid_ncr: int = 0
     max_positions: int
     fp_profile: str = ""  # by which what is run may be judged; empty: by none
 
@@ -62,6 +63,7 @@ class Offers:
                 asset=NO_ASSET if terms.rates.is_free else terms.asset,
                 rates=terms.rates,
                 credit_window=terms.credit_window_ncr,
+                max_prepaid=terms.prepaid_ncr,
                 max_ctx=terms.max_positions,
                 fp_profile=terms.fp_profile,
                 not_before_ms=now_ms - EARLIER_MS,

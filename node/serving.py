@@ -117,6 +117,8 @@ class Serving:
             rates=settings.rates,
             asset=escrow.purse.policy.assets[0] if escrow else NO_ASSET,
             credit_window_ncr=settings.credit_window_ncr,
+            # An allotment is there beforehand, and free work is asked nothing for.
+            prepaid_ncr=0 if escrow or settings.rates.is_free else settings.prepaid_ncr,
             max_positions=engine.max_positions,
             fp_profile=fp_profile_of(self.profile) if settings.fingerprints else "",
         )

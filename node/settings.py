@@ -77,6 +77,9 @@ class NodeSettings:
     credit_window_ncr: int = 10_000_000
     """What may be run unpaid on one tab, once a price is set."""
 
+    prepaid_ncr: int = 0
+    """What is asked for ahead on each tab, once a price is set."""
+
     lend_limit_ncr: int = 1_000_000_000
     """What is lent for one admitted prompt, to anybody."""
 

@@ -268,6 +268,7 @@ class Client:
             self._books,
             max_price=request.limits.max_price,
             max_cost=request.limits.max_cost,
+            max_prepaid=request.limits.max_prepaid,
             constraints=request.limits.constraints(request.profile),
             funds=Funds(self.purse),
         )

@@ -73,6 +73,12 @@ def price_of(rates: Rates, span: Span, n_blocks: int, n_positions: int) -> Price
     return Price(rates.prefill_tl + context, rates.decode_tl + context, besides, head)
 
 
+def ahead_of(offer: bytes) -> int:
+    """Ncr that its peer asks for before it runs anything."""
+    read = read_offer(offer)
+    return read.max_prepaid if read else 0
+
+
 @lru_cache(maxsize=16_384)
 def read_offer(offer: bytes) -> Offer | None:
     """None: these bytes are no offer."""

@@ -13,7 +13,7 @@ from protocol.announcements import Announcement
 from protocol.constraints import why_relayed
 from protocol.errors import SwarmIncomplete
 from protocol.profile import rounds_rows
-from scheduler.prices import asked
+from scheduler.prices import ahead_of, asked
 from scheduler.routing import missing_blocks
 from scheduler.wanted import Constraint, Wanted
 
@@ -24,6 +24,7 @@ IN_WORDS = {
     Constraint.GROUP: "{group}",
     Constraint.DIRECT: "without a relay in between",
     Constraint.PRICE: "for {max_price} ncr per million or less",
+    Constraint.AHEAD: "for {max_prepaid} ncr ahead or less",
     Constraint.AVOID: "whom you do not avoid",
     Constraint.REQUIRE: "with the required {required}",
     Constraint.PROFILE: "in profile {profile}",
@@ -95,6 +96,8 @@ def in_words(constraint: Constraint, peer: Announcement, wanted: Wanted) -> str:
             assert peer.span is not None, "else it is ruled out by that"
             price = asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
             return f"it asks {price.over(len(peer.span)):g} ncr per million"
+        case Constraint.AHEAD:
+            return f"it asks {ahead_of(peer.offer)} ncr ahead"
         case Constraint.REQUIRE:
             return "a required peer runs its blocks"
 
@@ -129,6 +132,7 @@ def _within(named: Constraint, wanted: Wanted, absent: str) -> str:
         regions=" or ".join(limits.regions),
         group=f"in group {names}" if names else "outside private groups",
         max_price=limits.max_price,
+        max_prepaid=limits.max_prepaid,
         required=absent,
         n_positions=wanted.n_positions,
         profile=wanted.profile,
@@ -145,6 +149,9 @@ def _relaxing(named: Constraint, n_others: int, hosts: Sequence[Announcement]) -
             return f"ask for fewer tokens: the largest context served is {most}"
         case Constraint.REQUIRE:
             return "manyhands peers shows who serves; leave out --require"
+        case Constraint.AHEAD:
+            ahead = min(ahead_of(peer.offer) for peer in hosts if peer.offer)
+            return f"who asks least asks {ahead}: --max-prepaid allows it"
         case Constraint.DOUBTED:
             others = "1 peer says" if n_others == 1 else f"{n_others} peers say"
             return (

@@ -242,6 +242,8 @@ class Session:
             records = self._finder.records_of(around)
             message = commit_message(commit, self.rules, self._settlement, route, terms, records)
             self._send(commit.peer, message)
+            if commit.is_new and self._settlement.tabs[commit.peer].ahead_ncr:
+                self._pay(commit.peer, now=True)
         self._finder.found()
         self._prefixes.remember(self.rules.ids, seats)
         self.transcript.routed(self.rules.hops)

@@ -92,6 +92,7 @@ class ClientTab:
             constraints=self._constraints,
             allot_oid=stake.oid if stake else None,
             payer_checkpoint_hash=stake.checkpoint_hash if stake else None,
+            max_prepaid=self.ahead_ncr,
         )
         terms = accept_terms(
             offer,
@@ -132,7 +133,14 @@ class ClientTab:
         reserve = self.reserve
         first = max(1, min(n_ids, reserve.capacity))
         whole = [Stretch(0, first, first), Stretch(first, reserve.capacity, first)]
-        return prices.cost(self._reserved.offer, self.derived(whole, 0))
+        return prices.cost(self._reserved.offer, self.derived(whole, 0)) + self.ahead_ncr
+
+    @property
+    def ahead_ncr(self) -> int:
+        """What the hop's offer asks for before it runs anything; it keeps that, come what may."""
+        assert self._reserved is not None
+        offer = prices.read_offer(self._reserved.offer)
+        return offer.max_prepaid if offer else 0
 
     @property
     def is_accepted(self) -> bool:
@@ -216,7 +224,8 @@ class ClientTab:
         derived = self.derived(stretches, cached)
         if not (final or now or self._tab.voucher_due(derived)):
             return None
-        if most_ncr is not None and self._tab.offer.price(derived) > most_ncr:
+        ahead = 0 if final else self._tab.terms.prepaid
+        if most_ncr is not None and self._tab.offer.price(derived) + ahead > most_ncr:
             self.is_spent = True
             return None
         return self._tab.make_voucher(derived, now_ms=wall_ms(), final=final).encode()
@@ -267,6 +276,7 @@ class Settlement:
         *,
         max_price: int | None = None,
         max_cost: int | None = None,
+        max_prepaid: int = 0,
         constraints: Constraints = NONE,
         funds: Funds = NOTHING_TO_PAY,
     ) -> None:
@@ -276,12 +286,15 @@ class Settlement:
 
         max_cost: ncr for the whole session, over all its chains; no more is ever promised.
 
+        max_prepaid: ncr that each hop may ask for ahead.
+
         constraints: on who may serve; all hops get the same bytes, and terms repeat them.
         """
         self.constraints = constraints.seal(session, swarm_id, identity.key)
         self._asked = constraints.encode()
         self._max_price, self._max_cost = max_price, max_cost
         self.announced: Callable[[str], Announcement | None] = lambda peer: None
+        self._max_prepaid = max_prepaid
         self.funds = funds
         self.session, self.salt = session, secrets.token_bytes(32)
         self.salt_commit = hashlib.sha256(self.salt).digest()
@@ -333,6 +346,9 @@ class Settlement:
         asked, cap = self.tabs[peer].price_per_million(), self._max_price
         if cap is not None and asked > cap:
             raise PeerRefused(peer, f"it asks {asked:g} ncr per million, more than {cap}")
+        if (ahead := self.tabs[peer].ahead_ncr) > self._max_prepaid:
+            reason = f"it asks {ahead} ncr ahead, more than {self._max_prepaid}"
+            raise PeerRefused(peer, reason, hint=f"--max-prepaid {ahead}, or ask another node")
         if asked:
             self.funds.check_asset(peer, self.tabs[peer].asset)
         terms = self.tabs[peer].accept()

@@ -18,7 +18,7 @@ from protocol.identity import PeerId, public_key_from_peer_id
 from protocol.measured import MAX_GROUP_CHARS, State
 from protocol.profile import rounds_rows
 from protocol.regions import doubts, is_within
-from scheduler.prices import UNREADABLE, asked
+from scheduler.prices import UNREADABLE, ahead_of, asked
 
 GroupsOf = Callable[[Announcement], frozenset[str]]  # those that its certificate names
 
@@ -65,6 +65,7 @@ class Constraint(StrEnum):
     DOUBTED = "believe-regions"
     GROUP = "group"
     PRICE = "max-price"
+    AHEAD = "max-prepaid"
     DIRECT = "no-relays"
     REQUIRE = "require"
 
@@ -75,14 +76,16 @@ class Limits:
 
     regions: `eu` takes `eu` and `eu-west`. believe_regions: also where measurements contradict a
     peer. groups: of which one shall serve; without any, none that belongs to any. max_price: ncr
-    for a million positions through one block. max_cost: ncr for all of the session. require: the
-    blocks these peers hold are run by them alone. direct: none that relays carry anything to.
+    for a million positions through one block. max_cost: ncr for all of the session. max_prepaid:
+    ncr that a hop may ask for ahead. require: the blocks these peers hold are run by them alone.
+    direct: none that relays carry anything to.
     """
 
     regions: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
     max_price: int | None = None
     max_cost: int | None = None
+    max_prepaid: int = 0
     avoid: tuple[PeerId, ...] = ()
     require: tuple[PeerId, ...] = ()
     believe_regions: bool = False
@@ -112,6 +115,8 @@ class Limits:
             raise UsageError(f"a price is 0 or more, got {self.max_price}")
         if self.max_cost is not None and self.max_cost < 0:
             raise UsageError(f"a cost is 0 or more, got {self.max_cost}")
+        if self.max_prepaid < 0:
+            raise UsageError(f"what is paid ahead is 0 or more, got {self.max_prepaid}")
 
     def constraints(self, profile: str | None) -> Constraints:
         """What of it every hop is told, and keeps its neighbours to."""
@@ -210,6 +215,8 @@ class Wanted:
             return Constraint.DIRECT
         if peer.offer and self._asks_too_much(peer):
             return Constraint.PRICE
+        if peer.offer and ahead_of(peer.offer) > limits.max_prepaid:
+            return Constraint.AHEAD
         return None
 
     def _is_in_group(self, peer: Announcement) -> bool:

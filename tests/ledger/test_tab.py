@@ -236,6 +236,14 @@ def test_a_prepayment_is_all_that_a_client_can_lose():
     assert open_receipt(provider.receipt(), SWARM).amount == 300
 
 
+def test_what_is_agreed_on_ahead_is_promised_before_anything_is_run():
+    payer, provider = open_tab(prepaid=300, credit_window=400, lent_ncr=100)
+
+    assert not provider.may_run(ran(1).meter())
+    provider.accept_voucher(payer.make_voucher(Meter(), now_ms=NOW_MS), now_ms=NOW_MS)
+    assert provider.may_run(ran(1).meter())
+
+
 # --- opening -------------------------------------------------------------------------------------
 
 
@@ -365,6 +373,7 @@ def test_neither_side_loses_more_than_agreed_under_any_schedule(data):
                 to_provider.append(payer.receipt().voucher)
 
         worked, seen = cost(ran(position).meter()), cost(ran(received).meter())
+        assert not position or provider.promised >= prepaid
         if position:
             assert worked - provider.promised <= window + max(0, lent - provider.promised)
         assert payer.promised - seen <= prepaid
