@@ -6,7 +6,7 @@ derived anew, word for word, and what both signed stays on disk until `deposit` 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from ledger.collecting import collections
@@ -14,7 +14,7 @@ from ledger.errors import BadObject
 from ledger.owed import owed_between, owed_entries, owed_tabs
 from ledger.policy import Policy
 from ledger.reader import LedgerReader
-from ledger.receipts import Receipt, open_receipt
+from ledger.receipts import Receipt, open_receipt, read_receipt
 from ledger.settle_words import (
     MAX_NOTES,
     MAX_PROPOSALS,
@@ -24,8 +24,10 @@ from ledger.settle_words import (
 )
 from ledger.settled import SettledBook, open_settlement, read_settlement
 from ledger.settling import OwedTab, Pair, settlements, with_notes
+from ledger.spend_books import SpendBooks
 from ledger.spend_log import SpendLog
-from ledger.spending import CreditNote, Deposit, Settlement
+from ledger.spending import CreditNote, Deposit, Release, Settlement
+from protocol.canonical import MAX_UINT
 from protocol.errors import PeerBusy, PeerRefused
 from protocol.signing import Envelope, SigningKey
 
@@ -139,7 +141,42 @@ class SettleDesk:
             log.append(*entries)
         return sum(unpaid.values()) if entries else 0
 
+    def release(self, books: SpendBooks, *, is_dry: bool = False) -> int:
+        """Give back what nobody will claim any more of allotments that ended, a grace ago.
+
+        Of each that our tabs, also open ones, have no claim on that was not taken in. Returns how
+        much goes back, in ncr. is_dry: tell only.
+        """
+        late = self._epoch() - self._policy.grace_epochs - 1  # the last tabs end an epoch later
+        ended = {o: a for o, a in books.made_to(self._key.public_key) if a.expires_epoch < late}
+        if not ended:
+            return 0
+        log, entries, total = self.spend_log(), [], 0
+        owed = self._owed_of(ended)
+        for oid, allotment in ended.items():
+            final = log.asked(oid)
+            note = Release(allot_oid=oid, claimed_final=final)
+            envelope = note.seal(self._swarm_id, self._key)
+            if owed.get(oid, 0) <= final and not log.holds(envelope.object_id(self._swarm_id)):
+                entries.append(envelope)
+                total += allotment.amount - min(final, allotment.amount)
+        if entries and not is_dry:
+            log.append(*entries)
+        return total
+
     # --- within ----------------------------------------------------------------------------------
+
+    def _owed_of(self, allots: Collection[bytes]) -> dict[bytes, int]:
+        """What our tabs promise of these allotments; of one with an open tab, without end."""
+        owed: dict[bytes, int] = defaultdict(int)
+        with LedgerReader.read(self._directory) as reader:
+            ours = owed_tabs(reader, self._policy, payee=self._key.public_key)
+            for tab in with_notes((tab for tabs in ours.values() for tab in tabs), self._notes()):
+                owed[tab.allot_oid] += tab.net
+            for receipt in reader.open_tabs():
+                if (oid := read_receipt(receipt).terms.allot_oid) is not None:
+                    owed[oid] = MAX_UINT
+        return {oid: amount for oid, amount in owed.items() if oid in allots}
 
     def _settled(self) -> SettledBook:
         return SettledBook.open(self._directory, self._swarm_id)

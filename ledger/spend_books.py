@@ -35,7 +35,7 @@ from ledger.spend_tables import (
     refold,
     steps_from,
 )
-from ledger.spending import Fault
+from ledger.spending import Allotment, Fault
 from ledger.store import Store, damaged
 from protocol.canonical import decode, encode
 from protocol.errors import IntegrityError, PeerRefused
@@ -216,6 +216,21 @@ class SpendBooks:
     def allotted(self, oid: bytes) -> Allotted | None:
         """What became of this allotment; None: there is no credit behind it."""
         return allotted(self._store, oid).get(oid)
+
+    def made_to(self, payee: bytes) -> list[tuple[bytes, Allotment]]:
+        """Allotments with credit behind them, of which this payee gave nothing back yet."""
+        rows = self._store.execute(
+            "SELECT s.oid, leaf.data FROM step s JOIN counted ON counted.acct = s.acct"
+            " JOIN leaf ON leaf.acct = s.acct AND leaf.idx = s.idx"
+            " WHERE s.kind = 2 AND s.idx < counted.n"
+            " AND s.party = (SELECT id FROM account WHERE name = ?) AND NOT EXISTS"
+            " (SELECT 1 FROM step f WHERE f.oid = s.oid AND f.kind = 4 AND f.acct = s.party)",
+            (payee,),
+        )
+        return [
+            (oid, Allotment.from_fields(decode(SpendLeaf.decode(data).envelope.payload)))
+            for oid, data in rows
+        ]
 
     def claimed(self, oid: bytes) -> int:
         """What our tabs claim of an allotment, whether or not there is credit behind it."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from ledger.cosigning import Cosigned
@@ -104,16 +105,22 @@ class Settling:
                     await self._wake.wait()
 
     async def settle(self) -> None:
-        """Deposit what was signed, collect what nobody came to settle, and have it witnessed.
+        """Deposit what was signed, collect what nobody came to settle, give back what nobody will
+        claim, and have it witnessed.
 
         Raises:
             NoQuorum: too few witnesses answer. DamagedLedger: our log is an old copy.
         """
-        for what, take_in in (("settled", self._desk.deposit), ("promised", self._desk.collect)):
-            if amount := await asyncio.to_thread(take_in, is_dry=True):
+        desk = self._desk
+        for what, write in (
+            ("deposited", desk.deposit),
+            ("collected", desk.collect),
+            ("given back", partial(desk.release, self._books)),
+        ):
+            if amount := await asyncio.to_thread(write, is_dry=True):
                 await self._make_sure()
-                await asyncio.to_thread(take_in)
-                log.info("credit taken in", extra={"by": what, "ncr": amount})
+                await asyncio.to_thread(write)
+                log.info("credit settled", extra={"how": what, "ncr": amount})
         spend_log = await asyncio.to_thread(self._desk.spend_log)
         if not len(spend_log):
             return

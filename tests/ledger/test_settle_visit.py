@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import Ledger, LedgerReader
+from ledger.checkpoint import Checkpoint, origin
+from ledger.cosigning import Witnesses
 from ledger.errors import BadObject, NotAgreed
 from ledger.fold import Branch, fold
+from ledger.merkle import appended, leaf_hash, root
 from ledger.meter import Meter
 from ledger.policy import OPEN_POLICY
 from ledger.settle_desk import SettleDesk
@@ -18,6 +21,7 @@ from ledger.settle_visit import Visit
 from ledger.settle_words import GIVE, PROPOSE, SIGNED, TABS, TAKE, Asked, Page, Proposed
 from ledger.settled import SettledBook, read_settlement
 from ledger.settling import OwedTab, Pair
+from ledger.spend_books import SpendBooks
 from ledger.spend_leaf import SpendLeaf
 from ledger.spend_log import SpendLog
 from protocol.canonical import encode
@@ -25,7 +29,7 @@ from protocol.errors import IntegrityError, ManyhandsError, PeerBusy, PeerRefuse
 from protocol.signing import Envelope
 from tests.ledger.logs import branch
 from tests.ledger.parties import CLIENT, NOW_MS, PROVIDER, STRANGER, SWARM, closed_receipt
-from tests.ledger.spenders import ASSET, ISSUER, allot, grant
+from tests.ledger.spenders import ASSET, ISSUER, allot, chained, grant
 
 ALLOTTED = allot(CLIENT, PROVIDER, 5000)
 OID = ALLOTTED.object_id(SWARM)
@@ -33,12 +37,12 @@ PAIR = Pair(CLIENT.public_key, PROVIDER.public_key, ASSET)
 TODAY = OPEN_POLICY.epoch_of(NOW_MS)
 
 
-def receipt(number, positions=20):
+def receipt(number, positions=20, *, oid=OID):
     return closed_receipt(
         positions,
         nonce=bytes([number]) * 16,
         asset=ASSET,
-        allot_oid=OID,
+        allot_oid=oid,
         checkpoint_hash=bytes(32),
     )
 
@@ -97,6 +101,18 @@ def talk(payer, payee, *, upto=None, spoil=None):
         return done.value
     steps.close()
     return None
+
+
+def learn(books, who, leaves):
+    """Books without witnesses hear of a log: what its owner signed counts."""
+    data = [leaf.encode() for leaf in leaves]
+    nodes = {}
+    for size, each in enumerate(data):
+        for level, index, hash_ in appended(size, leaf_hash(each), lambda lv, ix: nodes[lv, ix]):
+            nodes[level, index] = hash_
+    top = root(len(data), lambda lv, ix: nodes[lv, ix])
+    head = Checkpoint(origin(SWARM, who.public_key, "spend"), len(data), top)
+    books.learn(who.public_key, head.sign(who), data)
 
 
 def earned(payee):
@@ -238,6 +254,40 @@ def test_46_what_was_settled_is_not_collected_again(sides):
 
     assert payee.desk().collect() == 184
     assert earned(payee) == 368
+
+
+def test_what_an_allotment_has_left_goes_back_once_it_ended_and_all_tabs_are_paid(sides, tmp_path):
+    _, payee = sides([receipt(1)], [receipt(1)])
+    made = allot(CLIENT, PROVIDER, 5000, expires_epoch=TODAY)  # the same but for its last epoch
+    ended = made.object_id(SWARM)
+    with SpendBooks.open(tmp_path / "books", SWARM, Witnesses()) as books:
+        learn(books, ISSUER, chained(grant(CLIENT, 9000)))
+        learn(books, CLIENT, chained(made))
+        desk = payee.desk()
+        for epoch in (TODAY + 1, TODAY + 2):
+            payee.epoch = epoch
+            assert desk.release(books) == 0
+        payee.epoch = TODAY + 3
+
+        assert desk.release(books, is_dry=True) == 5000
+        assert payee.spent() == []
+        assert [desk.release(books) for _ in range(2)] == [5000, 0]
+        learn(books, PROVIDER, payee.spent())
+        assert (books.available(CLIENT.public_key, ASSET), desk.release(books)) == (9000, 0)
+        assert books.allotted(ended).returned == 5000
+
+
+def test_what_tabs_claim_and_nobody_paid_is_not_given_back(sides, tmp_path):
+    oid = allot(CLIENT, PROVIDER, 5000, expires_epoch=TODAY).object_id(SWARM)
+    _, payee = sides([], [receipt(1, oid=oid)])
+    payee.epoch = TODAY + 9
+    with SpendBooks.open(tmp_path / "books", SWARM, Witnesses()) as books:
+        learn(books, ISSUER, chained(grant(CLIENT, 9000)))
+        learn(books, CLIENT, chained(allot(CLIENT, PROVIDER, 5000, expires_epoch=TODAY)))
+        desk = payee.desk()
+
+        assert desk.release(books) == 0
+        assert (desk.collect(), desk.release(books)) == (184, 5000 - 184)
 
 
 def test_others_neither_learn_nor_sign_nor_hand_over_anything(sides):
