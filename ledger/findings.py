@@ -165,18 +165,23 @@ class Findings:
         """
         if len(told.signers) != 1:
             raise BadProof("a fault is told by one reporter")
+        if self._is_full():  # before any signature is looked at
+            raise BadProof("there are as many faults as are kept")
         fault = Fault.open(told, self._swarm_id, *told.signers)
         finding = judge(fault, self._swarm_id)
         at_s = time.time() if now_s is None else now_s
         row = (told.object_id(self._swarm_id), at_s, fault.kind, fault.accused, *told.signers)
         with self._store.transaction():
-            ((n_kept,),) = self._store.execute("SELECT count(*) FROM fault")
-            if n_kept >= MAX_FAULTS:
+            if self._is_full():
                 raise BadProof("there are as many faults as are kept")
             self._store.execute(
                 "INSERT OR IGNORE INTO fault VALUES (?, ?, ?, ?, ?, ?)", (*row, told.encode())
             )
         return finding
+
+    def _is_full(self) -> bool:
+        ((n_kept,),) = self._store.execute("SELECT count(*) FROM fault")
+        return int(n_kept) >= MAX_FAULTS
 
     def faults(self) -> list[KeptFault]:
         """All that are kept, the earliest first. What the file says is judged anew.

@@ -54,6 +54,8 @@ class Learner:
             is_old = self.knows(Head(account, named.size, named.root))
             if is_old or told.start > self.books.size(account):  # then: tell us from there on
                 return self._learned(account)
+            if len(told.leaves) != named.size - told.start:  # before any signature is looked at
+                raise BadProof("these are not the leaves that the checkpoint is of")
             return self._take(told)
         except DamagedLedger:
             raise
