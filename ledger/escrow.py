@@ -34,11 +34,12 @@ class _Account:
     """Of one allotment. limit: what tabs that are open now may claim of it, all together."""
 
     limit: int = 0
+    held: int = 0  # the sum of these
     holds: set[Hold] = field(default_factory=set)
 
     @property
     def free(self) -> int:
-        return self.limit - sum(hold.amount for hold in self.holds)
+        return self.limit - self.held
 
 
 class Escrow:
@@ -72,6 +73,7 @@ class Escrow:
                     )
                 hold = Hold(funded.oid, checkpoint_hash(proof.checkpoint), amount)
                 account.holds.add(hold)
+                account.held += amount
                 return hold
 
     def learn(self, payer: bytes, proof: SpendProof, leaves: Sequence[bytes], start: int) -> None:
@@ -88,9 +90,11 @@ class Escrow:
             account = self._accounts.get(hold.oid)
             if account is None or hold not in account.holds:
                 return False  # its tab is closed
-            if amount - hold.amount > account.free:
+            more = max(0, amount - hold.amount)
+            if more > account.free:
                 return False
-            hold.amount = max(hold.amount, amount)
+            hold.amount += more
+            account.held += more
             return True
 
     def recover(self, ledger: LedgerReader) -> None:
@@ -119,14 +123,16 @@ class Escrow:
     def drop(self, hold: Hold) -> None:
         """Nothing was promised on it, or what was is claimed. At once."""
         with self._lock:
-            self._accounts[hold.oid].holds.discard(hold)
+            account = self._accounts[hold.oid]
+            if hold in account.holds:
+                account.holds.discard(hold)
+                account.held -= hold.amount
             self._forget(hold.oid)
 
     def held(self, oid: bytes) -> int:
         """What open tabs may still claim of an allotment."""
         with self._lock:
-            holds = self._accounts[oid].holds if oid in self._accounts else ()
-            return sum(hold.amount for hold in holds)
+            return self._accounts[oid].held if oid in self._accounts else 0
 
     def _forget(self, oid: bytes) -> None:
         if not self._accounts[oid].holds:

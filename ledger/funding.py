@@ -6,16 +6,18 @@ was made. A payee that does not know the log so far has to fetch it first; it is
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from ledger.checkpoint import origin
+from ledger.cosigning import Cosigned, Witnesses
 from ledger.errors import BadProof
 from ledger.forks import Proven
 from ledger.merkle import leaf_hash, verify_inclusion
 from ledger.policy import Policy
 from ledger.spend_books import SpendBooks
 from ledger.spend_leaf import SpendLeaf
-from ledger.spending import Allotment, open_spending
+from ledger.spending import Allotment, Spending, open_spending
 from protocol.canonical import decode, encode
 from protocol.errors import LogNeeded, NotFunded
 
@@ -85,18 +87,13 @@ class Purse:
             LogNeeded: it may be good; fetch the payer's log, `books.learn` it, and ask again.
             NotFunded: it is not good, and waiting does not make it so.
         """
-        swarm_id = self.books.swarm_id
-        head = self.policy.quorum().open(proof.checkpoint, origin(swarm_id, payer, "spend"), payer)
-        leaf = SpendLeaf.decode(proof.leaf)
-        hash_ = leaf_hash(proof.leaf)
-        verify_inclusion(hash_, leaf.index, head.head.size, proof.path, head.head.root)
-        proven = Proven(leaf.index, hash_, proof.path)
-        allotment = open_spending(leaf.envelope, payer, swarm_id)
+        shown = _opened(self.policy.quorum(), proof, payer, self.books.swarm_id)
+        head, leaf, allotment = shown.head, shown.leaf, shown.entry
         if not isinstance(allotment, Allotment) or allotment.payee != self.payee:
             raise BadProof("this is no allotment to us")
         self._check_terms(allotment, payer, epoch)
-        self.books.meet(payer, proof.checkpoint, head.head, proven)
-        oid = leaf.envelope.object_id(swarm_id)
+        self.books.meet(payer, proof.checkpoint, head.head, shown.proven)
+        oid = leaf.envelope.object_id(self.books.swarm_id)
         # What our books know, a quorum signed, whichever lines the payer shows with it.
         if (made := self.books.allotted(oid)) is not None:
             return Funded(oid, allotment, made.free, is_cosigned=True)
@@ -124,3 +121,24 @@ class Purse:
         if (left := limit - self.books.claimed(oid)) <= 0:
             raise NotFunded("", "no more is lent on an allotment that no quorum has signed yet")
         return Funded(oid, allotment, left, is_cosigned=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What a proof holds, once all signatures in it were seen to hold."""
+
+    head: Cosigned
+    leaf: SpendLeaf
+    proven: Proven
+    entry: Spending | None
+
+
+@lru_cache(maxsize=256)
+def _opened(witnesses: Witnesses, proof: SpendProof, payer: bytes, swarm_id: bytes) -> _Shown:
+    """Remembered by its very bytes: one proof is shown for hours, at every session."""
+    head = witnesses.open(proof.checkpoint, origin(swarm_id, payer, "spend"), payer)
+    leaf = SpendLeaf.decode(proof.leaf)
+    hash_ = leaf_hash(proof.leaf)
+    verify_inclusion(hash_, leaf.index, head.head.size, proof.path, head.head.root)
+    entry = open_spending(leaf.envelope, payer, swarm_id)
+    return _Shown(head, leaf, Proven(leaf.index, hash_, proof.path), entry)
