@@ -1,5 +1,6 @@
 """What the ledger commands share: where the home is, which of its ledgers, which of their lines."""
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 from ledger.homes import ROLES, Book, find_books
 from ledger.statements import Choice
 from protocol.errors import ConfigError, IntegrityError, UsageError
-from protocol.identity import public_key_from_peer_id
+from protocol.identity import PeerId, public_key_from_peer_id
 from protocol.signing import check_public_key
 
 Account = bytes
@@ -83,6 +84,8 @@ def choosing(command: Command) -> Command:
 def choice_of(
     since: datetime | None, until: datetime | None, peer: str | None, model: str | None
 ) -> Choice:
+    if peer is not None and not re.fullmatch(r"[0-9a-f]{64}", peer):  # the hex of what is no key
+        public_key_from_peer_id(PeerId(peer))
     return Choice.of(since.date() if since else None, until.date() if until else None, peer, model)
 
 

@@ -19,7 +19,14 @@ from protocol.errors import ManyhandsError
 UNEXPECTED, USAGE, NO_ROOM = 1, 2, 7
 SIGPIPE = int(getattr(signal, "SIGPIPE", 13))  # the code is the same where there is no such signal
 
+_command = "manyhands"
 _verbosity = 0
+
+
+def remember_command(path: str) -> None:
+    """What was called, as one types it: an error without a better hint names its help."""
+    global _command
+    _command = path
 
 
 def remember_verbosity(level: int) -> None:
@@ -74,7 +81,7 @@ def report(error: BaseException) -> int:
     if _verbosity >= 2:
         traceback.print_exception(error)
     if isinstance(cause, ManyhandsError):
-        say_error(str(cause), cause.hint or "manyhands COMMAND --help says what is possible")
+        say_error(str(cause), cause.hint or f"{_command} --help says what is possible")
         return cause.exit_code
     if isinstance(cause, click.exceptions.NoArgsIsHelpError):
         cause.show()

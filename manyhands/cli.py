@@ -8,12 +8,12 @@ prints, and with which code it ends, is decided in `boundary.py`, for all comman
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from manyhands import __version__
-from manyhands.boundary import guarded, remember_verbosity
+from manyhands.boundary import guarded, remember_command, remember_verbosity
 from manyhands.stderr import outlive_its_reader
 
 COMMANDS = {  # name: (module, attribute, what it does)
@@ -72,6 +72,7 @@ class LazyGroup(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
+        _telling(command)
         if not any(parameter.name == "verbosity" for parameter in command.params):
             command.params += verbosity_options()  # `manyhands serve -vv` as `manyhands -vv serve`
         return command
@@ -80,6 +81,21 @@ class LazyGroup(click.Group):
         rows = [(name, summary) for name, (_, _, summary) in COMMANDS.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def _telling(command: click.Command) -> None:
+    """Have it, and all below it, tell which command is called, as it is entered."""
+    command.context_class = Told
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        _telling(below)
+
+
+class Told(click.Context):
+    """Of a command that is entered: an error without a better fix names its help."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        remember_command(self.command_path)
 
 
 def verbosity_options() -> list[click.Parameter]:

@@ -61,6 +61,11 @@ def place_of(home: Path | None, name: str | None) -> Home:
     base = base_of(home)
     root = home_of(base, name)
     if root == base and not (base / "membership").exists():
+        if not (base / "swarms").is_dir():
+            why = "this home has joined no swarm that has members"
+            raise UsageError(
+                why, hint="ask an admin for an invite, then: manyhands swarm join INVITE"
+            )
         raise UsageError("which swarm?", hint="--swarm NAME, or once: manyhands swarm use NAME")
     return Home.at(root)
 

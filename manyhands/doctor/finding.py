@@ -80,7 +80,7 @@ def fail(reason: str, fix: str, mend: Callable[[], object] | None = None) -> Fin
 
 def failed(error: ManyhandsError) -> Finding:
     """An error of ours as a finding."""
-    return fail(str(error), error.hint or "manyhands COMMAND --help says what is possible")
+    return fail(str(error), error.hint or "manyhands doctor --help says what is possible")
 
 
 def on_thread(look: "Callable[[Case], Finding]") -> "Callable[[Case], Awaitable[Finding]]":

@@ -136,3 +136,14 @@ def test_every_error_ends_with_a_documented_code():
 
     assert {kind.exit_code for kind in all_errors()} <= documented
     assert SwarmIncomplete.exit_code == 5
+
+
+def test_an_error_without_a_better_fix_names_the_help_of_the_command_that_was_called(
+    tmp_path, capsys
+):
+    given = ["price", "set", "--home", str(tmp_path)]
+
+    code = guarded(lambda: root.main(given, prog_name="manyhands", standalone_mode=False))
+
+    assert code == 2
+    assert "fix: manyhands price set --help" in capsys.readouterr().err
