@@ -44,6 +44,8 @@ CREATE TABLE IF NOT EXISTS fault (
     kind TEXT NOT NULL,
     accused BLOB NOT NULL,
     reporter BLOB NOT NULL,
+    what TEXT NOT NULL,
+    auditors BLOB NOT NULL,
     envelope BLOB NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS fault_of ON fault (accused)
@@ -157,7 +159,7 @@ class Findings:
     # --- faults -----------------------------------------------------------------------------------
 
     def add(self, told: Envelope, now_s: float | None = None) -> Finding:
-        """Keep a fault that somebody signed; one that is known changes nothing.
+        """Keep a fault that somebody signed; one that is known changes nothing. What it shows.
 
         Raises:
             IntegrityError: it is malformed, or does not convince.
@@ -170,12 +172,14 @@ class Findings:
         fault = Fault.open(told, self._swarm_id, *told.signers)
         finding = judge(fault, self._swarm_id)
         at_s = time.time() if now_s is None else now_s
-        row = (told.object_id(self._swarm_id), at_s, fault.kind, fault.accused, *told.signers)
+        id_, auditors = told.object_id(self._swarm_id), b"".join(finding.auditors)
+        row = (id_, at_s, fault.kind, fault.accused, *told.signers, finding.what, auditors)
         with self._store.transaction():
             if self._is_full():
                 raise BadProof("there are as many faults as are kept")
             self._store.execute(
-                "INSERT OR IGNORE INTO fault VALUES (?, ?, ?, ?, ?, ?)", (*row, told.encode())
+                "INSERT OR IGNORE INTO fault VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (*row, told.encode()),
             )
         return finding
 
@@ -196,19 +200,28 @@ class Findings:
             kept.append(KeptFault(id_, at_s, reporter, judge(fault, self._swarm_id), fault))
         return kept
 
-    def envelopes(self) -> list[Envelope]:
-        """The faults as they were told, for others."""
-        rows = self._store.execute("SELECT envelope FROM fault ORDER BY at_s")
+    def ids(self) -> frozenset[bytes]:
+        """Of all faults that are kept."""
+        return frozenset(id_ for (id_,) in self._store.execute("SELECT id FROM fault"))
+
+    def told(self, ids: Iterable[bytes]) -> list[Envelope]:
+        """These faults as they were signed, for others."""
+        rows = [
+            row
+            for id_ in ids
+            for row in self._store.execute("SELECT envelope FROM fault WHERE id = ?", (id_,))
+        ]
         return [Envelope.decode(data) for (data,) in rows]
 
     def at_fault(self, trusted: Iterable[bytes]) -> dict[bytes, Finding]:
         """Accounts that broke a rule provably, or by the word of an auditor among `trusted`."""
-        believed = frozenset(trusted)
-        return {
-            kept.fault.accused: kept.finding
-            for kept in self.faults()
-            if kept.finding.is_self_proving or believed.intersection(kept.finding.auditors)
-        }
+        believed, found = frozenset(trusted), {}
+        rows = self._store.execute("SELECT kind, accused, auditors, what FROM fault")
+        for kind, accused, keys, what in rows:  # they were judged when they came
+            auditors = tuple(keys[at : at + 32] for at in range(0, len(keys), 32))
+            if not auditors or believed.intersection(auditors):
+                found[accused] = Finding(kind, accused, auditors, what)
+        return found
 
 
 def _look(row: Row) -> Look:

@@ -66,23 +66,20 @@ class KeptSettlements:
 class KeptFaults:
     """Those that convince; `findings.py` judges. They belong to no epoch."""
 
-    def __init__(self, findings: Findings, swarm_id: bytes) -> None:
-        self._findings, self._swarm_id = findings, swarm_id
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
 
     def ids(self) -> IdSet:
-        return IdSet((0, oid) for oid in self._by_id())
+        return IdSet((0, oid) for oid in self._findings.ids())
 
     def get(self, oid: bytes) -> Envelope | None:
-        return self._by_id().get(oid)
+        return next(iter(self._findings.told([oid])), None)
 
     def take(self, envelope: Envelope) -> bool:
-        if len(self._findings.envelopes()) >= MAX_FAULTS:
+        if len(self._findings.ids()) >= MAX_FAULTS:
             return False
         self._findings.add(envelope)
         return True
-
-    def _by_id(self) -> dict[bytes, Envelope]:
-        return {each.object_id(self._swarm_id): each for each in self._findings.envelopes()}
 
 
 class ToldObjects:

@@ -61,6 +61,7 @@ class Wanted:
     payment_threshold: int  # token-layers, as the next two
     disconnect_threshold: int
     newcomer_allowance: int
+    no_quarantine: bool
     drain: float
     accept_licence: bool
     share_weights: bool

@@ -85,6 +85,7 @@ HEADINGS = {
     "Money": (
         *("price_per_mtl", "prepaid"),
         *("payment_threshold", "disconnect_threshold", "newcomer_allowance"),
+        "no_quarantine",
     ),
 }
 
@@ -214,6 +215,7 @@ HEADINGS = {
     metavar="TL",
     help="Where a price is asked: a debt beyond this ends sessions that run. Default: two million.",
 )
+@click.option("--no-quarantine", is_flag=True, help="Also hear peers that are proven at fault.")
 @click.option(
     "--newcomer-allowance",
     type=click.IntRange(min=0),

@@ -52,6 +52,7 @@ def settings_of(wanted: "Wanted", home: "Home", tracer: "Tracer | None" = None) 
             newcomer=wanted.newcomer_allowance,
         ),
         clients=home.client,
+        quarantine=not wanted.no_quarantine,
         max_bytes_per_s=wanted.max_bandwidth,
         wishes=wishes_of(wanted),
         sense=sensing(),

@@ -18,6 +18,7 @@ from ledger.policy import BILATERAL
 from ledger.swarms import funding_of
 from ledger.witness import WitnessBook
 from ledger.writer import LedgerWriter
+from node.accusations import Accusations
 from node.bandwidth import Bandwidth
 from node.barring import Barring
 from node.batching import Batcher
@@ -131,6 +132,7 @@ class Node:
             escrow=escrow,
             up_bytes_per_s=lambda: self.bandwidth.up_bytes_per_s,
         )
+        self.accusations: Accusations | None = None  # while it runs
         self.loaded: Serving | None = None  # for moments of a move nothing is
         self._n_asked = 0  # for our load, by clients that choose
         self._serving_task: asyncio.Task[None] | None = None
@@ -169,6 +171,7 @@ class Node:
         belonging = self.belonging
         server = Server(lambda: self.sessions, Throttle(self.settings.max_bytes_per_s))
         open_calls = belonging.open_calls if belonging else {}
+        self.accusations = await Accusations.begun(self.standing, self._others, self.guard)
         seen_calls, came = self.whereabouts.seen_calls, self.whereabouts.came
         service = server.service(self._calls(), streams, open_calls, seen_calls, self.guard, came)
         at = self.settings.host, self.settings.port
@@ -188,6 +191,7 @@ class Node:
             if self.discovery is not None:
                 await self.discovery.start()
             barring = tasks.create_task(self._barring.run(), name="barring")
+            accusing = tasks.create_task(self.accusations.run(), name="accusations")
             discovery = tasks.create_task(self._discover(), name="discovery")
             owing = tasks.create_task(self._owe(), name="owing")
             belongs = tasks.create_task(belonging.run(), name="belonging") if belonging else None
@@ -198,7 +202,7 @@ class Node:
                 yield self
             finally:
                 ending = (pausing, meetings, reaching, discovery, belongs, spreads, barring)
-                for task in filter(None, (*ending, owing, settles)):
+                for task in filter(None, (*ending, owing, settles, accusing)):
                     await _ended(task)
                 await self._leave(gossip, mover)
 
@@ -257,6 +261,7 @@ class Node:
             LOAD_METHOD: self._load_call,
             **({OWING_METHOD: owing.handle} if (owing := self.standing.owing) else {}),
             **(self.belonging.calls if self.belonging else {}),
+            **(self.accusations.calls if self.accusations else {}),
             **(self.spreading.calls if self.spreading else {}),
             **(self.settling.calls if self.settling else {}),
         }

@@ -92,6 +92,9 @@ class NodeSettings:
     bans: Path | None = None
     """A file of peers that are not heard for a while; without it they are forgotten at the end."""
 
+    quarantine: bool = True
+    """Not to hear peers that are provably at fault, see `accusations`."""
+
     fingerprints: bool = True
     """Whether statements commit to fingerprints of what is run, so that it can be audited."""
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from ledger.findings import Findings
 from ledger.swarms import funding_of
 from ledger.writer import LedgerWriter
 from protocol.address import Address
@@ -23,12 +24,14 @@ from protocol.membership.rules import Channel
 from protocol.membership.table import new_table
 from protocol.messages import SessionId
 from protocol.path import Path
+from protocol.signing import Envelope
 from protocol.transport import Transport
 from scheduler.affording import expected_ncr
 from scheduler.chain import Connections
 from scheduler.commitments import Commitment, Opened, open_windows
 from scheduler.data_links import DataLinks
 from scheduler.directory import Directory, fetch_directory
+from scheduler.fault_news import PARTNERS, exchange_faults
 from scheduler.finder import RouteFinder
 from scheduler.funds import Funds
 from scheduler.hidden_session import HiddenRequest, HiddenSession
@@ -233,6 +236,12 @@ class Client:
         addresses = [str(address) for address in told.to_dial]
         connection = await self._connections.to(held.peer, addresses)
         return await open_windows(connection, held, windows, self.swarm_id)
+
+    async def exchange_faults(self, findings: Findings, told: Sequence[Envelope] = ()) -> int:
+        """Tell a few peers these faults, and hear what they know: how many are new to us."""
+        live = self._directory.live()
+        some = self._rng.sample(live, min(PARTNERS, len(live)))
+        return await exchange_faults(self._connections, some, findings, told)
 
     def hidden(self, request: HiddenRequest) -> HiddenSession:
         """A session of hidden rows: the caller embeds, norms and draws (`ends="client"`)."""

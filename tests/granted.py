@@ -146,7 +146,7 @@ class GrantedSwarm(Swarm):
         findings = self._closing.enter_context(Findings.open(home, self.swarm_id))
         kept = (
             KeptSettlements(settled, self.policy, lambda who: books.size(who) > 0),
-            KeptFaults(findings, self.swarm_id),
+            KeptFaults(findings),
         )
         objects = ToldObjects(dict(zip((SETTLEMENTS, FAULTS), kept, strict=True)), self.swarm_id)
         self.objects[identity.public_key] = objects

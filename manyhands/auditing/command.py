@@ -126,6 +126,9 @@ async def _run(
     async with opening() as client:
         with Findings.open(home.client, client.swarm_id) as findings:
             desk = Desk(client, model, findings, **choices)
+            await client.directory()
+            if heard := await client.exchange_faults(findings):
+                say(f"{heard} faults heard of from peers: manyhands ledger dispute list")
             for number, canary in enumerate(canaries, 1):
                 try:
                     audit = await _ask(client, desk, model, canary, **asked)

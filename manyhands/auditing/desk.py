@@ -74,8 +74,11 @@ class Desk:
         auditor = await self._auditor(profile)
         audit = await auditor.look(session)
         self.findings.note(audit.looks)
-        for fault in audit.faults:
-            self.findings.add(fault.seal(swarm_id, self.client.identity.key))
+        told = [fault.seal(swarm_id, self.client.identity.key) for fault in audit.faults]
+        for fault in told:
+            self.findings.add(fault)
+        if told:
+            await self.client.exchange_faults(self.findings, told)
         return audit
 
     async def _auditor(self, profile: Profile) -> Auditor:

@@ -62,7 +62,7 @@ def open_credit(home: Home, party: Party) -> Iterator[Credit]:
         findings = stack.enter_context(Findings.open(home.node, party.swarm_id))
         kinds: dict[str, Kept] = {
             SETTLEMENTS: KeptSettlements(settled, policy, lambda who: books.size(who) > 0),
-            FAULTS: KeptFaults(findings, party.swarm_id),
+            FAULTS: KeptFaults(findings),
         }
         escrow = Escrow(Purse(party.identity.public_key, policy, books))
         yield Credit(escrow, ToldObjects(kinds, party.swarm_id), witness)

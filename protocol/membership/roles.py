@@ -49,6 +49,8 @@ ASKED: Mapping[str, Roles] = {
     "reconcile": ANY,  # whoever looks at balances may see what was settled
     "objects": ANY,
     "settle": WORK,  # whoever paid, or shall be paid, for work here
+    "faults": ANY,  # what convinces convinces, whoever tells it
+    "fingerprints": frozenset({Role.USE}),  # whoever paid for what they are of
     "file": WORK,
     "weights": WORK,
     "probe": WORK,

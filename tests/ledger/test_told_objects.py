@@ -34,7 +34,7 @@ def keep(tmp_path):
         found = Findings.open(tmp_path / name, SWARM)
         kinds = {
             SETTLEMENTS: KeptSettlements(book, POLICY, lambda who: who != CY.public_key),
-            FAULTS: KeptFaults(found, SWARM),
+            FAULTS: KeptFaults(found),
         }
         return ToldObjects(kinds, SWARM)
 
