@@ -89,6 +89,9 @@ class Tallies:
         """
         kin = open_kin(envelope, self._swarm_id)
         with self._store.transaction():
+            ((n_kin,),) = self._store.execute("SELECT count(*) FROM kin")
+            if n_kin >= MAX_OTHERS:
+                raise BadObject("no more kin are kept here")
             values = (kin.client, envelope.encode())
             self._store.execute(
                 "INSERT INTO kin VALUES (?, ?)"
@@ -118,6 +121,14 @@ class Tallies:
         """Envelopes that both parties signed, those that say most first."""
         sql = "SELECT envelope FROM tally WHERE is_mutual = 1 ORDER BY served DESC LIMIT ?"
         return [data for (data,) in self._store.execute(sql, (most,))]
+
+    def merits(self, payee: bytes, most: int) -> list[bytes]:
+        """What payers signed that this one did for them, those who say most first."""
+        sql = (
+            "SELECT envelope FROM tally WHERE is_mutual = 1 AND payee = ?"
+            " ORDER BY served DESC LIMIT ?"
+        )
+        return [data for (data,) in self._store.execute(sql, (payee, most))]
 
     def mutual_of(self, payer: bytes, payee: bytes) -> list[bytes]:
         sql = "SELECT envelope FROM tally WHERE is_mutual = 1 AND (payer, payee) = (?, ?)"

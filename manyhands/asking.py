@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from manyhands.home import KEY_NAME, Home, open_books
-from manyhands.kinship import kin_of
+from manyhands.kinship import shown_to_creditors
 from manyhands.models import Model
 from manyhands.party import Party, open_party
 from protocol.address import Address
@@ -217,7 +217,7 @@ async def open_client(
                 channel=Channel(channel),
                 terms=terms,
                 purse=purse,
-                kin=kin_of(home, party.identity, party.swarm_id),
+                shows=shown_to_creditors(home, party.identity, party.swarm_id),
             ) as client,
         ):
             try:

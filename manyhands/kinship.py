@@ -1,7 +1,8 @@
 """That a home's node and its clients stand for each other, signed by both keys: `HOME/kin`.
 
-In: a home. Out: the bytes that a client shows to nodes it owes, so that what its node does for them
-stands against that. Made once, by the first client that can read both keys without asking anybody.
+In: a home. Out: what a client shows to nodes it owes, so that what its node does for them stands
+against that, and what others signed that its node did for them speaks for it. The paper is made
+once, by the first client that can read both keys without asking anybody.
 """
 
 import logging
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from protocol.clock import wall_ms
 from protocol.errors import ManyhandsError
 from protocol.key_files import is_encrypted, read_key
+from protocol.owing import Showing
 from protocol.signing import Envelope
 
 if TYPE_CHECKING:
@@ -20,9 +22,28 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "kin"
 MAX_KIN_BYTES = 1024
+MAX_MERITS = 6  # of what others signed, the most
 
 
-def kin_of(home: "Home", client: "Identity", swarm_id: bytes) -> bytes:
+def shown_to_creditors(home: "Home", client: "Identity", swarm_id: bytes) -> Showing:
+    """Nothing, where there is no node, or its key is not ours to read."""
+    from ledger.tallies import FILE_NAME as TALLIES
+    from ledger.tallies import Tallies
+    from ledger.tally import open_kin
+
+    kin = _kin_of(home, client, swarm_id)
+    if not kin or not (home.node / TALLIES).is_file():
+        return Showing(kin=kin)
+    try:
+        node = open_kin(Envelope.decode(kin), swarm_id).node
+        with Tallies.open(home.node, swarm_id) as tallies:
+            return Showing(kin=kin, tallies=tuple(tallies.merits(node, MAX_MERITS)))
+    except ManyhandsError as error:
+        log.info("no tallies to show", extra={"error": str(error)})
+        return Showing(kin=kin)
+
+
+def _kin_of(home: "Home", client: "Identity", swarm_id: bytes) -> bytes:
     """Empty: there is no node here, or its key is not ours to read."""
     from ledger.homes import KEY_NAME
     from ledger.store import write_whole

@@ -150,15 +150,18 @@ class OwingBook:
 
     def _keep(self, shown: Showing, client: bytes) -> None:
         assert self._tallies is not None
+        parties = {client}
         if shown.kin:
             kin = open_kin(Envelope.decode(shown.kin), self._swarm_id)
             if client not in (kin.client, kin.node):
                 raise IntegrityError("that is the kin of somebody else")
-            if client in self.debts.of_node:  # who has had nothing here owes nothing
-                self._tallies.introduce(Envelope.decode(shown.kin))
+            if kin.node in self.debts.ours or kin.client in self.debts.ours:
+                raise IntegrityError("that is no kin of ours")
+            self._tallies.introduce(Envelope.decode(shown.kin))
+            parties = {kin.client, kin.node}
         for data in shown.tallies:
             tally, is_mutual = open_tally(Envelope.decode(data), self._swarm_id)
-            if client not in (tally.payer, tally.payee):
+            if parties.isdisjoint((tally.payer, tally.payee)):
                 raise IntegrityError("that is the tally of others")
             if is_mutual:
                 self._tallies.keep(Envelope.decode(data))

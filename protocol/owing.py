@@ -42,6 +42,9 @@ class Showing:
                 raise PeerMisbehaved(sender, "what it shows of debts has other fields")
 
 
+NOTHING_TO_SHOW = Showing()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owing:
     """The answer, in ncr. credit_ncr: what the client may owe before it has to settle."""

@@ -23,6 +23,7 @@ from protocol.membership.gate import Membership
 from protocol.membership.rules import Channel
 from protocol.membership.table import new_table
 from protocol.messages import SessionId
+from protocol.owing import NOTHING_TO_SHOW, Showing
 from protocol.path import Path
 from protocol.signing import Envelope
 from protocol.transport import Transport
@@ -114,9 +115,9 @@ class Client:
         channel: Channel = Channel.STABLE,
         terms: Terms | None = None,
         purse: ClientPurse | None = None,
-        kin: bytes = b"",
+        shows: Showing = NOTHING_TO_SHOW,
     ) -> None:
-        """kin: that a node and we stand for each other, signed by both (`ledger.tally.Kin`).
+        """shows: to nodes that we owe: who our kin is, what it did for others.
         channel: in which a model must be released, where the swarm releases models.
         membership: the gate of `transport`, in a swarm that has members; it is kept up to date.
         terms: what has to be accepted before a model is used, see `Permission`.
@@ -137,7 +138,7 @@ class Client:
         self.permission = Permission(membership, channel, self._directory, terms)
         self._watching: asyncio.Task[None] | None = None
         self._prefixes = Prefixes(identity)
-        self._owing = OwingTalks(identity, books, self._connections, kin)
+        self._owing = OwingTalks(identity, books, self._connections, shows)
 
     async def __aenter__(self) -> Self:
         if self._membership is not None:

@@ -30,11 +30,11 @@ class OwingTalks:
     """Of one client."""
 
     def __init__(
-        self, identity: Identity, books: LedgerWriter, connections: Connections, kin: bytes
+        self, identity: Identity, books: LedgerWriter, connections: Connections, shows: Showing
     ) -> None:
-        """kin: that our home's node and we stand for each other, signed by both; empty: nobody."""
+        """shows: who our kin is, and what others signed that it did for them."""
         self._identity, self._books, self._connections = identity, books, connections
-        self._kin = kin
+        self.shows = shows
         self._met: set[str] = set()
         self._talking: set[asyncio.Task[None]] = set()
 
@@ -55,7 +55,8 @@ class OwingTalks:
         payee = public_key_from_peer_id(peer)
         try:
             held = await self._ask(partial(_mutual_with, payee))
-            showing = Showing(kin=self._kin, tallies=tuple(held[:MAX_HANDED]))
+            tallies = (*held, *self.shows.tallies)[:MAX_HANDED]
+            showing = Showing(kin=self.shows.kin, tallies=tallies)
             connection = await self._connections.to(peer, addresses, timeout_s=TALK_S)
             answer = await connection.call(METHOD, showing.encode(), timeout_s=TALK_S)
             told = Owing.decode(answer, sender=peer)

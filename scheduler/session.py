@@ -26,7 +26,7 @@ from protocol.chain_actions import (
 )
 from protocol.chain_hops import Hop, Phase
 from protocol.chain_session import ChainSession
-from protocol.errors import ManyhandsError, PeerMisbehaved, PeerUnreachable, SessionTimeout
+from protocol.errors import InDebt, ManyhandsError, PeerMisbehaved, PeerUnreachable, SessionTimeout
 from protocol.identity import Identity
 from protocol.logprobs import PromptLogprobs
 from protocol.messages import (
@@ -331,6 +331,8 @@ class Session:
             del self._links[peer]  # that it ends is no loss
             self._start(self._ask_again(hop.seat, error))
             return
+        if hop is not None and isinstance(error, InDebt):
+            self._settlement.owes(peer, hop.seat.addresses)  # another time it may know us better
         hops = {hop.peer for hop in self.rules.hops}
         for lost, why in lost_by(error, peer, hops, is_resumed=link.is_resumed):
             self._do(self.rules.lost(lost, why, now))

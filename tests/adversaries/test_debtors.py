@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ledger.debts import Passed
 from ledger.meter import Rates
 from ledger.tallies import Tallies
 from ledger.tally import Kin, Tally
@@ -13,6 +14,7 @@ from node.credit import Limits
 from node.owing import OwingBook
 from protocol.clock import wall_ms
 from protocol.errors import InDebt
+from protocol.owing import Showing
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.transport.grpc import GrpcTransport
 from scheduler import Client
@@ -100,7 +102,8 @@ async def test_what_is_shown_of_kin_counts_and_what_does_not_hold_is_refused(pri
         await uses(priced, client)
         await until(lambda: owed(node, client) == 42 * NCR, timeout_s=5)
         kin = Kin(node=kin_key.public_key, client=client.identity.public_key, issued_ms=0)
-        client._owing._kin = kin.seal(OPEN_SWARM_ID, kin_key, client.identity.key).encode()
+        signed = kin.seal(OPEN_SWARM_ID, kin_key, client.identity.key)
+        client._owing.shows = Showing(kin=signed.encode())
         client._owing._met.clear()
         await uses(priced, client)
 
@@ -138,3 +141,49 @@ async def test_both_sign_a_tally_of_what_was_done_when_they_meet_again(priced, t
 
         assert ours[0] > 0
         assert theirs[0] in range(ours[0], owed(node, client) + 1)
+
+
+async def test_39_a_stranger_is_lent_what_a_peer_we_owe_signed_and_a_ring_of_its_own_adds_nothing(
+    model, tmp_path
+):
+    friend, ring = SigningKey.generate(), [SigningKey.generate() for _ in range(3)]
+    async with swarm(
+        model, tmp_path, lambda identity: GrpcTransport(identity, OPEN_SWARM_ID)
+    ) as built:
+        limits = Limits(payment=1000, disconnect=1000, newcomer=0)
+        (node,) = await built.start((0, N_BLOCKS), rates=RATES, limits=limits)
+        owing = node.node.standing.owing
+        owing.debts.of_node[friend.public_key] = Passed(spent=60 * NCR)
+        async with built.client() as client:
+
+            def shows(*worked_for: SigningKey) -> Showing:
+                us = client.identity.key
+                kin = Kin(node=ring[0].public_key, client=us.public_key, issued_ms=0)
+                tallies = [
+                    Tally(
+                        payer=payer.public_key,
+                        payee=ring[0].public_key,
+                        served=80 * NCR,
+                        settled=0,
+                        issued_ms=0,
+                    ).seal(OPEN_SWARM_ID, ring[0], payer)
+                    for payer in worked_for
+                ]
+                signed = kin.seal(OPEN_SWARM_ID, ring[0], us)
+                return Showing(kin=signed.encode(), tallies=tuple(t.encode() for t in tallies))
+
+            async def is_served(showing: Showing) -> bool:
+                client._owing.shows = showing
+                client._owing._met.clear()
+                for _ in range(2):  # refused, it shows what it has; then it asks again
+                    try:
+                        return await uses(built, client) == 5
+                    except InDebt:
+                        await asyncio.gather(*client._owing._talking)
+                return False
+
+            assert not await is_served(shows(*ring[1:]))
+            assert await is_served(shows(friend))
+            await until(lambda: owed(node, client) == 42 * NCR, timeout_s=5)
+            assert owing.vouched(ring[1].public_key, 10**9) == 0
+            assert owing.vouched(client.identity.public_key, 10**9) == 60 * NCR
