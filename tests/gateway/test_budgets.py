@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from ledger.meter import Rates
 from ledger.reader import LedgerReader
 from manyhands.gateway.allowances import Allowances, Taken
-from manyhands.gateway.faults import ApiError
+from manyhands.gateway.faults import ApiError, explained
 from manyhands.gateway.grants import Caller, Grant, Per
 from manyhands.gateway.keys import Keys
 from manyhands.gateway.spending import Spending, today
+from protocol.errors import NoQuorum, NotFunded
 from tests.gateway.live import Live, live
 
 N_TOKENS, BUDGET = 24, 1500
@@ -138,3 +139,14 @@ def test_fifty_at_once_never_overspend_a_key_and_what_is_signed_is_what_was_coun
     assert counted.ncr == signed
     assert held == 0
     assert last[-1] == (429, "insufficient_quota")
+
+
+def test_who_lacks_the_swarms_credit_hears_whom_to_ask_and_a_quorum_that_is_away_is_no_mistake():
+    lacking = explained(NotFunded("", "no credit", hint="ask your issuer for a grant: PEER"))
+    away = explained(NoQuorum("two of three witnesses did not answer", ("w1", "w2")))
+
+    assert (lacking.status, lacking.code) == (429, "insufficient_quota")
+    assert "ask your issuer" in lacking.message
+    assert lacking.headers()["x-should-retry"] == "false"
+    assert (away.status, away.code) == (503, "overloaded")
+    assert "did not answer" in away.message
