@@ -21,7 +21,7 @@ from protocol.clock import wall_ms
 from protocol.identity import Identity
 from protocol.messages import Reserve, Reserved, SessionId, Span
 from protocol.signing import OPEN_SWARM_ID, Envelope, SigningKey
-from scheduler.settlement import ClientTab
+from scheduler.client_tab import ClientTab
 
 N_PROMPT, TOKENS, ROW_BYTES = 64, 1024, 768 * 4
 

@@ -44,7 +44,7 @@ from protocol.signing import OPEN_SWARM_ID, Envelope, SigningKey
 from protocol.transport import Service, Stream
 from protocol.transport.error_codec import decode_error
 from protocol.transport.grpc import GrpcTransport
-from scheduler.settlement import ClientTab
+from scheduler.client_tab import ClientTab
 from tests.local_swarm import LocalNode, Swarm
 
 DIRECTORY = Path(__file__).parent / "transcripts"

@@ -32,9 +32,10 @@ from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.spare import SpareNote
 from protocol.transport.memory import Faults, MemoryNetwork
 from scheduler import Client, Finished, Generation, GenerationResult, Routed, Token
+from scheduler.client_tab import ClientTab
 from scheduler.finder import RouteFinder
 from scheduler.session import Session
-from scheduler.settlement import ClientTab, Settlement
+from scheduler.settlement import Settlement
 from scheduler.wanted import Limits
 from tests.announcing import key_of
 from tests.checkpoints import write_checkpoint

@@ -25,7 +25,8 @@ from protocol.signing import OPEN_SWARM_ID
 from protocol.transport import Stream
 from protocol.transport.memory import MemoryNetwork
 from scheduler import Client
-from scheduler.settlement import ClientTab, Settlement
+from scheduler.client_tab import ClientTab
+from scheduler.settlement import Settlement
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import Swarm, add_byte_tokenizer, swarm
 
