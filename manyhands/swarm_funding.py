@@ -18,13 +18,13 @@ from ledger.policy import BILATERAL, GRANTED, OPEN_POLICY, SETTLED, Policy
 from ledger.witness import WitnessBook
 from ledger.worth import Worth
 from manyhands.home import Home, open_identity
-from protocol.address import Address
+from manyhands.swarm_options import PlaceType
 from protocol.canonical import encode
 from protocol.errors import IntegrityError, ManyhandsError, UsageError
-from protocol.identity import public_key_from_peer_id
 from protocol.signing import check_public_key
 
 WITNESS = "witness"
+UNKNOWN = "-"  # where a witness is: told later, `swarm witness NAME WHERE`
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +32,26 @@ class NamedWitness:
     """A witness as the command line names it."""
 
     key: NoteKey
-    where: str  # a peer id, an address, or an URL
+    where: str  # a peer id, an address, a URL, or that nobody knows yet
 
 
 class WitnessType(click.ParamType[Any]):
-    """`VKEY@WHERE`: a witness's verifier key, and the peer, address or URL that answers for it."""
+    """`VKEY[@WHERE]`: a witness's verifier key; a peer, an address or a URL that answers for it."""
 
-    name = "VKEY@WHERE"
+    name = "VKEY[@WHERE]"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> NamedWitness:
-        vkey, _, where = str(value).rpartition("@")
+        vkey, _, where = str(value).partition("@")
         try:
             key = NoteKey.parse(vkey)
             check_public_key(key.public_key)
             if key.kind != COSIGNATURE_V1:
                 self.fail(f"{vkey} is a log's key, not a witness's", param, ctx)
-            if not where.startswith(("http://", "https://")):
-                _check_peer(where)
         except ManyhandsError as error:
             self.fail(f"{value!r}: {error}; `manyhands ledger witness key` prints one", param, ctx)
-        return NamedWitness(key, where)
+        return NamedWitness(key, PlaceType().convert(where, param, ctx) if where else UNKNOWN)
 
 
 class MicrosType(click.ParamType[Any]):
@@ -67,13 +65,6 @@ class MicrosType(click.ParamType[Any]):
         if not whole or len(part) > 6 or len(whole) > 9 or not (text.isascii() and text.isdigit()):
             self.fail(f"{value!r} is no amount: write 1.00, up to six decimals", param, ctx)
         return int(whole) * 10**6 + int(part.ljust(6, "0"))
-
-
-def _check_peer(where: str) -> None:
-    if where.startswith("/"):
-        Address.parse(where)
-    else:
-        public_key_from_peer_id(where)
 
 
 def funding_options(command: Callable[..., Any]) -> Callable[..., Any]:

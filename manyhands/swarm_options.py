@@ -6,6 +6,9 @@ from typing import Any
 import click
 
 from manyhands.options import AddressType
+from protocol.address import Address
+from protocol.errors import ManyhandsError
+from protocol.identity import public_key_from_peer_id
 from protocol.membership.roles import Role, Roles
 
 via_option = click.option(
@@ -30,6 +33,23 @@ class RolesType(click.ParamType[Any]):
             known = ", ".join(Role)
             self.fail(f"{unknown[0]!r} is no role: give some of {known}", param, ctx)
         return frozenset(map(Role, words))
+
+
+class PlaceType(click.ParamType[Any]):
+    """Where somebody is found: a peer id, a multiaddr, or a URL."""
+
+    name = "PEER|ADDR|URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        try:
+            if text.startswith("/"):
+                Address.parse(text)
+            elif not text.startswith(("http://", "https://")):
+                public_key_from_peer_id(text)
+        except ManyhandsError as error:
+            self.fail(f"{text[:80]!r} is no peer, address or URL: {error}", param, ctx)
+        return text
 
 
 class DurationType(click.ParamType[Any]):

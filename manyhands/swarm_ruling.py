@@ -16,7 +16,7 @@ from manyhands.membership import admin_key, founder_key, keep_state, load_state
 from manyhands.options import PeerType, base_option, json_option
 from manyhands.progress import say
 from manyhands.swarm import place_of, swarm, which_option
-from manyhands.swarm_options import RolesType, via_option
+from manyhands.swarm_options import PlaceType, RolesType, via_option
 from manyhands.swarm_telling import learn_and_tell
 from protocol.address import Address
 from protocol.clock import wall_ms
@@ -145,6 +145,35 @@ def demote(
     key, state = public_key_from_peer_id(PeerId(peer)), load_state(place)
     _change(place, state.policy.without_admin(key), was=key)
     _say_told("demoted", run(learn_and_tell(place, via)), as_json)
+
+
+@swarm.command("witness")
+@click.argument("witness", metavar="NAME")
+@click.argument("where", metavar="PEER|ADDR|URL", type=PlaceType())
+@via_option
+@base_option
+@which_option
+@json_option
+def witness_(
+    witness: str,
+    where: str,
+    via: tuple[Address, ...],
+    home: Path | None,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Say where the witness NAME is found, where credit is granted: it moved, or joined since."""
+    place = place_of(home, name)
+    policy = load_state(place).policy
+    known = dict(policy.witnesses)
+    if witness not in known:
+        named = ", ".join(known) or "none"
+        raise UsageError(
+            f"swarm {policy.name} has no witness {witness[:64]!r}",
+            hint=f"it was founded with: {named}",
+        )
+    _change(place, policy.with_witnesses(tuple({**known, witness: where}.items())))
+    _say_told("witness", run(learn_and_tell(place, via)), as_json, name=witness, where=where)
 
 
 def _change(place: Home, policy: Policy, was: bytes = b"") -> None:

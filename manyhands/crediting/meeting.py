@@ -16,6 +16,7 @@ from ledger.spend_words import WITNESS, Known, Since, decode_answer
 from ledger.witness_http import ADD_CHECKPOINT, Answer
 from manyhands.crediting.panel import ANSWER_S, Ask, Panel
 from manyhands.party import Party
+from manyhands.swarm_funding import UNKNOWN
 from protocol.address import Address
 from protocol.errors import ManyhandsError, NoQuorum, PeerRefused, PeerUnreachable
 from protocol.identity import PeerId
@@ -48,7 +49,7 @@ class Meeting:
         """Of the swarm's witnesses."""
         membership = self._party.membership
         places = membership.state.policy.witnesses if membership else ()
-        asks = {name: self._ask_at(where) for name, where in places}
+        asks = {name: self._ask_at(where) for name, where in places if where != UNKNOWN}
         return Panel(self._party.policy.quorum(), asks)
 
     def _ask_at(self, where: str) -> Ask:

@@ -17,6 +17,7 @@ from ledger.witness_http import Answer
 from protocol.errors import ManyhandsError, NoQuorum
 
 ANSWER_S = 10.0
+TELL = "the founder tells, manyhands swarm witness {} PEER"
 
 Ask = Callable[[bytes], Awaitable[Answer]]
 """Send a request of tlog-witness to one witness."""
@@ -86,7 +87,7 @@ class Panel:
 
         async def one(name: str) -> None:
             if (ask := self._asks.get(name)) is None:
-                raise NoQuorum(f"nobody knows where {name} is")
+                raise NoQuorum(f"nobody knows where it is: {TELL.format(name)}")
             async with asyncio.timeout(ANSWER_S):
                 await asked(name, ask)
 

@@ -58,6 +58,25 @@ def test_issuers_and_witnesses_can_be_named(run, tmp_path):
     assert not (tmp_path / "home" / "swarms" / "two" / "membership").exists()
 
 
+def test_where_a_witness_is_may_be_told_later_and_nothing_else_of_funding(run, tmp_path):
+    vkey = run("ledger", "witness", "key", "--name", "w.example.org", home="w").out.strip()
+    run("swarm", "create", "org", "--funding=granted", f"--witness={vkey}", "--default")
+    place = Home.at(tmp_path / "home" / "swarms" / "org")
+    before = load_state(place)
+
+    told = run("swarm", "witness", "w.example.org", "https://w.example.org")
+    other = run("swarm", "witness", "x.example.org", "https://x.example.org")
+    nowhere = run("swarm", "witness", "w.example.org", "somewhere")
+
+    after = load_state(place)
+    assert told.code == 0, told.err
+    assert before.policy.witnesses == (("w.example.org", "-"),)
+    assert after.policy.witnesses == (("w.example.org", "https://w.example.org"),)
+    assert (after.swarm_id, after.policy.funding) == (before.swarm_id, before.policy.funding)
+    assert_explained(other, 2, "no witness 'x.example.org'")
+    assert_explained(nowhere, 2, "no peer, address or URL")
+
+
 def test_a_swarm_that_says_nothing_is_bilateral_as_before(run, tmp_path):
     assert run("swarm", "create", "den", "--funding", "bilateral").code == 0
 
