@@ -112,7 +112,7 @@ async def explained_by(client: "Client", wanted: "Wanted", model: str) -> "Expla
     pinned = directory.pin_adapter(wanted.manifest, wanted.adapter)
     return explain(
         peers,
-        replace(wanted, adapter=pinned),
+        replace(wanted, adapter=pinned, shunned=client.records.trust.shunned),
         rtt_ms=directory.rtt_ms,
         slowdown=client.records.believed(peers, now_s),
         extra_ms=client.records.risk_ms(peers, now_s),

@@ -26,6 +26,7 @@ IN_WORDS = {
     Constraint.PRICE: "for {max_price} ncr per million or less",
     Constraint.AHEAD: "for {max_prepaid} ncr ahead or less",
     Constraint.AVOID: "whom you do not avoid",
+    Constraint.QUARANTINE: "that is not in quarantine",
     Constraint.REQUIRE: "with the required {required}",
     Constraint.PROFILE: "in profile {profile}",
     Constraint.CONTEXT: "with room for {n_positions} positions",
@@ -76,6 +77,8 @@ def in_words(constraint: Constraint, peer: Announcement, wanted: Wanted) -> str:
             return f"its context is {peer.max_positions} positions"
         case Constraint.AVOID:
             return "it is to be avoided"
+        case Constraint.QUARANTINE:
+            return "it is in quarantine: manyhands ledger dispute list"
         case Constraint.ADAPTER:
             return f"it does not serve adapter {wanted.adapter}"
         case Constraint.PROFILE:
@@ -158,6 +161,9 @@ def _relaxing(named: Constraint, n_others: int, hosts: Sequence[Announcement]) -
                 f"{others} so, and others measured that this cannot be: manyhands peers shows it; "
                 "--believe-regions takes their word, else change --region"
             )
+        case Constraint.QUARANTINE:
+            others = "1 peer is" if n_others == 1 else f"{n_others} peers are"
+            return f"{others} at fault: manyhands ledger dispute list; --no-quarantine uses them"
         case _:
             others = "1 other peer does" if n_others == 1 else f"{n_others} other peers do"
             return f"{others}: change --{named.value} or leave it out"

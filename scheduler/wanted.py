@@ -59,6 +59,7 @@ class Constraint(StrEnum):
     STATE = "state"
     CONTEXT = "context"
     AVOID = "avoid"
+    QUARANTINE = "no-quarantine"
     ADAPTER = "adapter"
     PROFILE = "profile"
     REGION = "region"
@@ -157,6 +158,7 @@ class Wanted:
     goal: Goal = Goal.LATENCY
     doubted: frozenset[PeerId] = frozenset()
     members: frozenset[PeerId] | None = None
+    shunned: frozenset[PeerId] = frozenset()  # provably at fault, as this client sees it
 
     @property
     def n_answer(self) -> int:
@@ -199,6 +201,8 @@ class Wanted:
             return Constraint.STATE
         if peer.peer_id in self.avoid or peer.peer_id in limits.avoid:
             return Constraint.AVOID
+        if peer.peer_id in self.shunned:
+            return Constraint.QUARANTINE
         if peer.max_positions < self.n_positions:
             return Constraint.CONTEXT
         if self.adapter and self.adapter not in peer.adapters:
