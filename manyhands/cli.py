@@ -53,7 +53,7 @@ COMMANDS = {  # name: (module, attribute, what it does)
     "doctor": ("manyhands.doctor.command", "doctor", "What is wrong here, and what mends it."),
     "adapters": ("manyhands.adapters", "adapters", "The adapters that this home's node serves."),
     "ledger": (
-        "manyhands.crediting.settle",
+        "manyhands.calibrating.command",
         "ledger",
         "Who did what for whom: balance, verify, grant.",
     ),

@@ -120,7 +120,7 @@ class Serving:
             # An allotment is there beforehand, and free work is asked nothing for.
             prepaid_ncr=0 if escrow or settings.rates.is_free else settings.prepaid_ncr,
             max_positions=engine.max_positions,
-            fp_profile=fp_profile_of(self.profile) if settings.fingerprints else "",
+            fp_profile=fp_profile_of(model.digest, self.profile) if settings.fingerprints else "",
         )
         self.offer = Offers(
             identity,

@@ -7,10 +7,10 @@ distances are honest is `fp_profile.py`, the draws of a last hop are `redrawing.
 A row's sketch is a count sketch (Charikar, Chen and Farach-Colton 2002): every value gets a sign,
 values are summed up in `BUCKETS` runs of the row. It is linear, so the sketch of a difference is
 the difference of the sketches, and the expected square of that is the square of the difference's
-length: the error of each row is estimated without the row itself, wherever in the row it lies. That
-is what separates honest from cheating rows in the middle of a model; which of the largest values
-agree (TOPLOC, Ong et al. 2025) does not separate 8-bit weights from honest ones at bfloat16
-(`benchmarks/audit.py` has both).
+length: the error of each row is estimated without the row itself, wherever in the row it lies. The
+largest values of a window (TOPLOC, Ong et al. 2025) tell about as much in the middle of a model
+(`benchmarks/audit.py` has both), but have to be sorted, and where rows have a few huge values they
+see nothing else.
 
 Signs are public and always the same: who knows the sketch of the right row has run the model.
 """

@@ -28,15 +28,11 @@ LEAST_ROWS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """What honest windows stay below; see `fingerprint.Distance`.
-
-    drawn: by how much a claimed draw's logit plus noise may lie below the best, see `redrawing`.
-    """
+    """What honest windows stay below; see `fingerprint.Distance`."""
 
     mean: float
     median: float
     worst: float
-    drawn: float
 
     def judge(self, distance: Distance) -> bool | None:
         """Whether it is honest; None: too few rows to say."""
@@ -49,30 +45,61 @@ class Thresholds:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Thresholds by how many blocks are before a window's rows, and by how much draws may fall
+    short of the best.
+    """
+
+    thresholds: Mapping[int, Thresholds]
+    drawn: float
+
+    def at(self, stop: int) -> Thresholds:
+        """For a span that ends in front of block `stop`: those of the least depth, not before it,
+        that was measured.
+        """
+        deeper = [depth for depth in self.thresholds if depth >= stop]
+        return self.thresholds[min(deeper, default=max(self.thresholds))]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FingerprintProfile:
     """Thresholds, what they are for, and what they were set from.
 
     execution: dtype, quantization and wire, as `protocol.profile` spells them. manifest: of the
-    model, in hex; empty: of any model, which is rougher. n_windows: honest ones measured; honest:
-    the largest distances among them. rejected: of the next cheaper quantization that was tried, by
-    its name, which share of windows these thresholds refuse.
+    model, in hex. thresholds, honest: what is allowed, and the largest that was seen, of rows that
+    left so many of the model's first blocks: errors grow with each. n_windows: honest ones
+    measured. drawn: by how much a claimed draw may fall short of the best, see `redrawing`.
+    rejected: of cheaper weights, by name, which share of windows these thresholds refuse.
     """
 
     execution: str
     manifest: str
-    thresholds: Thresholds
+    thresholds: Mapping[int, Thresholds]
+    honest: Mapping[int, Thresholds]
+    drawn: float
     n_windows: int
-    honest: Thresholds
     false_rejects: float
     rejected: Mapping[str, float]
     measured_with: str
 
     def __post_init__(self) -> None:
         Profile.parse(self.execution)
-        for value in (*asdict(self.thresholds).values(), *asdict(self.honest).values()):
+        limits = (*self.thresholds.values(), *self.honest.values())
+        told = [value for each in limits for value in asdict(each).values()]
+        for value in (self.drawn, *told):
             if type(value) not in (int, float) or not isfinite(value) or value < 0:
                 raise ConfigError("a threshold is a number, 0 or more")
+        if not self.thresholds or min(self.thresholds) < 1:
+            raise ConfigError("a profile has thresholds behind 1 block or more")
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.thresholds, self.drawn)
+
+    def at(self, stop: int) -> Thresholds:
+        """What rows are held to that leave a span in front of block `stop`."""
+        return self.limits.at(stop)
 
     @property
     def name(self) -> str:
@@ -94,7 +121,7 @@ class FingerprintProfile:
             if set(told) != {each.name for each in fields(cls)}:
                 raise ValueError("other fields")
             for name in ("thresholds", "honest"):
-                told[name] = Thresholds(**told[name])
+                told[name] = {int(at): Thresholds(**each) for at, each in told[name].items()}
             return cls(**told)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(
@@ -116,20 +143,41 @@ class FingerprintProfile:
 
 
 @lru_cache(maxsize=1)
-def shipped() -> Mapping[str, FingerprintProfile]:
-    """Those that come with Manyhands, by execution profile: of the built-in model, on CPUs."""
+def shipped() -> Mapping[tuple[str, str], FingerprintProfile]:
+    """Those that come with Manyhands, by manifest and execution: of the built-in model, on CPUs."""
     folder = resources.files("protocol") / "fp_profiles"
-    if not folder.is_dir():
-        return {}
     read = [
         FingerprintProfile.decode(file.read_bytes())
         for file in sorted(folder.iterdir(), key=lambda file: file.name)
         if file.name.endswith(".json")
     ]
-    return {profile.execution: profile for profile in read}
+    return {(profile.manifest, profile.execution): profile for profile in read}
 
 
-def fp_profile_of(profile: Profile) -> str:
-    """What an offer to run in this profile says: the thresholds that are shipped for it, if any."""
-    known = shipped().get(str(profile))
+def file_name(manifest: str, execution: str) -> str:
+    """What a profile is called in a folder of them."""
+    return f"{manifest[:16]}-{execution.replace('/', '-')}.json"
+
+
+def find_profile(
+    manifest: bytes, execution: str, folder: Path | None = None
+) -> FingerprintProfile | None:
+    """The thresholds for this model, run like this: measured here, or shipped; None: nobody has
+    measured them.
+
+    Raises:
+        ConfigError: what lies in the folder is no profile, or another's.
+    """
+    path = folder / file_name(manifest.hex(), execution) if folder else None
+    if path is None or not path.exists():
+        return shipped().get((manifest.hex(), execution))
+    found = FingerprintProfile.load(path)
+    if (found.manifest, found.execution) != (manifest.hex(), execution):
+        raise ConfigError(f"{path} is about another model, or another way of running it")
+    return found
+
+
+def fp_profile_of(manifest: bytes, profile: Profile) -> str:
+    """What an offer to run a model so says: the thresholds shipped for it, or the algorithm."""
+    known = shipped().get((manifest.hex(), str(profile)))
     return known.name if known else ALGORITHM

@@ -126,7 +126,10 @@ async def test_a_statement_made_after_the_question_does_not_count(pair, monkeypa
                 await client.open_windows(held, [0])
 
 
-@pytest.mark.parametrize("lost", [0, 1, 2])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("lost", [1, pytest.param(0, marks=SLOW), pytest.param(2, marks=SLOW)])
 async def test_after_a_loss_survivors_and_their_new_neighbour_show_all_that_stands(
     pair, engine, network, lost
 ):
@@ -180,8 +183,15 @@ def lie_at_taking_in(node: Node) -> None:
     node.sessions.admit = admitted
 
 
-@pytest.mark.parametrize("lie", ["sends other rows", "claims other rows"])
-@pytest.mark.parametrize("liar", [0, 1])
+@pytest.mark.parametrize(
+    ("lie", "liar"),
+    [
+        ("sends other rows", 0),
+        ("claims other rows", 1),
+        pytest.param("sends other rows", 1, marks=SLOW),
+        pytest.param("claims other rows", 0, marks=SLOW),
+    ],
+)
 async def test_hops_that_sign_for_other_rows_than_their_neighbours_are_named_with_the_link(
     model, tmp_path, network, liar, lie
 ):

@@ -26,7 +26,7 @@ from manyhands.auditing.references import Reference, Rerun
 from manyhands.auditing.telling import Session, Teller
 from protocol.errors import ManyhandsError, PeerBusy, PeerUnreachable
 from protocol.fingerprint import WINDOW, Distance, Window, compare
-from protocol.fp_profile import LEAST_ROWS, Thresholds
+from protocol.fp_profile import LEAST_ROWS, Limits
 from protocol.redrawing import shortfall
 from protocol.signing import SigningKey
 from scheduler.commitments import Commitment, Opened
@@ -70,7 +70,7 @@ class Auditor:
         swarm_id: bytes,
         ends: Ends,
         references: Sequence[Reference],
-        thresholds: Thresholds,
+        thresholds: Limits,
         open_windows: OpenWindows,
         *,
         rate_ppm: int | None = None,
@@ -206,7 +206,7 @@ class Auditor:
         self, session: Session, hop: Commitment, window: Window, rerun: Rerun, name: str
     ) -> Heard:
         distance = compare(window, rerun.rows[window.start : window.stop])
-        is_honest = self._thresholds.judge(distance) is not False
+        is_honest = self._thresholds.at(hop.terms.layer_hi).judge(distance) is not False
         drawn = self._worst_draw(session, window, rerun) if window.draws else 0.0
         is_honest = is_honest and drawn <= self._thresholds.drawn
         return Heard(is_honest, distance, drawn, rerun.by, name)

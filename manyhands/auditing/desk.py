@@ -71,7 +71,7 @@ class Desk:
             raise UsageError("answers with an adapter cannot be audited", hint="leave it out")
         swarm_id = self.client.swarm_id
         profile = Profile.parse(profile_of(hops[0], swarm_id))
-        auditor = await self._auditor(profile)
+        auditor = await self._auditor(hops[0].terms.manifest, profile)
         audit = await auditor.look(session)
         self.findings.note(audit.looks)
         told = [fault.seal(swarm_id, self.client.identity.key) for fault in audit.faults]
@@ -81,9 +81,9 @@ class Desk:
             await self.client.exchange_faults(self.findings, told)
         return audit
 
-    async def _auditor(self, profile: Profile) -> Auditor:
+    async def _auditor(self, manifest: bytes, profile: Profile) -> Auditor:
         ends = await self._ends_in(profile.dtype)
-        allowed, source = tolerance(profile, self.thresholds)
+        allowed, source = tolerance(manifest, profile, self.thresholds)
         if str(profile) not in self._references:
             self.say(f"{profile}, by {source}")
             self._references[str(profile)] = self._sources(profile, ends)

@@ -6,21 +6,21 @@ In: an execution profile, a file of `ledger calibrate`. Out: thresholds, and whe
 from pathlib import Path
 
 from protocol.errors import ConfigError
-from protocol.fp_profile import FingerprintProfile, Thresholds, shipped
+from protocol.fp_profile import FingerprintProfile, Limits, Thresholds, find_profile
 from protocol.profile import Profile
 
 # Relative to a row's length. Honest kernels of one dtype stay ten times below, four-bit weights and
 # skipped blocks are several times above (facts measured on spans of 4 to 12 blocks). Eight-bit
 # weights under bfloat16 are not told apart by these: calibrate.
 ROUGH = {
-    "float32": Thresholds(mean=1e-3, median=1e-3, worst=5e-3, drawn=0.01),
-    "bfloat16": Thresholds(mean=0.05, median=0.05, worst=0.15, drawn=0.5),
-    "float16": Thresholds(mean=0.02, median=0.02, worst=0.06, drawn=0.1),
+    "float32": Limits({1: Thresholds(mean=1e-3, median=1e-3, worst=5e-3)}, drawn=0.01),
+    "bfloat16": Limits({1: Thresholds(mean=0.05, median=0.05, worst=0.15)}, drawn=0.5),
+    "float16": Limits({1: Thresholds(mean=0.02, median=0.02, worst=0.06)}, drawn=0.1),
 }
 
 
-def tolerance(profile: Profile, file: Path | None = None) -> tuple[Thresholds, str]:
-    """Thresholds, and what they are called.
+def tolerance(manifest: bytes, profile: Profile, file: Path | None = None) -> tuple[Limits, str]:
+    """Thresholds, and what they are called: of `file`, or shipped.
 
     Raises:
         ConfigError: the file is no profile, or of another way of running models.
@@ -32,7 +32,11 @@ def tolerance(profile: Profile, file: Path | None = None) -> tuple[Thresholds, s
                 f"{file} was calibrated for {read.execution}, these hops run {profile}",
                 hint=f"manyhands ledger calibrate, for {profile}",
             )
-        return read.thresholds, read.name
-    if (known := shipped().get(str(profile))) is not None:
-        return known.thresholds, known.name
+        if read.manifest != manifest.hex():
+            raise ConfigError(
+                f"{file} was calibrated for another model", hint="manyhands ledger calibrate MODEL"
+            )
+        return read.limits, read.name
+    if (known := find_profile(manifest, str(profile))) is not None:
+        return known.limits, known.name
     return ROUGH[profile.dtype], f"rough rule for {profile.dtype}"

@@ -100,7 +100,8 @@ def test_windows_cover_positions_once_each_in_one_window(start, n):
     assert all(a // WINDOW == (b - 1) // WINDOW for a, b in parts)
 
 
-LIMITS = Thresholds(mean=0.02, median=0.02, worst=0.05, drawn=0.1)
+LIMITS = Thresholds(mean=0.02, median=0.02, worst=0.05)
+LOOSE = Thresholds(mean=0.2, median=0.2, worst=0.5)
 
 
 def test_few_rows_are_not_judged_and_no_single_measure_passes_for_another():
@@ -115,9 +116,10 @@ def a_profile() -> FingerprintProfile:
     return FingerprintProfile(
         execution="float32/none/float32",
         manifest="",
-        thresholds=LIMITS,
+        thresholds={2: LIMITS, 8: LOOSE},
+        honest={2: LIMITS, 8: LOOSE},
+        drawn=0.1,
         n_windows=10,
-        honest=LIMITS,
         false_rejects=1e-6,
         rejected={"nf4": 1.0},
         measured_with="a test",
@@ -130,6 +132,7 @@ def test_a_profile_is_named_by_what_it_says(tmp_path):
 
     assert FingerprintProfile.load(file) == profile
     assert FingerprintProfile.load(file).name == profile.name
+    assert [profile.at(stop) for stop in (1, 2, 3, 8, 9)] == [LIMITS] * 2 + [LOOSE] * 3
 
 
 @pytest.mark.parametrize(

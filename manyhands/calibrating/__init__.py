@@ -1,0 +1,1 @@
+"""Thresholds between honest and cheating work, measured on this machine."""
