@@ -9,7 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
 
-from ledger.checkpoint import Checkpoint
+from ledger.checkpoint import Checkpoint, origin
 from ledger.errors import BadProof, DamagedLedger
 from ledger.notes import Note
 from ledger.spend_books import SpendBooks
@@ -42,6 +42,18 @@ class Learner:
     def knows(self, head: Head) -> bool:
         """Whether ours has this as its beginning; else it has more, or another version."""
         return self.shelf.root_at(head.account, head.size) == head.root
+
+    def size_of(self, account: bytes, note: str) -> int:
+        """Of the log that this checkpoint is of, once it is seen to be cosigned by a quorum.
+
+        Raises:
+            IntegrityError: it is not.
+        """
+        name = origin(self.books.swarm_id, account, "spend")
+        cosigned = self.books.witnesses.open(note, name, account)
+        if not cosigned.has_quorum:
+            raise BadProof("no quorum of witnesses signed it")
+        return cosigned.head.size
 
     def take(self, told: Published) -> Learned:
         """

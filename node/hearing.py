@@ -10,8 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from ledger.checkpoint import Checkpoint
-from ledger.notes import Note
 from ledger.spend_learning import Learned, Learner
 from ledger.spend_log import SpendLog
 from ledger.spend_shelf import CHECKPOINT
@@ -35,7 +33,7 @@ D = TypeVar("D")
 T = TypeVar("T")
 CALL_S = 10.0
 MAX_PAGES = 16  # heard in one go; the rest the next time
-MAX_GROWTH = 1 << 17  # entries of one log, fetched in one go
+MAX_GROWTH, MAX_GROWTH_BYTES = 1 << 17, 1 << 26  # of one log, fetched in one go
 
 
 async def hear(connection: Connection, learner: Learner, since: Since) -> Since:
@@ -112,13 +110,20 @@ async def _hear_fork(connection: Connection, learner: Learner, account: bytes) -
 
 async def _fetch(connection: Connection, learner: Learner, account: bytes, start: int) -> Learned:
     note = (await _read(connection, account, CHECKPOINT)).decode(errors="replace")
-    size = _holding(connection, _size_of, note)
+    try:  # before a leaf is asked for: who invents a size makes us fetch nothing
+        size = await asyncio.to_thread(learner.size_of, account, note)
+    except IntegrityError as error:
+        raise PeerMisbehaved(connection.peer_id, f"a checkpoint of a spend log: {error}") from error
     start = min(start, size)
     if size - start > MAX_GROWTH:
-        raise PeerMisbehaved(connection.peer_id, f"a spend log that grew by {size - start} entries")
+        raise PeerRefused(connection.peer_id, f"a spend log that grew by {size - start} entries")
     leaves: list[bytes] = []
+    n_bytes = 0
     for tile in tiles_of(size, None, start) if start < size else ():
         bundle = await _read(connection, account, tile.path())
+        n_bytes += len(bundle)
+        if n_bytes > MAX_GROWTH_BYTES:
+            raise PeerRefused(connection.peer_id, "a spend log that grew by too much at once")
         entries = _holding(connection, unbundle, bundle)
         leaves += entries[max(0, start - tile.index * WIDTH) :]
     return await asyncio.to_thread(learner.take, Published(account, note, start, tuple(leaves)))
@@ -126,10 +131,6 @@ async def _fetch(connection: Connection, learner: Learner, account: bytes, start
 
 async def _read(connection: Connection, account: bytes, path: str) -> bytes:
     return await connection.call(LOG, Wanted(account, path).encode(), timeout_s=CALL_S)
-
-
-def _size_of(note: str) -> int:
-    return Checkpoint.parse(Note.parse(note).text).size
 
 
 def _holding(connection: Connection, read: Callable[[D], T], told: D) -> T:

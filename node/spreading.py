@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from ledger.errors import DamagedLedger
 from ledger.spend_books import SpendBooks
 from ledger.spend_learning import Learner
 from ledger.spend_news import Changes
@@ -39,6 +40,7 @@ from node.hearing import hear
 from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.errors import (
+    ConfigError,
     IntegrityError,
     ManyhandsError,
     PeerBusy,
@@ -192,6 +194,8 @@ class Spreading:
                 self._heard[peer_id] = await hear(connection, self._learner, since)
             finally:
                 await connection.aclose()
+        except (DamagedLedger, ConfigError) as error:
+            log.error("our books of spend logs cannot be used", extra={"why": str(error)})
         except PeerMisbehaved as error:
             why = {"peer": peer_id, "why": str(error)}
             log.warning("told false things of spend logs", extra=why)

@@ -16,7 +16,7 @@ from ledger.fold import Allotted
 from ledger.lines import peer_name
 from ledger.options import AccountType
 from ledger.spending import Allotment, Grant, Release, Spending
-from manyhands.crediting.amounts import AmountType, show_amount
+from manyhands.crediting.amounts import NCR, AmountType, show_amount
 from manyhands.crediting.desk import Desk, Written, check_granted, open_desk
 from manyhands.crediting.shown import plural
 from manyhands.home import Home, open_identity
@@ -202,7 +202,7 @@ def _write(
         view |= {"amount_ncr": amount, "entries": n, "witnesses": signed, "told": written.told}
         click.echo(json.dumps({**view, **more, **party}))
         return
-    shown = "" if amount is None else f"{show_amount(amount)} credits "
+    shown = "" if amount is None else f"{show_amount(amount)} credit{'s' * (amount != NCR)} "
     click.echo(f"{kind} {shown}to {more['to']}")
     click.echo(f"id {written.oid.hex()}")
     who = f"{plural(signed, 'witness', 'witnesses')}, told to {plural(len(written.told), 'node')}"

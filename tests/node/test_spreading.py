@@ -295,6 +295,22 @@ async def test_who_tells_false_news_is_believed_nothing_and_remembered_for_it(pe
         await hear(Lying(), Learner(honest.books), Since())
     assert honest.books.size(ISSUER.public_key) == 0
 
+    asked = []
+
+    class Boasting:
+        peer_id = connection.peer_id
+
+        async def call(self, method, request, *, timeout_s):
+            asked.append(request)
+            if method == NEWS:
+                return await connection.call(method, request, timeout_s=timeout_s)
+            leaves = [leaf.encode() for leaf in chained(*GRANTED)]
+            return signed(ISSUER.public_key, leaves, ()).replace("\n2\n", "\n100000\n").encode()
+
+    with pytest.raises(PeerMisbehaved, match="checkpoint"):
+        await hear(Boasting(), Learner(honest.books), Since())
+    assert len(asked) == 2  # news, a checkpoint, and not one leaf
+
     await hear(connection, Learner(honest.books), Since())
     assert honest.books.size(ISSUER.public_key) == 2
     await connection.aclose()
