@@ -3,6 +3,7 @@
 In: the view that `--json` prints. Out: text on stdout.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,7 +87,11 @@ def _hops(route: dict[str, Any], *, with_spares: bool) -> Table:
 def _asked(hop: dict[str, Any]) -> list[str]:
     """For the session, and by how its offer counts prompts and answers."""
     rates = hop["ncr_per_mtl"]
-    return [f"{hop['price_ncr']:,.0f}", f"{rates['prefill']:,.0f}", f"{rates['decode']:,.0f}"]
+    return [
+        f"{math.ceil(hop['price_ncr']):,}",
+        f"{rates['prefill']:,.0f}",
+        f"{rates['decode']:,.0f}",
+    ]
 
 
 def is_batch(view: dict[str, Any]) -> bool:

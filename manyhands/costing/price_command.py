@@ -277,7 +277,13 @@ def _against(
 def _say_against(view: dict[str, Any]) -> None:
     against, others = view["against_the_cheapest"], view["asked_by_others"]
     cheapest, dearest = others[0]["ncr_per_mtl"], others[-1]["ncr_per_mtl"]
-    click.echo(f"{len(others)} others who serve this model ask {cheapest:,g} to {dearest:,g}")
+    who = (
+        "1 other who serves this model asks"
+        if len(others) == 1
+        else (f"{len(others)} others who serve this model ask")
+    )
+    range_ = f"{cheapest:,g}" if cheapest == dearest else f"{cheapest:,g} to {dearest:,g}"
+    click.echo(f"{who} {range_}")
     if (times := against["cheapest_times_floor"]) is not None:
         click.echo(f"the cheapest asks {times:.2g} times the floor of this machine", nl=False)
         if (own := against["suggested_times_cheapest"]) is not None:

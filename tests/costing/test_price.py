@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from manyhands.costing.floor import Power, floor_ncr, with_margin
 from manyhands.costing.own_price import FREE, MOST_NCR, Price, price_file, read_price, write_price
 from manyhands.costing.power import Counter, find_counters, read_all, watts_between
-from manyhands.costing.price_command import price
+from manyhands.costing.price_command import _against, _say_against, price
 from manyhands.costing.speed import told
 from manyhands.home import Home
 from protocol.errors import ConfigError, UsageError
@@ -196,3 +196,28 @@ def test_a_suggestion_for_a_model_tried_here(tmp_path):
         )  # 0.0001 a second, in ncr, times 1e6
         assert view["suggested"][f"{kind}_ncr_per_mtl"] == 2 * floor
     assert view["asked_by_others"] == []
+
+
+def test_a_suggestion_says_where_the_node_would_stand_among_others(capsys):
+    others = [{"peer": "a", "ncr_per_mtl": 200.0}, {"peer": "b", "ncr_per_mtl": 900.0}]
+    against = _against(others, Price(50, 100), Price(200, 400))
+
+    assert against == {
+        "cheapest_ncr_per_mtl": 200.0,
+        "cheapest_times_floor": 2.0,
+        "suggested_times_cheapest": 2.0,
+        "cheaper_than_suggested": 1,
+        "others": 2,
+    }
+    _say_against({"against_the_cheapest": against, "asked_by_others": others})
+    told = capsys.readouterr().out
+    assert "2 others who serve this model ask 200 to 900" in told
+    assert (
+        "the cheapest asks 2 times the floor of this machine, the suggestion is 2 times that"
+        in told
+    )
+    assert "1 of 2 would be cheaper than this node" in told
+    assert _against([], Price(50, 100), Price(200, 400)) is None
+    free = _against([{"peer": "a", "ncr_per_mtl": 0.0}], Price(0, 0), Price(0, 0))
+    assert free is not None
+    assert free["cheapest_times_floor"] is free["suggested_times_cheapest"] is None
