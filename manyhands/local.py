@@ -90,6 +90,7 @@ class LocalNode:
     is_ready: bool = False
     ready_s: float = 0.0  # how long it took
     n_starts: int = 0
+    is_starved: bool = False  # it started gently, and others left it no processor time to do so
     page: str = ""  # the URL of its own page
 
     @property
@@ -192,13 +193,14 @@ class LocalSwarm:
     ) -> None:
         """Start one process, and wait until it is ready.
 
-        The first time all start at once; later ones start gently, beside nodes that answer.
+        The first time all start at once; later ones start gently, beside nodes that answer, unless
+        that was tried and others never left it the time.
 
         Raises:
             ManyhandsError: it ended instead, or fell silent and was ended.
         """
         began_s = time.monotonic()
-        gently = ["--gently"] if node.n_starts else []
+        gently = ["--gently"] if node.n_starts and not node.is_starved else []
         node.n_starts += 1
         with node.log_path.open("ab") as log:
             node.process = await asyncio.create_subprocess_exec(
@@ -217,6 +219,7 @@ class LocalSwarm:
             line = await first_line(node.process.stdout, node.log_path)
         except TimeoutError as error:
             self.kill(node)
+            node.is_starved = bool(gently)
             raise ConfigError(
                 f"node {node.index + 1} is not ready, and has said nothing for {QUIET_S:g} s",
                 hint=f"look into {node.log_path}",
@@ -226,6 +229,7 @@ class LocalSwarm:
         ready = json.loads(line)
         assert ready["event"] == "ready"
         node.page = ready["page"] or ""
+        node.is_starved = False
         node.is_ready, node.ready_s = True, time.monotonic() - began_s
         on_ready(node)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manyhands import machine
+from manyhands import local, machine
 from manyhands.asking import DEFAULT_MAX_TOKENS, Ask
 from manyhands.coverage import hosts_per_block, runs_where, spell
 from manyhands.home import Home
@@ -18,7 +18,7 @@ from manyhands.local import QUIET_S, LocalSwarm, even_split, first_line, replica
 from manyhands.models import find_model
 from manyhands.options import EndpointType, SizeType
 from manyhands.running import Running, found_running, join_addresses, recorded
-from protocol.errors import ContextExceeded, HomeInUse, PeerUnreachable, UsageError
+from protocol.errors import ConfigError, ContextExceeded, HomeInUse, PeerUnreachable, UsageError
 from protocol.messages import Span
 from tests.virtual_time import VirtualLoop, run_in_virtual_time
 
@@ -92,6 +92,33 @@ def test_a_node_may_take_long_to_begin_while_its_log_goes_on(tmp_path, is_ready)
     else:
         with pytest.raises(TimeoutError):
             run_in_virtual_time(begin)
+
+
+async def test_a_gentle_start_that_others_leave_no_time_is_tried_again_as_usual(
+    tmp_path, monkeypatch
+):
+    stand_in = tmp_path / "serve.sh"  # silent when it is to be gentle
+    ready = '{"event": "ready", "page": null}'
+    stand_in.write_text(
+        f"#!/bin/sh\ncase $* in *--gently*) ;; *) echo '{ready}' ;; esac\nexec sleep 60\n"
+    )
+    stand_in.chmod(0o700)
+    monkeypatch.setattr(local.sys, "executable", str(stand_in))
+    monkeypatch.setattr(local, "QUIET_S", 0.2)
+    monkeypatch.setattr(local, "LOOK_S", 0.05)
+    swarm = LocalSwarm("tiny", [Span(0, 8)], tmp_path)
+    (node,) = swarm.nodes
+    try:
+        await swarm.start(node)
+        swarm.kill(node)
+        await node.ended()
+        with pytest.raises(ConfigError, match="said nothing"):
+            await swarm.start(node)
+        await node.ended()
+        await swarm.start(node)
+        assert (node.is_ready, node.n_starts) == (True, 3)
+    finally:
+        await swarm.stop()
 
 
 @pytest.mark.parametrize(
