@@ -12,24 +12,30 @@ could have done by silence. That an object is sound is asked of the object.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate, pairwise
-from typing import Any
 
 from ledger.errors import BadObject
-from protocol.canonical import MAX_UINT, decode, encode
+from ledger.range_words import (
+    DIFF,
+    END,
+    IDS,
+    KEY_BYTES,
+    START,
+    SUM,
+    SUM_BYTES,
+    Message,
+    Range,
+    keys_of,
+    read_message,
+)
+from protocol.canonical import MAX_UINT
 
-KEY_BYTES = 8 + 32  # epoch, object id
-SUM_BYTES = 16
 PARTS = 16
 LISTED = 32  # ids of a range: so few are told one by one
 MAX_MESSAGE_BYTES = 48 * 1024  # of what an object may take, 64 KiB: bounds are guessed, not counted
 MAX_ROUNDS = 256  # of a message and its answer; ten differences in a million take three
 MOST = 10_000  # found in one go; the rest the next time
-START, END = b"", b"\xff"  # no key is above: an epoch is below 2^63
-
-_SUM, _IDS, _DIFF = 1, 2, 3
 
 
 def key_of(epoch: int, oid: bytes) -> bytes:
@@ -72,24 +78,6 @@ class IdSet:
         return key[:length]
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """What one side says of the keys in `[lower, upper)`; kind 0: nothing."""
-
-    lower: bytes
-    upper: bytes
-    kind: int = 0
-    told: bytes = (
-        b""  # a fingerprint, or keys one after the other: its own, or those the other lacks
-    )
-    wanted: bytes = b""  # keys that it lacks itself
-
-    @property
-    def n_bytes(self) -> int:
-        """At most, in a message."""
-        return len(self.upper) + len(self.told) + len(self.wanted) + 12
-
-
 class Answerer:
     """The side that is asked. It remembers nobody."""
 
@@ -101,8 +89,8 @@ class Answerer:
         Raises:
             IntegrityError: the message is none.
         """
-        room, made = MAX_MESSAGE_BYTES, _Message()
-        for asked in _read(message):
+        room, made = MAX_MESSAGE_BYTES, Message()
+        for asked in read_message(message):
             answers = self._answers(asked, room)
             n_bytes = sum(each.n_bytes for each in answers)
             if n_bytes > room:
@@ -119,9 +107,9 @@ class Answerer:
         if asked.kind == 0:
             return [asked]
         start, stop = ids.place(asked.lower), ids.place(asked.upper)
-        if asked.kind == _IDS:
+        if asked.kind == IDS:
             return [_difference(ids, asked, start, stop, room)]
-        if asked.kind != _SUM:
+        if asked.kind != SUM:
             raise BadObject("who asks does not tell differences")
         if ids.fingerprint(start, stop) == asked.told:
             return [Range(asked.lower, asked.upper)]
@@ -157,7 +145,7 @@ class Asker:
 
     def message(self) -> bytes:
         """What to ask next; as many open ranges as one message has room for."""
-        room, made, self._asked = MAX_MESSAGE_BYTES, _Message(), []
+        room, made, self._asked = MAX_MESSAGE_BYTES, Message(), []
         for each in self._open:
             if (room := room - each.n_bytes - len(each.lower) - 12) < 0:
                 break
@@ -173,7 +161,7 @@ class Asker:
         self.n_rounds += 1
         if self.n_rounds > MAX_ROUNDS:
             raise BadObject(f"two sets are not compared within {MAX_ROUNDS} rounds")
-        told = _read(answer)
+        told = read_message(answer)
         reached = told[-1].upper
         if not self._asked[0].lower < reached <= self._asked[-1].upper:
             raise BadObject("an answer that goes nowhere, or beyond what was asked")
@@ -192,15 +180,15 @@ class Asker:
         if told.kind == 0:
             return []
         start, stop = ids.place(told.lower), ids.place(told.upper)
-        if told.kind == _SUM:
+        if told.kind == SUM:
             if ids.fingerprint(start, stop) == told.told:
                 return []
             return list(_described(ids, told.lower, told.upper))
-        theirs = _keys(told.told)
+        theirs = keys_of(told.told)
         ours = {key for key in theirs if _holds(ids, key)}
         self._note(self.lacking, (key for key in theirs if key not in ours))
-        if told.kind == _DIFF:
-            self._note(self.unknown, (key for key in _keys(told.wanted) if _holds(ids, key)))
+        if told.kind == DIFF:
+            self._note(self.unknown, (key for key in keys_of(told.wanted) if _holds(ids, key)))
         else:
             own = (ids.keys[place] for place in range(start, stop))
             self._note(self.unknown, (key for key in own if key not in ours))
@@ -222,18 +210,18 @@ def _described(ids: IdSet, lower: bytes, upper: bytes) -> Iterator[Range]:
     """What we have in a range: one by one if it is little, else by the sums of its parts."""
     start, stop = ids.place(lower), ids.place(upper)
     if stop - start <= LISTED:
-        yield Range(lower, upper, _IDS, b"".join(ids.keys[start:stop]))
+        yield Range(lower, upper, IDS, b"".join(ids.keys[start:stop]))
         return
     cuts = [start + (stop - start) * part // PARTS for part in range(PARTS + 1)]
     for begin, end in pairwise(cuts):
         bound = upper if end == stop else ids.bound(end)
-        yield Range(lower, bound, _SUM, ids.fingerprint(begin, end))
+        yield Range(lower, bound, SUM, ids.fingerprint(begin, end))
         lower = bound
 
 
 def _difference(ids: IdSet, asked: Range, start: int, stop: int, room: int) -> Range:
     """What a list lacks of ours and we of it, up to where the answer is full."""
-    theirs = _keys(asked.told)
+    theirs = keys_of(asked.told)
     listed = set(theirs)
     missing: list[bytes] = []
     upper = asked.upper
@@ -249,78 +237,4 @@ def _difference(ids: IdSet, asked: Range, start: int, stop: int, room: int) -> R
     wanted = [key for key in theirs if key < upper and not _holds(ids, key)]
     if not missing and not wanted and upper == asked.upper:
         return Range(asked.lower, upper)
-    return Range(asked.lower, upper, _DIFF, b"".join(missing), b"".join(wanted))
-
-
-class _Message:
-    """Ranges one after the other from the first key on; what lies between them is passed over."""
-
-    def __init__(self) -> None:
-        self._ranges: list[tuple[Any, ...]] = []
-        self._upper, self._is_open = START, False
-
-    def add(self, each: Range) -> None:
-        if each.lower != self._upper:
-            self._pass_over(each.lower)
-        if each.kind == 0:
-            self._pass_over(each.upper)
-            return
-        told = (each.told, each.wanted) if each.kind == _DIFF else (each.told,)
-        self._ranges.append((each.upper, each.kind, *told))
-        self._upper, self._is_open = each.upper, False
-
-    def _pass_over(self, upper: bytes) -> None:
-        if self._is_open:
-            self._ranges.pop()
-        self._ranges.append((upper,))
-        self._upper, self._is_open = upper, True
-
-    def encode(self) -> bytes:
-        return encode((1, self._ranges))
-
-
-def _read(data: bytes) -> list[Range]:
-    """
-    Raises:
-        IntegrityError: it is no message.
-    """
-    match decode(data):
-        case [int() as version, [_, *_] as ranges] if version is not True and version == 1:
-            made, lower = [], START
-            for fields in ranges:
-                made.append(_range(lower, fields))
-                lower = made[-1].upper
-            return made
-    raise BadObject("ranges are told as a version and a list")
-
-
-def _range(lower: bytes, fields: Any) -> Range:
-    match fields:
-        case [bytes() as upper]:
-            told = Range(lower, upper)
-        case [bytes() as upper, 1, bytes() as sum_] if len(sum_) == SUM_BYTES:
-            told = Range(lower, upper, _SUM, sum_)
-        case [bytes() as upper, 2, bytes() as keys]:
-            told = Range(lower, upper, _IDS, keys)
-        case [bytes() as upper, 3, bytes() as keys, bytes() as wanted]:
-            told = Range(lower, upper, _DIFF, keys, wanted)
-        case _:
-            raise BadObject("a range has a bound, a kind, and what is told of it")
-    if not lower < told.upper <= END or len(told.upper) > KEY_BYTES:
-        raise BadObject("ranges stand in order, up to the last key there can be")
-    if told.kind in (_IDS, _DIFF):
-        for keys in (told.told, told.wanted):
-            _check_keys(keys, told)
-    return told
-
-
-def _check_keys(told: bytes, within: Range) -> None:
-    keys = _keys(told)
-    if len(told) % KEY_BYTES or keys != sorted(set(keys)):
-        raise BadObject("keys stand in order, each once")
-    if keys and not (within.lower <= keys[0] and keys[-1] < within.upper):
-        raise BadObject("keys lie within the range they are told of")
-
-
-def _keys(told: bytes) -> list[bytes]:
-    return [told[at : at + KEY_BYTES] for at in range(0, len(told), KEY_BYTES)]
+    return Range(asked.lower, upper, DIFF, b"".join(missing), b"".join(wanted))

@@ -1,0 +1,117 @@
+"""What the books of all accounts' spend logs say: the questions that can be asked of them.
+
+In: their database, which `spend_books.py` writes. Out: credit, allotments, times, faults; always
+what `fold.fold` would say of the same logs.
+"""
+
+from ledger.fold import Allotted, Books
+from ledger.spend_leaf import SpendLeaf
+from ledger.spend_shelf import Shelf
+from ledger.spend_tables import LogRow, Names, allotted
+from ledger.spending import Allotment, Fault
+from ledger.store import Store
+from protocol.canonical import decode
+
+
+class SpendViews:
+    """The reading half of `SpendBooks`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._names = store, Names(store)
+
+    def size(self, account: bytes) -> int:
+        """How many leaves of this log we have: ask for those from here on."""
+        return self._log(self._names.find(account)).size
+
+    def counted(self, account: bytes) -> int:
+        """How many of them count; fewer, where one is beyond the account's credit."""
+        return self._counted(self._names.find(account) or 0)
+
+    @property
+    def shelf(self) -> Shelf:
+        """The logs themselves, as others fetch them."""
+        return Shelf(self._store)
+
+    def time_s(self) -> int:
+        """The latest that a quorum of witnesses dated a log we know, by its median; 0: none."""
+        rows = self._store.execute("SELECT value FROM meta WHERE name = 'time'")
+        return int.from_bytes(rows[0][0], "big") if rows else 0
+
+    def available(self, account: bytes, asset: bytes) -> int:
+        rows = self._store.execute(
+            "SELECT amount FROM balance WHERE acct = (SELECT id FROM account WHERE name = ?)"
+            " AND asset = (SELECT id FROM account WHERE name = ?)",
+            (account, asset),
+        )
+        return int(rows[0][0]) if rows else 0
+
+    def allotted(self, oid: bytes) -> Allotted | None:
+        """What became of this allotment; None: there is no credit behind it."""
+        return allotted(self._store, oid).get(oid)
+
+    def made_to(self, payee: bytes) -> list[tuple[bytes, Allotment]]:
+        """Allotments with credit behind them, of which this payee gave nothing back yet."""
+        rows = self._store.execute(
+            "SELECT s.oid, leaf.data FROM step s JOIN counted ON counted.acct = s.acct"
+            " JOIN leaf ON leaf.acct = s.acct AND leaf.idx = s.idx"
+            " WHERE s.kind = 2 AND s.idx < counted.n"
+            " AND s.party = (SELECT id FROM account WHERE name = ?) AND NOT EXISTS"
+            " (SELECT 1 FROM step f WHERE f.oid = s.oid AND f.kind = 4 AND f.acct = s.party)",
+            (payee,),
+        )
+        return [
+            (oid, Allotment.from_fields(decode(SpendLeaf.decode(data).envelope.payload)))
+            for oid, data in rows
+        ]
+
+    def claimed(self, oid: bytes) -> int:
+        """What our tabs claim of an allotment, whether or not there is credit behind it."""
+        rows = self._store.execute("SELECT amount FROM tab WHERE allot = ?", (oid,))
+        return sum(amount for (amount,) in rows)  # here: it may be beyond 2^63
+
+    def claimed_upto(self) -> int:
+        """Entries of our receipts log below that were claimed, whatever became of later ones."""
+        rows = self._store.execute("SELECT value FROM meta WHERE name = 'claimed'")
+        return int.from_bytes(rows[0][0], "big") if rows else 0
+
+    def is_forked(self, account: bytes) -> bool:
+        rows = self._store.execute(
+            "SELECT 1 FROM forked JOIN account ON id = acct WHERE name = ?", (account,)
+        )
+        return bool(rows)
+
+    def books(self) -> Books:
+        """All of it, as `fold.fold` says it."""
+        with self._store.snapshot():
+            names = self._names.all()
+            balances = self._store.execute("SELECT * FROM balance WHERE amount > 0")
+            logs = self._store.execute(
+                "SELECT acct, coalesce(n, 0) FROM log LEFT JOIN counted USING (acct)"
+            )
+            granted = self._store.execute(
+                "SELECT asset, sum(amount) FROM step JOIN counted USING (acct)"
+                " WHERE kind = 1 AND idx < n GROUP BY asset"
+            )
+            forked = self._store.execute("SELECT acct FROM forked")
+            return Books(
+                available={(names[a], names[s]): amount for a, s, amount in balances},
+                allotted=allotted(self._store),
+                counted={names[acct]: n for acct, n in logs},
+                granted={names[asset]: amount for asset, amount in granted},
+                forked=frozenset(names[acct] for (acct,) in forked),
+            )
+
+    def faults(self) -> list[Fault]:
+        """The forks we have proof of."""
+        rows = self._store.execute("SELECT fault FROM forked ORDER BY acct")
+        return [Fault.from_fields(decode(data)) for (data,) in rows]
+
+    # --- within ----------------------------------------------------------------------------------
+
+    def _log(self, acct: int | None) -> LogRow:
+        rows = self._store.execute("SELECT * FROM log WHERE acct = ?", (acct,))
+        return LogRow(*rows[0]) if rows else LogRow(acct or 0)
+
+    def _counted(self, acct: int) -> int:
+        rows = self._store.execute("SELECT n FROM counted WHERE acct = ?", (acct,))
+        return int(rows[0][0]) if rows else 0
