@@ -26,6 +26,10 @@ class Network(Generic[V]):
         out[stop] = out.get(stop, 0) + capacity
         back.setdefault(start, 0)
 
+    def left(self, start: V, stop: V) -> int:
+        """Capacity from the one straight to the other that is not used."""
+        return self._left.get(start, {}).get(stop, 0)
+
     def push(self, source: V, sink: V, most: int) -> int:
         """Use up as much as flows from `source` to `sink`, up to `most`; say how much that was."""
         pushed = 0

@@ -17,41 +17,50 @@ from ledger.tally import Tally
 
 US = b""  # the vertex of all our keys
 DEBTORS = b"\0"  # whence what is owed already flows
-MAX_EDGES = 4_000  # of others, the widest: a flow is found in some milliseconds
+MAX_EDGES = 2_000  # of others, the widest: a flow is found in some milliseconds
 
 Edges = Mapping[tuple[bytes, bytes], int]  # who worked, for whom: how much
 
 
 class Trust:
-    """Of one home, at one time."""
+    """Of one home, at one time: what it says to lend one is not lent to another by it again."""
 
     def __init__(
-        self, edges: Edges, ours: Iterable[bytes] = (), node_of: Mapping[bytes, bytes] | None = None
+        self,
+        edges: Edges,
+        ours: Iterable[bytes] = (),
+        node_of: Mapping[bytes, bytes] | None = None,
+        owed: Mapping[bytes, int] | None = None,
     ) -> None:
-        """edges: by keys. ours: our keys. node_of: the kin of a client's key."""
+        """edges: by keys. ours: our keys. node_of: the kin of a client's key. owed: what each owes
+        us now."""
         self._ours, self._node_of = frozenset(ours), node_of or {}
-        self._edges: dict[tuple[bytes, bytes], int] = {}
+        self._network: Network[bytes] = Network()
+        self._lent: dict[bytes, int] = {}
+        parties = set()
         for (worked, gained), ncr in edges.items():
-            ends = self._party(worked), self._party(gained)
-            if ends[0] != ends[1] and ends[0] != US:  # nobody is worth more for what we did for it
-                self._edges[ends] = self._edges.get(ends, 0) + ncr
-        self.parties = frozenset(party for ends in self._edges for party in ends)
-
-    def lends(self, key: bytes, owed: Mapping[bytes, int], most: int) -> int:
-        """How much somebody may owe us by now, up to `most`. owed: what the others owe us."""
-        if self._party(key) not in self.parties:
-            return 0
-        network: Network[bytes] = Network()
-        for (worked, gained), ncr in self._edges.items():
-            network.add(worked, gained, ncr)
-        who, n_owed = self._party(key), 0
-        for debtor, ncr in owed.items():
+            start, stop = self._party(worked), self._party(gained)
+            if start not in (stop, US):  # nobody is worth more for what we did for it
+                self._network.add(start, stop, ncr)
+                parties |= {start, stop}
+        self._parties = frozenset(parties)
+        self._owed: dict[bytes, int] = {}
+        for debtor, ncr in (owed or {}).items():
             party = self._party(debtor)
-            if party not in (who, US) and party in self.parties and ncr > 0:
-                network.add(DEBTORS, party, ncr)
-                n_owed += ncr
-        network.push(DEBTORS, US, n_owed)
-        return network.push(who, US, most)
+            if party in self._parties and party != US and ncr > 0:
+                self._owed[party] = self._owed.get(party, 0) + ncr
+                self._network.add(DEBTORS, party, ncr)
+        self._network.push(DEBTORS, US, sum(self._owed.values()))
+
+    def lends(self, key: bytes, most: int) -> int:
+        """How much somebody may owe us by now, up to `most`."""
+        party = self._party(key)
+        if party not in self._parties:
+            return 0
+        if party not in self._lent:
+            flows = self._owed.get(party, 0) - self._network.left(DEBTORS, party)
+            self._lent[party] = flows + self._network.push(party, US, max(0, most - flows))
+        return min(most, self._lent[party])
 
     def _party(self, key: bytes) -> bytes:
         return US if key in self._ours else self._node_of.get(key, key)

@@ -7,6 +7,9 @@ there while the node runs), the log of the clients that share its home, what pee
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +36,7 @@ from protocol.signing import Envelope
 log = logging.getLogger(__name__)
 
 LOOK_S = 2.0  # between looks at what was written beside us
+WEIGH_S = 10.0  # between weighings of what others say, unless they say something new
 
 
 class _Seen(NamedTuple):
@@ -58,6 +62,9 @@ class OwingBook:
         self._credit: Credit | None = None
         self.debts = Debts(self._keys(), {})
         self._trust: Trust | None = None  # None: nobody vouches for anybody
+        self._between: dict[tuple[bytes, bytes], int] = {}  # what others signed
+        self._weighed_version: object = None
+        self._weighed_at_s = 0.0
 
     def load(self) -> None:
         """What the log comes to; blocks while the disk is read."""
@@ -70,6 +77,7 @@ class OwingBook:
             lambda ledger: Tallies.open(ledger.directory, ledger.swarm_id)
         ).result()
         self._take(self._read())
+        self._trust = self._weighed()()
 
     def close(self) -> None:
         if self._tallies is not None:
@@ -81,7 +89,7 @@ class OwingBook:
             while True:
                 await asyncio.sleep(LOOK_S)
                 try:
-                    self._take(await asyncio.to_thread(self._read))
+                    await self._look()
                 except ManyhandsError as error:
                     log.warning("debts could not be read again", extra={"error": str(error)})
         finally:
@@ -89,7 +97,7 @@ class OwingBook:
 
     def vouched(self, key: bytes, most: int) -> int:
         """What others say that somebody was worth, as far as they were to us: up to `most` ncr."""
-        return self._trust.lends(key, self.debts.owed(), most) if self._trust else 0
+        return self._trust.lends(key, most) if self._trust else 0
 
     def credit(self, settings: NodeSettings) -> Credit:
         """The rules by which whoever asks for a span's work is lent."""
@@ -105,7 +113,7 @@ class OwingBook:
         shown, client = Showing.decode(request, sender=peer), public_key_from_peer_id(peer)
         if shown.kin or shown.tallies:
             await asyncio.to_thread(self._keep, shown, client)
-            self._take(await asyncio.to_thread(self._read))
+            await self._look()
         pair = self.debts.with_(client)
         told = self.debts.of_node.get(client)
         others = await asyncio.to_thread(self._mutual)
@@ -181,6 +189,13 @@ class OwingBook:
 
     # --- on the loop ------------------------------------------------------------------------------
 
+    async def _look(self) -> None:
+        self._take(await asyncio.to_thread(self._read))
+        now_s = time.monotonic()
+        if self._version != self._weighed_version or now_s - self._weighed_at_s > WEIGH_S:
+            self._weighed_version, self._weighed_at_s = self._version, now_s
+            self._trust = await asyncio.to_thread(self._weighed())
+
     def _take(self, seen: _Seen) -> None:
         for kin in seen.kin:
             self.debts.introduce(kin)
@@ -189,9 +204,14 @@ class OwingBook:
         if seen.of_clients is not None:
             self.debts.of_clients = seen.of_clients
         mutual = (tally for tally, is_mutual in seen.tallies if is_mutual)
-        between = edges_of(mutual, self.debts.ours)
-        ours, node_of = self.debts.ours, self.debts.node_of
-        self._trust = Trust(self.debts.edges() | between, ours, node_of) if between else None
+        self._between = edges_of(mutual, self.debts.ours)
+
+    def _weighed(self) -> Callable[[], Trust | None]:
+        """What makes the trust of this moment, on any thread; of nobody, where nobody vouches."""
+        if not self._between:
+            return lambda: None
+        debts, edges = self.debts, self.debts.edges() | self._between
+        return partial(Trust, edges, debts.ours, dict(debts.node_of), debts.owed())
 
 
 def _sums(ledger: Ledger, day: int) -> tuple[Sums, Sums]:
