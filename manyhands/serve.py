@@ -42,21 +42,23 @@ from manyhands.ports import USUAL_PORT, check_port, usual_or_any_port
 from manyhands.preparing import Prepared, Wanted, prepare
 from manyhands.progress import say
 from manyhands.running import Running, recorded
-from manyhands.serve_settings import about_of, settings_of
+from manyhands.serve_settings import (
+    about_of,
+    check_sessions_and_adapters,
+    check_words,
+    settings_of,
+)
 from manyhands.signals import ending_at_once, interruptible
 from manyhands.tracing import tracing
 from manyhands.way_options import ways_options
 from manyhands.whereabouts import check_mapping, ready_fields, ways_of
 from protocol.address import Address
-from protocol.errors import UsageError
 from protocol.membership.roles import Role
 
 if TYPE_CHECKING:
     from ledger.writer import LedgerWriter
     from node.engine import ShardEngine
     from protocol.tracing import Tracer
-
-MAX_TEXT_CHARS = 64
 
 
 HEADINGS = {
@@ -249,13 +251,7 @@ def serve(**given: object) -> None:
     "adapters", "page", "reach"}.
     """
     wanted = Wanted(**given)  # type: ignore[arg-type]
-    for text in (wanted.name, wanted.region, wanted.group):
-        if len(text) > MAX_TEXT_CHARS or not text.isprintable():
-            raise UsageError(
-                f"not a name that others can print: {text[:40]!r}",
-                hint=f"--name, --region, --group: up to {MAX_TEXT_CHARS} printable characters",
-            )
-    _check_choice(wanted)
+    check_words(wanted)
     if wanted.parent is not None:
         machine.belong_to(wanted.parent)
     machine.set_threads(wanted.threads)
@@ -264,7 +260,7 @@ def serve(**given: object) -> None:
     check_port(wanted.listen)
     check_port(wanted.relay)
     check_mapping(wanted)
-    _check_sessions_and_adapters(wanted)
+    check_sessions_and_adapters(wanted)
     wishes_of(wanted)
     with home.sole_node():
         party = open_party(home, "node")
@@ -406,35 +402,3 @@ def _software() -> str:
 
     versions = (__version__, torch.__version__, transformers.__version__)
     return "manyhands/{} torch/{} transformers/{}".format(*versions)
-
-
-def _check_choice(wanted: Wanted) -> None:
-    """
-    Raises:
-        UsageError: the flags leave no choice where there should be one.
-    """
-    if wanted.span is not None and wanted.max_blocks is not None:
-        raise UsageError(
-            f"--span {wanted.span} says how many blocks to serve",
-            hint="leave out --max-blocks, or give --span auto",
-        )
-    if len(wanted.models) > 1 and (wanted.span or wanted.adapters or wanted.name):
-        raise UsageError(
-            "--span A:B, --adapter and --name are for one model",
-            hint="name one MODEL, or leave them out; each model keeps its name",
-        )
-
-
-def _check_sessions_and_adapters(wanted: Wanted) -> None:
-    """Find out now what needs no weights; whether an adapter fits the model is known later.
-
-    Raises:
-        ConfigError: sessions would have no memory.
-        BadAdapter: a directory holds no sound adapter.
-    """
-    from node.engine.adapter_files import read_adapter
-    from node.settings import check_kv_cache
-
-    check_kv_cache(wanted.kv_cache)
-    for _, directory in wanted.adapters:
-        read_adapter(directory)

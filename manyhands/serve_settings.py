@@ -9,6 +9,7 @@ from manyhands.costing.own_price import FREE, Price, read_price
 from manyhands.dashboard.beside import About
 from manyhands.loads import Loads
 from manyhands.manners import sensing, wishes_of
+from protocol.errors import UsageError
 
 if TYPE_CHECKING:
     from ledger.meter import Rates
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from manyhands.preparing import Prepared, Wanted
     from node.settings import NodeSettings
     from protocol.tracing import Tracer
+
+MAX_TEXT_CHARS = 64
 
 
 def settings_of(wanted: "Wanted", home: "Home", tracer: "Tracer | None" = None) -> "NodeSettings":
@@ -105,3 +108,42 @@ def _price_text(price: Price) -> str:
         else f"{price.prefill} for prompts, {price.decode} for answers,"
     )
     return f"{asked} nanocredits per million tokens through one block"
+
+
+def check_words(wanted: "Wanted") -> None:
+    """
+    Raises:
+        UsageError: a name that cannot be printed, or flags that leave no choice where there should
+            be one.
+    """
+    for text in (wanted.name, wanted.region, wanted.group):
+        if len(text) > MAX_TEXT_CHARS or not text.isprintable():
+            raise UsageError(
+                f"not a name that others can print: {text[:40]!r}",
+                hint=f"--name, --region, --group: up to {MAX_TEXT_CHARS} printable characters",
+            )
+    if wanted.span is not None and wanted.max_blocks is not None:
+        raise UsageError(
+            f"--span {wanted.span} says how many blocks to serve",
+            hint="leave out --max-blocks, or give --span auto",
+        )
+    if len(wanted.models) > 1 and (wanted.span or wanted.adapters or wanted.name):
+        raise UsageError(
+            "--span A:B, --adapter and --name are for one model",
+            hint="name one MODEL, or leave them out; each model keeps its name",
+        )
+
+
+def check_sessions_and_adapters(wanted: "Wanted") -> None:
+    """Find out now what needs no weights; whether an adapter fits the model is known later.
+
+    Raises:
+        ConfigError: sessions would have no memory.
+        BadAdapter: a directory holds no sound adapter.
+    """
+    from node.engine.adapter_files import read_adapter
+    from node.settings import check_kv_cache
+
+    check_kv_cache(wanted.kv_cache)
+    for _, directory in wanted.adapters:
+        read_adapter(directory)
