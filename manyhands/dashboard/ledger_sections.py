@@ -5,10 +5,13 @@ show. A new part is a function here, in `SECTIONS`; the page's script stays as i
 text, a number, a peer (`{"peer": id}`) or a bar (`{"bar": share of 1, "text", "tone"}`).
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ledger.credit_views import credit_views, sync_views
+from ledger.findings import FILE_NAME, Findings
+from ledger.findings_view import fault_view, standing_view
 from ledger.homes import Book
 from ledger.lines import peer_name
 from ledger.objects import Offer, Statement, Terms, Voucher
@@ -114,8 +117,40 @@ def spend_logs(home: Home, book: Book, reader: LedgerReader) -> Section | None:
     return _table("Spend logs", why, heads, rows)
 
 
+def audits(home: Home, book: Book, reader: LedgerReader) -> Section | None:
+    """What looks at others' work found, by account and profile."""
+    rows = []
+    for found in _findings(book, reader):
+        for key, standing in sorted(found.standings(time.time()).items()):
+            view = standing_view(key, standing)
+            numbers = (view["passed"], view["failed"], f"{view['reputation']:.0%}")
+            rows.append([{"peer": view["peer"]}, view["profile"], *numbers])
+    heads = ("Peer", "Profile", "Matched", "Did not", "Reputation")
+    why = "Committed work that was computed again elsewhere. Evidence halves in 14 days."
+    return _table("Audits", why, heads, rows[:MOST_OPEN])
+
+
+def faults(home: Home, book: Book, reader: LedgerReader) -> Section | None:
+    """Who broke a rule, with proof."""
+    rows = []
+    for found in _findings(book, reader):
+        for kept in found.faults()[:MOST_OPEN]:
+            view = fault_view(kept)
+            on = view["rests_on"]
+            told = on if isinstance(on, str) else f"{len(on)} auditors"
+            rows.append([{"peer": view["peer"]}, view["kind"], view["what"], told])
+    why = "The evidence: manyhands ledger dispute list."
+    return _table("Faults", why, ("Peer", "Kind", "What", "Rests on"), rows)
+
+
+def _findings(book: Book, reader: LedgerReader) -> Iterator[Findings]:
+    if (book.directory / FILE_NAME).exists():
+        with Findings.open(book.directory, reader.swarm_id) as found:
+            yield found
+
+
 SECTIONS: Sequence[Callable[[Home, Book, LedgerReader], Section | None]] = (
-    *(open_sessions, price, budget, credit, spend_logs),
+    *(open_sessions, price, budget, credit, spend_logs, audits, faults),
 )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from ledger import Ledger
+from ledger.findings import Findings
+from ledger.verdicts import MISMATCH
 from manyhands.costing.budget import Budget, write_budget
 from manyhands.costing.floor_file import Floor, floor_file, read_floor, write_floor
 from manyhands.costing.own_price import Price, write_price
@@ -15,8 +17,9 @@ from protocol.errors import UsageError
 from protocol.identity import Identity, load_or_create_identity
 from tests.dashboard.browsing import Tab, chromium, needs_chromium, served
 from tests.dashboard.test_page import SWARM, panel_of
+from tests.ledger.parties import CLIENT, STRANGER, closed_receipt
 from tests.ledger.parties import SWARM as SWARM_ID
-from tests.ledger.parties import closed_receipt
+from tests.ledger.test_judging import AUDITOR, OTHER, fault_of, look, verdict
 
 
 @pytest.fixture
@@ -42,6 +45,20 @@ def test_open_sessions_tell_how_much_of_the_window_is_unpaid(home: Home):
     assert (type(promised), type(unpaid)) == (int, int)
     assert 0 <= bar["bar"] <= 1
     assert "–" in blocks
+
+
+def test_looks_at_others_work_and_proven_faults_are_told(home: Home):
+    with Findings.open(home.root / "node", SWARM_ID) as found:
+        found.note([look(), look(), look(MISMATCH, STRANGER)])
+        found.add(fault_of(verdict(AUDITOR), verdict(OTHER, 2)).seal(SWARM_ID, CLIENT))
+
+    told = sections(home)
+
+    assert sorted(row[2:4] for row in told["Audits"]["rows"]) == [[0, 1], [2, 0]]
+    [[peer, kind, what, rests_on]] = told["Faults"]["rows"]
+    assert peer["peer"].startswith("12D3KooW")
+    assert "blocks 0:4 gave wrong" in what
+    assert (kind, rests_on) == ("compute", "2 auditors")
 
 
 def test_a_price_stands_beside_the_floor_that_was_found_last(home: Home):
