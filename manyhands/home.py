@@ -57,6 +57,11 @@ class Home:
         return self.node / "bans.json"
 
     @property
+    def calibrations(self) -> Path:
+        """Thresholds that were measured here, a file for each model and profile; may not exist."""
+        return self.root / "fingerprints"
+
+    @property
     def client(self) -> Path:
         return self.root / "client"
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ledger.findings import Findings
 from ledger.judging import judge
-from ledger.verdicts import MATCH, MISMATCH
+from ledger.verdicts import MATCH, MISMATCH, UNOPENED
 from manyhands.auditing.auditor import Audit
 from manyhands.auditing.desk import Desk
 from manyhands.models import BUILT_IN, find_model
@@ -107,7 +107,10 @@ class Swarms(Swarm):
 
 @asynccontextmanager
 async def swarm(
-    home: Path, cheat: int | None = None, load: Callable[[Span], ShardEngine] = stale_engine
+    home: Path,
+    cheat: int | None = None,
+    load: Callable[[Span], ShardEngine] = stale_engine,
+    **settings: Any,
 ) -> AsyncIterator[Swarms]:
     def over_sockets(identity: Any) -> GrpcTransport:
         return GrpcTransport(identity, OPEN_SWARM_ID)
@@ -115,7 +118,7 @@ async def swarm(
     built = Swarms(BUILT_IN, home, over_sockets)
     built.cheat, built.load = cheat, load
     try:
-        await built.start(FRONT, BACK, WHOLE)
+        await built.start(FRONT, BACK, WHOLE, **settings)
         yield built
     finally:
         await built.aclose()
@@ -152,6 +155,20 @@ async def test_honest_peers_are_found_to_be_honest(tmp_path):
         assert (each.faults, each.notes) == ([], [])
     assert len(standings) == 2
     assert all(standing.failed == 0 and standing.passed > 1 for standing in standings.values())
+
+
+async def test_who_does_not_open_what_it_committed_to_fails_the_audit_and_is_accused_of_nothing(
+    tmp_path,
+):
+    async with swarm(tmp_path, fingerprints_kept_s=0.0) as built, built.client() as client:
+        with Findings.open(tmp_path, OPEN_SWARM_ID) as findings:
+            audit = await audited(built, client, findings)
+            standings, faults = findings.standings(0.0), findings.faults()
+
+    assert [(look.result, look.confirmed) for look in audit.looks] == [(UNOPENED, True)] * 2
+    assert all("does not open its work" in note for note in audit.notes)
+    assert all(standing.failed > 0.9 for standing in standings.values())
+    assert faults == []
 
 
 @pytest.mark.parametrize(

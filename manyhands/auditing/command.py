@@ -125,7 +125,7 @@ async def _run(
     done: list[Audit] = []
     async with opening() as client:
         with Findings.open(home.client, client.swarm_id) as findings:
-            desk = Desk(client, model, findings, **choices)
+            desk = Desk(client, model, findings, calibrations=home.calibrations, **choices)
             await client.directory()
             if heard := await client.exchange_faults(findings):
                 say(f"{heard} faults heard of from peers: manyhands ledger dispute list")

@@ -40,6 +40,7 @@ class Desk:
     references: str = "auto"
     rate_ppm: int | None = None
     thresholds: Path | None = None
+    calibrations: Path | None = None  # of this home
     say: Callable[[str], None] = lambda line: None
     _ends: dict[str, Ends] = field(default_factory=dict)
     _references: dict[str, list[Reference]] = field(default_factory=dict)
@@ -83,7 +84,7 @@ class Desk:
 
     async def _auditor(self, manifest: bytes, profile: Profile) -> Auditor:
         ends = await self._ends_in(profile.dtype)
-        allowed, source = tolerance(manifest, profile, self.thresholds)
+        allowed, source = tolerance(manifest, profile, self.thresholds, self.calibrations)
         if str(profile) not in self._references:
             self.say(f"{profile}, by {source}")
             self._references[str(profile)] = self._sources(profile, ends)
@@ -130,4 +131,5 @@ def summary(audit: Audit) -> str:
     if not audit.looks:
         return "nothing was looked at"
     bad = len(audit.looks) - good
-    return f"{len(audit.looks)} windows looked at, {good} as they should be, {bad} not"
+    windows = "1 window" if len(audit.looks) == 1 else f"{len(audit.looks)} windows"
+    return f"{windows} looked at, {good} as they should be, {bad} not"

@@ -29,7 +29,8 @@ async def look_again(
     """Never raises for what others do: the answer is there."""
     try:
         with Findings.open(home.client, client.swarm_id) as findings:
-            audit = await Desk(client, model, findings, say=say).look(request, generation, result)
+            desk = Desk(client, model, findings, calibrations=home.calibrations, say=say)
+            audit = await desk.look(request, generation, result)
     except ManyhandsError as error:
         say(f"audit: not done: {error}")
         return

@@ -19,8 +19,10 @@ ROUGH = {
 }
 
 
-def tolerance(manifest: bytes, profile: Profile, file: Path | None = None) -> tuple[Limits, str]:
-    """Thresholds, and what they are called: of `file`, or shipped.
+def tolerance(
+    manifest: bytes, profile: Profile, file: Path | None = None, folder: Path | None = None
+) -> tuple[Limits, str]:
+    """Thresholds, and what they are called: of `file`, of this home's `folder`, or shipped.
 
     Raises:
         ConfigError: the file is no profile, or of another way of running models.
@@ -37,6 +39,6 @@ def tolerance(manifest: bytes, profile: Profile, file: Path | None = None) -> tu
                 f"{file} was calibrated for another model", hint="manyhands ledger calibrate MODEL"
             )
         return read.limits, read.name
-    if (known := find_profile(manifest, str(profile))) is not None:
+    if (known := find_profile(manifest, str(profile), folder)) is not None:
         return known.limits, known.name
     return ROUGH[profile.dtype], f"rough rule for {profile.dtype}"

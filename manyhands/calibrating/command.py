@@ -21,7 +21,6 @@ from protocol.wire import FORMATS
 __all__ = ["ledger"]  # with one more command
 
 ENOUGH = 0.95  # of windows of cheaper weights have to be rejected
-FOLDER = "fingerprints"
 
 
 @ledger.command()
@@ -55,7 +54,7 @@ def calibrate(
     if windows < 100:
         raise UsageError("fewer than 100 windows set no threshold", hint="--windows 2000")
     profile, digest = _measured(model, dtype, quantize, wire, device, windows)
-    path = out or Home.at(home).root / FOLDER / file_name(digest, profile.execution)
+    path = out or Home.at(home).calibrations / file_name(digest, profile.execution)
     try:
         write_whole(path, profile.encode())
     except OSError as error:
