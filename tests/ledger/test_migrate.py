@@ -123,6 +123,7 @@ def test_43_killed_before_the_pointer_turns_nobody_writes_until_it_is_begun_agai
         assert ledger.append(receipts(31)[30]).index == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("back", [False, True])
 def test_43_a_process_that_still_has_the_ledger_open_signs_nothing_there(home, address, back):
     if back:
@@ -135,6 +136,7 @@ def test_43_a_process_that_still_has_the_ledger_open_signs_nothing_there(home, a
         assert ledger.append(receipts(31)[30]).index == 30
 
 
+@pytest.mark.slow
 def test_who_writes_meanwhile_is_not_overtaken(home, address):
     store = open_store(home, FILE_NAME)
     with store.transaction(), pytest.raises(LedgerBusy):
@@ -143,6 +145,7 @@ def test_who_writes_meanwhile_is_not_overtaken(home, address):
     assert address_of(home) is None
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_match_the_signed_head_are_not_taken_along(home, address):
     store = open_store(home, FILE_NAME)
     store.execute("UPDATE node SET hash = ? WHERE level = 1 AND idx = 14", (bytes(32),))
@@ -153,6 +156,7 @@ def test_rows_that_do_not_match_the_signed_head_are_not_taken_along(home, addres
     assert address_of(home) is None
 
 
+@pytest.mark.slow
 def test_what_is_somebody_elses_there_is_left_alone(home, address):
     other = open_at(address.at(FILE_NAME), create=True)
     other.execute("INSERT INTO meta VALUES ('account', ?)", (BEN.public_key,))

@@ -53,7 +53,7 @@ def test_a_sound_log_is_as_it_was_after_a_repair(home):
 def test_43_lost_pages_are_filled_from_what_is_left_and_from_an_older_copy(home):
     whole = bytearray((home / FILE_NAME).read_bytes())
     n_mended = 0
-    for seed in range(12):
+    for seed in range(6):
         page = random.Random(seed).randrange(1, len(whole) // 4096)
         (home / FILE_NAME).write_bytes(
             whole[: page * 4096] + bytes(4096) + whole[(page + 1) * 4096 :]
@@ -67,7 +67,7 @@ def test_43_lost_pages_are_filled_from_what_is_left_and_from_an_older_copy(home)
         failures = verify_ledger(home, ME).failures
         assert {failure.entry for failure in failures} <= set(repaired.lost_receipts)
         n_mended += not repaired.lost_receipts
-    assert n_mended >= 4
+    assert n_mended >= 2
 
 
 def test_31_a_log_is_never_made_an_older_one(home):
