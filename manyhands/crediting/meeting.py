@@ -6,6 +6,7 @@ policy says: a node by its peer id, an address, or a URL.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ class Meeting:
         self._connections: dict[PeerId, Connection] = {}
         self._looked = False
         self._lock = asyncio.Lock()
+        self._dialling: defaultdict[PeerId, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def aclose(self) -> None:
         for connection in self._connections.values():
@@ -177,7 +179,7 @@ class Meeting:
     async def _dial(self, peer_id: PeerId, addresses: Sequence[Address]) -> "Connection":
         from protocol.transport.paths import paths_of
 
-        async with self._lock:
+        async with self._dialling[peer_id]:  # of each peer: one that hangs holds no other up
             if (known := self._connections.get(peer_id)) is not None:
                 return known
             dialled = await paths_of(self._transport).dial(peer_id, addresses, timeout_s=DIAL_S)
