@@ -1,0 +1,149 @@
+"""What the whole ledger costs a live swarm: of its decoding time, and of its bytes.
+
+Four real nodes of a random Llama 12 x 768 and a client, over sockets, in one process; statements
+every 32 tokens. Every call into the books of either side (meters, roots of rows, fingerprints,
+statements, vouchers, their checks, what goes to disk) is timed in seconds of its own thread, and
+set against all that the process computed meanwhile, so that a busy machine changes little. Answers
+with and without fingerprints take turns. Goals: <= 1 % of decode time; at hidden 4096 in bfloat16,
+from the sizes of these objects, <= 0.5 % of the bytes. Run: python benchmarks/ledger_live.py
+"""
+
+import asyncio
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import common
+
+from ledger.fingerprints import OpeningRequest
+from ledger.log import Ledger
+from ledger.meter import Rates
+from node.fingerprints import Fingerprints
+from node.metering import SessionMeter
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport.grpc import GrpcTransport
+from scheduler import Client
+from scheduler.settlement import ClientTab
+from tests.local_swarm import Swarm, swarm, whole
+
+SPANS = [(0, 3), (3, 6), (6, 9), (9, 12)]
+WINDOW, TOKENS, N_PROMPT, ROUNDS = 32, 160, 16, 3
+CREDIT_NCR = 100_000  # what these nodes lend on a tab; a quarter of it is a window
+RATE = CREDIT_NCR // 4 * 10**6 // (WINDOW * 3)  # for a million token-layers
+ROW_4096 = 4096 * 2
+BOOKS: dict[type, tuple[str, ...]] = {
+    SessionMeter: (
+        *("may_run", "count", "statement", "pay", "will_see_in", "will_see_out", "see_out"),
+        *("use_rest", "begin_epoch", "shelve", "statement_due", "receipt"),
+    ),
+    Fingerprints: ("_go_on",),
+    ClientTab: ("hear", "voucher", "derived"),
+    Ledger: ("save_tab", "append_all"),
+}
+
+
+class Clock:
+    """Seconds of any thread within the books; a call inside another is counted once."""
+
+    def __init__(self) -> None:
+        self.spent_s, self._inside = 0.0, threading.local()
+
+    def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(call)
+        def run(*args: Any, **named: Any) -> Any:
+            if getattr(self._inside, "is_in", False):
+                return call(*args, **named)
+            self._inside.is_in, began = True, time.thread_time()
+            try:
+                return call(*args, **named)
+            finally:
+                self.spent_s += time.thread_time() - began
+                self._inside.is_in = False
+
+        return run
+
+    def install(self) -> None:
+        for kind, names in BOOKS.items():
+            for name in names:
+                if hasattr(kind, name):
+                    setattr(kind, name, self.timed(getattr(kind, name)))
+
+
+async def answered(built: Swarm, client: Client, clock: Clock) -> tuple[float, float, Any]:
+    """(CPU seconds of books per token, of all per token, the generation)."""
+    request = built.request(range(1, N_PROMPT + 1), max_tokens=TOKENS, ignore_eos=True)
+    books_s, all_s = clock.spent_s, time.process_time()
+    generation = client.generate(request)
+    await whole(generation)
+    books_s, all_s = clock.spent_s - books_s, time.process_time() - all_s
+    return books_s / TOKENS, all_s / TOKENS, generation
+
+
+async def measure(directory: Path, scratch: Path) -> None:
+    clock = Clock()
+    clock.install()
+    rates = Rates(prefill_tl=RATE, decode_tl=RATE)
+    async with AsyncExitStack() as stack:
+        sides: dict[bool, tuple[Swarm, Client]] = {}
+        for has in (True, False):
+            built = await stack.enter_async_context(
+                swarm(directory, scratch / str(has), lambda i: GrpcTransport(i, OPEN_SWARM_ID))
+            )
+            await built.start(*SPANS, rates=rates, fingerprints=has)
+            sides[has] = built, await stack.enter_async_context(built.client())
+            await answered(*sides[has], clock)  # warm
+        told: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+        for _ in range(ROUNDS):
+            for has, side in sides.items():
+                books_s, all_s, generation = await answered(*side, clock)
+                told[has].append((books_s, all_s))
+                if has:
+                    last = generation
+        report(told)
+        await sizes(last, sides[True])
+
+
+def report(told: dict[bool, list[tuple[float, float]]]) -> None:
+    rows = []
+    for has, runs in told.items():
+        books, total = (common.median([run[i] for run in runs]) for i in (0, 1))
+        share = common.median([books_s / (all_s - books_s) for books_s, all_s in runs])
+        name = "with fingerprints" if has else "without"
+        rows.append([name, f"{books * 1e6:.0f}", f"{total * 1e6:.0f}", f"{share:.2%}"])
+    print(f"\n{common.machine()}\n")
+    common.table(["four hops and the client, us of CPU a token", "books", "all", "share"], rows)
+
+
+async def sizes(generation: Any, side: tuple[Swarm, Client]) -> None:
+    """What a window of 32 tokens adds on a hop's wires, at hidden 4096."""
+    held = next(iter(generation.commitments.values()))
+    tab = generation._settlement.tabs[held.peer]
+    statement, voucher = len(held.envelope.encode()), len(tab.receipt().voucher.encode())
+    asked = OpeningRequest(held.terms_oid, (1,)).encode()
+    shelf = next(
+        n.node.standing.shelf for n in side[0].nodes if n.node.identity.peer_id == held.peer
+    )
+    opened = len(asked) + len(await shelf.handle(side[1].identity.peer_id, asked))
+    audited = 0.05 * opened
+    share = (statement + voucher + audited) / (WINDOW * ROW_4096)
+    print(
+        f"\nstatement {statement} B, voucher {voucher} B, a window opened {opened} B, 5 % of them: "
+        f"{share:.2%} of {WINDOW} rows of {ROW_4096} B"
+    )
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    with common.random_llama() as directory, tempfile.TemporaryDirectory() as scratch:
+        asyncio.run(measure(directory, Path(scratch)))
+
+
+if __name__ == "__main__":
+    main()
