@@ -9,7 +9,7 @@ from ledger.errors import DamagedLedger
 from ledger.findings import FILE_NAME, Findings
 from ledger.lines import peer_name
 from ledger.verdicts import MISMATCH
-from manyhands.crediting.command import ledger as ledger_commands
+from manyhands.calibrating.command import ledger as ledger_commands
 from protocol.errors import UsageError
 from tests.ledger.parties import CLIENT, PROVIDER, STRANGER, SWARM
 from tests.ledger.test_judging import AUDITOR, OTHER, fault_of, look, verdict
