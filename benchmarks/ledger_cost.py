@@ -19,7 +19,7 @@ from node.metering import SessionMeter, Till
 from protocol.chain_actions import Stretch
 from protocol.clock import wall_ms
 from protocol.identity import Identity
-from protocol.messages import Reserve, Reserved, SessionId, Span
+from protocol.messages import Commit, Reserve, Reserved, SessionId, Span
 from protocol.signing import OPEN_SWARM_ID, Envelope, SigningKey
 from scheduler.client_tab import ClientTab
 
@@ -67,7 +67,21 @@ def tabs() -> tuple[SessionMeter, ClientTab]:
         )
     )
     meter.accept(Envelope.decode(tab.accept()), N_PROMPT)
-    meter.begin_epoch(0, bytes(32))
+    commit = Commit(
+        epoch=0,
+        length=0,
+        next_length=0,
+        n=N_PROMPT,
+        n_prompt=N_PROMPT,
+        previous="before",
+        next="behind",
+        next_addresses=(),
+        route=b"",
+        salt=bytes(32),
+    )
+    meter.begin_epoch(commit)
+    meter.will_see_in(0, bytes(ROW_BYTES * N_PROMPT))
+    meter.will_see_out(0, bytes(ROW_BYTES * N_PROMPT))
     meter.count(0, N_PROMPT, N_PROMPT, 0)
     return meter, tab
 
@@ -79,9 +93,10 @@ def books_us() -> tuple[float, int]:
     began = time.thread_time()
     for position in range(N_PROMPT, N_PROMPT + TOKENS):
         assert meter.may_run(position, 1, N_PROMPT)
-        meter.saw_in(position, row)
+        meter.will_see_in(position, row)
         meter.count(position, 1, N_PROMPT, 0)
-        meter.saw_out(position, row)
+        meter.will_see_out(position, row)
+        meter.see_out()
         if meter.statement_due():
             tab.hear(meter.statement())
             voucher = tab.voucher([Stretch(0, position + 1, N_PROMPT)])
