@@ -179,8 +179,8 @@ class Wallet:
 
     def take(self, payee: bytes, asset: bytes, amount: int, epoch: int) -> Stake | None:
         """A part of an allotment to this payee; None: there is none with so much left."""
-        self._owner.hold()
         with self._store.transaction(durable=False):
+            self._owner.hold()  # one thread at a time: two would wait for each other's lock
             self._store.execute("DELETE FROM allot WHERE expires < ?", (epoch,))
             rows = self._store.execute(
                 "SELECT oid, proof FROM allot WHERE payee = ? AND asset = ? AND proof IS NOT NULL"

@@ -15,10 +15,11 @@ from ledger.policy import Policy
 from ledger.spend_log import SpendLog
 from ledger.wallet import Stake, Wallet
 from protocol.clock import wall_ms
-from protocol.errors import NoQuorum
+from protocol.errors import PeerBusy
 
 log = logging.getLogger(__name__)
 
+MAX_MADE = 8  # times for one session, when others take parts of what was made
 MAX_ROUNDS = 3  # with the witnesses, when other processes write to the log meanwhile
 
 
@@ -60,6 +61,7 @@ class ClientPurse:
         Raises:
             NotFunded: there is not so much credit; the hint says whom to ask.
             NoQuorum: too few witnesses answered; the message names those that did not.
+            PeerBusy: other sessions took all that was set aside meanwhile.
             DamagedLedger: our own log is older than what witnesses signed of it.
         """
         taken: dict[bytes, Stake] = {}
@@ -67,15 +69,15 @@ class ClientPurse:
             missing = await self._take(wants, asset, taken)
             if missing:
                 async with self._turn:
-                    missing = await self._take(missing, asset, taken)
-                    if missing:
-                        await self._make_ready()
+                    await self._make_ready()
+                    for _ in range(MAX_MADE):  # others may take parts of what we made
                         missing = await self._take(missing, asset, taken)
-                    if missing:
+                        if not missing:
+                            break
                         await self._make(missing, asset)
-                        missing = await self._take(missing, asset, taken)
+                    missing = await self._take(missing, asset, taken)
             if missing:
-                raise NoQuorum("others write to the spend log without end: try again")
+                raise PeerBusy("", "others take all that is set aside", hint="try again shortly")
         except BaseException:
             await self.settle(dict.fromkeys(taken.values(), 0))
             raise
