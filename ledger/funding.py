@@ -19,7 +19,7 @@ from ledger.spend_books import SpendBooks
 from ledger.spend_leaf import SpendLeaf
 from ledger.spending import Allotment, Spending, open_spending
 from protocol.canonical import decode, encode
-from protocol.errors import LogNeeded, NotFunded
+from protocol.errors import CreditUnknown, LogNeeded, NotFunded
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,7 @@ class Purse:
 
         Raises:
             IntegrityError: the proof does not hold, or proves no allotment to us.
+            CreditUnknown: its log asks for more than the credit that our books know of.
             LogNeeded: it may be good; fetch the payer's log, `books.learn` it, and ask again.
             NotFunded: it is not good, and waiting does not make it so.
         """
@@ -98,7 +99,7 @@ class Purse:
         if (made := self.books.allotted(oid)) is not None:
             return Funded(oid, allotment, made.free, is_cosigned=True)
         if (known := self.books.size(payer)) > leaf.index:
-            raise NotFunded("", "there is not enough credit behind the allotment")
+            raise CreditUnknown("", "there is not enough credit behind the allotment")
         if head.has_quorum:
             raise LogNeeded(
                 "", f"the spend log of {payer.hex()[:16]} is known up to {known} only", size=known

@@ -5,6 +5,8 @@ or a refusal that says what is missing: an allotment, more of it, or the log tha
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from ledger.escrow import Escrow, Hold
 from ledger.funding import SpendProof
@@ -13,13 +15,19 @@ from ledger.objects import Offer
 from ledger.opening import most
 from node.sessions import Sessions
 from protocol.clock import wall_ms
-from protocol.errors import NotFunded
+from protocol.errors import CreditUnknown, NotFunded
 from protocol.identity import public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve
 
+CatchUp = Callable[[], Awaitable[None]]
 
-async def hold_for(reserve: Reserve, client: str, sessions: Sessions) -> Hold | None:
+
+async def hold_for(
+    reserve: Reserve, client: str, sessions: Sessions, catch_up: CatchUp
+) -> Hold | None:
     """Of the allotment shown; None: what is asked for costs nothing.
+
+    catch_up: hear what others know, where our books know of too little credit.
 
     Raises:
         ManyhandsError: the refusal. `LogNeeded`: show more of the log, and ask again.
@@ -37,7 +45,12 @@ async def hold_for(reserve: Reserve, client: str, sessions: Sessions) -> Hold | 
         )
     sessions.check(reserve, client)  # nobody looks at proofs for whom there is no room
     cost = most_for(offer, reserve, sessions.served.row_bytes)
-    return await asyncio.to_thread(_hold, till.escrow, reserve, client, cost)
+    hold = partial(_hold, till.escrow, reserve, client, cost)
+    try:
+        return await asyncio.to_thread(hold)
+    except CreditUnknown:
+        await catch_up()
+        return await asyncio.to_thread(hold)
 
 
 def most_for(offer: Offer, reserve: Reserve, row_bytes: int) -> int:

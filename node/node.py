@@ -169,7 +169,8 @@ class Node:
         await self.serving.prepare()
         streams = {**self.bandwidth.streams, **self.carrying.streams}
         belonging = self.belonging
-        server = Server(lambda: self.sessions, Throttle(self.settings.max_bytes_per_s))
+        throttle = Throttle(self.settings.max_bytes_per_s)
+        server = Server(lambda: self.sessions, throttle, self.spreading)
         open_calls = belonging.open_calls if belonging else {}
         self.accusations = await Accusations.begun(self.standing, self._others, self.guard)
         seen_calls, came = self.whereabouts.seen_calls, self.whereabouts.came

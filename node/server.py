@@ -13,6 +13,7 @@ from node.funding import hold_for
 from node.hop import Hop
 from node.pacing import Throttle
 from node.sessions import Sessions
+from node.spreading import Spreading
 from protocol.address import Endpoint
 from protocol.codec import data_message, to_client_bytes, to_hop_message
 from protocol.errors import (
@@ -40,8 +41,14 @@ class Server:
     `sessions` are those of the span that is served now: a node that moves has others afterwards.
     """
 
-    def __init__(self, sessions: Callable[[], Sessions], inbound: Throttle) -> None:
-        self._sessions, self._inbound = sessions, inbound
+    def __init__(
+        self,
+        sessions: Callable[[], Sessions],
+        inbound: Throttle,
+        spreading: Spreading | None = None,
+    ) -> None:
+        """spreading: of spend logs, where these are paid from."""
+        self._sessions, self._inbound, self._spreading = sessions, inbound, spreading
 
     def service(
         self,
@@ -94,7 +101,9 @@ class Server:
 
     async def _admit(self, reserve: Reserve, stream: Stream) -> Hop:
         sessions, client = self._sessions(), stream.peer_id
-        hold = await hold_for(reserve, client, sessions) if sessions.till.escrow else None
+        hold = None
+        if self._spreading is not None:
+            hold = await hold_for(reserve, client, sessions, self._spreading.catch_up)
         try:
             return sessions.admit(reserve, client, stream, hold)
         except BaseException:

@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 EVERY_S, TIMEOUT_S = 2.0, 10.0
+CATCH_UP_PEERS, CATCH_UP_S = 3, 1.0  # asked out of turn, and how often at most
 MAX_PARTNERS = 1024  # of whom we remember how far we heard them
 # Of one peer. Whoever tells of logs costs signatures: its checkpoint's, and each leaf's.
 READS = Budget(calls=Limit(per_s=100, burst=2_000), bytes=Limit(per_s=4 * 2**20, burst=128 * 2**20))
@@ -102,6 +103,7 @@ class Spreading:
         self._reads, self._tells, self._cosigns = map(Allowance, (READS, TELLS, COSIGNS))
         self._new_logs = RateLimit(NEW_LOGS)
         self._heard: OrderedDict[PeerId, Since] = OrderedDict()
+        self._catching_up, self._caught_up_s = asyncio.Lock(), float("-inf")
 
     # --- what others ask and tell -----------------------------------------------------------------
 
@@ -178,11 +180,19 @@ class Spreading:
                 await self._hear(addresses)
             await asyncio.sleep(EVERY_S * self._rng.uniform(0.8, 1.2))
 
-    def _partners(self) -> list[Sequence[Address]]:
-        """One of those who serve; at first, one of those we were told of."""
+    async def catch_up(self) -> None:
+        """Hear a few now: what a payer shows may rest on a grant that we have not heard of. Who
+        asks while a round is under way waits for that one."""
+        async with self._catching_up:
+            if time.monotonic() - self._caught_up_s > CATCH_UP_S:
+                await asyncio.gather(*map(self._hear, self._partners(CATCH_UP_PEERS)))
+                self._caught_up_s = time.monotonic()
+
+    def _partners(self, n: int = 1) -> list[Sequence[Address]]:
+        """Of those who serve; at first, of those we were told of."""
         known = {peer.peer_id: peer.to_dial for peer in self._others() if peer.addresses}
         known |= {address.peer_id: (address,) for address in self._join if not known}
-        return self._rng.sample(list(known.values()), min(1, len(known)))
+        return self._rng.sample(list(known.values()), min(n, len(known)))
 
     async def _hear(self, addresses: Sequence[Address]) -> None:
         peer_id = addresses[0].peer_id

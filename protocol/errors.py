@@ -29,6 +29,7 @@ ManyhandsError
             NotPermitted     a model that the swarm's rules keep from being served or used
             NotFunded        no credit behind what was asked, or not enough of it
                 LogNeeded    it may be there: whoever refuses lacks the payer's spend log
+                CreditUnknown  the log is there, and whoever refuses knows of too little credit
             NotAccepted      a model's licence, or the swarm's terms, that nobody here accepted
             ConstraintBroken a session's client does not want that peer next to its rows
             InDebt           the client owes a node more than it lends: settle first
@@ -193,6 +194,12 @@ class LogNeeded(NotFunded):
     def __init__(self, peer_id: str, reason: str, *, size: int = 0, hint: str = "") -> None:
         super().__init__(peer_id, reason, hint=hint)
         self.size = size
+
+
+class CreditUnknown(NotFunded):
+    """The allotment is beyond the credit that whoever refuses has heard of so far."""
+
+    code = "credit_unknown"
 
 
 class ConstraintBroken(PeerRefused):

@@ -17,7 +17,7 @@ from ledger.wallet import Stake
 from protocol.announcements import Announcement
 from protocol.asking import Funding
 from protocol.chain_actions import Seat
-from protocol.errors import LogNeeded, ManyhandsError, NotFunded, PeerRefused
+from protocol.errors import CreditUnknown, LogNeeded, ManyhandsError, NotFunded, PeerRefused
 from protocol.identity import public_key_from_peer_id
 from scheduler.prices import read_offer
 from scheduler.purse import ClientPurse
@@ -26,7 +26,8 @@ from scheduler.request import GenerationRequest
 log = logging.getLogger(__name__)
 
 MOST_ROW_BYTES = 64 << 10  # of a row between hops, where its size is not known
-MAX_AGAIN = 2  # a log that is lacking, and an allotment that is used up
+MAX_AGAIN = 3  # a log that is lacking, credit not heard of yet, an allotment that is used up
+HEARS_S = 2.0  # after so long a peer that knew of too little credit is asked again
 SLACK = 4  # a quarter is set aside besides: after a loss, rows are run again
 
 
@@ -37,6 +38,7 @@ class Funds:
         self._purse = purse
         self._waiting: dict[str, Stake] = {}  # for peers that are asked next
         self._n_again: Counter[str] = Counter()
+        self._waited_for: set[str] = set()  # to hear of our credit
 
     async def prepare(
         self,
@@ -93,7 +95,8 @@ class Funds:
         return isinstance(error, NotFunded) and self._n_again[peer] < MAX_AGAIN
 
     async def again(self, peer: str, stake: Stake, error: ManyhandsError) -> tuple[Stake, Funding]:
-        """What to show a hop that found nothing behind `stake`: our log, or another allotment.
+        """What to show a hop that found nothing behind `stake`: our log, the same once it may have
+        heard of a grant, or another allotment.
 
         Raises:
             ManyhandsError: there is nothing more to show.
@@ -104,6 +107,10 @@ class Funds:
         if isinstance(error, LogNeeded):
             leaves = await asyncio.to_thread(wallet.leaves_for, stake, error.size)
             return stake, Funding(proof=stake.proof, start=error.size, leaves=tuple(leaves))
+        if isinstance(error, CreditUnknown) and peer not in self._waited_for:
+            self._waited_for.add(peer)
+            await asyncio.sleep(HEARS_S)
+            return stake, Funding(proof=stake.proof)
         payee = public_key_from_peer_id(peer)
         await self._purse.used_up(stake)
         fresh = (await self._purse.stakes({payee: stake.amount}, stake.asset))[payee]

@@ -170,8 +170,8 @@ class GrantedSwarm(Swarm):
 
         return ClientPurse(wallet, self.policy, self.cosigners, fetch=fetch)
 
-    async def grant(self, key: SigningKey, amount: int) -> None:
-        """Credit for an account, told to all nodes."""
+    async def grant(self, key: SigningKey, amount: int, n_told: int | None = None) -> None:
+        """Credit for an account, told to so many nodes; to all, if nothing is said."""
         self._n_granted += 1
         granted = Grant(
             issuer=ISSUER.public_key,
@@ -182,7 +182,7 @@ class GrantedSwarm(Swarm):
         )
         self.issuer.append(granted.seal(self.swarm_id, ISSUER))
         await self.cosigners.cosign(self.issuer)
-        for books in self.books.values():
+        for books in [*self.books.values()][:n_told]:
             self._learn(books, self.issuer)
 
     def tell(self, log: SpendLog) -> None:

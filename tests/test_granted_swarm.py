@@ -73,6 +73,15 @@ def closed(built: GrantedSwarm, home: Path):
         return [open_receipt(ledger.receipt(id_), built.swarm_id) for id_ in ids if id_]
 
 
+async def test_a_node_that_has_not_heard_of_a_grant_asks_others_before_it_refuses(model, tmp_path):
+    payer = Identity(SigningKey.generate())
+    async with granted_swarm(model, tmp_path, (0, 3), (3, 6), rates=PRICED) as built:
+        await built.grant(payer.key, PLENTY, n_told=1)
+        async with built.client(identity=payer) as client:
+            await whole(client.generate(ask(built, max_tokens=8)))
+        assert len(built.wallets[payer.public_key].log) == 2  # nobody was set aside for twice
+
+
 async def test_sessions_without_credit_are_refused_with_what_to_do(model, tmp_path):
     async with granted_swarm(model, tmp_path, (0, 6), rates=PRICED) as built:
         async with built.client() as client:
