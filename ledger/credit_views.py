@@ -162,4 +162,8 @@ def policy_view(policy: Policy) -> Json:
         "issuers": [peer_name(issuer) for issuer in policy.issuers],
         "witnesses": [name for name, _ in policy.witnesses],
         "quorum": policy.quorum_k,
+        "epoch_s": policy.epoch_s,
+        "grace_epochs": policy.grace_epochs,
+        "retain_epochs": policy.retain_epochs,
+        "holdback_epochs": policy.holdback_epochs,
     }

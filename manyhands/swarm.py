@@ -23,7 +23,14 @@ from manyhands.membership import (
 from manyhands.options import base_option, json_option
 from manyhands.progress import say
 from manyhands.running import found_running
-from manyhands.swarm_funding import NamedWitness, check_funding, found_funding, funding_options
+from manyhands.swarm_funding import (
+    NamedWitness,
+    Pace,
+    check_funding,
+    found_funding,
+    funding_options,
+    pace_options,
+)
 from manyhands.swarm_options import RolesType
 from protocol.clock import wall_ms
 from protocol.errors import ConfigError, UsageError
@@ -93,6 +100,7 @@ def place_of(home: Path | None, name: str | None) -> Home:
     help="Unknown guests that a node hears. Default: no limit.",
 )
 @funding_options
+@pace_options
 @click.option("--default", "is_default", is_flag=True, help="Use it where none is named.")
 @base_option
 @json_option
@@ -109,13 +117,15 @@ def create(
     home: Path | None,
     credit_is: tuple[int, str] | None,
     as_json: bool,
+    **paces: int | None,
 ) -> None:
     """Found the swarm NAME. This home's node becomes its first admin."""
-    check_funding(funding, issuers, witnesses, credit_is)
+    pace = Pace(**paces)
+    check_funding(funding, issuers, witnesses, credit_is, pace)
     if is_private and (guests or guest_streams or newcomers_per_min):
         raise UsageError("a private swarm has no guests", hint="leave out --private, or the others")
     place = new_home(base_of(home), name)
-    paid = found_funding(place, name, funding, issuers, witnesses, credit_is)
+    paid = found_funding(place, name, funding, issuers, witnesses, credit_is, pace)
     founder, node, client = make_founder(place), open_identity(place.node), place.client
     policy = Policy(
         name=name,

@@ -14,11 +14,11 @@ import click
 from ledger.cosigning import quorum
 from ledger.notes import COSIGNATURE_V1, NoteKey
 from ledger.options import Account, AccountType
-from ledger.policy import BILATERAL, GRANTED, OPEN_POLICY, SETTLED, Policy
+from ledger.policy import BILATERAL, GRANTED, MAX_EPOCH_S, OPEN_POLICY, SETTLED, Policy
 from ledger.witness import WitnessBook
 from ledger.worth import Worth
 from manyhands.home import Home, open_identity
-from manyhands.swarm_options import PlaceType
+from manyhands.swarm_options import DurationType, PlaceType, duration
 from protocol.canonical import encode
 from protocol.errors import IntegrityError, ManyhandsError, UsageError
 from protocol.signing import check_public_key
@@ -65,6 +65,68 @@ class MicrosType(click.ParamType[Any]):
         if not whole or len(part) > 6 or len(whole) > 9 or not (text.isascii() and text.isdigit()):
             self.fail(f"{value!r} is no amount: write 1.00, up to six decimals", param, ctx)
         return int(whole) * 10**6 + int(part.ljust(6, "0"))
+
+
+MIN_EPOCH_MS = 60_000  # shorter ones end before a session that began in them
+MAX_EPOCHS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long an epoch lasts, and for how many more what is; None: as in the swarm `open`."""
+
+    epoch: int | None = None  # ms
+    grace: int | None = None
+    retain: int | None = None
+    holdback: int | None = None
+
+    @property
+    def chosen(self) -> dict[str, int]:
+        """By the names of a policy's fields."""
+        seconds = None if self.epoch is None else self.epoch // 1000
+        named = {
+            "epoch_s": seconds,
+            "grace_epochs": self.grace,
+            "retain_epochs": self.retain,
+            "holdback_epochs": self.holdback,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+AS_OPEN = Pace()
+
+
+def pace_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that stand in a command's arguments as `Pace` has them."""
+    epochs = click.IntRange(0, MAX_EPOCHS)
+    for option in (
+        click.option(
+            "--holdback",
+            type=epochs,
+            metavar="EPOCHS",
+            help="With granted: for how many more what was settled can still be disputed. "
+            "Default: 1.",
+        ),
+        click.option(
+            "--retain",
+            type=epochs,
+            metavar="EPOCHS",
+            help="With granted: for how many more receipts of settled tabs stay. Default: 30.",
+        ),
+        click.option(
+            "--grace",
+            type=epochs,
+            metavar="EPOCHS",
+            help="With granted: for how many more a node waits to be settled with. Default: 1.",
+        ),
+        click.option(
+            "--epoch",
+            type=DurationType(),
+            help="With granted: what is settled together, 1m to 366d. Default: 1d.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def funding_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -125,9 +187,10 @@ class Funding:
         )
         worth = Worth.by(self.policy)
         money = f", and is worth {worth.of(10**9)} {worth.currency}" if worth else ""
+        every = duration(self.policy.epoch_s)
         return (
             f"credit: promised by {issuers} account{'s' * (issuers > 1)}{money}; {k} of {n} witness"
-            f"{'es' * (n > 1)} must sign each spend log. This never changes."
+            f"{'es' * (n > 1)} must sign each spend log; settled every {every}. This never changes."
             + (f"\n{alone}" if n == 1 else "")
         )
 
@@ -137,11 +200,16 @@ def check_funding(
     issuers: Sequence[Account],
     witnesses: Sequence[NamedWitness],
     credit_is: tuple[int, str] | None = None,
+    pace: Pace = AS_OPEN,
 ) -> None:
     """
     Raises:
         UsageError: the flags do not go together.
     """
+    if funding not in (GRANTED, SETTLED) and pace.chosen:
+        raise UsageError("only granted credit is settled by epochs", hint="--funding granted")
+    if pace.epoch is not None and not MIN_EPOCH_MS <= pace.epoch <= MAX_EPOCH_S * 1000:
+        raise UsageError("an epoch lasts from one minute to 366 days", hint="--epoch 1d")
     if funding not in (GRANTED, SETTLED) and (issuers or witnesses):
         raise UsageError("only granted credit has issuers and witnesses", hint="--funding granted")
     if (credit_is is not None) != (funding == SETTLED):
@@ -158,6 +226,7 @@ def found_funding(
     issuers: Sequence[Account],
     witnesses: Sequence[NamedWitness],
     credit_is: tuple[int, str] | None = None,
+    pace: Pace = AS_OPEN,
 ) -> Funding:
     """What the flags come to. `place`: the swarm's home, which may become issuer and witness."""
     if funding not in (GRANTED, SETTLED):
@@ -176,6 +245,7 @@ def found_funding(
             issuers=accounts,
             witnesses=tuple((each.key.name, each.key.public_key) for each in named),
             quorum_k=quorum(len(named)),
+            **pace.chosen,
         )
     except IntegrityError as error:
         raise UsageError(f"a swarm cannot be funded so: {error}") from error

@@ -64,3 +64,12 @@ class DurationType(click.ParamType[Any]):
         if not matched or not int(matched[1]):
             self.fail(f"{value!r} is no time: write 30m, 12h or 7d", param, ctx)
         return int(matched[1]) * _UNITS_MS[matched[2]]
+
+
+def duration(seconds: int) -> str:
+    """`1d`, `12h`, `90m`: as `DurationType` reads it, in the largest unit that is exact."""
+    for unit, ms in reversed(_UNITS_MS.items()):
+        n, rest = divmod(seconds * 1000, ms)
+        if not rest:
+            return f"{n}{unit}"
+    return f"{seconds}s"

@@ -92,6 +92,9 @@ def test_a_swarm_that_says_nothing_is_bilateral_as_before(run, tmp_path):
         (["--issuer", peer_of(1)], "--funding granted"),
         (["--funding", "granted", "--issuer", "ann"], "no account"),
         (["--funding", "granted", "--witness", "w"], "witness key"),
+        (["--epoch", "1h"], "--funding granted"),
+        (["--funding", "granted", "--epoch", "367d"], "one minute to 366 days"),
+        (["--funding", "granted", "--epoch", "0m"], "no time"),
     ],
 )
 def test_what_cannot_be_funded_so_founds_nothing(run, tmp_path, flags, word):
@@ -138,3 +141,16 @@ def test_what_a_credit_is_worth_is_said_whole_or_not_at_all(run, line):
     made = run("swarm", "create", "org", "--private", *line)
 
     assert_explained(made, 2)
+
+
+def test_how_long_epochs_last_is_the_founders_choice_and_told(run, tmp_path):
+    paces = ("--epoch", "90m", "--grace", 2, "--retain", 0, "--holdback", 3)
+    made = run("swarm", "create", "org", "--private", "--funding", "granted", *paces)
+    run("swarm", "create", "den", "--private", "--funding", "granted")
+
+    policy, usual = (policy_at(tmp_path / "home" / "swarms" / name) for name in ("org", "den"))
+    assert "settled every 90m" in made.err
+    assert (policy.epoch_s, policy.grace_epochs) == (5400, 2)
+    assert (policy.retain_epochs, policy.holdback_epochs) == (0, 3)
+    assert (usual.epoch_s, usual.grace_epochs) == (86_400, 1)
+    assert (usual.retain_epochs, usual.holdback_epochs) == (30, 1)
