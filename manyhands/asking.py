@@ -6,9 +6,10 @@ that fits the context. A prompt is never cut.
 """
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from manyhands.home import KEY_NAME, Home, open_books
@@ -17,6 +18,7 @@ from manyhands.models import Model
 from manyhands.party import Party, open_party
 from protocol.address import Address
 from protocol.errors import ContextExceeded, UsageError
+from protocol.identity import public_key_from_peer_id
 
 if TYPE_CHECKING:
     from protocol.constraints import Group
@@ -177,6 +179,7 @@ async def open_client(
     *,
     tunnels: bool = False,
     quarantine: bool = True,
+    auditors: Collection[str] = (),
 ) -> AsyncIterator["Client"]:
     """A client with the key, the books and the memory of this home.
 
@@ -184,7 +187,8 @@ async def open_client(
         channel: of models, where the swarm releases them.
         terms: what has to be accepted, see `governing.gate.terms_for`.
         tunnels: run libp2p too, for peers to which nothing else leads.
-        quarantine: not to use peers at fault, by what this home found out.
+        quarantine: not to use peers at fault, by what this home found out, and nodes tell.
+        auditors: whose word is enough for that, besides whom this home names.
 
     Raises:
         ConfigError, IntegrityError: the home's key or ledger cannot be used.
@@ -193,16 +197,13 @@ async def open_client(
     from protocol.membership.rules import Channel
     from scheduler.client import Client
     from scheduler.record_file import kept_records
-    from scheduler.trust import read_trust
+    from scheduler.trust_watch import TrustWatch, watching
 
     party = open_party(home, "client")
     with (
         open_books(home.client, party.identity, party.swarm_id) as books,
         kept_records(home.client / RECORD_NAME) as records,
     ):
-        records.trust = read_trust(
-            home.client, party.swarm_id, trusted_auditors(home, party), quarantine=quarantine
-        )
         async with (
             party_transport(party, tunnels=tunnels) as transport,
             _purse(home, party, transport, join) as purse,
@@ -220,10 +221,14 @@ async def open_client(
                 shows=shown_to_creditors(home, party.identity, party.swarm_id),
             ) as client,
         ):
-            try:
-                yield client
-            finally:
-                party.remember(client.met())
+            places, trusted = (home.client, home.node), partial(trusted_auditors, home, auditors)
+            watch = TrustWatch(client, places, trusted, quarantine=quarantine)
+            await watch.begin()
+            async with watching(watch):
+                try:
+                    yield client
+                finally:
+                    party.remember(client.met())
 
 
 @asynccontextmanager
@@ -240,10 +245,16 @@ async def _purse(
         yield purse
 
 
-def trusted_auditors(home: Home, party: Party) -> frozenset[bytes]:
-    """Whose word on others' work is enough here: this home's own, its node's and its clients'."""
+def trusted_auditors(home: Home, named: Collection[str] = ()) -> frozenset[bytes]:
+    """Whose word on others' work is enough here: of these, of whom the home names, and of its own
+    keys, its node's and its clients'.
+
+    Raises:
+        ConfigError: what the home names cannot be read.
+    """
+    from ledger.auditors import read_auditors
     from protocol.key_files import read_public_key
 
-    key = home.node / KEY_NAME
-    own = {party.identity.public_key}
-    return frozenset(own | {read_public_key(key)} if key.exists() else own)
+    keys = (place / KEY_NAME for place in (home.node, home.client))
+    own = (read_public_key(key) for key in keys if key.exists())
+    return frozenset({*own, *map(public_key_from_peer_id, named), *read_auditors(home.root)})

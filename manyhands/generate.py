@@ -26,6 +26,7 @@ from manyhands.loops import run
 from manyhands.models import Model
 from manyhands.options import (
     accept_licence_option,
+    auditors_option,
     channel_option,
     home_option,
     join_option,
@@ -57,7 +58,7 @@ HEADINGS = {
     "Who may serve": (
         *("prefer", "require", "avoid", "regions", "believe_regions", "groups", "no_relays"),
         *("max_price", "max_cost", "max_prepaid", "profile", "forget", "no_spares"),
-        *("no_quarantine", "audit"),
+        *("no_quarantine", "auditors", "audit"),
     ),
     "How long": ("timeout_s", "wait_s"),
     "What is printed": ("as_json", "as_jsonl", "logprobs"),
@@ -83,6 +84,7 @@ HEADINGS = {
 @click.option("--forget", is_flag=True, help="Peers keep nothing to begin later prompts with.")
 @click.option("--no-spares", is_flag=True, help="No other peer holds a copy while it runs.")
 @click.option("--no-quarantine", is_flag=True, help="Also use peers that were found at fault.")
+@auditors_option
 @click.option(
     "--audit",
     type=click.Choice(["none", "shadow"]),
@@ -107,6 +109,7 @@ def generate(
     accept_licence: bool,
     tunnels: bool,
     no_quarantine: bool,
+    auditors: tuple[str, ...],
     audit: str,
     as_json: bool,
     as_jsonl: bool,
@@ -139,6 +142,7 @@ def generate(
             terms,
             tunnels=tunnels,
             quarantine=not no_quarantine,
+            auditors=auditors,
         )
         shadowed = found if audit == "shadow" else None
         run(_generate(opening, request, _shower(as_json, as_jsonl), place, shadowed))

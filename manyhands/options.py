@@ -310,6 +310,18 @@ def trusted_key_option(command: Command) -> Command:
     )(command)
 
 
+def auditors_option(command: Command) -> Command:
+    return click.option(
+        "--trust-auditor",
+        "auditors",
+        type=PeerType(),
+        multiple=True,
+        metavar="PEER",
+        help="Whose word that work was wrong is enough here. Repeat for more; to keep: "
+        "`ledger audit trust`.",
+    )(command)
+
+
 def channel_option(command: Command) -> Command:
     return click.option(
         "--channel",

@@ -76,6 +76,7 @@ class Wanted:
     map_port: bool = False
     gently: bool = False
     page: range = range(0)  # the ports to try
+    auditors: tuple[str, ...] = ()  # whose word is enough, besides whom the home names
     ledger: str = ""  # the server it is on; "": as the home says, else files
     hours: "Hours | None" = None
     on_battery: str = "serve"

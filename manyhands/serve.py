@@ -33,6 +33,7 @@ from manyhands.options import (
     SizeType,
     SpanType,
     accept_licence_option,
+    auditors_option,
     home_option,
     join_option,
     trusted_key_option,
@@ -87,7 +88,7 @@ HEADINGS = {
     "Money": (
         *("price_per_mtl", "prepaid"),
         *("payment_threshold", "disconnect_threshold", "newcomer_allowance"),
-        "no_quarantine",
+        *("no_quarantine", "auditors"),
     ),
 }
 
@@ -218,6 +219,7 @@ HEADINGS = {
     help="Where a price is asked: a debt beyond this ends sessions that run. Default: two million.",
 )
 @click.option("--no-quarantine", is_flag=True, help="Also hear peers that are proven at fault.")
+@auditors_option
 @click.option(
     "--newcomer-allowance",
     type=click.IntRange(min=0),

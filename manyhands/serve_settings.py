@@ -5,11 +5,13 @@ In: the command line, read. Out: the node's settings, and what its page tells of
 
 from typing import TYPE_CHECKING
 
+from ledger.auditors import read_auditors
 from manyhands.costing.own_price import FREE, Price, read_price
 from manyhands.dashboard.beside import About
 from manyhands.loads import Loads
 from manyhands.manners import sensing, wishes_of
 from protocol.errors import UsageError
+from protocol.identity import public_key_from_peer_id
 
 if TYPE_CHECKING:
     from ledger.meter import Rates
@@ -56,6 +58,7 @@ def settings_of(wanted: "Wanted", home: "Home", tracer: "Tracer | None" = None) 
         ),
         clients=home.client,
         quarantine=not wanted.no_quarantine,
+        auditors=read_auditors(home.root).union(map(public_key_from_peer_id, wanted.auditors)),
         max_bytes_per_s=wanted.max_bandwidth,
         wishes=wishes_of(wanted),
         sense=sensing(),

@@ -69,9 +69,10 @@ class Accusations:
     async def begun(
         cls, standing: "Standing", others: Callable[[], Sequence[Announcement]], guard: Guard
     ) -> Self:
-        """Of a node, that trusts its own home's verdicts; beside its ledger."""
+        """Of a node, that trusts its own home's verdicts, and whom its owner named."""
         directory = await asyncio.wrap_future(standing.books.ask(lambda books: books.directory))
-        own, clients = {standing.identity.public_key}, standing.settings.clients
+        settings = standing.settings
+        own, clients = {standing.identity.public_key, *settings.auditors}, settings.clients
         if clients is not None and (key := clients / KEY_NAME).exists():
             own.add(read_public_key(key))
         return cls(
@@ -81,7 +82,7 @@ class Accusations:
             others,
             guard,
             trusted=frozenset(own),
-            quarantine=standing.settings.quarantine,
+            quarantine=settings.quarantine,
             hears=not standing.policy.issuers,  # there, `reconciling` does
         )
 

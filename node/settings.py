@@ -95,6 +95,9 @@ class NodeSettings:
     quarantine: bool = True
     """Not to hear peers that are provably at fault, see `accusations`."""
 
+    auditors: frozenset[bytes] = frozenset()
+    """Whose verdicts on others' work are enough for that, besides this home's own keys."""
+
     fingerprints: bool = True
     """Whether statements commit to fingerprints of what is run, so that it can be audited."""
 

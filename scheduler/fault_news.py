@@ -27,16 +27,23 @@ async def exchange_faults(
     findings: Findings,
     told: Sequence[Envelope] = (),
 ) -> int:
-    """Tell these peers, and take in what they have that we have not. How many those were."""
-    n_heard = 0
-    for peer in peers:
-        asked = Asked(frozenset(id_[:ID_BYTES] for id_ in findings.ids()), fitting(told))
+    """Tell these peers, and take in what they have that we have not. How many those were.
+
+    All at once: one that does not answer keeps nobody else's word away.
+    """
+    known = await asyncio.to_thread(findings.ids)
+    asked = Asked(frozenset(id_[:ID_BYTES] for id_ in known), fitting(told)).encode()
+
+    async def hear(peer: Announcement) -> None:
         try:
             connection = await connections.to(peer.peer_id, [str(way) for way in peer.to_dial])
-            answer = await connection.call(METHOD, asked.encode(), timeout_s=CALL_S)
+            answer = await connection.call(METHOD, asked, timeout_s=CALL_S)
             for each in decode_told(answer):
                 await asyncio.to_thread(findings.add, each)
-                n_heard += 1
         except ManyhandsError as error:
             log.info("no news of faults", extra={"peer": peer.peer_id, "why": str(error)})
-    return n_heard
+
+    async with asyncio.TaskGroup() as tasks:
+        for peer in peers:
+            tasks.create_task(hear(peer))
+    return len(await asyncio.to_thread(findings.ids) - known)

@@ -40,6 +40,14 @@ class Trust:
             frozenset(manifest for _, manifest, _ in standings),
         )
 
+    def beside(self, other: "Trust") -> "Trust":
+        """With what another party of the home found; of what both looked at, this one's counts."""
+        return Trust(
+            self.shunned | other.shunned,
+            {**other.reputations, **self.reputations},
+            self.audited | other.audited,
+        )
+
     def risk_ms(self, peer: Announcement) -> float:
         """What the doubt about its work costs, per token."""
         if peer.manifest not in self.audited:
@@ -53,14 +61,20 @@ NO_TRUST = Trust()
 
 
 def read_trust(
-    directory: Path, swarm_id: bytes, trusted: Collection[bytes], *, quarantine: bool = True
+    directories: Iterable[Path],
+    swarm_id: bytes,
+    trusted: Collection[bytes],
+    *,
+    quarantine: bool = True,
 ) -> Trust:
-    """What a party's findings say; where it has none, nothing.
+    """What a home's parties found; where they have no findings, nothing.
 
     Raises:
         ConfigError, IntegrityError: they are there, and cannot be used.
     """
-    if not (directory / FILE_NAME).exists():
-        return NO_TRUST
-    with Findings.open(directory, swarm_id) as findings:
-        return Trust.of(findings, trusted, quarantine=quarantine)
+    known = NO_TRUST
+    for directory in directories:
+        if (directory / FILE_NAME).exists():
+            with Findings.open(directory, swarm_id) as findings:
+                known = known.beside(Trust.of(findings, trusted, quarantine=quarantine))
+    return known

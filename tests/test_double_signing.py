@@ -35,12 +35,12 @@ async def test_26_two_statements_of_one_number_are_kept_and_their_signer_is_used
         (cheat,) = await built.start((0, 6), rates=Rates(10**9, 10**9, 0, 0, 0, 0, 0))
         async with built.client() as client:
             await whole(client.generate(built.request([1, 40, 77], max_tokens=24)))
-            client.records.trust = read_trust(tmp_path / "client", OPEN_SWARM_ID, ())
+            client.records.trust = read_trust([tmp_path / "client"], OPEN_SWARM_ID, ())
             with pytest.raises(SwarmIncomplete, match="not in quarantine") as refused:
                 await whole(client.generate(built.request([1, 40, 78], wait_s=0.1)))
     finally:
         await built.aclose()
-    trust = read_trust(tmp_path / "client", OPEN_SWARM_ID, ())
+    trust = read_trust([tmp_path / "client"], OPEN_SWARM_ID, ())
     with Findings.open(tmp_path / "client", OPEN_SWARM_ID) as findings:
         kept = findings.faults()
 

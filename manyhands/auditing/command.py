@@ -17,6 +17,7 @@ from manyhands.auditing.canaries import Canary, draw, read_prompts
 from manyhands.home import Home
 from manyhands.loops import run as run_loop
 from manyhands.options import (
+    PeerType,
     accept_licence_option,
     channel_option,
     home_option,
@@ -28,6 +29,7 @@ from manyhands.options import (
 from manyhands.progress import say
 from protocol.address import Address
 from protocol.errors import ManyhandsError, NoSuchModel, UsageError
+from protocol.identity import peer_id_from_public_key, public_key_from_peer_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from scheduler.client import Client
 
 SCHEMA = "manyhands/ledger-audit-run/v1"
+TRUST_SCHEMA = "manyhands/ledger-audit-trust/v1"
 
 
 @audits.command("run")
@@ -109,6 +112,33 @@ def run(
     done = run_loop(_run(opening, place, found, drawn, choices | {"rate_ppm": rate_ppm}, asked))
     view = _view(done)
     click.echo(json.dumps(view)) if as_json else _show(view)
+
+
+@audits.command("trust")
+@click.argument("auditors", type=PeerType(), nargs=-1, metavar="[PEER]...")
+@click.option("--remove", is_flag=True, help="Trust these no longer.")
+@home_option
+@json_option
+def trust(auditors: tuple[str, ...], remove: bool, home: Path | None, as_json: bool) -> None:
+    """Name PEERs whose word that work was wrong is enough in this home; without any: who is named.
+
+    Clients that run follow within seconds, a node when it is started again. A home trusts its own
+    keys anyway.
+    """
+    from ledger.auditors import name_auditors, read_auditors
+
+    root = Home.at(home).root
+    known, told = read_auditors(root), set(map(public_key_from_peer_id, auditors))
+    if remove and not (told and known.issuperset(told)):
+        raise UsageError("not all of these are named here", hint="manyhands ledger audit trust")
+    named = known - told if remove else known | told
+    if named != known:
+        name_auditors(root, named)
+    peers = sorted(map(peer_id_from_public_key, named))
+    if as_json:
+        click.echo(json.dumps({"schema": TRUST_SCHEMA, "home": str(root), "auditors": peers}))
+    else:
+        click.echo("\n".join(peers) or "this home trusts its own keys alone")
 
 
 async def _run(

@@ -28,6 +28,7 @@ from manyhands.loops import run
 from manyhands.models import Model
 from manyhands.options import (
     accept_licence_option,
+    auditors_option,
     channel_option,
     home_option,
     join_option,
@@ -57,7 +58,15 @@ HEADINGS = {
         *("host", "port", "tls_cert", "tls_key", "origins", "max_running", "max_per_key"),
         "drain_s",
     ),
-    "Where the swarm is": ("join", "swarm", "home", "tunnels", "channel", "accept_licence"),
+    "Where the swarm is": (
+        "join",
+        "swarm",
+        "home",
+        "tunnels",
+        "channel",
+        "accept_licence",
+        "auditors",
+    ),
 }
 
 
@@ -133,6 +142,7 @@ class GatewayCommand(headed(HEADINGS)):  # type: ignore[misc]  # a base made by 
 @tunnels_option
 @channel_option
 @accept_licence_option
+@auditors_option
 @home_option
 def gateway(
     models: tuple[str, ...],
@@ -141,6 +151,7 @@ def gateway(
     tunnels: bool,
     channel: str,
     accept_licence: bool,
+    auditors: tuple[str, ...],
     policy: Path | None,
     home: Path | None,
     **more: Any,
@@ -177,6 +188,7 @@ def gateway(
         channel,
         all_terms(place, found, accepts=accept_licence),
         tunnels=tunnels,
+        auditors=auditors,
     )
     panel = Panel(books=HomeBooks(place.root), nodes=partial(nodes_on, place))
     ids = [served.id for served in catalogue.served]

@@ -25,7 +25,7 @@ def look(n, result=MATCH, profile="float32/none/float32", **what):
 def trust_of(directory, *looks):
     with Findings.open(directory, OPEN_SWARM_ID) as findings:
         findings.note(looks)
-    return read_trust(directory, OPEN_SWARM_ID, [])
+    return read_trust([directory], OPEN_SWARM_ID, [])
 
 
 def chosen(trust, *peers):
@@ -42,7 +42,7 @@ def test_where_nobody_audits_nothing_is_weighed(tmp_path):
     records.trust = trust_of(tmp_path, look(1, manifest=bytes(32)))  # another model's
 
     assert risk_ms == records.risk_ms([announce(1)], 0.0)
-    assert read_trust(tmp_path / "nothing", OPEN_SWARM_ID, []) is NO_TRUST
+    assert read_trust([tmp_path / "nothing"], OPEN_SWARM_ID, []) is NO_TRUST
 
 
 def test_of_two_alike_the_one_whose_work_held_is_asked(tmp_path):
