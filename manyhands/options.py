@@ -18,7 +18,7 @@ from protocol.messages import Span
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 PREFERENCES = ("cheap", "balanced", "fast", "throughput", "latency")  # see `scheduler.wanted.Goal`
-PAGE_PORTS = range(8401, 8421)  # a gateway's own is 8400
+PAGE_PORTS = range(8401, 8421)  # a gateway: 8400, a witness: 8430, `ledger sync serve`: 8431
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 

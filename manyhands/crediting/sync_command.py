@@ -61,7 +61,7 @@ def sync_status(home: Path | None, name: str | None, as_json: bool) -> None:
 
 @sync.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8407, show_default=True, help="0 picks one.")
+@click.option("--port", default=8431, show_default=True, help="0 picks one.")
 @which_option
 @base_option
 def sync_serve(host: str, port: int, home: Path | None, name: str | None) -> None:

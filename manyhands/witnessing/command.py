@@ -43,7 +43,7 @@ def witness() -> None:
 @click.option("--any-account", is_flag=True, help="Both logs of every account of the swarm.")
 @click.option("--swarm", metavar="HEX", help="The swarm's id. Default: the swarm `open`.")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8406, show_default=True, help="0 picks one.")
+@click.option("--port", default=8430, show_default=True, help="0 picks one.")
 @home_option
 def serve(
     name: str | None,
