@@ -1,15 +1,18 @@
 """All targets by name."""
 
 from tests.fuzz import (
+    audit_targets,
     door_targets,
     funding_targets,
     governance_targets,
     hole_targets,
     ledger_targets,
     model_targets,
+    owing_targets,
     reach_targets,
     relay_targets,
     router_targets,
+    settling_targets,
     trust_targets,
     wire_targets,
 )
@@ -27,6 +30,9 @@ ALL: tuple[Target, ...] = (
     *hole_targets.TARGETS,
     *ledger_targets.TARGETS,
     *funding_targets.TARGETS,
+    *owing_targets.TARGETS,
+    *settling_targets.TARGETS,
+    *audit_targets.TARGETS,
 )
 TARGETS = {target.name: target for target in ALL}
 assert len(TARGETS) == len(ALL), "two targets of one name"
