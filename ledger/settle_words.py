@@ -12,6 +12,7 @@ signed: what it carries is.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 from ledger.errors import BadObject
@@ -105,9 +106,10 @@ class Page:
         match decode(data):
             case [[*rows], bool() as is_last] if len(rows) <= MAX_PAGE:
                 tabs = tuple(map(_tab, rows))
-                if list(tabs) == sorted(tabs) and (tabs or is_last):
+                is_in_order = all(a.session_id < b.session_id for a, b in pairwise(tabs))
+                if is_in_order and (tabs or is_last):
                     return cls(tabs, is_last)
-        raise BadObject("a page has tabs in the order of their ids")
+        raise BadObject("a page has tabs in the order of their ids, each once")
 
 
 def _tab(row: Any) -> OwedTab:

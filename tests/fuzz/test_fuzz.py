@@ -10,6 +10,9 @@ from tests.fuzz.targets import ALL, TARGETS
 
 INPUTS = 150
 
+_TAB = b"\x86\x50%b\x58\x20%b\x01\x02\x87%b\x00\x00\x00\x00\x00\x00\x00"
+_PAGE = b"\x82\x82%b%b\xf5" % tuple(_TAB % (bytes(16), bytes(32), n) for n in (b"\x01", b"\x02"))
+
 # What a fuzzer found, by the parser that it broke: each ended in another error than ours.
 FOUND = {
     "a size without end in a table of tensors": (
@@ -154,6 +157,7 @@ FOUND = {
         b'{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0,"":1,"b":2},'
         b'"continuing_subword_prefix":"abc","merges":["a b"]}}',
     ),
+    "a page that has one tab twice, with two meters": ("settle-page", _PAGE),
 }  # fmt: skip
 
 
