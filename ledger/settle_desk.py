@@ -107,6 +107,12 @@ class SettleDesk:
             log.append(*entries)
         return total
 
+    def is_owed(self) -> bool:
+        """Whether any tab promises us anything that an allotment pays for."""
+        with LedgerReader.read(self._directory) as reader:
+            ours = owed_entries(reader, self._policy, payee=self._key.public_key)
+            return next(ours, None) is not None
+
     def credit(self, session_id: bytes, amount: int, reason: str = "") -> None:
         """Take off a tab what its vouchers promise too much, so much in all."""
         note = CreditNote(session_id=session_id, amount_cum=amount, reason=reason)

@@ -173,6 +173,12 @@ class SpendBooks(SpendViews):
             self._remember(self._names.id(fault.accused), fault)
         self._changed(fault.accused)
 
+    def hear_time(self, cosigned: Cosigned) -> None:
+        """A quorum signed a log just now, whether or not it said anything new."""
+        if cosigned.has_quorum:
+            with self._transaction():
+                self._note_time(cosigned.time_s)
+
     def _note_time(self, time_s: int) -> None:
         if time_s > self.time_s():
             self._store.execute("DELETE FROM meta WHERE name = 'time'")

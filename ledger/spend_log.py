@@ -51,6 +51,7 @@ class SpendLog(OwnLog):
     def __init__(self, directory: Path, store: Store, key: SigningKey, swarm_id: bytes) -> None:
         super().__init__(directory, store, key, swarm_id)
         self._chain = OwnChain(self.account, swarm_id)
+        self._blank = ""  # the checkpoint of no entries, as far as it is cosigned; see `request`
 
     @classmethod
     def open(cls, directory: Path, key: SigningKey, swarm_id: bytes) -> Self:
@@ -105,7 +106,10 @@ class SpendLog(OwnLog):
         with self._store.transaction():
             size = self._sound_size()
             note, cosigned = witnesses.add(self._note(size), lines, self.origin, self.account)
-            self._store.execute("UPDATE checkpoint SET note = ? WHERE size = ?", (note, size))
+            if size:
+                self._store.execute("UPDATE checkpoint SET note = ? WHERE size = ?", (note, size))
+            else:
+                self._blank = note
         return cosigned
 
     # --- reading ---------------------------------------------------------------------------------
@@ -136,22 +140,22 @@ class SpendLog(OwnLog):
         return [data for (data,) in rows]
 
     def request(self, old: int) -> AddCheckpoint:
-        """What to ask a witness that signed `old` entries last."""
+        """What to ask a witness that signed `old` entries last. A log without entries can be
+        cosigned, too: it proves nothing but what time it is."""
         with self._store.snapshot():
             size = self._sound_size()
             if not 0 <= old <= size:
                 raise damaged(self._store.path, f"a witness signed {old} entries, it has {size}")
             path = consistency_proof(old, size, self._node_at) if old else []
             note = self._note(size)
-        self._beside.keep(size)
+        if size:
+            self._beside.keep(size)
         return AddCheckpoint(old, tuple(path), note)
 
     def greeting(self) -> AddCheckpoint:
         """A request for what a witness signed already, if it knows our log as we do: asked before
         the first append after a start, its answer tells of a copy that was put back."""
-        if size := len(self):
-            return self.request(size)
-        return AddCheckpoint(0, (), Checkpoint(self.origin, 0, EMPTY_ROOT).sign(self._key))
+        return self.request(len(self))
 
     def check_size(self, signed: int, *, is_other: bool) -> None:
         """A witness signed so many entries. is_other: and not ours of that size.
@@ -222,6 +226,10 @@ class SpendLog(OwnLog):
         return bytes(rows[0][0])
 
     def _note(self, size: int) -> str:
+        if not size:  # there is one such tree: to sign it again is no fork
+            head = Checkpoint(self.origin, 0, EMPTY_ROOT)
+            self._blank = self._blank or head.sign(self._key)
+            return self._blank
         rows = self._store.execute("SELECT note FROM checkpoint WHERE size = ?", (size,))
         if not rows:
             raise damaged(self._store.path, f"the checkpoint of {size} entries is missing")

@@ -8,9 +8,10 @@ question at a time.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import Protocol
 
 from ledger.cosigning import Cosigned
@@ -31,6 +32,7 @@ from protocol.transport import CallHandler
 log = logging.getLogger(__name__)
 
 EVERY_S = 60.0
+ASK_TIME_S = 10.0  # witnesses are asked what time it is no more often, whoever comes to settle
 # Of one payer. Each question reads its tabs of us from disk: a visit takes three, and two for each
 # tab of which the two logs differ.
 ASKS = Budget(calls=Limit(per_s=20, burst=2_100), bytes=Limit(per_s=64 * 1024, burst=8 * 2**20))
@@ -56,15 +58,17 @@ class Settling:
         policy: Policy,
         cosigners: Cosigners | None,
         reconciling: Reconciling | None = None,
+        clock: Callable[[], int] = wall_ms,
     ) -> None:
-        """reconciling: what was settled, and what is wrong, with what others know of that."""
+        """reconciling: what was settled, and what is wrong, with what others know of that.
+        clock: ours, in ms; by it we ask witnesses what time it is, and nothing else."""
         others = reconciling.calls if reconciling else {}
         self.calls: Mapping[str, CallHandler] = {METHOD: self._asked, **others}
-        self._reconciling = reconciling
+        self._reconciling, self._clock = reconciling, clock
         self._desk, self._books, self._policy = desk, books, policy
         self._cosigners, self._is_checked = cosigners, False
         self._turn, self._wake = asyncio.Lock(), asyncio.Event()
-        self._asks = Allowance(ASKS)
+        self._asks, self._asked_time_s = Allowance(ASKS), -ASK_TIME_S
 
     async def _asked(self, peer: PeerId, request: bytes) -> bytes:
         """
@@ -75,6 +79,7 @@ class Settling:
         if not self._asks.admit(peer, len(request)):
             raise PeerBusy("", "too many questions about settlements from you")
         async with self._turn:
+            await self._catch_up()
             try:
                 told = await asyncio.to_thread(
                     self._desk.answer, public_key_from_peer_id(peer), request
@@ -112,6 +117,8 @@ class Settling:
             NoQuorum: too few witnesses answer. DamagedLedger: our log is an old copy.
         """
         desk = self._desk
+        if self._is_late() and await asyncio.to_thread(self._has_business):
+            await self._have_signed()
         for what, write in (
             ("deposited", desk.deposit),
             ("collected", desk.collect),
@@ -122,10 +129,8 @@ class Settling:
                 await asyncio.to_thread(write)
                 log.info("credit settled", extra={"how": what, "ncr": amount})
         spend_log = await asyncio.to_thread(self._desk.spend_log)
-        if not len(spend_log):
-            return
-        if self._cosigners is not None and not await asyncio.to_thread(self._is_signed, spend_log):
-            await self._cosigners.cosign(spend_log)
+        if not await asyncio.to_thread(self._is_signed, spend_log):
+            await self._have_signed()
         await asyncio.to_thread(self._learn, spend_log)
 
     async def _make_sure(self) -> None:
@@ -134,14 +139,38 @@ class Settling:
             await self._cosigners.check(await asyncio.to_thread(self._desk.spend_log))
             self._is_checked = True
 
+    async def _have_signed(self) -> None:
+        if self._cosigners is not None:
+            spend_log = await asyncio.to_thread(self._desk.spend_log)
+            cosigned = await self._cosigners.cosign(spend_log)
+            await asyncio.to_thread(self._books.hear_time, cosigned)
+
+    async def _catch_up(self) -> None:
+        """Hear what time it is before a payer is told that an epoch is not over; seldom."""
+        now_s = monotonic()
+        if now_s < self._asked_time_s + ASK_TIME_S or not self._is_late():
+            return
+        self._asked_time_s = now_s
+        try:
+            await self._have_signed()
+        except ManyhandsError as error:
+            log.info("no word of what time it is", extra={"reason": str(error)})
+
+    def _is_late(self) -> bool:
+        """Whether an epoch is over by our clock that is not by witnesses': they alone are believed,
+        and while nobody's log is signed they say nothing."""
+        now = epoch_now(self._policy, self._books, self._clock())
+        return now < self._policy.epoch_of(self._clock())
+
+    def _has_business(self) -> bool:
+        """Whether it matters to us what time it is."""
+        return len(self._desk.spend_log()) > 0 or self._desk.is_owed()
+
     def _is_signed(self, spend_log: SpendLog) -> bool:
-        """By a quorum, and lately: what time it is, we hear from witnesses alone."""
         note = spend_log.checkpoint()
         if note is None:
             return True
-        signed = self._policy.quorum().open(note, spend_log.origin, spend_log.account)
-        now = epoch_now(self._policy, self._books, wall_ms())
-        return signed.has_quorum and self._policy.epoch_of(wall_ms()) <= now
+        return self._policy.quorum().open(note, spend_log.origin, spend_log.account).has_quorum
 
     def _learn(self, spend_log: SpendLog) -> None:
         note, account = spend_log.checkpoint(), spend_log.account

@@ -157,7 +157,11 @@ class GrantedSwarm(Swarm):
 
         transport, _ = self._transport(identity)
         reconciling = Reconciling(objects, transport, identity.peer_id, known)
-        return Settling(desk, books, self.policy, self.cosigners, reconciling)
+
+        def clock() -> int:
+            return wall_ms() + 1000 * self.cosigners.ahead_s
+
+        return Settling(desk, books, self.policy, self.cosigners, reconciling, clock)
 
     def _purse(self, identity: Identity, home: Path) -> ClientPurse:
         self.owners[home] = (identity.key, self.swarm_id)

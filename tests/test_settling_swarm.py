@@ -175,6 +175,52 @@ async def test_46_a_payer_that_never_comes_is_collected_from_by_itself(model, tm
         assert built.books[account].available(account, ASSET) == answer.cost_ncr
 
 
+async def test_an_epoch_ends_for_whom_it_matters_to_where_nobody_signs_anything(model, tmp_path):
+    payer = Identity(SigningKey.generate())
+    async with granted_swarm(model, tmp_path, (0, 3), (3, 6), (0, 6), rates=PRICED) as built:
+        await built.grant(payer.key, PLENTY)
+        async with built.client(identity=payer) as client:
+            answer = await whole(client.generate(ask(built, max_tokens=8)))
+        paid = {step.peer for step in answer.route}
+        built.tell(built.wallets[payer.public_key].log)
+        before = built.cosigners.n_asked
+
+        built.cosigners.ahead_s += 3 * DAY_S
+        for local in built.nodes:
+            for _ in range(3):
+                await local.node.settling.settle()
+
+        gained = 0
+        for local in built.nodes:
+            account = local.node.identity.public_key
+            got = built.books[account].available(account, ASSET)
+            assert (got > 0) == (local.node.peer_id in paid)
+            gained += got
+        assert gained == answer.cost_ncr
+        # What time it is, and what was collected: each who is owed asks once for both of these.
+        assert built.cosigners.n_asked - before <= 2 * len(paid)
+
+
+async def test_whoever_comes_to_settle_has_the_time_asked_and_not_over_and_over(model, tmp_path):
+    payer, home = Identity(SigningKey.generate()), tmp_path / "client"
+    async with granted_swarm(model, tmp_path, (0, 6), rates=PRICED) as built:
+        await built.grant(payer.key, PLENTY)
+        async with built.client(identity=payer) as client:
+            await whole(client.generate(ask(built, max_tokens=8)))
+        before = built.cosigners.n_asked
+        (local,) = built.nodes
+        for _ in range(2):
+            with pytest.raises(PeerBusy, match="is not over"):
+                await come(built, payer, local, home)
+        assert built.cosigners.n_asked == before
+
+        built.cosigners.ahead_s += DAY_S
+        made = [await come(built, payer, local, home) for _ in range(2)]
+
+        assert len(made[0]) == 1
+        assert made[0] == made[1]
+
+
 async def test_whoever_asks_nonsense_is_refused_and_the_node_serves_on(model, tmp_path):
     payer, home = Identity(SigningKey.generate()), tmp_path / "client"
     async with granted_swarm(model, tmp_path, (0, 6), rates=PRICED) as built:
