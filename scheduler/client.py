@@ -281,4 +281,5 @@ class Client:
             max_prepaid=request.limits.max_prepaid,
             constraints=request.limits.constraints(request.profile),
             funds=Funds(self.purse),
+            hidden_size=request.hidden_size,
         )

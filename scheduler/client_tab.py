@@ -19,15 +19,16 @@ from ledger.wallet import Stake
 from protocol.asking import Funding
 from protocol.chain_actions import Stretch
 from protocol.clock import wall_ms
-from protocol.errors import (
-    OfferBroken,
-    PeerMisbehaved,
-)
+from protocol.errors import OfferBroken, PeerMisbehaved, UsageError
 from protocol.identity import Identity, public_key_from_peer_id
 from protocol.messages import TOKEN_BYTES, Reserve, Reserved
+from protocol.profile import Profile
 from protocol.signing import Envelope
+from protocol.wire import wire_format
 from scheduler import prices
 from scheduler.commitments import Commitment
+
+MOST_ROW_BYTES = 64 << 10  # of a row between hops, where its size is not known
 
 
 class ClientTab:
@@ -41,8 +42,13 @@ class ClientTab:
         swarm_id: bytes,
         constraints: bytes = b"",
         stake: Stake | None = None,
+        hidden_size: int = 0,
     ) -> None:
-        """stake: what it is paid from, where issuers' credit pays."""
+        """stake: what it is paid from, where issuers' credit pays.
+
+        hidden_size: of a row between hops; 0: not known here.
+        """
+        self._hidden_size = hidden_size
         self.reserve = replace(reserve, funding=Funding(proof=stake.proof)) if stake else reserve
         self._peer, self.stake = peer, stake
         self._identity, self._swarm_id = identity, swarm_id
@@ -52,7 +58,26 @@ class ClientTab:
         self.is_spent = False  # it would take a voucher that the client does not sign
 
     def proposed(self, message: Reserved) -> None:
+        """What the hop says it reserved, and would do it for.
+
+        Raises:
+            PeerMisbehaved: it said otherwise before, or counts rows wider than they travel.
+        """
+        if self._reserved not in (None, message):
+            raise PeerMisbehaved(self._peer, "it takes back what it reserved")
+        if not self._is_as_wide(message):
+            raise PeerMisbehaved(self._peer, f"rows of {message.row_bytes} bytes, which none has")
         self._reserved = message
+
+    def _is_as_wide(self, message: Reserved) -> bool:
+        """Bytes of rows are billed: how many they are is no hop's choice."""
+        if not self._hidden_size:
+            return 0 < message.row_bytes <= MOST_ROW_BYTES
+        try:
+            wire = wire_format(Profile.parse(self.reserve.profile or message.profile).wire)
+        except UsageError:
+            return False
+        return message.row_bytes == wire.row_bytes(self._hidden_size)
 
     def accept(self) -> bytes:
         """Sign the hop's terms if they are what was asked for (encoded envelope).

@@ -19,13 +19,13 @@ from protocol.asking import Funding
 from protocol.chain_actions import Seat
 from protocol.errors import CreditUnknown, LogNeeded, ManyhandsError, NotFunded, PeerRefused
 from protocol.identity import public_key_from_peer_id
+from scheduler.client_tab import MOST_ROW_BYTES
 from scheduler.prices import read_offer
 from scheduler.purse import ClientPurse
 from scheduler.request import GenerationRequest
 
 log = logging.getLogger(__name__)
 
-MOST_ROW_BYTES = 64 << 10  # of a row between hops, where its size is not known
 MAX_AGAIN = 3  # a log that is lacking, credit not heard of yet, an allotment that is used up
 HEARS_S = 2.0  # after so long a peer that knew of too little credit is asked again
 SLACK = 4  # a quarter is set aside besides: after a loss, rows are run again

@@ -315,10 +315,10 @@ class Session:
         try:
             if not self.rules.succession.takes_over(peer):
                 self._prefixes.check(peer, message.prefix_length)
+            self._settlement.tabs[peer].proposed(message)
         except PeerMisbehaved as error:
             self._do(self.rules.lost(peer, error, now))
             return
-        self._settlement.tabs[peer].proposed(message)
         self._do(self.rules.reserved(peer, message, now))
 
     def _failure(self, link: ControlLink, error: ManyhandsError, now: float) -> None:

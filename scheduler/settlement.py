@@ -58,8 +58,11 @@ class Settlement:
         max_prepaid: int = 0,
         constraints: Constraints = NONE,
         funds: Funds = NOTHING_TO_PAY,
+        hidden_size: int = 0,
     ) -> None:
         """funds: what pays, where issuers' credit does.
+
+        hidden_size: of a row between hops; 0: not known here.
 
         max_price: ncr for a million positions through one block; None: any.
 
@@ -74,7 +77,7 @@ class Settlement:
         self._max_price, self._max_cost = max_price, max_cost
         self.announced: Callable[[str], Announcement | None] = lambda peer: None
         self._max_prepaid = max_prepaid
-        self.funds = funds
+        self.funds, self._hidden_size = funds, hidden_size
         self.session, self.salt = session, secrets.token_bytes(32)
         self.salt_commit = hashlib.sha256(self.salt).digest()
         self.tabs: dict[str, ClientTab] = {}
@@ -86,7 +89,9 @@ class Settlement:
         if (earlier := self.tabs.get(peer)) is not None:
             self._earlier.append(earlier)  # a hop that was lost and came back has two tabs
         stake = self.funds.given(peer)
-        tab = ClientTab(reserve, peer, self._identity, self._swarm_id, self._asked, stake)
+        tab = ClientTab(
+            reserve, peer, self._identity, self._swarm_id, self._asked, stake, self._hidden_size
+        )
         self.tabs[peer] = tab
         return tab
 
