@@ -22,6 +22,7 @@ from manyhands.auditing.auditor import Audit
 from manyhands.auditing.desk import Desk
 from manyhands.models import BUILT_IN, find_model
 from node.engine import ShardEngine, load_shard
+from protocol import fp_profile
 from protocol.identity import PeerId
 from protocol.messages import Span
 from protocol.signing import OPEN_SWARM_ID
@@ -183,14 +184,26 @@ async def test_who_does_not_open_what_it_committed_to_fails_the_audit_and_is_acc
         ),
     ],
 )
-async def test_37_a_cheat_is_named_and_the_honest_hop_behind_it_is_not(tmp_path, how, cheat):
+async def test_37_a_cheat_is_named_and_the_honest_hop_behind_it_is_not(
+    tmp_path, how, cheat, monkeypatch
+):
+    """Where nobody measured what honest runs differ by, it is suspected, and not accused."""
     load = stale_engine if how is stale else spoilt_by(how, tmp_path / "spoilt")
     async with swarm(tmp_path, cheat, load) as built, built.client() as client:
         keys = [local.node.identity.public_key for local in built.nodes]
         with Findings.open(tmp_path, OPEN_SWARM_ID) as findings:
             audit = await audited(built, client, findings)
             (kept,) = findings.faults()
+        monkeypatch.setattr(fp_profile, "shipped", dict)
+        (tmp_path / "rough").mkdir()
+        with Findings.open(tmp_path / "rough", OPEN_SWARM_ID) as findings:
+            said: list[str] = []
+            rough = await audited(built, client, findings, say=said.append)
+            assert (findings.faults(), rough.faults) == ([], [])
 
+    assert said[1].endswith("ledger calibrate tiny --dtype float32 --quantize none --wire float32")
+    suspected = [look for look in rough.looks if look.result == MISMATCH]
+    assert [(look.account, look.confirmed) for look in suspected] == [(keys[cheat], False)]
     assert kept.fault.accused == keys[cheat]
     assert judge(kept.fault, OPEN_SWARM_ID).auditors == (client.identity.public_key,)
     wrong = [look for look in audit.looks if look.result == MISMATCH]

@@ -24,9 +24,10 @@ from ledger.verdicts import MATCH, MISMATCH, UNOPENED, parts_of
 from manyhands.auditing.ends import Ends
 from manyhands.auditing.references import Reference, Rerun
 from manyhands.auditing.telling import Session, Teller
+from manyhands.auditing.tolerance import Tolerance
 from protocol.errors import ManyhandsError, PeerBusy, PeerUnreachable
 from protocol.fingerprint import WINDOW, Distance, Window, compare
-from protocol.fp_profile import LEAST_ROWS, Limits
+from protocol.fp_profile import LEAST_ROWS
 from protocol.redrawing import shortfall
 from protocol.signing import SigningKey
 from scheduler.commitments import Commitment, Opened
@@ -70,7 +71,7 @@ class Auditor:
         swarm_id: bytes,
         ends: Ends,
         references: Sequence[Reference],
-        thresholds: Limits,
+        allowed: Tolerance,
         open_windows: OpenWindows,
         *,
         rate_ppm: int | None = None,
@@ -81,7 +82,7 @@ class Auditor:
         """references: who is asked first comes first. rate_ppm: of windows, for all; None: by what
         is known of each account."""
         self._swarm_id, self._ends, self._teller = swarm_id, ends, Teller(key, swarm_id)
-        self._references, self._thresholds = tuple(references), thresholds
+        self._references, self._allowed = tuple(references), allowed
         self._open_windows = open_windows
         self._rate_ppm, self._policy_ppm = rate_ppm, policy_ppm
         self._standings, self._suspects = standings or {}, suspects
@@ -139,12 +140,16 @@ class Auditor:
             if len(wrong) < len(heard) - 1 or not wrong:
                 audit.looks.append(told(session, hop, MATCH, heard[-1].stats, leaf))
             return True
-        is_sure = len(wrong) > 1
+        is_sure = len(wrong) > 1 and self._allowed.is_measured
         look = told(session, hop, MISMATCH, wrong[-1].stats, leaf)
         audit.looks.append(replace(look, confirmed=is_sure))
         if is_sure:
             stats = [each.stats for each in wrong]
             audit.faults.append(self._teller.fault(hop, leaf, stats))
+        elif len(wrong) > 1:
+            audit.notes.append(
+                f"{hop.peer} deviates, as far as thresholds say that nobody measured"
+            )
         else:
             audit.notes.append(f"{hop.peer} deviates, and nobody can give a second opinion")
         return False
@@ -209,9 +214,10 @@ class Auditor:
         self, session: Session, hop: Commitment, window: Window, rerun: Rerun, name: str
     ) -> Heard:
         distance = compare(window, rerun.rows[window.start : window.stop])
-        is_honest = self._thresholds.at(hop.terms.layer_hi).judge(distance) is not False
+        limits = self._allowed.limits
+        is_honest = limits.at(hop.terms.layer_hi).judge(distance) is not False
         drawn = self._worst_draw(session, window, rerun) if window.draws else 0.0
-        is_honest = is_honest and drawn <= self._thresholds.drawn
+        is_honest = is_honest and drawn <= limits.drawn
         return Heard(is_honest, distance, drawn, rerun.by, name)
 
     def _worst_draw(self, session: Session, window: Window, rerun: Rerun) -> float:

@@ -84,9 +84,11 @@ class Desk:
 
     async def _auditor(self, manifest: bytes, profile: Profile) -> Auditor:
         ends = await self._ends_in(profile.dtype)
-        allowed, source = tolerance(manifest, profile, self.thresholds, self.calibrations)
+        allowed = tolerance(manifest, profile, self.thresholds, self.calibrations)
         if str(profile) not in self._references:
-            self.say(f"{profile}, by {source}")
+            self.say(f"{profile}, by {allowed.source}")
+            if not allowed.is_measured:
+                self.say(f"to find faults: {_calibrating(self.model, profile)}")
             self._references[str(profile)] = self._sources(profile, ends)
         now_s = time.time()
         return Auditor(
@@ -123,6 +125,12 @@ class Desk:
             for (account, manifest, ran), standing in self.findings.standings(now_s).items()
             if (manifest, ran) == (digest, name)
         }
+
+
+def _calibrating(model: Model, profile: Profile) -> str:
+    """The command that measures thresholds for this way of running it."""
+    flags = f"--dtype {profile.dtype} --quantize {profile.quantization} --wire {profile.wire}"
+    return f"manyhands ledger calibrate {model.asked} {flags}"
 
 
 def summary(audit: Audit) -> str:

@@ -1,8 +1,10 @@
 """How far honest work may deviate: by calibration where there is one, else by a rough rule.
 
-In: an execution profile, a file of `ledger calibrate`. Out: thresholds, and where they are from.
+In: an execution profile, a file of `ledger calibrate`. Out: thresholds, where they are from, and
+whether they may accuse anybody.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from protocol.errors import ConfigError
@@ -19,10 +21,21 @@ ROUGH = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Thresholds, and what they are called. is_measured: of this model, by honest runs; a rough
+    rule makes suspicions, and no faults.
+    """
+
+    limits: Limits
+    source: str
+    is_measured: bool = True
+
+
 def tolerance(
     manifest: bytes, profile: Profile, file: Path | None = None, folder: Path | None = None
-) -> tuple[Limits, str]:
-    """Thresholds, and what they are called: of `file`, of this home's `folder`, or shipped.
+) -> Tolerance:
+    """By `file`, else measured in this home, in `folder`, else shipped, else by the rough rule.
 
     Raises:
         ConfigError: the file is no profile, or of another way of running models.
@@ -38,7 +51,8 @@ def tolerance(
             raise ConfigError(
                 f"{file} was calibrated for another model", hint="manyhands ledger calibrate MODEL"
             )
-        return read.limits, read.name
+        return Tolerance(read.limits, read.name)
     if (known := find_profile(manifest, str(profile), folder)) is not None:
-        return known.limits, known.name
-    return ROUGH[profile.dtype], f"rough rule for {profile.dtype}"
+        return Tolerance(known.limits, known.name)
+    rough = f"a rough rule for {profile.dtype}, which accuses nobody"
+    return Tolerance(ROUGH[profile.dtype], rough, is_measured=False)
