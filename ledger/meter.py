@@ -80,6 +80,21 @@ def price(rates: Rates, meter: Meter) -> int:
     return total
 
 
+def most_rows(rates: Rates, meter: Meter, limit_ncr: int, dearest: int) -> int:
+    """How many rows, none above `dearest` (`dearest_row`), surely keep the price of all within
+    `limit_ncr`; below 0: it is passed already.
+    """
+    used = sum(map(int.__mul__, _counters(rates), _counters(meter)))
+    left = (limit_ncr + 1) * RATE_UNIT - 1 - used
+    return left // dearest if dearest else (MAX_UINT if left >= 0 else -1)
+
+
+def dearest_row(rates: Rates, n_blocks: int, capacity: int, row_bytes: int) -> int:
+    """What one more row below position `capacity` costs at most, in millionths of an ncr."""
+    position = max(rates.prefill_tl, rates.decode_tl) + rates.ctx_ktl * (capacity // CONTEXT_UNIT)
+    return position * n_blocks + rates.act_kib * -(-row_bytes // 1024) + rates.head_tok
+
+
 def lease_quanta(max_positions: int, lease_s: float) -> int:
     """KV room for `max_positions` over `lease_s` seconds, in quanta, each begun one counted."""
     seconds = -int(-lease_s // 1)
@@ -146,6 +161,38 @@ class Usage:
             act_kib=self.input_bytes // 1024,
             head_tok=self.head_rows,
         )
+
+
+class Tally:
+    """A `Usage` that grows with every step: rows that go on where the last ended are added up
+    first, and make a new value only when somebody asks.
+    """
+
+    def __init__(self, usage: Usage, row_bytes: int) -> None:
+        self.n_rows = 0  # that ran, over all epochs
+        self._usage, self._row_bytes = usage, row_bytes
+        self._start = self._stop = self._committed = self._heads = 0  # what is not in it yet
+
+    def add(self, start: int, stop: int, committed: int, head_rows: int) -> None:
+        """See `Usage.after`."""
+        if not 0 <= start <= stop:
+            raise BadObject(f"positions run forward, got [{start}, {stop})")
+        if start != self._stop or committed != self._committed:
+            self._usage = self.usage
+            self._start, self._committed, self._heads = start, committed, 0
+        self._stop = stop
+        self._heads += head_rows
+        self.n_rows += stop - start
+
+    @property
+    def usage(self) -> Usage:
+        """All of it."""
+        if self._start != self._stop or self._heads:
+            self._usage = self._usage.after(
+                self._start, self._stop, self._committed, self._row_bytes, head_rows=self._heads
+            )
+            self._start, self._heads = self._stop, 0
+        return self._usage
 
 
 def _context_below(position: int) -> int:

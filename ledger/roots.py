@@ -35,14 +35,15 @@ class RowRoot:
 
         Those before this root's begin, which replay brings, are not its affair.
         """
-        n_rows = len(rows) // width
+        n_rows, stop = len(rows) // width, self.stop
         begin = max(start, self.start)
-        if begin > self.stop or start + n_rows < begin:
+        if begin > stop or start + n_rows < begin:
             return  # nothing to go on from, or nothing new
-        del self._roots[begin - self.start + 1 :]
-        root = self._roots[-1]
-        for at in range(begin - start, n_rows):
-            root = sha256(root + sha256(rows[at * width : (at + 1) * width]).digest()).digest()
+        if begin < stop:
+            del self._roots[begin - self.start + 1 :]
+        root, seen = self._roots[-1], memoryview(rows)
+        for at in range((begin - start) * width, n_rows * width, width):
+            root = sha256(root + sha256(seen[at : at + width]).digest()).digest()
             self._roots.append(root)
 
     def at(self, length: int) -> bytes:

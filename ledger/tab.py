@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ledger.errors import BadObject
-from ledger.meter import Meter
+from ledger.meter import Meter, most_rows
 from ledger.objects import NO_OBJECT, Offer, Statement, Terms, Voucher
 from ledger.receipts import NOTHING, Receipt, open_bond, open_statement, open_voucher
 from protocol.signing import Envelope, SigningKey
@@ -104,10 +104,33 @@ class ProviderTab(_Tab):
 
     def may_run(self, after: Meter) -> bool:
         """Whether a step may run that brings the meter to `after`; if not, say `unpaid`."""
+        if (secured := self.secured_ncr) < 0:
+            return False
+        cost = self.offer.price(after)
+        return cost <= secured and self._limit(cost)
+
+    @property
+    def secured_ncr(self) -> int:
+        """What all work may cost until more is promised; -1: not even nothing."""
         if self.promised < self.terms.prepaid:
-            return False  # what was agreed on ahead comes first
-        secured, cost = max(self.promised, self._lent_ncr), self.offer.price(after)
-        return cost <= secured + self.terms.credit_window and self._limit(cost)
+            return -1  # what was agreed on ahead comes first
+        return max(self.promised, self._lent_ncr) + self.terms.credit_window
+
+    def rows_to_run(self, meter: Meter, dearest: int, limit_ncr: int) -> int:
+        """How many more rows surely may run, if the tab's part of an allotment is `limit_ncr`.
+
+        dearest: what one costs at most, see `ledger.meter.dearest_row`.
+        """
+        return most_rows(self.offer.rates, meter, min(self.secured_ncr, limit_ncr), dearest)
+
+    def rows_to_state(self, meter: Meter, dearest: int) -> int:
+        """How many more rows surely make no statement due; below 0: it may be now."""
+        stated = self.statement.meter if self.statement else NOTHING
+        quiet_ncr = max(0, (self.terms.credit_window - 1) // STATE_SHARE)
+        limit_ncr = self.offer.price(stated) + quiet_ncr
+        n_blocks = self.terms.layer_hi - self.terms.layer_lo
+        quiet = STATE_POSITIONS * n_blocks - 1 - (_work(meter) - _work(stated))
+        return min(quiet // n_blocks, most_rows(self.offer.rates, meter, limit_ncr, dearest))
 
     def statement_due(self, meter: Meter) -> bool:
         stated = self.statement.meter if self.statement else NOTHING

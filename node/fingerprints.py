@@ -73,6 +73,7 @@ class Fingerprints:
         drawn: Callable[[], tuple[Sequence[int], int]] = lambda: ((), 0),
     ) -> None:
         self._wire, self._hidden_size, self._drawn = wire, hidden_size, drawn
+        self._width = wire.row_bytes(hidden_size)
         self._sketches: Sketches = np.zeros((capacity, BUCKETS), np.float32)
         self._waiting: deque[tuple[int, bytes | memoryview]] = deque()
         self._start: int | None = None
@@ -97,7 +98,7 @@ class Fingerprints:
         if len(rows) < COPIED:
             rows = bytes(rows)  # a view of them would keep the rows of all who ran beside them
         self._waiting.append((start, rows))
-        self._stop = start + len(rows) // self._wire.row_bytes(self._hidden_size)
+        self._stop = start + len(rows) // self._width
 
     def _cut(self, length: int) -> None:
         if length < self._stop:
@@ -106,7 +107,7 @@ class Fingerprints:
 
     def work(self) -> bool:
         """Sketch some of what waits; whether more does."""
-        width, rows = self._wire.row_bytes(self._hidden_size), 0
+        width, rows = self._width, 0
         parts: list[bytes | memoryview] = []
         first = at = self._waiting[0][0] if self._waiting else 0
         while self._waiting and self._waiting[0][0] == at and rows < AT_ONCE:

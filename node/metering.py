@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ledger.escrow import Escrow, Hold
 from ledger.judging import faults_of
-from ledger.meter import Usage, head_rows
+from ledger.meter import Tally, Usage, dearest_row, head_rows
 from ledger.objects import Offer
 from ledger.opening import Wanted, check_accepted, lend_prompt, propose_terms
 from ledger.receipts import Receipt
@@ -18,12 +18,15 @@ from ledger.spending import Fault
 from ledger.tab import ProviderTab
 from node.credit import Credit
 from node.fingerprints import Fingerprints, FingerprintShelf
+from protocol.canonical import MAX_UINT
 from protocol.clock import wall_ms
 from protocol.hop_session import HopSession
 from protocol.messages import TOKEN_BYTES, Commit, Reserve
 from protocol.profile import Profile
 from protocol.signing import Envelope, SigningKey
 from protocol.wire import WireFormat, wire_format
+
+HASHED_BYTES = 64 * 1024  # of rows that wait to be hashed together: alone, each costs twice as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,13 @@ class SessionMeter:
             expires_ms=wall_ms() + reserve.budget_ms + 60_000,
             prepaid=offered.max_prepaid,
         )
-        self.usage = Usage.opened(len(reserve.span), reserve.capacity, reserve.budget_ms / 1000)
+        opened = Usage.opened(len(reserve.span), reserve.capacity, reserve.budget_ms / 1000)
+        self._tally = Tally(opened, self._row_bytes)
+        self._capacity = reserve.capacity
+        self._dearest = dearest_row(
+            offered.rates, len(reserve.span), reserve.capacity, self._row_bytes
+        )
+        self._runs_to = self._quiet_to = -1  # up to how many rows in all the tab need not be asked
         self.tab: ProviderTab | None = None
         self._is_free, self._makes_fingerprints = offered.rates.is_free, bool(offered.fp_profile)
         self._fingerprints: Fingerprints | None = None
@@ -89,6 +98,7 @@ class SessionMeter:
         self._epoch = 0
         self._taken: list[tuple[int, bytes | memoryview]] = []  # not yet in the roots
         self._pushed: list[tuple[int, bytes | memoryview]] = []
+        self._unseen_bytes = 0  # of both
 
     def accept(
         self, terms: Envelope, n: int, *, cached: int = 0, is_handed_over: bool = False
@@ -104,8 +114,9 @@ class SessionMeter:
         check_accepted(self.proposed, terms, self._till.swarm_id)
         offer = Offer.open(self.offer, self._till.swarm_id, self._till.key.public_key)
         heads = 1 if self._is_last else 0
-        self.usage = self.usage.after_cached(0 if is_handed_over else cached)
-        prompt = self.usage.after(cached, n, n, self._row_bytes, head_rows=heads).meter()
+        usage = self.usage.after_cached(0 if is_handed_over else cached)
+        self._tally = Tally(usage, self._row_bytes)
+        prompt = usage.after(cached, n, n, self._row_bytes, head_rows=heads).meter()
         lent = lend_prompt(offer, prompt, self._till.lend_limit_ncr)
         self.tab = ProviderTab(
             self.offer,
@@ -158,19 +169,29 @@ class SessionMeter:
         begin = commit.length if commit.n == commit.n_prompt else commit.n - 1
         self._pushed.clear()
         self._taken.clear()
+        self._unseen_bytes = 0
         self._in, self._out = RowRoot(commit.salt, begin), RowRoot(commit.salt, begin)
         if self._fingerprints is not None:
             self._fingerprints.begin_epoch(commit.salt, commit.length)
 
     def will_see_in(self, start: int, rows: bytes | memoryview) -> None:
         """Rows that the engine has now: hashed as those that leave."""
+        if len(rows) < HASHED_BYTES:
+            rows = bytes(rows)  # a view of them would keep the whole frame they came in
         self._taken.append((start, rows))
+        self._unseen_bytes += len(rows)
 
     def will_see_out(self, start: int, rows: bytes) -> None:
         """Rows that leave now: they are hashed by `see_out`, when nobody waits for them."""
         self._pushed.append((start, rows))
+        self._unseen_bytes += len(rows)
 
     def see_out(self) -> None:
+        """Hash what waits for it, once that is worth while; all of it does before a statement."""
+        if self._unseen_bytes >= HASHED_BYTES:
+            self._hash()
+
+    def _hash(self) -> None:
         for seen, root, width in (
             (self._taken, self._in, self._row_bytes),
             (self._pushed, self._out, self._out_bytes),
@@ -179,6 +200,7 @@ class SessionMeter:
                 if root is not None:
                     root.add(start, rows, width)
             seen.clear()
+        self._unseen_bytes = 0
 
     def use_rest(self) -> None:
         """Nobody waits for anything now."""
@@ -193,12 +215,17 @@ class SessionMeter:
     # --- protocol.actions.Tab ---------------------------------------------------------------------
 
     def may_run(self, start: int, rows: int, prefill_until: int) -> bool:
-        if self._is_free or self.tab is None:
+        stop = start + rows
+        if self._is_free or (self._tally.n_rows + rows <= self._runs_to and stop <= self._capacity):
             return True
-        heads = head_rows(start, start + rows, prefill_until) if self._is_last else 0
-        after = self.usage.after(
-            start, start + rows, prefill_until, self._row_bytes, head_rows=heads
-        )
+        if self.tab is None:
+            return True
+        heads = head_rows(start, stop, prefill_until) if self._is_last else 0
+        usage = self.usage
+        limit_ncr = self.hold.amount if self.hold and self._till.escrow else MAX_UINT
+        sure = self.tab.rows_to_run(usage.meter(), self._dearest, limit_ncr)
+        self._runs_to = self._tally.n_rows + sure
+        after = usage.after(start, stop, prefill_until, self._row_bytes, head_rows=heads)
         return self.tab.may_run(after.meter())
 
     def count(
@@ -212,14 +239,21 @@ class SessionMeter:
         self._ran = start + rows
         if self._fingerprints is not None:
             self._fingerprints.took(start, output)
-        self.usage = self.usage.after(
-            start, start + rows, prefill_until, self._row_bytes, head_rows=heads
-        )
+        self._tally.add(start, start + rows, prefill_until, heads)
+
+    @property
+    def usage(self) -> Usage:
+        """What was run so far."""
+        return self._tally.usage
 
     # --- statements and vouchers ------------------------------------------------------------------
 
     def statement_due(self) -> bool:
-        return self.tab is not None and self.tab.statement_due(self.usage.meter())
+        if self.tab is None or self._tally.n_rows <= self._quiet_to:
+            return False
+        meter = self.usage.meter()
+        self._quiet_to = self._tally.n_rows + self.tab.rows_to_state(meter, self._dearest)
+        return self.tab.statement_due(meter)
 
     def has_unstated(self) -> bool:
         """Whether work was done that no statement covers yet, so that nobody could pay for it."""
@@ -230,7 +264,7 @@ class SessionMeter:
 
     def statement(self) -> bytes:
         """Sign what was done so far (encoded envelope)."""
-        self.see_out()
+        self._hash()
         assert self.tab is not None
         assert self._in is not None
         assert self._out is not None

@@ -41,14 +41,19 @@ class Liar(SessionMeter):
     """States `more` than it ran, from the first statement on, and believes it."""
 
     more = Meter()
+    states = False
+
+    @property
+    def usage(self):
+        honest = super().usage
+        return Padded(honest, self.more) if self.states else honest
 
     def statement(self) -> bytes:
-        honest = self.usage
-        self.usage = Padded(honest, self.more)  # type: ignore[assignment]
+        self.states = True
         try:
             return super().statement()
         finally:
-            self.usage = honest
+            self.states = False
 
 
 class Padded:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ledger import Meter, Rates, Usage, head_rows, lease_quanta, price
 from ledger.errors import BadObject
+from ledger.meter import Tally, dearest_row, most_rows
 from protocol.canonical import MAX_UINT
 
 counters = st.tuples(*[st.integers(0, 10**9)] * 7)
@@ -51,6 +52,46 @@ def test_the_head_runs_from_the_last_committed_position_on(start, length, commit
     stop = start + length
 
     assert head_rows(start, stop, committed) == sum(p >= committed - 1 for p in range(start, stop))
+
+
+stretches = st.tuples(st.integers(0, 4000), st.integers(0, 40), st.sampled_from([0, 9, 2000]))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), stretches, st.booleans(), st.booleans())))
+def test_a_tally_is_the_usage_of_the_same_steps_whenever_it_is_asked(steps):
+    usage, stop = Usage.opened(3, 500, 60), 0
+    tally = Tally(usage, row_bytes=999)
+
+    for goes_on, (start, rows, committed), has_head, is_asked in steps:
+        start = stop if goes_on else start
+        stop, heads = start + rows, int(has_head and rows > 0)
+        usage = usage.after(start, stop, committed, 999, head_rows=heads)
+        tally.add(start, stop, committed, heads)
+        assert not is_asked or tally.usage == usage
+
+    assert tally.usage == usage
+    assert tally.n_rows == sum(rows for _, (_, rows, _), _, _ in steps)
+
+
+@settings(deadline=None)
+@given(rates, meters, st.integers(0, 10**6), st.integers(0, 300), stretches, st.booleans())
+def test_rows_that_are_said_to_stay_within_a_price_do(rates, before, more_ncr, n_rows, step, heads):
+    start, _, committed = step
+    stop, row_bytes, capacity = start + n_rows, 999, 4300
+    usage = Usage(3, 0, before.prefill_tl, before.decode_tl, head_rows=before.head_tok)
+    limit = price(rates, usage.meter()) + more_ncr
+    sure = most_rows(rates, usage.meter(), limit, dearest_row(rates, 3, capacity, row_bytes))
+
+    after = usage.after(start, stop, committed, row_bytes, head_rows=n_rows if heads else 0)
+
+    assert n_rows > sure or price(rates, after.meter()) <= limit
+
+
+def test_a_price_that_is_passed_leaves_no_row():
+    assert most_rows(Rates(decode_tl=10**6), Meter(decode_tl=5), 4, 10**6) < 0
+    assert most_rows(Rates(), Meter(decode_tl=5), -1, 0) < 0
+    assert most_rows(Rates(decode_tl=10**6), Meter(decode_tl=5), 5, 10**6) == 0
 
 
 def test_a_lease_counts_each_begun_quantum():
