@@ -1,12 +1,14 @@
 """What peers say to each other about faults: the body of one call, `faults`.
 
     asked   [1, whose known[], told[]]: ids of faults that the asker has, cut to 8 bytes, and faults
-            that it tells, as they were signed
+            that it tells, as they were signed. With MAX_KNOWN ids or more it says a run of them:
+            all from the lowest to the highest that it says, chosen anew each time
     answer  [1, told[]]: some that the asker has not
 
 Deterministic CBOR. Nothing here is signed: what it carries is, and whoever reads it judges.
 """
 
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
@@ -30,8 +32,17 @@ class Asked:
     told: tuple[Envelope, ...] = ()
 
     def encode(self) -> bytes:
-        known = sorted(self.known)[:MAX_KNOWN]
-        return encode((1, known, [each.encode() for each in self.told]))
+        return encode((1, _run(sorted(self.known)), [each.encode() for each in self.told]))
+
+    def lacking(self, ids: Iterable[bytes]) -> list[bytes]:
+        """Which of these who asks has not, as far as it says."""
+        is_run = len(self.known) >= MAX_KNOWN
+        lowest, highest = (min(self.known), max(self.known)) if is_run else (b"", b"\xff" * 9)
+        return [
+            id_
+            for id_ in ids
+            if (cut := id_[:ID_BYTES]) not in self.known and lowest < cut < highest
+        ]
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -72,6 +83,15 @@ def fitting(told: Iterable[Envelope]) -> tuple[Envelope, ...]:
             break
         chosen.append(each)
     return tuple(chosen)
+
+
+def _run(known: list[bytes]) -> list[bytes]:
+    """All of these, or some that follow one another, up to either end of what ids can be."""
+    if len(known) < MAX_KNOWN:
+        return known
+    whole = sorted({bytes(ID_BYTES), *known, b"\xff" * ID_BYTES})
+    at = min(random.randrange(0, len(whole), MAX_KNOWN // 2), len(whole) - MAX_KNOWN)
+    return whole[at : at + MAX_KNOWN]
 
 
 def _envelopes(told: list[object]) -> tuple[Envelope, ...]:

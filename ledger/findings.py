@@ -6,22 +6,24 @@ fault with the evidence. It survives restarts, and several processes may share i
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from ledger.errors import BadProof
-from ledger.judging import Finding, judge
+from ledger.judging import COMPUTE, Finding, judge
 from ledger.reputation import HALF_LIFE_S, UNSEEN, Standing
 from ledger.spending import Fault
 from ledger.store import Row, Store
 from ledger.verdicts import MATCH
+from protocol.canonical import decode
 from protocol.signing import Envelope
 
 FILE_NAME = "findings.db"
 MAX_FAULTS = 10_000  # anybody may hand us some; each is proven, and who reports it costs us a row
+MAX_OPINIONS = 16  # of one account: faults on the word of others, whoever those are
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS look (
@@ -158,34 +160,57 @@ class Findings:
 
     # --- faults -----------------------------------------------------------------------------------
 
-    def add(self, told: Envelope, now_s: float | None = None) -> Finding:
-        """Keep a fault that somebody signed; one that is known changes nothing. What it shows.
+    def add(
+        self, told: Envelope, now_s: float | None = None, *, trusted: Collection[bytes] = ()
+    ) -> bool:
+        """Keep a fault that somebody signed, if it is wanted. Whether it is kept now and was not.
+
+        Of each account and kind one is kept, that with the lowest id, so that all keep the same;
+        of those on auditors' word, one for each set of auditors. What these are enough for is
+        looked at first: nothing that is not wanted costs a signature.
+
+        trusted: what they report, or what rests on their verdicts, is kept however much is.
 
         Raises:
             IntegrityError: it is malformed, or does not convince.
-            BadProof: there are too many already.
         """
         if len(told.signers) != 1:
             raise BadProof("a fault is told by one reporter")
-        if self._is_full():  # before any signature is looked at
-            raise BadProof("there are as many faults as are kept")
+        id_, said = told.object_id(self._swarm_id), Fault.from_fields(decode(told.payload))
+        is_opinion = said.kind == COMPUTE
+        is_sure = told.signers[0] in trusted
+        if not (self._is_wanted(id_, said) or is_sure or (is_opinion and trusted)):
+            return False
         fault = Fault.open(told, self._swarm_id, *told.signers)
         finding = judge(fault, self._swarm_id)
+        is_sure = is_sure or not frozenset(trusted).isdisjoint(finding.auditors)
         at_s = time.time() if now_s is None else now_s
-        id_, auditors = told.object_id(self._swarm_id), b"".join(finding.auditors)
+        auditors = b"".join(finding.auditors)
         row = (id_, at_s, fault.kind, fault.accused, *told.signers, finding.what, auditors)
         with self._store.transaction():
-            if self._is_full():
-                raise BadProof("there are as many faults as are kept")
+            if not (self._is_wanted(id_, fault) or is_sure):
+                return False
+            same = "accused = ? AND kind = ? AND auditors = ?"
+            about = (fault.accused, fault.kind, auditors)
+            sql = f"SELECT 1 FROM fault WHERE {same} AND id <= ?"
+            if self._store.execute(sql, (*about, id_)):
+                return False
+            self._store.execute(f"DELETE FROM fault WHERE {same}", about)
             self._store.execute(
-                "INSERT OR IGNORE INTO fault VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (*row, told.encode()),
+                "INSERT INTO fault VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, told.encode())
             )
-        return finding
+        return True
 
-    def _is_full(self) -> bool:
+    def _is_wanted(self, id_: bytes, fault: Fault) -> bool:
+        """Whether there is room for it, or it stands for what is kept."""
+        sql = "SELECT id FROM fault WHERE accused = ? AND kind = ?"
+        known = [known for (known,) in self._store.execute(sql, (fault.accused, fault.kind))]
+        if known and fault.kind != COMPUTE:
+            return all(id_ < each for each in known)
+        if id_ in known or len(known) >= MAX_OPINIONS:
+            return False
         ((n_kept,),) = self._store.execute("SELECT count(*) FROM fault")
-        return int(n_kept) >= MAX_FAULTS
+        return int(n_kept) < MAX_FAULTS
 
     def faults(self) -> list[KeptFault]:
         """All that are kept, the earliest first. What the file says is judged anew.

@@ -110,7 +110,8 @@ class Ledger(LedgerReader, OwnLog):
             IntegrityError: it does not convince.
         """
         with Findings.open(self.directory, self.swarm_id) as findings:
-            findings.add(fault.seal(self.swarm_id, self._key))
+            told = fault.seal(self.swarm_id, self._key)
+            findings.add(told, trusted=told.signers)
 
     # --- within ----------------------------------------------------------------------------------
 

@@ -5,11 +5,11 @@ In: kinds of object, each with a place where they are kept. Out: the bodies of t
 what is new, once it is found to hold. Whoever tells too much is heard a part at a time.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ledger.errors import BadObject
-from ledger.findings import MAX_FAULTS, Findings
+from ledger.findings import Findings
 from ledger.policy import Policy
 from ledger.reconciliation import Answerer, IdSet
 from ledger.settled import SettledBook, open_settlement
@@ -66,8 +66,9 @@ class KeptSettlements:
 class KeptFaults:
     """Those that convince; `findings.py` judges. They belong to no epoch."""
 
-    def __init__(self, findings: Findings) -> None:
-        self._findings = findings
+    def __init__(self, findings: Findings, trusted: Collection[bytes] = ()) -> None:
+        """trusted: auditors whose word is kept however many others' is."""
+        self._findings, self._trusted = findings, trusted
 
     def ids(self) -> IdSet:
         return IdSet((0, oid) for oid in self._findings.ids())
@@ -76,10 +77,7 @@ class KeptFaults:
         return next(iter(self._findings.told([oid])), None)
 
     def take(self, envelope: Envelope) -> bool:
-        if len(self._findings.ids()) >= MAX_FAULTS:
-            return False
-        self._findings.add(envelope)
-        return True
+        return self._findings.add(envelope, trusted=self._trusted)
 
 
 class ToldObjects:

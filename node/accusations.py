@@ -106,9 +106,10 @@ class Accusations:
     def _answer(self, asked: Asked) -> bytes:
         with Findings.open(self._directory, self._swarm_id) as findings:
             for each in asked.told:
-                findings.add(each)
-            lacking = [id_ for id_ in findings.ids() if id_[:ID_BYTES] not in asked.known]
-            return encode_told(fitting(findings.told(lacking[:CHECKS])))
+                findings.add(each, trusted=self._trusted)
+            lacking = asked.lacking(findings.ids())
+            some = random.sample(lacking, min(CHECKS, len(lacking)))  # it may want none of these
+            return encode_told(fitting(findings.told(some)))
 
     async def keep_out(self) -> None:
         """Hear nobody who is at fault; bans end, and begin again as long as the fault is known."""
@@ -154,4 +155,4 @@ class Accusations:
     def _learn(self, told: Sequence[Envelope]) -> None:
         with Findings.open(self._directory, self._swarm_id) as findings:
             for each in told:
-                findings.add(each)
+                findings.add(each, trusted=self._trusted)

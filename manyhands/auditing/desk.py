@@ -77,7 +77,7 @@ class Desk:
         self.findings.note(audit.looks)
         told = [fault.seal(swarm_id, self.client.identity.key) for fault in audit.faults]
         for fault in told:
-            self.findings.add(fault)
+            self.findings.add(fault, trusted=fault.signers)
         if told:
             await self.client.exchange_faults(self.findings, told)
         return audit

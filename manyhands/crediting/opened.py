@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ledger.auditors import read_auditors
 from ledger.escrow import Escrow
 from ledger.findings import Findings
 from ledger.funding import Purse
@@ -62,7 +63,7 @@ def open_credit(home: Home, party: Party) -> Iterator[Credit]:
         findings = stack.enter_context(Findings.open(home.node, party.swarm_id))
         kinds: dict[str, Kept] = {
             SETTLEMENTS: KeptSettlements(settled, policy, lambda who: books.size(who) > 0),
-            FAULTS: KeptFaults(findings),
+            FAULTS: KeptFaults(findings, read_auditors(home.root) | {party.identity.public_key}),
         }
         escrow = Escrow(Purse(party.identity.public_key, policy, books))
         yield Credit(escrow, ToldObjects(kinds, party.swarm_id), witness)
