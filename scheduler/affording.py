@@ -14,7 +14,7 @@ from protocol.errors import BudgetExceeded
 from scheduler.directory import Directory
 from scheduler.judged import judged
 from scheduler.peer_record import PeerRecords
-from scheduler.prices import Price, asked
+from scheduler.prices import Price
 from scheduler.request import GenerationRequest
 from scheduler.routing import Route, RouteHop, find_routes, near_best
 from scheduler.wanted import Goal, Wanted
@@ -24,7 +24,7 @@ def price_at(hop: RouteHop, wanted: Wanted) -> Price:
     """What the hop's announced offer asks in this session."""
     peer = hop.announcement
     assert peer.span is not None, "it is in a route"
-    return asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
+    return wanted.price_at(peer)
 
 
 def hop_ncr(hop: RouteHop, wanted: Wanted) -> float:
@@ -47,6 +47,7 @@ def expected_ncr(
             n_blocks=request.n_blocks,
             n_positions=request.capacity,
             n_prompt=len(request.prompt_ids),
+            lease_s=request.timeout_s,
             hidden_size=request.hidden_size,
             profile=request.profile,
             adapter=directory.pin_adapter(request.manifest, request.adapter),

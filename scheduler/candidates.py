@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ledger.meter import CONTEXT_UNIT
 from protocol.announcements import Announcement
 from protocol.identity import PeerId
-from scheduler.prices import CONTEXT_UNIT
 from scheduler.route_cost import Cost, announced_cost, tightness_ms
 from scheduler.shortlist import Hosts
 from scheduler.wanted import Wanted

@@ -169,7 +169,8 @@ class ClientTab:
     def price_per_million(self) -> float:
         """Ncr for positions through one block, by the offer that the hop reserved under."""
         assert self._reserved is not None
-        return prices.proposed(self._reserved.offer, self.reserve.n_blocks, self.reserve.capacity)
+        asks = self._reserved.offer, self.reserve.n_blocks, self.reserve.capacity
+        return prices.proposed(*asks, self.reserve.budget_ms / 1000)
 
     def check_kept(self, announced: bytes, now_ms: int) -> None:
         """Whether it asks no more than by the offer that it announced, while that is in force.
@@ -184,8 +185,9 @@ class ClientTab:
         if said.manifest != self.reserve.manifest or said.expires_ms <= now_ms:
             return
         span, n_blocks, room = self.reserve.span, self.reserve.n_blocks, self.reserve.capacity
+        lease_s = self.reserve.budget_ms / 1000
         before, now = (
-            prices.price_of(each.rates, span, n_blocks, room).over(len(span))
+            prices.price_of(each.rates, span, n_blocks, room, lease_s).over(len(span))
             for each in (said, asks)
         )
         if now > before:

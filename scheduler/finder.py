@@ -336,6 +336,7 @@ class RouteFinder:
             n_blocks=request.n_blocks,
             n_positions=request.capacity,
             n_prompt=min(max(len(request.prompt_ids), self.n_run()), request.capacity),
+            lease_s=request.timeout_s,
             hidden_size=request.hidden_size,
             profile=self._agreed or None,
             adapter=self._pinned(),

@@ -10,13 +10,14 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ledger import Meter, Offer, Rates
+from ledger.meter import CACHE_UNIT, CONTEXT_UNIT, lease_quanta
 from protocol.canonical import MAX_UINT, decode
 from protocol.errors import IntegrityError, PeerError
 from protocol.messages import Span
 from protocol.signing import Envelope
 
 TYPICAL_ROW_KIB = 8  # of a row between hops: 4,096 numbers of two bytes
-CACHE_UNIT, CONTEXT_UNIT = 256, 1024  # positions in a quantum of KV room, in a unit of context
+LEASE_S = 600.0  # for which a session has KV room, unless it says otherwise
 
 
 class Price(NamedTuple):
@@ -42,21 +43,26 @@ FREE = Price(0.0, 0.0, 0.0)
 UNREADABLE = Price(math.inf, math.inf, math.inf)  # nobody can agree to what nobody can read
 
 
-def asked(offer: bytes, span: Span, n_blocks: int, n_positions: int) -> Price:
-    """What the peer that announces `span` and `offer` asks in a session of `n_positions`."""
+def asked(
+    offer: bytes, span: Span, n_blocks: int, n_positions: int, lease_s: float = LEASE_S
+) -> Price:
+    """What the peer that announces `span` and `offer` asks in a session of `n_positions`, for which
+    room is leased for `lease_s`.
+    """
     if not offer:
         return FREE
-    read = read_offer(offer)
-    return UNREADABLE if read is None else price_of(read.rates, span, n_blocks, n_positions)
+    if (read := read_offer(offer)) is None:
+        return UNREADABLE
+    return price_of(read.rates, span, n_blocks, n_positions, lease_s)
 
 
-def proposed(offer: bytes, n_blocks: int, n_positions: int) -> float:
+def proposed(offer: bytes, n_blocks: int, n_positions: int, lease_s: float) -> float:
     """What an offer asks for a million positions through a block, by the span it is about."""
     read = read_offer(offer)
     if read is None:
         return math.inf
     span = Span(read.layer_lo, read.layer_hi)
-    return price_of(read.rates, span, n_blocks, n_positions).over(len(span))
+    return price_of(read.rates, span, n_blocks, n_positions, lease_s).over(len(span))
 
 
 def cost(offer: bytes, meter: Meter) -> int:
@@ -65,10 +71,14 @@ def cost(offer: bytes, meter: Meter) -> int:
     return MAX_UINT if read is None else read.price(meter)
 
 
-def price_of(rates: Rates, span: Span, n_blocks: int, n_positions: int) -> Price:
-    """For a position in the middle of a session."""
+def price_of(
+    rates: Rates, span: Span, n_blocks: int, n_positions: int, lease_s: float = LEASE_S
+) -> Price:
+    """For a position in the middle of a session; its room is paid by the minute, for all of it."""
     context = rates.ctx_ktl * (n_positions // 2 // CONTEXT_UNIT)
-    besides = rates.act_kib * TYPICAL_ROW_KIB + rates.kv_q / CACHE_UNIT
+    n = n_positions or CACHE_UNIT
+    room = rates.kv_q * lease_quanta(n, lease_s) / n
+    besides = rates.act_kib * TYPICAL_ROW_KIB + room
     head = rates.head_tok if span.stop == n_blocks else 0
     return Price(rates.prefill_tl + context, rates.decode_tl + context, besides, head)
 

@@ -13,7 +13,7 @@ from protocol.announcements import Announcement
 from protocol.constraints import why_relayed
 from protocol.errors import SwarmIncomplete
 from protocol.profile import rounds_rows
-from scheduler.prices import ahead_of, asked
+from scheduler.prices import ahead_of
 from scheduler.routing import missing_blocks
 from scheduler.wanted import Constraint, Wanted
 
@@ -97,7 +97,7 @@ def in_words(constraint: Constraint, peer: Announcement, wanted: Wanted) -> str:
             return why_relayed(peer)
         case Constraint.PRICE:
             assert peer.span is not None, "else it is ruled out by that"
-            price = asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
+            price = wanted.price_at(peer)
             return f"it asks {price.over(len(peer.span)):g} ncr per million"
         case Constraint.AHEAD:
             return f"it asks {ahead_of(peer.offer)} ncr ahead"

@@ -12,6 +12,7 @@ from protocol.logprobs import Logprobs
 from protocol.messages import MAX_POSITIONS, MAX_STOP_CHARS, MAX_STOP_IDS, MAX_STOPS, Span
 from protocol.profile import Profile
 from protocol.sampling import SamplingParams
+from scheduler.prices import LEASE_S
 from scheduler.wanted import ANY_PEER, Goal, Limits
 
 MAX_SECRET_CHARS = 256
@@ -53,7 +54,7 @@ class GenerationRequest:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     pooling: str = ""
-    timeout_s: float = 600.0
+    timeout_s: float = LEASE_S
     wait_s: float = WAIT_S
     room_wait_s: float | None = None
     profile: str | None = None

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.announcements import Announcement
-from scheduler.prices import asked
 from scheduler.wanted import Goal, Wanted
 
 HOP_MS = 0.5  # what a visit costs beside computing: framing, two event loops, a thread switch
@@ -116,7 +115,7 @@ def announced_cost(peer: Announcement, wanted: Wanted) -> Cost[float]:
     untold_ms = 0.0 if is_batch or is_told else (step_us - alone_us(peer)) / 1000
     fixed_us = step_us * min(MOST_FIXED, peer.measured.fixed_us / max(1.0, alone_us(peer)))
     row_ms = prefill_us(peer) / 1000
-    price = asked(peer.offer, peer.span, wanted.n_blocks, wanted.n_positions)
+    price = wanted.price_at(peer)
     ms_per_ncr = wanted.goal.ms_per_ncr / 1e6
     return Cost(
         compute_ms=(step_us - fixed_us) / 1000 / len(peer.span),

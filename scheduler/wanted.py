@@ -18,7 +18,7 @@ from protocol.identity import PeerId, public_key_from_peer_id
 from protocol.measured import MAX_GROUP_CHARS, State
 from protocol.profile import rounds_rows
 from protocol.regions import doubts, is_within
-from scheduler.prices import UNREADABLE, ahead_of, asked
+from scheduler.prices import LEASE_S, UNREADABLE, Price, ahead_of, asked
 
 GroupsOf = Callable[[Announcement], frozenset[str]]  # those that its certificate names
 
@@ -148,6 +148,7 @@ class Wanted:
     n_blocks: int
     n_positions: int = 0  # prompt and answer
     n_prompt: int = 0  # of them: rows that have to be run before the next token
+    lease_s: float = LEASE_S  # for which it has room
     hidden_size: int = 0  # of a row; 0: not known here
     profile: str | None = None
     adapter: str = ""  # name@digest
@@ -164,6 +165,11 @@ class Wanted:
     def n_answer(self) -> int:
         """Over so many tokens what a prompt costs is spread."""
         return max(1, self.n_positions - self.n_prompt)
+
+    def price_at(self, peer: Announcement) -> Price:
+        """What its announced offer asks in this session. It announces a span."""
+        assert peer.span is not None
+        return asked(peer.offer, peer.span, self.n_blocks, self.n_positions, self.lease_s)
 
     def judged(
         self, announcements: Iterable[Announcement], groups_of: GroupsOf | None = None
@@ -232,7 +238,7 @@ class Wanted:
 
     def _asks_too_much(self, peer: Announcement) -> bool:
         assert peer.span is not None
-        price = asked(peer.offer, peer.span, self.n_blocks, self.n_positions)
+        price = self.price_at(peer)
         cap = self.limits.max_price
         return price == UNREADABLE or (cap is not None and price.over(len(peer.span)) > cap)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.meter import Rates
+from ledger.meter import Rates, Usage, price
 from ledger.objects import Offer
 from protocol.announcements import Announcement, Link
 from protocol.constraints import Group
@@ -17,7 +17,7 @@ from protocol.signing import OPEN_SWARM_ID
 from scheduler.affording import route_ncr
 from scheduler.candidates import candidates
 from scheduler.latency import UNKNOWN_MS, Latencies
-from scheduler.prices import asked
+from scheduler.prices import asked, price_of
 from scheduler.route_cost import HOP_MS, SHARE_PER_SESSION, cost_of
 from scheduler.routing import find_routes, missing_blocks
 from scheduler.wanted import Constraint, Goal, Limits, Wanted
@@ -201,9 +201,9 @@ def test_room_that_is_nearly_taken_costs_more():
 def test_an_offer_is_summed_up_per_block_and_besides():
     asks = offer(1, prefill_tl=10, decode_tl=30, ctx_ktl=5, act_kib=2, head_tok=40, kv_q=256)
 
-    assert asked(asks, Span(0, 4), N, 4096) == (10 + 2 * 5, 30 + 2 * 5, 2 * 8 + 1, 0)
-    assert asked(asks, Span(4, 8), N, 0) == (10, 30, 2 * 8 + 1, 40)
-    assert asked(asks, Span(4, 8), N, 0).over(4) == 30 + 57 / 4
+    assert asked(asks, Span(0, 4), N, 4096, 60) == (10 + 2 * 5, 30 + 2 * 5, 2 * 8 + 1, 0)
+    assert asked(asks, Span(4, 8), N, 0, 60) == (10, 30, 2 * 8 + 1, 40)
+    assert asked(asks, Span(4, 8), N, 0, 60).over(4) == 30 + 57 / 4
 
 
 def test_a_price_is_weighed_against_time():
@@ -306,3 +306,16 @@ def test_a_link_that_nobody_measured_is_like_others_between_the_two_regions():
     assert known.one_way_ms(peer_of(5), peer_of(6)) == 4
     assert known.one_way_ms(peer_of(4), peer_of(5)) == UNKNOWN_MS
     assert known.one_way_ms(peer_of(1), peer_of(6)) == UNKNOWN_MS
+
+
+def test_room_that_is_leased_for_longer_costs_more_and_is_weighed_and_capped_as_it_is_billed():
+    rates, span = Rates(kv_q=1_000_000_000), Span(0, 8)
+    for lease_s in (60.0, 600.0, 3600.0):
+        usage = Usage.opened(len(span), 2048, lease_s)
+        usage = usage.after(0, 8, 8, 256).after(8, 2048, 8, 256)
+
+        told = price_of(rates, span, 8, 2048, lease_s)
+
+        billed = price(rates, usage.meter())
+        assert told.of(len(span), 8, 2040) == pytest.approx(billed)
+        assert told.over(len(span)) == pytest.approx(billed / 2048 / len(span) * 1e6)
