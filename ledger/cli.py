@@ -21,7 +21,7 @@ from ledger.homes import ROLES, find_receipt
 from ledger.keys_cli import keys
 from ledger.lines import peer_name
 from ledger.migrate_cli import migrate_command
-from ledger.options import books_of, choice_of, choosing, common
+from ledger.options import AccountType, books_of, choice_of, choosing, common
 from ledger.paid_cli import debts, paid
 from ledger.prune_cli import prune
 from ledger.repair_cli import repair_command
@@ -71,14 +71,18 @@ ledger.add_command(repair_command)
     type=click.Path(dir_okay=False, path_type=Path),
     help="Of an exported statement (csv, jsonl, focus), instead of a home.",
 )
+@click.option("--peer", type=AccountType(), help="Only with this peer id.")
 @common
-def balance(home: Path, role: str | None, as_json: bool, file: Path | None) -> None:
+def balance(
+    home: Path, role: str | None, as_json: bool, file: Path | None, peer: bytes | None
+) -> None:
     """What each counterparty owes us, and we them."""
     if file is not None:
-        views, more = [export_balance(file)], {}
+        views, more = [export_balance(file, peer)], {}
     else:
-        credit = credit_views(home, (role,) if role else ROLES)
-        views = [balance_view(book) for book in books_of(home, role, may_lack=bool(credit))]
+        credit = credit_views(home, (role,) if role else ROLES, peer)
+        books = books_of(home, role, may_lack=bool(credit))
+        views = [balance_view(book, peer) for book in books]
         more = {"credit": credit} if credit else {}
     _say("balance", home, as_json, {"ledgers": views, **more}, render.balance)
 

@@ -41,23 +41,26 @@ def books_at(home: Path, role: str) -> Iterator[SpendBooks | None]:
         yield books
 
 
-def credit_views(home: Path, roles: Sequence[str] = ROLES) -> list[Json]:
-    """Of each party: what it has, what is set aside, as of which checkpoint."""
+def credit_views(home: Path, roles: Sequence[str] = ROLES, peer: bytes | None = None) -> list[Json]:
+    """Of each party: what it has, what is set aside, as of which checkpoint.
+
+    peer: of what is set aside, only what is for this one or from it.
+    """
     policy, views = policy_at(home), []
     for role in roles if policy.issuers else ():
         key = home / role / KEY_NAME
         with books_at(home, role) as books:
             if books is not None and key.exists():
                 account = read_public_key(key)
-                views += [_credit(role, account, asset, books) for asset in policy.assets]
+                views += [_credit(role, account, asset, books, peer) for asset in policy.assets]
     return views
 
 
-def _credit(role: str, account: bytes, asset: bytes, books: SpendBooks) -> Json:
+def _credit(role: str, account: bytes, asset: bytes, books: SpendBooks, peer: bytes | None) -> Json:
     found = books.books()
     allotted = [each for each in found.allotted.values() if each.asset == asset]
-    ours = [each for each in allotted if each.payer == account]
-    for_us = [each for each in allotted if each.payee == account]
+    ours = [x for x in allotted if x.payer == account and peer in (None, x.payee)]
+    for_us = [x for x in allotted if x.payee == account and peer in (None, x.payer)]
     return {
         "role": role,
         "peer": peer_name(account),

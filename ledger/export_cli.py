@@ -24,7 +24,7 @@ from ledger.options import choice_of, choosing, common, one_book
 from ledger.reader import LedgerReader
 from ledger.statements import Choice, make_statement
 from ledger.swarms import swarm_of
-from ledger.views import Json, balance_rows, kept_by
+from ledger.views import Json, balance_rows, kept_by, rows_with
 from ledger.worth import Worth, worth_at
 from protocol.canonical import MAX_UINT
 from protocol.errors import ConfigError, ManyhandsError, UsageError
@@ -172,11 +172,11 @@ def worth_of(credit_is: tuple[str, str] | None) -> Worth | None:
         raise UsageError(f"not an amount: {credit_is[0][:40]!r}") from error
 
 
-def export_balance(file: Path) -> Json:
-    """The balances that an exported statement comes to."""
+def export_balance(file: Path, peer: bytes | None = None) -> Json:
+    """The balances that an exported statement comes to, or the one with a peer."""
     account, claims = read_export(file)
     rows = balances(account, claims) if account else []
-    return balance_rows("file", account or b"", len(claims), rows)
+    return balance_rows("file", account or b"", len(claims), rows_with(rows, peer))
 
 
 def verify_bundle(

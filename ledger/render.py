@@ -25,7 +25,8 @@ def balance(view: View) -> None:
             table.add_row(row["peer"], str(row["tabs"]), *map(_amount, amounts))
         totals = (book["earned_ncr"], book["spent_ncr"], book["net_ncr"])
         table.add_section()
-        table.add_row("in all", str(book["entries"]), *map(_amount, totals), style="bold")
+        n_tabs = sum(row["tabs"] for row in book["balances"])
+        table.add_row("in all", str(n_tabs), *map(_amount, totals), style="bold")
         out.print(table)
     for account in view.get("credit", ()):
         _credit(out, account)

@@ -80,25 +80,28 @@ def _ledger(view: View, worth: Worth) -> Iterator[str]:
 
 def _tabs(view: View, worth: Worth) -> Iterator[str]:
     money = [worth.currency] if worth.currency != NO_CURRENCY else []
-    heads = (*HEADINGS, "Rate", "Amount", *money, "Receipt")
+    has_states = any("state" in tab for tab in view["tabs"])  # where allotments pay
+    states = ["State"] if has_states else []
+    heads = (*HEADINGS, "Rate", "Amount", *money, *states, "Receipt")
     yield '<p class="soft">Work is in token-layers, rates in ncr for a million of them, amounts in '
     yield "ncr; tokens are those that went through these blocks.</p>\n"
     yield f'<div class="scroll" tabindex="0" role="region" aria-label="Tabs, {view["role"]}">\n'
     yield f"<table>\n<caption>{len(view['tabs']):,} tabs</caption>\n"
     yield from _head(heads)
     for tab in view["tabs"]:
-        yield _row(_cells(tab, worth, bool(money)), tab["direction"])
-    empty = len(heads) - 2 - bool(money)
+        yield _row(_cells(tab, worth, bool(money), has_states), tab["direction"])
+    empty = len(heads) - 2 - bool(money) - has_states
     net, worthy = (
         view["net_ncr"],
         f'<td class="number">{_value(view["net_ncr"], worth).split()[0]}</td>',
     )
     yield f'</tbody>\n<tfoot><tr><th scope="row" colspan="{empty}">In all</th>'
-    yield f'<td class="number">{net:+,}</td>{worthy if money else ""}<td></td></tr></tfoot>\n'
+    yield f'<td class="number">{net:+,}</td>{worthy if money else ""}'
+    yield f"{'<td></td>' * (1 + has_states)}</tr></tfoot>\n"
     yield "</table>\n</div>\n"
 
 
-def _cells(tab: View, worth: Worth, with_money: bool) -> list[str]:
+def _cells(tab: View, worth: Worth, with_money: bool, with_state: bool) -> list[str]:
     meter, (low, high) = tab["meter"], tab["span"]
     work = meter["prefill_tl"] + meter["decode_tl"] + meter["cached_tl"]
     signed = tab["amount_ncr"] if tab["direction"] == "earned" else -tab["amount_ncr"]
@@ -115,6 +118,7 @@ def _cells(tab: View, worth: Worth, with_money: bool) -> list[str]:
         rate,
         f"{signed:+,}" if signed else "0",
         *money,
+        *([escape(tab.get("state", "closed"))] if with_state else []),
         f'<span class="mono" title="{tab["receipt"]}">{tab["receipt"][:12]}</span>',
     ]
 

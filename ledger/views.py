@@ -31,10 +31,16 @@ Json = dict[str, Any]
 PROOF_SCHEMA = "manyhands/ledger-proof/v1"
 
 
-def balance_view(book: Book) -> Json:
+def balance_view(book: Book, peer: bytes | None = None) -> Json:
+    """peer: only with this one."""
     with book.reader() as reader:
         rows = balances(reader.account, (entry.claim() for entry in reader.entries()))
-        return balances_view(book, reader, rows)
+        return balances_view(book, reader, rows_with(rows, peer))
+
+
+def rows_with(rows: Sequence[Balance], peer: bytes | None) -> list[Balance]:
+    """Those with one counterparty, or all."""
+    return [row for row in rows if peer in (None, row.counterparty)]
 
 
 def balances_view(book: Book, reader: LedgerReader, rows: Sequence[Balance]) -> Json:

@@ -20,6 +20,7 @@ class Extension(TypedDict, total=False):
     believe_regions: bool
     max_price: int
     max_cost: int
+    max_prepaid: int
     avoid: Sequence[str]
     require: Sequence[str]
     no_relays: bool

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ledger.credit_views import credit_views, sync_views
+from ledger.debts import Debts
 from ledger.findings import FILE_NAME, Findings
 from ledger.findings_view import fault_view, standing_view
 from ledger.homes import Book
@@ -17,6 +18,8 @@ from ledger.lines import peer_name
 from ledger.objects import Offer, Statement, Terms, Voucher
 from ledger.reader import LedgerReader
 from ledger.receipts import Receipt
+from ledger.tallies import FILE_NAME as TALLIES
+from ledger.tallies import Tallies
 from manyhands.costing.budget import view_of as budget_view
 from manyhands.costing.floor_file import read_floor
 from manyhands.costing.own_price import read_price
@@ -99,6 +102,22 @@ def credit(home: Home, book: Book, reader: LedgerReader) -> Section | None:
     return _table("Granted credit", "By the spend logs that this home knows.", heads, rows)
 
 
+def settled_outside(home: Home, book: Book, reader: LedgerReader) -> Section | None:
+    """What was made good in no tab, as the one to whom it was owed signed."""
+    if not (book.directory / TALLIES).exists():
+        return None
+    held, keys = Debts([reader.account], {}), set[bytes]()
+    with Tallies.open(book.directory, reader.swarm_id) as tallies:
+        for tally, _ in tallies.all():
+            held.take(tally)
+            if reader.account in (tally.payer, tally.payee):
+                keys |= {tally.payer, tally.payee} - {reader.account}
+    pairs = ((key, held.with_(key)) for key in sorted(keys))
+    rows = [[{"peer": peer_name(key)}, it.got, it.gave] for key, it in pairs if it.got or it.gave]
+    why = "In ncr, beside the tabs. What is owed after that: manyhands ledger debts."
+    return _table("Settled outside", why, ("Peer", "It settled", "We settled"), rows[:MOST_OPEN])
+
+
 def spend_logs(home: Home, book: Book, reader: LedgerReader) -> Section | None:
     """The spend logs that are known, and how many witnesses signed how far."""
     rows = [
@@ -150,7 +169,7 @@ def _findings(book: Book, reader: LedgerReader) -> Iterator[Findings]:
 
 
 SECTIONS: Sequence[Callable[[Home, Book, LedgerReader], Section | None]] = (
-    *(open_sessions, price, budget, credit, spend_logs, audits, faults),
+    *(open_sessions, price, budget, settled_outside, credit, spend_logs, audits, faults),
 )
 
 

@@ -74,8 +74,10 @@ class Extension(Asked):
     groups: Words = []
     believe_regions: bool = False
     max_price: Annotated[int, Field(ge=0, lt=INT64)] | None = None
-    max_cost: Annotated[int, Field(ge=0, lt=INT64)] | None = None
     """Ncr, for a million tokens through one block; 0: donations alone."""
+    max_cost: Annotated[int, Field(ge=0, lt=INT64)] | None = None
+    max_prepaid: Annotated[int, Field(ge=0, lt=INT64)] = 0
+    """Ncr that each node may ask for ahead, and that are lost if it vanishes."""
     avoid: Words = []
     require: Words = []
     no_relays: bool = False

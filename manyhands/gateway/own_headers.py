@@ -33,10 +33,11 @@ WORDS = {
     "x-manyhands-data-class": "data_class",
     "x-manyhands-max-price": "max_price",
     "x-manyhands-max-cost": "max_cost",
+    "x-manyhands-max-prepaid": "max_prepaid",
     "x-manyhands-tier": "tier",
     "x-manyhands-verify": "verify",
 }
-LISTS, NUMBERS = {"regions", "groups"}, {"max_price", "max_cost"}
+LISTS, NUMBERS = {"regions", "groups"}, {"max_price", "max_cost", "max_prepaid"}
 IGNORED, MODEL, ROUTE, DECISION, COST = (
     *("x-manyhands-ignored-params", "x-manyhands-model", "x-manyhands-route"),
     *("x-manyhands-decision", "x-manyhands-cost"),

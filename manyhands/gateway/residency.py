@@ -53,6 +53,7 @@ def limits_of(more: Extension, caller: Caller, policy: Policy) -> Limits:
         believe_regions=more.believe_regions,
         max_price=more.max_price,
         max_cost=more.max_cost,
+        max_prepaid=more.max_prepaid,
         avoid=tuple(map(PeerId, more.avoid)),
         require=tuple(map(PeerId, more.require)),
         direct=more.no_relays or data is DataClass.RESTRICTED,

@@ -7,6 +7,8 @@ import pytest
 
 from ledger import Ledger
 from ledger.findings import Findings
+from ledger.tallies import Tallies
+from ledger.tally import Tally
 from ledger.verdicts import MISMATCH
 from manyhands.costing.budget import Budget, write_budget
 from manyhands.costing.floor_file import Floor, floor_file, read_floor, write_floor
@@ -14,7 +16,7 @@ from manyhands.costing.own_price import Price, write_price
 from manyhands.dashboard.books import HomeBooks
 from manyhands.home import Home
 from protocol.errors import UsageError
-from protocol.identity import Identity, load_or_create_identity
+from protocol.identity import Identity, load_or_create_identity, peer_id_from_public_key
 from tests.dashboard.browsing import Tab, chromium, needs_chromium, served
 from tests.dashboard.test_page import SWARM, panel_of
 from tests.ledger.parties import CLIENT, STRANGER, closed_receipt
@@ -59,6 +61,19 @@ def test_looks_at_others_work_and_proven_faults_are_told(home: Home):
     assert peer["peer"].startswith("12D3KooW")
     assert "blocks 0:4 gave wrong" in what
     assert (kind, rests_on) == ("compute", "2 auditors")
+
+
+def test_what_was_settled_outside_of_tabs_is_told(home: Home):
+    ours = load_or_create_identity(home.root / "node" / "identity.key")
+    parties = {"payer": CLIENT.public_key, "payee": ours.public_key}
+    said = Tally(**parties, served=9, settled=7, issued_ms=0).seal(SWARM_ID, ours.key)
+    with Tallies.open(home.root / "node", SWARM_ID) as tallies:
+        assert tallies.keep(said)
+
+    [[peer, it, we]] = sections(home)["Settled outside"]["rows"]
+
+    assert peer["peer"] == peer_id_from_public_key(CLIENT.public_key)
+    assert (it, we) == (7, 0)
 
 
 def test_a_price_stands_beside_the_floor_that_was_found_last(home: Home):

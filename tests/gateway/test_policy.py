@@ -240,6 +240,7 @@ def test_where_data_may_go_is_as_narrow_as_the_narrowest_of_key_class_and_reques
     eu_west, eu = Grant(regions=("eu-west", "us")), Grant(regions=("eu", "us"))
 
     assert limits(policy).regions == ()
+    assert (limits(policy).max_prepaid, limits(policy, max_prepaid=7).max_prepaid) == (0, 7)
     assert limits(policy, eu).regions == ("eu", "us")
     assert limits(policy, eu_west, data_class="internal").regions == ("eu-west",)
     assert limits(policy, eu, data_class="internal").regions == ("eu",)

@@ -53,6 +53,17 @@ def test_balance_shows_mutual_claims_of_node_and_clients(home):
     assert run_json("balance", "--home", home, "--role", "node")["ledgers"] == [node]
 
 
+def test_a_balance_with_one_peer_has_nothing_of_others(home):
+    peer = peer_id_from_public_key(PROVIDER.public_key)
+
+    node, client = run_json("balance", "--home", home, "--peer", peer)["ledgers"]
+
+    assert (node["balances"], node["earned_ncr"]) == ([], 0)
+    assert [row["peer"] for row in client["balances"]] == [peer]
+    assert client["spent_ncr"] > 0
+    assert run("balance", "--home", home, "--peer", "nobody").exit_code == 2
+
+
 def test_statement_lists_every_tab(home):
     view = run_json("statement", "--home", home)
 

@@ -79,6 +79,15 @@ def test_a_statement_says_what_it_counts_and_how_to_check_it():
     assert page.tags.isdisjoint({"b", "script", "link", "img"})
 
 
+def test_what_became_of_each_tab_stands_beside_it_where_allotments_pay():
+    page = read(VIEW | {"tabs": [TAB | {"state": "unfunded"}, TAB | {"state": "settled"}]})
+
+    assert "StateReceipt" in page.text
+    assert "unfunded" in page.text
+    assert "settled" in page.text
+    assert "State" not in read(VIEW).text
+
+
 @given(peer=st.text(max_size=40), by=st.text(max_size=20))
 def test_what_peers_wrote_is_text(peer, by):
     groups = {
