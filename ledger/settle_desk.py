@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ledger.collecting import collections
 from ledger.errors import BadObject
-from ledger.owed import owed_between, owed_entries, owed_tabs
+from ledger.owed import owed_entries
+from ledger.owed_table import OwedTable
 from ledger.policy import Policy
 from ledger.reader import LedgerReader
 from ledger.receipts import Receipt, open_receipt, read_receipt
@@ -53,6 +54,7 @@ class SettleDesk:
         self._directory, self._key, self._swarm_id = directory, key, swarm_id
         self._policy, self._epoch, self._file = policy, epoch, file
         self._log: SpendLog | None = None
+        self._tabs = OwedTable(policy, key.public_key)
 
     def close(self) -> None:
         if self._log is not None:
@@ -110,8 +112,8 @@ class SettleDesk:
     def is_owed(self) -> bool:
         """Whether any tab promises us anything that an allotment pays for."""
         with LedgerReader.read(self._directory) as reader:
-            ours = owed_entries(reader, self._policy, payee=self._key.public_key)
-            return next(ours, None) is not None
+            self._tabs.read_on(reader)
+        return bool(self._tabs.of_allotments)
 
     def credit(self, session_id: bytes, amount: int, reason: str = "") -> None:
         """Take off a tab what its vouchers promise too much, so much in all."""
@@ -129,9 +131,10 @@ class SettleDesk:
         """
         due: dict[bytes, list[OwedTab]] = defaultdict(list)
         with LedgerReader.read(self._directory) as reader:
+            self._tabs.read_on(reader)
             notes = self._notes()
-            ours = owed_tabs(reader, self._policy, payee=self._key.public_key)
-            for tab in with_notes((tab for tabs in ours.values() for tab in tabs), notes):
+            ours = self._unpaid()
+            for tab in with_notes((tab for tabs in ours for tab in tabs), notes):
                 due[tab.allot_oid].append(tab)
             late = self._epoch() - self._policy.grace_epochs
             due = {oid: tabs for oid, tabs in due.items() if max(t.epoch for t in tabs) < late}
@@ -172,12 +175,24 @@ class SettleDesk:
 
     # --- within ----------------------------------------------------------------------------------
 
+    def _unpaid(self) -> list[list[OwedTab]]:
+        """Of each allotment that promises more than we took in, its tabs."""
+        if not self._tabs.of_allotments:
+            return []
+        asked = self.spend_log().asked
+        found = {
+            oid: [r.tab for r in rows.values()] for oid, rows in self._tabs.of_allotments.items()
+        }
+        return [tabs for oid, tabs in found.items() if sum(tab.amount for tab in tabs) > asked(oid)]
+
     def _owed_of(self, allots: Collection[bytes]) -> dict[bytes, int]:
         """What our tabs promise of these allotments; of one with an open tab, without end."""
         owed: dict[bytes, int] = defaultdict(int)
         with LedgerReader.read(self._directory) as reader:
-            ours = owed_tabs(reader, self._policy, payee=self._key.public_key)
-            for tab in with_notes((tab for tabs in ours.values() for tab in tabs), self._notes()):
+            self._tabs.read_on(reader)
+            cited = (self._tabs.of_allotments.get(oid, {}) for oid in allots)
+            ours = [row.tab for rows in cited for row in rows.values()]
+            for tab in with_notes(ours, self._notes()):
                 owed[tab.allot_oid] += tab.net
             for receipt in reader.open_tabs():
                 if (oid := read_receipt(receipt).terms.allot_oid) is not None:
@@ -193,8 +208,8 @@ class SettleDesk:
 
     def _owed(self, pair: Pair) -> list[OwedTab]:
         with LedgerReader.read(self._directory) as reader:
-            tabs = owed_between(reader, self._policy, pair)
-        return with_notes(tabs, self._notes())
+            self._tabs.read_on(reader)
+        return with_notes(self._tabs.between(pair), self._notes())
 
     def _derived(self, pair: Pair, epoch: int) -> tuple[list[Settlement], list[OwedTab]]:
         if epoch >= self._epoch():
@@ -258,16 +273,9 @@ class SettleDesk:
 
     def _receipts(self, reader: LedgerReader, allots: Iterable[bytes]) -> Iterable[Receipt | None]:
         """The best of each tab on these allotments; None: it was erased."""
-        wanted = frozenset(allots)
-        best: dict[bytes, tuple[OwedTab, int]] = {}
-        for index, _, tab in owed_entries(reader, self._policy, payee=self._key.public_key):
-            if tab.allot_oid in wanted:
-                known = best.get(tab.session_id)
-                if known is None or known[0].rank < tab.rank:
-                    best[tab.session_id] = (tab, index)
-        for _, index in best.values():
-            id_ = reader.id_at(index)
-            yield reader.receipt(id_) if id_ and not reader.is_pruned(index) else None
+        for row in (row for oid in allots for row in self._tabs.of_allotments[oid].values()):
+            id_ = reader.id_at(row.index)
+            yield reader.receipt(id_) if id_ and not reader.is_pruned(row.index) else None
 
 
 def best_receipt(reader: LedgerReader, policy: Policy, session_id: bytes) -> Receipt | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ledger.cosigning import Cosigned
 from ledger.epochs import epoch_now
@@ -30,11 +30,11 @@ from protocol.rate_limits import Limit
 from protocol.transport import CallHandler
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 EVERY_S = 60.0
 ASK_TIME_S = 10.0  # witnesses are asked what time it is no more often, whoever comes to settle
-# Of one payer. Each question reads its tabs of us from disk: a visit takes three, and two for each
-# tab of which the two logs differ.
+# Of one payer: a visit takes three questions, and two for each tab of which the two logs differ.
 ASKS = Budget(calls=Limit(per_s=20, burst=2_100), bytes=Limit(per_s=64 * 1024, burst=8 * 2**20))
 
 
@@ -68,6 +68,7 @@ class Settling:
         self._desk, self._books, self._policy = desk, books, policy
         self._cosigners, self._is_checked = cosigners, False
         self._turn, self._wake = asyncio.Lock(), asyncio.Event()
+        self._signing = asyncio.Lock()  # whoever lets the spend log grow, or has it cosigned
         self._asks, self._asked_time_s = Allowance(ASKS), -ASK_TIME_S
 
     async def _asked(self, peer: PeerId, request: bytes) -> bytes:
@@ -78,14 +79,11 @@ class Settling:
         """
         if not self._asks.admit(peer, len(request)):
             raise PeerBusy("", "too many questions about settlements from you")
-        async with self._turn:
-            await self._catch_up()
-            try:
-                told = await asyncio.to_thread(
-                    self._desk.answer, public_key_from_peer_id(peer), request
-                )
-            except IntegrityError as error:
-                raise PeerMisbehaved(peer, str(error)) from error
+        await self._catch_up()
+        try:
+            told = await self._at_desk(self._desk.answer, public_key_from_peer_id(peer), request)
+        except IntegrityError as error:
+            raise PeerMisbehaved(peer, str(error)) from error
         if Asked.decode(request).kind == SIGNED:
             self._wake.set()
         return told
@@ -100,7 +98,7 @@ class Settling:
     async def _settle(self) -> None:
         while True:
             try:
-                async with self._turn:
+                async with self._signing:
                     await self.settle()
             except ManyhandsError as error:
                 log.warning("settlements wait", extra={"reason": str(error)})
@@ -117,21 +115,26 @@ class Settling:
             NoQuorum: too few witnesses answer. DamagedLedger: our log is an old copy.
         """
         desk = self._desk
-        if self._is_late() and await asyncio.to_thread(self._has_business):
+        if self._is_late() and await self._at_desk(self._has_business):
             await self._have_signed()
         for what, write in (
             ("deposited", desk.deposit),
             ("collected", desk.collect),
             ("given back", partial(desk.release, self._books)),
         ):
-            if amount := await asyncio.to_thread(write, is_dry=True):
+            if amount := await self._at_desk(write, is_dry=True):
                 await self._make_sure()
-                await asyncio.to_thread(write)
+                await self._at_desk(write)
                 log.info("credit settled", extra={"how": what, "ncr": amount})
         spend_log = await asyncio.to_thread(self._desk.spend_log)
         if not await asyncio.to_thread(self._is_signed, spend_log):
             await self._have_signed()
         await asyncio.to_thread(self._learn, spend_log)
+
+    async def _at_desk(self, do: Callable[..., T], *args: object, **named: object) -> T:
+        """One at a time, and never while anybody waits for the network."""
+        async with self._turn:
+            return await asyncio.to_thread(do, *args, **named)
 
     async def _make_sure(self) -> None:
         """Once, before anything is signed: a home put back knows less than witnesses do."""
@@ -152,7 +155,8 @@ class Settling:
             return
         self._asked_time_s = now_s
         try:
-            await self._have_signed()
+            async with self._signing:
+                await self._have_signed()
         except ManyhandsError as error:
             log.info("no word of what time it is", extra={"reason": str(error)})
 

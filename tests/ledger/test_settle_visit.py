@@ -1,5 +1,6 @@
 """Payer and payee settle from two logs: what differs is handed over, what was killed goes on."""
 
+import sqlite3
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from ledger.fold import Branch, fold
 from ledger.merkle import appended, leaf_hash, root
 from ledger.meter import Meter
 from ledger.policy import OPEN_POLICY
+from ledger.reader import FILE_NAME
 from ledger.settle_desk import SettleDesk
 from ledger.settle_visit import Visit
 from ledger.settle_words import GIVE, PROPOSE, SIGNED, TABS, TAKE, Asked, Page, Proposed
@@ -254,6 +256,22 @@ def test_46_what_was_settled_is_not_collected_again(sides):
 
     assert payee.desk().collect() == 184
     assert earned(payee) == 368
+
+
+def test_a_desk_reads_each_receipt_once_and_hears_of_those_that_came_since(sides):
+    _, payee = sides([], [receipt(1), receipt(2)])
+    desk = payee.desk()
+
+    def tabs():
+        return Page.decode(desk.answer(CLIENT.public_key, Asked(TABS, TODAY, ASSET).encode())).tabs
+
+    assert len(tabs()) == 2
+    with sqlite3.connect(payee.directory / FILE_NAME) as database:
+        database.execute("DELETE FROM body")  # who reads them again finds none
+    assert len(tabs()) == 2
+    payee.file(receipt(1, 30), receipt(3))
+    assert {tab.amount for tab in tabs()} == {184, 264}
+    assert (len(tabs()), desk.is_owed()) == (3, True)
 
 
 def test_what_an_allotment_has_left_goes_back_once_it_ended_and_all_tabs_are_paid(sides, tmp_path):
