@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ledger.line_rows import line_of
 from ledger.policy import Policy
 from ledger.reader import LedgerReader
-from ledger.receipts import Receipt, read_receipt
+from ledger.receipts import ClosedTab, Receipt, read_receipt
 from ledger.settling import OwedTab, Pair
 
 Found = tuple[int, Pair, OwedTab]  # the entry's place, who pays whom, what
@@ -48,12 +48,17 @@ def owed_entries(
 
 def _read(data: bytes, policy: Policy) -> tuple[Pair, OwedTab] | None:
     tab = read_receipt(Receipt.decode(data))
+    owed = owed_by(tab, policy)
+    return (Pair(tab.terms.payer, tab.terms.payee, tab.terms.asset), owed) if owed else None
+
+
+def owed_by(tab: ClosedTab, policy: Policy) -> OwedTab | None:
+    """What a tab promises of an allotment; None: it cites none, or promises nothing."""
     terms = tab.terms
     if terms.allot_oid is None or tab.amount == 0:
         return None
     epoch = policy.epoch_of(tab.closed_ms)
-    owed = OwedTab(terms.session_id, terms.allot_oid, epoch, tab.amount, tab.meter)
-    return Pair(terms.payer, terms.payee, terms.asset), owed
+    return OwedTab(terms.session_id, terms.allot_oid, epoch, tab.amount, tab.meter)
 
 
 def _row(

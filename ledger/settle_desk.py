@@ -6,12 +6,12 @@ derived anew, word for word, and what both signed stays on disk until `deposit` 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from ledger.collecting import collections
 from ledger.errors import BadObject
-from ledger.owed import owed_entries
+from ledger.owed import owed_by, owed_entries
 from ledger.owed_table import OwedTable
 from ledger.policy import Policy
 from ledger.reader import LedgerReader
@@ -31,6 +31,8 @@ from ledger.spending import CreditNote, Deposit, Release, Settlement
 from protocol.canonical import MAX_UINT
 from protocol.errors import PeerBusy, PeerRefused
 from protocol.signing import Envelope, SigningKey
+
+MAX_OF_A_TAB = 8  # receipts that payers hand over; for a tab that was cut off it takes one
 
 
 class SettleDesk:
@@ -125,25 +127,21 @@ class SettleDesk:
             kept.note(self._key.public_key, [(session_id, amount)])
 
     def collect(self, *, is_dry: bool = False) -> int:
-        """Take in what vouchers promise on allotments whose last tab is past its grace, unsettled.
+        """Take in what vouchers promise on tabs that are past their grace, unsettled.
 
         Returns how much that is, in ncr. is_dry: tell only.
         """
         due: dict[bytes, list[OwedTab]] = defaultdict(list)
         with LedgerReader.read(self._directory) as reader:
             self._tabs.read_on(reader)
-            notes = self._notes()
-            ours = self._unpaid()
-            for tab in with_notes((tab for tabs in ours for tab in tabs), notes):
+            for tab in with_notes(self._late(), self._notes()):
                 due[tab.allot_oid].append(tab)
-            late = self._epoch() - self._policy.grace_epochs
-            due = {oid: tabs for oid, tabs in due.items() if max(t.epoch for t in tabs) < late}
             if not due:
                 return 0
             log = self.spend_log()
             unpaid = {oid: sum(t.net for t in tabs) - log.asked(oid) for oid, tabs in due.items()}
             unpaid = {oid: amount for oid, amount in unpaid.items() if amount > 0}
-            shown = [r for r in self._receipts(reader, unpaid) if r is not None]
+            shown = [r for r in self._receipts(reader, due, unpaid) if r is not None]
         entries = [each.seal(self._swarm_id, self._key) for each in collections(shown)]
         entries = [each for each in entries if not log.holds(each.object_id(self._swarm_id))]
         if entries and not is_dry:
@@ -175,15 +173,17 @@ class SettleDesk:
 
     # --- within ----------------------------------------------------------------------------------
 
-    def _unpaid(self) -> list[list[OwedTab]]:
-        """Of each allotment that promises more than we took in, its tabs."""
-        if not self._tabs.of_allotments:
-            return []
-        asked = self.spend_log().asked
-        found = {
-            oid: [r.tab for r in rows.values()] for oid, rows in self._tabs.of_allotments.items()
-        }
-        return [tabs for oid, tabs in found.items() if sum(tab.amount for tab in tabs) > asked(oid)]
+    def _late(self) -> list[OwedTab]:
+        """Tabs that are past their grace, of each allotment that promises more than we took in.
+
+        When a tab ended its oldest receipt says: what is promised on top of it puts nothing off.
+        """
+        found, late = [], self._epoch() - self._policy.grace_epochs
+        for oid, rows in self._tabs.of_allotments.items():
+            tabs = [row.tab for row in rows.values() if row.since < late]
+            if tabs and sum(tab.amount for tab in tabs) > self.spend_log().asked(oid):
+                found += tabs
+        return found
 
     def _owed_of(self, allots: Collection[bytes]) -> dict[bytes, int]:
         """What our tabs promise of these allotments; of one with an open tab, without end."""
@@ -258,10 +258,18 @@ class SettleDesk:
         return entries, total
 
     def _take(self, payer: bytes, receipt: Receipt) -> bytes:
-        terms = open_receipt(receipt, self._swarm_id).terms
-        if (terms.payer, terms.payee) != (payer, self._key.public_key):
+        tab = open_receipt(receipt, self._swarm_id)
+        if (tab.terms.payer, tab.terms.payee) != (payer, self._key.public_key):
             raise BadObject("a receipt between others is not ours to log")
-        self._file(receipt)
+        if self._policy.epoch_of(tab.closed_ms) >= self._epoch():  # we would wait for it to collect
+            raise BadObject("a receipt is handed over when the epoch that it is dated in is over")
+        with LedgerReader.read(self._directory) as reader:
+            self._tabs.read_on(reader)
+        known, found = self._tabs.get(tab.terms.session_id), owed_by(tab, self._policy)
+        if found is None or (known and known.n_receipts >= MAX_OF_A_TAB):
+            raise PeerRefused("", "of this tab there are receipts enough here, or none is needed")
+        if known is None or known.tab.rank < found.rank:
+            self._file(receipt)
         return b""
 
     def _give(self, payer: bytes, session_id: bytes) -> bytes:
@@ -271,11 +279,14 @@ class SettleDesk:
                 return best.encode()
         raise PeerRefused("", f"no receipt of tab {session_id.hex()[:16]} is here")
 
-    def _receipts(self, reader: LedgerReader, allots: Iterable[bytes]) -> Iterable[Receipt | None]:
-        """The best of each tab on these allotments; None: it was erased."""
-        for row in (row for oid in allots for row in self._tabs.of_allotments[oid].values()):
-            id_ = reader.id_at(row.index)
-            yield reader.receipt(id_) if id_ and not reader.is_pruned(row.index) else None
+    def _receipts(
+        self, reader: LedgerReader, due: Mapping[bytes, list[OwedTab]], allots: Iterable[bytes]
+    ) -> Iterable[Receipt | None]:
+        """Those of the tabs due on these allotments; None: it was erased."""
+        for tab in (tab for oid in allots for tab in due[oid]):
+            row = self._tabs.get(tab.session_id)
+            id_ = reader.id_at(row.index) if row else None
+            yield reader.receipt(id_) if row and id_ and not reader.is_pruned(row.index) else None
 
 
 def best_receipt(reader: LedgerReader, policy: Policy, session_id: bytes) -> Receipt | None:

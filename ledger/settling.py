@@ -40,8 +40,9 @@ class OwedTab:
 
     @property
     def rank(self) -> tuple[int, int, tuple[int, ...], bytes]:
-        """Of several receipts of one tab, the highest counts, on both sides the same one."""
-        return self.amount, self.epoch, self.meter.to_fields(), self.allot_oid
+        """Of several receipts of one tab, the highest counts, on both sides the same one. Of two
+        that promise as much it is the older: a payer that dates one anew puts nothing off."""
+        return self.amount, -self.epoch, self.meter.to_fields(), self.allot_oid
 
     def leaf(self) -> bytes:
         """What a settlement's `receipts_root` commits to."""

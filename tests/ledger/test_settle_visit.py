@@ -16,9 +16,10 @@ from ledger.errors import BadObject, NotAgreed
 from ledger.fold import Branch, fold
 from ledger.merkle import appended, leaf_hash, root
 from ledger.meter import Meter
+from ledger.objects import Voucher
 from ledger.policy import OPEN_POLICY
 from ledger.reader import FILE_NAME
-from ledger.settle_desk import SettleDesk
+from ledger.settle_desk import MAX_OF_A_TAB, SettleDesk
 from ledger.settle_visit import Visit
 from ledger.settle_words import GIVE, PROPOSE, SIGNED, TABS, TAKE, Asked, Page, Proposed
 from ledger.settled import SettledBook, read_settlement
@@ -26,7 +27,7 @@ from ledger.settling import OwedTab, Pair
 from ledger.spend_books import SpendBooks
 from ledger.spend_leaf import SpendLeaf
 from ledger.spend_log import SpendLog
-from protocol.canonical import encode
+from protocol.canonical import MAX_UINT, decode, encode
 from protocol.errors import IntegrityError, ManyhandsError, PeerBusy, PeerRefused
 from protocol.signing import Envelope
 from tests.ledger.logs import branch
@@ -272,6 +273,64 @@ def test_a_desk_reads_each_receipt_once_and_hears_of_those_that_came_since(sides
     payee.file(receipt(1, 30), receipt(3))
     assert {tab.amount for tab in tabs()} == {184, 264}
     assert (len(tabs()), desk.is_owed()) == (3, True)
+
+
+def dated(receipt, epoch, *, seq=1):
+    """The same, with its last voucher signed anew."""
+    said = Voucher.from_fields(decode(receipt.voucher.payload))
+    issued_ms = min(epoch * OPEN_POLICY.epoch_s * 1000, MAX_UINT)
+    again = replace(said, seq=said.seq + seq, issued_ms=issued_ms)
+    return replace(receipt, voucher=again.seal(SWARM, CLIENT))
+
+
+def hand(desk, receipt):
+    return desk.answer(CLIENT.public_key, Asked(TAKE, data=receipt.encode()).encode())
+
+
+@pytest.mark.parametrize("epoch", [TODAY + 2, MAX_UINT], ids=["tomorrow", "the year 292 million"])
+def test_46_a_payer_that_dates_its_vouchers_ahead_puts_nothing_off(sides, epoch):
+    """Neither by a receipt that it hands over nor by one that got into the log."""
+    _, payee = sides([], [receipt(1), receipt(2), receipt(3)])
+    with pytest.raises(BadObject, match="is over"):
+        hand(payee.desk(), dated(receipt(1), epoch))
+
+    payee.file(dated(receipt(1), epoch))
+    payee.epoch = TODAY + OPEN_POLICY.grace_epochs + 1
+
+    assert payee.desk().collect() == 3 * 184
+    assert earned(payee) == 3 * 184
+
+
+def test_46_a_tab_that_is_promised_more_for_later_is_due_when_it_ended(sides):
+    _, payee = sides([], [receipt(1), receipt(2)])
+    payee.epoch = TODAY + OPEN_POLICY.grace_epochs + 1
+    hand(payee.desk(), dated(receipt(1, 30), TODAY + 1))
+
+    assert (payee.desk().collect(), earned(payee)) == (264 + 184, 264 + 184)
+
+
+def test_a_tab_that_is_not_due_yet_keeps_no_other_from_being_collected(sides):
+    _, payee = sides([], [receipt(1)])
+    payee.file(dated(receipt(2), TODAY + 9))
+    payee.epoch = TODAY + OPEN_POLICY.grace_epochs + 1
+
+    assert (payee.desk().collect(), earned(payee)) == (184, 184)
+    payee.epoch = TODAY + 9 + OPEN_POLICY.grace_epochs + 1
+    assert (payee.desk().collect(), earned(payee)) == (184, 368)
+
+
+def test_receipts_that_add_nothing_are_not_logged_and_of_a_tab_only_a_few_are(sides):
+    _, payee = sides([], [receipt(1)])
+    desk = payee.desk()
+
+    for n in range(5):
+        hand(desk, dated(receipt(1), TODAY, seq=n))
+    assert payee.n_receipts() == 1
+    for n in range(1, MAX_OF_A_TAB):
+        hand(desk, receipt(1, 20 + n))
+    with pytest.raises(PeerRefused, match="receipts enough"):
+        hand(desk, receipt(1, 40))
+    assert payee.n_receipts() == MAX_OF_A_TAB
 
 
 def test_what_an_allotment_has_left_goes_back_once_it_ended_and_all_tabs_are_paid(sides, tmp_path):
