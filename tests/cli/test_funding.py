@@ -13,13 +13,13 @@ from protocol.errors import IntegrityError
 from protocol.identity import peer_id_from_public_key
 from protocol.membership.state import SwarmState
 from tests.announcing import key_of, peer_of
-from tests.cli.command import assert_explained, manyhands
+from tests.cli.command import assert_explained
 from tests.membership import found
 
 
 @pytest.fixture
-def run(tmp_path):
-    return lambda *line, home="home": manyhands(*line, "--home", tmp_path / home)
+def run(here, tmp_path):
+    return lambda *line, home="home": here(*line, "--home", tmp_path / home)
 
 
 def test_a_founder_alone_issues_and_witnesses_and_is_told_what_that_means(run, tmp_path):
