@@ -6,7 +6,7 @@ processes share a wallet; each step is one short transaction. The allotments are
 from it: what stands here besides is how much of each was promised already.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from protocol.signing import SigningKey
 
 FILE_NAME = "wallet.sqlite"
 FEW = 4  # sessions that one allotment is made to last for, if there is credit
+BELIEVED = 2  # allotments that a payee says are used up, against what we know
 AHEAD_EPOCHS = 1  # an allotment is good for this epoch and so many more
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (
@@ -36,7 +37,8 @@ CREATE TABLE IF NOT EXISTS meta (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS allot (
     oid BLOB PRIMARY KEY, payee BLOB NOT NULL, asset BLOB NOT NULL, amount INTEGER NOT NULL,
-    expires INTEGER NOT NULL, proof BLOB, promised INTEGER NOT NULL DEFAULT 0
+    expires INTEGER NOT NULL, proof BLOB, promised INTEGER NOT NULL DEFAULT 0,
+    is_written_off INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS stake (
     name BLOB PRIMARY KEY, oid BLOB NOT NULL, amount INTEGER NOT NULL, owner TEXT NOT NULL
@@ -205,11 +207,22 @@ class Wallet:
                 self._promise(stake.oid, promised)
                 self._store.execute("DELETE FROM stake WHERE name = ?", (stake.name,))
 
-    def used_up(self, stake: Stake) -> None:
-        """Its payee says that so much is not left of it: it knows tabs that we forgot."""
-        with self._store.transaction(durable=False):
-            sql = "UPDATE allot SET promised = amount WHERE oid = ?"
+    def used_up(self, stake: Stake) -> bool:
+        """Its payee says that so much is not left of it: it knows tabs that we forgot.
+
+        A payee that lies strands what was set aside for it, so it is believed `BELIEVED` times
+        while its allotments last; then this is False, and nothing is written off.
+        """
+        with self._store.transaction():
+            counting = (
+                "SELECT count(*) FROM allot WHERE is_written_off AND payee ="
+                " (SELECT payee FROM allot WHERE oid = ?)"
+            )
+            if self._store.execute(counting, (stake.oid,))[0][0] >= BELIEVED:
+                return False
+            sql = "UPDATE allot SET promised = amount, is_written_off = 1 WHERE oid = ?"
             self._store.execute(sql, (stake.oid,))
+            return True
 
     def leaves_for(self, stake: Stake, start: int) -> list[bytes]:
         """Of our log, up to the checkpoint that the stake is proved by.
@@ -226,8 +239,11 @@ class Wallet:
 
     def made(self, start: int = 0) -> list[tuple[bytes, Allotment]]:
         """The allotments that stand in our log from there on, with their ids."""
+        return self._among(self.log.leaves(start))
+
+    def _among(self, leaves: Sequence[bytes]) -> list[tuple[bytes, Allotment]]:
         found = []
-        for data in self.log.leaves(start):
+        for data in leaves:
             envelope = SpendLeaf.decode(data).envelope
             if envelope.type == Allotment.TYPE:
                 entry = open_spending(envelope, self.log.account, self.log.swarm_id)
@@ -238,15 +254,18 @@ class Wallet:
     def _read_log(self) -> None:
         """Take in allotments that stand in the log since we looked, whoever made them."""
         rows = self._store.execute("SELECT value FROM meta WHERE name = 'read'")
+        start = int(rows[0][0]) if rows else 0
+        leaves = self.log.leaves(start)  # others may append meanwhile: what we see counts
         self._store.execute_many(
             "INSERT OR IGNORE INTO allot (oid, payee, asset, amount, expires)"
             " VALUES (?, ?, ?, ?, ?)",
             (
                 (oid, each.payee, each.asset, each.amount, each.expires_epoch)
-                for oid, each in self.made(rows[0][0] if rows else 0)
+                for oid, each in self._among(leaves)
             ),
         )
-        self._store.execute("INSERT OR REPLACE INTO meta VALUES ('read', ?)", (len(self.log),))
+        read = start + len(leaves)
+        self._store.execute("INSERT OR REPLACE INTO meta VALUES ('read', ?)", (read,))
 
     def _is_signed(self, note: str) -> bool:
         account = self.log.account

@@ -47,10 +47,20 @@ async def hold_for(
     cost = most_for(offer, reserve, sessions.served.row_bytes)
     hold = partial(_hold, till.escrow, reserve, client, cost)
     try:
-        return await asyncio.to_thread(hold)
+        return await _held(hold, till.escrow)
     except CreditUnknown:
         await catch_up()
-        return await asyncio.to_thread(hold)
+        return await _held(hold, till.escrow)
+
+
+async def _held(hold: Callable[[], Hold], escrow: Escrow) -> Hold:
+    """On a thread, which goes on when its caller is cancelled: what it holds then is let go."""
+    holding = asyncio.ensure_future(asyncio.to_thread(hold))
+    try:
+        return await asyncio.shield(holding)
+    except asyncio.CancelledError:
+        escrow.drop(await holding)
+        raise
 
 
 def most_for(offer: Offer, reserve: Reserve, row_bytes: int) -> int:

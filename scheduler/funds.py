@@ -112,7 +112,8 @@ class Funds:
             await asyncio.sleep(HEARS_S)
             return stake, Funding(proof=stake.proof)
         payee = public_key_from_peer_id(peer)
-        await self._purse.used_up(stake)
+        if not await self._purse.used_up(stake):
+            raise error
         fresh = (await self._purse.stakes({payee: stake.amount}, stake.asset))[payee]
         await self._purse.settle({stake: 0})
         return fresh, Funding(proof=fresh.proof)

@@ -88,9 +88,9 @@ class ClientPurse:
         if promised:
             await asyncio.to_thread(self._settle, promised)
 
-    async def used_up(self, stake: Stake) -> None:
+    async def used_up(self, stake: Stake) -> bool:
         """See `Wallet.used_up`."""
-        await asyncio.to_thread(self.wallet.used_up, stake)
+        return await asyncio.to_thread(self.wallet.used_up, stake)
 
     # --- within ----------------------------------------------------------------------------------
 
@@ -111,8 +111,12 @@ class ClientPurse:
         def take() -> dict[bytes, Stake | None]:
             return {payee: self.wallet.take(payee, asset, n, epoch) for payee, n in wants.items()}
 
-        found = await asyncio.to_thread(take)
-        taken.update((payee, stake) for payee, stake in found.items() if stake is not None)
+        taking = asyncio.ensure_future(asyncio.to_thread(take))
+        try:
+            found = await asyncio.shield(taking)
+        finally:  # also what a thread takes for somebody who was cancelled meanwhile
+            found = await taking
+            taken.update((payee, stake) for payee, stake in found.items() if stake is not None)
         return {payee: wants[payee] for payee, stake in found.items() if stake is None}
 
     async def _make(self, wants: Mapping[bytes, int], asset: bytes) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from protocol.transport import Connection, Transport
 
 DIAL_S = 5.0
+MAX_ANSWER_BYTES = 64 * 1024  # of a witness: some cosignatures
 ENOUGH = 3  # nodes that are told of our log: the rest hear it from them
 
 
@@ -196,11 +197,15 @@ async def ask_over_http(url: str, request: bytes) -> Answer:
     import httpx2
 
     try:
-        async with httpx2.AsyncClient(timeout=ANSWER_S) as client:
-            answered = await client.post(url.rstrip("/") + ADD_CHECKPOINT, content=request)
+        async with (
+            httpx2.AsyncClient(timeout=ANSWER_S) as client,
+            client.stream("POST", url.rstrip("/") + ADD_CHECKPOINT, content=request) as answered,
+        ):
+            body = b""
+            async for piece in answered.aiter_bytes():
+                body += piece
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise PeerRefused("", f"what answers at {url} is no witness")
     except httpx2.HTTPError as error:
         raise PeerUnreachable("", f"no witness answers at {url}: {error}") from error
-    if len(answered.content) > 64 * 1024:
-        raise PeerRefused("", f"what answers at {url} is no witness")
-    content_type = answered.headers.get("content-type", "")
-    return Answer(answered.status_code, content_type, answered.content)
+    return Answer(answered.status_code, answered.headers.get("content-type", ""), body)

@@ -8,7 +8,7 @@ from ledger.escrow import Escrow
 from ledger.funding import Purse, SpendProof
 from ledger.owners import Owner
 from ledger.spend_books import SpendBooks
-from ledger.wallet import AHEAD_EPOCHS, Wallet
+from ledger.wallet import AHEAD_EPOCHS, BELIEVED, Wallet
 from protocol.errors import NotFunded, UsageError
 from tests.ledger.spenders import (
     ANN,
@@ -148,3 +148,36 @@ def test_a_payee_that_knows_nothing_is_shown_the_log_up_to_the_proof(wallet, boo
         assert escrow.hold(proof, ANN.public_key, EPOCH, 10).oid == stake.oid
     with pytest.raises(UsageError):
         wallet.leaves_for(stake, 1)
+
+
+def test_a_payee_that_says_all_is_used_up_is_believed_twice_and_strands_no_more(wallet, books):
+    for n in range(BELIEVED + 1):
+        wallet.make({TO_BEN: 10}, ASSET, EPOCH)
+        ask(wallet.log, books)
+        assert wallet.ready()
+        stake = wallet.take(TO_BEN, ASSET, 10, EPOCH)
+        assert stake is not None
+
+        assert wallet.used_up(stake) is (n < BELIEVED)
+
+    assert wallet.take(TO_BEN, ASSET, 10, EPOCH) is not None  # what was not written off pays
+
+
+def test_what_a_command_logs_while_a_wallet_looks_is_read_the_next_time(wallet, monkeypatch):
+    wallet.make({TO_BEN: 10}, ASSET, EPOCH)
+    leaves, late = wallet.log.leaves, allot(ANN, CY, 5, no=7)
+
+    def before_another(*args):
+        seen = leaves(*args)
+        monkeypatch.undo()
+        wallet.log.append(late)
+        return seen
+
+    monkeypatch.setattr(wallet.log, "leaves", before_another)
+    with wallet._store.transaction():
+        wallet._read_log()
+    with wallet._store.transaction():
+        wallet._read_log()
+
+    rows = wallet._store.execute("SELECT payee FROM allot ORDER BY amount")
+    assert [payee for (payee,) in rows] == [TO_CY, TO_BEN]

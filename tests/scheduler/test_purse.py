@@ -1,6 +1,8 @@
 """A client's purse, when many sessions want parts of allotments at once."""
 
 import asyncio
+import threading
+import time
 
 from ledger.wallet import Wallet
 from scheduler.purse import ClientPurse
@@ -11,6 +13,7 @@ from tests.ledger.test_spend_log import ask
 from tests.ledger.test_wallet import granted
 
 __all__ = ["books", "memory_path"]
+WANTS = {BEN.public_key: 10, CY.public_key: 20}
 
 
 class SlowCosigners:
@@ -38,8 +41,7 @@ async def test_sessions_that_come_at_once_all_get_their_parts(memory_path, books
 
         async def session(number):
             await asyncio.sleep(0.001 * (number % 7))
-            wants = {BEN.public_key: 10, CY.public_key: 20}
-            return await purse.stakes(wants, ASSET)
+            return await purse.stakes(WANTS, ASSET)
 
         taken = await asyncio.gather(*(session(number) for number in range(40)))
 
@@ -50,3 +52,27 @@ async def test_sessions_that_come_at_once_all_get_their_parts(memory_path, books
                 used[stake.oid] = used.get(stake.oid, 0) + stake.amount
         amounts = {oid: made.amount for oid, made in wallet.made()}
         assert all(used[oid] <= amounts[oid] for oid in used)
+
+
+async def test_parts_that_are_taken_for_a_session_that_is_cancelled_are_free_again(
+    memory_path, books, monkeypatch
+):
+    with Wallet.open(memory_path / "ann", ANN, SWARM, POLICY) as wallet:
+        granted(wallet, 10**6)
+        purse = ClientPurse(wallet, POLICY, SlowCosigners(books))
+        await purse.settle(dict.fromkeys((await purse.stakes(WANTS, ASSET)).values(), 0))
+        take, begun = wallet.take, threading.Event()
+
+        def slowly(*args):
+            begun.set()
+            time.sleep(0.05)
+            return take(*args)
+
+        monkeypatch.setattr(wallet, "take", slowly)
+        session = asyncio.create_task(purse.stakes(WANTS, ASSET))
+        await asyncio.to_thread(begun.wait)
+        session.cancel()
+        await asyncio.gather(session, return_exceptions=True)
+
+        assert session.cancelled()
+        assert wallet._store.execute("SELECT count(*) FROM stake") == [(0,)]
