@@ -135,10 +135,12 @@ class Spreading:
         self._admit(self._tells, peer, len(request))
         told = _read(peer, Published.decode, request)
         self._tells.owe(peer, n_checks=len(told.leaves))
-        if self._shelf.head(told.account) is None:
+        # On threads, also what looks cheap: a reader waits while another transaction is written.
+        if await asyncio.to_thread(self._shelf.head, told.account) is None:
             self._admit_log(peer)
         learned = await asyncio.to_thread(self._learner.take, told)
-        self._changes.look(told.account)  # also what a command of this home wrote into our books
+        # Also what a command of this home wrote into our books.
+        await asyncio.to_thread(self._changes.look, told.account)
         if learned.error is not None and not learned.is_forked:
             if not learned.is_honest:
                 raise PeerMisbehaved(peer, str(learned.error))

@@ -1,6 +1,7 @@
 """Spend logs among nodes: all end with the same books, whoever was told what, and by whom."""
 
 import asyncio
+import threading
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
 
@@ -8,6 +9,8 @@ import pytest
 
 from ledger.spend_books import SpendBooks
 from ledger.spend_learning import Learner
+from ledger.spend_news import Changes
+from ledger.spend_shelf import Shelf
 from ledger.spend_words import (
     FAULT,
     FAULT_PATH,
@@ -258,6 +261,26 @@ async def test_44_new_logs_of_one_peer_are_bounded_and_others_are_heard_on(peers
 
     assert (await peers.publish(node, logs[0])).size == 1
     assert (await peers.publish(node, logs[-1], who=51)).size == 1
+
+
+async def test_44_the_loop_never_waits_for_books_that_another_thread_writes(peers, monkeypatch):
+    node = await peers.start(0, knows=[])
+    on_loop = []
+    monkeypatch.setattr(Shelf, "head", recording(Shelf.head, on_loop))
+    monkeypatch.setattr(Changes, "look", recording(Changes.look, on_loop))
+
+    await peers.publish(node, told(ISSUER, *GRANTED))
+
+    assert len(on_loop) >= 3
+    assert not any(on_loop)
+
+
+def recording(method, on_loop):
+    def called(*args):
+        on_loop.append(threading.current_thread() is threading.main_thread())
+        return method(*args)
+
+    return called
 
 
 async def test_a_node_that_is_a_witness_signs_over_the_same_connection(peers, tmp_path):
