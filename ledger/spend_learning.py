@@ -43,6 +43,10 @@ class Learner:
         """Whether ours has this as its beginning; else it has more, or another version."""
         return self.shelf.root_at(head.account, head.size) == head.root
 
+    def is_new(self, account: bytes) -> bool:
+        """Whether nothing is known of it here: no log, and no fork."""
+        return self.books.size(account) == 0 and not self.books.is_forked(account)
+
     def size_of(self, account: bytes, note: str) -> int:
         """Of the log that this checkpoint is of, once it is seen to be cosigned by a quorum.
 

@@ -46,12 +46,16 @@ async def hear(connection: Connection, learner: Learner, since: Since) -> Since:
     for _ in range(MAX_PAGES):
         told = await connection.call(NEWS, since.encode(), timeout_s=CALL_S)
         news = _holding(connection, News.decode, told)
-        for account in news.forked:
-            await _hear_fork(connection, learner, account)
+        for account in news.forked:  # of whom we have a log: a quorum thought of no other ones
+            if not await asyncio.to_thread(learner.is_new, account):
+                await _hear_fork(connection, learner, account)
         for head in news.heads:
             if not await asyncio.to_thread(learner.knows, head):
+                is_new = await asyncio.to_thread(learner.is_new, head.account)
                 with suppress(PeerRefused):  # it forked there meanwhile
                     await fetch_log(connection, learner, head.account)
+                if is_new:  # its fork may have been passed over while we had no log
+                    await _hear_fork(connection, learner, head.account)
         since = news.since
         if news.is_all:
             break
@@ -101,6 +105,8 @@ async def _hear_fork(connection: Connection, learner: Learner, account: bytes) -
     if await asyncio.to_thread(learner.books.is_forked, account):
         return
     proof = await connection.call(LOG, Wanted(account, FAULT_PATH).encode(), timeout_s=CALL_S)
+    if not proof:
+        return  # none is known there
     fault = _holding(connection, read_fault, proof)
     try:
         await asyncio.to_thread(learner.believe, fault)

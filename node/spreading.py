@@ -150,6 +150,8 @@ class Spreading:
     async def _fault(self, peer: PeerId, request: bytes) -> bytes:
         self._admit(self._tells, peer, len(request))
         fault = _read(peer, read_fault, request)
+        if await asyncio.to_thread(self._learner.is_new, fault.accused):
+            self._admit_log(peer)  # keys that fork are as free to make as keys that do not
         try:
             await asyncio.to_thread(self._learner.believe, fault)
         except IntegrityError as error:

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from ledger.checkpoint import Checkpoint, origin
+from ledger.forks import Side, fork_fault
 from ledger.spend_books import SpendBooks
 from ledger.spend_learning import Learner
 from ledger.spend_news import Changes
@@ -31,6 +33,7 @@ from ledger.witness import AddCheckpoint, WitnessBook
 from node import spreading
 from node.hearing import hear
 from node.spreading import Spreading
+from protocol.canonical import encode
 from protocol.errors import PeerBusy, PeerMisbehaved, PeerRefused
 from protocol.guard import Guard
 from protocol.transport import Service
@@ -261,6 +264,38 @@ async def test_44_new_logs_of_one_peer_are_bounded_and_others_are_heard_on(peers
 
     assert (await peers.publish(node, logs[0])).size == 1
     assert (await peers.publish(node, logs[-1], who=51)).size == 1
+
+
+def forked(key):
+    """Two heads of one size: all it takes, and no witness was asked."""
+    named = origin(SWARM, key.public_key, "spend")
+    sides = (Side(Checkpoint(named, 1, bytes([n]) * 32).sign(key)) for n in (1, 2))
+    return fork_fault(key.public_key, SWARM, *sides)
+
+
+async def test_44_forks_of_keys_that_nobody_knows_are_bounded_and_go_no_further(peers):
+    first, second = [await peers.start(n, knows=[]) for n in range(2)]
+    many = [key_of(100 + n) for n in range(int(spreading.NEW_LOGS.burst) + 1)]
+    first.books.believe(forked(ANN))
+
+    for key in many[:-1]:
+        await peers.call(first, FAULT, encode(forked(key).to_fields()))
+    with pytest.raises(PeerBusy, match="new spend logs"):
+        await peers.call(first, FAULT, encode(forked(many[-1]).to_fields()))
+    await peers.call(first, FAULT, encode(forked(ANN).to_fields()))  # known: costs nothing
+    connection = await second.transport.dial(first.address, timeout_s=5)
+    since = await hear(connection, Learner(second.books), Since())
+    heard = second.books.shelf.forked()
+    first.books.learn(ANN.public_key, *told_apart(told(ANN, allot(ANN, BEN, 10))))
+    await hear(connection, Learner(second.books), since)
+    await connection.aclose()
+
+    assert heard == []
+    assert second.books.shelf.forked() == [ANN.public_key]  # once it had the log
+
+
+def told_apart(published):
+    return published.note, published.leaves
 
 
 async def test_44_the_loop_never_waits_for_books_that_another_thread_writes(peers, monkeypatch):
