@@ -25,6 +25,7 @@ from manyhands.loading import describe, load
 from manyhands.loads import Loads
 from manyhands.loops import run
 from manyhands.manners import manners_options, wishes_of
+from manyhands.money_options import money_options
 from manyhands.options import (
     AdapterType,
     AddressType,
@@ -188,46 +189,9 @@ HEADINGS = {
     metavar="URL",
     help="Keep a new node's ledger at postgresql://USER@HOST/DATABASE, not in a file of the home.",
 )
-@click.option(
-    "--price-per-mtl",
-    type=click.IntRange(min=0),
-    metavar="NCR",
-    help="Nanocredits per million tokens through one block. Default: what `manyhands price set` "
-    "says, else free.",
-)
-@click.option(
-    "--prepaid",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="NCR",
-    help="Where a price is asked: what a client promises for each session before anything is run, "
-    "and pays at least. Default: nothing.",
-)
-@click.option(
-    "--payment-threshold",
-    type=click.IntRange(min=0),
-    default=1_000_000,
-    metavar="TL",
-    help="Where a price is asked: who owes more than so many token-layers settles before a new "
-    "session. Default: a million.",
-)
-@click.option(
-    "--disconnect-threshold",
-    type=click.IntRange(min=0),
-    default=2_000_000,
-    metavar="TL",
-    help="Where a price is asked: a debt beyond this ends sessions that run. Default: two million.",
-)
-@click.option("--no-quarantine", is_flag=True, help="Also hear peers that are proven at fault.")
+@money_options
 @auditors_option
-@click.option(
-    "--newcomer-allowance",
-    type=click.IntRange(min=0),
-    default=100_000,
-    metavar="TL",
-    help="Where a price is asked: what somebody who never served or settled gets a day, while "
-    "nobody else wants the room. Default: 100,000 token-layers.",
-)
+@click.option("--no-quarantine", is_flag=True, help="Also hear peers that are proven at fault.")
 @click.option(
     "--drain",
     type=click.FloatRange(min=0),
