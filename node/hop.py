@@ -6,7 +6,6 @@ the event loop, except `draw`, which the batcher calls on its own thread.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -17,11 +16,10 @@ from node.data_paths import DataPaths, send_on
 from node.engine import Lease
 from node.filing import Filing
 from node.hop_trace import HopTrace
-from node.keeping import require_begun
 from node.metering import SessionMeter
 from node.prefixes import Found, Rows
 from node.readout import Readout
-from node.route_check import check_route
+from node.route_check import check_commit
 from node.surroundings import Surroundings
 from node.taking import Taking
 from node.work import Done, Work
@@ -95,7 +93,6 @@ class Hop:
         self._paths = DataPaths(
             around.neighbours, around.inbound, client, is_bare=reserve.client_ends
         )
-        self._salt_commit = reserve.salt_commit
         self.filing = Filing()
         self._beginning: asyncio.Task[None] | None = None
         self.is_heir, self.is_claim = isinstance(found, Taking), False  # claim: see `keeping`
@@ -219,13 +216,9 @@ class Hop:
         """Check what the client signed before anything is run for it."""
         if self.session.state not in (State.RESERVED, State.RAISED):
             return
-        require(hashlib.sha256(commit.salt).digest() == self._salt_commit, "another salt")
-        around, reserve = self._around, self.session.reserve
-        route = check_route(commit, reserve, self.client, around.peer_id, around.swarm_id)
-        if self.is_claim:
-            require_begun(commit, reserve, self.session.length if self.is_heir else 0)
-        neighbours = (commit.previous, commit.next)
-        around.vetting.route(self.constraints, route, neighbours, commit.records, self.client)
+        n_taken = (self.session.length if self.is_heir else 0) if self.is_claim else None
+        known = self._around, self.constraints, n_taken
+        check_commit(commit, self.session.reserve, self.client, *known)
         if self.meter.tab is None:
             require(bool(commit.terms), "the first commit carries the terms")
             self.meter.accept(

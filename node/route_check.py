@@ -3,10 +3,41 @@
 In: a commit, the reserve it follows, who is who. Out: its hops, or the rule that was broken.
 """
 
+import hashlib
+from typing import TYPE_CHECKING
+
 from ledger.objects import Route
+from node.keeping import require_begun
+from protocol.constraints import Constraints
 from protocol.identity import PeerId, peer_id_from_public_key, public_key_from_peer_id
 from protocol.messages import Commit, Reserve, require
 from protocol.signing import Envelope
+
+if TYPE_CHECKING:
+    from node.surroundings import Surroundings
+
+
+def check_commit(
+    commit: Commit,
+    reserve: Reserve,
+    client: str,
+    around: "Surroundings",
+    constraints: Constraints,
+    n_taken: int | None,
+) -> None:
+    """All that is asked of a commit before anything is run for it.
+
+    n_taken: rows that a hop which leaves has handed over; None: nobody asks whether it had begun.
+
+    Raises:
+        PeerMisbehaved, IntegrityError, ManyhandsError: why it is not agreed to.
+    """
+    require(hashlib.sha256(commit.salt).digest() == reserve.salt_commit, "another salt")
+    route = check_route(commit, reserve, client, around.peer_id, around.swarm_id)
+    if n_taken is not None:
+        require_begun(commit, reserve, n_taken)
+    neighbours = (commit.previous, commit.next)
+    around.vetting.route(constraints, route, neighbours, commit.records, client)
 
 
 def check_route(
