@@ -18,6 +18,7 @@ from ledger.tally import Tally
 US = b""  # the vertex of all our keys
 DEBTORS = b"\0"  # whence what is owed already flows
 MAX_EDGES = 2_000  # of others, the widest: a flow is found in some milliseconds
+MAX_LOOKS = 10_000  # at edges, in one question: it is asked where others wait for their tokens
 
 Edges = Mapping[tuple[bytes, bytes], int]  # who worked, for whom: how much
 
@@ -53,13 +54,16 @@ class Trust:
         self._network.push(DEBTORS, US, sum(self._owed.values()))
 
     def lends(self, key: bytes, most: int) -> int:
-        """How much somebody may owe us by now, up to `most`."""
+        """How much somebody may owe us by now, up to `most`; less, where only long ways lead to us
+        through a large network."""
         party = self._party(key)
         if party not in self._parties:
             return 0
         if party not in self._lent:
             flows = self._owed.get(party, 0) - self._network.left(DEBTORS, party)
-            self._lent[party] = flows + self._network.push(party, US, max(0, most - flows))
+            self._lent[party] = flows + self._network.push(
+                party, US, max(0, most - flows), looks=MAX_LOOKS
+            )
         return min(most, self._lent[party])
 
     def _party(self, key: bytes) -> bytes:

@@ -92,6 +92,19 @@ def test_a_region_is_lent_no_more_than_its_cut_whatever_it_signs_within(edges, r
     assert sum(at_once.lends(account, MOST) for account in accounts) <= cut
 
 
+@settings(max_examples=50, deadline=None)
+@given(graphs, st.integers(0, 40))
+def test_a_flow_that_is_not_looked_for_to_the_end_is_no_more_than_all_of_it(edges, looks):
+    whole, bounded = Network[bytes](), Network[bytes]()
+    for (a, b), ncr in edges.items():
+        if a != b:
+            whole.add(a, b, ncr)
+            bounded.add(a, b, ncr)
+    some = bounded.push(KEYS[0], KEYS[1], MOST, looks=looks)
+
+    assert some + bounded.push(KEYS[0], KEYS[1], MOST) == whole.push(KEYS[0], KEYS[1], MOST)
+
+
 @settings(max_examples=100, deadline=None)
 @given(graphs)
 def test_the_flow_is_the_least_cut(edges):
