@@ -9,6 +9,7 @@ put back to an older state is noticed. How requests come in is left to others.
 
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from protocol.signing import SigningKey
 
 FILE_NAME, SEEN_NAME = "witness.sqlite", "witness.seen"
 MAX_NEW_LOGS_AN_HOUR = 1000  # accounts are free to make, disks are not: half a MB an hour
+MAX_NEW_LOGS_OF_ONE = 50  # an hour, whoever asks: the rest is left to others
 MAX_PROOF_LINES = 63
 MAX_REQUEST_BYTES = MAX_NOTE_BYTES + 64 * 64
 SCHEMA = """
@@ -101,6 +103,7 @@ class WitnessBook:
         self.witness = Witness(name, key.public_key)
         self._store, self._key, self._log_key = store, key, log_key
         self._max_new_logs_an_hour = max_new_logs_an_hour
+        self._new_logs_of: tuple[int, Counter[str]] = (0, Counter())  # the hour, and who asked
         self._beside = Beside(directory / SEEN_NAME, store, self._latest)
 
     @classmethod
@@ -144,8 +147,11 @@ class WitnessBook:
         rows = self._store.execute("SELECT note FROM seen WHERE origin = ?", (origin,))
         return str(rows[0][0]) if rows else None
 
-    def add_checkpoint(self, request: AddCheckpoint, now_s: int) -> NoteSignature:
+    def add_checkpoint(self, request: AddCheckpoint, now_s: int, asker: str = "") -> NoteSignature:
         """Cosign a checkpoint that extends the last one we cosigned.
+
+        asker: a peer that may bring so many new logs an hour; nothing: whoever it was, e.g. behind
+            a proxy.
 
         Raises:
             WitnessRefused: 400 (no checkpoint), 404 (no log we know), 403 (not its signature),
@@ -162,7 +168,7 @@ class WitnessBook:
                 )
             self._check_growth(size, signed, head, request)
             if not self._store.execute("SELECT 1 FROM seen WHERE origin = ?", (head.origin,)):
-                self._admit(now_s // 3600)
+                self._admit(now_s // 3600, asker, is_empty=head.size == 0)
             self._store.execute(
                 "INSERT INTO seen VALUES (?, ?, ?, ?) ON CONFLICT (origin) DO UPDATE"
                 " SET size = excluded.size, root = excluded.root, note = excluded.note",
@@ -230,11 +236,20 @@ class WitnessBook:
                 return size, root
         raise damaged(self._store.path, f"what it signed of {origin} is not what its note says")
 
-    def _admit(self, hour: int) -> None:
-        """Count a log that is new, unless this hour had its share: the next one has another."""
+    def _admit(self, hour: int, asker: str, *, is_empty: bool) -> None:
+        """Count a log that is new, unless this hour had its share: the next one has another.
+
+        Logs without entries take half of it at most: others are kept room by who wrote something.
+        """
         n_new = self._number("new_logs") if self._number("hour") == hour else 0
-        if n_new >= self._max_new_logs_an_hour:
+        most = self._max_new_logs_an_hour
+        if n_new >= (max(1, most // 2) if is_empty else most):
             raise WitnessRefused(503, "too many logs are new to this witness; try again in an hour")
+        if self._new_logs_of[0] != hour:
+            self._new_logs_of = hour, Counter()
+        if asker and self._new_logs_of[1][asker] >= MAX_NEW_LOGS_OF_ONE:
+            raise WitnessRefused(503, "too many new logs come from you; try again in an hour")
+        self._new_logs_of[1][asker] += 1
         self._set("hour", hour)
         self._set("new_logs", n_new + 1)
 

@@ -20,14 +20,19 @@ class Answer:
     body: bytes
 
 
-def answer(book: WitnessBook, method: str, path: str, body: bytes, now_s: int) -> Answer:
-    """To one request. Refusals are answers; only what ails this machine is raised."""
+def answer(
+    book: WitnessBook, method: str, path: str, body: bytes, now_s: int, asker: str = ""
+) -> Answer:
+    """To one request, of a peer whose name is proven, or of anybody.
+
+    Refusals are answers; only what ails this machine is raised.
+    """
     if path != ADD_CHECKPOINT:
         return Answer(404, PLAIN, b"a witness answers at /add-checkpoint\n")
     if method != "POST":
         return Answer(405, PLAIN, b"a checkpoint is sent with POST\n")
     try:
-        line = book.add_checkpoint(AddCheckpoint.parse(body), now_s)
+        line = book.add_checkpoint(AddCheckpoint.parse(body), now_s, asker)
     except WitnessRefused as refused:
         if refused.status == 409 and refused.size is not None:
             return Answer(409, TREE_SIZE, b"%d\n" % refused.size)

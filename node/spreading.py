@@ -163,7 +163,7 @@ class Spreading:
         self._admit(self._cosigns, peer, 0)
         book, now_s = self._witness_book, int(time.time())
         return encode_answer(
-            await asyncio.to_thread(answer, book, "POST", ADD_CHECKPOINT, request, now_s)
+            await asyncio.to_thread(answer, book, "POST", ADD_CHECKPOINT, request, now_s, peer)
         )
 
     def _admit(self, allowance: Allowance, peer: PeerId, n_bytes: int) -> None:

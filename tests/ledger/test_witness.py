@@ -23,6 +23,7 @@ from ledger.witness import (
     WitnessBook,
 )
 from protocol.errors import ConfigError
+from protocol.signing import SigningKey
 from tests.ledger.crashes import killed_before_it_keeps, rows, wait_until
 from tests.ledger.spenders import ANN, BEN, SWARM, WITNESSES
 
@@ -324,3 +325,27 @@ def test_a_log_first_signed_when_it_was_empty_may_grow_in_a_full_hour(home):
     with WitnessBook.open(home, NAME, WITNESSES[0], logs.get, max_new_logs_an_hour=1) as book:
         assert refusal(book, HONEST.ask(0, 5, key=BEN, name=stranger)).status == 503
         book.add_checkpoint(HONEST.ask(0, 5, key=BEN, name=stranger), NOW_S + 3600)
+
+
+def newcomer(n, size=1):
+    key = SigningKey.from_seed(n.to_bytes(32, "big"))
+    return HONEST.ask(0, size, key=key, name=origin(SWARM, key.public_key, "spend"))
+
+
+def test_44_one_peer_cannot_take_an_hour_of_a_witness_from_others(home, monkeypatch):
+    monkeypatch.setattr("ledger.witness.MAX_NEW_LOGS_OF_ONE", 3)
+    with WitnessBook.open(home, NAME, WITNESSES[0], key_in_name, max_new_logs_an_hour=8) as book:
+        for n in range(3):
+            book.add_checkpoint(newcomer(n), NOW_S, "greedy")
+        with pytest.raises(WitnessRefused, match="come from you"):
+            book.add_checkpoint(newcomer(3), NOW_S, "greedy")
+
+        book.add_checkpoint(newcomer(4, size=0), NOW_S, "other")
+        with pytest.raises(WitnessRefused, match="new to this witness"):
+            book.add_checkpoint(newcomer(5, size=0), NOW_S, "other")
+        book.add_checkpoint(newcomer(6), NOW_S, "other")
+        book.add_checkpoint(newcomer(3), NOW_S + 3600, "greedy")
+
+
+def key_in_name(named):
+    return bytes.fromhex(named.split("/")[2])
