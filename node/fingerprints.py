@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ledger.fingerprints import Opening, OpeningRequest, WindowTree, leaf_of, n_windows
-from protocol.errors import PeerRefused
+from protocol.errors import IntegrityError, PeerMisbehaved, PeerRefused
 from protocol.fingerprint import BUCKETS, WINDOW, Sketches, Window, sketch, windows_of
 from protocol.identity import PeerId
 from protocol.signing import Envelope
@@ -206,10 +206,13 @@ class FingerprintShelf:
         """Windows of a tab that the caller paid for.
 
         Raises:
-            IntegrityError: that is no question.
+            PeerMisbehaved: that is no question.
             PeerRefused: none of its tabs, or no longer here, or not these windows.
         """
-        asked = OpeningRequest.decode(request)
+        try:
+            asked = OpeningRequest.decode(request)
+        except IntegrityError as error:
+            raise PeerMisbehaved(peer_id, f"no question about fingerprints: {error}") from error
         self._evict()
         kept = self._kept.get(asked.terms_oid)
         if kept is None and asked.terms_oid in self._gone:

@@ -151,9 +151,9 @@ async def test_honest_peers_are_found_to_be_honest(tmp_path):
             standings = findings.standings(0.0)
 
     for each in (audit, by_peers):
+        assert (each.faults, each.notes) == ([], [])
         assert {look.result for look in each.looks} == {MATCH}
         assert {look.span for look in each.looks} == {"0:4", "4:8"}
-        assert (each.faults, each.notes) == ([], [])
     assert len(standings) == 2
     assert all(standing.failed == 0 and standing.passed > 1 for standing in standings.values())
 

@@ -63,7 +63,8 @@ async def _says(transport, address, greeting, word):
 async def test_unauthenticated_control_endpoints_are_not_among_a_nodes_calls(
     pair: Swarm, network: MemoryNetwork
 ):
-    """The same of single calls: they read; `spare` keeps rows in free room, for a signed note."""
+    """The same of single calls: they read; `spare` keeps rows in free room, for a signed note;
+    `faults` keeps signed evidence that convinces by itself."""
     node = pair.nodes[0].node
     stranger = network.transport(Identity(SigningKey.generate()), OPEN_SWARM_ID)
     connection = await stranger.dial(pair.nodes[0].address)
@@ -72,14 +73,16 @@ async def test_unauthenticated_control_endpoints_are_not_among_a_nodes_calls(
     for method in ("stop", "drain", "unload", "move", "delete", "instance", "config"):
         with pytest.raises(PeerRefused, match="does not offer"):
             await connection.call(method, b"{}", timeout_s=2)
-    with pytest.raises(PeerMisbehaved):
-        await connection.call("spare", b"\xa0", timeout_s=2)
+    for method in ("spare", "faults", "fingerprints"):
+        with pytest.raises(PeerMisbehaved):
+            await connection.call(method, b"\xa0", timeout_s=2)
     told = json.loads(await connection.call("status", b'{"draining": true}', timeout_s=2))
 
     assert told["draining"] is False
     assert (node.engine, node.sessions, node.state) == before
     assert set(node._calls()) == {
-        *("gossip", "file", "weights", "handover", "spare", "status", "load", "ping")
+        *("gossip", "file", "weights", "handover", "spare", "status", "load", "ping"),
+        *("faults", "fingerprints"),
     }
 
 
