@@ -7,10 +7,12 @@ nothing is made up, and nothing that was signed is left out: there is no going b
 (that would be a fork).
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import astuple, dataclass, field
 from hashlib import sha256
+from itertools import count, takewhile
 from pathlib import Path
 
 from ledger import reader, spend_log
@@ -18,16 +20,17 @@ from ledger.beside import claim, read_meta
 from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import open_head
 from ledger.entries import LogEntry
-from ledger.errors import DamagedLedger
+from ledger.errors import DamagedLedger, LedgerBusy
 from ledger.filling import fill_lines
 from ledger.merkle import appended, leaf_hash, root
 from ledger.migrate import Table, tables_of
 from ledger.notes import Note
 from ledger.receipts import Receipt, read_receipt, receipt_id
-from ledger.store import SCHEMA, SCHEMA_VERSION, Row, Store
+from ledger.store import SCHEMA, SCHEMA_VERSION, Row, Store, translated
 from ledger.tree_log import text_of
 from protocol.errors import ConfigError, IntegrityError
 
+SHARED_AT, SHARED_BYTES = 0x40000002, 510
 Rows = dict[Row, list[Row]]  # by key: as each copy has it, the damaged one's first
 
 
@@ -70,16 +73,18 @@ class Repaired:
 def repair(
     directory: Path, log: LogFile, account: bytes, swarm_id: bytes, copies: Sequence[Path] = ()
 ) -> Repaired:
-    """Make one log whole. Stop the node first.
+    """Make one log whole. What earlier repairs put aside is read, too.
 
     Raises:
+        LedgerBusy: a process has it open: what it logs meanwhile would be put aside.
         DamagedLedger: not all that was signed can be read; it says which entries are missing.
         ConfigError: there is no such log, or its place cannot be written.
     """
     path = directory / log.file_name
     if not path.exists() and not (directory / log.head_name).exists():
         raise ConfigError(f"there is no {path}")
-    found = _read([path, *copies], log, account, swarm_id)
+    _check_alone(path)
+    found = _read(path, copies, log, account, swarm_id)
     head = _last_head(directory, log, found, account, swarm_id)
     repaired = Repaired(log.file_name, head.size, head.root.hex())
     chosen, nodes = _tree(path, log, found, head, swarm_id)
@@ -96,10 +101,12 @@ def repair(
         store.tidy()
     finally:
         store.close()
+    _check_alone(path)
+    aside = _free_name(path)
     for end in ("", "-wal", "-shm"):
         left = path.with_name(path.name + end)
         if left.exists():
-            left.replace(path.with_name(f"{path.name}.damaged{end}"))
+            left.replace(aside.with_name(aside.name + end))
     fresh.replace(path)
     return repaired
 
@@ -107,20 +114,57 @@ def repair(
 # --- within --------------------------------------------------------------------------------------
 
 
-def _read(paths: Iterable[Path], log: LogFile, account: bytes, swarm_id: bytes) -> dict[str, Rows]:
-    """What each table has, wherever it can be read. A copy of another account's counts nothing."""
+def _check_alone(path: Path) -> None:
+    """Whether no other process has the database open, which it needs not be whole to tell.
+
+    As long as a connection in WAL mode is open it holds a shared lock on these bytes of the file
+    (sqlite.org/lockingv3.html). Windows lets nobody rename a file that is open.
+    """
+    if sys.platform == "win32" or not path.exists():
+        return
+    import fcntl
+
+    with translated(path), path.open("rb+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, SHARED_BYTES, SHARED_AT)
+        except BlockingIOError as error:
+            raise LedgerBusy(
+                f"{path} is open in another process", hint="stop what runs on this home, then again"
+            ) from error
+
+
+def _asides(path: Path) -> Iterator[Path]:
+    """Where repairs put what they replaced, the first one first."""
+    yield path.with_name(f"{path.name}.damaged")
+    for number in count(2):
+        yield path.with_name(f"{path.name}.damaged-{number}")
+
+
+def _free_name(path: Path) -> Path:
+    return next(aside for aside in _asides(path) if not aside.exists())
+
+
+def _read(
+    path: Path, copies: Sequence[Path], log: LogFile, account: bytes, swarm_id: bytes
+) -> dict[str, Rows]:
+    """What each table has, wherever it can be read. A copy of another account's counts nothing;
+    tabs that are open now are those of the log itself.
+    """
     found: dict[str, Rows] = {table.name: {} for table in tables_of(log.schema)}
     ours = {"account": account, "swarm": swarm_id}
+    own = [path, *takewhile(Path.exists, _asides(path))]
     with ExitStack() as stack:
-        for path in (path for path in paths if path.exists()):
+        for each in [*(place for place in own if place.exists()), *copies]:
             try:
-                store = Store.open(path)
+                store = Store.open(each)
                 stack.callback(store.close)
-                if path.name != log.file_name and not ours.items() <= read_meta(store).items():
-                    raise ConfigError(f"{path} is no copy of this log")
+                if each not in own and not ours.items() <= read_meta(store).items():
+                    raise ConfigError(f"{each} is no copy of this log")
             except IntegrityError:
                 continue
             for table in tables_of(log.schema):
+                if table.name == "open_tab" and each != path:
+                    continue
                 for key, row in _readable(store, table):
                     found[table.name].setdefault(key, []).append(row)
     return found
@@ -239,7 +283,8 @@ def _write(
             bodies = [
                 row
                 for row in found["body"].get((entry.index,), [])
-                if isinstance(row[1], bytes)
+                if (entry.index,) not in pruned
+                and isinstance(row[1], bytes)
                 and isinstance(row[2], bytes)
                 and sha256(row[1] + row[2]).digest() == entry.digest
             ]

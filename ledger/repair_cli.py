@@ -32,7 +32,7 @@ def repair_command(
 ) -> None:
     """Make a damaged log whole: all that was signed is there again, or nothing is changed.
 
-    Stop the node first. The damaged database stays, with `.damaged` at the end of its name.
+    Stop what runs on the home first. The damaged database stays beside it, as `….damaged`.
     """
     log = SPENDING if spending else RECEIPTS
     books = [Book(each, home / each) for each in ((role,) if role else ROLES)]

@@ -1,18 +1,24 @@
 """A damaged log is made whole, from what is left and from copies, or nothing is changed."""
 
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from ledger import Ledger, verify_ledger
 from ledger.cli import ledger as commands
-from ledger.errors import DamagedLedger
+from ledger.errors import DamagedLedger, LedgerBusy
 from ledger.reader import FILE_NAME
 from ledger.repair import RECEIPTS, SPENDING, repair
 from ledger.spend_log import SpendLog
+from ledger.store import Store
 from protocol.errors import ConfigError, IntegrityError
 from protocol.identity import load_or_create_identity
 from tests.ledger.parties import CLIENT, SWARM
@@ -96,6 +102,7 @@ def test_entries_that_somebody_changed_are_put_back_or_refused(home):
     repair(home, RECEIPTS, ME, SWARM)
     is_whole(home)
 
+    (home / f"{FILE_NAME}.damaged").unlink()
     with Ledger.open(home, CLIENT, SWARM) as ledger:
         ledger._store.execute("UPDATE entry SET net = net + 1 WHERE idx = 25")
         ledger._store.execute("DELETE FROM body WHERE idx = 25")
@@ -144,3 +151,67 @@ def test_repair_is_a_command_that_the_error_names(memory_path):
     assert told["ledgers"][0]["n_entries"] == 0
     assert run("verify").exit_code == 0
     assert isinstance(run("repair", "--spending").exception, ConfigError)
+
+
+def test_a_log_that_another_process_has_open_is_left_alone(home):
+    program = (
+        "import sys; from pathlib import Path; from ledger import Ledger\n"
+        "from tests.ledger.parties import CLIENT, SWARM\n"
+        "with Ledger.open(Path(sys.argv[1]), CLIENT, SWARM):\n"
+        "    print('open', flush=True); sys.stdin.read()\n"
+    )
+    node = subprocess.Popen(
+        [sys.executable, "-c", program, str(home)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    try:
+        assert node.stdout.readline() == b"open\n"
+        with pytest.raises(LedgerBusy, match="another process"):
+            repair(home, RECEIPTS, ME, SWARM)
+    finally:
+        node.communicate()
+    repair(home, RECEIPTS, ME, SWARM)
+    is_whole(home)
+
+
+def test_what_was_put_aside_is_kept_and_read_by_the_next_repair(home):
+    first = (home / FILE_NAME).read_bytes()
+    repair(home, RECEIPTS, ME, SWARM)
+    assert (home / f"{FILE_NAME}.damaged").read_bytes() == first
+    shutil.copy(home / "copy", home / FILE_NAME)
+
+    repair(home, RECEIPTS, ME, SWARM)
+
+    assert (home / f"{FILE_NAME}.damaged").read_bytes() == first
+    assert (home / f"{FILE_NAME}.damaged-2").exists()
+    is_whole(home)
+
+
+def test_what_was_erased_is_not_brought_back_by_a_copy(home):
+    shutil.copy(home / FILE_NAME, home / "before")
+    with Ledger.open(home, CLIENT, SWARM) as ledger:
+        ledger._store.execute("DELETE FROM body WHERE idx = 7")
+        ledger._store.execute("INSERT INTO pruned VALUES (7, x'')")
+
+    repaired = repair(home, RECEIPTS, ME, SWARM, [home / "before"])
+
+    assert repaired.lost_receipts == []
+    with Ledger.open(home, CLIENT, SWARM) as ledger:
+        assert ledger._store.execute("SELECT count(*) FROM body WHERE idx = 7") == [(0,)]
+        assert ledger._store.execute("SELECT idx FROM pruned") == [(7,)]
+
+
+def test_tabs_that_are_open_are_those_of_the_log_and_a_namesake_is_no_copy(home, tmp_path):
+    with Ledger.open(tmp_path, ANN, SWARM):
+        pass
+    with pytest.raises(ConfigError, match="no copy"):
+        repair(home, RECEIPTS, ME, SWARM, [tmp_path / FILE_NAME])
+    with closing(Store.open(home / "copy")) as copy:
+        copy.execute("INSERT INTO open_tab VALUES (?, ?, ?)", (bytes(16), "gone", b"old"))
+
+    repair(home, RECEIPTS, ME, SWARM, [home / "copy"])
+
+    with closing(Store.open(home / FILE_NAME)) as store:
+        assert store.execute("SELECT count(*) FROM open_tab") == [(0,)]
