@@ -13,6 +13,7 @@ from ledger.fold import Allotted
 from ledger.owed import owed_entries
 from ledger.policy import Policy
 from ledger.reader import LedgerReader
+from ledger.settling import with_notes
 from ledger.spend_books import SpendBooks
 
 CLOSED, SETTLED, UNFUNDED = "closed", "settled", "unfunded"
@@ -22,6 +23,7 @@ class TabState(NamedTuple):
     allot_oid: bytes
     state: str
     unfunded: int  # ncr of the tab that nothing stands behind
+    credit: int = 0  # ncr that its payee takes off it
 
 
 def tab_states(reader: LedgerReader, books: SpendBooks, policy: Policy) -> dict[int, TabState]:
@@ -29,15 +31,20 @@ def tab_states(reader: LedgerReader, books: SpendBooks, policy: Policy) -> dict[
     allotted: dict[bytes, Allotted | None] = {}
     asked: defaultdict[bytes, int] = defaultdict(int)  # of each allotment, so far
     before: dict[bytes, int] = {}  # what an earlier receipt of a tab asked for
+    notes: dict[bytes, dict[bytes, int]] = {}  # of each payee
     states = {}
-    for index, _, tab in owed_entries(reader, policy):
+    for index, pair, whole in owed_entries(reader, policy):
+        if pair.payee not in notes:
+            notes[pair.payee] = books.notes_of(pair.payee)
+        (tab,) = with_notes([whole], notes[pair.payee])
         oid = tab.allot_oid
         if oid not in allotted:
             allotted[oid] = books.allotted(oid)
-        more = max(0, tab.amount - before.get(tab.session_id, 0))
-        before[tab.session_id] = max(tab.amount, before.get(tab.session_id, 0))
+        more = max(0, tab.net - before.get(tab.session_id, 0))
+        before[tab.session_id] = max(tab.net, before.get(tab.session_id, 0))
         asked[oid] += more
-        states[index] = _state(oid, allotted[oid], asked[oid], more)
+        state = _state(oid, allotted[oid], asked[oid], more)
+        states[index] = state._replace(credit=tab.credit)
     return states
 
 

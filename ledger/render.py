@@ -80,9 +80,14 @@ def _tabs(book: View) -> Table:
             f"{tab['meter']['prefill_tl']:,}",
             f"{tab['meter']['decode_tl']:,}",
             f"{sign}{tab['amount_ncr']:,}" if tab["amount_ncr"] else "0",
-            *([tab.get("state", "closed")] if has_states else []),
+            *([_state(tab)] if has_states else []),
         )
     return table
+
+
+def _state(tab: View) -> str:
+    state, credit = str(tab.get("state", "closed")), tab.get("credit_ncr", 0)
+    return f"{state}, {credit:,} ncr off" if credit else state
 
 
 def _groups(book: View) -> Table:

@@ -27,7 +27,7 @@ from ledger.settled import SettledBook, open_settlement, read_settlement
 from ledger.settling import OwedTab, Pair, settlements, with_notes
 from ledger.spend_books import SpendBooks
 from ledger.spend_log import SpendLog
-from ledger.spending import CreditNote, Deposit, Release, Settlement
+from ledger.spending import Deposit, Release, Settlement
 from protocol.canonical import MAX_UINT
 from protocol.errors import PeerBusy, PeerRefused
 from protocol.signing import Envelope, SigningKey
@@ -116,15 +116,6 @@ class SettleDesk:
         with LedgerReader.read(self._directory) as reader:
             self._tabs.read_on(reader)
         return bool(self._tabs.of_allotments)
-
-    def credit(self, session_id: bytes, amount: int, reason: str = "") -> None:
-        """Take off a tab what its vouchers promise too much, so much in all."""
-        note = CreditNote(session_id=session_id, amount_cum=amount, reason=reason)
-        envelope = note.seal(self._swarm_id, self._key)
-        if not self.spend_log().holds(envelope.object_id(self._swarm_id)):
-            self.spend_log().append(envelope)
-        with self._settled() as kept:
-            kept.note(self._key.public_key, [(session_id, amount)])
 
     def collect(self, *, is_dry: bool = False) -> int:
         """Take in what vouchers promise on tabs that are past their grace, unsettled.

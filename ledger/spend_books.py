@@ -173,6 +173,15 @@ class SpendBooks(SpendViews):
             self._remember(self._names.id(fault.accused), fault)
         self._changed(fault.accused)
 
+    def notes_of(self, payee: bytes) -> dict[bytes, int]:
+        """By tab, what this payee's log takes off it, as far as that counts."""
+        rows = self._store.execute(
+            "SELECT n.oid, max(n.amount) FROM step n JOIN counted c ON c.acct = n.acct"
+            " WHERE n.kind = 5 AND n.acct = ? AND n.idx < c.n GROUP BY n.oid",
+            (self._names.find(payee),),
+        )
+        return dict(rows)
+
     def hear_time(self, cosigned: Cosigned) -> None:
         """A quorum signed a log just now, whether or not it said anything new."""
         if cosigned.has_quorum:

@@ -107,6 +107,7 @@ def _states(book: Book, reader: LedgerReader) -> dict[int, Json]:
                 "allotment": each.allot_oid.hex(),
                 "state": each.state,
                 "unfunded_ncr": each.unfunded,
+                "credit_ncr": each.credit,
             }
             for index, each in tab_states(reader, books, policy).items()
         }

@@ -220,6 +220,7 @@ async def open_client(
                 purse=purse,
                 shows=shown_to_creditors(home, party.identity, party.swarm_id),
             ) as client,
+            _settling(home, party, join),
         ):
             places, trusted = (home.client, home.node), partial(trusted_auditors, home, auditors)
             watch = TrustWatch(client, places, trusted, quarantine=quarantine)
@@ -243,6 +244,18 @@ async def _purse(
 
     async with open_purse(home, party, transport, join) as purse:
         yield purse
+
+
+@asynccontextmanager
+async def _settling(home: Home, party: Party, join: Sequence[Address]) -> AsyncIterator[None]:
+    """What is over is settled by the way, where there is anything of the kind."""
+    if not party.policy.issuers:
+        yield
+        return
+    from manyhands.crediting.behind import settling_behind
+
+    async with settling_behind(home, party, join):
+        yield
 
 
 def trusted_auditors(home: Home, named: Collection[str] = ()) -> frozenset[bytes]:

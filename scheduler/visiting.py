@@ -24,13 +24,17 @@ async def settle(connection: Connection, visit: Visit) -> list[Settlement]:
     """
     steps = visit.steps()
     told: bytes | None = None
+    step: asyncio.Future[bytes | list[Settlement]] | None = None
     try:
         while True:
-            asked = await asyncio.to_thread(_next, steps, told)
+            step = asyncio.ensure_future(asyncio.to_thread(_next, steps, told))
+            asked = await asyncio.shield(step)
             if isinstance(asked, list):
                 return asked
             told = await connection.call(METHOD, asked, timeout_s=ANSWER_S)
     finally:
+        if step is not None and not step.done():  # cancelled: its thread still runs the generator
+            await asyncio.wait([step])
         await asyncio.to_thread(steps.close)
 
 

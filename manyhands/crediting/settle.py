@@ -6,7 +6,7 @@ next time.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,6 +124,25 @@ def due_of(place: Home, party: Party, epoch: int | None) -> list[Due]:
 async def settle_all(
     place: Home, party: Party, join: Sequence[Address], due: Sequence[Due]
 ) -> list[Settled]:
+    with interruptible():
+        return await visit_all(
+            place,
+            party,
+            join,
+            due,
+            tell=lambda each: say(f"settling epoch {each.epoch} with {each.peer}"),
+        )
+
+
+async def visit_all(
+    place: Home,
+    party: Party,
+    join: Sequence[Address],
+    due: Sequence[Due],
+    *,
+    tell: Callable[[Due], None] = lambda _: None,
+) -> list[Settled]:
+    """One after another; what fails holds nothing else up. tell: whom we go to now."""
     from ledger.log import Ledger
     from ledger.receipts import Receipt
     from ledger.settle_visit import Visit
@@ -139,19 +158,18 @@ async def settle_all(
     meeting = Meeting(party, transport, join_addresses(place, join))
     rules = (place.client, party.identity.key, party.swarm_id, party.policy)
     found = []
-    with interruptible():
-        try:
-            for each in due:
-                say(f"settling epoch {each.epoch} with {each.peer}")
-                try:
-                    connection = await meeting.peer(PeerId(each.peer))
-                    visit = Visit(*rules, each.pair, each.epoch, file)
-                    found.append(Settled(each, await visit_to(connection, visit)))
-                except ManyhandsError as error:
-                    found.append(Settled(each, error=error))
-        finally:
-            await meeting.aclose()
-            await paths_of(transport).aclose()
+    try:
+        for each in due:
+            tell(each)
+            try:
+                connection = await meeting.peer(PeerId(each.peer))
+                visit = Visit(*rules, each.pair, each.epoch, file)
+                found.append(Settled(each, await visit_to(connection, visit)))
+            except ManyhandsError as error:
+                found.append(Settled(each, error=error))
+    finally:
+        await meeting.aclose()
+        await paths_of(transport).aclose()
     return found
 
 

@@ -3,7 +3,7 @@
 from ledger import Ledger, Rates
 from ledger.line_states import CLOSED, SETTLED, UNFUNDED, tab_states
 from tests.ledger.parties import closed_receipt
-from tests.ledger.spenders import ANN, ASSET, BEN, SWARM, allot, chained, deposit
+from tests.ledger.spenders import ANN, ASSET, BEN, SWARM, allot, chained, credit_note, deposit
 from tests.ledger.spenders import settle as settled
 from tests.ledger.test_funding import POLICY, Scene, scene
 from tests.ledger.test_spend_books import signed
@@ -31,3 +31,10 @@ def test_45_what_is_claimed_beyond_an_allotment_is_unfunded_and_the_rest_is_not(
         scene.known.learn(BEN.public_key, signed(BEN.public_key, leaves, (0, 1, 2)), leaves)
         states = tab_states(ledger, scene.known, POLICY)
         assert [each.state for each in states.values()][:2] == [SETTLED, CLOSED]
+
+        noted = credit_note(BEN, tabs[1].session_id, 8)
+        leaves = [leaf.encode() for leaf in chained(agreed, deposit(BEN, agreed, 8), noted)]
+        scene.known.learn(BEN.public_key, signed(BEN.public_key, leaves, (0, 1, 2)), leaves)
+        states = [*tab_states(ledger, scene.known, POLICY).values()]
+        assert [each.state for each in states] == [SETTLED, SETTLED, CLOSED, UNFUNDED]
+        assert [each.credit for each in states] == [0, 8, 0, 0]

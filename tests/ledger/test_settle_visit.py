@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ledger import Ledger, LedgerReader
 from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Witnesses
+from ledger.credit_notes import find_tab, make_note
 from ledger.errors import BadObject, NotAgreed
 from ledger.fold import Branch, fold
 from ledger.merkle import appended, leaf_hash, root
@@ -28,7 +29,7 @@ from ledger.spend_books import SpendBooks
 from ledger.spend_leaf import SpendLeaf
 from ledger.spend_log import SpendLog
 from protocol.canonical import MAX_UINT, decode, encode
-from protocol.errors import IntegrityError, ManyhandsError, PeerBusy, PeerRefused
+from protocol.errors import IntegrityError, ManyhandsError, PeerBusy, PeerRefused, UsageError
 from protocol.signing import Envelope
 from tests.ledger.logs import branch
 from tests.ledger.parties import CLIENT, NOW_MS, PROVIDER, STRANGER, SWARM, closed_receipt
@@ -68,6 +69,13 @@ class Side:
 
     def visit(self, epoch=TODAY):
         return Visit(self.directory, self.key, SWARM, OPEN_POLICY, PAIR, epoch, self.file)
+
+    def credit(self, tab, amount):
+        with SpendLog.open(self.directory, self.key, SWARM) as log:
+            note = make_note(self.directory, OPEN_POLICY, log, tab, amount, "too slow")
+            with SettledBook.open(self.directory, SWARM) as kept:
+                kept.note(self.key.public_key, [(tab, amount)])
+            log.append(note.seal(SWARM, self.key))
 
     def settled(self):
         with SettledBook.open(self.directory, SWARM) as kept:
@@ -231,13 +239,55 @@ def test_tabs_that_nobody_can_show_are_named(sides):
 
 def test_credit_that_the_payee_gives_is_settled_on_both_sides(sides):
     payer, payee = sides([receipt(1), receipt(2)], [receipt(1), receipt(2)])
-    payee.desk().credit(receipt(1).session_id, 84, "too slow")
-    payee.desk().credit(receipt(1).session_id, 84, "too slow")
+    payee.credit(receipt(1).session_id, 40)
+    payee.credit(receipt(1).session_id, 84)
 
     (made,) = talk(payer, payee)
 
     assert (made.gross, made.credit, made.net) == (368, 84, 284)
     assert earned(payee) == 284
+
+
+def test_credit_is_of_what_was_promised_and_is_not_settled(sides):
+    payer, payee = sides([receipt(1), receipt(2)], [receipt(1), receipt(2)])
+    tab = receipt(1).session_id
+    payee.credit(tab, 84)
+
+    for amount, why in ((185, "promises 184 ncr"), (83, "84 ncr are taken off"), (84, "already")):
+        with pytest.raises(UsageError, match=why):
+            payee.credit(tab, amount)
+    with pytest.raises(UsageError, match="no tab"):
+        payee.credit(bytes(16), 1)
+    talk(payer, payee)
+    with pytest.raises(UsageError, match="settled by both sides"):
+        payee.credit(tab, 100)
+    assert earned(payee) == 284
+
+
+def test_credit_comes_too_late_for_what_was_collected(sides):
+    _, payee = sides([receipt(1)], [receipt(1)])
+    payee.epoch = TODAY + 9
+    assert payee.desk().collect() == 184
+
+    with pytest.raises(UsageError, match="taken in already"):
+        payee.credit(receipt(1).session_id, 1)
+
+
+def test_a_tab_is_named_by_its_id_or_a_receipts(sides):
+    _, payee = sides([], [receipt(1), receipt(2)])
+    named = (payee.directory, OPEN_POLICY, payee.key.public_key)
+    tab, other = (receipt(n) for n in (1, 2))
+
+    for text in (
+        tab.session_id.hex(),
+        tab.session_id.hex()[:8].upper(),
+        tab.receipt_id(SWARM).hex()[:20],
+    ):
+        assert find_tab(*named, text) == tab.session_id
+    for text in ("00" * 16, "01", "nonsense"):
+        with pytest.raises(UsageError):
+            find_tab(*named, text)
+    assert other.session_id != tab.session_id
 
 
 def test_46_who_never_comes_to_settle_pays_by_its_vouchers_after_the_grace(sides):

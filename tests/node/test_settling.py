@@ -10,7 +10,7 @@ from ledger.settle_words import TABS, Asked, Page
 from ledger.spend_books import SpendBooks
 from node.settling import Settling
 from protocol.identity import peer_id_from_public_key
-from tests.ledger.spenders import ANN, ASSET, BEN, SWARM
+from tests.ledger.spenders import ANN, ASSET, BEN, SWARM, credit_note
 from tests.ledger.test_funding import POLICY
 from tests.ledger.test_settle_visit import Side
 
@@ -33,7 +33,7 @@ async def test_payers_are_answered_while_witnesses_are_waited_for(tmp_path):
     Side(tmp_path, BEN)
     epoch = POLICY.epoch_of(NOW_S * 1000)
     desk = SettleDesk(tmp_path, BEN, SWARM, POLICY, lambda: epoch, lambda receipt: None)
-    desk.credit(bytes(16), 1)  # an entry of our spend log, to be cosigned
+    desk.spend_log().append(credit_note(BEN, bytes(16), 1))  # an entry, to be cosigned
     head = Checkpoint(origin(SWARM, BEN.public_key, "spend"), 0, EMPTY_ROOT)
     witnesses = HangingCosigners()
     with SpendBooks.open(tmp_path, SWARM, POLICY.quorum()) as books:
