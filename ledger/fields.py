@@ -4,6 +4,7 @@ A field's kind says its Python type and the rule its value keeps: `session_id: I
 checked when the object is made, so that an object that exists is well formed, whoever sent it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Self, TypeAlias, get_type_hints
@@ -15,6 +16,8 @@ from protocol.signing import Envelope, SigningKey, open_envelope, seal
 
 VERSION = 1
 MAX_TEXT_CHARS = 128
+# Spelled out: what Python holds printable changes with the tables of Unicode that it comes with.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 Check: TypeAlias = Callable[[Any], None]
 
 
@@ -29,8 +32,11 @@ def check_flag(value: Any) -> None:
 
 
 def check_text(value: Any) -> None:
+    """Without controls: it is shown on terminals and pages, and not all databases keep them."""
     if type(value) is not str or len(value) > MAX_TEXT_CHARS:
         raise BadObject(f"expected a text of at most {MAX_TEXT_CHARS} characters")
+    if _CONTROLS.search(value):
+        raise BadObject("expected a text without control characters")
 
 
 def check_reserved(value: Any) -> None:

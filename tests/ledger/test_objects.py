@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from ledger import Meter, Offer, Route, Statement, Terms, Voucher, tab_id
 from ledger.errors import BadObject
+from ledger.fields import check_text
 from ledger.policy import OPEN_POLICY, Policy
 from protocol.canonical import MAX_UINT, decode, encode
 from protocol.errors import IntegrityError
@@ -149,3 +150,10 @@ def test_the_policy_of_the_open_swarm_is_what_its_id_commits_to():
 
     assert object_id(Policy.TYPE, bytes(32), payload) == OPEN_SWARM_ID
     assert OPEN_POLICY.epoch_of(NOW_MS) == NOW_MS // 86_400_000
+
+
+@pytest.mark.parametrize("text", ["float32\x00", "a\nb", "\x1b[2J", "\x9b", "\u202egnp.exe"])
+def test_text_that_would_command_a_terminal_or_stop_a_database_is_no_text(text):
+    with pytest.raises(BadObject, match="control characters"):
+        check_text(text)
+    check_text("Größe 4 µm, 模型, 🦙")
