@@ -95,6 +95,31 @@ def test_a_creditor_records_what_it_was_paid_and_the_debt_is_less(home):
     assert (row["peer"], row["got_ncr"], row["owes_ncr"]) == (peer, 150, OWED - 150)
 
 
+def test_of_two_papers_of_a_client_that_which_was_signed_last_holds_in_either_order(tmp_path):
+    papers = [
+        Kin(node=node.public_key, client=CLIENT.public_key, issued_ms=at_ms)
+        for at_ms, node in ((1, STRANGER), (2, PROVIDER))
+    ]
+    for name, shown in (("a", papers), ("b", papers[::-1])):
+        (tmp_path / name).mkdir()
+        with Tallies.open(tmp_path / name, SWARM) as tallies:
+            for paper, node in ((each, each.node) for each in shown):
+                signer = {key.public_key: key for key in (STRANGER, PROVIDER)}[node]
+                tallies.introduce(paper.seal(SWARM, signer, CLIENT))
+
+            assert list(tallies.kin()) == [papers[1]]
+
+
+def test_a_client_shows_its_kin_anew_also_where_no_more_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("ledger.tallies.MAX_OTHERS", 1)
+    fixed = {"node": PROVIDER.public_key, "client": CLIENT.public_key}
+    with Tallies.open(tmp_path, SWARM) as tallies:
+        for at_ms in (1, 1, 2):
+            tallies.introduce(Kin(**fixed, issued_ms=at_ms).seal(SWARM, PROVIDER, CLIENT))
+
+        assert [kin.issued_ms for kin in tallies.kin()] == [2]
+
+
 @pytest.mark.parametrize("amount", ["0", "-1", "1e3", "many", "1.0000000001", "9" * 30, ".5", "٣"])
 def test_an_amount_that_is_none_is_an_error_of_use(home, amount):
     code, output = run(home, "paid", peer_id_from_public_key(CLIENT.public_key), "--", amount)
