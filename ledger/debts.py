@@ -57,8 +57,8 @@ class Debts:
         self.of_clients: Sums = {}
         self._got: dict[bytes, dict[bytes, int]] = {}  # by counterparty, then by our key
         self._gave: dict[bytes, dict[bytes, int]] = {}
-        self._node_of: dict[bytes, bytes] = {}  # a client's key to its kin
-        self._clients_of: dict[bytes, set[bytes]] = {}
+        self._node_of: dict[bytes, bytes] = {}  # a client's key to its kin, as papers say
+        self._kin: tuple[dict[bytes, bytes], dict[bytes, set[bytes]]] | None = None
 
     def earn(self, client: bytes, ncr: int) -> None:
         """A tab ended, in which we did so much for it."""
@@ -77,36 +77,33 @@ class Debts:
 
     def introduce(self, kin: Kin) -> None:
         """That two keys, who both signed it, are one counterparty. A client has one node."""
-        before = self._node_of.get(kin.client)
-        if before is not None:
-            self._clients_of[before].discard(kin.client)
-        self._node_of[kin.client] = kin.node
-        self._clients_of.setdefault(kin.node, set()).add(kin.client)
+        if self._node_of.get(kin.client) != kin.node:
+            self._node_of[kin.client] = kin.node
+            self._kin = None
 
     @property
     def node_of(self) -> Mapping[bytes, bytes]:
-        """The kin of clients' keys."""
-        return self._node_of
+        """Of clients' keys, the one that stands for their counterparty."""
+        return self._grouped()[0]
 
     def owed(self) -> dict[bytes, int]:
         """By one key of each counterparty that owes us anything."""
-        keys = {self._node_of.get(key, key) for key in (*self.of_node, *self.of_clients)}
+        keys = {self.node_of.get(key, key) for key in (*self.of_node, *self.of_clients)}
         pairs = ((key, self.with_(key).owes) for key in keys)
         return {key: owes for key, owes in pairs if owes > 0}
 
     def edges(self) -> dict[tuple[bytes, bytes], int]:
         """What counterparties did for us or made good, as `trust.py` has it."""
         ours = min(self.ours)
-        keys = {
-            self._node_of.get(key, key) for key in (*self.of_node, *self.of_clients, *self._got)
-        }
+        keys = {self.node_of.get(key, key) for key in (*self.of_node, *self.of_clients, *self._got)}
         pairs = ((key, self.with_(key).worth) for key in keys)
         return {(key, ours): worth for key, worth in pairs if worth > 0}
 
     def keys_of(self, key: bytes) -> frozenset[bytes]:
         """Of the counterparty that this key belongs to."""
-        node = self._node_of.get(key, key)
-        return frozenset({key, node} | self._clients_of.get(node, set()))
+        first_of, keys_of = self._grouped()
+        first = first_of.get(key, key)
+        return frozenset({key, first} | keys_of.get(first, set()))
 
     def with_(self, key: bytes) -> Pair:
         """What passed between us and the counterparty that has this key."""
@@ -120,3 +117,25 @@ class Debts:
             got=sum(sum(self._got.get(each, {}).values()) for each in keys),
             gave=sum(sum(self._gave.get(each, {}).values()) for each in keys),
         )
+
+    def _grouped(self) -> tuple[dict[bytes, bytes], dict[bytes, set[bytes]]]:
+        """The first key of each client's counterparty, and all clients' keys of each first one.
+
+        Kin of kin are one counterparty: else what one key did would count for each of its kin.
+        """
+        if self._kin is None:
+            first_of: dict[bytes, bytes] = {}
+            for key in self._node_of:
+                path: dict[bytes, None] = {}
+                while key not in first_of and key not in path and key in self._node_of:
+                    path[key] = None
+                    key = self._node_of[key]
+                if key in path:  # they name each other in a ring
+                    ring = list(path)
+                    key = min(ring[ring.index(key) :])
+                first_of |= dict.fromkeys(path, first_of.get(key, key))
+            keys_of: dict[bytes, set[bytes]] = {}
+            for key, first in first_of.items():
+                keys_of.setdefault(first, set()).add(key)
+            self._kin = first_of, keys_of
+        return self._kin

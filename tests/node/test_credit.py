@@ -79,6 +79,21 @@ def test_what_a_counterparty_does_for_our_clients_stands_against_its_debt():
     assert admit(rules, is_idle=False) is False
 
 
+@pytest.mark.parametrize("papers", ["AB CA DC", "CA AB DC", "DC AB CA", "AB CA DC AD"])
+def test_kin_of_kin_are_one_counterparty_and_what_they_did_counts_once(papers):
+    keys = {name: name.encode() * 32 for name in "ABCD"}
+    debts = Debts([US], {keys["B"]: Passed(earned=400)})
+    debts.of_clients = {keys["A"]: Passed(spent=1000)}
+    for node, client in papers.split():
+        debts.introduce(Kin(node=keys[node], client=keys[client], issued_ms=0))
+
+    pairs = [debts.with_(key) for key in keys.values()]
+
+    assert {(pair.owes, pair.worth) for pair in pairs} == {(-600, 1000)}
+    assert sum(debts.edges().values()) == 1000
+    assert len({debts.keys_of(key) for key in keys.values()}) == 1
+
+
 def test_a_session_ends_where_the_debt_passes_the_second_threshold():
     rules = credit(Debts([US], {THEM: Passed(earned=1900, spent=950)}))
 
