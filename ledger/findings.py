@@ -17,7 +17,7 @@ from ledger.judging import COMPUTE, Finding, judge
 from ledger.reputation import HALF_LIFE_S, UNSEEN, Standing
 from ledger.spending import Fault
 from ledger.store import Row, Store
-from ledger.verdicts import MATCH
+from ledger.verdicts import MATCH, MISMATCH
 from protocol.canonical import decode
 from protocol.signing import Envelope
 
@@ -155,7 +155,7 @@ class Findings:
         return {
             look.account
             for look in self.looks()
-            if not look.confirmed and now_s - look.at_s < HALF_LIFE_S
+            if look.result == MISMATCH and not look.confirmed and now_s - look.at_s < HALF_LIFE_S
         }
 
     # --- faults -----------------------------------------------------------------------------------

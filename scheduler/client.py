@@ -232,6 +232,8 @@ class Client:
             PeerRefused, PeerUnreachable: it does not show them.
         """
         told = self._directory.get(held.peer)
+        if told is None:  # a long answer outlives what was heard before it
+            told = (await self.directory()).get(held.peer)
         if told is None:
             raise PeerUnreachable(held.peer, "nobody knows where it is")
         addresses = [str(address) for address in told.to_dial]
