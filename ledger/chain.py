@@ -68,7 +68,8 @@ class ChainState:
     asked: Table = field(default_factory=_empty)  # of each allotment, taken in so far
     floors: Table = field(default_factory=_empty)  # of each allotment given back
     noted: Table = field(default_factory=_empty)  # of each tab, taken off it
-    collected: Table = field(default_factory=_empty)  # of terms; of allotment, payer and asset: all
+    # Of terms: what counts, and, with the tab's id, the voucher; of allotment, payer, asset: all.
+    collected: Table = field(default_factory=_empty)
 
 
 class ChainReader:
@@ -137,19 +138,20 @@ class ChainReader:
         """Vouchers raise what was asked of an allotment to the sum of what they promise of it.
 
         Not by it: which of them a settlement has in it cannot be seen. So the higher of the two
-        counts, and who collects after it settled shows the settled tabs, too.
+        counts, and who collects after it settled shows the settled tabs, too. Of a tab that is
+        shown again, credit notes since then are taken off: what others add makes up for it first.
         """
-        steps = []
+        steps, collected = [], self.state.collected
         for tab in open_collection(collection, self.account, self.swarm_id):
-            net = max(0, tab.amount - (self.state.noted.get(tab.session_id) or 0))
-            before = self.state.collected.get(tab.terms_oid) or 0
-            if net <= before:
-                continue
+            before = collected.get(tab.terms_oid) or 0
+            voucher = tab.terms_oid + tab.session_id
+            promised = max(tab.amount, collected.get(voucher) or before)
+            net = max(0, promised - (self.state.noted.get(tab.session_id) or 0))
             place = tab.allot_oid + tab.payer + tab.asset  # what others promised of it counts apart
-            total = (self.state.collected.get(place) or 0) + net - before
+            total = (collected.get(place) or 0) + net - before
             if total > MAX_UINT:
                 raise BadObject("all that is promised of an allotment is beyond 2^63")
-            self.state.collected[tab.terms_oid], self.state.collected[place] = net, total
+            collected[tab.terms_oid], collected[voucher], collected[place] = net, promised, total
             if total <= (self.state.asked.get(tab.allot_oid) or 0):
                 continue
             self.state.asked[tab.allot_oid] = total

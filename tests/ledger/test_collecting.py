@@ -82,6 +82,19 @@ def test_what_was_credited_or_given_back_is_not_collected():
     assert after(release(BEN, WHOLE, 20), collect(BEN, promise(ANN, BEN, OID, 30)))[0] == 20
 
 
+def test_what_was_credited_after_it_was_collected_is_taken_off_what_is_collected_next():
+    """As in settlements: 100 and 50 less 30 credited are 120. A tab that is not shown stands."""
+    one, two = promise(ANN, BEN, OID, 60), promise(ANN, BEN, OID, 30, tab=2)
+    noted = credit_note(BEN, bytes([1]) * 16, 20)
+
+    assert after(collect(BEN, one), noted, collect(BEN, one, two))[0] == 70
+    assert after(noted, collect(BEN, one), collect(BEN, two))[0] == 70
+    assert after(collect(BEN, one), noted, collect(BEN, one))[0] == 60
+    assert after(collect(BEN, one), noted, collect(BEN, two))[0] == 90
+    lower = promise(ANN, BEN, OID, 10)
+    assert after(collect(BEN, one), noted, collect(BEN, lower, two))[0] == 70
+
+
 def test_collected_claims_are_not_added_to_those_of_the_same_tabs():
     tabs = [TabClaim(bytes([1]) * 16, OID, 30)]
 
