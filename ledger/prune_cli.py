@@ -65,6 +65,7 @@ def _prune(book: Book, policy: Policy, *, dry_run: bool) -> dict[str, Any]:
 def _planned(book: Book, reader: LedgerReader, policy: Policy) -> Plan:
     directory, swarm_id = book.directory, reader.swarm_id
     made, notes, disputed, epoch = [], dict[bytes, int](), set[bytes](), 0
+    given_back = frozenset[bytes]()
     if is_there(directory, settled.FILE_NAME):
         with SettledBook.open(directory, swarm_id) as kept:
             made = [read_settlement(each) for each in kept.of(reader.account)]
@@ -73,12 +74,13 @@ def _planned(book: Book, reader: LedgerReader, policy: Policy) -> Plan:
     if (directory / findings.FILE_NAME).exists():
         with Findings.open(directory, swarm_id) as known:
             disputed = tabs_in(each.fault for each in known.faults())
-    if policy.witnesses and is_there(directory, spend_books.FILE_NAME):
+    if is_there(directory, spend_books.FILE_NAME):
         with SpendBooks.open(directory, swarm_id, policy.quorum()) as others:
-            epoch = epoch_now(policy, others, 0)
-    elif not policy.witnesses:
+            epoch = epoch_now(policy, others, 0) if policy.witnesses else 0
+            given_back = others.given_back(reader.account)
+    if not policy.witnesses:
         epoch = epoch_now(policy, None, int(time.time() * 1000))
-    return plan(reader, policy, made, epoch, disputed=disputed, notes=notes)
+    return plan(reader, policy, made, epoch, disputed=disputed, notes=notes, given_back=given_back)
 
 
 def _erase(books: list[Book], prefix: str, *, dry_run: bool) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from protocol.errors import IntegrityError
 from protocol.signing import Envelope
 
 UNSETTLED, RETAINED, DISPUTED = "not settled yet", "settled lately", "disputed"
+OPEN = "paid by an allotment that was not given back yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,14 @@ def plan(
     *,
     disputed: Collection[bytes] = (),
     notes: Mapping[bytes, int] | None = None,
+    given_back: Collection[bytes] = (),
 ) -> Plan:
     """What may be erased in this epoch.
 
     settled: signed by both. disputed: tabs that a fault is about. notes: what credit notes take off
-    tabs. A settlement covers what our own log still gives exactly, and nothing else.
+    tabs. given_back: allotments that a payee has released. A settlement covers what our own log
+    still gives exactly, and nothing else; and a payee whose payer stops settling collects a later
+    tab of an allotment by the vouchers of all tabs on it, so it keeps these until it released it.
     """
     tabs = owed_tabs(reader, policy)
     since: dict[bytes, int] = {}  # the epoch in which each tab was settled
@@ -61,7 +65,8 @@ def plan(
     bodies = []
     last = epoch - policy.retain_epochs - policy.holdback_epochs
     erased = {index for index, data, _ in reader.bodies() if data is None}
-    for index, _, tab in owed_entries(reader, policy):
+    for index, pair, tab in owed_entries(reader, policy):
+        is_open = pair.payee == reader.account and tab.allot_oid not in given_back
         if index in erased:
             continue
         if tab.session_id in disputed:
@@ -70,6 +75,8 @@ def plan(
             kept[UNSETTLED] += 1
         elif at >= last:
             kept[RETAINED] += 1
+        elif is_open:
+            kept[OPEN] += 1
         else:
             bodies.append(Body(index, tab.allot_oid))
     return Plan(tuple(bodies), dict(kept))

@@ -64,6 +64,13 @@ class SpendViews:
             for oid, data in rows
         ]
 
+    def given_back(self, payee: bytes) -> frozenset[bytes]:
+        """Allotments that this payee released, whether or not there is credit behind them."""
+        rows = self._store.execute(
+            "SELECT oid FROM step JOIN account ON id = acct WHERE kind = 4 AND name = ?", (payee,)
+        )
+        return frozenset(oid for (oid,) in rows)
+
     def claimed(self, oid: bytes) -> int:
         """What our tabs claim of an allotment, whether or not there is credit behind it."""
         rows = self._store.execute("SELECT amount FROM tab WHERE allot = ?", (oid,))

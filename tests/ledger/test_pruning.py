@@ -10,7 +10,7 @@ from ledger.balances import balances
 from ledger.errors import DamagedLedger
 from ledger.owed import owed_tabs
 from ledger.policy import OPEN_POLICY
-from ledger.pruning import DISPUTED, RETAINED, UNSETTLED, body_of, plan, tabs_in
+from ledger.pruning import DISPUTED, OPEN, RETAINED, UNSETTLED, body_of, plan, tabs_in
 from ledger.reader import FILE_NAME
 from ledger.settling import Pair, settlements
 from ledger.spending import Fault
@@ -50,12 +50,12 @@ def settled(log, epoch=TODAY):
 
 def planned(log, made, epoch, **more):
     with LedgerReader.read(log) as reader:
-        return plan(reader, POLICY, made, epoch, **more)
+        return plan(reader, POLICY, made, epoch, **{"given_back": {OID}} | more)
 
 
 def prune(log, made, epoch):
     with LedgerReader.read(log) as reader:
-        reader.forget(plan(reader, POLICY, made, epoch).bodies)
+        reader.forget(plan(reader, POLICY, made, epoch, given_back={OID}).bodies)
 
 
 def everything(log):
@@ -96,6 +96,13 @@ def test_what_is_not_settled_or_was_lately_or_is_disputed_stays(log):
         [1, 2, 3],
         {UNSETTLED: 1, DISPUTED: 1},
     )
+
+
+def test_46_a_payee_keeps_what_it_needs_to_collect_until_it_gave_the_allotment_back(log):
+    """Of an allotment that pays on, the payee shows all tabs, the settled ones too."""
+    made = settled(log)
+
+    assert planned(log, made, TODAY + 6, given_back=()).kept == {UNSETTLED: 1, OPEN: 4}
 
 
 def test_a_settlement_about_other_receipts_than_ours_covers_nothing(log):

@@ -19,6 +19,7 @@ from ledger.merkle import appended, leaf_hash, root
 from ledger.meter import Meter
 from ledger.objects import Voucher
 from ledger.policy import OPEN_POLICY
+from ledger.pruning import plan
 from ledger.reader import FILE_NAME
 from ledger.settle_desk import MAX_OF_A_TAB, SettleDesk
 from ledger.settle_visit import Visit
@@ -383,6 +384,18 @@ def test_receipts_that_add_nothing_are_not_logged_and_of_a_tab_only_a_few_are(si
     assert payee.n_receipts() == MAX_OF_A_TAB
 
 
+def test_46_a_payer_that_stops_settling_pays_for_later_tabs_after_settled_ones_were_pruned(sides):
+    payer, payee = sides([receipt(1, 60)], [receipt(1, 60)])
+    talk(payer, payee)
+    paid = earned(payee)
+    payee.epoch = TODAY + OPEN_POLICY.retain_epochs + OPEN_POLICY.holdback_epochs + 5
+    with LedgerReader.read(payee.directory) as reader:
+        reader.forget(plan(reader, OPEN_POLICY, payee.settled(), payee.epoch).bodies)
+    payee.file(receipt(2))
+
+    assert (payee.desk().collect(), earned(payee)) == (184, paid + 184)
+
+
 def test_what_an_allotment_has_left_goes_back_once_it_ended_and_all_tabs_are_paid(sides, tmp_path):
     _, payee = sides([receipt(1)], [receipt(1)])
     made = allot(CLIENT, PROVIDER, 5000, expires_epoch=TODAY)  # the same but for its last epoch
@@ -402,6 +415,7 @@ def test_what_an_allotment_has_left_goes_back_once_it_ended_and_all_tabs_are_pai
         learn(books, PROVIDER, payee.spent())
         assert (books.available(CLIENT.public_key, ASSET), desk.release(books)) == (9000, 0)
         assert books.allotted(ended).returned == 5000
+        assert books.given_back(PROVIDER.public_key) == {ended}
 
 
 def test_what_tabs_claim_and_nobody_paid_is_not_given_back(sides, tmp_path):
