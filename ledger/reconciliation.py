@@ -11,7 +11,7 @@ could have done by silence. That an object is sound is asked of the object.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from hashlib import sha256
 from itertools import accumulate, pairwise
 
@@ -122,11 +122,14 @@ class Asker:
     lacking, unknown: what we lack, and what the other side does, as (epoch, oid).
     """
 
-    def __init__(self, ids: IdSet, most: int = MOST) -> None:
+    def __init__(
+        self, ids: IdSet, most: int = MOST, *, passed_over: Collection[bytes] = ()
+    ) -> None:
+        """passed_over: objects, by their ids, that are not lacking where we have them not."""
         self.lacking: set[tuple[int, bytes]] = set()
         self.unknown: set[tuple[int, bytes]] = set()
         self.n_rounds = 0
-        self._ids, self._most = ids, most
+        self._ids, self._most, self._passed_over = ids, most, frozenset(passed_over)
         self._open = list(_described(ids, START, END))
         self._asked: list[Range] = []
 
@@ -198,7 +201,8 @@ class Asker:
         for key in keys:
             if len(found) >= self._most:
                 return
-            found.add((int.from_bytes(key[:8], "big"), key[8:]))
+            if key[8:] not in self._passed_over:
+                found.add((int.from_bytes(key[:8], "big"), key[8:]))
 
 
 def _holds(ids: IdSet, key: bytes) -> bool:

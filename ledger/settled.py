@@ -103,10 +103,14 @@ class SettledBook:
     def __len__(self) -> int:
         return int(self._store.execute("SELECT count(*) FROM settlement")[0][0])
 
-    def count(self, payer: bytes, payee: bytes, epoch: int) -> int:
-        """How many these two have of an epoch."""
-        sql = "SELECT count(*) FROM settlement WHERE payer = ? AND payee = ? AND epoch = ?"
-        return int(self._store.execute(sql, (payer, payee, epoch))[0][0])
+    def oids(self, payer: bytes, payee: bytes, epoch: int) -> list[bytes]:
+        """What these two have of an epoch, in order."""
+        sql = "SELECT oid FROM settlement WHERE payer = ? AND payee = ? AND epoch = ? ORDER BY oid"
+        return [bytes(oid) for (oid,) in self._store.execute(sql, (payer, payee, epoch))]
+
+    def drop(self, oid: bytes) -> None:
+        with self._store.transaction():
+            self._store.execute("DELETE FROM settlement WHERE oid = ?", (oid,))
 
     def between(self, pair: Pair) -> list[Envelope]:
         """In the order of their epochs."""
@@ -125,9 +129,10 @@ class SettledBook:
         )
         return [Envelope.decode(data) for (data,) in rows]
 
-    def ids(self) -> IdSet:
-        """Of all there are, as `reconciliation.py` compares them."""
-        return IdSet(self._store.execute("SELECT epoch, oid FROM settlement"))
+    def ids(self, first_epoch: int = 0) -> IdSet:
+        """Of all there are from this epoch on, as `reconciliation.py` compares them."""
+        sql = "SELECT epoch, oid FROM settlement WHERE epoch >= ?"
+        return IdSet(self._store.execute(sql, (first_epoch,)))
 
 
 def open_settlement(envelope: Envelope, swarm_id: bytes) -> Settlement:

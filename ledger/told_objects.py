@@ -6,13 +6,16 @@ what is new, once it is found to hold. Whoever tells too much is heard a part at
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from time import monotonic
 from typing import Protocol
 
 from ledger.errors import BadObject
 from ledger.findings import Findings
+from ledger.fold import Allotted
 from ledger.policy import Policy
-from ledger.reconciliation import Answerer, IdSet
+from ledger.reconciliation import Answerer, Asker, IdSet
 from ledger.settled import SettledBook, open_settlement
+from ledger.spending import Settlement
 from protocol.canonical import decode, encode
 from protocol.errors import PeerRefused
 from protocol.signing import Envelope
@@ -21,6 +24,7 @@ RECONCILE, OBJECTS = "reconcile", "objects"
 SETTLEMENTS, FAULTS = "settlements", "faults"
 MAX_ASKED = 256  # objects at a time
 MAX_ANSWER_BYTES = 1 << 20
+REFUSED_S, MAX_REFUSED = 600.0, 10_000  # then it is looked at again: credit may stand behind it
 MAX_OF_A_PAIR = 16  # settlements of two accounts in one epoch: they may be one person's
 
 
@@ -34,33 +38,63 @@ class Kept(Protocol):
 
 
 class KeptSettlements:
-    """Those of everybody, in the assets of a swarm."""
+    """Those of everybody that credit stands behind, in epochs that are over and not long past.
+
+    Whoever has two keys can make any number of others: which of them a node would keep would hang
+    on whom it heard first, and no two nodes would ever agree.
+    """
 
     def __init__(
-        self, book: SettledBook, policy: Policy, is_known: Callable[[bytes], bool]
+        self,
+        book: SettledBook,
+        policy: Policy,
+        allotted: Callable[[bytes], Allotted | None],
+        epoch: Callable[[], int],
+        own: bytes,
     ) -> None:
-        """is_known: whether an account has a spend log, which costs more than a key does."""
-        self._book, self._policy, self._is_known = book, policy, is_known
-        self._ids = (-1, IdSet(()))
+        """
+        Args:
+            allotted: an allotment by its id, if there is credit behind it.
+            epoch: which it is now.
+            own: our account; what it settled itself is kept whatever others settle.
+        """
+        self._book, self._policy, self._own = book, policy, own
+        self._allotted, self._epoch = allotted, epoch
+        self._state, self._ids, self._n_dropped = (-1, 0, 0), IdSet(()), 0
 
     def ids(self) -> IdSet:
-        """Put in order anew only when there are more."""
-        if self._ids[0] != (n := len(self._book)):
-            self._ids = (n, self._book.ids())
-        return self._ids[1]
+        """Put in order anew only when there are others."""
+        state = (len(self._book), self._n_dropped, self._first_epoch())
+        if self._state != state:
+            self._state, self._ids = state, self._book.ids(self._first_epoch())
+        return self._ids
 
     def get(self, oid: bytes) -> Envelope | None:
         return self._book.get(oid)
 
     def take(self, envelope: Envelope) -> bool:
         said = open_settlement(envelope, self._book.swarm_id)
-        n = self._book.count(said.payer, said.payee, said.epoch)
-        if said.asset not in self._policy.assets or not self._is_known(said.payee):
+        if not self._first_epoch() <= said.epoch < self._epoch():
             return False
-        if n >= MAX_OF_A_PAIR:
+        if said.asset not in self._policy.assets or not self._is_funded(said):
             return False
+        if self._own not in (said.payer, said.payee):
+            kept = self._book.oids(said.payer, said.payee, said.epoch)
+            if len(kept) >= MAX_OF_A_PAIR:  # the lowest ids, so that all nodes keep the same ones
+                if envelope.object_id(self._book.swarm_id) >= kept[-1]:
+                    return False
+                self._book.drop(kept[-1])
+                self._n_dropped += 1
         self._book.add(envelope)
         return True
+
+    def _first_epoch(self) -> int:
+        return self._epoch() - self._policy.retain_epochs - self._policy.holdback_epochs
+
+    def _is_funded(self, said: Settlement) -> bool:
+        pair = (said.payer, said.payee, said.asset)
+        found = (self._allotted(oid) for oid, _ in said.claims)
+        return all(each and (each.payer, each.payee, each.asset) == pair for each in found)
 
 
 class KeptFaults:
@@ -85,6 +119,17 @@ class ToldObjects:
 
     def __init__(self, kinds: Mapping[str, Kept], swarm_id: bytes) -> None:
         self.kinds, self._swarm_id = dict(kinds), swarm_id
+        self._refused: dict[bytes, float] = {}  # until when, by `monotonic`
+
+    def asker(self, kind: str, most: int) -> Asker:
+        """To compare with a peer; what held and was not wanted lately is asked for by nobody.
+
+        Raises:
+            PeerRefused: of a kind that is not kept here.
+        """
+        now_s = monotonic()
+        self._refused = {oid: until for oid, until in self._refused.items() if now_s < until}
+        return Asker(self._kept(kind).ids(), most, passed_over=self._refused.keys())
 
     def compare(self, request: bytes) -> bytes:
         """The answer to a message about one kind.
@@ -124,7 +169,10 @@ class ToldObjects:
             if (oid := envelope.object_id(self._swarm_id)) not in asked:
                 raise BadObject("an object that was not asked for, or twice")
             asked.discard(oid)
-            n += kept.take(envelope)
+            if kept.take(envelope):
+                n += 1
+            elif len(self._refused) < MAX_REFUSED:
+                self._refused[oid] = monotonic() + REFUSED_S
         return n
 
     def _kept(self, kind: str) -> Kept:

@@ -10,7 +10,6 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from ledger.reconciliation import Asker
 from ledger.told_objects import (
     MAX_ASKED,
     OBJECTS,
@@ -105,7 +104,7 @@ async def take_from(connection: Connection, objects: ToldObjects, kind: str) -> 
         ManyhandsError: it cannot be reached, or refuses us.
     """
     try:
-        asker = Asker(await asyncio.to_thread(objects.kinds[kind].ids), MOST)
+        asker = await asyncio.to_thread(objects.asker, kind, MOST)
         while not asker.is_over:
             asked = ask_compare(kind, asker.message())
             answered = await connection.call(RECONCILE, asked, timeout_s=TIMEOUT_S)

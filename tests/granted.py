@@ -145,7 +145,13 @@ class GrantedSwarm(Swarm):
         self._closing.callback(settled.close)
         findings = self._closing.enter_context(Findings.open(home, self.swarm_id))
         kept = (
-            KeptSettlements(settled, self.policy, lambda who: books.size(who) > 0),
+            KeptSettlements(
+                settled,
+                self.policy,
+                books.allotted,
+                lambda: epoch_now(self.policy, books, wall_ms()),
+                identity.public_key,
+            ),
             KeptFaults(findings),
         )
         objects = ToldObjects(dict(zip((SETTLEMENTS, FAULTS), kept, strict=True)), self.swarm_id)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ledger.auditors import read_auditors
+from ledger.epochs import epoch_now
 from ledger.escrow import Escrow
 from ledger.findings import Findings
 from ledger.funding import Purse
@@ -27,6 +28,7 @@ from ledger.told_objects import (
 from ledger.witness import WitnessBook
 from manyhands.home import KEY_NAME, SWARMS, Home, open_identity
 from manyhands.party import Party
+from protocol.clock import wall_ms
 from protocol.key_files import read_public_key
 
 
@@ -62,7 +64,13 @@ def open_credit(home: Home, party: Party) -> Iterator[Credit]:
         settled = stack.enter_context(SettledBook.open(home.node, party.swarm_id))
         findings = stack.enter_context(Findings.open(home.node, party.swarm_id))
         kinds: dict[str, Kept] = {
-            SETTLEMENTS: KeptSettlements(settled, policy, lambda who: books.size(who) > 0),
+            SETTLEMENTS: KeptSettlements(
+                settled,
+                policy,
+                books.allotted,
+                lambda: epoch_now(policy, books, wall_ms()),
+                party.identity.public_key,
+            ),
             FAULTS: KeptFaults(findings, read_auditors(home.root) | {party.identity.public_key}),
         }
         escrow = Escrow(Purse(party.identity.public_key, policy, books))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ledger.collecting import open_collection
 from ledger.findings import Findings
+from ledger.fold import Allotted
 from ledger.log import Ledger
 from ledger.logs_http import answer as logs_answer
 from ledger.objects import Terms, Voucher
@@ -124,8 +125,9 @@ def _told() -> ToldObjects:
     """What a node keeps of others."""
     home = Path(tempfile.mkdtemp())
     book = SettledBook.open(home, SWARM)
+    funded = Allotted(payer=ANN.public_key, payee=BEN.public_key, asset=ASSET, amount=100)
     kinds = {
-        SETTLEMENTS: KeptSettlements(book, POLICY, lambda who: True),
+        SETTLEMENTS: KeptSettlements(book, POLICY, lambda oid: funded, lambda: 40, b""),
         FAULTS: KeptFaults(Findings.open(home, SWARM)),
     }
     for epoch in range(40):
