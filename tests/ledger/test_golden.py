@@ -8,24 +8,30 @@ from pathlib import Path
 import pytest
 
 from ledger import Receipt, Route, open_receipt
+from ledger.chain import Kind, read_chain
 from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Witness, cosign, with_cosignatures
 from ledger.entries import LogEntry
 from ledger.fingerprints import fp_root
+from ledger.funding import SpendProof
 from ledger.judging import Leaf, compute_fault, double_seq_fault
+from ledger.meter import Meter
 from ledger.objects import Statement
 from ledger.policy import SETTLED
 from ledger.receipts import receipt_id
 from ledger.reconciliation import Answerer, Asker, IdSet
+from ledger.settle_words import GIVE, PROPOSE, SIGNED, TABS, TAKE, Asked, Page, Proposed
+from ledger.settling import OwedTab
 from ledger.spending import Fault
 from ledger.tally import Kin, Tally
 from ledger.verdicts import MISMATCH, Verdict, commitment
-from protocol.canonical import encode
+from protocol.canonical import decode, encode
 from tests.ledger import spenders
 from tests.ledger.parties import CLIENT, MANIFEST, PROVIDER, STRANGER, SWARM, closed_receipt
 from tests.ledger.spenders import ANN, BEN
 from tests.ledger.test_funding import POLICY
 
+ASKED = ("propose", "signed", "tabs", "take", "give")
 FILE = Path(__file__).parents[1] / "golden" / "ledger.json"
 
 
@@ -57,6 +63,35 @@ def spending():
         **{f"spend_leaf_{leaf.index}": leaf.encode() for leaf in leaves},
         "spend_leaf_2_hash": leaves[2].hash(),
         "cosigned_checkpoint": with_cosignatures(head.sign(BEN), [line]).encode(),
+    }
+
+
+def settled_between():
+    """The five questions of a payer and what a payee answers, two collections with a credit note
+    between them and the levels these lead to, and what shows that an entry is in a spend log."""
+    tab = OwedTab(bytes(16), MANIFEST, 7, 300, Meter(1, 2, 3, 4, 5, 6, 7), 20)
+    other = replace(tab, session_id=bytes([1]) * 16, credit=0)
+    made = spenders.settle(ANN, BEN, (MANIFEST, 40))
+    one, two = (spenders.promise(ANN, BEN, MANIFEST, n, tab=t) for n, t in ((60, 1), (30, 2)))
+    leaves = spenders.chained(
+        spenders.collect(BEN, one),
+        spenders.credit_note(BEN, bytes([1]) * 16, 20),
+        spenders.collect(BEN, one, two),
+    )
+    steps = [step for each in read_chain(BEN.public_key, leaves, SWARM) for step in each]
+    head = Checkpoint(origin(SWARM, BEN.public_key, "spend"), 3, MANIFEST)
+    shown = SpendProof(leaves[0].encode(), (MANIFEST, bytes(32)), head.sign(BEN))
+    return {
+        "settle_propose": Asked(PROPOSE, 7, spenders.ASSET).encode(),
+        "settle_proposed": Proposed((made,), ((tab.session_id, 20),)).encode(),
+        "settle_signed": Asked(SIGNED, data=made.encode()).encode(),
+        "settle_tabs": Asked(TABS, 7, spenders.ASSET, tab.session_id).encode(),
+        "settle_page": Page((tab, other), True).encode(),
+        "settle_take": Asked(TAKE, data=b"a receipt").encode(),
+        "settle_give": Asked(GIVE, data=tab.session_id).encode(),
+        **{f"collected_leaf_{leaf.index}": leaf.encode() for leaf in leaves},
+        "collected_levels": encode(tuple(s.amount for s in steps if s.kind == Kind.LEVEL)),
+        "spend_proof": shown.encode(),
     }
 
 
@@ -112,6 +147,7 @@ def objects():
         **reconciling(),
         **audited(receipt),
         **between_strangers(),
+        **settled_between(),
     }
 
 
@@ -161,6 +197,16 @@ def test_the_pinned_receipt_still_opens():
     tab = open_receipt(Receipt.decode(GOLDEN["receipt"]), SWARM)
 
     assert (tab.amount, tab.meter.prefill_tl, tab.meter.decode_tl) == (184, 32, 48)
+
+
+def test_the_pinned_words_of_a_settlement_still_read():
+    kinds = [Asked.decode(GOLDEN[f"settle_{name}"]).kind for name in ASKED]
+
+    assert kinds == [PROPOSE, SIGNED, TABS, TAKE, GIVE]
+    assert [tab.net for tab in Page.decode(GOLDEN["settle_page"]).tabs] == [280, 300]
+    assert Proposed.decode(GOLDEN["settle_proposed"]).notes == ((bytes(16), 20),)
+    assert SpendProof.decode(GOLDEN["spend_proof"]).leaf == GOLDEN["collected_leaf_0"]
+    assert decode(GOLDEN["collected_levels"]) == [60, 70]
 
 
 if __name__ == "__main__":  # write the file anew: python -m tests.ledger.test_golden
