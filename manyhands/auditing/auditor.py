@@ -5,11 +5,12 @@ this home, and where two opinions agree that a hop's outputs are wrong, a fault 
 need to judge it.
 
 Hops are looked at in the order of the chain, and no further than the first that deviates: what
-comes after it had wrong rows to work on, and is not blamed. A single opinion is never enough to
-accuse anybody: it may be the one that runs it again who is wrong.
+comes after it had wrong rows to work on, and is not blamed. Before one is suspected, all that the
+hops before it did up to there is looked at; where one of these cannot be, nobody behind it is. Only
+a hop whose input is proven is accused, and never by a single opinion: it may be the one that runs
+it again who is wrong.
 """
 
-import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,37 +21,20 @@ from ledger.judging import Leaf
 from ledger.reputation import UNSEEN, Standing
 from ledger.sampling import is_sampled, rate_ppm
 from ledger.spending import Fault
-from ledger.verdicts import MATCH, MISMATCH, UNOPENED, parts_of
+from ledger.verdicts import MATCH, MISMATCH, UNOPENED
+from manyhands.auditing.coverage import gap, has_proven_input, rows_told
 from manyhands.auditing.ends import Ends
-from manyhands.auditing.references import Reference, Rerun
+from manyhands.auditing.opinions import Heard, Opinions
+from manyhands.auditing.references import Reference
 from manyhands.auditing.telling import Session, Teller
 from manyhands.auditing.tolerance import Tolerance
-from protocol.errors import ManyhandsError, PeerBusy, PeerUnreachable
-from protocol.fingerprint import WINDOW, Distance, Window, compare
+from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerUnreachable
+from protocol.fingerprint import WINDOW
 from protocol.fp_profile import LEAST_ROWS
-from protocol.redrawing import shortfall
 from protocol.signing import SigningKey
 from scheduler.commitments import Commitment, Opened
 
-log = logging.getLogger(__name__)
-
 OpenWindows = Callable[[Commitment, Sequence[int]], Awaitable[Opened]]
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What one opinion said of one window."""
-
-    is_honest: bool
-    distance: Distance
-    drawn: float = 0.0  # by how far its worst draw falls short
-    by: tuple[str, ...] = ()
-    name: str = ""
-
-    @property
-    def stats(self) -> tuple[int, ...]:
-        told = (self.distance.mean, self.distance.median, self.distance.worst, self.drawn)
-        return tuple(map(parts_of, told))
 
 
 @dataclass(slots=True)
@@ -60,6 +44,31 @@ class Audit:
     looks: list[Look] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what was seen besides, for people
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A hop that opened windows. good: those that were found honest."""
+
+    hop: Commitment
+    opened: Opened
+    good: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Told:
+    """One session while it is looked at.
+
+    border: the block up to which hops have been. is_built_on: all hops up to there committed to all
+    that they passed on, and opened it.
+    """
+
+    session: Session
+    opinions: Opinions
+    audit: Audit = field(default_factory=Audit)
+    hops: list[_Seen] = field(default_factory=list)
+    border: int = 0
+    is_built_on: bool = True
 
 
 class Auditor:
@@ -89,152 +98,142 @@ class Auditor:
 
     async def look(self, session: Session) -> Audit:
         """Look at the windows of this session that are to be looked at."""
-        audit, nonce = Audit(), secrets.token_bytes(32)  # drawn after all has been stated
+        nonce = secrets.token_bytes(32)  # drawn after all has been stated
+        opinions = Opinions(session, self._ends, self._references, self._allowed)
+        told = _Told(session, opinions)
         for hop in session.hops:
-            if not await self._look_at(session, hop, nonce, audit):
+            if not await self._look_at(hop, nonce, told):
                 break
-        return audit
+        return told.audit
 
-    async def _look_at(self, session: Session, hop: Commitment, nonce: bytes, audit: Audit) -> bool:
-        """Whether what this hop passed on can be built on."""
-        if hop.statement.fp_root is None:
-            audit.notes.append(f"{hop.peer} commits to no fingerprints")
-            return True
+    async def _look_at(self, hop: Commitment, nonce: bytes, told: "_Told") -> bool:
+        """Whether it is of use to look at what comes after this hop."""
+        told.is_built_on = told.is_built_on and hop.terms.layer_lo == told.border
+        told.border = hop.terms.layer_hi
         ran = hop.statement.meter
-        if not ran.prefill_tl + ran.decode_tl:
-            return True  # others had run all of it before: it committed to nothing of its own
-        try:
-            opened = await self._opened(session, hop, nonce)
-        except ManyhandsError as error:
-            is_away = isinstance(error, PeerUnreachable | PeerBusy)
-            said = "could not be asked" if is_away else "does not open its work"
-            audit.notes.append(f"{hop.peer} {said}: {error}")
-            look = self._teller.look(session, hop, UNOPENED, (0,))
-            audit.looks.append(replace(look, confirmed=not is_away))
+        if hop.statement.fp_root is None:
+            told.audit.notes.append(f"{hop.peer} commits to no fingerprints")
+            told.is_built_on = False
             return True
-        for index, window in sorted(opened.windows.items()):
-            if window.stop - window.start < LEAST_ROWS:
-                continue
-            heard = await self._opinions(session, hop, window)
-            if not heard:
-                audit.notes.append(f"nobody can run blocks up to {hop.terms.layer_hi} again")
-                return True
-            if not self._judge(session, hop, opened.leaves[index], heard, audit):
-                return False
-        return True
+        if not ran.prefill_tl + ran.decode_tl:
+            told.is_built_on = False  # others had run all of it before: it committed to nothing
+            return True
+        try:
+            opened = await self._opened(told.session, hop, nonce)
+        except ManyhandsError as error:
+            self._not_opened(hop, error, told)
+            return True
+        if missing := gap(told.session, hop, opened):
+            self._not_opened(hop, PeerMisbehaved(hop.peer, missing), told)
+            return True
+        told.hops.append(_Seen(hop, opened))
+        goes_on = await self._judge_windows(told, len(told.hops) - 1, opened)
+        told.is_built_on = told.is_built_on and not opened.start
+        return goes_on
 
-    def _judge(
-        self,
-        session: Session,
-        hop: Commitment,
-        leaf: Leaf,
-        heard: Sequence[Heard],
-        audit: Audit,
-    ) -> bool:
-        """Whether the window is honest, by what was heard of it."""
-        wrong = [each for each in heard if not each.is_honest]
-        told = self._teller.look
-        if heard[-1].is_honest:
-            audit.notes += [f"{each.name} deviated, not {hop.peer}" for each in wrong]
+    def _not_opened(self, hop: Commitment, error: ManyhandsError, told: "_Told") -> None:
+        is_away = isinstance(error, PeerUnreachable | PeerBusy)
+        said = "could not be asked" if is_away else "does not open its work"
+        told.audit.notes.append(f"{hop.peer} {said}: {error}")
+        look = self._teller.look(told.session, hop, UNOPENED, (0,))
+        told.audit.looks.append(replace(look, confirmed=not is_away))
+        told.is_built_on = False
+
+    async def _judge_windows(self, told: "_Told", place: int, opened: Opened) -> bool:
+        """Whether none of them deviates, nor one of a hop before them."""
+        seen = told.hops[place]
+        for index, window in sorted(opened.windows.items()):
+            n_rows = min(window.stop, told.session.n_rows) - window.start
+            if n_rows < LEAST_ROWS or index in seen.good:
+                continue
+            heard = await told.opinions.of(seen.hop, window)
+            if not heard:
+                told.audit.notes.append(f"nobody can run blocks up to {told.border} again")
+                told.is_built_on = False
+                return True
+            if not heard[-1].is_honest:
+                await self._deviates(told, place, opened.leaves[index], window.stop, heard)
+                return False
+            wrong = [each for each in heard if not each.is_honest]
+            told.audit.notes += [f"{each.name} deviated, not {seen.hop.peer}" for each in wrong]
             # One against one: nobody knows yet. Whoever agrees with two is believed.
             if len(wrong) < len(heard) - 1 or not wrong:
-                audit.looks.append(told(session, hop, MATCH, heard[-1].stats, leaf))
-            return True
-        is_sure = len(wrong) > 1 and self._allowed.is_measured
-        look = told(session, hop, MISMATCH, wrong[-1].stats, leaf)
+                look = self._teller.look(
+                    told.session, seen.hop, MATCH, heard[-1].stats, opened.leaves[index]
+                )
+                told.audit.looks.append(look)
+                seen.good.add(index)
+            else:
+                told.is_built_on = False
+        return True
+
+    async def _deviates(
+        self, told: "_Told", place: int, leaf: Leaf, stop: int, heard: Sequence[Heard]
+    ) -> None:
+        """Say so, if no hop before it can be the reason."""
+        hop, opened, audit = told.hops[place].hop, told.hops[place].opened, told.audit
+        if not told.is_built_on:
+            audit.notes.append(f"{hop.peer} deviates, or who came before it")
+            return
+        for before in range(place):
+            if not await self._is_good_until(told, before, leaf.window_no):
+                return
+        wrong = [each for each in heard if not each.is_honest]
+        is_proven = has_proven_input(told.session, hop, stop, self._ends.n_blocks)
+        is_own = is_proven and not opened.start
+        is_sure = len(wrong) > 1 and is_own and self._allowed.is_measured
+        look = self._teller.look(told.session, hop, MISMATCH, wrong[-1].stats, leaf)
         audit.looks.append(replace(look, confirmed=is_sure))
         if is_sure:
             stats = [each.stats for each in wrong]
             audit.faults.append(self._teller.fault(hop, leaf, stats))
-        elif len(wrong) > 1:
+        elif len(wrong) < 2:
+            audit.notes.append(f"{hop.peer} deviates, and nobody can give a second opinion")
+        elif not is_own:
+            audit.notes.append(f"{hop.peer} deviates, and nobody knows what rows it was sent")
+        else:
             audit.notes.append(
                 f"{hop.peer} deviates, as far as thresholds say that nobody measured"
             )
-        else:
-            audit.notes.append(f"{hop.peer} deviates, and nobody can give a second opinion")
-        return False
+
+    async def _is_good_until(self, told: "_Told", place: int, last: int) -> bool:
+        """Whether all windows of a hop up to `last` are found honest: what deviates in one of them
+        deviates, through the KV cache, in all later ones of the hops behind it."""
+        seen = told.hops[place]
+        lacking = [index for index in range(last + 1) if index not in seen.good]
+        try:
+            opened = await self._windows(seen.hop, lacking, seen.opened)
+        except ManyhandsError as error:
+            self._not_opened(seen.hop, error, told)
+            return False
+        return await self._judge_windows(told, place, opened) and seen.good.issuperset(lacking)
 
     async def _opened(self, session: Session, hop: Commitment, nonce: bytes) -> Opened:
-        """The windows that are looked at. The last one says which there are."""
-        last = (session.n_rows - 1) // WINDOW
+        """The windows that are looked at. The first one asked for says which there are."""
+        start, n_rows = rows_told(hop)
+        last = (min(session.n_rows, start + n_rows) - 1) // WINDOW
         opened = await self._open_windows(hop, [last])
         oid, rate = hop.envelope.object_id(self._swarm_id), self._rate(hop.terms.payee)
+        stop = min(session.n_rows, opened.stop)  # what came after the answer nobody knows
         chosen = [
             index
-            for index in range(opened.start // WINDOW, (opened.stop - 1) // WINDOW + 1)
+            for index in range(opened.start // WINDOW, (stop - 1) // WINDOW + 1)
             if is_sampled(nonce, oid, index, rate)
         ]
-        more = [index for index in chosen if index != last]
+        return await self._windows(hop, chosen, opened)
+
+    async def _windows(self, hop: Commitment, chosen: Sequence[int], known: Opened) -> Opened:
+        """Those of them that are about an answer's rows, `known` or asked for."""
+        windows, leaves = dict(known.windows), dict(known.leaves)
+        more = [index for index in chosen if index not in windows]
         for at in range(0, len(more), MAX_OPENED):
             rest = await self._open_windows(hop, more[at : at + MAX_OPENED])
-            opened = Opened(
-                opened.start,
-                opened.stop,
-                {**opened.windows, **rest.windows},
-                {**opened.leaves, **rest.leaves},
-            )
-        windows = {index: opened.windows[index] for index in chosen}
-        return Opened(opened.start, opened.stop, windows, opened.leaves)
+            windows |= rest.windows
+            leaves |= rest.leaves
+        return Opened(known.start, known.stop, {index: windows[index] for index in chosen}, leaves)
 
     def _rate(self, account: bytes) -> int:
         if self._rate_ppm is not None:
             return self._rate_ppm
         standing = self._standings.get(account, UNSEEN)
         return rate_ppm(standing, self._policy_ppm, is_suspect=account in self._suspects)
-
-    async def _opinions(self, session: Session, hop: Commitment, window: Window) -> list[Heard]:
-        """One that finds it honest is enough; else others are asked until two agree, of whom no
-        peer took part in both."""
-        heard: list[Heard] = []
-        others = {each.peer for each in session.hops}
-        for reference in self._references:
-            used = {peer for each in heard for peer in each.by}
-            rerun = await self._rerun(reference, session, hop, others | used)
-            if rerun is None and not heard:  # better with peers of this chain than not at all
-                rerun = await self._rerun(reference, session, hop, {hop.peer})
-            if rerun is None:
-                continue
-            heard.append(self._compared(session, hop, window, rerun, reference.name))
-            says = [each.is_honest for each in heard]
-            if says[0] or says.count(says[-1]) > 1:
-                break
-        return heard
-
-    async def _rerun(
-        self, reference: Reference, session: Session, hop: Commitment, but: set[str]
-    ) -> Rerun | None:
-        ids = session.ids[: session.n_rows]
-        try:
-            return await reference.rerun(ids, hop.terms.layer_hi, but)
-        except ManyhandsError as error:
-            log.warning("a second run failed", extra={"by": reference.name, "error": str(error)})
-            return None
-
-    def _compared(
-        self, session: Session, hop: Commitment, window: Window, rerun: Rerun, name: str
-    ) -> Heard:
-        distance = compare(window, rerun.rows[window.start : window.stop])
-        limits = self._allowed.limits
-        is_honest = limits.at(hop.terms.layer_hi).judge(distance) is not False
-        drawn = self._worst_draw(session, window, rerun) if window.draws else 0.0
-        is_honest = is_honest and drawn <= limits.drawn
-        return Heard(is_honest, distance, drawn, rerun.by, name)
-
-    def _worst_draw(self, session: Session, window: Window, rerun: Rerun) -> float:
-        """By how far the drawn ids of a window fall short of what these rows give."""
-        first, ids = window.draws_from, session.ids
-        if tuple(ids[first : first + len(window.draws)]) != window.draws:
-            return float("inf")  # it commits to another answer than it gave
-        if session.sampling is None:
-            return 0.0
-        logits = self._ends.logits(ids[: session.n_rows], rerun.rows)
-        return max(
-            shortfall(
-                logits[first + n - 1],
-                session.sampling,
-                ids[: first + n],
-                claimed,
-                n_prompt=session.n_prompt,
-            )
-            for n, claimed in enumerate(window.draws)
-        )

@@ -23,13 +23,17 @@ Stats = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One that is over. ids: prompt and answer. sampling None: its draws cannot be judged."""
+    """One that is over. ids: prompt and answer. sampling None: its draws cannot be judged.
+
+    is_plain: no hop was lost or handed over, so that each has run all of it, and once.
+    """
 
     manifest: bytes
     ids: tuple[int, ...]
     n_prompt: int
     hops: tuple[Commitment, ...]
     sampling: SamplingParams | None = None
+    is_plain: bool = True
 
     @property
     def n_rows(self) -> int:

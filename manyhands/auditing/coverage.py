@@ -1,0 +1,48 @@
+"""What a hop's fingerprints have to be about, and what it is known to have worked on.
+
+In: a session, what a hop stated of it and opened. Out: what it left out, and whether its input is
+proven: only then are wrong outputs its own.
+"""
+
+import hmac
+
+from ledger.roots import RowRoot
+from manyhands.auditing.telling import Session
+from protocol.codec import ids_to_bytes
+from protocol.messages import TOKEN_BYTES
+from scheduler.commitments import Commitment, Opened
+
+
+def rows_told(hop: Commitment) -> tuple[int, int]:
+    """The first position that a hop ran by its own bill, and how many it ran."""
+    ran, n_blocks = hop.statement.meter, hop.terms.layer_hi - hop.terms.layer_lo
+    return ran.cached_tl // n_blocks, (ran.prefill_tl + ran.decode_tl) // n_blocks
+
+
+def gap(session: Session, hop: Commitment, opened: Opened) -> str:
+    """What it billed and committed to nothing of; empty: nothing.
+
+    Rows that are run again after a loss are billed each time and stand once: nothing is said then.
+    """
+    start, n_rows = rows_told(hop)
+    if not session.is_plain or (opened.start <= start and opened.stop >= start + n_rows):
+        return ""
+    return f"it ran {start}:{start + n_rows} and shows {opened.start}:{opened.stop}"
+
+
+def has_proven_input(session: Session, hop: Commitment, until: int, n_blocks: int) -> bool:
+    """Whether all rows below `until` came from the ids that the caller knows, and nothing else.
+
+    So it is with a first hop that signed for these very ids, from the first one on. What later hops
+    were sent nobody can tell: their neighbour's fingerprints are of what it computed, not of what
+    it sent. A hop that is the whole chain got its ids from the caller and itself.
+    """
+    if hop.terms.layer_lo:
+        return False
+    if hop.terms.layer_hi == n_blocks:
+        return True
+    stop, root = hop.statement.last_step, RowRoot(hop.salt)
+    if not until <= stop <= len(session.ids):
+        return False
+    root.add(0, ids_to_bytes(session.ids[:stop]), TOKEN_BYTES)
+    return hmac.compare_digest(root.at(stop), hop.statement.in_root)

@@ -1,0 +1,116 @@
+"""What others make of a window that a hop committed to: the same ids, run again elsewhere.
+
+In: a window, and who can run its hop's blocks again. Out: what each of them says of it. Rows of one
+border are asked for once of each, however many windows are looked at.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ledger.verdicts import parts_of
+from manyhands.auditing.ends import Ends
+from manyhands.auditing.references import Reference, Rerun
+from manyhands.auditing.telling import Session
+from manyhands.auditing.tolerance import Tolerance
+from protocol.errors import ManyhandsError
+from protocol.fingerprint import BUCKETS, Distance, Window, compare
+from protocol.redrawing import shortfall
+from scheduler.commitments import Commitment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one opinion said of one window."""
+
+    is_honest: bool
+    distance: Distance
+    drawn: float = 0.0  # by how far its worst draw falls short
+    by: tuple[str, ...] = ()
+    name: str = ""
+
+    @property
+    def stats(self) -> tuple[int, ...]:
+        told = (self.distance.mean, self.distance.median, self.distance.worst, self.drawn)
+        return tuple(map(parts_of, told))
+
+
+class Opinions:
+    """Of one session's hops. references: who is asked first comes first."""
+
+    def __init__(
+        self, session: Session, ends: Ends, references: Sequence[Reference], allowed: Tolerance
+    ) -> None:
+        self._session, self._ends = session, ends
+        self._references, self._allowed = references, allowed
+        self._made: dict[tuple[int, int], Rerun | None] = {}
+
+    async def of(self, hop: Commitment, window: Window) -> list[Heard]:
+        """One that finds it honest is enough; else others are asked until two agree, of whom no
+        peer took part in both."""
+        heard: list[Heard] = []
+        others = {each.peer for each in self._session.hops}
+        for number, reference in enumerate(self._references):
+            used = {peer for each in heard for peer in each.by}
+            if (hop.terms.layer_hi, number) not in self._made:
+                rerun = await self._rerun(reference, hop, others | used)
+                if rerun is None and not heard:  # better with peers of this chain than not at all
+                    rerun = await self._rerun(reference, hop, {hop.peer})
+                self._made[hop.terms.layer_hi, number] = rerun
+            rerun = self._made[hop.terms.layer_hi, number]
+            if rerun is None or used & {*rerun.by}:
+                continue
+            heard.append(self._compared(hop, window, rerun, reference.name))
+            says = [each.is_honest for each in heard]
+            if says[0] or says.count(says[-1]) > 1:
+                break
+        return heard
+
+    async def _rerun(self, reference: Reference, hop: Commitment, but: set[str]) -> Rerun | None:
+        ids = self._session.ids[: self._session.n_rows]
+        try:
+            return await reference.rerun(ids, hop.terms.layer_hi, but)
+        except ManyhandsError as error:
+            log.warning("a second run failed", extra={"by": reference.name, "error": str(error)})
+            return None
+
+    def _compared(self, hop: Commitment, window: Window, rerun: Rerun, name: str) -> Heard:
+        window = _within(window, self._session.n_rows)
+        distance = compare(window, rerun.rows[window.start : window.stop])
+        limits = self._allowed.limits
+        is_honest = limits.at(hop.terms.layer_hi).judge(distance) is not False
+        drawn = self._worst_draw(window, rerun) if window.draws else 0.0
+        is_honest = is_honest and drawn <= limits.drawn
+        return Heard(is_honest, distance, drawn, rerun.by, name)
+
+    def _worst_draw(self, window: Window, rerun: Rerun) -> float:
+        """By how far the drawn ids of a window fall short of what these rows give."""
+        session = self._session
+        first, ids = window.draws_from, session.ids
+        if tuple(ids[first : first + len(window.draws)]) != window.draws:
+            return float("inf")  # it commits to another answer than it gave
+        if session.sampling is None:
+            return 0.0
+        logits = self._ends.logits(ids[: session.n_rows], rerun.rows)
+        return max(
+            shortfall(
+                logits[first + n - 1],
+                session.sampling,
+                ids[: first + n],
+                claimed,
+                n_prompt=session.n_prompt,
+            )
+            for n, claimed in enumerate(window.draws)
+        )
+
+
+def _within(window: Window, n_rows: int) -> Window:
+    """What of it is about an answer of `n_rows` rows: nobody knows what was run after it."""
+    n = n_rows - window.start
+    if n_rows >= window.stop:
+        return window
+    drawn = window.draws[: max(0, n_rows + 1 - window.draws_from)]
+    sketches = window.sketches[: n * 4 * BUCKETS]
+    return Window(window.start, sketches, window.draws_from if drawn else 0, drawn)

@@ -1,0 +1,227 @@
+"""37: who is blamed, and who is not, where one of a chain's hops cheats now and then, or hides.
+
+The auditor alone: rows are numbers drawn here, what hops open is as they would send it.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ledger.roots import RowRoot
+from ledger.verdicts import MATCH, MISMATCH, UNOPENED
+from manyhands.auditing.auditor import Audit, Auditor
+from manyhands.auditing.references import Rerun
+from manyhands.auditing.telling import Session
+from manyhands.auditing.tolerance import ROUGH, Tolerance
+from protocol.codec import ids_to_bytes
+from protocol.errors import ManyhandsError, PeerBusy, PeerRefused
+from protocol.fingerprint import WINDOW, Window, sketch
+from protocol.messages import TOKEN_BYTES
+from protocol.sampling import SamplingParams
+from scheduler.commitments import Opened
+
+N_ROWS, WIDTH, N_PROMPT = 6 * WINDOW, 64, 4
+IDS = tuple(range(N_ROWS + 1))
+RNG = np.random.default_rng(0)
+RIGHT = {border: RNG.normal(size=(N_ROWS, WIDTH)).astype(np.float32) for border in (1, 2)}
+ALL = 1_000_000
+
+
+@dataclass
+class Hop:
+    """One of two blocks. rows: those that it commits to. drawn: draws that it states, if any."""
+
+    border: int
+    rows: np.ndarray
+    lo: int | None = None
+    refuses: ManyhandsError | None = None
+    is_committed: bool = True
+    start: int = 0
+    billed: int = N_ROWS
+    cached: int = 0
+    ids: Sequence[int] = IDS
+    draws: bool = True
+    n_last: int = 2
+    oid: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+
+    @property
+    def commitment(self) -> Any:
+        lo = self.border - 1 if self.lo is None else self.lo
+        root, n_blocks = RowRoot(b"salt"), self.border - lo
+        root.add(0, ids_to_bytes(list(self.ids[:N_ROWS])), TOKEN_BYTES)
+        meter = SimpleNamespace(
+            prefill_tl=N_PROMPT * n_blocks,
+            decode_tl=(self.billed - N_PROMPT) * n_blocks,
+            cached_tl=self.cached * n_blocks,
+        )
+        statement = SimpleNamespace(
+            fp_root=b"root" if self.is_committed else None,
+            meter=meter,
+            last_step=N_ROWS,
+            in_root=root.at(N_ROWS),
+        )
+        return SimpleNamespace(
+            peer=f"hop {self.border}",
+            salt=b"salt",
+            statement=statement,
+            envelope=SimpleNamespace(object_id=lambda swarm_id: self.oid),
+            terms=SimpleNamespace(payee=bytes([self.border]), layer_lo=lo, layer_hi=self.border),
+            hop=self,
+        )
+
+    def window(self, index: int) -> Window:
+        at, end = max(self.start, WINDOW * index), min(len(self.rows), WINDOW * (index + 1))
+        first = max(at + 1, N_PROMPT)
+        is_last = self.border == self.n_last and self.draws
+        drawn = IDS[first : end + 1] if is_last else ()
+        told = sketch(self.rows[at:end]).astype("<f4").tobytes()
+        return Window(at, told, first if drawn else 0, drawn)
+
+
+async def open_windows(held: Any, windows: Sequence[int]) -> Opened:
+    hop = held.hop
+    if hop.refuses is not None:
+        raise hop.refuses
+    shown = {index: hop.window(index) for index in windows}
+    leaves = {index: SimpleNamespace(window_no=index) for index in windows}
+    return Opened(hop.start, len(hop.rows), shown, leaves)  # type: ignore[arg-type]
+
+
+class Right:
+    """A reference that is right."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def rerun(self, ids: Sequence[int], border: int, but: Any) -> Rerun:
+        return Rerun(RIGHT[border][: len(ids)], (self.name,))
+
+
+class Told:
+    """What is said, unsigned."""
+
+    def look(self, session: Any, hop: Any, result: str, stats: Any, leaf: Any = None) -> Any:
+        return Look(hop.peer, result)
+
+    def fault(self, hop: Any, leaf: Any, stats: Any) -> Any:
+        return hop.peer
+
+
+@dataclass(frozen=True)
+class Look:
+    peer: str
+    result: str
+    confirmed: bool = True
+
+
+def likely(ids: Sequence[int], rows: Any) -> np.ndarray:
+    """Logits of whose draws each id is the one that follows."""
+    logits = np.zeros((len(ids), N_ROWS + 2), np.float32)
+    logits[np.arange(len(ids)), np.arange(len(ids)) + 1] = 50.0
+    return logits
+
+
+async def looked_at(
+    *hops: Hop, rate_ppm: int = ALL, n_ids: int = N_ROWS + 1, n_blocks: int = 2
+) -> Audit:
+    ends = SimpleNamespace(n_blocks=n_blocks, logits=likely)
+    auditor = Auditor(
+        SimpleNamespace(),  # type: ignore[arg-type]
+        b"",
+        ends,  # type: ignore[arg-type]
+        [Right("a"), Right("b")],
+        Tolerance(ROUGH["float32"], "measured"),
+        open_windows,
+        rate_ppm=rate_ppm,
+    )
+    auditor._teller = Told()  # type: ignore[assignment]
+    held = tuple(hop.commitment for hop in hops)
+    greedy = SamplingParams()
+    return await auditor.look(Session(b"m", IDS[:n_ids], N_PROMPT, held, greedy))
+
+
+def spoilt(border: int, start: int, stop: int) -> np.ndarray:
+    rows = RIGHT[border].copy()
+    rows[start:stop] += np.random.default_rng(1).normal(size=(stop - start, WIDTH)) * 0.4
+    return rows.astype(np.float32)
+
+
+def blamed(audit: Audit, peer: str) -> list[Look]:
+    return [look for look in audit.looks if look.peer == peer and look.result != MATCH]
+
+
+@pytest.mark.parametrize("rate_ppm", [ALL, 200_000, 10_000])
+async def test_37_a_hop_behind_one_that_cheats_in_one_window_is_never_blamed(rate_ppm):
+    """Through its cache it deviates in all later windows; which are looked at is drawn per hop."""
+    cheat, honest = Hop(1, spoilt(1, 32, 64)), Hop(2, spoilt(2, 32, N_ROWS))
+    found = 0
+    for _ in range(40):
+        audit = await looked_at(cheat, honest, rate_ppm=rate_ppm)
+
+        assert set(audit.faults) <= {"hop 1"}
+        assert blamed(audit, "hop 2") == []
+        found += len(audit.faults)
+        cheat.oid, honest.oid = secrets.token_bytes(32), secrets.token_bytes(32)
+    assert found or rate_ppm == 10_000
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        {"is_committed": False},
+        {"refuses": PeerRefused("hop 1", "no")},
+        {"refuses": PeerBusy("hop 1", "busy")},
+        {"start": N_ROWS - 7},
+        None,
+    ],
+)
+async def test_37_who_comes_behind_a_hop_that_shows_nothing_is_never_blamed(hidden):
+    cheat = [] if hidden is None else [Hop(1, spoilt(1, 0, N_ROWS), **hidden)]
+
+    audit = await looked_at(*cheat, Hop(2, spoilt(2, 0, N_ROWS)))
+
+    assert audit.faults == []
+    assert blamed(audit, "hop 2") == []
+    audit = await looked_at(*cheat, Hop(2, RIGHT[2]))
+    assert {look.result for look in audit.looks if look.peer == "hop 2"} == {MATCH}
+
+
+async def test_37_who_may_have_been_sent_other_rows_than_were_committed_to_is_not_accused():
+    """The first hop computes true rows, commits to them, and sends others."""
+    audit = await looked_at(Hop(1, RIGHT[1]), Hop(2, spoilt(2, 0, N_ROWS)))
+
+    assert audit.faults == []
+    assert [look.confirmed for look in blamed(audit, "hop 2")] == [False]
+
+
+async def test_37_a_first_hop_that_was_sent_other_ids_than_the_caller_is_not_accused():
+    """The last hop tells the caller one answer, and the first hop another."""
+    other = (*IDS[:60], 0, *IDS[61:])
+
+    audit = await looked_at(Hop(1, spoilt(1, 60, N_ROWS), ids=other))
+
+    assert audit.faults == []
+    assert (await looked_at(Hop(1, spoilt(1, 60, N_ROWS)))).faults == ["hop 1"]
+
+
+async def test_who_commits_to_less_than_it_billed_does_not_open_its_work():
+    rows = RIGHT[1].copy()
+    rows[-7:] = 0
+
+    audit = await looked_at(Hop(1, rows, start=N_ROWS - 7))
+
+    assert audit.looks == [Look("hop 1", UNOPENED)]
+
+
+async def test_who_commits_to_rows_behind_the_answer_is_judged_by_those_of_the_answer():
+    good = await looked_at(Hop(1, RIGHT[1]), n_ids=N_ROWS - 9)
+    bad = await looked_at(Hop(1, spoilt(1, 0, N_ROWS)), n_ids=N_ROWS - 9)
+
+    assert {look.result for look in good.looks} == {MATCH}
+    assert (len(good.looks), bad.faults) == (6, [])
+    assert blamed(bad, "hop 1")[0].result == MISMATCH
