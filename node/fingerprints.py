@@ -62,7 +62,8 @@ class Stated:
 class Fingerprints:
     """Of one session at this hop.
 
-    wire: what its rows are. drawn: (ids, n_prompt) of a last hop; of others, nothing.
+    wire: what its rows are. drawn: a last hop's ids, and from which on it drew them itself; of
+    others, nothing.
     """
 
     def __init__(
@@ -136,8 +137,8 @@ class Fingerprints:
         while self.work():
             pass
         start = self._start or 0
-        ids, n_prompt = self._drawn()
-        ids_from = max(start + 1, n_prompt)
+        ids, drawn_from = self._drawn()
+        ids_from = max(start + 1, drawn_from)
         told = tuple(ids[ids_from : self._stop + 1])
         stands = self._sketches[start : self._stop].astype("<f4").tobytes()
         self._stated = Stated(start, max(start, self._stop), stands, ids_from, told)

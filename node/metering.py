@@ -96,6 +96,7 @@ class SessionMeter:
         self._out: RowRoot | None = None
         self._ran = 0
         self._epoch = 0
+        self._drawn_from = 0  # ids before it were another hop's draws, or the prompt
         self._taken: list[tuple[int, bytes | memoryview]] = []  # not yet in the roots
         self._pushed: list[tuple[int, bytes | memoryview]] = []
         self._unseen_bytes = 0  # of both
@@ -155,8 +156,7 @@ class SessionMeter:
         wire = end_wire if self._is_last else wire_format(profile.wire)
 
         def drawn() -> tuple[Sequence[int], int]:
-            agreed = session.commitment
-            return (session.draws.ids, agreed.n_prompt) if agreed and self._is_last else ((), 0)
+            return (session.draws.ids, self._drawn_from) if self._is_last else ((), 0)
 
         self._fingerprints = Fingerprints(wire, hidden_size, session.reserve.capacity, drawn)
         return end_wire
@@ -166,6 +166,7 @@ class SessionMeter:
         no token is there, at that which this hop lacks.
         """
         self._epoch, self._ran = commit.epoch, commit.length
+        self._drawn_from = commit.n if commit.history else min(self._drawn_from, commit.n)
         begin = commit.length if commit.n == commit.n_prompt else commit.n - 1
         self._pushed.clear()
         self._taken.clear()

@@ -225,3 +225,12 @@ async def test_who_commits_to_rows_behind_the_answer_is_judged_by_those_of_the_a
     assert {look.result for look in good.looks} == {MATCH}
     assert (len(good.looks), bad.faults) == (6, [])
     assert blamed(bad, "hop 1")[0].result == MISMATCH
+
+
+async def test_a_last_hop_that_is_silent_about_its_draws_commits_to_another_answer():
+    """Its rows are right; without its draws nobody could say whether the ids follow from them."""
+    said = await looked_at(Hop(2, RIGHT[2], lo=0))
+    silent = await looked_at(Hop(2, RIGHT[2], lo=0, draws=False))
+
+    assert (said.faults, {look.result for look in said.looks}) == ([], {MATCH})
+    assert silent.faults == ["hop 2"]

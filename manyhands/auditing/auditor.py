@@ -200,6 +200,8 @@ class Auditor:
         """Whether all windows of a hop up to `last` are found honest: what deviates in one of them
         deviates, through the KV cache, in all later ones of the hops behind it."""
         seen = told.hops[place]
+        if last * WINDOW >= seen.opened.stop:  # it was lost before, or says so
+            return False
         lacking = [index for index in range(last + 1) if index not in seen.good]
         try:
             opened = await self._windows(seen.hop, lacking, seen.opened)

@@ -81,16 +81,24 @@ class Opinions:
         distance = compare(window, rerun.rows[window.start : window.stop])
         limits = self._allowed.limits
         is_honest = limits.at(hop.terms.layer_hi).judge(distance) is not False
-        drawn = self._worst_draw(window, rerun) if window.draws else 0.0
+        drawn = self._worst_draw(hop, window, rerun)
         is_honest = is_honest and drawn <= limits.drawn
         return Heard(is_honest, distance, drawn, rerun.by, name)
 
-    def _worst_draw(self, window: Window, rerun: Rerun) -> float:
+    def _worst_draw(self, hop: Commitment, window: Window, rerun: Rerun) -> float:
         """By how far the drawn ids of a window fall short of what these rows give."""
-        session = self._session
-        first, ids = window.draws_from, session.ids
-        if tuple(ids[first : first + len(window.draws)]) != window.draws:
-            return float("inf")  # it commits to another answer than it gave
+        session, ids, first = self._session, self._session.ids, window.draws_from
+        if session.is_plain and hop.terms.layer_hi == self._ends.n_blocks:
+            # It drew all of the answer, and cannot keep silent about any of it.
+            first = max(window.start + 1, session.n_prompt)
+            owed = ids[first : window.stop + 1]
+            is_said = window.draws == owed and (not owed or window.draws_from == first)
+        else:
+            is_said = ids[first : first + len(window.draws)] == window.draws
+        if not is_said:
+            return float("inf")  # it commits to another answer than it gave, or to none
+        if not window.draws:
+            return 0.0
         if session.sampling is None:
             return 0.0
         logits = self._ends.logits(ids[: session.n_rows], rerun.rows)
