@@ -11,13 +11,14 @@ each of its accounts anew. Pure. Amounts are ncr.
 """
 
 from collections.abc import Iterable, Mapping
+from heapq import heapify, heappop, heappush
 
 from ledger.max_flow import Network
 from ledger.tally import Tally
 
 US = b""  # the vertex of all our keys
 DEBTORS = b"\0"  # whence what is owed already flows
-MAX_EDGES = 2_000  # of others, the widest: a flow is found in some milliseconds
+MAX_EDGES = 2_000  # of others, those that bear most to us: a flow is found in some milliseconds
 MAX_LOOKS = 10_000  # at edges, in one question: it is asked where others wait for their tokens
 
 Edges = Mapping[tuple[bytes, bytes], int]  # who worked, for whom: how much
@@ -80,5 +81,52 @@ def edges_of(tallies: Iterable[Tally], ours: Iterable[bytes]) -> dict[tuple[byte
         if own.isdisjoint((tally.payer, tally.payee)):
             pair = tally.payee, tally.payer
             found[pair] = max(tally.served, found.get(pair, 0))
-    widest = sorted(found.items(), key=lambda edge: (-edge[1], edge[0]))
-    return dict(widest[:MAX_EDGES])
+    return found
+
+
+def reaching(
+    between: Edges, own: Edges, ours: Iterable[bytes], node_of: Mapping[bytes, bytes]
+) -> dict[tuple[bytes, bytes], int]:
+    """Of edges between others MAX_EDGES, those first by which most can flow on to us.
+
+    Whoever nobody that worked for us vouches for, however far, takes no place of those who did: its
+    edges are made up as wide and as many as it likes.
+
+    own: of who worked for us. node_of: the kin of a client's key.
+    """
+    mine = frozenset(ours)
+    into: dict[bytes, list[tuple[bytes, tuple[bytes, bytes]]]] = {}
+    for edge in between:
+        worked, gained = (node_of.get(key, key) for key in edge)
+        into.setdefault(gained, []).append((worked, edge))
+    width: dict[bytes, int] = {}
+    for (worked, gained), ncr in own.items():
+        if gained in mine:
+            party = node_of.get(worked, worked)
+            width[party] = width.get(party, 0) + ncr
+    ways = [
+        (-min(ncr, between[edge]), edge, worked)
+        for gained, ncr in width.items()
+        for worked, edge in into.get(gained, ())
+    ]
+    heapify(ways)
+    chosen: dict[tuple[bytes, bytes], int] = {}
+    while ways and len(chosen) < MAX_EDGES:
+        less, edge, party = heappop(ways)
+        chosen[edge] = between[edge]
+        if party not in width:
+            width[party] = -less
+            for worked, further in into.get(party, ()):
+                heappush(ways, (max(less, -between[further]), further, worked))
+    return chosen
+
+
+def weigh(
+    between: Edges,
+    own: Edges,
+    ours: frozenset[bytes],
+    node_of: Mapping[bytes, bytes],
+    owed: Mapping[bytes, int],
+) -> Trust:
+    """What all this comes to; see `Trust` and `reaching`."""
+    return Trust({**reaching(between, own, ours, node_of), **own}, ours, node_of, owed)

@@ -21,7 +21,7 @@ from ledger.places import is_there
 from ledger.reader import FILE_NAME, LedgerReader
 from ledger.tallies import Tallies
 from ledger.tally import Kin, Tally, open_kin, open_tally
-from ledger.trust import Trust, edges_of
+from ledger.trust import Trust, edges_of, weigh
 from ledger.writer import LedgerWriter
 from node.credit import DAY_MS, Credit, Today
 from node.settings import NodeSettings
@@ -210,8 +210,8 @@ class OwingBook:
         """What makes the trust of this moment, on any thread; of nobody, where nobody vouches."""
         if not self._between:
             return lambda: None
-        debts, edges = self.debts, self.debts.edges() | self._between
-        return partial(Trust, edges, debts.ours, dict(debts.node_of), debts.owed())
+        debts, between = self.debts, self._between
+        return partial(weigh, between, debts.edges(), debts.ours, dict(debts.node_of), debts.owed())
 
 
 def _sums(ledger: Ledger, day: int) -> tuple[Sums, Sums]:

@@ -1,6 +1,6 @@
 """Strangers are worth what flows from them to us through work that others signed for (test 39)."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ledger.debts import Debts, Passed
 from ledger.max_flow import Network
 from ledger.tally import Tally
-from ledger.trust import Trust, edges_of
+from ledger.trust import MAX_EDGES, Trust, edges_of, weigh
 
 ME, ANN, BEN, EVE = (bytes([n]) * 32 for n in (1, 2, 3, 4))
 MOST = 10**12
@@ -64,6 +64,21 @@ def test_39_a_wash_ring_of_100_accounts_gains_no_credit_and_no_trust():
     assert [trust.lends(account, MOST) for account in ring] == [0] * 100
     assert all(debts.with_(account).worth == debts.with_(account).owes == 0 for account in ring)
     assert trust.lends(BEN, MOST) == 40
+
+
+def test_39_made_up_edges_however_wide_and_many_take_no_place_of_an_honest_one():
+    ring = [n.to_bytes(32, "big") for n in range(10**6, 10**6 + MAX_EDGES + 1)]
+    between = dict.fromkeys(pairwise(ring), 2**62) | {(BEN, ANN): 40, (EVE, BEN): 50}
+    client = bytes([7]) * 32
+    between[KEYS[7], client] = 60
+
+    def worth(key, edges=between):
+        trust = weigh(edges, {(ANN, ME): 100}, frozenset([ME]), {client: EVE}, {})
+        return trust.lends(key, MOST)
+
+    assert [worth(key) for key in (ring[1], BEN, EVE, KEYS[7])] == [0, 40, 40, 40]
+    joined = between | {(ring[0], BEN): 2**62}  # Ben is of the ring: it flows through what he did
+    assert (worth(ring[0], joined), worth(BEN, joined)) == (40, 40)
 
 
 def test_one_honest_edge_into_a_ring_is_lent_once_not_to_each_of_it():
