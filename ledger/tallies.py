@@ -54,7 +54,7 @@ class Tallies:
         self._store.close()
 
     def keep(self, envelope: Envelope) -> bool:
-        """Keep a tally, if it is news; it is on disk then.
+        """Keep a tally, if it is news and there is room; it is on disk then.
 
         Raises:
             IntegrityError: it is none, or not signed as it should be.
@@ -71,7 +71,7 @@ class Tallies:
             if held and order <= (held[0] if is_mutual else (held[0][1], held[0][0])):
                 return False
             if not held and is_mutual and self._n_mutual() >= MAX_OTHERS:
-                raise BadObject("no more tallies of others are kept here")
+                return False  # not the fault of whoever tells it
             self._store.execute(
                 "INSERT INTO tally VALUES (?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (payer, payee, asset, is_mutual) DO UPDATE SET"
@@ -97,7 +97,7 @@ class Tallies:
             else:
                 ((n_kin,),) = self._store.execute("SELECT count(*) FROM kin")
                 if n_kin >= MAX_OTHERS:
-                    raise BadObject("no more kin are kept here")
+                    return kin  # not kept, which is not the fault of who shows it
             self._store.execute(
                 "INSERT INTO kin VALUES (?, ?)"
                 " ON CONFLICT (client) DO UPDATE SET envelope = excluded.envelope",

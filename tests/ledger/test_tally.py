@@ -120,6 +120,17 @@ def test_a_client_shows_its_kin_anew_also_where_no_more_are_kept(tmp_path, monke
         assert [kin.issued_ms for kin in tallies.kin()] == [2]
 
 
+def test_44_what_there_is_no_room_for_is_nobodys_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr("ledger.tallies.MAX_OTHERS", 0)
+    paper = Kin(node=PROVIDER.public_key, client=CLIENT.public_key, issued_ms=1)
+    with Tallies.open(tmp_path, SWARM) as tallies:
+        assert not tallies.keep(SAID.seal(SWARM, PROVIDER, CLIENT))
+        assert tallies.introduce(paper.seal(SWARM, PROVIDER, CLIENT)) == paper
+
+        assert list(tallies.kin()) == list(tallies.all()) == []
+        assert tallies.keep(SAID.seal(SWARM, PROVIDER)), "what its payee alone signed is ours"
+
+
 @pytest.mark.parametrize("amount", ["0", "-1", "1e3", "many", "1.0000000001", "9" * 30, ".5", "٣"])
 def test_an_amount_that_is_none_is_an_error_of_use(home, amount):
     code, output = run(home, "paid", peer_id_from_public_key(CLIENT.public_key), "--", amount)
