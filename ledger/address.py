@@ -23,9 +23,9 @@ class Address:
     stem: str = ""  # which of the party's databases: ledger, spend, spending, witness
 
     def __post_init__(self) -> None:
-        if urlsplit(self.url).scheme not in SCHEMES or any(c.isspace() for c in self.url):
+        if not _is_url(self.url):  # which is not shown: it may hold a password
             raise UsageError(
-                f"a ledger is at postgresql://USER@HOST/DATABASE, not at {self.url[:40]!r}",
+                "a ledger is at postgresql://USER@HOST/DATABASE",
                 hint="without --ledger it is a file in the home",
             )
         if not _NAMESPACE.match(self.namespace):
@@ -53,3 +53,10 @@ class Address:
         url = urlsplit(self.url)
         host = url.hostname or "the local socket"
         return f"{self.schema} on PostgreSQL at {host}{url.path}"
+
+
+def _is_url(url: str) -> bool:
+    try:
+        return urlsplit(url).scheme in SCHEMES and not any(c.isspace() for c in url)
+    except ValueError:  # brackets around what is no address
+        return False

@@ -1,8 +1,9 @@
 """`manyhands ledger export`, and what is read back: bundles that prove, statements that say."""
 
 import json
+from calendar import monthrange
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def export(
     if month is not None:
         if since or until:
             raise UsageError("--month is a whole month, without --from and --to")
-        since, until = month, (month + timedelta(days=32)).replace(day=1) - timedelta(days=1)
+        since, until = month, month.replace(day=monthrange(month.year, month.month)[1])
     choice, book = choice_of(since, until, peer, model), one_book(home, role)
     if kind == "bundle":
         n_lines = _write_bundle(book, home, out, choice)

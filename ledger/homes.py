@@ -59,6 +59,8 @@ def find_receipt(books: Sequence[Book], prefix: str) -> tuple[Book, bytes]:
     Raises:
         UsageError: none does, or several do.
     """
+    if not prefix:
+        raise UsageError("a receipt is named by its id, or by how that begins")
     try:
         bytes.fromhex(prefix + "0" * (len(prefix) % 2))
     except ValueError as error:

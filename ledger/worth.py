@@ -15,6 +15,7 @@ from ledger.swarms import policy_at
 from protocol.errors import UsageError
 
 NO_CURRENCY = "XXX"
+MAX_DECIMALS = 18  # of what a credit is worth; so amounts are printed in no time
 UNIT_PLACES = 18  # of a price for one token-layer, which is far below an ncr
 
 
@@ -31,6 +32,9 @@ class Worth:
             raise UsageError(f"a currency is three letters, as USD, not {self.currency[:20]!r}")
         if not self.per_credit.is_finite() or not 0 <= self.per_credit < 10**9:
             raise UsageError("a credit is worth 0 or more of a currency")
+        exponent = self.per_credit.as_tuple().exponent
+        if not isinstance(exponent, int) or abs(exponent) > MAX_DECIMALS:
+            raise UsageError(f"what a credit is worth has at most {MAX_DECIMALS} decimals")
 
     @classmethod
     def by(cls, policy: Policy) -> Self | None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from ledger import Ledger
 from ledger.cli import ledger as ledger_commands
 from ledger.reader import FILE_NAME
-from protocol.errors import ConfigError, IntegrityError, UsageError
+from protocol.errors import ConfigError, IntegrityError, ManyhandsError, UsageError
 from protocol.identity import load_or_create_identity, peer_id_from_public_key
 from tests.ledger.parties import PROVIDER, SWARM, closed_receipt
 
@@ -216,3 +216,19 @@ def test_the_ledger_loads_no_torch_and_no_network():
     )
 
     assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["export", "csv", "--month", "9999-12"],
+        ["export", "focus", "--credit-is", "1e-99999999 USD"],
+        ["migrate", "--to", "postgresql://u:secret phrase@[::1/x"],
+        ["prove", ""],
+    ],
+)
+def test_what_nobody_can_mean_is_refused_in_words_at_once_and_shows_no_password(home, line):
+    ended = run(*line, "--home", home)
+
+    assert isinstance(ended.exception, ManyhandsError | SystemExit | None), ended.exception
+    assert "secret" not in f"{ended.exception} {ended.output}"
