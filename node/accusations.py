@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from ledger.errors import DamagedLedger
 from ledger.fault_words import ID_BYTES, METHOD, Asked, decode_told, encode_told, fitting
 from ledger.findings import Findings
 from ledger.homes import KEY_NAME
@@ -90,6 +91,7 @@ class Accusations:
         """
         Raises:
             PeerBusy: it tells too much. PeerMisbehaved: what it tells does not convince.
+            DamagedLedger: our findings cannot be read.
         """
         if not self._tells.admit(peer, len(request)):
             raise PeerBusy("", "too much about faults from you", hint="try again shortly")
@@ -97,6 +99,8 @@ class Accusations:
             asked = Asked.decode(request)
             self._tells.owe(peer, n_checks=CHECKS * len(asked.told))
             answer = await asyncio.to_thread(self._answer, asked)
+        except DamagedLedger:
+            raise  # our own disk, which is nobody else's offence
         except IntegrityError as error:
             raise PeerMisbehaved(peer, f"a fault that is none: {error}") from error
         if asked.told:
@@ -143,6 +147,8 @@ class Accusations:
             finally:
                 await connection.aclose()
             await asyncio.to_thread(self._learn, decode_told(answer))
+        except DamagedLedger as error:
+            log.error("our findings cannot be used", extra={"why": str(error)})
         except IntegrityError as error:
             self._guard.failed(peer.peer_id, PeerMisbehaved(peer.peer_id, str(error)))
         except ManyhandsError as error:

@@ -1,12 +1,16 @@
 """Faults go from who found them to all nodes; each judges for itself, rumours convince nobody."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from ledger.errors import DamagedLedger
 from ledger.fault_words import METHOD, Asked, decode_told, encode_told, fitting
-from ledger.findings import Findings
+from ledger.findings import FILE_NAME, Findings
 from ledger.judging import double_seq_fault
 from ledger.objects import Statement
 from ledger.spending import Fault
+from node.accusations import Accusations
 from protocol.errors import IntegrityError, PeerMisbehaved
 from protocol.identity import peer_id_from_public_key
 from protocol.signing import OPEN_SWARM_ID, SigningKey
@@ -88,3 +92,20 @@ async def test_a_fault_that_one_client_tells_reaches_all_nodes_and_shuts_its_sub
             assert len(findings.faults()) == 2
             assert list(findings.at_fault([])) == [PROVIDER.public_key]
     assert [ban is not None and "at fault" in ban.why for ban in bans] == [True, True]
+
+
+async def test_our_own_damaged_findings_are_held_against_no_peer(tmp_path):
+    (tmp_path / FILE_NAME).write_bytes(b"no database" * 1000)
+    offences: list[object] = []
+    ours = Accusations(
+        tmp_path,
+        OPEN_SWARM_ID,
+        SimpleNamespace(),  # type: ignore[arg-type]
+        list,
+        SimpleNamespace(failed=lambda *what: offences.append(what)),  # type: ignore[arg-type]
+        trusted=frozenset(),
+    )
+
+    with pytest.raises(DamagedLedger):
+        await ours.handle(peer_id_from_public_key(OTHER.public_key), Asked(frozenset()).encode())
+    assert offences == []
