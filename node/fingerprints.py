@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -149,22 +149,23 @@ class Fingerprints:
         stated = self._stated
         if stated is None or stated.start == stated.stop:
             return None
-        return Kept(payer, statement, self._salt, stated)
+        return Kept(payer, statement, self._salt, stated, dict(self._leaves))
 
 
 @dataclass(slots=True)
 class Kept:
-    """A tab that is over."""
+    """A tab that is over. leaves: of whole windows, so that an opening hashes no rows again."""
 
     payer: str
     statement: Envelope
     salt: bytes
     stated: Stated
+    leaves: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     until_s: float = 0.0
 
     @property
     def n_bytes(self) -> int:
-        return len(self.stated.sketches) + 8 * len(self.stated.ids) + 1024
+        return len(self.stated.sketches) + 8 * len(self.stated.ids) + 128 * len(self.leaves) + 1024
 
 
 class FingerprintShelf:
@@ -231,7 +232,7 @@ def opened(kept: Kept, windows: Sequence[int]) -> Opening:
     }
     if missing := [index for index in windows if index not in parts]:
         raise PeerRefused("", f"this tab ran no window {missing[0]}")
-    tree = stated.tree(kept.salt)
+    tree = stated.tree(kept.salt, kept.leaves)
     assert n_windows(stated.start, stated.stop) == len(parts)
     shown = {
         index: (stated.window(*parts[index]).encode(), tuple(tree.path(index))) for index in windows

@@ -120,6 +120,7 @@ async def test_a_statement_made_after_the_question_does_not_count(pair, monkeypa
         shelf = next(n.node.standing.shelf for n in pair.nodes if n.node.identity.peer_id == peer)
         if peer in other:
             kept = shelf._kept[held.terms_oid]
+            assert kept.leaves  # an opening hashes no rows again
             kept.statement = other[peer].envelope
 
             with pytest.raises(PeerMisbehaved, match="another statement"):
