@@ -40,6 +40,7 @@ class Hop:
     rows: np.ndarray
     lo: int | None = None
     refuses: ManyhandsError | None = None
+    files_late: bool = False
     is_committed: bool = True
     start: int = 0
     billed: int = N_ROWS
@@ -86,7 +87,8 @@ class Hop:
 async def open_windows(held: Any, windows: Sequence[int]) -> Opened:
     hop = held.hop
     if hop.refuses is not None:
-        raise hop.refuses
+        error, hop.refuses = hop.refuses, None if hop.files_late else hop.refuses
+        raise error
     shown = {index: hop.window(index) for index in windows}
     leaves = {index: SimpleNamespace(window_no=index) for index in windows}
     return Opened(hop.start, len(hop.rows), shown, leaves)  # type: ignore[arg-type]
@@ -189,6 +191,12 @@ async def test_37_who_comes_behind_a_hop_that_shows_nothing_is_never_blamed(hidd
     assert blamed(audit, "hop 2") == []
     audit = await looked_at(*cheat, Hop(2, RIGHT[2]))
     assert {look.result for look in audit.looks if look.peer == "hop 2"} == {MATCH}
+
+
+async def test_a_hop_that_files_what_it_ran_a_moment_after_the_answer_is_asked_again():
+    audit = await looked_at(Hop(1, RIGHT[1], refuses=PeerRefused("hop 1", "no"), files_late=True))
+
+    assert {look.result for look in audit.looks} == {MATCH}
 
 
 async def test_37_who_may_have_been_sent_other_rows_than_were_committed_to_is_not_accused():

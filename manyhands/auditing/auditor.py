@@ -11,6 +11,7 @@ a hop whose input is proven is accused, and never by a single opinion: it may be
 it again who is wrong.
 """
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,12 +29,13 @@ from manyhands.auditing.opinions import Heard, Opinions
 from manyhands.auditing.references import Reference
 from manyhands.auditing.telling import Session, Teller
 from manyhands.auditing.tolerance import Tolerance
-from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerUnreachable
+from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerRefused, PeerUnreachable
 from protocol.fingerprint import WINDOW
 from protocol.fp_profile import LEAST_ROWS
 from protocol.signing import SigningKey
 from scheduler.commitments import Commitment, Opened
 
+FILES_S = (0.2, 0.5, 1.0)  # between two times that a hop is asked which files what it ran yet
 OpenWindows = Callable[[Commitment, Sequence[int]], Awaitable[Opened]]
 
 
@@ -214,7 +216,7 @@ class Auditor:
         """The windows that are looked at. The first one asked for says which there are."""
         start, n_rows = rows_told(hop)
         last = (min(session.n_rows, start + n_rows) - 1) // WINDOW
-        opened = await self._open_windows(hop, [last])
+        opened = await self._first_opened(hop, last)
         oid, rate = hop.envelope.object_id(self._swarm_id), self._rate(hop.terms.payee)
         stop = min(session.n_rows, opened.stop)  # what came after the answer nobody knows
         chosen = [
@@ -223,6 +225,15 @@ class Auditor:
             if is_sampled(nonce, oid, index, rate)
         ]
         return await self._windows(hop, chosen, opened)
+
+    async def _first_opened(self, hop: Commitment, last: int) -> Opened:
+        """A hop files what it ran when its tab is closed, of which it hears after we had all."""
+        for wait_s in FILES_S:
+            try:
+                return await self._open_windows(hop, [last])
+            except PeerRefused:
+                await asyncio.sleep(wait_s)
+        return await self._open_windows(hop, [last])
 
     async def _windows(self, hop: Commitment, chosen: Sequence[int], known: Opened) -> Opened:
         """Those of them that are about an answer's rows, `known` or asked for."""
