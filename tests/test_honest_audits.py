@@ -33,7 +33,7 @@ from tests.local_swarm import LocalNode, Swarm
 FRONT, BACK = (0, 4), (4, 8)
 N_TOKENS, AT = 72, 20
 CANARIES = 8
-SLOW = Faults(delay_s=(0.002, 0.004))  # or an answer is over before anybody is lost
+SLOW = Faults(delay_s=(0.01, 0.02))  # or an answer is over before anybody is lost
 
 pytestmark = pytest.mark.slow
 
