@@ -15,7 +15,7 @@ from ledger.swarms import policy_at
 from protocol.errors import UsageError
 
 NO_CURRENCY = "XXX"
-MAX_DECIMALS = 18  # of what a credit is worth; so amounts are printed in no time
+MAX_DECIMALS = 64  # of what a credit is worth; so amounts are printed in no time
 UNIT_PLACES = 18  # of a price for one token-layer, which is far below an ncr
 
 

@@ -95,6 +95,7 @@ class SessionMeter:
         self._in: RowRoot | None = None
         self._out: RowRoot | None = None
         self._ran = 0
+        self._let_run = 0, 0  # rows that may run, of which those before the first are counted
         self._epoch = 0
         self._drawn_from = 0  # ids before it were another hop's draws, or the prompt
         self._taken: list[tuple[int, bytes | memoryview]] = []  # not yet in the roots
@@ -166,6 +167,7 @@ class SessionMeter:
         no token is there, at that which this hop lacks.
         """
         self._epoch, self._ran = commit.epoch, commit.length
+        self._let_run = commit.length, commit.length
         self._drawn_from = commit.n if commit.history else min(self._drawn_from, commit.n)
         begin = commit.length if commit.n == commit.n_prompt else commit.n - 1
         self._pushed.clear()
@@ -216,18 +218,29 @@ class SessionMeter:
     # --- protocol.actions.Tab ---------------------------------------------------------------------
 
     def may_run(self, start: int, rows: int, prefill_until: int) -> bool:
-        stop = start + rows
-        if self._is_free or (self._tally.n_rows + rows <= self._runs_to and stop <= self._capacity):
+        if self._is_free or self.tab is None:
             return True
-        if self.tab is None:
+        begin, stop = self._uncounted(start), start + rows
+        if not self._may_go(begin, stop, prefill_until, self.tab):
+            return False
+        self._let_run = begin, stop
+        return True
+
+    def _uncounted(self, start: int) -> int:
+        """Where the rows begin that may run already and are counted only once they have."""
+        begin, stop = self._let_run
+        return begin if begin <= start <= stop else start
+
+    def _may_go(self, start: int, stop: int, prefill_until: int, tab: ProviderTab) -> bool:
+        if self._tally.n_rows + stop - start <= self._runs_to and stop <= self._capacity:
             return True
         heads = head_rows(start, stop, prefill_until) if self._is_last else 0
         usage = self.usage
         limit_ncr = self.hold.amount if self.hold and self._till.escrow else MAX_UINT
-        sure = self.tab.rows_to_run(usage.meter(), self._dearest, limit_ncr)
+        sure = tab.rows_to_run(usage.meter(), self._dearest, limit_ncr)
         self._runs_to = self._tally.n_rows + sure
         after = usage.after(start, stop, prefill_until, self._row_bytes, head_rows=heads)
-        return self.tab.may_run(after.meter())
+        return tab.may_run(after.meter())
 
     def count(
         self,
@@ -238,6 +251,7 @@ class SessionMeter:
         output: bytes | memoryview = b"",
     ) -> None:
         self._ran = start + rows
+        self._let_run = self._ran, max(self._ran, self._let_run[1])
         if self._fingerprints is not None:
             self._fingerprints.took(start, output)
         self._tally.add(start, start + rows, prefill_until, heads)

@@ -208,6 +208,7 @@ class HiddenSession(Session):
         except ManyhandsError as error:
             actions = self._ends.lost(peer, error, time.monotonic())
         self._do(actions)
+        self._pay_who_waits()
 
     def acked(self, peer: str, ack: Ack) -> None:
         try:

@@ -267,7 +267,11 @@ class Session:
 
     def _deliver(self, event: TokenEvent) -> None:
         self.transcript.token(event, self.rules)
-        for peer in tuple(self._owing):  # this token may be what its voucher could not cover yet
+        self._pay_who_waits()
+
+    def _pay_who_waits(self) -> None:
+        """What came just now may be what a hop's voucher could not cover yet."""
+        for peer in tuple(self._owing):
             self._pay(peer, now=True)
 
     # --- what hops say ----------------------------------------------------------------------------
@@ -365,11 +369,12 @@ class Session:
         if hop is None:
             return
         most_ncr, ran = self._settlement.most_for(tab), self.rules.stretches(hop)
+        promised_ncr = tab.promised_ncr
         voucher = tab.voucher(ran, cached=hop.cached, final=final, now=now, most_ncr=most_ncr)
         if voucher is None:
             return
-        if tab.is_even:
-            self._owing.discard(peer)
+        if tab.is_even and tab.promised_ncr > promised_ncr:
+            self._owing.discard(peer)  # else what it waits for is work that it has not stated yet
         self._settlement.keep(tab)  # before it is sent: what others hold of us, we hold too
         self._send(peer, Pay(voucher=voucher))
         self._do(self.rules.paid(peer, time.monotonic()))

@@ -90,7 +90,7 @@ async def test_an_owner_pauses_a_node_from_its_page_and_no_answer_is_dropped(
         [local] = await alone.start((0, 6))
         async with page(alone, local, local.home.parent / "home") as browser, alone.client() as who:
             before = (await browser.ask("GET", "/api/v1/node"))[1]
-            request = alone.request([5, 6], max_tokens=40, ignore_eos=True)
+            request = alone.request([5, 6], max_tokens=200, ignore_eos=True)
             expected = (await whole(who.generate(request))).token_ids
             async with who.generate(request) as run:
                 async for event in run:
@@ -213,7 +213,7 @@ async def test_a_nodes_metrics_tell_its_room_its_work_and_its_ways_to_others(
         async with page(pair, local, tmp_path / "home") as browser, pair.client() as client:
             await browser.ask("GET", "/metrics")
             local.node.gossip.links.heard(0.004, Way.RELAYED)
-            async with client.generate(pair.request([5, 6], max_tokens=4)) as generation:
+            async with client.generate(pair.request([5, 6], max_tokens=200)) as generation:
                 async for event in generation:
                     if isinstance(event, Token) and event.index == 2:
                         _, running = await browser.ask("GET", "/metrics")

@@ -187,3 +187,22 @@ def test_rows_that_wait_to_be_hashed_are_in_the_next_statement(n_bytes):
     assert meter.tab.statement.last_step == 9
     assert meter.tab.statement.in_root == took.at(9)
     assert meter.tab.statement.out_root == sent.at(9)
+
+
+def test_18_rows_that_may_run_and_are_not_counted_yet_are_within_the_window_too():
+    rates, row_ncr = Rates(prefill_tl=10**6, decode_tl=10**6), len(SPAN)
+    meter, _ = opened(rates, window=10 * row_ncr)
+    lent = LENT // row_ncr + 10  # rows, by which the prompt is lent and the window
+    assert meter.may_run(0, 3, N_PROMPT)
+    assert meter.may_run(3, 5, N_PROMPT)
+    meter.count(0, 3, N_PROMPT, 0)
+    assert not meter.may_run(8, lent, N_PROMPT)
+    assert meter.may_run(8, 2, N_PROMPT)
+    meter.count(3, 5, N_PROMPT, 0)
+    meter.count(8, 2, N_PROMPT, 0)
+    n = 10
+    while meter.may_run(n, 1, N_PROMPT):  # asked ahead, as a step runs
+        n += 1
+        assert n <= CAPACITY
+
+    assert n * row_ncr <= meter.tab.secured_ncr < (n + 1) * row_ncr
