@@ -1,6 +1,7 @@
 """A node that gives way: its sessions end or go on elsewhere, all hear why, and it comes back."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -65,12 +66,25 @@ def state(by: LocalNode, of: LocalNode) -> State | None:
     return seen.measured.state if seen else None
 
 
+def slow_down(local) -> None:
+    """Its steps take as long as on a machine where an heir is ready before an answer is over."""
+    engine = local.node.serving.engine
+    step = engine.step
+
+    def slowly(items):
+        time.sleep(0.01)
+        return step(items)
+
+    engine.step = slowly
+
+
 async def test_a_session_goes_on_elsewhere_and_the_node_comes_back_by_itself(
     model, tmp_path, machine
 ):
     async with swarm(model, tmp_path, over_memory(MemoryNetwork())) as pair:
         [one] = await pair.start((0, 6), **manners(machine, when_idle_s=600))
         await pair.engine(Span(0, 6))  # loaded ahead: the answer would be over before it is
+        slow_down(one)
         async with pair.client() as client:
             request = pair.request([5, 6], max_tokens=LONG, ignore_eos=True)
             expected = (await whole(client.generate(request))).token_ids
