@@ -161,6 +161,7 @@ class PostgresStore(Store):
     # --- within ----------------------------------------------------------------------------------
 
     @property
+    # Where a store in a file has an attribute: the type differs, what is asked of it does not.
     def _connection(self) -> "psycopg.Connection[Row]":  # type: ignore[override]
         """The one there is, or a new one where that was lost."""
         if self._link is not None and (not self._link.closed or self._is_within):
