@@ -18,6 +18,7 @@ from ledger.policy import BILATERAL
 from ledger.swarms import funding_of
 from ledger.witness import WitnessBook
 from ledger.writer import LedgerWriter
+from node.accounts import Accounts
 from node.accusations import Accusations
 from node.bandwidth import Bandwidth
 from node.barring import Barring
@@ -44,7 +45,6 @@ from node.serving import Model, Serving, Standing, load_of, until_gone
 from node.sessions import Sessions
 from node.settings import NodeSettings
 from node.settling import Settling
-from node.spreading import Spreading
 from node.vetting import Vetting
 from node.whereabouts import Ways, Whereabouts
 from protocol.address import Address
@@ -58,7 +58,6 @@ from protocol.identity import Identity, PeerId
 from protocol.load import METHOD as LOAD_METHOD
 from protocol.measured import State
 from protocol.membership.table import new_table
-from protocol.owing import METHOD as OWING_METHOD
 from protocol.pieces import METHOD as WEIGHTS_METHOD
 from protocol.spare import METHOD as SPARE_METHOD
 from protocol.transport import CallHandler, Listener, Transport
@@ -144,12 +143,8 @@ class Node:
         self.gossip = Gossip(table, transport, identity.key, self.draft, join=join, guard=guard)
         self.discovery = Discovery(table, plane, guard=guard) if plane else None
         self.belonging = Belonging(place, self._others, join) if place else None
-        spend_books = escrow.purse.books if escrow else None
-        self.settling = settling
-        self.spreading = (
-            Spreading(spend_books, transport, self._others, join, witness=witness, guard=guard)
-            if spend_books
-            else None
+        self.accounts = Accounts(
+            self.standing, self._others, join, guard, witness=witness, settling=settling
         )
         self.compliance = Compliance(self, place.membership if place else None)
         ways = ways or Ways(announce=settings.announce)
@@ -164,13 +159,12 @@ class Node:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Node"]:
         """Listen, announce and serve; drain and leave on the way out."""
-        if (escrow := self.standing.escrow) is not None:
-            await asyncio.wrap_future(self.standing.books.ask(escrow.recover))
+        await self.accounts.begin()
         await self.serving.prepare()
         streams = {**self.bandwidth.streams, **self.carrying.streams}
         belonging = self.belonging
         throttle = Throttle(self.settings.max_bytes_per_s)
-        server = Server(lambda: self.sessions, throttle, self.spreading)
+        server = Server(lambda: self.sessions, throttle, self.accounts.spreading)
         open_calls = belonging.open_calls if belonging else {}
         self.accusations = await Accusations.begun(self.standing, self._others, self.guard)
         seen_calls, came = self.whereabouts.seen_calls, self.whereabouts.came
@@ -194,16 +188,13 @@ class Node:
             barring = tasks.create_task(self._barring.run(), name="barring")
             accusing = tasks.create_task(self.accusations.run(), name="accusations")
             discovery = tasks.create_task(self._discover(), name="discovery")
-            owing = tasks.create_task(self._owe(), name="owing")
+            accounts = tasks.create_task(self.accounts.run(), name="accounts")
             belongs = tasks.create_task(belonging.run(), name="belonging") if belonging else None
-            spread = self.spreading.run() if self.spreading else None
-            spreads = tasks.create_task(spread, name="spreading") if spread else None
-            settles = tasks.create_task(self._settle(), name="settling")
             try:
                 yield self
             finally:
-                ending = (pausing, meetings, reaching, discovery, belongs, spreads, barring)
-                for task in filter(None, (*ending, owing, settles, accusing)):
+                ending = (pausing, meetings, reaching, discovery, belongs, barring, accounts)
+                for task in filter(None, (*ending, accusing)):
                     await _ended(task)
                 await self._leave(gossip, mover)
 
@@ -216,14 +207,6 @@ class Node:
     async def _move(self) -> None:
         if self.mover is not None:
             await self.mover.run()
-
-    async def _owe(self) -> None:
-        if self.standing.owing is not None:
-            await self.standing.owing.run()
-
-    async def _settle(self) -> None:
-        if self.settling is not None:
-            await self.settling.run()
 
     async def _discover(self) -> None:
         if self.discovery is not None:
@@ -260,11 +243,9 @@ class Node:
             "status": self._status_call,
             "ping": _ping,
             LOAD_METHOD: self._load_call,
-            **({OWING_METHOD: owing.handle} if (owing := self.standing.owing) else {}),
+            **self.accounts.calls,
             **(self.belonging.calls if self.belonging else {}),
             **(self.accusations.calls if self.accusations else {}),
-            **(self.spreading.calls if self.spreading else {}),
-            **(self.settling.calls if self.settling else {}),
         }
 
     async def _load_call(self, peer: str, request: bytes) -> bytes:

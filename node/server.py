@@ -165,8 +165,8 @@ class Server:
     def _heard(self, peer: PeerId, message: DataMessage, stream: Stream) -> None:
         sessions = self._sessions()
         if isinstance(message, Frame | Ask):
-            sessions.received(peer, message, stream)
+            sessions.arrivals.received(peer, message, stream)
             sessions.around.batcher.deliver()
             sessions.around.neighbours.flush()
         else:
-            sessions.client_returned(peer, message, stream)
+            sessions.arrivals.client_returned(peer, message, stream)

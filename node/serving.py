@@ -139,7 +139,7 @@ class Serving:
         self.shelf = AdapterShelf(settings.adapters, engine.adapters)
         self.neighbours = Neighbours(
             standing.transport,
-            self.sessions,
+            self.sessions.arrivals,
             pack=settings.pack,
             look_s=settings.look_s,
             pack_width=wire_format(self.profile.wire).pack_width,

@@ -1,9 +1,9 @@
 """The sessions of a node: who is admitted, who is where, and who was here.
 
-In: requests to reserve, frames by session, the passing of time. Out: hops with room of their own,
-or an honest refusal with its reason. Room is reserved whole at admission (KV and journal, within
-one byte budget), so a live session is never evicted; a closed one leaves a tombstone for 60 s, and
-its frames are answered `Gone`.
+In: requests to reserve, the passing of time. Out: hops with room of their own, to which
+`arrivals.py` brings their frames, or an honest refusal with its reason. Room is reserved whole at
+admission (KV and journal, within one byte budget), so a live session is never evicted; a closed one
+leaves a tombstone for 60 s.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from ledger.escrow import Hold
+from node.arrivals import Arrivals
 from node.credit import is_idle
 from node.engine import Lease
 from node.hop import Hop
@@ -29,7 +30,6 @@ from node.served import Served
 from node.shares import Holding, Shares
 from node.surroundings import Surroundings
 from node.taking import taking_of
-from protocol.codec import data_bytes
 from protocol.constraints import Constraints
 from protocol.drawing import Drawing
 from protocol.errors import (
@@ -42,7 +42,6 @@ from protocol.errors import (
     PeerRefused,
     UsageError,
 )
-from protocol.frames import Ack, Ask, Frame, Gone
 from protocol.identity import public_key_from_peer_id
 from protocol.membership.governance import Judgement
 from protocol.messages import Leaving, Reserve, Resume, SessionId
@@ -72,6 +71,9 @@ class Sessions:
         self._hops: dict[SessionId, Hop] = {}
         self.lending = Lending(till.credit, self._hops)
         self._tombstones: dict[SessionId, float] = {}
+        self.arrivals = Arrivals(
+            self._hops, self._tombstones, lambda: self.around.neighbours.flush()
+        )
         self._filing: set[Hop] = set()
         self._leftovers = Leftovers(self.prefixes, served, self.cost_bytes)
         self._emptied = asyncio.Event()
@@ -279,77 +281,6 @@ class Sessions:
         if not self._hops:
             self._emptied.set()
 
-    # --- the data streams -------------------------------------------------------------------------
-
-    def received(self, peer: str, message: Frame | Ask, stream: Stream) -> None:
-        """Rows or a question from a predecessor, on its stream."""
-        if isinstance(message, Ask):
-            hop = self._hops.get(message.session)
-            if hop is None:
-                stream.send(data_bytes(Gone(message.session)))
-            else:
-                hop.heard_on(peer, stream)
-                hop.do(hop.session.ask(peer, message))
-            return
-        at = 0
-        for group in message.groups:
-            rows = message.body[at : at + group.rows * message.row_bytes]
-            at += len(rows)
-            hop = self._hops.get(group.session)
-            if hop is None:
-                stream.send(data_bytes(Gone(group.session)))
-                continue
-            hop.heard_on(peer, stream)
-            try:
-                hop.frame(peer, group, message.row_bytes, rows)
-            except PeerMisbehaved as error:
-                # One bad group must not cost the pair's other sessions their stream.
-                log.warning("a frame was refused", extra={"peer": peer, "error": str(error)})
-                hop.session.dropped["refused"] += 1
-                hop.refuse(error)  # what was to come in its place would be waited for in vain
-
-    def client_returned(self, peer: str, message: Ack | Gone, stream: Stream) -> None:
-        """From a client that holds the ends, and so is the last hop's successor.
-
-        Raises:
-            PeerMisbehaved: it has no such session here, and had none lately.
-        """
-        hop = self._hops.get(message.session)
-        if hop is None and message.session in self._tombstones:
-            return
-        if hop is None or hop.client != peer or not hop.is_bare:
-            raise PeerMisbehaved(peer, "a predecessor sends rows or asks")
-        hop.heard_on(peer, stream)
-        self.returned(peer, message)
-
-    # --- node.neighbours.Successors ---------------------------------------------------------------
-
-    def returned(self, peer: str, message: Ack | Gone) -> None:
-        hop = self._hops.get(message.session)
-        if hop is None:
-            return
-        if isinstance(message, Ack):
-            hop.do(hop.session.ack(peer, message))
-        else:
-            hop.do(hop.session.gone(peer))
-        self.around.neighbours.flush()
-
-    def leads_to(self, peer: str) -> bool:
-        return any(hop.successor == peer for hop in self._hops.values())
-
-    def link_lost(self, peer: str) -> None:
-        self._each(lambda hop: hop.do(hop.session.link_lost(peer)))
-
-    def link_back(self, peer: str) -> None:
-        self._each(lambda hop: hop.do(hop.session.link_back(peer)))
-
-    def link_failed(self, peer: str, reason: str) -> None:
-        self._each(lambda hop: hop.do(hop.session.link_failed(peer, reason)))
-
-    def _each(self, call: Callable[[Hop], None]) -> None:
-        for hop in list(self._hops.values()):
-            call(hop)
-
     # --- time -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -408,3 +339,7 @@ class Sessions:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._emptied.wait()
+
+    def _each(self, call: Callable[[Hop], None]) -> None:
+        for hop in list(self._hops.values()):
+            call(hop)

@@ -92,7 +92,7 @@ class Copies:
         self._salt = secrets.token_bytes(32)
         self._copies: dict[Span, Copy] = {}
         self._asked: dict[str, tuple[Seat, int]] = {}  # everybody who may hold something; epoch
-        finder.copies, finder.n_run = self.held, lambda: len(rules.ids)
+        finder.known.copies, finder.n_run = self.held, lambda: len(rules.ids)
         finder.has_begun = lambda: has_begun(rules)
 
     # --- while the answer runs --------------------------------------------------------------------

@@ -9,7 +9,7 @@ nobody else is left; who refused for good it does not.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -31,11 +31,11 @@ from scheduler.affording import within
 from scheduler.chain import Connections
 from scheduler.directory import Directory, fetch_directory
 from scheduler.judged import Judged, judged
+from scheduler.known_rows import KnownRows
 from scheduler.peer_record import PeerRecords
 from scheduler.prefixes import Familiar
 from scheduler.probing import choose_fresh
 from scheduler.request import GenerationRequest
-from scheduler.route_cost import prefill_us
 from scheduler.route_watch import RouteWatch
 from scheduler.routing import (
     MENDING_ROUTES,
@@ -43,15 +43,12 @@ from scheduler.routing import (
     Wanted,
     draw_route,
     find_replacement,
-    find_routes,
-    prefill_ms,
 )
 from scheduler.search_time import SearchTime, passes
 from scheduler.seats import neighbour, seat_of
 from scheduler.turns import Turn, Turns
 
 ASK_S = 1.0  # to answer what they know, at first; most do within milliseconds
-DETOUR = 0.25  # what a chain that knows the prompt may cost more per token, whatever it saves
 OFF_LOOP = 300  # peers, from which on a search takes a thread
 
 
@@ -60,8 +57,8 @@ class RouteFinder:
 
     profile: of the seats found last. adapter: of all seats, `name@digest` once some were found.
     waits_for: what keeps it from an answer, while it waits for that to change; `on_wait` is told.
-    copies: who holds how many rows of the session, by blocks: they are found first. n_run: how many
-    rows a hop that is new has to run again.
+    known: who has run rows of the session: they are found first. n_run: how many rows a hop that is
+    new has to run again.
     """
 
     def __init__(
@@ -92,7 +89,6 @@ class RouteFinder:
         self.adapter = request.adapter
         self.waits_for: ManyhandsError | None = None
         self.on_wait: Callable[[ManyhandsError], None] = lambda error: None
-        self.copies: Callable[[], Mapping[Span, tuple[Seat, int]]] = dict
         self.n_run: Callable[[], int] = int
         self.has_begun: Callable[[], bool] = bool
         self.left_ncr: Callable[[Collection[str]], int | None] = lambda staying: None
@@ -104,10 +100,11 @@ class RouteFinder:
         self._staying: set[str] = set()  # hops of the chain that need no replacement
         self._request, self._transport = request, transport
         self._directory, self._join, self._rng = directory, tuple(join), rng
-        self._familiar, self._connections, self._permit = familiar, connections, permit
+        self._connections, self._permit = connections, permit
         self._turn = Turn(turns or Turns())
         self._choice: Sequence[Route] = ()  # among which the last route was drawn
         self._records = records or PeerRecords()
+        self.known = KnownRows(request, directory, self._records, familiar)
         self.watch = RouteWatch(self._records, directory, lambda: self._wanted(()))
 
     async def find(self, action: FindRoute, deadline: float) -> list[Seat]:
@@ -216,12 +213,26 @@ class RouteFinder:
             routes = await self._search(missing, action.survivors, taken)
             if not routes:
                 return None
-            known = self._copied_route(routes, action.survivors, taken)
-            known = known or self._familiar_route(routes, taken)
+            known = self._known_route(routes, missing, action.survivors, taken)
             chosen.append(known or draw_route(routes, self._rng, n_blocks=self._request.n_blocks))
             self._choice = () if known else routes
             taken.update(chosen[-1].peer_ids)
         return chosen
+
+    def _known_route(
+        self,
+        routes: Sequence[Route],
+        missing: Span,
+        survivors: Sequence[Seat],
+        taken: Collection[str],
+    ) -> Route | None:
+        """Over nodes that have run some of it already, if that is better."""
+        wanted = self._wanted(taken)
+
+        def through(peers: Sequence[Announcement]) -> Sequence[Route]:
+            return self._searching(peers, missing, survivors)(wanted)
+
+        return self.known.route(routes, wanted, through)
 
     async def _search(
         self, missing: Span, survivors: Sequence[Seat], taken: Collection[str]
@@ -278,47 +289,6 @@ class RouteFinder:
                 routes = without
         self._tried_again.update({*passing} - avoid)
         return routes
-
-    def _familiar_route(self, routes: Sequence[Route], avoid: Collection[str]) -> Route | None:
-        """The chain that has run the beginning of this prompt, while waiting for it pays."""
-        familiar = self._familiar
-        if familiar is None or routes[0].span != Span(0, self._request.n_blocks):
-            return None
-        wanted = [(seat.peer, seat.span) for seat in familiar.seats]
-        peers = {peer for peer, _ in wanted}
-        live = [peer for peer in self._directory.live() if peer.peer_id in peers]
-        known = find_routes(live, self._wanted(avoid), **self._judged(live))
-        for route in known:
-            if [(hop.peer_id, hop.span) for hop in route.hops] == wanted:
-                return self._if_it_pays(route, routes, prefill_ms(route) * familiar.length)
-        return None
-
-    def _copied_route(
-        self, routes: Sequence[Route], survivors: Sequence[Seat], avoid: Collection[str]
-    ) -> Route | None:
-        """Those who hold what a lost hop has run, unless they are much slower than others."""
-        missing = routes[0].span
-        held = {
-            (seat.peer, span): n_rows
-            for span, (seat, n_rows) in self.copies().items()
-            if missing.holds(span) and seat.peer not in avoid
-        }
-        peers = {peer for peer, _ in held}
-        live = [peer for peer in self._directory.live() if peer.peer_id in peers]
-        if not live:
-            return None
-        for route in self._searching(live, missing, survivors)(self._wanted(avoid)):
-            rows = [(hop, held.get((hop.peer_id, hop.span), 0)) for hop in route.hops]
-            saved_us = sum(n * prefill_us(hop.announcement) * len(hop.span) for hop, n in rows)
-            if saved_us:
-                return self._if_it_pays(route, routes, saved_us / 1000)
-        return None
-
-    def _if_it_pays(self, route: Route, routes: Sequence[Route], saved_ms: float) -> Route | None:
-        """A route that needs not run some rows, beside the best ones."""
-        dearer_ms = (route.cost_ms - routes[0].cost_ms) * self._request.max_tokens
-        is_near = route.cost_ms <= routes[0].cost_ms * (1 + DETOUR)
-        return route if is_near or dearer_ms <= saved_ms else None
 
     def seats(self, routes: Sequence[Route]) -> list[Seat]:
         """Of routes, once they are chosen: the chain is of their profile then."""

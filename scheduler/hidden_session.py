@@ -177,8 +177,7 @@ class HiddenSession(Session):
                 case Take(start, _, body):
                     if self._answer is not None:
                         self._answer.take(start, body)
-                    for peer in tuple(self._owing):  # what came back may be paid for now
-                        self._pay(peer, now=True)
+                    self._payments.pay_who_waits()
                 case Done(_, error):
                     self._data.discard(self.id)
                     if self._answer is not None:
@@ -208,7 +207,7 @@ class HiddenSession(Session):
         except ManyhandsError as error:
             actions = self._ends.lost(peer, error, time.monotonic())
         self._do(actions)
-        self._pay_who_waits()
+        self._payments.pay_who_waits()
 
     def acked(self, peer: str, ack: Ack) -> None:
         try:

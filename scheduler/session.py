@@ -24,7 +24,7 @@ from protocol.chain_actions import (
     SendRaise,
     SendReserve,
 )
-from protocol.chain_hops import Hop, Phase
+from protocol.chain_hops import Phase
 from protocol.chain_session import ChainSession
 from protocol.errors import InDebt, ManyhandsError, PeerMisbehaved, PeerUnreachable, SessionTimeout
 from protocol.identity import Identity
@@ -56,6 +56,7 @@ from scheduler.chain import Connections, ControlLink, until_closed
 from scheduler.copies import Copies
 from scheduler.finder import RouteFinder
 from scheduler.heirs import Choice, choose
+from scheduler.payments import Payments
 from scheduler.prefixes import SessionPrefixes
 from scheduler.proposals import commit_message, reserve_message, taking_over
 from scheduler.request import GenerationRequest
@@ -92,6 +93,7 @@ class Session:
         self._identity, self._settlement = identity, settlement
         self._prefixes = prefixes
         may_copy = request.spares and not request.reads_prompt
+        self._payments = Payments(self.rules, settlement, self._send, self._do)
         self._copies = Copies(
             self.rules, finder, connections, settlement, self._asking, is_on=may_copy
         )
@@ -101,9 +103,8 @@ class Session:
         self._ended = asyncio.Event()
         self._mistake: Exception | None = None
         self._deadline = time.monotonic() + request.timeout_s
-        self._paying = finder.announced, request, self._deadline
+        self._buying = finder.announced, request, self._deadline
         self._finish_reason = ""
-        self._owing: set[str] = set()  # hops that stand at their limit
 
     @property
     def id(self) -> SessionId:
@@ -243,7 +244,7 @@ class Session:
             message = commit_message(commit, self.rules, self._settlement, route, terms, records)
             self._send(commit.peer, message)
             if commit.is_new and self._settlement.tabs[commit.peer].ahead_ncr:
-                self._pay(commit.peer, now=True)
+                self._payments.pay(commit.peer, now=True)
         self._finder.found()
         self._prefixes.remember(self.rules.ids, seats)
         self.transcript.routed(self.rules.hops)
@@ -251,7 +252,7 @@ class Session:
     async def _find(self, action: FindRoute) -> None:
         try:
             seats = await self._finder.find(action, self._deadline)
-            await self._settlement.funds.prepare(seats, *self._paying)
+            await self._settlement.funds.prepare(seats, *self._buying)
         except ManyhandsError as error:
             self._do(self.rules.no_route(action.epoch, error))
             return
@@ -261,18 +262,13 @@ class Session:
         routes = await self._finder.heirs(action)
         choice = choose(routes, action, self._rest_s)
         seats = [] if choice is Choice.STAY else self._finder.seats(routes)
-        seats = await self._settlement.funds.afforded(seats, *self._paying)
+        seats = await self._settlement.funds.afforded(seats, *self._buying)
         hand_over, now = choice is Choice.HAND_OVER, time.monotonic()
         self._do(self.rules.heirs(action.epoch, seats, now, hand_over=hand_over))
 
     def _deliver(self, event: TokenEvent) -> None:
         self.transcript.token(event, self.rules)
-        self._pay_who_waits()
-
-    def _pay_who_waits(self) -> None:
-        """What came just now may be what a hop's voucher could not cover yet."""
-        for peer in tuple(self._owing):
-            self._pay(peer, now=True)
+        self._payments.pay_who_waits()
 
     # --- what hops say ----------------------------------------------------------------------------
 
@@ -292,11 +288,9 @@ class Session:
             case Leaving():
                 self._do(self.rules.leaving(peer, message, now))
             case Account():
-                self._account(peer, message)
+                self._payments.stated(peer, message)
             case Unpaid():
-                self._do(self.rules.unpaid(peer, now))
-                self._owing.add(peer)
-                self._pay(peer, now=True)
+                self._payments.waits(peer)
             case LinkDown(epoch=epoch, peer=successor):
                 self._finder.watch.link_down(peer, successor)
                 self._do(self.rules.link_down(peer, successor, epoch, now))
@@ -331,7 +325,7 @@ class Session:
         if isinstance(error, SessionTimeout):
             self._do(self.rules.fail(self._finder.waits_for or error))
             return
-        if (hop := self._find_hop(peer)) and self._settlement.may_show_more(peer, error):
+        if (hop := self._payments.find_hop(peer)) and self._settlement.may_show_more(peer, error):
             del self._links[peer]  # that it ends is no loss
             self._start(self._ask_again(hop.seat, error))
             return
@@ -352,36 +346,6 @@ class Session:
         if self.rules.phase is Phase.DONE or is_old or not serves:
             return None
         return Resume(session=self.id, epoch=self.rules.epoch, have=len(self.rules.ids))
-
-    def _account(self, peer: str, message: Account) -> None:
-        try:
-            tab, hop = self._settlement.tabs[peer], self._find_hop(peer)
-            tab.hear(message.statement)
-            if hop is not None:
-                tab.check_claim(self.rules.stretches(hop), hop.cached)
-        except ManyhandsError as error:
-            self._do(self.rules.lost(peer, error, time.monotonic()))
-            return
-        self._pay(peer, final=message.final)
-
-    def _pay(self, peer: str, *, final: bool = False, now: bool = False) -> None:
-        tab, hop = self._settlement.tabs[peer], self._find_hop(peer)
-        if hop is None:
-            return
-        most_ncr, ran = self._settlement.most_for(tab), self.rules.stretches(hop)
-        promised_ncr = tab.promised_ncr
-        voucher = tab.voucher(ran, cached=hop.cached, final=final, now=now, most_ncr=most_ncr)
-        if voucher is None:
-            return
-        if tab.is_even and tab.promised_ncr > promised_ncr:
-            self._owing.discard(peer)  # else what it waits for is work that it has not stated yet
-        self._settlement.keep(tab)  # before it is sent: what others hold of us, we hold too
-        self._send(peer, Pay(voucher=voucher))
-        self._do(self.rules.paid(peer, time.monotonic()))
-
-    def _find_hop(self, peer: str) -> Hop | None:
-        hops = (*self.rules.hops, *self.rules.succession.heirs, *self.rules.lost_hops)
-        return next((hop for hop in hops if hop.peer == peer), None)
 
     # --- time and the end -------------------------------------------------------------------------
 

@@ -156,13 +156,14 @@ async def test_32_a_client_that_stops_paying_costs_a_provider_a_window_and_no_cl
         async with built.client(identity=payer) as client:
             generation = client.generate(ask(built, max_tokens=64))
             tab_of = generation.session._settlement.tabs
-            pay = generation.session._pay
+            payments = generation.session._payments
+            pay = payments.pay
 
             def stingy(peer: str, *, final: bool = False, now: bool = False) -> None:
                 if not tab_of[peer].promised_ncr:
                     pay(peer, final=final, now=now)
 
-            generation.session._pay = stingy  # type: ignore[method-assign]
+            payments.pay = stingy  # type: ignore[method-assign]
             with pytest.raises(ManyhandsError):
                 await whole(generation)
         (node,) = built.nodes

@@ -166,11 +166,11 @@ async def test_46_a_payer_that_never_comes_is_collected_from_by_itself(model, tm
         built.tell(built.wallets[payer.public_key].log)
         (local,) = built.nodes
         account = local.node.identity.public_key
-        await local.node.settling.settle()
+        await local.node.accounts.settling.settle()
         assert built.books[account].available(account, ASSET) == 0
 
         await tomorrow(built)
-        await local.node.settling.settle()
+        await local.node.accounts.settling.settle()
 
         assert built.books[account].available(account, ASSET) == answer.cost_ncr
 
@@ -188,7 +188,7 @@ async def test_an_epoch_ends_for_whom_it_matters_to_where_nobody_signs_anything(
         built.cosigners.ahead_s += 3 * DAY_S
         for local in built.nodes:
             for _ in range(3):
-                await local.node.settling.settle()
+                await local.node.accounts.settling.settle()
 
         gained = 0
         for local in built.nodes:
