@@ -68,17 +68,31 @@ def _decode_steps(trial: "_Trial", batches: Sequence[int]) -> tuple[tuple[int, i
 
 
 def _fixed_us(trial: "_Trial", whole_us: int) -> int:
-    """What is left of a step when its blocks are taken off: from the last block alone."""
+    """What is left of a step of `whole_us` when its blocks are taken off: by the last block alone.
+
+    Both take turns, and the shortest of each counts: the share that blocks have of a step is a
+    property of the span, not of what else ran here meanwhile.
+    """
     span = trial.engine.span
     if len(span) == 1:
         return 0
     last = _Trial(trial.engine, entry=span.stop - 1)
     try:
         last.step(1, 1)
-        block_us = (whole_us - _median_s(last, 1) * 1e6) / (len(span) - 1)
+        whole_s, last_s = zip(*_in_turn(trial, last), strict=True)
     finally:
         last.close()
-    return max(0, round(whole_us - max(0.0, block_us) * len(span)))
+    blocks = (min(whole_s) - min(last_s)) / (len(span) - 1) * len(span) / min(whole_s)
+    return max(0, round(whole_us * (1 - max(0.0, blocks))))
+
+
+def _in_turn(whole: "_Trial", last: "_Trial") -> list[tuple[float, float]]:
+    began, taken = time.perf_counter(), list[tuple[float, float]]()
+    while len(taken) < DECODE_STEPS:
+        if len(taken) >= LEAST_STEPS and time.perf_counter() - began > BUDGET_S:
+            break
+        taken.append((whole.step(1, 1), last.step(1, 1)))
+    return taken
 
 
 def _median_s(trial: "_Trial", n_sessions: int) -> float:

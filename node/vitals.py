@@ -3,8 +3,8 @@
 In: the speeds measured at the start, and every step that ran since. Out: `Measured`, and the two
 speeds that an announcement has besides. What was measured before anybody was served is only the
 beginning: each kind of step drifts from it as it really does (longer contexts, another process on
-this machine, heat), and the median of the latest ones says how far. Sizes that were not run lately
-are taken to have drifted like the others.
+this machine, heat), and what is typical of the latest ones says how far. Sizes that were not run
+lately are taken to have drifted like the others.
 
 A node whose torch thread does not come back from a step does not look idle: the time it has been
 away is what a new row waits.
@@ -21,6 +21,7 @@ from time import perf_counter
 from node.throughput import Speeds
 from node.work import Load, Seen
 from protocol.measured import Measured
+from protocol.typical import typical
 
 MAX_SAMPLES = 64  # of each kind of step, and of waits
 LEAST_SAMPLES = 8  # before they count against what was measured at the start
@@ -174,7 +175,7 @@ class Vitals:
             for at_s, ratio in self._drifts[kind]
             if now_s - at_s <= DRIFT_AGE_S
         ]
-        return statistics.median(ratios) if len(ratios) >= LEAST_SAMPLES else None
+        return typical(ratios) if len(ratios) >= LEAST_SAMPLES else None
 
 
 def _interpolated(steps_us: Iterable[tuple[int, int]], size: int) -> float:

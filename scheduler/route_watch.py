@@ -4,7 +4,6 @@ In: each chain that stood, each token as it came, each hop that was lost. Out: r
 failures in a `PeerRecords`. Watching changes nothing about the session.
 """
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from itertools import pairwise
 from protocol.chain_actions import Seat
 from protocol.errors import ManyhandsError
 from protocol.identity import PeerId
+from protocol.typical import typical
 from scheduler.blame import Leg, Ride
 from scheduler.directory import Directory
 from scheduler.latency import Latencies
@@ -22,7 +22,6 @@ from scheduler.wanted import Goal, Wanted
 
 LEAST_TOKENS = 8  # of one chain, before they say anything
 MOST_MS = 1e6  # that a block or a wait can be said to take: more is nonsense, and as bad
-PARTS = 8  # a ride is cut into so many; the median part speaks, so that a hiccup does not
 
 
 class RouteWatch:
@@ -70,7 +69,7 @@ class RouteWatch:
         """The chain is no more, or the answer is complete: what it took is noted."""
         legs, times, self._legs, self._times = self._legs, self._times, (), []
         if legs and len(times) > LEAST_TOKENS:
-            token_ms = 1000 * _typical_s(times)
+            token_ms = 1000 * typical([later - earlier for earlier, later in pairwise(times)])
             n_tokens = len(times) - 1
             ride = Ride(self._wall(), n_tokens, token_ms, self._besides_ms, legs)
             self._records.note_ride(ride)
@@ -95,10 +94,3 @@ class RouteWatch:
         ring = [PeerId(seat.peer) for seat in (*seats, seats[0])]
         besides_ms += sum(latencies.one_way_ms(one, other) for one, other in pairwise(ring))
         return tuple(legs), min(besides_ms, MOST_MS)
-
-
-def _typical_s(times: Sequence[float]) -> float:
-    """Seconds between two tokens: the median over parts, each the mean of its own."""
-    step = max(1, (len(times) - 1) // PARTS)
-    marks = times[::step]
-    return statistics.median((later - one) / step for one, later in pairwise(marks))

@@ -74,6 +74,13 @@ def test_one_slow_step_changes_nothing(vitals):
     assert vitals.decode_us == 1000
 
 
+def test_steps_that_are_slow_now_and_again_are_told_as_clients_feel_them(vitals):
+    for step in range(64):
+        vitals.saw(decode(us=3000 if step % 4 == 0 else 1000))
+
+    assert vitals.decode_us == 1500  # the median step would promise 1000
+
+
 def test_steps_through_a_part_of_the_span_are_held_against_that_part(vitals):
     for _ in range(20):
         vitals.saw(decode(us=600, n_blocks=2))  # 200 fixed, and half of the 800 of four blocks
