@@ -79,10 +79,11 @@ def _fixed_us(trial: "_Trial", whole_us: int) -> int:
     last = _Trial(trial.engine, entry=span.stop - 1)
     try:
         last.step(1, 1)
-        whole_s, last_s = zip(*_in_turn(trial, last), strict=True)
+        taken = _in_turn(trial, last)
     finally:
         last.close()
-    blocks = (min(whole_s) - min(last_s)) / (len(span) - 1) * len(span) / min(whole_s)
+    whole_s, last_s = min(whole for whole, _ in taken), min(alone for _, alone in taken)
+    blocks = (whole_s - last_s) / (len(span) - 1) * len(span) / whole_s
     return max(0, round(whole_us * (1 - max(0.0, blocks))))
 
 
