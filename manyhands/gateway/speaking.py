@@ -17,8 +17,9 @@ from manyhands.gateway.faults import ApiError
 from manyhands.gateway.prompts import chat_text, on_thread
 from manyhands.replies.closed import closed
 from manyhands.replies.dialect import Dialect, Ids, dialect_of
-from manyhands.replies.forcing import Forced, parameters_of
+from manyhands.replies.forcing import Forced
 from manyhands.replies.reader import ReplyReader, new_reader
+from manyhands.replies.tool_schemas import parameters_of
 from protocol.errors import UsageError
 from protocol.grammar import Grammar
 

@@ -7,6 +7,7 @@ no call raises `Malformed`; the text is then what it looks like: text.
 """
 
 import json
+import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -17,6 +18,9 @@ BLANK = " \t\r\n"
 NAMES = ('"name"', '"function"')
 ARGUMENTS = ('"arguments"', '"parameters"')
 MAX_NAME_CHARS = 256
+NAMED_FIRST = re.compile(  # and read one character further
+    r"""\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"(?:name|function)"\s*:\s*"([^"\\]*)"(?s:.)\Z"""
+)
 
 Chars = Generator[None, str, str]  # sent characters, returns the one after what it read
 Reading = Generator[None, str, None]
@@ -95,16 +99,22 @@ def json_calls(teller: Teller) -> Reading:
 
 
 def known_json_calls(teller: Teller) -> Reading:
-    """The same where nothing marks a call: only names on offer are calls."""
+    """The same where nothing marks a call: it names a function on offer, and does so first."""
     held = Teller(teller.known)
     held.n_begun = teller.n_begun
     reading = json_calls(held)
     next(reading)
+    raw = ""  # since the last one was named
     while True:
-        reading.send((yield))
-        begun = [part.name for part in held.parts if isinstance(part, CallBegun)]
-        if any(name not in teller.known for name in begun):
-            raise Malformed
+        char = yield
+        raw += char
+        reading.send(char)
+        for part in held.parts:
+            if isinstance(part, CallBegun):
+                named = NAMED_FIRST.search(raw)
+                if named is None or named[1] != part.name or part.name not in teller.known:
+                    raise Malformed
+                raw = ""
         teller.parts += held.parts
         teller.n_begun, held.parts = held.n_begun, []
 

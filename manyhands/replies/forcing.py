@@ -7,7 +7,7 @@ a grammar in llguidance's variant of Lark. A model that thinks may think first.
 """
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +23,25 @@ from manyhands.replies.dialect import (
     QWEN_CODER,
     Dialect,
 )
+from manyhands.replies.harmony import MARKS
+from manyhands.replies.open_reply import (
+    ANYTHING,
+    NEEDED,
+    bare_reply,
+    harmony_reply,
+    no_marks,
+)
+from manyhands.replies.tool_schemas import (
+    ANY_ARGUMENTS,
+    BLANK,
+    defs_of,
+    json_rule,
+    without_defs,
+)
 from protocol.errors import UsageError
 from protocol.grammar import Grammar
 
 MAX_TOOLS = 128
-ANY_ARGUMENTS = {"type": "object"}
-ANYTHING = r"/(?s:.*)/"
-BLANK = r"[ \t\r\n]{0,20}"  # no answer goes on for ever without saying anything
 GAP = f"GAP: /{BLANK}/"
 ANY_TAGGED = (  # a parameter of any name, as `calls.tagged_calls` reads it
     "any: PARAMETER value",
@@ -73,12 +85,13 @@ class Forced:
 
     @property
     def can_be_left_open(self) -> bool:
-        """Whether a call's beginning is told from all other text: it is a token of its own, and so
-        are the marks around thoughts."""
+        """Whether a call's beginning is told from all other text: the marks around calls and
+        thoughts are tokens of their own. `open_reply.py` tells what begins a bare one."""
         dialect = self.dialect
-        if dialect.bare or dialect.name == HARMONY.name:
-            return False
-        return all(mark in self.ids for mark in (self._opening, *filter(None, dialect.thinking)))
+        marks = [] if dialect.bare else [self._opening]
+        if dialect.name == HARMONY.name:
+            marks = list(NEEDED)
+        return all(mark in self.ids for mark in (*marks, *filter(None, dialect.thinking)))
 
     @property
     def _opening(self) -> str:
@@ -91,14 +104,21 @@ class Forced:
         return bool(self.dialect.calls[1])
 
     def lark(self) -> str:
-        rules = [*self._thought(), *self._calls()]
         if self.must:
+            rules = [*self._thought(), *self._calls()]
             return "\n".join([f"start: {self._lead()} calls", *rules]) + "\n"
-        # Tokens of text could spell the mark: then a call would begin that nothing binds.
-        spelled = "".join(f"\\x{{{ord(char):x}}}" for char in self._opening)
-        free = f"FREE: {ANYTHING} & ~/(?s:.*){spelled}(?s:.*)/"
+        if self.dialect.name == HARMONY.name:
+            return "\n".join(harmony_reply(self._bound, self.ids)) + "\n"
+        if self.dialect.bare:
+            opening = self._mark(self._opening) if self._opening in self.ids else ""
+            rules = bare_reply(
+                self._bound, self.dialect, lead=self._lead(), opening=opening, several=self.several
+            )
+            return "\n".join([*rules, *self._thought()]) + "\n"
+        free = f"FREE: {no_marks([self._opening])}"
         calls = "(calls FREE)?" if self._closes else "calls?"
-        return "\n".join([f"start: {self._lead()} FREE {calls}", free, *rules]) + "\n"
+        rules = [f"start: {self._lead()} FREE {calls}", free, *self._thought(), *self._calls()]
+        return "\n".join(rules) + "\n"
 
     def _lead(self) -> str:
         if self.dialect.name == HARMONY.name:
@@ -111,14 +131,14 @@ class Forced:
         if self.dialect.name == HARMONY.name:
             begin = f'{self._mark("<|channel|>")} "analysis" {self._mark("<|message|>")}'
             end = f'{self._mark("<|end|>")} {self._mark("<|start|>")} "assistant"'
-            return [f"thought: {begin} THOUGHT {end}", f"THOUGHT: {ANYTHING}"]
+            return [f"thought: {begin} THOUGHT {end}", f"THOUGHT: {no_marks(MARKS)}"]
         opened, closed = self.dialect.thinking
         if not opened:
             return []
         begin = "" if self.thinks else self._mark(opened)
         if closed in self.ids:
             return [f"thought: {begin} THOUGHT {self._mark(closed)} BLANK",
-                    f"THOUGHT: {ANYTHING}", r"BLANK: /\s{0,2}/"]  # fmt: skip
+                    f"THOUGHT: {no_marks([closed])}", r"BLANK: /\s{0,2}/"]  # fmt: skip
         return [f"thought: {begin} inner BLANK", f"inner[suffix={json.dumps(closed)}]: {ANYTHING}",
                 r"BLANK: /\s{0,2}/"]  # fmt: skip
 
@@ -188,8 +208,8 @@ class Forced:
             for j, (parameter, kind) in enumerate((schema.get("properties") or {}).items()):
                 tag = json.dumps(f"<parameter={parameter}>\n")
                 inner.append(f"p{i}_{j}" + ("" if parameter in required else "?"))
-                defs = {"$defs": _defs_of(schema, i)}
-                kind = _without_defs(kind, i) | defs if isinstance(kind, Mapping) else kind
+                defs = {"$defs": defs_of(schema, i)}
+                kind = without_defs(kind, i) | defs if isinstance(kind, Mapping) else kind
                 rules.append(f"p{i}_{j}: {tag} {_untagged(kind)}")
             rules.append(f'f{i}: {begin} {" ".join(inner)} "</function>\\n"')
         names = " | ".join(f"f{i}" for i in range(len(self.tools)))
@@ -204,7 +224,7 @@ class Forced:
 
     def _one(self, arguments: str) -> dict[str, Any]:
         calls = [
-            _call("name", arguments, {"const": name}, _without_defs(schema, at))
+            _call("name", arguments, {"const": name}, without_defs(schema, at))
             for at, (name, schema) in enumerate(self.tools.items())
             if name not in self.free
         ]
@@ -219,7 +239,7 @@ class Forced:
         defs = {
             name: schema
             for at, tool in enumerate(self._bound.values())
-            for name, schema in _defs_of(tool, at).items()
+            for name, schema in defs_of(tool, at).items()
         }
         return {"$defs": defs} if defs else {}
 
@@ -234,7 +254,7 @@ class Forced:
         return '"\\n"' if self.must else "GAP"
 
     def _json(self, schema: Any) -> str:
-        return _json(schema, is_free=not self.must)
+        return json_rule(schema, is_free=not self.must)
 
     def _mark(self, mark: str) -> str:
         """A mark in the grammar: a token if it is one, else its text."""
@@ -253,14 +273,6 @@ def _call(first: str, then: str, *schemas: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _json(schema: Any, *, is_free: bool = False) -> str:
-    """JSON of this schema, spaced as templates space it and in no other way, or freely."""
-    spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    plain = dict(schema) if isinstance(schema, Mapping) else {}
-    told = {"whitespace_flexible": True, "whitespace_pattern": BLANK} if is_free else spacing
-    return "%json " + json.dumps(plain | {"x-guidance": told})
-
-
 def _is_open(schema: Mapping[str, Any]) -> bool:
     """Whether it has room for parameters that it does not name."""
     return schema.get("additionalProperties") is not False
@@ -270,73 +282,7 @@ def _untagged(kind: Any) -> str:
     """A parameter's text and the tag after it; texts stand there without quotes."""
     closed = '"\\n</parameter>\\n"'
     if not is_text(kind):
-        return f"{_json(kind)} {closed}"
+        return f"{json_rule(kind)} {closed}"
     if not isinstance(kind.get("enum"), list):
         return "text"
     return f"({' | '.join(json.dumps(value) for value in kind['enum'])}) {closed}"
-
-
-def _defs_of(schema: Mapping[str, Any], at: int) -> dict[str, Any]:
-    """A tool's own definitions, by names that no other tool has."""
-    found = {**(schema.get("definitions") or {}), **(schema.get("$defs") or {})}
-    return {f"t{at}_{name}": _referred(each, at) for name, each in found.items()}
-
-
-def _without_defs(schema: Mapping[str, Any], at: int) -> dict[str, Any]:
-    """The schema with its references led to `_defs_of`."""
-    told = {name: each for name, each in schema.items() if name not in ("$defs", "definitions")}
-    return {name: _referred(each, at, name) for name, each in told.items()}
-
-
-def _referred(value: Any, at: int, name: str = "") -> Any:
-    if name == "$ref" and isinstance(value, str):
-        for root in ("#/$defs/", "#/definitions/"):
-            if value.startswith(root):
-                return f"#/$defs/t{at}_{value.removeprefix(root)}"
-    if isinstance(value, Mapping):
-        return {key: _referred(each, at, key) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_referred(each, at) for each in value]
-    return value
-
-
-def parameters_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The tools of a request by name, each with its parameters' schema.
-
-    Raises:
-        UsageError: one is no function with a name; the message says which.
-    """
-    found: dict[str, Mapping[str, Any]] = {}
-    for at, tool in enumerate(tools):
-        function = tool.get("function") if tool.get("type") == "function" else None
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(name, str) or not _is_name(name):
-            raise UsageError(
-                f"tools[{at}] is no function with a name",
-                hint='{"type": "function", "function": {"name": …, "parameters": {…}}}',
-            )
-        if name in found:
-            raise UsageError(f"tools[{at}].function.name: {name} is offered twice")
-        parameters = function.get("parameters") or {"type": "object", "properties": {}}
-        if not _is_of_objects(parameters):
-            raise UsageError(f"tools[{at}].function.parameters is not a JSON schema of an object")
-        found[name] = parameters
-    return found
-
-
-def _is_of_objects(schema: Any) -> bool:
-    """Whether its properties and what it requires can be read at all."""
-    if not isinstance(schema, Mapping):
-        return False
-    properties, required = schema.get("properties") or {}, schema.get("required") or []
-    definitions = (schema.get(name) or {} for name in ("$defs", "definitions"))
-    return (
-        all(isinstance(each, Mapping) for each in (properties, *definitions))
-        and isinstance(required, list)
-        and all(isinstance(name, str) for name in required)
-    )
-
-
-def _is_name(name: str) -> bool:
-    """OpenAI's rule, and a dot."""
-    return 0 < len(name) <= 64 and all(c.isascii() and (c.isalnum() or c in "_-.") for c in name)

@@ -1,8 +1,9 @@
 """Harmony, the way GPT-OSS speaks: messages on channels, each with a header.
 
-A reply goes on after `<|start|>assistant`. Each message is a header, `<|message|>`, a body and
-`<|end|>`, `<|call|>` or `<|return|>`. A header names a channel: `analysis` is thinking, `final`
-the answer, `commentary` a call where it says `to=functions.NAME`, else words for whoever asked.
+A reply goes on after `<|start|>assistant`, within a header or with its first mark. Each message is
+a header, `<|message|>`, a body and `<|end|>`, `<|call|>` or `<|return|>`. A header names a channel:
+`analysis` is thinking, `final` the answer, `commentary` words for whoever asked. Where it says
+`to=functions.NAME`, before the channel or after, it is a call.
 The format is published in OpenAI's harmony cookbook (2025).
 """
 
@@ -10,12 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from manyhands.replies.calls import MAX_NAME_CHARS, Teller
+from manyhands.replies.calls import BLANK, MAX_NAME_CHARS, Teller
 from manyhands.replies.marks import Mark, Marks
 from manyhands.replies.parts import Part, Said, Thought, joined
 
 HEADER_MARKS = ("<|start|>", "<|channel|>", "<|constrain|>")
 MARKS = (*HEADER_MARKS, "<|message|>", "<|end|>", "<|call|>", "<|return|>")
+TO = "to=functions."
 RECIPIENT = re.compile(r"to=functions\.([^\s<]+)")
 MAX_HEADER_CHARS = 1024
 
@@ -29,6 +31,7 @@ class HarmonyReader:
         self._marks = Marks(MARKS)
         self._header: str | None = None  # None inside a body
         self._body = "final"  # what the body is: thought, call, or final
+        self._first: str | None = ""  # text before any mark that may be of a header
 
     def feed(self, text: str) -> list[Part]:
         out: list[Part] = []
@@ -37,9 +40,15 @@ class HarmonyReader:
         return joined(out)
 
     def end(self) -> list[Part]:
-        return joined(self._text(self._marks.end()))
+        told = self._text(self._marks.end())
+        return joined([Said(self._first or ""), *told])
 
     def _mark(self, mark: str) -> list[Part]:
+        if self._first is not None:
+            first, self._first = self._first, None
+            if not first.lstrip(BLANK).startswith(TO):
+                return [Said(first), *self._mark(mark)]
+            self._header = first
         if mark == "<|message|>" and self._header is not None:
             return self._begin_body(self._header)
         if mark in HEADER_MARKS:
@@ -61,6 +70,12 @@ class HarmonyReader:
     def _text(self, text: str) -> list[Part]:
         if not text:
             return []
+        if self._first is not None:
+            text, self._first = self._first + text, None
+            begun = text.lstrip(BLANK)
+            if TO.startswith(begun[: len(TO)]):
+                self._first = text
+                return []
         if self._header is not None:
             self._header = (self._header + text)[-MAX_HEADER_CHARS:]
             return []

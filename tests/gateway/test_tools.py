@@ -188,6 +188,12 @@ def test_a_strict_function_is_held_to_its_schema_once_the_model_begins_to_call()
         assert "FREE" not in grammar_of(MARKS, tool_choice=other)
 
 
+def test_a_family_without_a_mark_of_its_own_is_held_too() -> None:
+    assert "start:  (FREE | calls)" in grammar_of({}, dialects.LLAMA)
+    assert "to=functions" in grammar_of(dict.fromkeys(dialects.HARMONY.silent, 9), dialects.HARMONY)
+    assert grammar_of({}, dialects.HARMONY) == ""
+
+
 def test_a_function_that_is_not_strict_takes_any_arguments_beside_one_that_is() -> None:
     told = grammar_of(MARKS, dialects.QWEN_CODER)
 

@@ -88,6 +88,16 @@ CASES: dict[str, tuple[Dialect, str, tuple[Part, ...]]] = {
         '{"name": "Bob", "parameters": 3}',
         (Said('{"name": "Bob", "parameters": 3}'),),
     ),
+    "llama, a call that says its type": (
+        dialects.LLAMA,
+        '{"type": "function", "name": "weather", "parameters": {"city": "Paris"}}',
+        PARIS,
+    ),
+    "llama, JSON with a function's name in it": (
+        dialects.LLAMA,
+        '{"day": 1, "name": "weather", "parameters": {}}',
+        (Said('{"day": 1, "name": "weather", "parameters": {}}'),),
+    ),
     "llama, an answer": (dialects.LLAMA, "It is {sunny}.", (Said("It is {sunny}."),)),
     "mistral, a list": (
         dialects.MISTRAL,
@@ -126,12 +136,18 @@ CASES: dict[str, tuple[Dialect, str, tuple[Part, ...]]] = {
         ' to=functions.weather <|constrain|>json<|message|>{"city": "Paris"}<|call|>',
         (Thought("Paris, then."), *PARIS),
     ),
+    "harmony, called before the channel": (
+        dialects.HARMONY,
+        ' to=functions.weather<|channel|>commentary json<|message|>{"city": "Paris"}<|call|>',
+        PARIS,
+    ),
     "harmony, an answer": (
         dialects.HARMONY,
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Sunny.<|return|>",
         (Thought("Hm."), Said("Sunny.")),
     ),
     "harmony, plain text": (dialects.HARMONY, "Just text.", (Said("Just text."),)),
+    "harmony, text that begins alike": (dialects.HARMONY, " to=fun", (Said(" to=fun"),)),
     "plain": (dialects.PLAIN, "<tool_call>{}</tool_call>", (Said("<tool_call>{}</tool_call>"),)),
 }
 
