@@ -184,6 +184,24 @@ def test_a_key_for_prometheus_is_made_and_made_again_when_it_was_lost(tmp_path):
     assert all(text.startswith("mh-") for text in made)
 
 
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
+def test_alerts_fire_when_they_should_and_not_when_nothing_is_wrong():
+    done = subprocess.run(
+        ["promtool", "test", "rules", DEPLOY / "prometheus" / "alerts_test.yml"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_tested():
+    told = yaml.safe_load((DEPLOY / "prometheus" / "alerts_test.yml").read_text())
+    tests = [each for case in told["tests"] for each in case.get("alert_rule_test", ())]
+    fired = {each["alertname"] for each in tests if each.get("exp_alerts")}
+
+    assert fired == {rule["alert"] for rule in alerts()}
+
+
 def test_files_that_others_read_are_in_their_form():
     for path in (*DEPLOY.rglob("*.yml"),):
         assert yaml.safe_load(path.read_text()), path
