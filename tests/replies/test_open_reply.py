@@ -141,31 +141,70 @@ def test_only_what_begins_a_call_is_bound(name: str, said: str, is_allowed: bool
     assert accepts(*held(dialect_named(name)), said) is is_allowed
 
 
+KEYS = ('"name"', '"function"', '"type"', '"parameters"', '"arguments"', '"day"', '"n\\u0061me"')
+VALUES = ('"weather"', '"search"', '"function"', "{}", FIT, "3", '"wea\\u0074her"', '{"name": 1}')
 SCRAPS = (
-    *('{"name": "weather", "parameters": ', '{"name"', ': "weather"', ', "parameters": ', "{", "}"),
-    *('"function"', '"type"', '"wea\\u0074her"', '"arguments"', ":", ",", ";", "[", " ", "\n", "x"),
-    *('{"city": "Oslo", "days": 2}', '"city": "Oslo"', '"days": 2', '{"name": "search"', "1", '"'),
-    *('"type": "function", ', "to=functions.weather", " to=functions.", "commentary", " json"),
-    *("analysis", "assistant", "=", "<|python_", "tag|>", "<|message|", ">", "<think>", "</think>"),
+    *(
+        "{",
+        "}",
+        "[",
+        "; ",
+        ", ",
+        " ",
+        "\n",
+        "x",
+        '"',
+        "weather",
+        " to=functions.",
+        "=",
+        "<|python_",
+    ),
+    *("tag|>", "<|message|", ">", "<think>", "</think>", "assistant", "final", " json"),
 )
+HEADERS = ("commentary", "analysis ", " to=functions.weather", "to=functions.search ", "to=", "")
 MARKS = ("<|python_tag|>", *dialects.HARMONY.silent, "<think>", "</think>")
+an_object = st.builds(
+    lambda pairs, gap: "{" + f",{gap}".join(f"{key}:{gap}{value}" for key, value in pairs) + "}",
+    st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(VALUES)), min_size=1, max_size=4),
+    st.sampled_from(("", " ", "\n")),
+)
+a_header = st.lists(
+    st.sampled_from((*HEADERS, "<|channel|>", "<|start|>", "<|constrain|>")), max_size=5
+)
+a_message = st.builds(
+    lambda header, body: [*header, "<|message|>", body],
+    a_header,
+    st.sampled_from(("{}", FIT, "Sunny.")),
+)
+a_reply = st.lists(
+    st.one_of(
+        an_object.map(lambda text: [text]),
+        a_message,
+        st.sampled_from(SCRAPS + MARKS).map(lambda text: [text]),
+    ),
+    max_size=5,
+)
 
 
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from([("llama", False), ("llama", True), ("harmony", False)]),
-    st.lists(st.tuples(st.sampled_from(SCRAPS + MARKS), st.booleans()), max_size=14),
+    a_reply,
+    st.sets(st.integers(0, 25)),
     st.integers(0, 3),
 )
 def test_whatever_is_said_no_call_is_read_that_does_not_fit(
-    which: tuple[str, bool], scraps: list[tuple[str, bool]], seed: int
+    which: tuple[str, bool], reply: list[list[str]], letters: set[int], seed: int
 ) -> None:
-    """Scraps come as tokens where they are marks, or letter by letter; then the walk goes on."""
+    """Scraps come as tokens where they are marks, or letter by letter; then the walk goes on.
+
+    letters: which of them come so.
+    """
     dialect = dialect_named(*which)
     forced, tokenizer = held(dialect)
     walk, told = Walk(forced, tokenizer), list[int]()
-    for scrap, is_spelled in scraps:
-        ids = spelled(scrap) if is_spelled else tokenizer.encode(scrap).ids
+    for at, scrap in enumerate(scrap for part in reply for scrap in part):
+        ids = spelled(scrap) if at in letters else tokenizer.encode(scrap).ids
         told += ids[: walk.matcher.try_consume_tokens(ids)]
     if not walk.matcher.is_accepting():
         told += walk.draw(seed, most=60)
