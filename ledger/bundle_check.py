@@ -187,7 +187,7 @@ def _line(number: int, view: dict[str, Any], account: bytes, swarm_id: bytes, no
         raise BadBundle(f"{RECEIPTS}, line {number + 1} cannot be read: {error}") from error
     except IntegrityError as error:
         raise BadBundle(f"entry {index} does not hold: {error}") from error
-    if account not in (tab.terms.payer, tab.terms.payee):
+    if account not in tab.terms.parties:
         raise BadBundle(f"entry {index}: the log's owner is no party to its receipt")
     id_, digest = receipt_id(proof.receipt, swarm_id), sha256(proof.salt + proof.receipt).digest()
     entry = LogEntry.of(index, id_, tab, digest)

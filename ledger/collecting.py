@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ledger.errors import BadObject
+from ledger.mandates import check_promise, open_mandate
 from ledger.objects import Terms, Voucher
 from ledger.receipts import Receipt
 from ledger.spending import MAX_COLLECTED, Collection
@@ -49,6 +50,9 @@ def _open(terms: Envelope, voucher: Envelope, payee: bytes, swarm_id: bytes) -> 
     promise = Voucher.open(voucher, swarm_id, agreed.payer_key)
     if (promise.session_id, promise.terms_oid) != (agreed.session_id, oid):
         raise BadObject("the voucher is about another tab than the terms")
+    if agreed.mandate:
+        held = open_mandate(agreed.mandate, agreed.payer, agreed.payer_key, swarm_id)
+        check_promise(held, promise.amount, promise.issued_ms)
     assert agreed.allot_oid is not None
     parties = (agreed.allot_oid, agreed.payer, agreed.asset)
     return Promised(oid, agreed.session_id, *parties, promise.amount)

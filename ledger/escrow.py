@@ -13,11 +13,11 @@ from hashlib import sha256
 from threading import Lock
 
 from ledger.fold import TabClaim
-from ledger.funding import Purse, SpendProof
+from ledger.funding import Lent, Purse, SpendProof
 from ledger.notes import Note
 from ledger.owed import owed_entries
 from ledger.reader import LedgerReader
-from protocol.errors import NotFunded
+from protocol.errors import NotFunded, PeerRefused
 
 
 @dataclass(eq=False, slots=True)
@@ -27,6 +27,8 @@ class Hold:
     oid: bytes
     checkpoint_hash: bytes  # of the payer's spend log, as terms cite it
     amount: int
+    payer: bytes
+    lent: Lent | None = None  # where another key than the payer's promises
 
 
 @dataclass(slots=True)
@@ -48,19 +50,36 @@ class Escrow:
     def __init__(self, purse: Purse) -> None:
         self.purse = purse
         self._accounts: defaultdict[bytes, _Account] = defaultdict(_Account)
+        self._exposed: defaultdict[tuple[bytes, bytes], int] = defaultdict(int)  # by closed tabs
         self._turn = Lock()  # of who asks the books: nothing is claimed between question and answer
         self._lock = Lock()
 
-    def hold(self, proof: SpendProof, payer: bytes, epoch: int, amount: int) -> Hold:
+    def hold(
+        self,
+        proof: SpendProof,
+        payer: bytes,
+        epoch: int,
+        amount: int,
+        *,
+        key: bytes = b"",
+        until_ms: int = 0,
+    ) -> Hold:
         """Set `amount` ncr of what a payer shows aside for a new tab. Waits for the disk.
+
+        key: who promises on it, where that is not the payer itself; until_ms: until when.
 
         Raises:
             IntegrityError, LogNeeded, NotFunded: as `Purse.judge`.
             NotFunded: it is good, and less than that is left of it.
+            PeerRefused: this key may not promise so much for the payer.
         """
         with self._turn:
             funded = self.purse.judge(proof, payer, epoch)
+            lent = self.purse.lent(proof, payer, key, until_ms) if key not in (b"", payer) else None
             with self._lock:
+                if lent is not None:
+                    self._exposed[payer, lent.key] = lent.exposed
+                    self._check_exposure(payer, lent, amount)
                 account = self._accounts[funded.oid]
                 account.limit = funded.limit_ncr
                 if amount > account.free:
@@ -71,7 +90,8 @@ class Escrow:
                         f"the session may cost {amount} ncr, {left} are left of the allotment",
                         hint="set more aside with --allot, or ask for fewer tokens",
                     )
-                hold = Hold(funded.oid, checkpoint_hash(proof.checkpoint), amount)
+                cited = checkpoint_hash(proof.checkpoint)
+                hold = Hold(funded.oid, cited, amount, payer, lent)
                 account.holds.add(hold)
                 account.held += amount
                 return hold
@@ -93,6 +113,8 @@ class Escrow:
             more = max(0, amount - hold.amount)
             if more > account.free:
                 return False
+            if hold.lent and more > self._room(hold.payer, hold.lent):
+                return False
             hold.amount += more
             account.held += more
             return True
@@ -105,7 +127,7 @@ class Escrow:
         books, payee, size = self.purse.books, self.purse.payee, len(ledger)
         found = owed_entries(ledger, self.purse.policy, books.claimed_upto())
         claims = [
-            TabClaim(tab.session_id, tab.allot_oid, tab.amount)
+            TabClaim(tab.session_id, tab.allot_oid, tab.amount, pair.payer, tab.key)
             for _, pair, tab in found
             if pair.payee == payee
         ]
@@ -115,9 +137,13 @@ class Escrow:
         """The tab closed with this voucher; the rest is free again. Waits for the disk."""
         with self._turn:
             if promised:
-                self.purse.books.claim([TabClaim(session_id, hold.oid, promised)])
+                key = hold.lent.key if hold.lent else b""
+                claim = TabClaim(session_id, hold.oid, promised, hold.payer, key)
+                self.purse.books.claim([claim])
             with self._lock:
                 self._accounts[hold.oid].limit -= promised
+                if hold.lent:
+                    self._exposed[hold.payer, hold.lent.key] += promised
             self.drop(hold)
 
     def drop(self, hold: Hold) -> None:
@@ -133,6 +159,25 @@ class Escrow:
         """What open tabs may still claim of an allotment."""
         with self._lock:
             return self._accounts[oid].held if oid in self._accounts else 0
+
+    def _check_exposure(self, payer: bytes, lent: Lent, amount: int) -> None:
+        if amount > (room := self._room(payer, lent)):
+            raise PeerRefused(
+                "",
+                f"the session may cost {amount} ncr, and its key may promise {max(0, room)} more"
+                f" for the account before that settles (its exposure is {lent.max_exposure})",
+                hint="its owner settles (manyhands ledger settle), or lets it promise more",
+            )
+
+    def _room(self, payer: bytes, lent: Lent) -> int:
+        """What its key may promise us besides."""
+        held = sum(
+            each.amount
+            for account in self._accounts.values()
+            for each in account.holds
+            if each.lent and (each.payer, each.lent.key) == (payer, lent.key)
+        )
+        return lent.max_exposure - self._exposed[payer, lent.key] - held
 
     def _forget(self, oid: bytes) -> None:
         if not self._accounts[oid].holds:

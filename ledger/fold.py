@@ -42,6 +42,8 @@ class TabClaim:
     session_id: bytes
     allot_oid: bytes
     amount: int
+    payer: bytes = b""  # with the key that signed for it, where that is not its own
+    key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,21 +5,24 @@ claimed of it. The request path needs no third party: the witnesses were asked w
 was made. A payee that does not know the log so far has to fetch it first; it is small.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Self
 
-from ledger.checkpoint import origin
+from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Cosigned, Witnesses
-from ledger.errors import BadProof
+from ledger.errors import BadProof, KeyNotValid
 from ledger.forks import Proven
+from ledger.key_state import KeyState
+from ledger.mandates import PAY, Placed, events_in, mandate_of
 from ledger.merkle import leaf_hash, verify_inclusion
-from ledger.policy import Policy
+from ledger.notes import Note
+from ledger.policy import OPEN_POLICY, Policy
 from ledger.spend_books import SpendBooks
 from ledger.spend_leaf import SpendLeaf
 from ledger.spending import Allotment, Spending, open_spending
 from protocol.canonical import decode, encode
-from protocol.errors import CreditUnknown, LogNeeded, NotFunded
+from protocol.errors import CreditUnknown, LogNeeded, NotFunded, PeerRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,18 @@ class SpendProof:
 
     def encode(self) -> bytes:
         return encode((1, self.leaf, self.path, self.checkpoint.encode()))
+
+    @property
+    def payer(self) -> bytes:
+        """Whose allotment its leaf says it is; unverified.
+
+        Raises:
+            BadProof: it is none.
+        """
+        envelope = SpendLeaf.decode(self.leaf).envelope
+        if envelope.type != Allotment.TYPE:
+            raise BadProof("this is no allotment")
+        return Allotment.from_fields(decode(envelope.payload)).payer
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -66,6 +81,16 @@ class Funded:
 
 
 @dataclass(frozen=True, slots=True)
+class Lent:
+    """What lets another key than the payer's promise on an allotment, and how much of it."""
+
+    key: bytes
+    mandate: bytes  # as terms carry it
+    max_exposure: int
+    exposed: int  # promised to us, and not settled
+
+
+@dataclass(frozen=True, slots=True)
 class Purse:
     """A payee's eye on others' credit.
 
@@ -78,6 +103,9 @@ class Purse:
     policy: Policy
     books: SpendBooks
     risk_limit_ncr: int = 0
+    _known_keys: dict[bytes, tuple[int, tuple[KeyState | None, list[Placed]]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def judge(self, proof: SpendProof, payer: bytes, epoch: int) -> Funded:
         """How far a payer's allotment covers sessions in this epoch.
@@ -105,6 +133,39 @@ class Purse:
                 "", f"the spend log of {payer.hex()[:16]} is known up to {known} only", size=known
             )
         return self._lend(oid, allotment)
+
+    def lent(self, proof: SpendProof, payer: bytes, key: bytes, until_ms: int) -> Lent:
+        """What the payer's spend log, as far as we know it, lets this key promise us.
+
+        until_ms: when what it promises ends at the latest.
+
+        Raises:
+            LogNeeded: we may know too little of that log; fetch it, and ask again.
+            PeerRefused: it lets it not.
+        """
+        state, placed = self._keys(payer)
+        try:
+            if state is None:
+                raise KeyNotValid(f"account {payer.hex()[:16]}… lets no other key pay for it")
+            held = state.check(key, PAY, epoch=OPEN_POLICY.epoch_of(until_ms))
+            mandate = mandate_of([event for _, event in placed], key)
+        except KeyNotValid as error:
+            shown = Checkpoint.parse(Note.parse(proof.checkpoint).text).size
+            if (known := self.books.size(payer)) < shown:
+                raise LogNeeded("", f"its log is known up to {known} only", size=known) from error
+            raise PeerRefused(
+                "", str(error), hint="its owner lets it: manyhands ledger keys delegate PEER"
+            ) from error
+        return Lent(key, mandate, held.max_exposure, self.books.exposed(payer, key))
+
+    def _keys(self, account: bytes) -> tuple[KeyState | None, list[Placed]]:
+        size = self.books.size(account)
+        known = self._known_keys.get(account)
+        if known is None or known[0] != size:
+            leaves = self.books.leaves(account)
+            known = size, events_in(account, self.books.swarm_id, leaves)
+            self._known_keys[account] = known
+        return known[1]
 
     def _check_terms(self, allotment: Allotment, payer: bytes, epoch: int) -> None:
         if allotment.asset not in self.policy.assets:

@@ -23,6 +23,7 @@ from ledger.key_events import (
     incept,
 )
 from ledger.key_state import MAX_EVENTS, KeyState, fold
+from protocol.canonical import decode
 from protocol.errors import (
     ConfigError,
     InsecureHome,
@@ -48,13 +49,15 @@ MAX_TOLD = 3  # files that could not be read
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRing:
     """passphrase: new keys are encrypted with it; None: as the key that they will replace is, with
-    the same passphrase, and the first ones are plain files, mode 0600."""
+    the same passphrase, and the first ones are plain files, mode 0600. client: where the key lies
+    that an account begins with which lets others pay from its credit."""
 
     directory: Path
     keys: Path
     swarm_id: bytes
     unlock: Unlock | None = None
     passphrase: bytes | None = None
+    client: Path | None = None
 
     @property
     def exists(self) -> bool:
@@ -79,8 +82,12 @@ class KeyRing:
         """What the events come to; raises as `events`."""
         return fold(self.events(), self.swarm_id)
 
-    def begin(self) -> KeyState:
-        """A new account, whose root and next key are made now.
+    def first_key(self) -> bytes:
+        """The key that the account began with; raises as `events`."""
+        return KeyEvent.from_fields(decode(self.events()[0].payload)).keys[0]
+
+    def begin(self, root: SigningKey | None = None) -> KeyState:
+        """A new account, whose next key is made now, and its root key too, if none is given.
 
         Raises:
             UsageError: this home has one.
@@ -92,7 +99,8 @@ class KeyRing:
                     f"{self.directory.parent} has an account already",
                     hint="manyhands ledger keys show",
                 )
-            root, later = (self._make_key(self.passphrase) for _ in range(2))
+            root = root or self._make_key(self.passphrase)
+            later = self._make_key(self.passphrase)
             _, inception = incept(root, later.public_key, self.swarm_id)
             return self._keep([inception])
 
@@ -179,7 +187,8 @@ class KeyRing:
     def _find(self, is_it: Callable[[bytes], bool], what: str) -> Path:
         """Where that key is. Other files of this kind may lie beside it: a server's, somebody's."""
         unread: list[ManyhandsError] = []
-        for path in sorted((*self.keys.glob("*.key"), *self.directory.glob("*.key"))):
+        own = [self.client] if self.client is not None and self.client.exists() else []
+        for path in sorted((*self.keys.glob("*.key"), *self.directory.glob("*.key"), *own)):
             try:
                 if is_it(read_public_key(path, may_be_read=True)):
                     return path

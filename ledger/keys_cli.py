@@ -24,11 +24,12 @@ from protocol.canonical import MAX_UINT
 from protocol.clock import wall_ms
 from protocol.errors import ConfigError, UsageError
 from protocol.identity import public_key_from_peer_id
-from protocol.key_files import read_public_key
+from protocol.key_files import read_key, read_public_key
 from protocol.passphrases import ask, given
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+CLIENT = "client"
 MAX_DAYS = 36_500
 
 keys_option = click.option(
@@ -50,10 +51,20 @@ def _kept(command: Command) -> Command:
 
 
 @keys.command()
+@click.option(
+    "--client",
+    "is_client",
+    is_flag=True,
+    help="Begin with the key of this home's clients: keys that it lets `pay` pay from its credit.",
+)
 @_kept
-def begin(home: Path, keys: Path | None, as_json: bool) -> None:
+def begin(is_client: bool, home: Path, keys: Path | None, as_json: bool) -> None:
     """Make an account: a root key, and the one that will replace it."""
-    _say(_ring(home, keys).begin(), home, as_json)
+    root = None
+    if is_client:
+        _key_of(home, CLIENT)  # there is one
+        root = read_key(home / CLIENT / KEY_NAME, ask)
+    _say(ring_of(home, keys).begin(root), home, as_json)
 
 
 @keys.command()
@@ -63,7 +74,7 @@ def begin(home: Path, keys: Path | None, as_json: bool) -> None:
 def show(file: Path | None, home: Path, as_json: bool) -> None:
     """The account of this home, or of somebody's FILE of events, and the keys that act for it."""
     if file is None:
-        _say(_ring(home, None).state(), home, as_json)
+        _say(ring_of(home, None).state(), home, as_json)
         return
     try:
         state = fold(read_chain(file), swarm_of(home)[0])
@@ -79,7 +90,7 @@ def rotate(home: Path, keys: Path | None, as_json: bool) -> None:
 
     What a thief of the root key cannot do. Delegations stay; revoke those that you did not make.
     """
-    _say(_ring(home, keys).rotate(), home, as_json)
+    _say(ring_of(home, keys).rotate(), home, as_json)
 
 
 @keys.command()
@@ -114,7 +125,7 @@ def delegate(
     until = OPEN_POLICY.epoch_of(wall_ms()) + days
     named = tuple(scope for scope in SCOPES if scope in scopes)
     given_to = Delegation(_key_of(home, key), named, until, max_exposure)
-    _say(_ring(home, keys).delegate(given_to), home, as_json)
+    _say(ring_of(home, keys).delegate(given_to), home, as_json)
 
 
 @keys.command()
@@ -122,16 +133,18 @@ def delegate(
 @_kept
 def revoke(key: str, home: Path, keys: Path | None, as_json: bool) -> None:
     """End a key's delegation, for good."""
-    _say(_ring(home, keys).revoke(_key_of(home, key)), home, as_json)
+    _say(ring_of(home, keys).revoke(_key_of(home, key)), home, as_json)
 
 
-def _ring(home: Path, keys: Path | None) -> KeyRing:
+def ring_of(home: Path, keys: Path | None = None) -> KeyRing:
+    """The account of a home; keys: where its root keys are, if not with its events."""
     return KeyRing(
         directory=home / ACCOUNT,
         keys=keys or home / ACCOUNT,
         swarm_id=swarm_of(home)[0],
         unlock=ask,
         passphrase=given(),
+        client=home / CLIENT / KEY_NAME,
     )
 
 

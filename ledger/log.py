@@ -87,7 +87,7 @@ class Ledger(LedgerReader, OwnLog):
         """
         checked = [(receipt.encode(), open_receipt(receipt, self.swarm_id)) for receipt in receipts]
         for _, tab in checked:
-            if self.account not in (tab.terms.payer, tab.terms.payee):
+            if self.account not in tab.terms.parties:
                 raise UsageError("a receipt between others is not ours to log")
         with self._store.transaction():
             batch = Batch(self._sound_size(), self._node_at)

@@ -24,12 +24,15 @@ from ledger.fields import (
     Text,
     Uint,
     check_bytes,
+    check_kind,
     check_uint,
 )
+from ledger.mandates import open_mandate
 from ledger.meter import Meter, Rates, price
 from protocol.canonical import Field
 from protocol.constraints import Constraints
 from protocol.errors import PeerError
+from protocol.signing import Envelope
 
 NO_OBJECT = bytes(32)  # where an object's id is expected and there is none
 NO_ASSET = b""  # a swarm without issuers: claims between two parties, nobody else's promise
@@ -84,6 +87,7 @@ def check_asked(value: Any) -> None:
 
 
 Asked = Annotated[bytes, check_asked]
+Mandate = Annotated[bytes, check_kind(bytes)]  # see `mandates.py`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,13 +120,18 @@ class Terms(SignedObject):
     next_hop_key: Reserved = None
     expires_ms: Uint
     constraints: Asked = b""  # of the client, on who may serve: left out where there are none
+    mandate: Mandate = b""  # what lets payer_key pay, where it is not the payer's own; left out too
 
     def __post_init__(self) -> None:
         SignedObject.__post_init__(self)
         if not self.layer_lo < self.layer_hi:
             raise BadObject(f"a span runs forward, got {self.layer_lo}:{self.layer_hi}")
-        if (self.payer, self.payee) != (self.payer_key, self.payee_key):
-            raise BadObject("an account is its own key until keys can be delegated")
+        if self.payee != self.payee_key:
+            raise BadObject("a payee signs with its own key")
+        if (self.payer != self.payer_key) != bool(self.mandate):
+            raise BadObject("a mandate is shown by whoever pays for another account, and no other")
+        if self.mandate and self.allot_oid is None:
+            raise BadObject("a key pays for an account from what that allotted, and nothing else")
         if self.payer == self.payee:
             raise BadObject("payer and payee are one account: nobody owes themselves")
         if (self.allot_oid is None) != (self.payer_checkpoint_hash is None):
@@ -132,16 +141,32 @@ class Terms(SignedObject):
 
     def to_fields(self) -> list[Field]:
         told = super(Terms, self).to_fields()
-        return told if self.constraints else told[:-1]
+        n_left_out = 0 if self.mandate else 1 if self.constraints else 2
+        return told[: len(told) - n_left_out]
+
+    @property
+    def parties(self) -> tuple[bytes, bytes, bytes]:
+        """Whose receipt it is: the payer's, that of who pays for it, and the payee's."""
+        return self.payer, self.payer_key, self.payee
 
     @classmethod
     def from_fields(cls, values: Sequence[Any]) -> Self:
-        n_without = len(fields(cls))  # the version counted, constraints not
-        if len(values) == n_without:
-            return super(Terms, cls).from_fields([*values, b""])
-        if values[n_without:] == [b""]:
-            raise BadObject("terms without constraints leave them out")
-        return super(Terms, cls).from_fields(values)
+        n_left_out = len(fields(cls)) + 1 - len(values)  # the version counts
+        if n_left_out in (1, 2):
+            whole = [*values, *[b""] * n_left_out]
+            terms = super(Terms, cls).from_fields(whole)
+        else:
+            terms = super(Terms, cls).from_fields(values)
+        if len(terms.to_fields()) != len(values):
+            raise BadObject("terms leave out constraints and mandate where there are none")
+        return terms
+
+    @classmethod
+    def open(cls, envelope: Envelope, swarm_id: bytes, *signers: bytes) -> Self:
+        terms = super(Terms, cls).open(envelope, swarm_id, *signers)
+        if terms.mandate:
+            open_mandate(terms.mandate, terms.payer, terms.payer_key, swarm_id)
+        return terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

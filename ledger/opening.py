@@ -16,6 +16,7 @@ from protocol.errors import PeerRefused
 from protocol.signing import Envelope, SigningKey, add_signature
 
 MAX_TERM_MS = 1 << 41  # 70 years: more than any session asks for
+_NOT_SAID_BY_US = ("max_prepaid", "payer_key", "mandate")  # looked at by other rules than equality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,8 @@ class Wanted:
     constraints: bytes = b""  # on who may serve, as `protocol.constraints` spells them
     allot_oid: bytes | None = None  # what shall pay for it, see `funding.py`
     payer_checkpoint_hash: bytes | None = None
+    payer_key: bytes = b""  # which signs for the payer, where it is not the payer's own
+    mandate: bytes = b""  # what lets it; a payee knows that from the payer's spend log
 
 
 def propose_terms(
@@ -57,7 +60,7 @@ def propose_terms(
         chain_id=wanted.chain_id,
         salt_commit=wanted.salt_commit,
         payer=wanted.payer,
-        payer_key=wanted.payer,
+        payer_key=wanted.payer_key or wanted.payer,
         payee=key.public_key,
         payee_key=key.public_key,
         offer_oid=offer_oid,
@@ -74,6 +77,7 @@ def propose_terms(
         provider_nonce=provider_nonce,
         expires_ms=expires_ms,
         constraints=wanted.constraints,
+        mandate=wanted.mandate,
     )
     check_bond(cited, offer_oid, terms)
     return terms.seal(swarm_id, key)
@@ -112,8 +116,10 @@ def accept_terms(
             hint="update Manyhands on that node",
         )
     for name in Wanted.__slots__:
-        if name != "max_prepaid" and getattr(proposed, name) != getattr(wanted, name):
+        if name not in _NOT_SAID_BY_US and getattr(proposed, name) != getattr(wanted, name):
             raise BadObject(f"the terms name another {name.replace('_', ' ')} than asked for")
+    if proposed.payer_key != (wanted.payer_key or wanted.payer):
+        raise BadObject("the terms name another payer key than ours")
     if proposed.prepaid > wanted.max_prepaid:
         raise BadObject("the terms ask for more ahead than the client allows")
     if proposed.expires_ms + skew_ms <= now_ms:

@@ -58,7 +58,8 @@ def owed_by(tab: ClosedTab, policy: Policy) -> OwedTab | None:
     if terms.allot_oid is None or tab.amount == 0:
         return None
     epoch = policy.epoch_of(tab.closed_ms)
-    return OwedTab(terms.session_id, terms.allot_oid, epoch, tab.amount, tab.meter)
+    key = terms.payer_key if terms.mandate else b""
+    return OwedTab(terms.session_id, terms.allot_oid, epoch, tab.amount, tab.meter, key=key)
 
 
 def _row(

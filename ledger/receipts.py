@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import ClassVar, Self, TypeVar
 
 from ledger.errors import BadObject, BadReceipt
+from ledger.mandates import check_promise, open_mandate
 from ledger.meter import Meter
 from ledger.objects import NO_OBJECT, Offer, Statement, Terms, Voucher, tab_id
 from protocol.canonical import decode, encode
@@ -209,6 +210,9 @@ def open_voucher(
     earned = offer.price(voucher.meter)
     if not earned <= voucher.amount <= earned + terms.prepaid:
         raise BadObject(f"the voucher says {voucher.amount} ncr, its meter is worth {earned}")
+    if terms.mandate:
+        held = open_mandate(terms.mandate, terms.payer, terms.payer_key, swarm_id)
+        check_promise(held, voucher.amount, voucher.issued_ms)
     return voucher
 
 

@@ -12,7 +12,7 @@ strangers there are debts, and no settlements of this kind.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ledger.errors import BadObject, NotAgreed
 from ledger.merkle import EMPTY_ROOT, appended, leaf_hash, root
@@ -33,6 +33,7 @@ class OwedTab:
     amount: int
     meter: Meter
     credit: int = 0
+    key: bytes = field(default=b"", compare=False)  # who signed, where not the payer itself
 
     @property
     def net(self) -> int:

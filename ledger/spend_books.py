@@ -98,7 +98,7 @@ class SpendBooks(SpendViews):
         self._changed(account)
         return counted
 
-    def claim(self, tabs: Iterable[TabClaim], *, upto: int | None = None) -> None:
+    def claim(self, tabs: Sequence[TabClaim], *, upto: int | None = None) -> None:
         """What vouchers on our own tabs promise of allotments; the highest of each tab counts.
 
         upto: with these, all entries of our receipts log below that were claimed.
@@ -113,6 +113,10 @@ class SpendBooks(SpendViews):
                 "INSERT INTO tab VALUES (?, ?, ?) ON CONFLICT (allot, session) DO UPDATE"
                 " SET amount = excluded.amount WHERE tab.amount < excluded.amount",
                 ((tab.allot_oid, tab.session_id, tab.amount) for tab in tabs),
+            )
+            self._store.execute_many(
+                "INSERT INTO signer VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                ((tab.allot_oid, tab.session_id, tab.payer, tab.key) for tab in tabs if tab.key),
             )
 
     def compare(

@@ -72,6 +72,10 @@ CREATE TABLE IF NOT EXISTS tab (
     allot BLOB NOT NULL, session BLOB NOT NULL, amount INTEGER NOT NULL,
     PRIMARY KEY (allot, session)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS signer ( -- of tabs that another key than the payer's signed for
+    allot BLOB NOT NULL, session BLOB NOT NULL, payer BLOB NOT NULL, key BLOB NOT NULL,
+    PRIMARY KEY (allot, session)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS forked (acct INTEGER PRIMARY KEY, fault BLOB NOT NULL) STRICT
 """
 

@@ -4,10 +4,13 @@ In: their database, which `spend_books.py` writes. Out: credit, allotments, time
 what `fold.fold` would say of the same logs.
 """
 
+from collections import defaultdict
+
 from ledger.fold import Allotted, Books
+from ledger.merkle import inclusion_proof
 from ledger.spend_leaf import SpendLeaf
 from ledger.spend_shelf import Shelf
-from ledger.spend_tables import LogRow, Names, allotted
+from ledger.spend_tables import LogRow, Names, Nodes, allotted
 from ledger.spending import Allotment, Fault
 from ledger.store import Store
 from protocol.canonical import decode
@@ -75,6 +78,44 @@ class SpendViews:
         """What our tabs claim of an allotment, whether or not there is credit behind it."""
         rows = self._store.execute("SELECT amount FROM tab WHERE allot = ?", (oid,))
         return sum(amount for (amount,) in rows)  # here: it may be beyond 2^63
+
+    def exposed(self, payer: bytes, key: bytes) -> int:
+        """What this key promised our tabs for an account, and nobody has settled or collected."""
+        rows = self._store.execute(
+            "SELECT allot, tab.amount FROM signer JOIN tab USING (allot, session)"
+            " WHERE payer = ? AND key = ?",
+            (payer, key),
+        )
+        signed: defaultdict[bytes, int] = defaultdict(int)
+        for oid, amount in rows:
+            signed[oid] += amount
+        return sum(min(amount, self._unsettled(oid)) for oid, amount in signed.items())
+
+    def _unsettled(self, oid: bytes) -> int:
+        made = self.allotted(oid)
+        return max(0, self.claimed(oid) - (made.deposited if made else 0))
+
+    def leaves(self, account: bytes) -> list[SpendLeaf]:
+        """All that we have of this account's log."""
+        sql = "SELECT data FROM leaf WHERE acct = ? ORDER BY idx"
+        rows = self._store.execute(sql, (self._names.find(account),))
+        return [SpendLeaf.decode(data) for (data,) in rows]
+
+    def proven(self, account: bytes, oid: bytes) -> tuple[bytes, list[bytes], str] | None:
+        """An object in this account's log: its leaf, its path, and the checkpoint they lead to.
+
+        None: it is not there, as far as we know the log.
+        """
+        with self._store.snapshot():
+            log = self._log(self._names.find(account))
+            sql = (
+                "SELECT idx, data FROM place JOIN leaf USING (acct, idx) WHERE acct = ? AND oid = ?"
+            )
+            rows = self._store.execute(sql, (log.acct, oid))
+            if not rows or log.cut is not None:
+                return None
+            path = inclusion_proof(rows[0][0], log.size, Nodes(self._store, log.acct))
+            return bytes(rows[0][1]), path, log.note
 
     def claimed_upto(self) -> int:
         """Entries of our receipts log below that were claimed, whatever became of later ones."""

@@ -175,7 +175,7 @@ class _Check:
         for name in LogEntry.__slots__:
             if getattr(given, name) != getattr(row, name):
                 yield "leaf", f"{name} is not what the receipt gives"
-        if self.report.account not in (row.payer, row.payee):
+        if self.report.account not in tab.terms.parties:
             yield "leaf", "the log's owner is no party to this receipt"
 
     def _line_failures(self, index: int, tab: ClosedTab) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from secrets import token_bytes
-from typing import Self
+from typing import Protocol, Self
 
 from ledger.checkpoint import origin
 from ledger.escrow import checkpoint_hash
@@ -23,9 +23,10 @@ from ledger.spend_leaf import SpendLeaf
 from ledger.spend_log import SpendLog
 from ledger.spending import Allotment, open_spending
 from ledger.store import Store, translated
+from protocol.canonical import MAX_UINT
 from protocol.errors import IntegrityError, NotFunded, UsageError
 from protocol.identity import peer_id_from_public_key
-from protocol.signing import SigningKey
+from protocol.signing import Envelope, SigningKey
 
 FILE_NAME = "wallet.sqlite"
 FEW = 4  # sessions that one allotment is made to last for, if there is credit
@@ -55,6 +56,7 @@ class Stake:
     asset: bytes
     amount: int
     proof: bytes  # an encoded `SpendProof`
+    payer: bytes  # whose allotment it is: another account's, where our key pays for that
 
     @property
     def checkpoint_hash(self) -> bytes:
@@ -64,12 +66,33 @@ class Stake:
         return cost <= self.amount
 
 
+class WalletLog(Protocol):
+    """The spend log that a wallet's allotments stand in: see `SpendLog`."""
+
+    @property
+    def account(self) -> bytes: ...
+    @property
+    def swarm_id(self) -> bytes: ...
+    def __len__(self) -> int: ...
+    def append(self, *envelopes: Envelope) -> str: ...
+    def checkpoint(self) -> str | None: ...
+    def leaves(self, start: int = 0, stop: int = MAX_UINT) -> list[bytes]: ...
+    def prove(self, oid: bytes) -> SpendProof: ...
+    def close(self) -> None: ...
+
+
 class Wallet:
     """Of one account in one swarm. Use `open`, and `close` in the end. It waits for disks."""
 
     def __init__(
-        self, directory: Path, store: Store, log: SpendLog, books: SpendBooks, key: SigningKey
+        self,
+        directory: Path,
+        store: Store,
+        log: WalletLog,
+        books: SpendBooks,
+        key: SigningKey | None = None,
     ) -> None:
+        """key: the account's own, with which allotments are signed."""
         self.log, self.books = log, books
         self._key = key
         self._store, self._owner, self._directory = store, Owner(directory), directory
@@ -95,7 +118,7 @@ class Wallet:
         except BaseException:
             log.close()
             raise
-        wallet._close_abandoned()
+        wallet.close_abandoned()
         return wallet
 
     def close(self) -> None:
@@ -128,6 +151,7 @@ class Wallet:
         Raises:
             NotFunded: there is not so much credit; nothing is set aside.
         """
+        assert self._key is not None, "only the account's own key sets its credit aside"
         with self._store.transaction():  # one process at a time looks what there is, and takes it
             need, there_is = sum(wants.values()), self.available(asset)
             if need > there_is:
@@ -193,12 +217,23 @@ class Wallet:
             )
             if not rows:
                 return None
-            stake = Stake(token_bytes(16), rows[0][0], asset, amount, rows[0][1])
+            oid, proof = rows[0]
+            stake = Stake(token_bytes(16), oid, asset, amount, proof, self.log.account)
             self._store.execute(
                 "INSERT INTO stake VALUES (?, ?, ?, ?)",
                 (stake.name, stake.oid, amount, self._owner.name),
             )
             return stake
+
+    def largest(self, payee: bytes, asset: bytes, epoch: int) -> int:
+        """How much one stake can be at most."""
+        rows = self._store.execute(
+            "SELECT amount - promised -"
+            " (SELECT coalesce(sum(amount), 0) FROM stake WHERE stake.oid = allot.oid)"
+            " FROM allot WHERE payee = ? AND asset = ? AND expires >= ? AND proof IS NOT NULL",
+            (payee, asset, epoch),
+        )
+        return max((int(left) for (left,) in rows), default=0)
 
     def settle(self, stake: Stake, promised: int) -> None:
         """The tab closed with this voucher; what is left of its part is free again."""
@@ -279,7 +314,7 @@ class Wallet:
         sql = "UPDATE allot SET promised = min(amount, promised + ?) WHERE oid = ?"
         self._store.execute(sql, (amount, oid))
 
-    def _close_abandoned(self) -> None:
+    def close_abandoned(self) -> None:
         """Stakes of processes that died count as promised: what their tabs came to, payees know."""
         for (owner,) in self._store.execute("SELECT DISTINCT owner FROM stake"):
             if_gone(self._directory, owner, partial(self._give_up, owner))

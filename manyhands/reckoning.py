@@ -106,7 +106,7 @@ def _read(name: str, directory: Path, result: Reckoning) -> list[LogEntry]:
             name,
             identity.peer_id,
             earned_ncr=sum(tab.amount for tab in tabs if tab.terms.payee == mine),
-            spent_ncr=sum(tab.amount for tab in tabs if tab.terms.payer == mine),
+            spent_ncr=sum(tab.amount for tab in tabs if tab.terms.payer_key == mine),
             n_tabs=len(tabs),
             token_blocks=sum(tab.meter.prefill_tl + tab.meter.decode_tl for tab in tabs),
         )

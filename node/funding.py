@@ -72,9 +72,11 @@ def most_for(offer: Offer, reserve: Reserve, row_bytes: int) -> int:
 
 
 def _hold(escrow: Escrow, reserve: Reserve, client: str, cost: int) -> Hold:
-    payer, shown = public_key_from_peer_id(client), reserve.funding
+    key, shown = public_key_from_peer_id(client), reserve.funding
     proof = SpendProof.decode(shown.proof)
+    payer = proof.payer  # another account's, where the client's key pays for that
     if shown.leaves:
         escrow.learn(payer, proof, shown.leaves, shown.start)
-    epoch = escrow.purse.policy.epoch_of(wall_ms())
-    return escrow.hold(proof, payer, epoch, cost)
+    now_ms = wall_ms()
+    epoch, until_ms = escrow.purse.policy.epoch_of(now_ms), now_ms + reserve.budget_ms
+    return escrow.hold(proof, payer, epoch, cost, key=key, until_ms=until_ms)

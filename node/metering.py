@@ -54,7 +54,9 @@ class SessionMeter:
         constraints: bytes = b"",
         hold: Hold | None = None,
     ) -> None:
-        """hold: what an allotment sets aside for this tab, see `funding.py`."""
+        """payer: the client's key, which may pay for another account: the one of `hold`, which is
+        what an allotment sets aside for this tab, see `funding.py`.
+        """
         self._till, self.hold = till, hold
         self._row_bytes = TOKEN_BYTES if reserve.is_first else row_bytes
         self._out_bytes = TOKEN_BYTES if reserve.is_last else row_bytes
@@ -65,7 +67,9 @@ class SessionMeter:
             self.offer,
             Wanted(
                 chain_id=reserve.session,
-                payer=payer,
+                payer=hold.payer if hold else payer,
+                payer_key=payer,
+                mandate=hold.lent.mandate if hold and hold.lent else b"",
                 payee=till.key.public_key,
                 manifest=reserve.manifest,
                 layer_lo=reserve.span.start,

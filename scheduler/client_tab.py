@@ -91,7 +91,8 @@ class ClientTab:
         stake = None if self.is_free else self.stake
         wanted = Wanted(
             chain_id=reserve.session,
-            payer=self._identity.public_key,
+            payer=stake.payer if stake else self._identity.public_key,
+            payer_key=self._identity.public_key,
             payee=public_key_from_peer_id(self._peer),
             manifest=reserve.manifest,
             layer_lo=span.start,

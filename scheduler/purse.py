@@ -44,14 +44,21 @@ class ClientPurse:
         self,
         wallet: Wallet,
         policy: Policy,
-        cosigners: Cosigners,
+        cosigners: Cosigners | None,
         *,
         least_ncr: int = 0,
         fetch: Callable[[], Awaitable[None]] = _nothing,
     ) -> None:
-        """least_ncr: what an allotment has at least, where there is so much credit."""
+        """cosigners: None, where another account sets aside what we pay with.
+
+        least_ncr: what an allotment has at least, where there is so much credit.
+        """
         self.policy, self.wallet = policy, wallet
-        self._cosigners, self._fetch, self._least_ncr = cosigners, fetch, least_ncr
+        self._fetch, self._least_ncr = fetch, least_ncr
+        self._own: tuple[Cosigners, SpendLog] | None = None
+        if cosigners is not None:
+            assert isinstance(wallet.log, SpendLog), "witnesses sign logs of our own"
+            self._own = cosigners, wallet.log
         self._turn = asyncio.Lock()  # of who makes allotments
         self._is_checked = False
 
@@ -121,8 +128,8 @@ class ClientPurse:
 
     async def _make(self, wants: Mapping[bytes, int], asset: bytes) -> None:
         """Set aside more, and have that signed."""
-        if not self._is_checked:  # a copy of the home put back knows less than was signed
-            await self._cosigners.check(self.wallet.log)
+        if self._own is not None and not self._is_checked:
+            await self._own[0].check(self._own[1])  # a home put back knows less than was signed
             self._is_checked = True
         if await asyncio.to_thread(self.wallet.available, asset) < sum(wants.values()):
             await self._fetch()
@@ -136,4 +143,5 @@ class ClientPurse:
         for _ in range(MAX_ROUNDS):
             if await asyncio.to_thread(self.wallet.ready):
                 return
-            await self._cosigners.cosign(self.wallet.log)
+            if self._own is not None:
+                await self._own[0].cosign(self._own[1])

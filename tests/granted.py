@@ -15,6 +15,7 @@ from ledger.errors import WitnessRefused
 from ledger.escrow import Escrow
 from ledger.findings import Findings
 from ledger.funding import Purse
+from ledger.lent import LentWallet
 from ledger.policy import GRANTED, OPEN_POLICY, Policy
 from ledger.settle_desk import SettleDesk
 from ledger.settled import SettledBook
@@ -109,6 +110,7 @@ class GrantedSwarm(Swarm):
         self.cosigners = BookCosigners(witnessed, self.policy.quorum())
         self.issuer = enter(SpendLog.open(home / "issuer", ISSUER, self.swarm_id))
         self.wallets: dict[bytes, Wallet] = {}
+        self.pays_from: dict[bytes, SpendLog] = {}  # by clients: another account, its log
         self.books: dict[bytes, SpendBooks] = {}  # of nodes
         self.objects: dict[bytes, ToldObjects] = {}
         self.escrows: dict[bytes, Escrow] = {}
@@ -171,6 +173,15 @@ class GrantedSwarm(Swarm):
 
     def _purse(self, identity: Identity, home: Path) -> ClientPurse:
         self.owners[home] = (identity.key, self.swarm_id)
+        if (payer := self.pays_from.get(identity.public_key)) is not None:
+            lent = LentWallet.open_for(payer.account, home, self.swarm_id, self.policy)
+            self._closing.callback(lent.close)
+
+            async def hear() -> None:
+                self._learn(lent.books, self.issuer)
+                self._learn(lent.books, payer)
+
+            return ClientPurse(lent, self.policy, None, fetch=hear)
         wallet = Wallet.open(home, identity.key, self.swarm_id, self.policy)
         self._closing.callback(wallet.close)
         self.wallets[identity.public_key] = wallet

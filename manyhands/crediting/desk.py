@@ -32,6 +32,7 @@ from protocol.errors import (
     UsageError,
 )
 from protocol.identity import PeerId
+from protocol.signing import Envelope
 
 FIX = "name one that runs with --join ADDR, or start one: manyhands serve MODEL"
 
@@ -91,13 +92,30 @@ class Desk:
                 hint="have more granted; manyhands ledger balance shows what there is",
             )
         sealed = make(size).seal(self.party.swarm_id, self.party.identity.key)
-        await asyncio.to_thread(self.log.append, sealed)
+        cosigned, told = await self._append(sealed)
+        return Written(sealed.object_id(self.party.swarm_id), size, cosigned, told)
+
+    async def publish(self, objects: Sequence[Envelope]) -> tuple[int, tuple[PeerId, ...]]:
+        """Log what of these is not logged yet, and have the log signed and told; how many were
+        new, and who was told.
+
+        Raises:
+            NoQuorum, DamagedLedger, PeerUnreachable: as `write`.
+        """
+        await self.sync()
+        swarm_id, holds = self.party.swarm_id, self.log.holds
+        fresh = [each for each in objects if not holds(each.object_id(swarm_id))]
+        if not fresh:
+            return 0, (await self._vouched())[1]
+        return len(fresh), (await self._append(*fresh))[1]
+
+    async def _append(self, *sealed: Envelope) -> tuple[Cosigned, tuple[PeerId, ...]]:
+        await asyncio.to_thread(self.log.append, *sealed)
         try:
-            cosigned, told = await self._vouched()
+            return await self._vouched()
         except NoQuorum as error:
             error.hint = "it is logged, and counts once they sign: manyhands ledger sync"
             raise
-        return Written(sealed.object_id(self.party.swarm_id), size, cosigned, told)
 
     async def _vouched(self) -> tuple[Cosigned, tuple[PeerId, ...]]:
         """Signed by a quorum, in our own books, and told to a few nodes."""

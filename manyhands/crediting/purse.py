@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from ledger.lent import LentWallet
 from ledger.wallet import Wallet
 from manyhands.crediting.amounts import parse_amount
 from manyhands.crediting.meeting import Meeting
+from manyhands.crediting.payer import read_payer
 from manyhands.home import Home
 from manyhands.party import Party
 from protocol.address import Address
@@ -38,7 +40,8 @@ async def open_purse(
         DamagedLedger, ForeignLedger, LedgerBusy, ConfigError: the wallet cannot be used as it is.
     """
     policy, meeting, least_ncr = party.policy, Meeting(party, transport, join), _least_ncr()
-    with Wallet.open(home.client, party.identity.key, party.swarm_id, policy) as wallet:
+    payer = read_payer(home)
+    with _wallet(home, party, payer) as wallet:
 
         async def fetch() -> None:
             try:
@@ -47,10 +50,16 @@ async def open_purse(
                 log.info("no news of spend logs", extra={"why": str(error)})
 
         try:
-            panel = meeting.panel()
+            panel = None if payer else meeting.panel()
             yield ClientPurse(wallet, policy, panel, least_ncr=least_ncr, fetch=fetch)
         finally:
             await meeting.aclose()
+
+
+def _wallet(home: Home, party: Party, payer: bytes | None) -> Wallet:
+    if payer is not None:
+        return LentWallet.open_for(payer, home.client, party.swarm_id, party.policy)
+    return Wallet.open(home.client, party.identity.key, party.swarm_id, party.policy)
 
 
 def _least_ncr() -> int:

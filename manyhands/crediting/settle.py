@@ -96,14 +96,18 @@ SCHEMA = "manyhands/ledger-settle/v1"
 
 def due_of(place: Home, party: Party, epoch: int | None) -> list[Due]:
     """What our receipts give and was not signed by both, of epochs that are over by our clock."""
+    from ledger.log import Ledger
     from ledger.owed import owed_tabs
     from ledger.places import is_there
     from ledger.reader import FILE_NAME, LedgerReader
     from ledger.settled import SettledBook, read_settlement
     from ledger.settling import settlements, with_notes
 
+    lent = _lent(place, party)
     if not is_there(place.client, FILE_NAME):
-        return []
+        if not lent:
+            return []
+        Ledger.open(place.client, party.identity.key, party.swarm_id).close()
     now = party.policy.epoch_of(wall_ms())
     due = []
     with (
@@ -118,7 +122,39 @@ def due_of(place: Home, party: Party, epoch: int | None) -> list[Due]:
                     continue
                 if any(made not in signed for made in settlements(pair, owed, each)):
                     due.append(Due(pair, each))
+        known = {(each.pair, each.epoch) for each in due}
+        recent = range(max(0, now - 1 - party.policy.grace_epochs), now)
+        for pair in lent:
+            done = {read_settlement(each).epoch for each in kept.between(pair)}
+            for each in recent if epoch is None else (epoch,):
+                if each not in done and (pair, each) not in known:
+                    due.append(Due(pair, each))
     return due
+
+
+def _lent(place: Home, party: Party) -> "list[Pair]":
+    """Pairs of which we may lack receipts: where other keys pay from what we allot, they have them.
+
+    Payees hand them over; of epochs whose grace is past they have collected what was promised.
+    """
+    from ledger.mandates import events_in
+    from ledger.places import is_there
+    from ledger.settling import Pair
+    from ledger.spend_leaf import SpendLeaf
+    from ledger.spend_log import FILE_NAME, SpendLog
+    from ledger.spending import Allotment, open_spending
+
+    if not is_there(place.client, FILE_NAME):
+        return []
+    with SpendLog.open(place.client, party.identity.key, party.swarm_id) as log:
+        leaves = [SpendLeaf.decode(data) for data in log.leaves()]
+        account, swarm_id = log.account, log.swarm_id
+    state, _ = events_in(account, swarm_id, leaves)
+    if state is None or not state.changes:
+        return []
+    entries = (open_spending(each.envelope, account, swarm_id) for each in leaves)
+    made = {(each.payee, each.asset) for each in entries if isinstance(each, Allotment)}
+    return [Pair(account, payee, asset) for payee, asset in sorted(made)]
 
 
 async def settle_all(

@@ -2,6 +2,9 @@
 
 from hashlib import sha256
 
+from ledger.key_events import DELEGATE, Delegation, KeyEvent, incept
+from ledger.key_state import KeyState
+from ledger.mandates import mandate_of
 from ledger.meter import Meter
 from ledger.objects import NO_OBJECT, Terms, Voucher
 from ledger.spend_leaf import NO_LEAF, SpendLeaf
@@ -58,14 +61,30 @@ def deposit(payee, settlement, amount):
     return Deposit(settle_oid=settle_oid, amount=amount).seal(SWARM, payee)
 
 
-def promise(payer, payee, allot_oid, amount, *, tab=1, asset=ASSET, seq=0):
-    """A tab's terms and voucher: what a payee needs to collect without its payer."""
+def mandate(account, key, *, max_exposure=100, until=30_000, scopes=("pay",)):
+    """What lets a key promise for an account."""
+    _, begun = incept(account, DOT.public_key, SWARM)
+    state = KeyState.begin(begun, SWARM)
+    lets = KeyEvent(
+        account=state.account,
+        seq=1,
+        prev_oid=state.head_oid,
+        op=DELEGATE,
+        delegate=Delegation(key.public_key, scopes, until, max_exposure),
+    ).seal(SWARM, account)
+    return mandate_of([begun, lets], key.public_key)
+
+
+def promise(payer, payee, allot_oid, amount, *, tab=1, asset=ASSET, seq=0, key=None, mandate=b""):
+    """A tab's terms and voucher: what a payee needs to collect without its payer. key: who signs,
+    if not the payer itself, by this mandate."""
+    key = key or payer
     terms = Terms(
         session_id=bytes([tab]) * 16,
         chain_id=bytes(16),
         salt_commit=bytes(32),
         payer=payer.public_key,
-        payer_key=payer.public_key,
+        payer_key=key.public_key,
         payee=payee.public_key,
         payee_key=payee.public_key,
         offer_oid=bytes(32),
@@ -79,7 +98,8 @@ def promise(payer, payee, allot_oid, amount, *, tab=1, asset=ASSET, seq=0):
         client_nonce=bytes([tab]) * 16,
         provider_nonce=bytes(16),
         expires_ms=1_790_000_000_000,
-    ).seal(SWARM, payer, payee)
+        mandate=mandate,
+    ).seal(SWARM, key, payee)
     voucher = Voucher(
         session_id=bytes([tab]) * 16,
         terms_oid=terms.object_id(SWARM),
@@ -88,7 +108,7 @@ def promise(payer, payee, allot_oid, amount, *, tab=1, asset=ASSET, seq=0):
         amount=amount,
         statement_oid=sha256(b"statement").digest(),
         issued_ms=1_790_000_000_000,
-    ).seal(SWARM, payer)
+    ).seal(SWARM, key)
     return terms.encode(), voucher.encode()
 
 

@@ -28,7 +28,7 @@ from ledger.verdicts import MISMATCH, Verdict, commitment
 from protocol.canonical import decode, encode
 from tests.ledger import spenders
 from tests.ledger.parties import CLIENT, MANIFEST, PROVIDER, STRANGER, SWARM, closed_receipt
-from tests.ledger.spenders import ANN, BEN
+from tests.ledger.spenders import ANN, BEN, CY
 from tests.ledger.test_funding import POLICY
 
 ASKED = ("propose", "signed", "tabs", "take", "give")
@@ -46,6 +46,14 @@ def spending():
         "deposit": spenders.deposit(BEN, settled, 40),
         "creditnote": spenders.credit_note(BEN, bytes(16), 3),
         "release": spenders.release(BEN, allotted, 40),
+        "collect_mandated": spenders.collect(
+            BEN,
+            spenders.promise(
+                *(ANN, BEN, allotted.object_id(SWARM), 40),
+                key=CY,
+                mandate=spenders.mandate(ANN, CY),
+            ),
+        ),
         "collect": spenders.collect(BEN, spenders.promise(ANN, BEN, allotted.object_id(SWARM), 40)),
     }
     leaves = spenders.chained(*(entries[name] for name in ("settle", "deposit", "release")))

@@ -142,7 +142,7 @@ STEPS = st.lists(
 def test_bounds_made_ahead_decide_as_the_rules_would(rates, window, prepaid, steps, data):
     part = data.draw(st.sampled_from([None, 5, 200]))
     escrow = OnePart(most=300) if part else None
-    hold = Hold(bytes(32), bytes(32), part) if part else None
+    hold = Hold(bytes(32), bytes(32), part, PAYER.public_key) if part else None
     meter, tab = opened(rates, window, prepaid, hold, escrow)
     rules, stop, paid = ByTheRules(meter, rates, window, prepaid), 0, []
 
