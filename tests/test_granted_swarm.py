@@ -15,7 +15,7 @@ from ledger.receipts import open_receipt
 from ledger.spending import Allotment
 from ledger.wallet import Stake
 from protocol.clock import wall_ms
-from protocol.errors import ManyhandsError, NoQuorum, NotFunded, SwarmIncomplete
+from protocol.errors import ManyhandsError, NoQuorum, NotFunded, PeerRefused
 from protocol.identity import Identity, peer_id_from_public_key
 from protocol.signing import SigningKey
 from scheduler import Finished, Token
@@ -238,7 +238,7 @@ async def test_whoever_shows_an_allotment_of_another_is_refused(model, tmp_path)
 
             assert client.purse is not None
             client.purse.stakes = stakes  # type: ignore[method-assign, assignment]
-            with pytest.raises(SwarmIncomplete):  # the one node will not have it
+            with pytest.raises(PeerRefused, match="lets no other key pay"):
                 await whole(client.generate(ask(built, max_tokens=8, wait_s=0.5)))
         books = built.books[node].books()
         (tab,) = closed(built, tmp_path / "client")

@@ -132,6 +132,8 @@ async def _set_aside(spending: Spending, budget: int, expected: int | None) -> H
     day = today()
     spent, held = spending.on(KEY, day).ncr, spending.held(KEY, day)
     left = budget - spent - held
+    if left <= 0 and expected == 0:
+        return Hold("", KEY, day, 0)  # what costs nothing needs no room, and is bound to that
     least = 1 if expected is None else expected
     most = left if expected is None else max(HEADROOM * expected, left // LEAST_SHARE, 1)
     while (ncr := min(left, most)) >= least and left > 0:

@@ -144,6 +144,8 @@ class Allowances:
         held_by_others = state.held_ncr - taken.held_ncr
         left = budget - spent.ncr - held_by_others
         expected = left if expected_ncr is None else expected_ncr
+        if left <= 0 and expected_ncr == 0:
+            return 0  # what costs nothing needs no room, and is bound to that
         if expected > left or left <= 0:
             raise self._no_budget(caller, spent, held_by_others, expected)
         ncr = min(left, max(taken.held_ncr, HEADROOM * expected, left // LEAST_SHARE))
@@ -194,7 +196,7 @@ class Allowances:
         spent = self._spent(caller, self._day())
         held = self._state(caller).held_ncr
         left = budget - spent.ncr - held
-        if left > 0 and could_cost <= left:
+        if could_cost == 0 or could_cost <= left:
             return could_cost
         raise self._no_budget(caller, spent, held, could_cost)
 

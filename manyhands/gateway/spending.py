@@ -27,13 +27,13 @@ TABLE = """CREATE TABLE IF NOT EXISTS spent (
 HOLDS = """CREATE TABLE IF NOT EXISTS held (
     id TEXT NOT NULL PRIMARY KEY, key TEXT NOT NULL, day TEXT NOT NULL, ncr INTEGER NOT NULL
     ) WITHOUT ROWID"""
-HELD = "SELECT coalesce(sum(ncr), 0) FROM held WHERE key = ?"
+HELD = "SELECT coalesce(sum(ncr), 0) FROM held WHERE key = ? AND day >= ?"
 ADD = """INSERT INTO spent VALUES (?, ?, ?, ?, ?) ON CONFLICT (key, day) DO UPDATE SET
     ncr = ncr + excluded.ncr, tokens = tokens + excluded.tokens,
     answers = answers + excluded.answers"""
 SUMS = """SELECT coalesce(sum(ncr), 0), coalesce(sum(tokens), 0), coalesce(sum(answers), 0)
     FROM spent WHERE key = ?"""
-BUSY_S = 5.0
+BUSY_S, LASTS = 5.0, timedelta(days=1)  # LASTS: a hold, beyond its day: no answer runs so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ class Spent:
 @dataclass(frozen=True, slots=True)
 class Hold:
     """Set aside for answers until they are settled, which is counted on this day. One whose process
-    died stays: what its answers cost, nobody counted."""
+    died stays as long as it might run, till the day after is over: what its answers cost, nobody
+    counted. Then it is free again, where a budget is for longer than a day."""
 
     id: str
     key: str
@@ -121,7 +122,7 @@ class Spending:
         if self._path is None:
             return 0
         with _open(self._path) as database:
-            return _held(database, key, day)
+            return _held(database, key, day or _oldest(today()))
 
     def add(self, key: str, spent: Spent, day: str, hold: Hold | None = None) -> None:
         """hold: what was set aside for it, which is free again."""
@@ -179,11 +180,13 @@ class Spending:
         try:
             with _open(self._path) as database:
                 database.execute("BEGIN IMMEDIATE")
-                used = _sums(database, hold.key, day).ncr + _held(database, hold.key, day)
+                held = _held(database, hold.key, day or _oldest(hold.day))
+                used = _sums(database, hold.key, day).ncr + held
                 lack = used + hold.ncr - budget
                 if lack <= 0:
                     values = (hold.id, hold.key, hold.day, hold.ncr)
                     database.execute("INSERT INTO held VALUES (?, ?, ?, ?)", values)
+                    database.execute("DELETE FROM held WHERE day < ?", (_oldest(hold.day),))
                 return lack
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(
@@ -216,9 +219,13 @@ def _sums(database: sqlite3.Connection, key: str, day: str) -> Spent:
     return Spent(*database.execute(SUMS + where, values).fetchone())
 
 
-def _held(database: sqlite3.Connection, key: str, day: str) -> int:
-    where, values = (" AND day = ?", (key, day)) if day else ("", (key,))
-    return int(database.execute(HELD + where, values).fetchone()[0])
+def _held(database: sqlite3.Connection, key: str, since: str) -> int:
+    return int(database.execute(HELD, (key, since)).fetchone()[0])
+
+
+def _oldest(day: str) -> str:
+    """The first day whose holds may on this one still be of answers that run."""
+    return (datetime.fromisoformat(day) - LASTS).date().isoformat()
 
 
 def today(now: datetime | None = None) -> str:

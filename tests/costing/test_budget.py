@@ -65,6 +65,19 @@ async def test_what_was_cut_off_stays_held_and_nobody_can_tell_a_price_holds_all
         await answer(home, 28, cost=0)
 
 
+@pytest.mark.parametrize("budget", [0, 50])
+async def test_a_spent_budget_still_has_answers_that_cost_nothing(tmp_path: Path, budget: int):
+    home = Home.at(tmp_path)
+    write_budget(home, Budget(per_day=budget))
+    if budget:
+        await answer(home, 50, cost=50)
+
+    assert await answer(home, 0, cost=0) == 0
+    for expected in (1, None):
+        with pytest.raises(BudgetExceeded):
+            await answer(home, expected, cost=0)
+
+
 async def test_without_a_budget_nothing_is_written(tmp_path: Path):
     home = Home.at(tmp_path)
 

@@ -108,7 +108,14 @@ def test_limits_of_one_key_are_no_other_keys_affair_and_change_at_once():
         allowances.request(caller(requests_per_minute=120))
 
 
-def test_a_budget_is_for_a_day_or_in_all_and_survives_a_restart(tmp_path):
+async def not_secured(allowances: Allowances, asks: Caller) -> ApiError:
+    """Why something that costs a little does not begin."""
+    with pytest.raises(ApiError) as error:
+        await allowances.secure(allowances.take(asks, 10), 1)
+    return error.value
+
+
+async def test_a_budget_is_for_a_day_or_in_all_and_survives_a_restart(tmp_path):
     path, day = tmp_path / "gateway" / "spent.db", "2026-11-22"
     daily, once = caller(budget_ncr=100), caller(budget_ncr=100, budget_per=Per.ALL)
 
@@ -116,10 +123,10 @@ def test_a_budget_is_for_a_day_or_in_all_and_survives_a_restart(tmp_path):
         Allowances(spending, day=lambda: day).take(daily, 10).settle(10, cost_ncr=100)
     with Spending(path) as spending:
         allowances = Allowances(spending, day=lambda: day)
-        spent = refused(allowances.take, daily, 10)
+        spent = await not_secured(allowances, daily)
         tomorrow = Allowances(spending, day=lambda: "2026-11-23")
         tomorrow.take(daily, 10)
-        for_ever = refused(tomorrow.take, once, 10)
+        for_ever = await not_secured(tomorrow, once)
 
     assert (spent.status, spent.code) == (429, "insufficient_quota")
     assert spent.headers()["x-should-retry"] == "false"

@@ -87,6 +87,40 @@ async def test_what_died_with_its_gateway_counts_as_spent(tmp_path):
     assert refused.value.status == 429
 
 
+async def test_what_a_gateway_held_that_died_is_free_again_once_no_answer_can_run_so_long(tmp_path):
+    grant = Grant(budget_ncr=100, budget_per=Per.ALL)
+    path, asks = tmp_path / "spent.db", Caller("group", "key", "laptop", grant)
+    dead = Allowances(Spending(path), day=lambda: "2026-11-22")
+    await dead.secure(dead.take(asks, 1), 40)  # which holds 80
+
+    with Spending(path) as after:
+        next_day = Allowances(after, day=lambda: "2026-11-23")
+        with pytest.raises(ApiError):
+            await next_day.secure(next_day.take(asks, 1), 40)
+        later = Allowances(after, day=lambda: "2026-11-24")
+        assert await later.secure(later.take(asks, 1), 40) == 80
+        assert after.held("key", "2026-11-22") == 80  # the dead one's is gone from the file
+
+
+@pytest.mark.parametrize("budget", [0, 30])
+async def test_what_costs_nothing_is_answered_when_a_budget_is_spent_and_bound_to_that(budget):
+    allowances = Allowances(Spending())
+    asks = Caller("group", "key", "laptop", Grant(budget_ncr=budget))
+    if budget:
+        paid = allowances.take(asks, 1)
+        await allowances.secure(paid, 20)
+        paid.settle(1, 30)
+
+    free = allowances.take(asks, 1, "free")
+    assert await allowances.secure(free, 0) == 0
+    free.settle(5, 0)
+    for expected in (1, None):  # it costs something, or nobody can tell
+        dear = allowances.take(asks, 1, "dear")
+        with pytest.raises(ApiError, match="budget"):
+            await allowances.secure(dear, expected)
+        dear.settle(0, 0, 0)
+
+
 async def test_what_cannot_be_set_aside_on_disk_is_not_begun(tmp_path):
     from protocol.errors import ConfigError
 
