@@ -55,6 +55,7 @@ def check_route(
     keys = [hop[0] for hop in route.hops]
     require(place in route.hops, "the route does not name this hop")
     at = route.hops.index(place)
+    require(reserve.client_ends or not route.hops[0][1], "a route of ids begins at block 0")
     if reserve.client_ends:
         around = [client_key, *keys, client_key]
         neighbours = (around[at], around[at + 2])

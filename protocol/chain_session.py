@@ -60,7 +60,7 @@ class ChainSession:
     def __init__(self, prompt: Sequence[int], n_blocks: int) -> None:
         self.ids = list(prompt)
         self.n_prompt = self.n = len(self.ids)
-        self.n_blocks = n_blocks
+        self.first_block, self.n_blocks = 0, n_blocks
         self.epoch = -1
         self.phase = Phase.ROUTING
         self.hops: list[Hop] = []  # alive, in block order
@@ -311,7 +311,7 @@ class ChainSession:
 
     def _missing(self) -> tuple[Span, ...]:
         """The maximal runs of blocks no survivor covers."""
-        runs, at = [], 0
+        runs, at = [], self.first_block
         for hop in self.hops:
             if hop.seat.span.start > at:
                 runs.append(Span(at, hop.seat.span.start))

@@ -25,7 +25,7 @@ from protocol.messages import SessionId, TokenEvent, require
 
 
 class EndsSession(ChainSession):
-    """One lane of hidden rows through blocks `[0, stop)`; see `ChainSession` for its table.
+    """One lane of hidden rows through blocks `[start, stop)`; see `ChainSession` for its table.
 
     Args:
         client: the peer id that hops know as predecessor and successor.
@@ -33,9 +33,17 @@ class EndsSession(ChainSession):
     """
 
     def __init__(
-        self, session: SessionId, client: str, stop: int, *, row_bytes: int, capacity: int
+        self,
+        session: SessionId,
+        client: str,
+        stop: int,
+        *,
+        row_bytes: int,
+        capacity: int,
+        start: int = 0,
     ) -> None:
         super().__init__((), stop)
+        self.first_block = start
         self.session, self.client, self.capacity = session, client, capacity
         self.inputs = Journal(row_bytes, capacity)
         self._to, self._from = OutLink(row_bytes), InLink(row_bytes)

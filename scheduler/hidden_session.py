@@ -29,7 +29,7 @@ from scheduler.wanted import ANY_PEER, Limits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HiddenRequest:
-    """Room for one lane through blocks `[0, stop)`.
+    """Room for one lane through blocks `[start, stop)`.
 
     profile: how the chain runs, and so what a row's bytes are; the caller has to know it.
     row_bytes: of one hidden row in that profile's wire format.
@@ -39,6 +39,7 @@ class HiddenRequest:
     manifest: bytes
     n_blocks: int
     stop: int
+    start: int = 0
     capacity: int
     row_bytes: int
     profile: str
@@ -49,9 +50,9 @@ class HiddenRequest:
     limits: Limits = ANY_PEER
 
     def __post_init__(self) -> None:
-        if not 0 < self.stop <= self.n_blocks:
+        if not 0 <= self.start < self.stop <= self.n_blocks:
             raise UsageError(
-                f"a chain ends behind one of {self.n_blocks} blocks, not behind {self.stop}"
+                f"a chain runs some of {self.n_blocks} blocks, not {self.start}:{self.stop}"
             )
         if not 0 < self.capacity < MAX_POSITIONS:
             raise UsageError(f"a session has room for 1 position or more, got {self.capacity}")
@@ -93,6 +94,7 @@ class HiddenSession(Session):
             request.stop,
             row_bytes=request.row_bytes,
             capacity=request.capacity,
+            start=request.start,
         )
         super().__init__(
             request.as_generation(),
@@ -184,7 +186,7 @@ class HiddenSession(Session):
                         self._answer.fail(error or SessionTimeout("the session was closed"))
 
     def _reservation(self, seat: Seat, epoch: int, leaver: Seat | None) -> Reserve:
-        if seat.span.start == 0 or seat.span.stop == self.hidden.stop:
+        if self.hidden.start == seat.span.start or seat.span.stop == self.hidden.stop:
             self._data.expect(seat.peer, seat.addresses)
         return replace(  # no prefixes: they are named by ids, and hops see none
             super()._reservation(seat, epoch, leaver),

@@ -71,7 +71,9 @@ def test_a_route_survives_being_signed_and_read():
     "hops",
     [
         (),
-        ((bytes(32), 1, 4),),
+        ((bytes(32), 4, 4),),
+        ((bytes(32), -1, 4),),
+        ((bytes(32), True, 4),),
         ((bytes(32), 0, 4), (bytes(32), 5, 6)),
         ((bytes(32), 0, 4), (bytes(32), 3, 6)),
         ((bytes(32), 0, 0),),
@@ -88,7 +90,7 @@ def test_a_route_covers_every_block_once(hops):
 
 
 def test_a_stranger_cannot_send_a_route_that_could_not_be_made():
-    for hops in ([], [1], [[bytes(32), 0]], [[bytes(32), 0, 1, 2]], [[bytes(32), 1, 2]], "x", None):
+    for hops in ([], [1], [[bytes(32), 0]], [[bytes(32), 0, 1, 2]], [[bytes(32), 2, 2]], "x", None):
         with pytest.raises(BadObject):
             Route.from_fields([1, bytes(16), 0, hops])
 
