@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ledger.fingerprints import Opening, OpeningRequest, WindowTree, leaf_of, n_windows
+from node.sent_rows import SentRows
 from protocol.errors import IntegrityError, PeerMisbehaved, PeerRefused
 from protocol.fingerprint import BUCKETS, WINDOW, Sketches, Window, sketch, windows_of
 from protocol.identity import PeerId
@@ -171,6 +172,7 @@ class Kept:
 class FingerprintShelf:
     """Of one node, whatever it serves: what it ran lately. The handler of the call `METHOD`.
 
+    sent: the rows that went with it, which are asked for after these, if at all.
     retain_s: how long a tab can be asked about once it is over. max_bytes: of all together.
     """
 
@@ -179,7 +181,9 @@ class FingerprintShelf:
         retain_s: float,
         max_bytes: int,
         clock: Callable[[], float] = time.monotonic,
+        sent: SentRows | None = None,
     ) -> None:
+        self.sent = sent or SentRows(0.0, 0)
         self._retain_s, self._max_bytes, self._clock = retain_s, max_bytes, clock
         self._kept: OrderedDict[bytes, Kept] = OrderedDict()
         self._gone: OrderedDict[bytes, str] = OrderedDict()
@@ -221,6 +225,7 @@ class FingerprintShelf:
             raise PeerRefused("", f"fingerprints are gone: {self._gone[asked.terms_oid]}")
         if kept is None or kept.payer != peer_id:
             raise PeerRefused("", "no tab of yours that is over is known here by these terms")
+        self.sent.looked_at(asked.terms_oid)
         return opened(kept, asked.windows).encode()
 
 

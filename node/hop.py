@@ -384,7 +384,8 @@ class Hop:
             self._beginning.cancel()
         self.keeps_rows = self.keeps_rows and reason == "settled"
         self._around.freed(self)
-        self.meter.shelve(self.client, self._around.shelf)
+        journal = None if self.is_bare else self.session.journal  # a caller with the ends has rows
+        self.meter.shelve(self.client, journal, self._around.shelf)
         log.info("session over", extra={"client": self.client, "reason": reason})
         self._trace.over(reason)
         self.filing.begin(self.meter, self._around.file, self._tell, self.session.epoch)

@@ -21,6 +21,7 @@ from node.fingerprints import Fingerprints, FingerprintShelf
 from protocol.canonical import MAX_UINT
 from protocol.clock import wall_ms
 from protocol.hop_session import HopSession
+from protocol.journal import Journal
 from protocol.messages import TOKEN_BYTES, Commit, Reserve
 from protocol.profile import Profile
 from protocol.signing import Envelope, SigningKey
@@ -317,10 +318,12 @@ class SessionMeter:
         """The tab as it stands; None when nothing was agreed."""
         return self.tab.receipt() if self.tab is not None else None
 
-    def shelve(self, client: str, shelf: FingerprintShelf) -> None:
-        """The tab is over: its payer may ask for fingerprints."""
+    def shelve(self, client: str, journal: Journal | None, shelf: FingerprintShelf) -> None:
+        """The tab is over: its payer may ask for fingerprints, and for what was sent."""
         statement = self.tab.receipt().statement if self.tab is not None else None
         if self._fingerprints is None or statement is None or self.tab is None:
             return
         if (kept := self._fingerprints.kept(client, statement)) is not None:
             shelf.keep(self.tab.terms_oid, kept)
+            if journal is not None:
+                shelf.sent.keep(self.tab.terms_oid, client, journal)

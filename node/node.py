@@ -40,6 +40,7 @@ from node.owing import OwingBook
 from node.own_words import OwnWords
 from node.pacing import Throttle
 from node.pausing import Pausing
+from node.sent_rows import SentRows
 from node.server import Server
 from node.serving import Model, Serving, Standing, load_of, until_gone
 from node.sessions import Sessions
@@ -59,6 +60,7 @@ from protocol.load import METHOD as LOAD_METHOD
 from protocol.measured import State
 from protocol.membership.table import new_table
 from protocol.pieces import METHOD as WEIGHTS_METHOD
+from protocol.sent_rows import METHOD as SENT_ROWS_METHOD
 from protocol.spare import METHOD as SPARE_METHOD
 from protocol.transport import CallHandler, Listener, Transport
 from protocol.transport.control_plane import ControlPlane
@@ -127,7 +129,11 @@ class Node:
             settings=settings,
             software=software,
             outbound=Throttle(settings.max_bytes_per_s),
-            shelf=FingerprintShelf(settings.fingerprints_kept_s, settings.fingerprint_bytes),
+            shelf=FingerprintShelf(
+                settings.fingerprints_kept_s,
+                settings.fingerprint_bytes,
+                sent=SentRows(settings.sent_rows_kept_s, settings.sent_row_bytes),
+            ),
             escrow=escrow,
             up_bytes_per_s=lambda: self.bandwidth.up_bytes_per_s,
         )
@@ -236,6 +242,7 @@ class Node:
         return {
             GOSSIP_METHOD: self.gossip.handle,
             FINGERPRINTS_METHOD: self.standing.shelf.handle,
+            SENT_ROWS_METHOD: paced(self.standing.shelf.sent.handle),
             FILE_METHOD: lambda peer, request: self.files.handle(peer, request),
             HANDOVER_METHOD: paced(lambda peer, ask: self.serving.giving.handle(peer, ask)),
             SPARE_METHOD: lambda peer, request: self.serving.sparing.handle(peer, request),

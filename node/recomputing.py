@@ -1,8 +1,8 @@
 """Rows and logits of ids that are known already, run again: an auditor's half of an audit.
 
-In: an engine that holds blocks from 0 on, ids. Out: the rows behind the blocks that were asked
-for, and logits where the model ends. One prefill, in chunks, through every border: which is why to
-check is much cheaper than to generate.
+In: an engine that holds blocks from 0 on, ids; or rows that a hop was sent. Out: the rows behind
+the blocks that were asked for, and logits where the model ends. One prefill, in chunks, through
+every border: which is why to check is much cheaper than to generate.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from node.engine import ShardEngine, StepItem
 from protocol.errors import UsageError
@@ -42,14 +43,30 @@ def run_again(
     rows, logits = torch.tensor(ids), None
     told: dict[int, Rows] = {}
     for start, stop in zip([0, *stops], stops, strict=False):
-        is_end = stop == engine.n_blocks
-        lease, parts, ends = engine.open(len(ids), entry=start, exit=stop), [], []
-        for at in range(0, len(ids), chunk):
-            part = rows[at : at + chunk].to(engine.device)
-            (result,) = engine.step([StepItem(lease, at, part, len(part) if is_end else 0)])
-            parts.append(result.hidden)
-            ends += [result.logits.float().cpu().numpy()] if result.logits is not None else []
-        rows = torch.cat(parts)
+        rows, logits = _through(engine, rows, start, stop, chunk)
         told[stop] = rows.float().cpu().numpy()
-        logits = np.concatenate(ends) if ends else None
     return Again(told, logits)
+
+
+def run_rows(engine: ShardEngine, rows: Rows, start: int, stop: int, *, chunk: int = CHUNK) -> Rows:
+    """What blocks `[start, stop)` make of hidden rows of a session, from position 0 on.
+
+    Raises:
+        ManyhandsError: what `ShardEngine.step` raises.
+    """
+    given = torch.from_numpy(np.array(rows)).to(engine.dtype)
+    found: Rows = _through(engine, given, start, stop, chunk)[0].float().cpu().numpy()
+    return found
+
+
+def _through(
+    engine: ShardEngine, rows: Tensor, start: int, stop: int, chunk: int
+) -> tuple[Tensor, Floats | None]:
+    is_end = stop == engine.n_blocks
+    lease, parts, ends = engine.open(len(rows), entry=start, exit=stop), [], []
+    for at in range(0, len(rows), chunk):
+        part = rows[at : at + chunk].to(engine.device)
+        (result,) = engine.step([StepItem(lease, at, part, len(part) if is_end else 0)])
+        parts.append(result.hidden)
+        ends += [result.logits.float().cpu().numpy()] if result.logits is not None else []
+    return torch.cat(parts), np.concatenate(ends) if ends else None

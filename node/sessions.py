@@ -296,6 +296,7 @@ class Sessions:
                     hop.give_up()
             self.around.vetting.look_again(list(self._hops.values()), now)
             self.prefixes.expire()
+            self.around.shelf.sent.expire()
             self._filing = {hop for hop in self._filing if not hop.filing.done.is_set()}
             for session, until in list(self._tombstones.items()):
                 if now >= until:

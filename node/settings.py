@@ -105,6 +105,10 @@ class NodeSettings:
     fingerprint_bytes: int = 64 << 20
     """How long payers can ask for these, and the room that all of them have: 1 KiB has 32 rows."""
 
+    sent_rows_kept_s: float = 300.0
+    sent_row_bytes: int = 256 << 20
+    """The same of the rows that were sent on: they prove what the hop behind worked on."""
+
     offer_lifetime_s: float = 3600.0
     """What is asked holds so long; a new offer is made at half of it, and no sooner."""
 

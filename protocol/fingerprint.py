@@ -37,6 +37,7 @@ VERSION = 1
 _SEED = b"manyhands-fingerprint-v1"
 
 Sketches = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
 
 
 def sketch(rows: Rows) -> Sketches:
@@ -134,9 +135,21 @@ def compare(claimed: Window, rows: Rows) -> Distance:
     """`rows`: those of `[claimed.start, claimed.stop)`, run again [n, hidden_size]."""
     if len(rows) != claimed.stop - claimed.start:
         raise ValueError(f"{len(rows)} rows beside a window of {claimed.start}:{claimed.stop}")
+    return _distance(claimed.values, sketch(rows), rows)
+
+
+def compare_rows(claimed: Rows, rows: Rows) -> Distance:
+    """The same of rows that are here themselves: no difference hides from this one."""
+    if claimed.shape != rows.shape:
+        raise ValueError(f"rows of {claimed.shape} beside rows of {rows.shape}")
+    return _distance(claimed, rows, rows)
+
+
+def _distance(claimed: Floats, right: Floats, rows: Floats) -> Distance:
+    """Of what was claimed from what is right, each in parts of the length of its row."""
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
     with np.errstate(all="ignore"):
-        errors = np.linalg.norm(claimed.values.astype(np.float64) - sketch(rows), axis=1)
+        errors = np.linalg.norm(claimed.astype(np.float64) - right, axis=1)
         relative: npt.NDArray[Any] = errors / np.maximum(lengths, 1e-30)
     relative = np.where(np.isfinite(relative), relative, np.inf)
     return Distance(

@@ -70,6 +70,10 @@ OF_METHOD: Mapping[str, Budget] = {
     "file": Budget(
         calls=Limit(per_s=10, burst=200), bytes=Limit(per_s=4 * 2**20, burst=128 * 2**20)
     ),
+    "fingerprints": Budget(calls=Limit(per_s=50, burst=500)),
+    "sent_rows": Budget(
+        calls=Limit(per_s=10, burst=200), bytes=Limit(per_s=4 * 2**20, burst=256 * 2**20)
+    ),
 }
 
 

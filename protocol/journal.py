@@ -27,6 +27,11 @@ class Journal:
         """Up to where a successor may have rows."""
         return self.length
 
+    @property
+    def n_bytes(self) -> int:
+        """The room that was set aside."""
+        return len(self._room)
+
     def append(self, rows: bytes | memoryview) -> None:
         at = self.length * self.row_bytes
         self._room[at : at + len(rows)] = rows

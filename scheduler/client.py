@@ -18,7 +18,7 @@ from ledger.writer import LedgerWriter
 from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.errors import PeerError, PeerUnreachable
-from protocol.identity import Identity
+from protocol.identity import Identity, PeerId
 from protocol.membership.gate import Membership
 from protocol.membership.rules import Channel
 from protocol.membership.table import new_table
@@ -26,7 +26,7 @@ from protocol.messages import SessionId
 from protocol.owing import NOTHING_TO_SHOW, Showing
 from protocol.path import Path
 from protocol.signing import Envelope
-from protocol.transport import Transport
+from protocol.transport import Connection, Transport
 from scheduler.affording import expected_ncr
 from scheduler.chain import Connections
 from scheduler.commitments import Commitment, Opened, open_windows
@@ -42,6 +42,7 @@ from scheduler.permission import Permission, Terms
 from scheduler.prefixes import Prefixes
 from scheduler.purse import ClientPurse
 from scheduler.request import Event, GenerationRequest
+from scheduler.sent_rows import fetch_sent_rows
 from scheduler.session import Session
 from scheduler.settlement import Settlement
 from scheduler.swarm_watch import hear, watch_swarm
@@ -231,14 +232,25 @@ class Client:
             PeerMisbehaved, IntegrityError: they are not those that it had committed to.
             PeerRefused, PeerUnreachable: it does not show them.
         """
-        told = self._directory.get(held.peer)
+        return await open_windows(await self._again(held.peer), held, windows, self.swarm_id)
+
+    async def sent_rows(self, held: Commitment, row_bytes: int, most_rows: int) -> bytes:
+        """What a hop sent its successor, from position 0 on, as it shows it now.
+
+        Raises:
+            PeerMisbehaved: these are no such rows.
+            PeerRefused, PeerUnreachable: it does not show them.
+        """
+        return await fetch_sent_rows(await self._again(held.peer), held, row_bytes, most_rows)
+
+    async def _again(self, peer: PeerId) -> Connection:
+        """To a hop of a session that is over."""
+        told = self._directory.get(peer)
         if told is None:  # a long answer outlives what was heard before it
-            told = (await self.directory()).get(held.peer)
+            told = (await self.directory()).get(peer)
         if told is None:
-            raise PeerUnreachable(held.peer, "nobody knows where it is")
-        addresses = [str(address) for address in told.to_dial]
-        connection = await self._connections.to(held.peer, addresses)
-        return await open_windows(connection, held, windows, self.swarm_id)
+            raise PeerUnreachable(peer, "nobody knows where it is")
+        return await self._connections.to(peer, [str(address) for address in told.to_dial])
 
     async def exchange_faults(self, findings: Findings, told: Sequence[Envelope] = ()) -> int:
         """Tell a few peers these faults, and hear what they know: how many are new to us."""

@@ -15,26 +15,32 @@ import pytest
 from ledger.roots import RowRoot
 from ledger.verdicts import MATCH, MISMATCH, UNOPENED
 from manyhands.auditing.auditor import Audit, Auditor
+from manyhands.auditing.inputs import RowsSent
 from manyhands.auditing.references import Rerun
 from manyhands.auditing.telling import Session
 from manyhands.auditing.tolerance import ROUGH, Tolerance
 from protocol.codec import ids_to_bytes
 from protocol.errors import ManyhandsError, PeerBusy, PeerRefused
 from protocol.fingerprint import WINDOW, Window, sketch
-from protocol.messages import TOKEN_BYTES
+from protocol.messages import TOKEN_BYTES, Span
 from protocol.sampling import SamplingParams
+from protocol.wire import FLOAT32
 from scheduler.commitments import Opened
 
 N_ROWS, WIDTH, N_PROMPT = 6 * WINDOW, 64, 4
 IDS = tuple(range(N_ROWS + 1))
 RNG = np.random.default_rng(0)
-RIGHT = {border: RNG.normal(size=(N_ROWS, WIDTH)).astype(np.float32) for border in (1, 2)}
+RIGHT = {border: RNG.normal(size=(N_ROWS, WIDTH)).astype(np.float32) for border in (1, 2, 3)}
 ALL = 1_000_000
+ROW_BYTES = 4 * WIDTH
 
 
 @dataclass
 class Hop:
-    """One of two blocks. rows: those that it commits to. drawn: draws that it states, if any."""
+    """One of some blocks. rows: those that it commits to. draws: whether it states any.
+
+    took, sent: rows that it signed for. shown: what it says that it sent; None: nothing.
+    """
 
     border: int
     rows: np.ndarray
@@ -48,13 +54,16 @@ class Hop:
     ids: Sequence[int] = IDS
     draws: bool = True
     n_last: int = 2
+    took: np.ndarray | None = None
+    sent: np.ndarray | None = None
+    shown: np.ndarray | None = None
     oid: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
     @property
     def commitment(self) -> Any:
         lo = self.border - 1 if self.lo is None else self.lo
-        root, n_blocks = RowRoot(b"salt"), self.border - lo
-        root.add(0, ids_to_bytes(list(self.ids[:N_ROWS])), TOKEN_BYTES)
+        n_blocks, took = self.border - lo, ids_to_bytes(list(self.ids[:N_ROWS]))
+        in_root = root_of(took, TOKEN_BYTES) if self.took is None else root_of(self.took)
         meter = SimpleNamespace(
             prefill_tl=N_PROMPT * n_blocks,
             decode_tl=(self.billed - N_PROMPT) * n_blocks,
@@ -64,7 +73,8 @@ class Hop:
             fp_root=b"root" if self.is_committed else None,
             meter=meter,
             last_step=N_ROWS,
-            in_root=root.at(N_ROWS),
+            in_root=in_root,
+            out_root=root_of(self.rows if self.sent is None else self.sent),
         )
         return SimpleNamespace(
             peer=f"hop {self.border}",
@@ -82,6 +92,18 @@ class Hop:
         drawn = IDS[first : end + 1] if is_last else ()
         told = sketch(self.rows[at:end]).astype("<f4").tobytes()
         return Window(at, told, first if drawn else 0, drawn)
+
+
+def root_of(rows: Any, width: int = ROW_BYTES) -> bytes:
+    root = RowRoot(b"salt")
+    root.add(0, bytes(rows) if width == TOKEN_BYTES else rows.tobytes(), width)
+    return root.at(N_ROWS)
+
+
+async def sent_rows(held: Any, row_bytes: int, most: int) -> bytes:
+    if held.hop.shown is None:
+        raise PeerRefused(held.peer, "others needed their room")
+    return bytes(held.hop.shown.tobytes()[: most * row_bytes])
 
 
 async def open_windows(held: Any, windows: Sequence[int]) -> Opened:
@@ -102,6 +124,17 @@ class Right:
 
     async def rerun(self, ids: Sequence[int], border: int, but: Any) -> Rerun:
         return Rerun(RIGHT[border][: len(ids)], (self.name,))
+
+    async def rerun_rows(self, rows: np.ndarray, span: Span, but: Any) -> Rerun:
+        return Rerun(made_of(rows, span.start, span.stop), (self.name,))
+
+
+def made_of(rows: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """What blocks make of rows: of the right ones the right ones, of others as much off, at other
+    places."""
+    off = rows - RIGHT[start][: len(rows)]
+    made: np.ndarray = RIGHT[stop][: len(rows)] + np.roll(off, 7 * (stop - start), axis=1)
+    return made
 
 
 class Told:
@@ -139,6 +172,7 @@ async def looked_at(
         [Right("a"), Right("b")],
         Tolerance(ROUGH["float32"], "measured"),
         open_windows,
+        RowsSent(sent_rows, FLOAT32, WIDTH),
         rate_ppm=rate_ppm,
     )
     auditor._teller = Told()  # type: ignore[assignment]

@@ -5,10 +5,10 @@ this home, and where two opinions agree that a hop's outputs are wrong, a fault 
 need to judge it.
 
 Hops are looked at in the order of the chain, and no further than the first that deviates: what
-comes after it had wrong rows to work on, and is not blamed. Before one is suspected, all that the
-hops before it did up to there is looked at; where one of these cannot be, nobody behind it is. Only
-a hop whose input is proven is accused, and never by a single opinion: it may be the one that runs
-it again who is wrong.
+comes after it had wrong rows to work on, and is not blamed. Only a hop whose input is proven is
+accused (`tracing.py`), and never by a single opinion: it may be the one that runs it again who is
+wrong. Where nothing is proven, it is suspected once all that the hops before it did up to there has
+been looked at; where one of these cannot be, nobody behind it is.
 """
 
 import asyncio
@@ -23,14 +23,16 @@ from ledger.reputation import UNSEEN, Standing
 from ledger.sampling import is_sampled, rate_ppm
 from ledger.spending import Fault
 from ledger.verdicts import MATCH, MISMATCH, UNOPENED
-from manyhands.auditing.coverage import gap, has_proven_input, rows_told
+from manyhands.auditing.coverage import gap, rows_told
 from manyhands.auditing.ends import Ends
-from manyhands.auditing.opinions import Heard, Opinions
+from manyhands.auditing.inputs import Inputs, RowsSent
+from manyhands.auditing.opinions import Heard, Opinions, agreed
 from manyhands.auditing.references import Reference
 from manyhands.auditing.telling import Session, Teller
 from manyhands.auditing.tolerance import Tolerance
+from manyhands.auditing.tracing import trace
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerRefused, PeerUnreachable
-from protocol.fingerprint import WINDOW
+from protocol.fingerprint import WINDOW, Window
 from protocol.fp_profile import LEAST_ROWS
 from protocol.signing import SigningKey
 from scheduler.commitments import Commitment, Opened
@@ -67,6 +69,7 @@ class _Told:
 
     session: Session
     opinions: Opinions
+    inputs: Inputs
     audit: Audit = field(default_factory=Audit)
     hops: list[_Seen] = field(default_factory=list)
     border: int = 0
@@ -84,6 +87,7 @@ class Auditor:
         references: Sequence[Reference],
         allowed: Tolerance,
         open_windows: OpenWindows,
+        sent: RowsSent,
         *,
         rate_ppm: int | None = None,
         policy_ppm: int = 10_000,
@@ -94,7 +98,7 @@ class Auditor:
         is known of each account."""
         self._swarm_id, self._ends, self._teller = swarm_id, ends, Teller(key, swarm_id)
         self._references, self._allowed = tuple(references), allowed
-        self._open_windows = open_windows
+        self._open_windows, self._sent = open_windows, sent
         self._rate_ppm, self._policy_ppm = rate_ppm, policy_ppm
         self._standings, self._suspects = standings or {}, suspects
 
@@ -102,7 +106,7 @@ class Auditor:
         """Look at the windows of this session that are to be looked at."""
         nonce = secrets.token_bytes(32)  # drawn after all has been stated
         opinions = Opinions(session, self._ends, self._references, self._allowed)
-        told = _Told(session, opinions)
+        told = _Told(session, opinions, Inputs(session, self._ends.n_blocks, self._sent))
         for hop in session.hops:
             if not await self._look_at(hop, nonce, told):
                 break
@@ -154,12 +158,12 @@ class Auditor:
                 told.is_built_on = False
                 return True
             if not heard[-1].is_honest:
-                await self._deviates(told, place, opened.leaves[index], window.stop, heard)
+                if not await self._is_traced(told, seen, window, opened.leaves[index]):
+                    await self._suspect(told, place, opened.leaves[index], heard)
                 return False
             wrong = [each for each in heard if not each.is_honest]
             told.audit.notes += [f"{each.name} deviated, not {seen.hop.peer}" for each in wrong]
-            # One against one: nobody knows yet. Whoever agrees with two is believed.
-            if len(wrong) < len(heard) - 1 or not wrong:
+            if agreed(heard):
                 look = self._teller.look(
                     told.session, seen.hop, MATCH, heard[-1].stats, opened.leaves[index]
                 )
@@ -169,11 +173,49 @@ class Auditor:
                 told.is_built_on = False
         return True
 
-    async def _deviates(
-        self, told: "_Told", place: int, leaf: Leaf, stop: int, heard: Sequence[Heard]
-    ) -> None:
-        """Say so, if no hop before it can be the reason."""
-        hop, opened, audit = told.hops[place].hop, told.hops[place].opened, told.audit
+    async def _is_traced(self, told: "_Told", seen: "_Seen", window: Window, shown: Leaf) -> bool:
+        """Whether one hop's proven input says whose doing it is."""
+        if seen.opened.start:  # others ran the first rows, whose keys and values it used
+            return False
+        session = told.session
+        doing = await trace(seen.hop, window, session.n_rows, told.inputs, told.opinions)
+        if doing is None or doing.is_honest is None:
+            return False
+        hop, audit, wrong = doing.hop, told.audit, doing.wrong
+        leaf = shown if hop is seen.hop else await self._leaf(hop, doing.index)
+        if doing.is_honest:
+            audit.notes.append(f"{hop.peer} made of its rows what others make of them")
+            return True
+        is_sure = len(wrong) > 1 and self._allowed.is_measured
+        look = self._teller.look(session, hop, MISMATCH, wrong[-1].stats, leaf)
+        audit.looks.append(replace(look, confirmed=is_sure))
+        if doing.is_sent:
+            audit.notes.append(f"{hop.peer} sent other rows than its blocks give")
+        if is_sure and leaf is not None:
+            stats = [each.stats for each in wrong]
+            audit.faults.append(self._teller.fault(hop, leaf, stats))
+        elif len(wrong) < 2:
+            audit.notes.append(f"{hop.peer} deviates, and nobody can give a second opinion")
+        elif not is_sure:
+            audit.notes.append(
+                f"{hop.peer} deviates, as far as thresholds say that nobody measured"
+            )
+        return True
+
+    async def _leaf(self, hop: Commitment, index: int) -> Leaf | None:
+        """Where a window of a hop's stands, if it committed to it and shows it."""
+        if hop.statement.fp_root is None:
+            return None
+        try:
+            return (await self._open_windows(hop, [index])).leaves[index]
+        except ManyhandsError:
+            return None
+
+    async def _suspect(self, told: "_Told", place: int, leaf: Leaf, heard: Sequence[Heard]) -> None:
+        """It deviates: say so, if no hop before it can be the reason."""
+        hop, audit = told.hops[place].hop, told.audit
+        if why := told.inputs.why_not.get(hop.peer):
+            audit.notes.append(f"what {hop.peer} worked on is not proven: {why}")
         if not told.is_built_on:
             audit.notes.append(f"{hop.peer} deviates, or who came before it")
             return
@@ -181,22 +223,9 @@ class Auditor:
             if not await self._is_good_until(told, before, leaf.window_no):
                 return
         wrong = [each for each in heard if not each.is_honest]
-        is_proven = has_proven_input(told.session, hop, stop, self._ends.n_blocks)
-        is_own = is_proven and not opened.start
-        is_sure = len(wrong) > 1 and is_own and self._allowed.is_measured
         look = self._teller.look(told.session, hop, MISMATCH, wrong[-1].stats, leaf)
-        audit.looks.append(replace(look, confirmed=is_sure))
-        if is_sure:
-            stats = [each.stats for each in wrong]
-            audit.faults.append(self._teller.fault(hop, leaf, stats))
-        elif len(wrong) < 2:
-            audit.notes.append(f"{hop.peer} deviates, and nobody can give a second opinion")
-        elif not is_own:
-            audit.notes.append(f"{hop.peer} deviates, and nobody knows what rows it was sent")
-        else:
-            audit.notes.append(
-                f"{hop.peer} deviates, as far as thresholds say that nobody measured"
-            )
+        audit.looks.append(replace(look, confirmed=False))
+        audit.notes.append(f"{hop.peer} deviates, and is suspected only")
 
     async def _is_good_until(self, told: "_Told", place: int, last: int) -> bool:
         """Whether all windows of a hop up to `last` are found honest: what deviates in one of them

@@ -5,6 +5,7 @@ proven: only then are wrong outputs its own.
 """
 
 import hmac
+from typing import Literal
 
 from ledger.roots import RowRoot
 from manyhands.auditing.telling import Session
@@ -33,16 +34,26 @@ def gap(session: Session, hop: Commitment, opened: Opened) -> str:
 def has_proven_input(session: Session, hop: Commitment, until: int, n_blocks: int) -> bool:
     """Whether all rows below `until` came from the ids that the caller knows, and nothing else.
 
-    So it is with a first hop that signed for these very ids, from the first one on. What later hops
-    were sent nobody can tell: their neighbour's fingerprints are of what it computed, not of what
-    it sent. A hop that is the whole chain got its ids from the caller and itself.
+    So it is with a first hop that signed for these very ids, from the first one on. A hop that is
+    the whole chain got its ids from the caller and itself. What later hops were sent is
+    `inputs.py`'s to prove: neighbours' fingerprints are of what they computed, not of what they
+    sent.
     """
     if hop.terms.layer_lo:
         return False
     if hop.terms.layer_hi == n_blocks:
         return True
-    stop, root = hop.statement.last_step, RowRoot(hop.salt)
-    if not until <= stop <= len(session.ids):
+    if hop.statement.last_step < until:
         return False
-    root.add(0, ids_to_bytes(session.ids[:stop]), TOKEN_BYTES)
-    return hmac.compare_digest(root.at(stop), hop.statement.in_root)
+    return has_signed(hop, "in", ids_to_bytes(session.ids), TOKEN_BYTES)
+
+
+def has_signed(hop: Commitment, way: Literal["in", "out"], rows: bytes, width: int) -> bool:
+    """Whether the hop's last statement is of just these rows, from position 0 on.
+
+    way: that it took them in, or that it sent them. rows: at least as many as it speaks of.
+    """
+    told, root = hop.statement, RowRoot(hop.salt)
+    signed = told.in_root if way == "in" else told.out_root
+    root.add(0, rows[: told.last_step * width], width)
+    return root.stop == told.last_step and hmac.compare_digest(root.at(root.stop), signed)

@@ -16,12 +16,14 @@ from ledger.reputation import Standing
 from ledger.verdicts import MATCH
 from manyhands.auditing.auditor import Audit, Auditor
 from manyhands.auditing.ends import Ends
+from manyhands.auditing.inputs import RowsSent
 from manyhands.auditing.references import OtherPeers, OwnEngine, Reference
 from manyhands.auditing.telling import Session, profile_of
 from manyhands.auditing.tolerance import tolerance
 from manyhands.models import Model
 from protocol.errors import UsageError
 from protocol.profile import Profile
+from protocol.wire import wire_format
 
 if TYPE_CHECKING:
     from scheduler.client import Client, Generation
@@ -99,6 +101,7 @@ class Desk:
             self._references[str(profile)],
             allowed,
             self.client.open_windows,
+            RowsSent(self.client.sent_rows, wire_format(profile.wire), ends.hidden_size),
             rate_ppm=self.rate_ppm,
             policy_ppm=self.client.policy.audit_ppm,
             standings=self._standings(profile, now_s),

@@ -1,24 +1,28 @@
 """Who runs again what a hop has run: other peers, or this machine.
 
-In: the token ids of a session, and a border between blocks. Out: the rows that cross it, as honest
-software in the same execution profile makes them. One prefill gives all positions at once, whatever
-they were decoded in.
+In: the token ids of a session, and a border between blocks; or the rows that entered a span. Out:
+the rows that leave, as honest software in the same execution profile makes them. One prefill gives
+all positions at once, whatever they were decoded in.
 """
 
 import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from manyhands.auditing.ends import Ends
 from manyhands.models import Model
 from protocol.errors import PeerUnreachable, SwarmIncomplete
 from protocol.identity import PeerId
+from protocol.messages import Span
 from protocol.profile import Profile
 from protocol.wire import Rows, decode, encode, wire_format
 from scheduler.client import Client
 from scheduler.hidden_session import HiddenRequest
 from scheduler.wanted import ANY_PEER, Limits
+
+if TYPE_CHECKING:
+    from node.engine import ShardEngine
 
 WAIT_S = 0.5  # for other peers: they are there, or somebody else is asked
 TIMEOUT_S = 120.0
@@ -41,6 +45,9 @@ class Reference(Protocol):
     async def rerun(self, ids: Sequence[int], border: int, but: Collection[str]) -> Rerun | None:
         """Rows at block `border`, made by none of the peers in `but`; None: nobody can."""
 
+    async def rerun_rows(self, rows: Rows, span: Span, but: Collection[str]) -> Rerun | None:
+        """What these rows become in the blocks of `span`."""
+
 
 class OwnEngine:
     """This machine, where it has all the weights; loaded when it is first asked."""
@@ -49,7 +56,7 @@ class OwnEngine:
 
     def __init__(self, model: Model, profile: Profile) -> None:
         self._model, self._profile = model, profile
-        self._engine: Any = None
+        self._engine: ShardEngine | None = None
         self._made: dict[tuple[int, tuple[int, ...]], Rows] = {}
 
     async def rerun(self, ids: Sequence[int], border: int, but: Collection[str]) -> Rerun | None:
@@ -60,16 +67,28 @@ class OwnEngine:
             self._made[key] = await asyncio.to_thread(self._run, ids, border)
         return Rerun(self._made[key])
 
+    async def rerun_rows(self, rows: Rows, span: Span, but: Collection[str]) -> Rerun | None:
+        return Rerun(await asyncio.to_thread(self._run_rows, rows, span))
+
     def _run(self, ids: Sequence[int], border: int) -> Rows:
-        from node.engine import load_shard
         from node.recomputing import run_again
+
+        return run_again(self._loaded(), ids, [border]).rows[border]
+
+    def _run_rows(self, rows: Rows, span: Span) -> Rows:
+        from node.recomputing import run_rows
+
+        return run_rows(self._loaded(), rows, span.start, span.stop)
+
+    def _loaded(self) -> "ShardEngine":
+        from node.engine import load_shard
 
         if self._engine is None:
             profile = self._profile
             self._engine = load_shard(
                 self._model.directory, None, dtype=profile.dtype, quantize=profile.quantization
             )
-        return run_again(self._engine, ids, [border]).rows[border]
+        return self._engine
 
 
 @dataclass(slots=True)
@@ -84,14 +103,21 @@ class OtherPeers:
     name: str = "other peers"
 
     async def rerun(self, ids: Sequence[int], border: int, but: Collection[str]) -> Rerun | None:
+        return await self._through(self.ends.rows(ids), Span(0, border), but)
+
+    async def rerun_rows(self, rows: Rows, span: Span, but: Collection[str]) -> Rerun | None:
+        return await self._through(rows, span, but)
+
+    async def _through(self, rows: Rows, span: Span, but: Collection[str]) -> Rerun | None:
         wire = wire_format(self.profile.wire)
         avoid = tuple({*self.limits.avoid, *map(PeerId, but)})
         session = self.client.hidden(
             HiddenRequest(
                 manifest=self.model.manifest.digest,
                 n_blocks=self.model.manifest.n_blocks,
-                stop=border,
-                capacity=len(ids) + 1,
+                start=span.start,
+                stop=span.stop,
+                capacity=len(rows) + 1,
                 row_bytes=wire.row_bytes(self.ends.hidden_size),
                 profile=str(self.profile),
                 timeout_s=TIMEOUT_S,
@@ -101,8 +127,7 @@ class OtherPeers:
             )
         )
         try:
-            sent = encode(wire, self.ends.rows(ids))
-            answer = await session.forward(0, sent)
+            answer = await session.forward(0, encode(wire, rows))
             by = tuple(hop.peer for hop in session.rules.hops)
         except (SwarmIncomplete, PeerUnreachable):
             return None

@@ -16,6 +16,7 @@ from protocol.canonical import decode, encode
 from protocol.errors import IntegrityError
 from protocol.fingerprint import BUCKETS, Window, compare
 from protocol.identity import peer_id_from_public_key
+from protocol.sent_rows import SentPart, read_request, request_bytes
 from protocol.signing import Envelope
 from tests.fuzz.harness import Target
 from tests.fuzz.sealing import envelope_of
@@ -109,6 +110,17 @@ TARGETS = (
     ),
     Target(
         name="fingerprints-of", parse=_opened_root, seeds=lambda: [encode((5, 100))], shape="cbor"
+    ),
+    Target(
+        name="sent-rows-asked",
+        parse=read_request,
+        seeds=lambda: [request_bytes(bytes(32), 7)],
+        shape="cbor",
+    ),
+    Target(
+        name="sent-rows",
+        parse=SentPart.decode,
+        seeds=lambda: [SentPart(4, 0, 3, bytes(8)).encode()],
     ),
     Target(name="fingerprint-window", parse=_window, seeds=_windows, shape="cbor"),
     Target(name="fault-leaf", parse=_leaf, seeds=lambda: [LEAF.encode()], shape="cbor"),
