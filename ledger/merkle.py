@@ -46,17 +46,62 @@ def inclusion_proof(index: int, size: int, node_at: NodeAt) -> list[bytes]:
     """The hashes that lead from leaf `index` to the root over `size` leaves (section 2.1.3.1)."""
     if not 0 <= index < size:
         raise BadProof(f"entry {index} is not in a tree of {size}")
-    path: list[bytes] = []
-    start, stop = 0, size
-    while stop - start > 1:
-        middle = start + _split(stop - start)
-        if index < middle:
-            path.append(_range_root(middle, stop, node_at))
-            stop = middle
-        else:
-            path.append(_range_root(start, middle, node_at))
-            start = middle
-    return path[::-1]
+    return _path_within(index, 0, size, node_at)
+
+
+def root_before(index: int, size: int, path: Sequence[bytes]) -> bytes:
+    """The root over the leaves before `index`, which its inclusion path has the hashes of.
+
+    path: it was seen to lead from that leaf to the root over `size` leaves.
+    """
+    lefts, above = [], list(path)
+    for _, _, middle in _splits(index, size):
+        if index >= middle:
+            lefts.append(above[-1])
+        above.pop()
+    if not lefts:
+        return EMPTY_ROOT
+    hash_ = lefts.pop()
+    while lefts:
+        hash_ = node_hash(lefts.pop(), hash_)
+    return hash_
+
+
+def earlier_path(
+    earlier: int, index: int, size: int, leaf: bytes, path: Sequence[bytes], node_at: NodeAt
+) -> list[bytes]:
+    """The inclusion path of an earlier leaf of a tree of which the beginning is known alone.
+
+    leaf, path: of leaf `index`, seen to lead to the root. node_at: of the leaves before `index`.
+    """
+    for depth, (start, stop, middle) in enumerate(_splits(index, size)):
+        if earlier < middle <= index:
+            n_below = len(path) - depth - 1
+            beside = _reached(leaf, index - middle, stop - middle, path[:n_below])
+            within = _path_within(earlier, start, middle, node_at)
+            return [*within, beside, *path[n_below + 1 :]]
+    if earlier != index:
+        raise BadProof(f"entry {earlier} is not before entry {index}")
+    return list(path)
+
+
+def parts_at(
+    node_at: NodeAt, size: int, other_at: NodeAt, other_size: int, height: int
+) -> int | None:
+    """The first leaf that two trees have and do not have alike; None: all that both have are one.
+
+    height: nodes are compared at levels this far apart, from the top down, so that of a large tree
+    few are asked for.
+    """
+    both, index = min(size, other_size), 0
+    level = both.bit_length() // height * height
+    while level >= 0:
+        number = index >> level
+        while number < both >> level and node_at(level, number) == other_at(level, number):
+            number += 1
+        index = number << level
+        level -= height
+    return index if index < both else None
 
 
 def consistency_proof(old: int, new: int, node_at: NodeAt) -> list[bytes]:
@@ -86,6 +131,12 @@ def verify_inclusion(
     Raises:
         BadProof: the path does not lead from this leaf, at this place, to this root.
     """
+    if _reached(leaf, index, size, path) != expected:
+        raise BadProof("the inclusion proof does not lead to the root")
+
+
+def _reached(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes:
+    """The root over `size` leaves that this path leads to from leaf `index`."""
     _check_hashes(leaf, *path)
     if not 0 <= index < size:
         raise BadProof(f"entry {index} is not in a tree of {size}")
@@ -100,8 +151,9 @@ def verify_inclusion(
         else:
             reached = node_hash(reached, sibling)
         position, last = position >> 1, last >> 1
-    if last or reached != expected:
+    if last:
         raise BadProof("the inclusion proof does not lead to the root")
+    return reached
 
 
 def verify_consistency(
@@ -152,6 +204,29 @@ def _check_hashes(*hashes: bytes) -> None:
 def _split(size: int) -> int:
     """The largest power of two below `size`."""
     return 1 << (size - 1).bit_length() - 1
+
+
+def _splits(index: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """The ranges that hold leaf `index`, from the whole tree down, each with where it is split."""
+    start, stop = 0, size
+    while stop - start > 1:
+        middle = start + _split(stop - start)
+        yield start, stop, middle
+        start, stop = (start, middle) if index < middle else (middle, stop)
+
+
+def _path_within(index: int, start: int, stop: int, node_at: NodeAt) -> list[bytes]:
+    """From a leaf to the root over leaves [start, stop), a range that `_split` gave."""
+    path: list[bytes] = []
+    while stop - start > 1:
+        middle = start + _split(stop - start)
+        if index < middle:
+            path.append(_range_root(middle, stop, node_at))
+            stop = middle
+        else:
+            path.append(_range_root(start, middle, node_at))
+            start = middle
+    return path[::-1]
 
 
 def _range_root(start: int, stop: int, node_at: NodeAt) -> bytes:

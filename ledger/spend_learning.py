@@ -9,11 +9,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
 
-from ledger.checkpoint import Checkpoint, origin
+from ledger.checkpoint import Checkpoint
 from ledger.errors import BadProof, DamagedLedger
 from ledger.notes import Note
+from ledger.parting import Parting, cosigned
 from ledger.spend_books import SpendBooks
-from ledger.spend_shelf import Head
+from ledger.spend_shelf import Forked, Head
 from ledger.spend_words import Published
 from ledger.spending import Fault
 from protocol.errors import IntegrityError
@@ -47,17 +48,20 @@ class Learner:
         """Whether nothing is known of it here: no log, and no fork."""
         return self.books.size(account) == 0 and not self.books.is_forked(account)
 
+    def knows_fork(self, told: Forked) -> bool:
+        """Whether ours is as good as this: known, and cut there or before."""
+        ours = self.shelf.fork(told.account)
+        if ours is None or told.cut is None:
+            return ours is not None
+        return ours.cut is not None and ours.cut <= told.cut
+
     def size_of(self, account: bytes, note: str) -> int:
         """Of the log that this checkpoint is of, once it is seen to be cosigned by a quorum.
 
         Raises:
             IntegrityError: it is not.
         """
-        name = origin(self.books.swarm_id, account, "spend")
-        cosigned = self.books.witnesses.open(note, name, account)
-        if not cosigned.has_quorum:
-            raise BadProof("no quorum of witnesses signed it")
-        return cosigned.head.size
+        return cosigned(account, note, self.books.witnesses, self.books.swarm_id).head.size
 
     def take(self, told: Published) -> Learned:
         """
@@ -70,7 +74,9 @@ class Learner:
             is_old = self.knows(Head(account, named.size, named.root))
             if is_old or told.start > self.books.size(account):  # then: tell us from there on
                 return self._learned(account)
-            if len(told.leaves) != named.size - told.start:  # before any signature is looked at
+            # Before any signature is looked at.
+            more = named.size - told.start - len(told.leaves)
+            if more if told.path is None else more < 1 or not told.leaves:
                 raise BadProof("these are not the leaves that the checkpoint is of")
             return self._take(told)
         except DamagedLedger:
@@ -83,12 +89,17 @@ class Learner:
         if not self.books.is_forked(fault.accused):
             self.books.believe(fault)
 
+    def part(self, parting: Parting) -> bool:
+        """See `SpendBooks.part`."""
+        return self.books.part(parting)
+
     def _take(self, told: Published) -> Learned:
         try:
-            self.books.learn(told.account, told.note, told.leaves, start=told.start)
+            self.books.learn(told.account, told.note, told.leaves, start=told.start, path=told.path)
         except BadProof as error:  # no quorum; or leaves that do not fit, which this refuses, too
-            self.books.compare(told.account, told.note, told.leaves, start=told.start)
-            self._remember(told)
+            if told.path is None:
+                self.books.compare(told.account, told.note, told.leaves, start=told.start)
+                self._remember(told)
             return self._learned(told.account, error)
         if (shown := self._forget(told.account)) is not None:
             self._compare(shown)

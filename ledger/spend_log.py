@@ -184,6 +184,11 @@ class SpendLog(OwnLog):
         self._beside.keep(size)
         return SpendProof(rows[0][1], tuple(path), note)
 
+    def path_to(self, index: int, size: int) -> list[bytes]:
+        """That this entry is in the tree of our first `size` ones."""
+        with self._store.snapshot():
+            return inclusion_proof(index, size, self._node_at)
+
     def fetch(self, path: str) -> bytes:
         """The bytes at a path of C2SP tlog-tiles: `checkpoint`, `tile/…`.
 

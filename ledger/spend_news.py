@@ -8,7 +8,7 @@ Numbers are of one run of one node; who comes with another's begins anew.
 from collections import OrderedDict
 from threading import Lock
 
-from ledger.spend_shelf import Head, Shelf
+from ledger.spend_shelf import Forked, Head, Shelf
 from ledger.spend_words import MAX_ROWS, News, Since
 
 
@@ -18,46 +18,46 @@ class Changes:
     def __init__(self, whose: bytes, shelf: Shelf) -> None:
         """whose: a name for these numbers, another at each start."""
         self._whose, self._number, self._shelf = whose, 0, shelf
-        self._rows: OrderedDict[tuple[bool, bytes], tuple[int, Head | None]] = OrderedDict()
+        self._rows: OrderedDict[tuple[bool, bytes], tuple[int, Head | Forked]] = OrderedDict()
         self._lock = Lock()
-        for head in shelf.heads():
-            self._add(head.account, head)
-        for account in shelf.forked():
-            self._add(account, None)
+        known: list[Head | Forked] = [*shelf.heads(), *shelf.forked()]
+        for changed in known:
+            self._add(changed)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def look(self, account: bytes) -> None:
         """See how far this account's log is known now, and whether it forked."""
-        head, is_forked = self._shelf.head(account), self._shelf.fault(account) is not None
+        head, fork = self._shelf.head(account), self._shelf.fork(account)
         with self._lock:
-            if head is not None:
-                self._add(account, head)
-            if is_forked:
-                self._add(account, None)
+            if head is None:
+                self._rows.pop((False, account), None)  # it was cut: its versions end there
+            for changed in (head, fork):
+                if changed is not None:
+                    self._add(changed)
 
     def since(self, since: Since) -> News:
         after = since.number if since.whose == self._whose else 0
         fresh = []
         with self._lock:
-            for (_, account), (number, head) in reversed(self._rows.items()):
+            for number, changed in reversed(self._rows.values()):
                 if number <= after:
                     break
-                fresh.append((number, account, head))
+                fresh.append((number, changed))
             latest = self._number
         told = fresh[::-1][:MAX_ROWS]
         return News(
             Since(self._whose, told[-1][0] if told else latest),
             len(told) == len(fresh),
-            tuple(head for _, _, head in told if head is not None),
-            tuple(account for _, account, head in told if head is None),
+            tuple(changed for _, changed in told if isinstance(changed, Head)),
+            tuple(changed for _, changed in told if isinstance(changed, Forked)),
         )
 
-    def _add(self, account: bytes, head: Head | None) -> None:
-        key = (head is None, account)
-        if key in self._rows and self._rows[key][1] == head:
+    def _add(self, changed: Head | Forked) -> None:
+        key = (isinstance(changed, Forked), changed.account)
+        if key in self._rows and self._rows[key][1] == changed:
             return
         self._number += 1
-        self._rows[key] = self._number, head
+        self._rows[key] = self._number, changed
         self._rows.move_to_end(key)

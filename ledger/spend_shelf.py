@@ -15,7 +15,7 @@ from ledger.store import Store
 from ledger.tiles import WIDTH, Tile, bundle, tile_bytes
 from protocol.errors import IntegrityError, UsageError
 
-CHECKPOINT = "checkpoint"
+CHECKPOINT, PARTING = "checkpoint", "parting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,15 @@ class Head:
     root: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """An account that showed two versions. cut: up to where its log counts, where a quorum signed
+    both; None: all that it signed of one goes on counting."""
+
+    account: bytes
+    cut: int | None = None
+
+
 class Shelf:
     """Of one database of books; they go on changing it."""
 
@@ -36,16 +45,17 @@ class Shelf:
     def heads(self) -> list[Head]:
         """Of all logs that are whole as far as they go."""
         rows = self._store.execute(
-            "SELECT name, note FROM log JOIN account ON id = acct WHERE cut IS NULL AND size > 0"
+            "SELECT name, note FROM log JOIN account ON id = acct WHERE cut IS NULL AND note <> ''"
         )
         return [_head(account, note) for account, note in rows]
 
     def logs(self) -> Iterator[tuple[bytes, list[bytes]]]:
-        """Account and leaves of each log that is whole as far as it goes, one after another."""
-        sql = "SELECT data FROM leaf JOIN account ON id = acct WHERE name = ? ORDER BY idx"
-        for head in self.heads():
-            rows = self._store.execute(sql, (head.account,))
-            yield head.account, [bytes(data) for (data,) in rows]
+        """Account and leaves of each log, one after another: what counts, and what may yet."""
+        sql = "SELECT data FROM leaf WHERE acct = ? ORDER BY idx"
+        for acct, account in self._store.execute(
+            "SELECT acct, name FROM log JOIN account ON id = acct WHERE size > 0 ORDER BY acct"
+        ):
+            yield account, [bytes(data) for (data,) in self._store.execute(sql, (acct,))]
 
     def head(self, account: bytes) -> Head | None:
         """None: we have no log of it, or two versions that both count."""
@@ -55,15 +65,27 @@ class Shelf:
     def root_at(self, account: bytes, size: int) -> bytes | None:
         """Of the first so many entries; None: we do not know so many."""
         with self._store.snapshot():
-            found = self._log(account)
-            if found is None or size > found[1]:
+            sql = "SELECT acct, size FROM log JOIN account ON id = acct WHERE name = ?"
+            rows = self._store.execute(f"{sql} AND cut IS NULL", (account,))
+            if not rows or size > rows[0][1]:
                 return None
-            return root(size, Nodes(self._store, found[0])) if size else EMPTY_ROOT
+            return root(size, Nodes(self._store, rows[0][0])) if size else EMPTY_ROOT
 
-    def forked(self) -> list[bytes]:
+    def forked(self) -> list[Forked]:
         """The accounts that showed two versions."""
-        sql = "SELECT name FROM forked JOIN account ON id = acct ORDER BY name"
-        return [name for (name,) in self._store.execute(sql)]
+        sql = (
+            "SELECT name, cut FROM forked JOIN account ON id = forked.acct"
+            " LEFT JOIN log ON log.acct = forked.acct ORDER BY name"
+        )
+        return [Forked(name, cut) for name, cut in self._store.execute(sql)]
+
+    def fork(self, account: bytes) -> Forked | None:
+        """None: it showed one version, as far as we know."""
+        sql = (
+            "SELECT name, cut FROM forked JOIN account ON id = forked.acct"
+            " LEFT JOIN log ON log.acct = forked.acct WHERE name = ?"
+        )
+        return next((Forked(*row) for row in self._store.execute(sql, (account,))), None)
 
     def fault(self, account: bytes) -> bytes | None:
         """What proves it, as an encoded object without its signature: it needs none."""
@@ -72,17 +94,21 @@ class Shelf:
         return bytes(rows[0][0]) if rows else None
 
     def fetch(self, account: bytes, path: str) -> bytes:
-        """The bytes at a path of C2SP tlog-tiles: `checkpoint`, `tile/…`.
+        """The bytes at a path of C2SP tlog-tiles: `checkpoint`, `tile/…`; or at `parting`.
 
         Raises:
             UsageError: there is nothing there.
         """
         with self._store.snapshot():
-            if (found := self._log(account)) is None:
+            if (found := self._log(account, is_cut=None)) is None:
                 raise UsageError("no spend log of this account is known here")
-            acct, size, note = found
+            acct, size, note, is_cut = found
             if path == CHECKPOINT:
+                if is_cut:
+                    raise UsageError("two spend logs of this account are known here")
                 return note.encode()
+            if path == PARTING:
+                return self._parting(acct)
             try:
                 tile = Tile.parse(path)
             except IntegrityError as error:
@@ -96,14 +122,25 @@ class Shelf:
             rows = self._store.execute(sql, (acct, start, start + tile.width))
             return bundle([data for (data,) in rows])
 
-    def _log(self, account: bytes) -> tuple[int, int, str] | None:
-        """Its number, size and checkpoint."""
+    def _log(
+        self, account: bytes, is_cut: bool | None = False
+    ) -> tuple[int, int, str, bool] | None:
+        """Its number, how much of it others are told, its checkpoint, and whether it was cut.
+
+        is_cut: which ones are looked for; None: both.
+        """
         rows = self._store.execute(
-            "SELECT acct, size, note FROM log JOIN account ON id = acct"
-            " WHERE name = ? AND cut IS NULL AND size > 0",
-            (account,),
+            "SELECT acct, note, cut FROM log JOIN account ON id = acct WHERE name = ?", (account,)
         )
-        return (int(rows[0][0]), int(rows[0][1]), str(rows[0][2])) if rows else None
+        for acct, note, cut in rows:
+            if is_cut in (None, cut is not None) and (note or cut is not None):
+                size = _head(account, note).size if cut is None else int(cut)
+                return int(acct), size, str(note), cut is not None
+        return None
+
+    def _parting(self, acct: int) -> bytes:
+        rows = self._store.execute("SELECT data FROM parting WHERE acct = ?", (acct,))
+        return bytes(rows[0][0]) if rows else b""
 
 
 def _head(account: bytes, note: str) -> Head:

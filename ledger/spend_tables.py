@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ledger.chain import Kind
+from ledger.checkpoint import Checkpoint
 from ledger.fold import Allotted
 from ledger.merkle import leaf_hash
+from ledger.notes import Note
 from ledger.posting import StepRow, Tables, post
 from ledger.spend_leaf import SpendLeaf
 from ledger.store import Store, damaged
@@ -76,7 +78,13 @@ CREATE TABLE IF NOT EXISTS signer ( -- of tabs that another key than the payer's
     allot BLOB NOT NULL, session BLOB NOT NULL, payer BLOB NOT NULL, key BLOB NOT NULL,
     PRIMARY KEY (allot, session)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS forked (acct INTEGER PRIMARY KEY, fault BLOB NOT NULL) STRICT
+CREATE TABLE IF NOT EXISTS forked (acct INTEGER PRIMARY KEY, fault BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS ahead (
+    acct INTEGER PRIMARY KEY,
+    note TEXT NOT NULL,        -- cosigned: the leaves beyond the log's own note are its beginning
+    path BLOB NOT NULL         -- as the last of them shows
+) STRICT;
+CREATE TABLE IF NOT EXISTS parting (acct INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT
 """
 
 # Of each table that a transaction reads and writes by key: its key's columns, and its value.
@@ -142,6 +150,11 @@ class LogRow:
     def is_whole(self) -> bool:
         return self.readable == self.size
 
+    @property
+    def noted(self) -> int:
+        """Entries that the checkpoint is of; leaves beyond are the beginning of a longer log."""
+        return Checkpoint.parse(Note.parse(self.note).text).size if self.note else 0
+
 
 class Nodes(Cached[tuple[int, int], bytes]):
     """A log's tree, with what one transaction adds to it; a `merkle.NodeAt`."""
@@ -171,9 +184,9 @@ class Leaves:
 
     def parted(self, others: Sequence[bytes], start: int) -> int | None:
         """Where leaves from `start` on first differ from these, if they do."""
-        sql = "SELECT idx, data FROM leaf WHERE acct = ? AND idx >= ? ORDER BY idx"
-        for index, data in self._store.execute(sql, (self._acct, start)):
-            if index - start < len(others) and others[index - start] != data:
+        sql = "SELECT idx, data FROM leaf WHERE acct = ? AND idx >= ? AND idx < ? ORDER BY idx"
+        for index, data in self._store.execute(sql, (self._acct, start, start + len(others))):
+            if others[index - start] != data:
                 self._check(index, data)
                 return int(index)
         return None

@@ -26,9 +26,18 @@ class SpendViews:
         """How many leaves of this log we have: ask for those from here on."""
         return self._log(self._names.find(account)).size
 
+    def cut(self, account: bytes) -> int | None:
+        """Where two versions of it part that both count: nothing from there on does."""
+        return self._log(self._names.find(account)).cut
+
     def counted(self, account: bytes) -> int:
         """How many of them count; fewer, where one is beyond the account's credit."""
         return self._counted(self._names.find(account) or 0)
+
+    def tree(self, account: bytes) -> tuple[int, Nodes]:
+        """How many leaves of this log we have, and the tree over them."""
+        log = self._log(self._names.find(account))
+        return log.size, Nodes(self._store, log.acct)
 
     @property
     def shelf(self) -> Shelf:
@@ -121,6 +130,15 @@ class SpendViews:
         """Entries of our receipts log below that were claimed, whatever became of later ones."""
         rows = self._store.execute("SELECT value FROM meta WHERE name = 'claimed'")
         return int.from_bytes(rows[0][0], "big") if rows else 0
+
+    def notes_of(self, payee: bytes) -> dict[bytes, int]:
+        """By tab, what this payee's log takes off it, as far as that counts."""
+        rows = self._store.execute(
+            "SELECT n.oid, max(n.amount) FROM step n JOIN counted c ON c.acct = n.acct"
+            " WHERE n.kind = 5 AND n.acct = ? AND n.idx < c.n GROUP BY n.oid",
+            (self._names.find(payee),),
+        )
+        return dict(rows)
 
     def is_forked(self, account: bytes) -> bool:
         rows = self._store.execute(

@@ -1,7 +1,7 @@
 """What nodes and payers say to each other about spend logs: the bodies of five calls.
 
-    spend_log      [account, path] -> the bytes at a path of C2SP tlog-tiles, or `fault`
-    spend_news     [whose numbers, n] -> [whose numbers, n, rows]: what changed since
+    spend_log      [account, path] -> the bytes at a path of C2SP tlog-tiles, `fault`, `parting`
+    spend_news     [whose numbers, n] -> [whose numbers, n, …]: what changed since
     spend_publish  a checkpoint and leaves -> [size known now, whether the account forked]
     spend_fault    a fork's proof -> nothing
     witness        C2SP tlog-witness `add-checkpoint` -> [status, type, body]
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ledger.errors import BadObject
+from ledger.merkle import HASH_BYTES
 from ledger.notes import MAX_NOTE_BYTES
-from ledger.spend_shelf import Head
+from ledger.spend_shelf import Forked, Head
 from ledger.spending import Fault
 from ledger.tiles import MAX_ENTRY_BYTES
 from ledger.witness_http import Answer
@@ -79,11 +80,12 @@ class News:
     since: Since
     is_all: bool
     heads: tuple[Head, ...] = ()
-    forked: tuple[bytes, ...] = ()
+    forked: tuple[Forked, ...] = ()
 
     def encode(self) -> bytes:
         heads = [(head.account, head.size, head.root) for head in self.heads]
-        return encode((self.since.whose, self.since.number, self.is_all, heads, self.forked))
+        forked = [(each.account, each.cut) for each in self.forked]
+        return encode((self.since.whose, self.since.number, self.is_all, heads, forked))
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -91,9 +93,8 @@ class News:
             case [bytes() as whose, int() as number, bool() as is_all, [*heads], [*forked]] if (
                 type(number) is int and len(heads) + len(forked) <= MAX_ROWS
             ):
-                if any(type(each) is not bytes or len(each) != 32 for each in forked):
-                    raise BadObject("an account has 32 bytes")
-                return cls(Since(whose, number), is_all, tuple(map(_head, heads)), tuple(forked))
+                told = tuple(map(_head, heads)), tuple(map(_forked, forked))
+                return cls(Since(whose, number), is_all, *told)
             case _:
                 raise BadObject("news are heads of logs, and forks")
 
@@ -108,21 +109,34 @@ def _head(fields: Any) -> Head:
             raise BadObject("a head is an account, a size and a root")
 
 
+def _forked(fields: Any) -> Forked:
+    match fields:
+        case [bytes() as account, cut] if len(account) == 32 and type(cut) in (int, type(None)):
+            return Forked(account, cut)
+        case _:
+            raise BadObject("who forked is an account, and the place up to which its log counts")
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A log's checkpoint, and its leaves from `start` on up to it."""
+    """A log's checkpoint, and its leaves from `start` on up to it.
+
+    path: where they end before it: that the last of them is in its tree (RFC 9162 2.1.3).
+    """
 
     account: bytes
     note: str
     start: int
     leaves: tuple[bytes, ...]
+    path: tuple[bytes, ...] | None = None
 
     def encode(self) -> bytes:
         """
         Raises:
             BadObject: it is more than fits one call.
         """
-        head = encode((self.account, self.note.encode(), self.start))
+        more = () if self.path is None else (self.path,)
+        head = encode((self.account, self.note.encode(), self.start, *more))
         data = b"".join(map(framed, (head, *self.leaves)))
         if len(data) > MAX_PUBLISH_BYTES or len(self.leaves) > MAX_PUBLISHED:
             raise BadObject(f"{len(self.leaves)} entries are more than a log is told of at once")
@@ -136,12 +150,23 @@ class Published:
         if len(leaves) > MAX_PUBLISHED or any(len(leaf) > MAX_ENTRY_BYTES for leaf in leaves):
             raise BadObject("more entries than a log is told of at once, or longer ones")
         match decode(head):
-            case [bytes() as account, bytes() as note, int() as start] if (
+            case [bytes() as account, bytes() as note, int() as start, *more] if (
                 type(start) is int and len(account) == 32 and len(note) <= MAX_NOTE_BYTES
             ):
-                return cls(account, note.decode(errors="replace"), start, tuple(leaves))
+                text = note.decode(errors="replace")
+                return cls(account, text, start, tuple(leaves), _path(more))
             case _:
                 raise BadObject("a log is told of by account, checkpoint and leaves")
+
+
+def _path(more: list[Any]) -> tuple[bytes, ...] | None:
+    match more:
+        case []:
+            return None
+        case [[*path]] if all(type(each) is bytes and len(each) == HASH_BYTES for each in path):
+            return tuple(path)
+        case _:
+            raise BadObject("that leaves are the beginning of a log is shown by one path")
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class Spreading:
         told = _read(peer, Published.decode, request)
         self._tells.owe(peer, n_checks=len(told.leaves))
         # On threads, also what looks cheap: a reader waits while another transaction is written.
-        if await asyncio.to_thread(self._shelf.head, told.account) is None:
+        if await asyncio.to_thread(self._learner.is_new, told.account):
             self._admit_log(peer)
         learned = await asyncio.to_thread(self._learner.take, told)
         # Also what a command of this home wrote into our books.
@@ -204,8 +204,9 @@ class Spreading:
             paths = paths_of(self._transport)
             connection = await paths.dial(peer_id, addresses, timeout_s=TIMEOUT_S)
             try:
-                since = self._heard.pop(peer_id, Since())
+                since = self._heard.get(peer_id, Since())
                 self._heard[peer_id] = await hear(connection, self._learner, since)
+                self._heard.move_to_end(peer_id)
             finally:
                 await connection.aclose()
         except (DamagedLedger, ConfigError) as error:

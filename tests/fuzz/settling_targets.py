@@ -8,9 +8,12 @@ from pathlib import Path
 from ledger.collecting import open_collection
 from ledger.findings import Findings
 from ledger.fold import Allotted
+from ledger.forks import Side
 from ledger.log import Ledger
 from ledger.logs_http import answer as logs_answer
+from ledger.merkle import leaf_hash
 from ledger.objects import Terms, Voucher
+from ledger.parting import Parting
 from ledger.policy import OPEN_POLICY
 from ledger.reconciliation import Asker, IdSet
 from ledger.settle_desk import SettleDesk
@@ -19,7 +22,7 @@ from ledger.settled import SettledBook, open_settlement
 from ledger.settling import OwedTab
 from ledger.spend_books import SpendBooks
 from ledger.spend_learning import Learner
-from ledger.spend_shelf import Head
+from ledger.spend_shelf import Forked, Head
 from ledger.spend_words import (
     Known,
     News,
@@ -194,6 +197,16 @@ def _publications() -> list[bytes]:
     return made
 
 
+def _parted(data: bytes) -> object:
+    return _learner().part(Parting.decode(data))
+
+
+def _partings() -> list[bytes]:
+    leaves = [_leaf(of) for of in ("ann", "issuer")]
+    sides = [Side(_signed(ANN, [leaf]), leaf_hash(leaf)) for leaf in leaves]
+    return [Parting(ANN.public_key, 0, *sides).encode()]
+
+
 def _wanted(data: bytes) -> object:
     asked = Wanted.decode(data)
     return _learner().shelf.fetch(asked.account, asked.path)
@@ -224,7 +237,7 @@ def _spend_words() -> list[bytes]:
     heads = (Head(account, 3, bytes(32)),)
     return [
         Since(b"whose", 5).encode(),
-        News(Since(b"whose", 5), True, heads, (account,)).encode(),
+        News(Since(b"whose", 5), True, heads, (Forked(account, 2),)).encode(),
         Known(4, False).encode(),
         encode_answer(Answer(200, "text/plain", WITNESS.name.encode())),
     ]
@@ -291,6 +304,7 @@ TARGETS = (
         seeds=lambda: [_told().tell(each) for each in _objects()],
     ),
     Target(name="spend-published", parse=_published, seeds=_publications),
+    Target(name="spend-parting", parse=_parted, seeds=_partings, shape="cbor"),
     Target(name="spend-wanted", parse=_wanted, seeds=_wants, shape="cbor"),
     Target(
         name="spend-http",

@@ -10,10 +10,13 @@ from ledger.merkle import (
     EMPTY_ROOT,
     appended,
     consistency_proof,
+    earlier_path,
     inclusion_proof,
     leaf_hash,
     node_hash,
+    parts_at,
     root,
+    root_before,
     verify_consistency,
     verify_inclusion,
 )
@@ -173,3 +176,36 @@ def test_a_proof_of_hashes_that_were_cut_elsewhere_is_refused(moved):
         changed = [*path[:place], both[: 32 + moved], both[32 + moved :], *path[place + 2 :]]
         with pytest.raises(BadProof):
             verify_consistency(6, 9, changed, ROOTS[6], ROOTS[9])
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 31, 64, 65, 130])
+def test_a_leafs_path_tells_the_root_before_it_and_with_the_beginning_the_path_of_earlier_ones(
+    size,
+):
+    for index in range(size):
+        path = inclusion_proof(index, size, node_at)
+        assert root_before(index, size, path) == ROOTS[index]
+
+        def beginning(level, number, index=index):
+            assert (number + 1) << level <= index
+            return NODES[level, number]
+
+        for earlier in {0, index // 2, max(0, index - 1), index}:
+            found = earlier_path(earlier, index, size, LEAVES[index], path, beginning)
+            assert found == inclusion_proof(earlier, size, node_at)
+
+
+@pytest.mark.parametrize("height", [1, 3, 8])
+def test_two_trees_are_compared_from_the_top_down(height):
+    for place in (0, 1, 7, 63, 64, 100, 129):
+        other = grow([*LEAVES[:place], *(leaf_hash(b"other %d" % i) for i in range(N - place))])
+        asked = []
+
+        def other_at(level, number, other=other, asked=asked):
+            asked.append((level, number))
+            return other[level, number]
+
+        assert parts_at(node_at, N, other_at, N, height) == place
+        assert len(asked) <= 2 * max(N.bit_length() / height, 1) * 2**height
+        assert parts_at(node_at, place, other_at, N, height) is None
+    assert parts_at(node_at, 100, node_at, 130, height) is None

@@ -5,12 +5,14 @@ import sqlite3
 import pytest
 
 from ledger.cosigning import Witnesses
+from ledger.merkle import inclusion_proof
 from ledger.spend_books import FILE_NAME as BOOKS
 from ledger.spend_books import SpendBooks
 from ledger.spend_log import FILE_NAME as LOG
 from ledger.spend_log import SpendLog
 from ledger.spend_verify import verify_books, verify_spend_log
-from tests.ledger.spenders import ANN, BEN, ISSUER, SWARM, allot, grant
+from tests.ledger.spenders import ANN, ASSET, BEN, ISSUER, SWARM, allot, chained, grant
+from tests.ledger.test_spend_books import signed
 
 NOBODY = Witnesses()
 
@@ -88,3 +90,22 @@ def test_each_change_of_the_books_is_found(home, sql, word):
     report = of_books(home)
 
     assert any(word in str(failure) for failure in report.failures), report.failures
+
+
+def test_books_that_have_the_beginning_of_a_log_or_cut_it_hold_as_well(tmp_path):
+    data = [leaf.encode() for leaf in chained(*(grant(ANN, 1, no=n) for n in range(9)))]
+    other = [leaf.encode() for leaf in chained(*(grant(BEN, 1, no=n) for n in range(2)))]
+    with SpendBooks.open(tmp_path, SWARM, NOBODY) as books:
+        books.learn(BEN.public_key, signed(BEN.public_key, data[:2]), data[:2])
+        books.learn(BEN.public_key, signed(BEN.public_key, other), other)
+        books.learn(ASSET, signed(ASSET, data), data)
+        path = inclusion_proof(6, 9, books.tree(ASSET)[1])
+    (tmp_path / "part").mkdir()
+    with SpendBooks.open(tmp_path / "part", SWARM, NOBODY) as books:
+        books.learn(ASSET, signed(ASSET, data), data[:7], path=path)
+
+    assert of_books(tmp_path).holds
+    found = of_books(tmp_path / "part")
+    assert (found.holds, found.n_entries) == (True, 7)
+    change(tmp_path / "part" / BOOKS, "UPDATE node SET hash = zeroblob(32) WHERE level=0 AND idx=6")
+    assert not of_books(tmp_path / "part").holds

@@ -12,7 +12,7 @@ from ledger.forks import Side, fork_fault
 from ledger.spend_books import SpendBooks
 from ledger.spend_learning import Learner
 from ledger.spend_news import Changes
-from ledger.spend_shelf import Shelf
+from ledger.spend_shelf import Forked, Shelf
 from ledger.spend_words import (
     FAULT,
     FAULT_PATH,
@@ -214,7 +214,7 @@ async def test_a_fork_is_kept_by_the_books_and_told_again_after_a_start(peers, t
     books.close()
 
     assert known.is_forked
-    assert news.forked == (ANN.public_key,)
+    assert news.forked == (Forked(ANN.public_key),)
     assert [head.size for head in news.heads] == [1]
 
 
@@ -291,7 +291,7 @@ async def test_44_forks_of_keys_that_nobody_knows_are_bounded_and_go_no_further(
     await connection.aclose()
 
     assert heard == []
-    assert second.books.shelf.forked() == [ANN.public_key]  # once it had the log
+    assert second.books.shelf.forked() == [Forked(ANN.public_key)]  # once it had the log
 
 
 def told_apart(published):
@@ -365,7 +365,7 @@ async def test_who_tells_false_news_is_believed_nothing_and_remembered_for_it(pe
             leaves = [leaf.encode() for leaf in chained(*GRANTED)]
             return signed(ISSUER.public_key, leaves, ()).replace("\n2\n", "\n100000\n").encode()
 
-    with pytest.raises(PeerMisbehaved, match="checkpoint"):
+    with pytest.raises(PeerMisbehaved, match="spend log of somebody: the signature"):
         await hear(Boasting(), Learner(honest.books), Since())
     assert len(asked) == 2  # news, a checkpoint, and not one leaf
 
