@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from ledger.epochs import epoch_now
 from ledger.escrow import Escrow, Hold
 from ledger.funding import SpendProof
 from ledger.meter import Usage
@@ -78,5 +79,5 @@ def _hold(escrow: Escrow, reserve: Reserve, client: str, cost: int) -> Hold:
     if shown.leaves:
         escrow.learn(payer, proof, shown.leaves, shown.start)
     now_ms = wall_ms()
-    epoch, until_ms = escrow.purse.policy.epoch_of(now_ms), now_ms + reserve.budget_ms
-    return escrow.hold(proof, payer, epoch, cost, key=key, until_ms=until_ms)
+    epoch = epoch_now(escrow.purse.policy, escrow.purse.books, now_ms)
+    return escrow.hold(proof, payer, epoch, cost, key=key, until_ms=now_ms + reserve.budget_ms)

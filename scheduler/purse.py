@@ -8,18 +8,21 @@ has enough left, a session asks nobody but its hops.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
 from typing import Protocol
 
 from ledger.cosigning import Cosigned
+from ledger.epochs import epoch_now
 from ledger.policy import Policy
 from ledger.spend_log import SpendLog
 from ledger.wallet import Stake, Wallet
 from protocol.clock import wall_ms
-from protocol.errors import PeerBusy
+from protocol.errors import NoQuorum, PeerBusy
 
 log = logging.getLogger(__name__)
 
 MAX_MADE = 8  # times for one session, when others take parts of what was made
+ASK_TIME_S = 60.0  # witnesses are asked what time it is no more often
 MAX_ROUNDS = 3  # with the witnesses, when other processes write to the log meanwhile
 
 
@@ -48,10 +51,12 @@ class ClientPurse:
         *,
         least_ncr: int = 0,
         fetch: Callable[[], Awaitable[None]] = _nothing,
+        clock: Callable[[], int] = wall_ms,
     ) -> None:
         """cosigners: None, where another account sets aside what we pay with.
 
         least_ncr: what an allotment has at least, where there is so much credit.
+        clock: ours, in ms; by it we ask witnesses what time it is, and nothing else.
         """
         self.policy, self.wallet = policy, wallet
         self._fetch, self._least_ncr = fetch, least_ncr
@@ -61,6 +66,7 @@ class ClientPurse:
             self._own = cosigners, wallet.log
         self._turn = asyncio.Lock()  # of who makes allotments
         self._is_checked = False
+        self._clock, self._asked_time_s = clock, -ASK_TIME_S
 
     async def stakes(self, wants: Mapping[bytes, int], asset: bytes) -> dict[bytes, Stake]:
         """For each payee a stake of so many ncr, all or none.
@@ -72,6 +78,7 @@ class ClientPurse:
             DamagedLedger: our own log is older than what witnesses signed of it.
         """
         taken: dict[bytes, Stake] = {}
+        await self._hear_time()
         try:
             missing = await self._take(wants, asset, taken)
             if missing:
@@ -101,9 +108,41 @@ class ClientPurse:
 
     # --- within ----------------------------------------------------------------------------------
 
-    @property
     def _epoch(self) -> int:
-        return self.policy.epoch_of(wall_ms())
+        """By witnesses; what they said last is on disk."""
+        return epoch_now(self.policy, self.wallet.books, self._clock())
+
+    async def _hear_time(self) -> None:
+        """Where an epoch is over by our clock, ask witnesses, who alone are believed; seldom.
+
+        Without their word what was set aside earlier is shown on: it is the payee who says whether
+        its time is over.
+        """
+        now_s = monotonic()
+        if now_s < self._asked_time_s + ASK_TIME_S:
+            return
+        if await asyncio.to_thread(self._epoch) >= self.policy.epoch_of(self._clock()):
+            return
+        async with self._turn:
+            self._asked_time_s = now_s
+            try:
+                await self._ask_time()
+            except NoQuorum as error:
+                log.info("no word of what time it is", extra={"reason": str(error)})
+
+    async def _ask_time(self) -> None:
+        if self._own is None:  # our books hear of logs that others have signed
+            await self._fetch()
+            return
+        await self._make_sure()
+        cosigners, own = self._own
+        await asyncio.to_thread(self.wallet.books.hear_time, await cosigners.cosign(own))
+
+    async def _make_sure(self) -> None:
+        """Once: a copy of the home put back knows less than was signed."""
+        if self._own is not None and not self._is_checked:
+            await self._own[0].check(self._own[1])
+            self._is_checked = True
 
     def _settle(self, promised: Mapping[Stake, int]) -> None:
         for stake, amount in promised.items():
@@ -113,9 +152,9 @@ class ClientPurse:
         self, wants: Mapping[bytes, int], asset: bytes, taken: dict[bytes, Stake]
     ) -> dict[bytes, int]:
         """Stakes of what is at hand, into `taken`; what is still wanted."""
-        epoch = self._epoch
 
         def take() -> dict[bytes, Stake | None]:
+            epoch = self._epoch()
             return {payee: self.wallet.take(payee, asset, n, epoch) for payee, n in wants.items()}
 
         taking = asyncio.ensure_future(asyncio.to_thread(take))
@@ -128,13 +167,11 @@ class ClientPurse:
 
     async def _make(self, wants: Mapping[bytes, int], asset: bytes) -> None:
         """Set aside more, and have that signed."""
-        if self._own is not None and not self._is_checked:
-            await self._own[0].check(self._own[1])  # a home put back knows less than was signed
-            self._is_checked = True
+        await self._make_sure()
         if await asyncio.to_thread(self.wallet.available, asset) < sum(wants.values()):
             await self._fetch()
-        make = (wants, asset, self._epoch, self._least_ncr)
-        await asyncio.to_thread(self.wallet.make, *make)
+        epoch = await asyncio.to_thread(self._epoch)
+        await asyncio.to_thread(self.wallet.make, wants, asset, epoch, self._least_ncr)
         log.info("credit set aside", extra={"payees": len(wants), "ncr": sum(wants.values())})
         await self._make_ready()
 

@@ -3,8 +3,13 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 
-from ledger.wallet import Wallet
+import pytest
+
+from ledger.epochs import epoch_now
+from ledger.wallet import AHEAD_EPOCHS, Wallet
+from protocol.errors import NoQuorum
 from scheduler.purse import ClientPurse
 from tests.ledger.conftest import books, memory_path
 from tests.ledger.spenders import ANN, ASSET, BEN, CY, SWARM
@@ -76,3 +81,54 @@ async def test_parts_that_are_taken_for_a_session_that_is_cancelled_are_free_aga
 
         assert session.cancelled()
         assert wallet._store.execute("SELECT count(*) FROM stake") == [(0,)]
+
+
+class TimedCosigners(SlowCosigners):
+    """Witnesses that also say what time it is, or do not answer."""
+
+    def __init__(self, books, epoch):
+        super().__init__(books)
+        self.epoch, self.n_asked = epoch, 0
+
+    async def cosign(self, log):
+        self.n_asked += 1
+        if self.epoch is None:
+            raise NoQuorum("", "nobody answers")
+        times = (self.epoch * POLICY.epoch_s + 5,) * 3
+        return replace(await super().cosign(log), times_s=times)
+
+
+@pytest.mark.parametrize("off_epochs", [-3, 3])
+async def test_41_by_a_clock_that_is_off_witnesses_are_asked_and_they_alone_are_believed(
+    memory_path, books, off_epochs
+):
+    with Wallet.open(memory_path / "ann", ANN, SWARM, POLICY) as wallet:
+        granted(wallet, 10**6)
+        now = epoch_now(POLICY, wallet.books, 0)
+        witnesses = TimedCosigners(books, now + 1)
+        wrong_ms = (now + 1 + off_epochs) * POLICY.epoch_s * 1000
+        purse = ClientPurse(wallet, POLICY, witnesses, clock=lambda: wrong_ms)
+
+        await purse.settle(dict.fromkeys((await purse.stakes(WANTS, ASSET)).values(), 0))
+        told = witnesses.n_asked
+        await purse.stakes(WANTS, ASSET)
+
+        assert witnesses.n_asked == told  # not at each session
+        heard = now + 1 if off_epochs > 0 else now
+        assert {made.expires_epoch for _, made in wallet.made()} == {heard + AHEAD_EPOCHS}
+
+
+async def test_without_a_witness_what_was_set_aside_is_shown_on(memory_path, books):
+    with Wallet.open(memory_path / "ann", ANN, SWARM, POLICY) as wallet:
+        granted(wallet, 10**6)
+        now = epoch_now(POLICY, wallet.books, 0)
+        witnesses = TimedCosigners(books, now)
+        clock = [now * POLICY.epoch_s * 1000]
+        purse = ClientPurse(wallet, POLICY, witnesses, clock=lambda: clock[0])
+        await purse.settle(dict.fromkeys((await purse.stakes(WANTS, ASSET)).values(), 0))
+        witnesses.epoch, clock[0] = None, clock[0] + 9 * POLICY.epoch_s * 1000
+
+        taken = await purse.stakes(WANTS, ASSET)
+
+        assert set(taken) == set(WANTS)
+        assert len(wallet.made()) == 2  # none anew: the payees say whether these are over
