@@ -77,7 +77,8 @@ class SettleDesk:
         """
         Raises:
             IntegrityError: what is asked or shown does not hold.
-            PeerBusy: the epoch is not over. PeerRefused: there is no such thing.
+            PeerBusy: the epoch is not over, or our log grew meanwhile.
+            PeerRefused: there is no such thing.
         """
         asked = Asked.decode(request)
         match asked.kind:
@@ -226,7 +227,8 @@ class SettleDesk:
         if (signed.payer, signed.payee) != (payer, self._key.public_key):
             raise BadObject("a settlement between others is not ours to keep")
         if signed not in self._derived(pair, signed.epoch)[0]:
-            raise BadObject("our log gives another settlement by now", hint="settle again")
+            # We signed it: a receipt of its epoch was filed between the two questions.
+            raise PeerBusy("", "our log gives another settlement by now", hint="settle again")
         with self._settled() as kept:
             kept.add(envelope)
         return envelope.object_id(self._swarm_id)

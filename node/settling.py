@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 from ledger.cosigning import Cosigned
 from ledger.epochs import epoch_now
+from ledger.errors import DamagedLedger
 from ledger.policy import Policy
 from ledger.settle_desk import SettleDesk
 from ledger.settle_words import METHOD, SIGNED, Asked
@@ -74,14 +75,17 @@ class Settling:
     async def _asked(self, peer: PeerId, request: bytes) -> bytes:
         """
         Raises:
-            PeerBusy: it asks too much, or for an epoch that is not over.
+            PeerBusy: it asks too much, for an epoch that is not over, or our log grew meanwhile.
             PeerMisbehaved: what it asks or shows does not hold.
+            DamagedLedger: our own files cannot be read.
         """
         if not self._asks.admit(peer, len(request)):
             raise PeerBusy("", "too many questions about settlements from you")
         await self._catch_up()
         try:
             told = await self._at_desk(self._desk.answer, public_key_from_peer_id(peer), request)
+        except DamagedLedger:
+            raise  # our own disk, which is nobody else's offence
         except IntegrityError as error:
             raise PeerMisbehaved(peer, str(error)) from error
         if Asked.decode(request).kind == SIGNED:

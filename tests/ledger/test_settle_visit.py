@@ -208,6 +208,22 @@ def test_an_epoch_that_is_not_over_is_not_settled(sides):
     assert payer.settled() == []
 
 
+def test_a_payee_whose_log_grew_between_two_questions_is_busy_and_the_next_visit_settles(sides):
+    payer, payee = sides([receipt(1)], [receipt(1)])
+
+    def grow(asked, ask):
+        told = ask() if Asked.decode(asked).kind == PROPOSE else None
+        if told:
+            payee.file(receipt(2))
+        return told or ask()
+
+    with pytest.raises(PeerBusy, match="another settlement by now"):
+        talk(payer, payee, spoil=grow)
+    talk(payer, payee)
+    assert payee.settled()[-1] == payer.settled()[-1]
+    assert earned(payee) == 368
+
+
 def test_34_a_payee_that_proposes_more_than_our_log_gives_gets_no_signature(sides):
     payer, payee = sides([receipt(1)], [receipt(1)])
 

@@ -2,13 +2,17 @@
 
 import asyncio
 
+import pytest
+
 from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Cosigned
+from ledger.errors import DamagedLedger
 from ledger.merkle import EMPTY_ROOT
 from ledger.settle_desk import SettleDesk
 from ledger.settle_words import TABS, Asked, Page
 from ledger.spend_books import SpendBooks
 from node.settling import Settling
+from protocol.errors import PeerBusy
 from protocol.identity import peer_id_from_public_key
 from tests.ledger.spenders import ANN, ASSET, BEN, SWARM, credit_note
 from tests.ledger.test_funding import POLICY
@@ -27,6 +31,23 @@ class HangingCosigners:
     async def cosign(self, log):
         self.asked.set()
         await asyncio.Event().wait()
+
+
+class NoDesk(SettleDesk):
+    def __init__(self, error):
+        self._error = error
+
+    def answer(self, payer, request):
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [DamagedLedger("torn"), PeerBusy("", "it grew meanwhile")])
+async def test_a_disk_of_ours_that_breaks_is_held_against_nobody_who_settles(tmp_path, error):
+    with SpendBooks.open(tmp_path, SWARM, POLICY.quorum()) as books:
+        node = Settling(NoDesk(error), books, POLICY, None, clock=lambda: 0)
+
+        with pytest.raises(type(error)):
+            await node.calls["settle"](peer_id_from_public_key(ANN.public_key), b"any")
 
 
 async def test_payers_are_answered_while_witnesses_are_waited_for(tmp_path):
