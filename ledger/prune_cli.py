@@ -64,7 +64,7 @@ def _prune(book: Book, policy: Policy, *, dry_run: bool) -> dict[str, Any]:
 
 def _planned(book: Book, reader: LedgerReader, policy: Policy) -> Plan:
     directory, swarm_id = book.directory, reader.swarm_id
-    made, notes, disputed, epoch = [], dict[bytes, int](), set[bytes](), 0
+    made, notes, disputed, epoch = [], dict[bytes, int](), dict[bytes, set[bytes]](), 0
     given_back = frozenset[bytes]()
     if is_there(directory, settled.FILE_NAME):
         with SettledBook.open(directory, swarm_id) as kept:

@@ -38,16 +38,18 @@ def plan(
     settled: Iterable[Settlement],
     epoch: int,
     *,
-    disputed: Collection[bytes] = (),
+    disputed: Mapping[bytes, Collection[bytes]] | None = None,
     notes: Mapping[bytes, int] | None = None,
     given_back: Collection[bytes] = (),
 ) -> Plan:
     """What may be erased in this epoch.
 
-    settled: signed by both. disputed: tabs that a fault is about. notes: what credit notes take off
-    tabs. given_back: allotments that a payee has released. A settlement covers what our own log
-    still gives exactly, and nothing else; and a payee whose payer stops settling collects a later
-    tab of an allotment by the vouchers of all tabs on it, so it keeps these until it released it.
+    settled: signed by both. disputed: of tabs that faults are about, who is accused: anybody who
+    knows a tab's id makes a fault of a key of its own, so only the tab's parties matter. notes:
+    what credit notes take off tabs. given_back: allotments that a payee has released. A settlement
+    covers what our own log still gives exactly, and nothing else; and a payee whose payer stops
+    settling collects a later tab of an allotment by the vouchers of all tabs on it, so it keeps
+    these until it released it.
     """
     tabs = owed_tabs(reader, policy)
     since: dict[bytes, int] = {}  # the epoch in which each tab was settled
@@ -69,7 +71,8 @@ def plan(
         is_open = pair.payee == reader.account and tab.allot_oid not in given_back
         if index in erased:
             continue
-        if tab.session_id in disputed:
+        accused = (disputed or {}).get(tab.session_id, ())
+        if pair.payer in accused or pair.payee in accused:
             kept[DISPUTED] += 1
         elif (at := since.get(tab.session_id)) is None:
             kept[UNSETTLED] += 1
@@ -93,9 +96,9 @@ def body_of(reader: LedgerReader, receipt_id: bytes) -> Body:
     return Body(reader.entry(receipt_id).index, terms.allot_oid or b"")
 
 
-def tabs_in(faults: Iterable[Fault]) -> set[bytes]:
-    """The tabs that pieces of evidence are about, by the ids they bear."""
-    found = set()
+def tabs_in(faults: Iterable[Fault]) -> dict[bytes, set[bytes]]:
+    """The tabs that pieces of evidence are about, by the ids they bear, and who is accused."""
+    found: dict[bytes, set[bytes]] = defaultdict(set)
     for fault in faults:
         for piece in fault.evidence:
             try:
@@ -103,5 +106,5 @@ def tabs_in(faults: Iterable[Fault]) -> set[bytes]:
             except IntegrityError:
                 continue  # of another shape, such as a checkpoint: about no tab
             if len(fields) > 1 and type(fields[1]) is bytes and len(fields[1]) == 16:
-                found.add(fields[1])
-    return found
+                found[fields[1]].add(fault.accused)
+    return dict(found)

@@ -15,7 +15,7 @@ from ledger.reader import FILE_NAME
 from ledger.settling import Pair, settlements
 from ledger.spending import Fault
 from protocol.errors import UsageError
-from tests.ledger.parties import CLIENT, NOW_MS, PROVIDER, SWARM, closed_receipt
+from tests.ledger.parties import CLIENT, NOW_MS, PROVIDER, STRANGER, SWARM, closed_receipt
 from tests.ledger.spenders import ASSET
 
 DAY_MS = 86_400_000
@@ -91,7 +91,9 @@ def test_what_is_not_settled_or_was_lately_or_is_disputed_stays(log):
 
     assert planned(log, [], TODAY + 99).kept == {UNSETTLED: 5}
     assert planned(log, made, TODAY + 5).kept == {UNSETTLED: 1, RETAINED: 4}
-    found = planned(log, made, TODAY + 6, disputed={disputed})
+    by_others = {disputed: {STRANGER.public_key}}  # who knows a tab's id accuses a key of its own
+    assert planned(log, made, TODAY + 6, disputed=by_others).kept == {UNSETTLED: 1}
+    found = planned(log, made, TODAY + 6, disputed={disputed: {made[0].payer}})
     assert ([body.index for body in found.bodies], found.kept) == (
         [1, 2, 3],
         {UNSETTLED: 1, DISPUTED: 1},
@@ -158,4 +160,4 @@ def test_the_tabs_that_evidence_is_about_are_found_in_it():
         evidence=(one.statement.encode(), b"a checkpoint"),
     )
 
-    assert tabs_in([fault]) == {one.session_id}
+    assert tabs_in([fault]) == {one.session_id: {PROVIDER.public_key}}
