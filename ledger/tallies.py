@@ -5,13 +5,14 @@ most was settled, and the one that both signed which says most was done. Losing 
 others signed for us, and nothing that the log has.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
 from ledger.errors import BadObject
 from ledger.store import Store
 from ledger.tally import Kin, Tally, open_kin, open_tally
+from ledger.trust import Edges, edges_of, reaching
 from protocol.canonical import decode
 from protocol.signing import Envelope, SigningKey, add_signature
 
@@ -70,7 +71,7 @@ class Tallies:
             order = (said.served, said.settled) if is_mutual else (said.settled, said.served)
             if held and order <= (held[0] if is_mutual else (held[0][1], held[0][0])):
                 return False
-            if not held and is_mutual and self._n_mutual() >= MAX_OTHERS:
+            if not held and is_mutual and self.is_full:
                 return False  # not the fault of whoever tells it
             self._store.execute(
                 "INSERT INTO tally VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -80,6 +81,25 @@ class Tallies:
                 (*pair, int(is_mutual), said.served, said.settled, envelope.encode()),
             )
         return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a tally between two others that is new is kept no more."""
+        return self._n_mutual() >= MAX_OTHERS
+
+    def make_room(self, own: Edges, ours: Collection[bytes], node_of: Mapping[bytes, bytes]) -> int:
+        """Drop tallies between others by which nothing flows on to us: anybody makes up as many as
+        they like. How many these were; told again, they are heard.
+
+        own, ours, node_of: as `trust.reaching` has them.
+        """
+        between = edges_of((tally for tally, is_mutual in self.all() if is_mutual), ours)
+        kept = reaching(between, own, ours, node_of, most=MAX_OTHERS * 3 // 4)
+        gone = [(payer, payee) for payee, payer in between.keys() - kept.keys()]
+        sql = "DELETE FROM tally WHERE is_mutual = 1 AND (payer, payee) = (?, ?)"
+        with self._store.transaction():
+            self._store.execute_many(sql, gone)
+        return len(gone)
 
     def introduce(self, envelope: Envelope) -> Kin:
         """Keep that two keys are kin. What holds of the client now: its paper that was signed last.

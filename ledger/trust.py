@@ -85,9 +85,13 @@ def edges_of(tallies: Iterable[Tally], ours: Iterable[bytes]) -> dict[tuple[byte
 
 
 def reaching(
-    between: Edges, own: Edges, ours: Iterable[bytes], node_of: Mapping[bytes, bytes]
+    between: Edges,
+    own: Edges,
+    ours: Iterable[bytes],
+    node_of: Mapping[bytes, bytes],
+    most: int = MAX_EDGES,
 ) -> dict[tuple[bytes, bytes], int]:
-    """Of edges between others MAX_EDGES, those first by which most can flow on to us.
+    """Of edges between others so many, those first by which most can flow on to us.
 
     Whoever nobody that worked for us vouches for, however far, takes no place of those who did: its
     edges are made up as wide and as many as it likes.
@@ -111,7 +115,7 @@ def reaching(
     ]
     heapify(ways)
     chosen: dict[tuple[bytes, bytes], int] = {}
-    while ways and len(chosen) < MAX_EDGES:
+    while ways and len(chosen) < most:
         less, edge, party = heappop(ways)
         chosen[edge] = between[edge]
         if party not in width:

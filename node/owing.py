@@ -172,7 +172,14 @@ class OwingBook:
             if parties.isdisjoint((tally.payer, tally.payee)):
                 raise IntegrityError("that is the tally of others")
             if is_mutual:
+                if self._tallies.is_full:
+                    self._make_room(self._tallies)
                 self._tallies.keep(Envelope.decode(data))
+
+    def _make_room(self, tallies: Tallies) -> None:
+        debts = self.debts
+        n_gone = tallies.make_room(debts.edges(), debts.ours, dict(debts.node_of))
+        log.info("tallies that nothing flows by are dropped", extra={"tallies": n_gone})
 
     def _own_word(self, client: bytes, earned: int) -> bytes:
         """Our tally of what we did for this client, and what it settled."""

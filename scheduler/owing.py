@@ -81,5 +81,8 @@ def _keep(told: Owing, identity: Identity, payee: bytes, ledger: Ledger) -> None
             most = ours.spent if ours else 0
             for each in signed_too(told.tally, identity.key, payee, most, ledger.swarm_id):
                 tallies.keep(each)
+        if tallies.is_full:
+            worked = {(key, ledger.account): passed.spent for key, passed in ledger.sums().items()}
+            tallies.make_room(worked, {ledger.account}, {})
         for data in told.others:
             tallies.keep(Envelope.decode(data))

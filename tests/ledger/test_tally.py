@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +14,7 @@ from ledger.tally import Kin, Tally, open_kin, open_tally
 from protocol.errors import IntegrityError
 from protocol.identity import peer_id_from_public_key
 from protocol.key_files import write_new_key
+from protocol.signing import SigningKey
 from tests.ledger.parties import CLIENT, PROVIDER, STRANGER, SWARM, closed_receipt
 
 OWED = 184  # what `closed_receipt` comes to
@@ -129,6 +131,40 @@ def test_44_what_there_is_no_room_for_is_nobodys_fault(tmp_path, monkeypatch):
 
         assert list(tallies.kin()) == list(tallies.all()) == []
         assert tallies.keep(SAID.seal(SWARM, PROVIDER)), "what its payee alone signed is ours"
+
+
+def test_39_made_up_tallies_give_way_to_those_by_which_something_flows_to_us(tmp_path, monkeypatch):
+    """Whoever worked for us vouches for another; a ring that did nothing for us says far more."""
+    monkeypatch.setattr("ledger.tallies.MAX_OTHERS", 4)
+    us, friend = STRANGER.public_key, PROVIDER.public_key
+    keys = [SigningKey.from_seed(bytes([n]) * 32) for n in range(80, 90)]
+    with Tallies.open(tmp_path, SWARM) as tallies:
+
+        def told(payer, payee, served):
+            said = Tally(
+                payer=payer.public_key,
+                payee=payee.public_key,
+                served=served,
+                settled=0,
+                issued_ms=0,
+            )
+            return tallies.keep(said.seal(SWARM, payer, payee))
+
+        def make_room():
+            return tallies.make_room({(friend, us): 100}, {us}, {})
+
+        assert all(told(one, other, 10**15) for one, other in pairwise(keys[:5]))
+        assert not told(PROVIDER, CLIENT, 5)
+        assert tallies.is_full
+        assert make_room() == 4
+        assert told(PROVIDER, CLIENT, 5)
+        assert told(STRANGER, PROVIDER, 7), "our own"
+        assert make_room() == 0
+        assert all(told(one, other, 10**15) for one, other in pairwise(keys[5:8]))
+        assert make_room() == 2
+
+        left = {(tally.payer, tally.payee) for tally, _ in tallies.all()}
+        assert left == {(friend, CLIENT.public_key), (us, friend)}
 
 
 @pytest.mark.parametrize("amount", ["0", "-1", "1e3", "many", "1.0000000001", "9" * 30, ".5", "٣"])
