@@ -26,7 +26,7 @@ from ledger.spending import Fault
 from ledger.tally import Kin, Tally
 from ledger.verdicts import MISMATCH, Verdict, commitment
 from protocol.canonical import decode, encode
-from tests.ledger import spenders
+from tests.ledger import spenders, told
 from tests.ledger.parties import CLIENT, MANIFEST, PROVIDER, STRANGER, SWARM, closed_receipt
 from tests.ledger.spenders import ANN, BEN, CY
 from tests.ledger.test_funding import POLICY
@@ -156,6 +156,8 @@ def objects():
         **audited(receipt),
         **between_strangers(),
         **settled_between(),
+        **told.spend_words(),
+        **told.owing_words(),
     }
 
 
@@ -180,7 +182,13 @@ def audited(receipt):
     accused = PROVIDER.public_key
     wrong = compute_fault(accused, receipt.terms, committed, leaf, verdicts, SWARM)
     twice = double_seq_fault(accused, receipt.statement, committed, SWARM)
+    words = told.audit_words(
+        twice.seal(SWARM, CLIENT),
+        receipt.terms,
+        lambda root: replace(stated, fp_root=root).seal(SWARM, PROVIDER),
+    )
     return {
+        **words,
         "verdict": verdicts[0].encode(),
         "verdict_commitment": commitment(CLIENT.public_key, verdicts[0], SWARM),
         "fp_leaf": leaf.encode(),
