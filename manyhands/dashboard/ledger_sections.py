@@ -29,6 +29,7 @@ from protocol.canonical import decode
 Section = dict[str, Any]
 MOST_OPEN = 50
 WARN_SHARE = 0.75  # of a window that is used
+FREE = "free"
 
 
 def sections_of(home: Home, book: Book, reader: LedgerReader) -> list[Section]:
@@ -42,9 +43,12 @@ def open_sessions(home: Home, book: Book, reader: LedgerReader) -> Section | Non
     receipts = reader.open_tabs()[:MOST_OPEN]
     if not receipts:
         return None
-    rows = [_open_row(receipt, reader.account) for receipt in receipts]
+    title, rows = "Open sessions", [_open_row(receipt, reader.account) for receipt in receipts]
+    if all(row[-1] == FREE for row in rows):
+        why = "Sessions that run now. Nobody asks anything for them."
+        return _table(title, why, ("Peer", "Blocks"), [row[:2] for row in rows])
     return _table(
-        "Open sessions",
+        title,
         "What was stated and is not promised yet, of the most that a node works unpaid.",
         ("Peer", "Blocks", "Promised", "Unpaid", "Of the window"),
         rows,
@@ -185,13 +189,15 @@ def _open_row(receipt: Receipt, account: bytes) -> list[Any]:
     other = terms.payer if terms.payee == account else terms.payee
     unpaid, window = max(0, stated - promised), terms.credit_window
     share = min(1.0, unpaid / window) if window else 0.0
-    told = f"{share:.0%} of {window:,}" if window else "free"
+    told = f"{share:.0%} of {window:,}" if window else "none"
+    tone = "warn" if share >= WARN_SHARE else "well"
+    used = {"bar": round(share, 4), "text": told, "tone": tone}
     return [
         {"peer": peer_name(other)},
         f"{terms.layer_lo}–{terms.layer_hi - 1}",
         promised,
         unpaid,
-        {"bar": round(share, 4), "text": told, "tone": "warn" if share >= WARN_SHARE else "well"},
+        FREE if offer.rates.is_free else used,
     ]
 
 

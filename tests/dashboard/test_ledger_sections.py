@@ -7,6 +7,7 @@ import pytest
 
 from ledger import Ledger
 from ledger.findings import Findings
+from ledger.meter import Rates
 from ledger.tallies import Tallies
 from ledger.tally import Tally
 from ledger.verdicts import MISMATCH
@@ -47,6 +48,35 @@ def test_open_sessions_tell_how_much_of_the_window_is_unpaid(home: Home):
     assert (type(promised), type(unpaid)) == (int, int)
     assert 0 <= bar["bar"] <= 1
     assert "–" in blocks
+
+
+def test_sessions_for_which_nobody_asks_anything_are_told_without_words_of_money(tmp_path: Path):
+    identity: Identity = load_or_create_identity(tmp_path / "node" / "identity.key")
+    with Ledger.open(tmp_path / "node", identity.key, SWARM_ID) as ledger:
+        ledger.save_tab(closed_receipt(provider=identity.key, rates=Rates()))
+        found = sections(Home.at(tmp_path))["Open sessions"]
+
+    assert found["head"] == ["Peer", "Blocks"]
+    assert [len(row) for row in found["rows"]] == [2]
+
+
+@needs_chromium
+async def test_a_page_of_what_was_free_speaks_of_no_money(tmp_path: Path):
+    identity: Identity = load_or_create_identity(tmp_path / "node" / "identity.key")
+    with Ledger.open(tmp_path / "node", identity.key, SWARM_ID) as ledger:
+        ledger.append(closed_receipt(provider=identity.key, rates=Rates()))
+    panel = panel_of(SWARM)
+    panel.books = HomeBooks(tmp_path)
+    async with chromium() as browser, served(panel) as url:
+        tab = Tab(await browser.new_page(), url)
+        await tab.open("ledger")
+        await tab.page.get_by_text("nobody owes anything").wait_for()
+        told = await tab.page.inner_text("main")
+
+        assert not {"Earned", "Spent", "Net", "Unpaid"} & set(told.split())
+        await tab.open("routing")
+        assert await tab.page.get_by_text("ms per token").count()
+        assert tab.said == []
 
 
 def test_looks_at_others_work_and_proven_faults_are_told(home: Home):

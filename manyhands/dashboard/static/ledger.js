@@ -6,7 +6,7 @@ import { count, credits, h, moment, peerLink, s } from "./dom.js";
 export function ledger(main) {
   let asked = 0, lastMs = 0;
   main.append(h("h1", {}, "Ledger"), h("p", { class: "why" },
-    "Both sides sign for all that was served; each keeps its own log. ", h("code", {}, "manyhands ledger verify"), " derives every line again. Amounts are nanocredits."));
+    "Both sides sign for all that was served; each keeps its own log. ", h("code", {}, "manyhands ledger verify"), " derives every line again. Amounts are nanocredits (ncr)."));
   const body = h("div", {});
   const audit = h("section", { class: "card" });
   main.append(audit, body);
@@ -51,18 +51,22 @@ function report(found) {
       found.failures.slice(0, 20).map((failure) => h("span", { class: "fix" }, `${failure.entry === null ? "" : `entry ${failure.entry}, `}${failure.part}: ${failure.reason}`))));
 }
 
+const isFree = (tab) => !tab.amount_ncr && Object.values(tab.rates).every((rate) => !rate);
+
 function card(book) {
   const title = titleOf(book);
+  const free = !book.earned_ncr && !book.spent_ncr && book.tabs.every(isFree); // then words of money say nothing
   return h("section", { class: "card" }, h("h2", {}, title),
-    h("dl", { class: "tiles" }, [["Earned", book.earned_ncr], ["Spent", book.spent_ncr], ["Net", book.net_ncr], ["Entries", book.entries]]
+    free && book.entries ? h("p", {}, book.role === "node" ? "All of it was given for free: nobody owes anything." : "All of it was had for free: nothing is owed.") : null,
+    h("dl", { class: "tiles" }, [...(free ? [["Peers", book.balances.length]] : [["Earned", book.earned_ncr], ["Spent", book.spent_ncr], ["Net", book.net_ncr]]), ["Receipts", book.entries]]
       .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, count(value))))),
     days(title, book.days),
     (book.sections ?? []).map((part) => section(title, part)),
-    table(`${title}, by peer`, "By peer", ["Peer", "Tabs", "Earned", "Spent", "Net"],
-      book.balances.map((row) => [peerLink(row.peer), ...[row.tabs, row.earned_ncr, row.spent_ncr, row.net_ncr].map(count)])),
+    table(`${title}, by peer`, "By peer", ["Peer", "Tabs", ...(free ? [] : ["Earned", "Spent", "Net"])],
+      book.balances.map((row) => [peerLink(row.peer), ...[row.tabs, ...(free ? [] : [row.earned_ncr, row.spent_ncr, row.net_ncr])].map(count)])),
     table(`${title}, latest tabs`, `The latest ${count(book.tabs.length)} of ${count(book.entries)} tabs${book.open_tabs ? `; ${count(book.open_tabs)} are open` : ""}`,
       ["Peer", "Ended", "Blocks", "Token·blocks", "Amount", "Receipt"], book.tabs.map((tab) => [peerLink(tab.peer), moment(tab.closed_ms),
-        `${tab.span[0]}–${tab.span[1] - 1}`, count(tab.meter.prefill_tl + tab.meter.decode_tl), `${tab.direction} ${count(tab.amount_ncr)}`, h("span", { class: "mono", title: tab.receipt }, `${tab.receipt.slice(0, 8)}…`)])),
+        `${tab.span[0]}–${tab.span[1] - 1}`, count(tab.meter.prefill_tl + tab.meter.decode_tl), isFree(tab) ? "free" : `${tab.direction} ${count(tab.amount_ncr)}`, h("span", { class: "mono", title: tab.receipt }, `${tab.receipt.slice(0, 8)}…`)])),
     book.head ? h("p", { class: "why" }, `Signed checkpoint: ${count(book.head.size)} entries, root `, h("span", { class: "mono short" }, `${book.head.root.slice(0, 16)}…`), ". ",
       h("code", {}, "manyhands ledger prove RECEIPT"), " makes a proof of one of them for others.") : "",
     exports(title, book.role));

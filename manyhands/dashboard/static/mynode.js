@@ -58,7 +58,7 @@ export function mynode(main) {
     sentence.replaceChildren(h("span", { class: "sign", "aria-hidden": "true" }, TONES[node.tone]), h("span", {}, node.sentence));
     const held = document.activeElement?.id;
     showActs(node);
-    rest.replaceChildren(tiles(node), h("div", { class: "two" }, what(node), reach(node), earned(node.earned), limits(node)));
+    rest.replaceChildren(tiles(node), h("div", { class: "two" }, what(node), reach(node), earned(node), limits(node)));
     if (held && document.activeElement?.id !== held) document.getElementById(held)?.focus();
   }
 
@@ -106,7 +106,7 @@ function tiles(node) {
   return h("dl", { class: "tiles" }, [
     ["Sessions now", count(node.sessions), node.refused ? `${count(node.refused)} refused` : ""],
     ["Tokens served", count(earned.answer_tokens + earned.prompt_tokens), `in ${count(earned.answers)} ${earned.answers === 1 ? "answer" : "answers"}`],
-    ["Earned", credits(earned.earned_ncr), "credits"],
+    isFree(node) ? ["Asks for it", "nothing", "it serves for free"] : ["Earned", credits(earned.earned_ncr), "credits"],
     ["A step takes", milliseconds(speed.step_ms), `${decimal(speed.blocks_per_s)} blocks per second`],
     ["Room for sessions", share(node.room.kv_free_bytes, node.room.kv_budget_bytes), "is free"],
     ["Up for", seconds((Date.now() - node.since_ms) / 1000), ""],
@@ -137,13 +137,16 @@ function reach(node) {
       ["Through relays", found.relayed_by.length ? count(found.relayed_by.length) : "no"]]));
 }
 
-function earned(found) {
+const isFree = (node) => node.limits.Price === "free" && !node.earned.earned_ncr;
+
+function earned(node) {
+  const found = node.earned;
   const most = Math.max(1, ...found.days.map(([, , tokens]) => tokens));
   const width = 10;
   const meaning = `Tokens served on each of the last ${found.days.length} days: ${found.days.map(([day, , tokens]) => `${day} ${tokens}`).join(", ")}`;
-  return card("Earnings",
+  return card(isFree(node) ? "What it gave" : "Earnings",
     found.error ? h("p", { class: "is-bad" }, `✖ The ledger cannot be read: ${found.error}. `, h("code", {}, "manyhands ledger verify"), " says where it does not hold; what stands here is from before.") : "",
-    h("p", {}, `${credits(found.earned_ncr)} credits for ${count(found.answer_tokens)} tokens of answers and ${count(found.prompt_tokens)} of prompts`,
+    h("p", {}, isFree(node) ? "" : `${credits(found.earned_ncr)} credits for `, `${count(found.answer_tokens)} tokens of answers and ${count(found.prompt_tokens)} of prompts`, isFree(node) ? ", for free" : "",
       found.pending_answers ? `; ${count(found.pending_answers)} answers are not settled yet.` : "."),
     h("div", { class: "bars" }, s("svg", { viewBox: `0 0 ${found.days.length * width} 100`, preserveAspectRatio: "none", role: "img", "aria-label": meaning },
       found.days.map(([day, , tokens], at) => s("rect", { class: "part-decode", x: at * width + 1, width: width - 2, y: 100 - Math.max(1, (tokens / most) * 96), height: Math.max(1, (tokens / most) * 96) },

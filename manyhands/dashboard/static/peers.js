@@ -59,7 +59,7 @@ function row(peer) {
   const tone = toneOf(peer.state);
   return h("tr", {},
     h("td", {}, peerLink(peer.peer), h("div", { class: "why" }, peer.model_name)),
-    h("td", {}, h("span", { class: `tag is-${tone}` }, `${TONES[tone]} ${peer.state}`), peer.why ? h("div", { class: "why" }, peer.why) : ""),
+    h("td", {}, h("span", { class: `tag is-${tone}` }, `${TONES[tone]} ${peer.state}`), peer.why ? h("div", { class: "why" }, peer.why.replace(`${peer.state}: `, "")) : ""),
     h("td", { class: "number" }, peer.start === null ? "–" : `${peer.start}–${peer.stop - 1}`),
     h("td", { class: "number" }, decimal(peer.blocks_per_s)), h("td", { class: "number" }, count(peer.kv_free_positions)),
     h("td", { class: "number" }, count(peer.sessions)), h("td", {}, peer.path),

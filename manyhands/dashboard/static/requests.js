@@ -75,7 +75,7 @@ function waterfall(one) {
     h("span", {}, peerLink(hop.peer), ` ${hop.span[0]}–${hop.span[1] - 1}, ${decimal(hop.run_ms, " ms")}`),
     h("span", { class: "track" }, s("svg", { viewBox: "0 0 1000 10", preserveAspectRatio: "none", width: "100%", height: "100%", "aria-hidden": "true" },
       s("rect", { class: "part-decode", width: ((hop.run_ms ?? 0) / most) * 1000, height: 10 })))]);
-  return h("div", {}, h("p", { class: "why" }, `${one.endpoint}, ${one.id}`), h("div", { class: "waterfall" }, bars),
+  return h("div", { class: "detail" }, h("p", { class: "why short" }, `${one.endpoint}, ${one.id}`), h("div", { class: "waterfall" }, bars),
     h("p", { class: "why" }, one.cached_tokens ? `${count(one.cached_tokens)} of ${count(one.prompt_tokens)} prompt tokens were still kept by the peers. ` : "",
       one.waited_for ? `It waited at first: ${one.waited_for}.` : ""),
     h("p", { class: "why" }, "The chain, and what a step took on each hop:"), h("div", { class: "waterfall" }, hops),

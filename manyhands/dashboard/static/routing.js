@@ -7,13 +7,14 @@ import { count, credits, decimal, h, milliseconds, peerLink, s } from "./dom.js"
 const PARTS = [["compute", "computing"], ["link", "links between peers"], ["carriage", "bytes on links"], ["visit", "visits"],
   ["queue", "queues"], ["others", "others' answers"], ["prompt", "prompt, spread"], ["room", "scarce room"], ["price", "price"], ["risk", "risk"]];
 const FINE = ["stop", "length", "tool_calls", "cancelled"];
-const MOST_OTHERS = 40;
+const GOALS = [["balanced", "the next token soon"], ["throughput", "many answers in all"], ["cheap", "the lowest price"], ["fast", "speed at any price"]];
+const MOST_OTHERS = 40, SEEN_MS = 0.05; // what is less is told as 0
 
 export function routing(main) {
   let isOpen = true, asked = 0, told = "";
   const model = h("select", { id: "route-model", onchange: explain });
   const tokens = h("input", { id: "route-tokens", type: "number", min: "1", value: "1024" });
-  const prefer = h("select", { id: "route-prefer", onchange: explain }, h("option", { value: "latency" }, "the next token soon"), h("option", { value: "throughput" }, "many answers in all"));
+  const prefer = h("select", { id: "route-prefer", onchange: explain }, GOALS.map(([value, words]) => h("option", { value }, words)));
   const regions = h("input", { id: "route-regions", placeholder: "any" });
   const price = h("input", { id: "route-price", type: "number", min: "0", placeholder: "any" });
   const found = h("div", { role: "region", "aria-label": "Routes" }, h("p", {}, "Asking…"));
@@ -56,14 +57,14 @@ export function routing(main) {
 }
 
 function shown(view) {
-  const unit = view.prefer === "latency" ? "per token" : "of nodes' time per token";
+  const isTime = view.prefer !== "throughput", unit = isTime ? "per token" : "of nodes' time per token";
   const [best] = view.routes;
   const most = Math.max(...view.routes.map((each) => each.cost_ms), 0.001);
   const said = best
-    ? `It would take a chain of ${best.hops.length} ${best.hops.length === 1 ? "peer" : "peers"}: ${milliseconds(best.cost_ms)} ${unit}${view.prefer === "latency" && best.cost_ms ? `, ${decimal(1000 / best.cost_ms)} tokens per second` : ""}.`
+    ? `It would take a chain of ${best.hops.length} ${best.hops.length === 1 ? "peer" : "peers"}: ${milliseconds(best.cost_ms)} ${unit}${isTime && best.cost_ms ? `, ${decimal(1000 / best.cost_ms)} tokens per second` : ""}.`
     : `There is no chain now${view.missing.length ? `: nobody who may serves blocks ${view.missing.map(([a, b]) => (b - a === 1 ? a : `${a}–${b - 1}`)).join(", ")}` : ""}${view.constraint ? ` (${view.constraint})` : ""}.`;
   const told = Object.keys(best?.hops[0]?.parts_ms ?? {}).filter((name) => !PARTS.some(([known]) => known === name));
-  const used = [...PARTS, ...told.map((name) => [name, name])].filter(([name]) => view.routes.some((each) => each.hops.some((hop) => hop.parts_ms[name] > 0)));
+  const used = [...PARTS, ...told.map((name) => [name, name])].filter(([name]) => view.routes.some((each) => each.hops.some((hop) => hop.parts_ms[name] >= SEEN_MS)));
   return [
     h("p", { class: `sentence ${best ? "well" : "bad"}`, role: "status" }, h("span", { class: "sign", "aria-hidden": "true" }, best ? "●" : "✖"), h("span", {}, said)),
     ...view.routes.map((each, rank) => route(each, rank, most, best, used, unit)),
@@ -82,14 +83,15 @@ function route(each, rank, most, best, used, unit) {
     x += width;
     return width > 0 ? s("rect", { class: `cost-${name}`, x: at, width, height: 1 }, s("title", {}, `${hop.peer.slice(-8)}: ${words} ${milliseconds(width)}`)) : "";
   }));
+  const spared = each.hops.some((hop) => hop.spares.length) ? ["Spares"] : [];
   return h("section", {}, h("h2", {}, `Route ${rank + 1}: ${milliseconds(each.cost_ms)} ${unit}`, " ", h("span", { class: "why" }, why)),
     h("div", { class: "track" }, s("svg", { viewBox: `0 0 ${most} 1`, preserveAspectRatio: "none", role: "img", "aria-label": "What its parts cost; the table says it in numbers" }, parts)),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Route ${rank + 1}, hop by hop` },
       h("table", {}, h("caption", { class: "hidden" }, `Route ${rank + 1}`),
-        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Peer"), ["Blocks", "Sessions", ...used.map(([, words]) => words[0].toUpperCase() + words.slice(1)), "All", "Spares"].map((name) => h("th", { scope: "col", class: "number" }, name)))),
+        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Peer"), ["Blocks", "Sessions", "All", ...used.map(([, words]) => words[0].toUpperCase() + words.slice(1)), ...spared].map((name) => h("th", { scope: "col", class: "number" }, name)))),
         h("tbody", {}, each.hops.map((hop) => h("tr", {}, h("td", {}, peerLink(hop.peer)), h("td", { class: "number" }, `${hop.span[0]}–${hop.span[1] - 1}`),
-          h("td", { class: "number" }, count(hop.sessions)), used.map(([name]) => h("td", { class: "number" }, milliseconds(hop.parts_ms[name]))),
-          h("td", { class: "number" }, milliseconds(hop.ms)), h("td", { class: "number" }, hop.spares.length ? hop.spares.map((peer) => [peerLink(peer), " "]) : "none")))))));
+          h("td", { class: "number" }, count(hop.sessions)), h("td", { class: "number" }, milliseconds(hop.ms)), used.map(([name]) => h("td", { class: "number" }, milliseconds(hop.parts_ms[name]))),
+          spared.length ? h("td", { class: "number" }, hop.spares.length ? hop.spares.map((peer) => [peerLink(peer), " "]) : "none") : null))))));
 }
 
 function others(found) {
@@ -115,8 +117,9 @@ function costs(traffic) {
   const ended = Object.entries(traffic.endings).sort(([, a], [, b]) => b - a);
   const n = ended.filter(([how]) => FINE.includes(how)).reduce((sum, [, many]) => sum + many, 0);
   return h("section", { class: "card" }, h("h2", {}, "The last hour"),
-    h("dl", { class: "tiles" }, [["Paid", credits(traffic.cost_ncr), "credits"], ["For 1,000 answers", n ? credits((1000 * traffic.cost_ncr) / n) : "–", "credits, at that rate"],
-      ["Answers", count(n), ""], ["Tokens", count(traffic.tokens), ""]].map(([name, value, small]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, " ", h("small", {}, small))))),
+    h("dl", { class: "tiles" }, [["Answers", count(n), ""], ["Tokens", count(traffic.tokens), ""], ...(traffic.cost_ncr
+      ? [["Paid", credits(traffic.cost_ncr), "credits"], ["For 1,000 answers", n ? credits((1000 * traffic.cost_ncr) / n) : "–", "credits, at that rate"]]
+      : [["Paid", "nothing", ""]])].map(([name, value, small]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, " ", h("small", {}, small))))),
     ended.length ? h("ul", { class: "alerts" }, ended.map(([how, many]) => h("li", {}, h("span", { class: FINE.includes(how) ? "is-well" : "is-bad", "aria-hidden": "true" }, FINE.includes(how) ? "●" : "✖"),
       h("span", {}, `${count(many)} ended with `, h("code", {}, how))))) : h("p", {}, "No answer yet."),
     h("p", { class: "why" }, h("code", {}, "manyhands cost"), " compares with prices of APIs and machines of your own."));
