@@ -14,10 +14,11 @@ from typing import Self
 
 from ledger.errors import BadProof
 from ledger.judging import COMPUTE, Finding, judge
-from ledger.reputation import HALF_LIFE_S, UNSEEN, Standing
+from ledger.looks import MAX_LOOKS, Key, Look, Looks
+from ledger.looks import SCHEMA as LOOKS
+from ledger.reputation import Standing
 from ledger.spending import Fault
-from ledger.store import Row, Store
-from ledger.verdicts import MATCH, MISMATCH
+from ledger.store import Store
 from protocol.canonical import decode
 from protocol.signing import Envelope
 
@@ -26,20 +27,6 @@ MAX_FAULTS = 10_000  # anybody may hand us some; each is proven, and who reports
 MAX_OPINIONS = 16  # of one account: faults on the word of others, whoever those are
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS look (
-    id INTEGER PRIMARY KEY,
-    at_s REAL NOT NULL,
-    account BLOB NOT NULL,
-    manifest BLOB NOT NULL,
-    profile TEXT NOT NULL,
-    session_id BLOB NOT NULL,
-    window_no INTEGER NOT NULL,
-    span TEXT NOT NULL,
-    result TEXT NOT NULL,
-    confirmed INTEGER NOT NULL,
-    parts INTEGER NOT NULL,
-    verdict BLOB NOT NULL
-) STRICT;
 CREATE TABLE IF NOT EXISTS fault (
     id BLOB PRIMARY KEY,
     at_s REAL NOT NULL,
@@ -52,34 +39,6 @@ CREATE TABLE IF NOT EXISTS fault (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS fault_of ON fault (accused)
 """
-
-Key = tuple[bytes, bytes, str]  # account, manifest, execution profile
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """One committed window that was computed again.
-
-    confirmed: false for a mismatch that nobody else bore out: a suspicion, which is no evidence.
-    parts: the deviation that was found, in parts of a million.
-    """
-
-    account: bytes
-    manifest: bytes
-    profile: str
-    session_id: bytes
-    window_no: int
-    span: str
-    result: str
-    parts: int
-    verdict: bytes
-    confirmed: bool = True
-    at_s: float = 0.0
-    number: int = 0  # in the order of the book
-
-    @property
-    def key(self) -> Key:
-        return self.account, self.manifest, self.profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +57,7 @@ class Findings:
 
     def __init__(self, store: Store, swarm_id: bytes) -> None:
         self._store, self._swarm_id = store, swarm_id
+        self._looks = Looks(store)
 
     @classmethod
     def open(cls, directory: Path, swarm_id: bytes) -> Self:
@@ -106,7 +66,7 @@ class Findings:
         Raises:
             ConfigError, DamagedLedger: they cannot be used.
         """
-        store = Store.open(directory / FILE_NAME, create=True, schema=SCHEMA)
+        store = Store.open(directory / FILE_NAME, create=True, schema=LOOKS + SCHEMA)
         return cls(store, swarm_id)
 
     def __enter__(self) -> Self:
@@ -123,40 +83,23 @@ class Findings:
     # --- looks ------------------------------------------------------------------------------------
 
     def note(self, looks: Iterable[Look], now_s: float | None = None) -> None:
-        at_s = time.time() if now_s is None else now_s
-        rows = [
-            (
-                *(at_s, look.account, look.manifest, look.profile, look.session_id),
-                *(look.window_no, look.span, look.result, int(look.confirmed)),
-                *(look.parts, look.verdict),
-            )
-            for look in looks
-        ]
-        with self._store.transaction():
-            self._store.execute_many(
-                "INSERT INTO look VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
-            )
+        self._looks.note(looks, time.time() if now_s is None else now_s)
 
-    def looks(self) -> list[Look]:
-        """In the order in which they were made."""
-        return [_look(row) for row in self._store.execute("SELECT * FROM look ORDER BY id")]
+    def looks(self, n: int = MAX_LOOKS) -> list[Look]:
+        """The latest, in the order in which they were made."""
+        return self._looks.latest(n)
+
+    def look(self, number: int) -> Look | None:
+        """None: there is none of this number, or no longer."""
+        return self._looks.look(number)
 
     def standings(self, now_s: float) -> dict[Key, Standing]:
         """What is known of each account, by model and profile."""
-        found: dict[Key, Standing] = {}
-        for look in self.looks():
-            if look.confirmed:
-                known = found.get(look.key, UNSEEN)
-                found[look.key] = known.after(look.result == MATCH, look.at_s)
-        return {key: standing.aged(now_s) for key, standing in found.items()}
+        return self._looks.standings(now_s)
 
     def suspects(self, now_s: float) -> set[bytes]:
         """Accounts with a mismatch, lately, that nobody bore out or ruled out."""
-        return {
-            look.account
-            for look in self.looks()
-            if look.result == MISMATCH and not look.confirmed and now_s - look.at_s < HALF_LIFE_S
-        }
+        return self._looks.suspects(now_s)
 
     # --- faults -----------------------------------------------------------------------------------
 
@@ -247,21 +190,3 @@ class Findings:
             if not auditors or believed.intersection(auditors):
                 found[accused] = Finding(kind, accused, auditors, what)
         return found
-
-
-def _look(row: Row) -> Look:
-    number, at_s, account, manifest, profile, session, window, span, result, sure, parts, v = row
-    return Look(
-        account=account,
-        manifest=manifest,
-        profile=profile,
-        session_id=session,
-        window_no=window,
-        span=span,
-        result=result,
-        parts=parts,
-        verdict=v,
-        confirmed=bool(sure),
-        at_s=at_s,
-        number=number,
-    )

@@ -31,7 +31,7 @@ def list_audits(home: Path, role: str | None, as_json: bool) -> None:
     view: dict[str, Any] = {"looks": [], "standings": []}
     for findings in findings_of(home, role):
         with findings:
-            view["looks"] += [look_view(look) for look in findings.looks()[-50:]]
+            view["looks"] += [look_view(look) for look in findings.looks(50)]
             known = findings.standings(time.time()).items()
             view["standings"] += [standing_view(key, standing) for key, standing in known]
     _say("audit-list", home, as_json, view, render.audits)
@@ -44,11 +44,10 @@ def show_audit(number: int, home: Path, role: str | None, as_json: bool) -> None
     """One look, with the verdict that was signed about it."""
     for findings in findings_of(home, role):
         with findings:
-            for look in findings.looks():
-                if look.number == number:
-                    view = {**look_view(look), "verdict": look.verdict.hex()}
-                    _say("audit-show", home, as_json, view, render.facts)
-                    return
+            if (look := findings.look(number)) is not None:
+                view = {**look_view(look), "verdict": look.verdict.hex()}
+                _say("audit-show", home, as_json, view, render.facts)
+                return
     raise UsageError(f"there is no look {number}", hint="list them: manyhands ledger audit list")
 
 

@@ -4,10 +4,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ledger.findings import FILE_NAME, Findings, KeptFault, Look
+from ledger.findings import FILE_NAME, Findings, KeptFault
 from ledger.homes import ROLES
 from ledger.judging import Finding
 from ledger.lines import peer_name
+from ledger.looks import Look
 from ledger.reputation import Standing
 from ledger.swarms import swarm_of
 from ledger.verdicts import PARTS

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ledger.findings import FILE_NAME, Findings, Key
+from ledger.findings import FILE_NAME, Findings
+from ledger.looks import Key
 from ledger.reputation import UNSEEN
 from protocol.announcements import Announcement
 from protocol.identity import PeerId, peer_id_from_public_key, public_key_from_peer_id

@@ -16,9 +16,9 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ledger.findings import Look
 from ledger.fingerprints import MAX_OPENED
 from ledger.judging import Leaf
+from ledger.looks import Look
 from ledger.reputation import UNSEEN, Standing
 from ledger.sampling import is_sampled, rate_ppm
 from ledger.spending import Fault

@@ -8,8 +8,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ledger.findings import Look
 from ledger.judging import Leaf, compute_fault
+from ledger.looks import Look
 from ledger.objects import NO_OBJECT, Offer
 from ledger.spending import Fault
 from ledger.verdicts import MISMATCH, Verdict

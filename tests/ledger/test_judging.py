@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from ledger.findings import Findings, Look
+from ledger.findings import Findings
 from ledger.fingerprints import fp_root
 from ledger.judging import Leaf, compute_fault, double_seq_fault, judge
+from ledger.looks import Look
 from ledger.merkle import appended, inclusion_proof, leaf_hash, root
 from ledger.objects import Statement
 from ledger.spending import Fault

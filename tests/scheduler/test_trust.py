@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from ledger.findings import Findings, Look
+from ledger.findings import Findings
+from ledger.looks import Look
 from ledger.verdicts import MATCH, MISMATCH
 from protocol.signing import OPEN_SWARM_ID
 from scheduler.peer_record import PeerRecords
