@@ -61,6 +61,8 @@ class Inputs:
         if len(before) != 1:
             return self._not(hop, "nobody knows what rows it was sent")
         (sender,), sent, session = before, self._sent, self._session
+        if not session.is_plain:  # roots began anew when it was mended
+            return self._not(hop, "its roots are of the last part of the answer only")
         width = sent.wire.row_bytes(sent.hidden_size)
         most = max(hop.statement.last_step, sender.statement.last_step)
         try:
