@@ -60,7 +60,7 @@ class Receipt:
     @property
     def session_id(self) -> bytes:
         """The name of the tab, as its terms give it; unverified."""
-        return Terms.from_fields(decode(self.terms.payload)).session_id
+        return _name_of(self.terms.payload)
 
     def receipt_id(self, swarm_id: bytes) -> bytes:
         return receipt_id(self.encode(), swarm_id)
@@ -90,6 +90,12 @@ class ClosedTab:
         """When it ended, by its signers' clocks; for a tab that never ran, when it would have."""
         last = self.voucher or self.statement
         return last.issued_ms if last else self.terms.expires_ms
+
+
+@lru_cache(maxsize=256)
+def _name_of(terms: bytes) -> bytes:
+    """Remembered as terms are: an open tab is saved again with every voucher."""
+    return Terms.from_fields(decode(terms)).session_id
 
 
 def receipt_id(data: bytes, swarm_id: bytes) -> bytes:
@@ -164,6 +170,17 @@ def _open_terms(envelope: Envelope, swarm_id: bytes) -> Terms:
     return terms
 
 
+@lru_cache(maxsize=256)
+def _signed_statement(envelope: Envelope, swarm_id: bytes, key: bytes) -> Statement:
+    """Remembered by its very bytes: a tab's last one is filed a moment after it was checked."""
+    return Statement.open(envelope, swarm_id, key)
+
+
+@lru_cache(maxsize=256)
+def _signed_voucher(envelope: Envelope, swarm_id: bytes, key: bytes) -> Voucher:
+    return Voucher.open(envelope, swarm_id, key)
+
+
 def check_bond(offer: Offer, offer_oid: bytes, terms: Terms) -> None:
     """Whether terms keep to the offer they cite, and bear the name their parts give them."""
     name = tab_id(
@@ -192,7 +209,7 @@ def check_bond(offer: Offer, offer_oid: bytes, terms: Terms) -> None:
 def open_statement(
     envelope: Envelope, terms: Terms, terms_oid: bytes, swarm_id: bytes
 ) -> Statement:
-    statement = Statement.open(envelope, swarm_id, terms.payee_key)
+    statement = _signed_statement(envelope, swarm_id, terms.payee_key)
     if (statement.session_id, statement.terms_oid) != (terms.session_id, terms_oid):
         raise BadObject("the statement is about another tab")
     return statement
@@ -202,7 +219,7 @@ def open_voucher(
     envelope: Envelope, offer: Offer, terms: Terms, terms_oid: bytes, swarm_id: bytes
 ) -> Voucher:
     """Read a voucher of a tab; it promises its meter's price, and the prepayment at most on top."""
-    voucher = Voucher.open(envelope, swarm_id, terms.payer_key)
+    voucher = _signed_voucher(envelope, swarm_id, terms.payer_key)
     if (voucher.session_id, voucher.terms_oid) != (terms.session_id, terms_oid):
         raise BadObject("the voucher is about another tab")
     if voucher.statement_oid == NO_OBJECT and voucher.meter != NOTHING:

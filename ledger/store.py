@@ -89,6 +89,7 @@ class Store:
         self.path = path
         self._connection = connection
         self._lock = RLock()
+        self._is_durable: bool | None = None  # what the last transaction was asked to be
 
     @classmethod
     def open(
@@ -150,7 +151,9 @@ class Store:
         durable: survives a power cut once it returns; else only the end of this process.
         """
         with self._lock:
-            self.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            if durable != self._is_durable:
+                self.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._is_durable = durable
             self.execute("BEGIN IMMEDIATE")
             try:
                 yield

@@ -6,7 +6,7 @@ that wait together are appended in one transaction, because it is the disk that 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from threading import Lock
@@ -18,6 +18,7 @@ from ledger.log import Ledger
 from ledger.receipts import Receipt
 from ledger.spending import Fault
 from protocol.errors import ManyhandsError
+from protocol.signing import Envelope
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class LedgerWriter:
 
     def __init__(self, opened: Callable[[], Ledger]) -> None:
         self._waiting: list[tuple[Receipt, Future[LogEntry]]] = []
+        self._open: dict[Envelope, Receipt] = {}  # tabs that are to be kept, by their terms
         self._lock = Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         try:
@@ -53,7 +55,11 @@ class LedgerWriter:
 
     def keep(self, receipt: Receipt) -> None:
         """Remember an open tab as it would close now, so that a crash loses nothing of it."""
-        self._thread.submit(self._keep, receipt)
+        with self._lock:
+            is_first = not self._open
+            self._open[receipt.terms] = receipt  # of one tab, the latest has all that earlier had
+        if is_first:
+            self._thread.submit(self._keep_open)
 
     def file(self, receipt: Receipt) -> "Future[LogEntry]":
         """Append a closed tab to the log."""
@@ -78,11 +84,17 @@ class LedgerWriter:
         finally:
             self._thread.shutdown()
 
-    def _keep(self, receipt: Receipt) -> None:
+    def _keep_open(self) -> None:
+        with self._lock:
+            kept, self._open = self._open, {}
+        self._save([*kept.values()])
+
+    def _save(self, tabs: Sequence[Receipt]) -> None:
         try:
-            self._ledger.save_tab(receipt)
+            if tabs:
+                self._ledger.save_tabs(tabs)
         except ManyhandsError as error:
-            log.error("an open tab could not be saved", extra={"error": str(error)})
+            log.error("open tabs could not be saved", extra={"error": str(error)})
 
     def _report(self, fault: Fault) -> None:
         try:
@@ -91,13 +103,17 @@ class LedgerWriter:
             log.error("a fault could not be kept", extra={"error": str(error)})
 
     def _append_waiting(self) -> None:
-        with self._lock:
+        with self._lock:  # of both at once: kept later than it was filed, a tab were open again
             waiting, self._waiting = self._waiting, []
+            kept, self._open = self._open, {}
+        filed = {receipt.terms for receipt, _ in waiting}
+        self._save([receipt for terms, receipt in kept.items() if terms not in filed])
         # Who was cancelled no longer waits, but what it asked for is filed all the same.
         waiting = [(r, f if f.set_running_or_notify_cancel() else Future()) for r, f in waiting]
         try:
             entries = self._ledger.append_all([receipt for receipt, _ in waiting])
         except Exception:  # one of them: each alone then, and each future learns its own fate
+            self._save([receipt for terms, receipt in kept.items() if terms in filed])
             for receipt, future in waiting:
                 self._append_alone(receipt, future)
         else:

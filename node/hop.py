@@ -316,7 +316,8 @@ class Hop:
         self._trace.sent()
         later, self._later = self._later, []
         self.do(later)
-        if self.session.state is State.RUNNING and self.meter.statement_due():
+        meter, is_running = self.meter, self.session.state is State.RUNNING
+        if meter.may_owe_word and is_running and meter.statement_due():
             self._tell(Account(statement=self.meter.statement()))
         self.meter.use_rest()
 

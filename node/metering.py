@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ledger.escrow import Escrow, Hold
 from ledger.judging import faults_of
-from ledger.meter import Tally, Usage, dearest_row, head_rows
+from ledger.meter import Meter, Tally, Usage, dearest_row, head_rows
 from ledger.objects import Offer
 from ledger.opening import Wanted, check_accepted, lend_prompt, propose_terms
 from ledger.receipts import Receipt
@@ -94,6 +94,7 @@ class SessionMeter:
             offered.rates, len(reserve.span), reserve.capacity, self._row_bytes
         )
         self._runs_to = self._quiet_to = -1  # up to how many rows in all the tab need not be asked
+        self.may_owe_word = True  # whether `statement_due` is worth asking
         self.tab: ProviderTab | None = None
         self._is_free, self._makes_fingerprints = offered.rates.is_free, bool(offered.fp_profile)
         self._fingerprints: Fingerprints | None = None
@@ -225,20 +226,17 @@ class SessionMeter:
     def may_run(self, start: int, rows: int, prefill_until: int) -> bool:
         if self._is_free or self.tab is None:
             return True
-        begin, stop = self._uncounted(start), start + rows
-        if not self._may_go(begin, stop, prefill_until, self.tab):
+        begin, until = self._let_run  # from `begin` on they may run already, and are not counted
+        stop = start + rows
+        if not begin <= start <= until:
+            begin = start
+        is_sure = self._tally.n_rows + stop - begin <= self._runs_to and stop <= self._capacity
+        if not is_sure and not self._may_go(begin, stop, prefill_until, self.tab):
             return False
         self._let_run = begin, stop
         return True
 
-    def _uncounted(self, start: int) -> int:
-        """Where the rows begin that may run already and are counted only once they have."""
-        begin, stop = self._let_run
-        return begin if begin <= start <= stop else start
-
     def _may_go(self, start: int, stop: int, prefill_until: int, tab: ProviderTab) -> bool:
-        if self._tally.n_rows + stop - start <= self._runs_to and stop <= self._capacity:
-            return True
         heads = head_rows(start, stop, prefill_until) if self._is_last else 0
         usage = self.usage
         limit_ncr = self.hold.amount if self.hold and self._till.escrow else MAX_UINT
@@ -260,6 +258,7 @@ class SessionMeter:
         if self._fingerprints is not None:
             self._fingerprints.took(start, output)
         self._tally.add(start, start + rows, prefill_until, heads)
+        self.may_owe_word = self._tally.n_rows > self._quiet_to
 
     @property
     def usage(self) -> Usage:
@@ -272,8 +271,13 @@ class SessionMeter:
         if self.tab is None or self._tally.n_rows <= self._quiet_to:
             return False
         meter = self.usage.meter()
-        self._quiet_to = self._tally.n_rows + self.tab.rows_to_state(meter, self._dearest)
-        return self.tab.statement_due(meter)
+        return not self._is_quiet(self.tab, meter) and self.tab.statement_due(meter)
+
+    def _is_quiet(self, tab: ProviderTab, meter: Meter) -> bool:
+        """Whether no statement is due at this meter, for so many more rows."""
+        sure = tab.rows_to_state(meter, self._dearest)
+        self._quiet_to = self._tally.n_rows + sure
+        return sure >= 0
 
     def has_unstated(self) -> bool:
         """Whether work was done that no statement covers yet, so that nobody could pay for it."""
@@ -289,8 +293,9 @@ class SessionMeter:
         assert self._in is not None
         assert self._out is not None
         length = min(self._in.stop, self._ran if self._is_last else self._out.stop)
+        meter = self.usage.meter()
         envelope = self.tab.make_statement(
-            self.usage.meter(),
+            meter,
             epoch=self._epoch,
             last_step=length,
             in_root=self._in.at(length),
@@ -298,6 +303,7 @@ class SessionMeter:
             fp_root=self._fingerprints.root() if self._fingerprints else None,
             now_ms=wall_ms(),
         )
+        self._is_quiet(self.tab, meter)
         return envelope.encode()
 
     def pay(self, voucher: bytes) -> bool:

@@ -122,6 +122,7 @@ class Envelope:
     type: str
     payload: bytes
     signatures: tuple[tuple[bytes, bytes], ...]  # (public key, signature)
+    _data: bytes = field(default=b"", init=False, repr=False, compare=False)  # once it was encoded
 
     def __post_init__(self) -> None:
         keys = [key for key, _ in self.signatures]
@@ -138,7 +139,14 @@ class Envelope:
         return object_id(self.type, swarm_id, self.payload)
 
     def encode(self) -> bytes:
-        return encode((self.type, self.payload, self.signatures))
+        if not self._data:
+            self._encoded_as(encode((self.type, self.payload, self.signatures)))
+        return self._data
+
+    def _encoded_as(self, data: bytes) -> Self:
+        """There is one encoding, and this was found to be it."""
+        object.__setattr__(self, "_data", data)
+        return self
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -149,7 +157,8 @@ class Envelope:
         """
         match decode(data):
             case [str() as type, bytes() as payload, [*signatures]]:
-                return cls(type, payload, tuple(_read_signature(pair) for pair in signatures))
+                read = tuple(_read_signature(pair) for pair in signatures)
+                return cls(type, payload, read)._encoded_as(bytes(data))
             case _:
                 raise NotCanonical("an envelope is a type, a payload and signatures")
 

@@ -6,6 +6,7 @@ import pytest
 
 from ledger import Ledger, LedgerReader, LedgerWriter, verify_ledger
 from ledger.errors import BadReceipt, ForeignLedger
+from ledger.meter import Meter
 from tests.ledger.parties import CLIENT, STRANGER, SWARM, closed_receipt, open_tab
 
 
@@ -60,3 +61,31 @@ def test_receipts_that_wait_together_share_a_checkpoint_even_when_nobody_waits_a
     writer.close()
 
     assert verify_ledger(home, CLIENT.public_key).n_checkpoints == 2
+
+
+def test_an_open_tab_that_waits_with_its_receipt_is_open_no_more_and_the_latest_of_each_is_kept(
+    home,
+):
+    started, release = Event(), Event()
+    payer, provider = open_tab(nonce=b"still-open------")
+    early = payer.receipt()
+    provider.make_statement(
+        Meter(), epoch=0, last_step=0, in_root=bytes(32), out_root=bytes(32), now_ms=0
+    )
+    late, (closed, bad, good) = provider.receipt(), receipts(3)
+    swapped = type(bad)(offer=bad.offer, terms=bad.terms, voucher=good.voucher)
+
+    writer = LedgerWriter(lambda: Ledger.open(home, CLIENT, SWARM))
+    writer._thread.submit(lambda: (started.set(), release.wait(10)))
+    started.wait(10)
+    for receipt in (early, late, closed, bad):
+        writer.keep(receipt)
+    filed, refused = writer.file(closed), writer.file(swapped)
+    release.set()
+    assert filed.result().index == 0
+    with pytest.raises(BadReceipt):
+        refused.result()
+
+    with LedgerReader.read(home) as reader:
+        assert {one.encode() for one in reader.open_tabs()} == {late.encode(), bad.encode()}
+    writer.close()
