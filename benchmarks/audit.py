@@ -27,8 +27,9 @@ from node.engine import ShardEngine, StepItem, load_shard
 from node.recomputing import Again, run_again
 from node.ways import all_ways, run_way, write_text
 from protocol.errors import ConfigError
-from protocol.fingerprint import Window, compare, sketch, windows_of
+from protocol.fingerprint import compare, sketch
 from protocol.fp_profile import FingerprintProfile, find_profile
+from protocol.windows import Window, windows_of
 from protocol.wire import Rows, encode, wire_format
 
 RATE, SENSITIVITY = 0.05, 0.95

@@ -22,8 +22,8 @@ from ledger.objects import Statement, Terms
 from ledger.receipts import open_statement
 from protocol.canonical import Field, decode, encode
 from protocol.errors import IntegrityError
-from protocol.fingerprint import WINDOW, Window, windows_of
 from protocol.signing import Envelope
+from protocol.windows import WINDOW, Window, windows_of
 
 DOMAIN = b"manyhands-fp-root-v1"
 METHOD = "fingerprints"  # the call that is answered with an opening

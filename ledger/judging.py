@@ -19,9 +19,9 @@ from ledger.spending import Fault
 from ledger.tab import PayerTab, ProviderTab
 from ledger.verdicts import MISMATCH, Verdict
 from protocol.canonical import decode, encode
-from protocol.fingerprint import WINDOW
 from protocol.messages import MAX_POSITIONS
 from protocol.signing import Envelope
+from protocol.windows import WINDOW
 
 COMPUTE, DOUBLE_SEQ = "compute", "double_seq"
 LEAST_OPINIONS = 2  # of one leaf; a single one is a suspicion

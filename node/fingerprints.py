@@ -18,9 +18,10 @@ import numpy as np
 from ledger.fingerprints import Opening, OpeningRequest, WindowTree, leaf_of, n_windows
 from node.sent_rows import SentRows
 from protocol.errors import IntegrityError, PeerMisbehaved, PeerRefused
-from protocol.fingerprint import BUCKETS, WINDOW, Sketches, Window, sketch, windows_of
+from protocol.fingerprint import Sketches, sketch
 from protocol.identity import PeerId
 from protocol.signing import Envelope
+from protocol.windows import BUCKETS, WINDOW, Window, windows_of
 from protocol.wire import WireFormat, decode
 
 AT_ONCE = 64  # rows that are sketched before others have their turn: about 0.5 ms at 4096 wide

@@ -15,25 +15,18 @@ see nothing else.
 Signs are public and always the same: who knows the sketch of the right row has run the model.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import shake_256
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from protocol.canonical import decode, encode
-from protocol.errors import IntegrityError
+from protocol.windows import BUCKETS, Window
 from protocol.wire import Rows
 
-WINDOW = 32
-"""Positions in a window. Window `w` has positions [32 w, 32 w + 32), of which a tab ran some."""
-
-BUCKETS = 8
 ALGORITHM = "sketch-8x32"
-VERSION = 1
 _SEED = b"manyhands-fingerprint-v1"
 
 Sketches = npt.NDArray[np.float32]
@@ -60,64 +53,6 @@ def _signs(hidden_size: int) -> tuple[Sketches, npt.NDArray[np.intp]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """What one hop commits to of the positions `[start, stop)`, all of one window.
-
-    draws: at the last hop, ids it drew from these rows, the first for position `draws_from`.
-    """
-
-    start: int
-    sketches: bytes  # float32, little-endian, [stop - start, BUCKETS]
-    draws_from: int = 0
-    draws: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        n, rest = divmod(len(self.sketches), 4 * BUCKETS)
-        last = self.draws_from + len(self.draws) - 1
-        if rest or not 0 < n <= WINDOW - self.start % WINDOW:
-            raise IntegrityError("a fingerprint has the sketches of 1 to 32 rows of one window")
-        if self.draws and not self.start < self.draws_from <= last <= self.stop:
-            raise IntegrityError("a fingerprint has draws of other rows")
-        if any(not 0 <= drawn < 1 << 32 for drawn in self.draws):
-            raise IntegrityError("a fingerprint draws what is no token")
-
-    @property
-    def index(self) -> int:
-        return self.start // WINDOW
-
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.sketches) // (4 * BUCKETS)
-
-    @property
-    def values(self) -> Sketches:
-        return np.frombuffer(self.sketches, "<f4").reshape(-1, BUCKETS)
-
-    def encode(self) -> bytes:
-        drawn = np.array(self.draws, "<u4").tobytes()
-        return encode([VERSION, self.start, self.sketches, self.draws_from, drawn])
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Raises IntegrityError: it is no fingerprint, or of a version that is not known here."""
-        match decode(data):
-            case [int(version), int(start), bytes(sketches), int(draws_from), bytes(drawn)] if (
-                version == VERSION and len(drawn) % 4 == 0
-            ):
-                draws = tuple(np.frombuffer(drawn, "<u4").tolist())
-                return cls(start, sketches, draws_from, draws)
-        raise IntegrityError("these are no fingerprints that we can read")
-
-
-def windows_of(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """The parts of `[start, stop)` that lie in one window each."""
-    while start < stop:
-        end = min(stop, start - start % WINDOW + WINDOW)
-        yield start, end
-        start = end
-
-
-@dataclass(frozen=True, slots=True)
 class Distance:
     """How far claimed rows are from those run again, relative to each row's length.
 
@@ -135,7 +70,8 @@ def compare(claimed: Window, rows: Rows) -> Distance:
     """`rows`: those of `[claimed.start, claimed.stop)`, run again [n, hidden_size]."""
     if len(rows) != claimed.stop - claimed.start:
         raise ValueError(f"{len(rows)} rows beside a window of {claimed.start}:{claimed.stop}")
-    return _distance(claimed.values, sketch(rows), rows)
+    sketches = np.frombuffer(claimed.sketches, "<f4").reshape(-1, BUCKETS)
+    return _distance(sketches, sketch(rows), rows)
 
 
 def compare_rows(claimed: Rows, rows: Rows) -> Distance:

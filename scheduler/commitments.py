@@ -19,10 +19,10 @@ from ledger.roots import differing_links
 from ledger.tab import PayerTab
 from protocol.chain_hops import Hop
 from protocol.errors import PeerMisbehaved
-from protocol.fingerprint import Window
 from protocol.identity import PeerId
 from protocol.signing import Envelope
 from protocol.transport import Connection
+from protocol.windows import Window
 
 log = logging.getLogger(__name__)
 

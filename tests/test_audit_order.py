@@ -21,9 +21,10 @@ from manyhands.auditing.telling import Session
 from manyhands.auditing.tolerance import ROUGH, Tolerance
 from protocol.codec import ids_to_bytes
 from protocol.errors import ManyhandsError, PeerBusy, PeerRefused
-from protocol.fingerprint import WINDOW, Window, sketch
+from protocol.fingerprint import sketch
 from protocol.messages import TOKEN_BYTES, Span
 from protocol.sampling import SamplingParams
+from protocol.windows import WINDOW, Window
 from protocol.wire import FLOAT32
 from scheduler.commitments import Opened
 

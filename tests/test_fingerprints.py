@@ -11,11 +11,12 @@ from node.engine import load_shard
 from node.node import Node
 from node.recomputing import run_again
 from protocol.errors import PeerMisbehaved, PeerRefused
-from protocol.fingerprint import WINDOW, compare
+from protocol.fingerprint import compare
 from protocol.redrawing import shortfall
 from protocol.sampling import SamplingParams
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.memory import MemoryNetwork
+from protocol.windows import WINDOW
 from scheduler import Finished, Routed, Token
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import Swarm, add_byte_tokenizer, swarm, whole

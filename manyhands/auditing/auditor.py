@@ -32,9 +32,9 @@ from manyhands.auditing.telling import Session, Teller
 from manyhands.auditing.tolerance import Tolerance
 from manyhands.auditing.tracing import trace
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerRefused, PeerUnreachable
-from protocol.fingerprint import WINDOW, Window
 from protocol.fp_profile import LEAST_ROWS
 from protocol.signing import SigningKey
+from protocol.windows import WINDOW, Window
 from scheduler.commitments import Commitment, Opened
 
 FILES_S = (0.2, 0.5, 1.0)  # between two times that a hop is asked which files what it ran yet

@@ -15,9 +15,10 @@ from manyhands.auditing.references import Reference, Rerun
 from manyhands.auditing.telling import Session
 from manyhands.auditing.tolerance import Tolerance
 from protocol.errors import ManyhandsError
-from protocol.fingerprint import BUCKETS, Distance, Window, compare, compare_rows
+from protocol.fingerprint import Distance, compare, compare_rows
 from protocol.messages import Span
 from protocol.redrawing import shortfall
+from protocol.windows import BUCKETS, Window
 from protocol.wire import Rows
 from scheduler.commitments import Commitment
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from manyhands.auditing.inputs import Inputs
 from manyhands.auditing.opinions import Heard, Opinions, Sent, agreed
-from protocol.fingerprint import WINDOW, Window, windows_of
 from protocol.fp_profile import LEAST_ROWS
+from protocol.windows import WINDOW, Window, windows_of
 
 if TYPE_CHECKING:
     from protocol.wire import Rows

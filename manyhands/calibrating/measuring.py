@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from manyhands.calibrating.thresholds import FALSE_REJECTS, set_drawn, set_thresholds
 from protocol.errors import ConfigError, UsageError
-from protocol.fingerprint import Distance, Window, compare, sketch, windows_of
+from protocol.fingerprint import Distance, compare, sketch
 from protocol.fp_profile import FingerprintProfile
 from protocol.profile import Profile
 from protocol.redrawing import shortfall
+from protocol.windows import Window, windows_of
 from protocol.wire import wire_format
 
 if TYPE_CHECKING:

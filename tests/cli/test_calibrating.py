@@ -10,8 +10,9 @@ from node.engine import load_shard
 from node.recomputing import run_again
 from node.ways import Way, all_ways, run_way, write_text
 from protocol.errors import UsageError
-from protocol.fingerprint import Distance, Window, compare, sketch, windows_of
+from protocol.fingerprint import Distance, compare, sketch
 from protocol.fp_profile import FingerprintProfile, find_profile
+from protocol.windows import Window, windows_of
 from protocol.wire import BFLOAT16, FLOAT32, decode, encode
 from tests.cli.command import manyhands
 

@@ -14,10 +14,11 @@ from ledger.verdicts import Verdict, commitment
 from node.fingerprints import FingerprintShelf, Kept, Stated
 from protocol.canonical import decode, encode
 from protocol.errors import IntegrityError
-from protocol.fingerprint import BUCKETS, Window, compare
+from protocol.fingerprint import compare
 from protocol.identity import peer_id_from_public_key
 from protocol.sent_rows import SentPart, read_request, request_bytes
 from protocol.signing import Envelope
+from protocol.windows import BUCKETS, Window
 from tests.fuzz.harness import Target
 from tests.fuzz.sealing import envelope_of
 from tests.ledger.parties import CLIENT, SWARM

@@ -205,10 +205,11 @@ def test_an_unknown_receipt_is_a_usage_error(home, receipt):
     assert isinstance(run("prove", receipt, "--home", home).exception, UsageError)
 
 
-def test_the_ledger_loads_no_torch_and_no_network():
+def test_the_ledger_loads_no_torch_no_numpy_and_no_network():
     code = (
         "import ledger, ledger.cli, sys; "
-        "print([m for m in ('torch', 'grpc', 'asyncio', 'transformers') if m in sys.modules])"
+        "heavy = ('torch', 'grpc', 'asyncio', 'transformers', 'numpy');"
+        "print([m for m in heavy if m in sys.modules])"
     )
 
     loaded = subprocess.run(

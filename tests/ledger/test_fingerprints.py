@@ -11,7 +11,8 @@ from ledger.errors import BadObject
 from ledger.fingerprints import MAX_OPENED, Opening, OpeningRequest, WindowTree, leaf_of
 from ledger.tab import ProviderTab
 from protocol.errors import IntegrityError
-from protocol.fingerprint import ALGORITHM, BUCKETS, Window, windows_of
+from protocol.fingerprint import ALGORITHM
+from protocol.windows import BUCKETS, Window, windows_of
 from tests.ledger.parties import NOW_MS, SWARM, open_tab, ran
 
 SALT = bytes(range(32))

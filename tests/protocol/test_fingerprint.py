@@ -6,18 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import ConfigError, IntegrityError
-from protocol.fingerprint import (
-    BUCKETS,
-    WINDOW,
-    Distance,
-    Window,
-    compare,
-    sketch,
-    windows_of,
-)
+from protocol.fingerprint import Distance, compare, sketch
 from protocol.fp_profile import FingerprintProfile, Thresholds
 from protocol.redrawing import shortfall
 from protocol.sampling import SamplingParams, sample
+from protocol.windows import BUCKETS, WINDOW, Window, windows_of
 
 
 def rows_of(seed: int, n: int = WINDOW, hidden_size: int = 768) -> np.ndarray:
