@@ -77,6 +77,55 @@ Panel.check = Panel.cosign = nobody
 Desk._learn = lambda self: None
 """
 
+FLOODS = """
+import json
+from secrets import token_bytes
+from ledger.checkpoint import Checkpoint, origin
+from ledger.fault_words import Asked
+from ledger.forks import Side, fork_fault
+from ledger.judging import double_seq_fault
+from ledger.meter import Meter
+from ledger.objects import Voucher
+from ledger.spend_words import FAULT, LOG, PUBLISH, WITNESS, Published, Wanted
+from manyhands.crediting.desk import Desk
+from protocol.canonical import encode
+from protocol.errors import ManyhandsError
+from protocol.signing import SigningKey
+def forked(key, swarm):
+    name = origin(swarm, key.public_key, 'spend')
+    sides = [Side(Checkpoint(name, 1, bytes([n]) * 32).sign(key)) for n in (1, 2)]
+    return fork_fault(key.public_key, swarm, *sides)
+def twice(key, swarm):
+    said = [Voucher(session_id=bytes(16), terms_oid=bytes(32), seq=1, meter=Meter(n), amount=n,
+        statement_oid=bytes(32), issued_ms=1).seal(swarm, key) for n in (1, 2)]
+    return double_seq_fault(key.public_key, *said, swarm).seal(swarm, key)
+def unsigned(key, swarm):
+    note = Checkpoint(origin(swarm, key.public_key, 'spend'), 1, bytes(32)).sign(key)
+    return Published(key.public_key, note, 0, (token_bytes(300),)).encode()
+async def flood(self):
+    swarm, asked, refused = self.party.swarm_id, 0, 0
+    for connection in await self.meeting._nodes():
+        for _ in range(60):
+            key = SigningKey.generate()
+            for method, body in (
+                (FAULT, encode(forked(key, swarm).to_fields())),
+                (PUBLISH, unsigned(key, swarm)),
+                ('faults', Asked(told=(twice(key, swarm),)).encode()),
+                ('objects', encode(('settlements', [token_bytes(32)] * 256))),
+                (LOG, Wanted(key.public_key, 'parting').encode()),
+                *((name, token_bytes(3000)) for name in
+                    (FAULT, PUBLISH, WITNESS, 'faults', 'reconcile', 'settle', 'owing')),
+            ):
+                asked += 1
+                try:
+                    await connection.call(method, body, timeout_s=10)
+                except ManyhandsError:
+                    refused += 1
+    print('flooded', json.dumps([asked, refused]))
+    return None, ()
+Desk.sync = flood
+"""
+
 
 def generate(party: Party, n: int, tokens: int = 24, *more: object) -> Ended:
     return party.run(
@@ -113,9 +162,12 @@ def until(what: Callable[[], bool], timeout_s: float = UNTIL_S) -> None:
 
 
 def shared(books: Books) -> Books:
-    """What all have alike: how much tabs claim, each payee knows of its own allotments."""
+    """What all have alike: how much tabs claim, each payee knows of its own allotments; of keys
+    that have no log a fork is known to whom it was told."""
     return replace(
-        books, allotted={oid: replace(made, claimed=0) for oid, made in books.allotted.items()}
+        books,
+        allotted={oid: replace(made, claimed=0) for oid, made in books.allotted.items()},
+        forked=books.forked & books.counted.keys(),
     )
 
 
@@ -143,9 +195,10 @@ def test_under_attack_credit_is_conserved_and_each_fault_has_its_evidence(tmp_pa
         stingy = lab.join("stingy", invite, STOPS_PAYING)
         twice = lab.join("twice", invite, PROMISES_TWICE)
         forker = lab.join("forker", invite)
-        for party in (*clients, stingy, twice, forker):
+        flooder, restored = lab.join("flooder", invite, FLOODS), lab.join("restored", invite)
+        for party in (*clients, stingy, twice, forker, flooder, restored):
             lab.grant(party, f"{CREDIT_NCR}ncr")
-        _story(lab, nodes, clients, stingy, twice, forker)
+        _story(lab, nodes, clients, stingy, twice, forker, flooder, restored)
     finally:
         lab.stop()
     _balances(nodes, len(lab.parties) - len(nodes))
@@ -157,7 +210,14 @@ def test_under_attack_credit_is_conserved_and_each_fault_has_its_evidence(tmp_pa
 
 
 def _story(
-    lab: Lab, nodes: list[Party], clients: list[Party], stingy: Party, twice: Party, forker: Party
+    lab: Lab,
+    nodes: list[Party],
+    clients: list[Party],
+    stingy: Party,
+    twice: Party,
+    forker: Party,
+    flooder: Party,
+    restored: Party,
 ) -> None:
     inflating, wrong = nodes[1], nodes[2]
 
@@ -190,6 +250,30 @@ def _story(
         signed = old.run("ledger", "allot", nodes[6].node, "999ncr")
         assert signed.code == 0, signed.err
 
+    def flood() -> None:
+        """What everybody can make, in every call that takes something: it is refused, or ends."""
+        ended = flooder.run("ledger", "sync", timeout_s=280)
+        said = [line for line in ended.out.splitlines() if line.startswith("flooded")]
+        assert said, ended.err
+        asked, refused = json.loads(said[0].removeprefix("flooded"))
+        assert refused > asked // 2
+
+    def put_an_old_home_back() -> None:
+        """Its witnesses remember more than it does: it signs nothing until the newest is back."""
+        newest, old = lab.directory / "newest", lab.directory / "oldest"
+        for place, amount in ((old, 1000), (newest, 2000)):
+            fine = restored.run("ledger", "allot", nodes[5].node, f"{amount}ncr")
+            assert fine.code == 0, fine.err
+            shutil.copytree(restored.home, place)
+        shutil.rmtree(restored.home)
+        shutil.copytree(old, restored.home)
+        refused = restored.run("ledger", "allot", nodes[6].node, "3000ncr")
+        assert (refused.code, "a witness signed 2" in refused.err) == (8, True), refused.err
+        shutil.rmtree(restored.home)
+        shutil.copytree(newest, restored.home)
+        again = restored.run("ledger", "allot", nodes[6].node, "3000ncr")
+        assert again.code == 0, again.err
+
     # Load, and those who cheat on credit, all at the same time.
     at_once(
         [
@@ -197,6 +281,8 @@ def _story(
             be_stingy,
             promise_twice,
             fork,
+            flood,
+            put_an_old_home_back,
         ]
     )
     until(lambda: all(forker.client in disputes(node)["disputes"] for node in nodes))
@@ -221,7 +307,7 @@ def _balances(nodes: list[Party], n_clients: int) -> None:
     books = kept[0]
     assert len(books.available) >= n_clients
     held = sum(made.held for made in books.allotted.values())
-    assert sum(books.available.values()) + held == 6 * CREDIT_NCR
+    assert sum(books.available.values()) + held == 8 * CREDIT_NCR
 
 
 def _export_comes_to_the_same(party: Party, scratch: Path) -> None:
