@@ -16,9 +16,11 @@ from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Witness, Witnesses, cosign, with_cosignatures
 from ledger.errors import BadProof, DamagedLedger, ForeignLedger
 from ledger.fold import Branch, TabClaim, fold
-from ledger.merkle import appended, leaf_hash, root
+from ledger.merkle import appended, inclusion_proof, leaf_hash, root
 from ledger.notes import NoteSignature
+from ledger.parting import Parting
 from ledger.spend_books import FILE_NAME, SpendBooks
+from ledger.spend_shelf import PARTING
 from ledger.spending import Fault
 from protocol.errors import IntegrityError, OutOfMemory
 from tests.ledger.logs import worlds
@@ -42,12 +44,16 @@ NAMED = [Witness(f"w{i}.example", key.public_key) for i, key in enumerate(WITNES
 NOBODY, FOUR = Witnesses(), Witnesses.of(*NAMED)
 
 
-def tree_root(leaves):
+def tree(leaves):
     nodes = {}
     for size, data in enumerate(leaves):
         for level, index, hash_ in appended(size, leaf_hash(data), lambda lv, ix: nodes[lv, ix]):
             nodes[level, index] = hash_
-    return root(len(leaves), lambda level, index: nodes[level, index])
+    return lambda level, index: nodes[level, index]
+
+
+def tree_root(leaves):
+    return root(len(leaves), tree(leaves))
 
 
 def signed(account, leaves, signers=()):
@@ -129,6 +135,59 @@ def test_10_also_when_branches_that_count_part(at, world, data):
             learn(books, branch.account, branch.leaves)
 
         assert compared(books.books()) == compared(fold(branches, SWARM, world.tabs))
+
+
+@settings(deadline=None, max_examples=4, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_10_versions_that_come_in_pieces_are_cut_where_whole_ones_are(at, data):
+    """Also where a piece of one is all there is when another comes, which parts before its end."""
+    shared = [allot(ANN, CY, 1, no=n) for n in range(data.draw(st.integers(0, 5)))]
+    versions = [
+        [
+            leaf.encode()
+            for leaf in chained(
+                *shared,
+                *(allot(ANN, payee, 2, no=90 + n) for n in range(data.draw(st.integers(1, 6)))),
+            )
+        ]
+        for payee in (BEN, ISSUER)
+    ]
+    with opened(at=at) as whole, opened(at=at) as pieces:
+        for books in (whole, pieces):
+            learn(books, ASSET, chained(grant(ANN, 10)))
+        for leaves in versions:
+            whole.learn(ANN.public_key, signed(ANN.public_key, leaves), leaves)
+        for leaves in (*versions, *versions[:1]):
+            note, n = signed(ANN.public_key, leaves), len(leaves)
+            for stop in sorted(data.draw(st.sets(st.integers(1, n - 1))) if n > 1 else ()):
+                path = inclusion_proof(stop - 1, n, tree(leaves))
+                pieces.learn(ANN.public_key, note, leaves[:stop], path=path)
+            if data.draw(st.booleans()):
+                pieces.learn(ANN.public_key, note, leaves)
+        for leaves in versions:
+            pieces.learn(ANN.public_key, signed(ANN.public_key, leaves), leaves)
+
+        assert pieces.books() == whole.books()
+        assert pieces.shelf.fork(ANN.public_key) == whole.shelf.fork(ANN.public_key)
+        assert pieces.cut(ANN.public_key) == len(shared)
+        parting = Parting.decode(pieces.shelf.fetch(ANN.public_key, PARTING))
+        assert parting.index == len(shared)
+        with opened(at=at) as told:
+            learn(told, ASSET, chained(grant(ANN, 10)))
+            if shared:
+                assert not told.part(parting)
+                told.learn(ANN.public_key, signed(ANN.public_key, versions[0]), versions[0])
+            assert told.part(parting)
+            assert told.books() == whole.books()
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_10_versions_in_pieces_at_length(data):
+    test_10_versions_that_come_in_pieces_are_cut_where_whole_ones_are.hypothesis.inner_test(
+        Path, data
+    )
 
 
 def test_a_log_without_a_quorum_changes_no_balance(at):
