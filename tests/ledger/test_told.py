@@ -136,3 +136,17 @@ def test_an_opened_window_leads_to_what_the_statement_committed_to():
     assert asked[1] == stated[2]
     fields = cbor2.loads(window)
     assert (fields[:2], len(fields[2]), fields[3:]) == ([1, 32], 9 * 32, [0, b""])
+
+
+def test_rows_that_are_shown_lead_to_the_root_that_both_ends_of_a_link_signed():
+    asked, shown = read("sent_rows_asked"), GOLDEN["sent_rows_shown"]
+    row_bytes, start, length = unpack("<IQQ", shown[:20])
+    rows, salt = shown[20:], bytes(range(32))
+
+    root = digest(salt, b"manyhands-rows-v1" + bytes(8), "sha256")
+    for at in (0, row_bytes):
+        root = sha256(root + sha256(rows[at : at + row_bytes]).digest()).digest()
+
+    assert asked == [1, read("fingerprints_asked")[1], 0]
+    assert (row_bytes, start, length, len(rows)) == (3, 0, 5, 12)
+    assert root == GOLDEN["sent_rows_root"]

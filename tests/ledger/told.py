@@ -7,9 +7,11 @@ from ledger.fingerprints import Opening, OpeningRequest, WindowTree, leaf_of
 from ledger.forks import Side
 from ledger.merkle import appended, inclusion_proof, leaf_hash
 from ledger.parting import Parting
+from ledger.roots import RowRoot
 from ledger.spend_shelf import Forked, Head
 from ledger.spend_words import Known, News, Published, Since, Wanted
 from ledger.tally import Kin, Tally
+from protocol import sent_rows
 from protocol.fingerprint import Window
 from protocol.owing import Owing, Showing
 from tests.ledger.parties import CLIENT, PROVIDER, STRANGER, SWARM
@@ -85,4 +87,16 @@ def audit_words(fault, terms, statement):
         "faults_told": encode_told([fault]),
         "fingerprints_asked": OpeningRequest(terms.object_id(SWARM), (1,)).encode(),
         "fingerprints_opened": opening.encode(),
+        **_sent_words(terms.object_id(SWARM)),
+    }
+
+
+def _sent_words(terms_oid):
+    """The first part of five rows of three bytes, and the root of the first two of them."""
+    rows, root = bytes(range(12)), RowRoot(SALT)
+    root.add(0, rows, 3)
+    return {
+        "sent_rows_asked": sent_rows.request_bytes(terms_oid, 0),
+        "sent_rows_shown": sent_rows.SentPart(3, 0, 5, rows).encode(),
+        "sent_rows_root": root.at(2),
     }
