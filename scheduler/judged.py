@@ -14,7 +14,7 @@ from scheduler.directory import Directory
 from scheduler.latency import Pair
 from scheduler.peer_record import PeerRecords
 
-BROKEN_RTT_MS = 10_000.0  # of a link that one of its ends says does not stand
+BROKEN_RTT_MS = 10_000.0  # of a link that does not stand, or whose ends contradict each other
 
 
 class Judged(TypedDict):
@@ -27,9 +27,9 @@ class Judged(TypedDict):
 
 def judged(peers: Sequence[Announcement], directory: Directory, records: PeerRecords) -> Judged:
     now_s = time.time()
-    broken = dict.fromkeys(records.broken_links(now_s), BROKEN_RTT_MS)
+    avoided = [*records.broken_links(now_s), *records.disputed_links(now_s)]
     return {
-        "rtt_ms": directory.rtt_ms | broken,
+        "rtt_ms": directory.rtt_ms | dict.fromkeys(avoided, BROKEN_RTT_MS),
         "slowdown": records.believed(peers, now_s),
         "extra_ms": records.risk_ms(peers, now_s),
     }

@@ -7,7 +7,8 @@ across processes.
 
 Only the guilty are charged: honest refusals cost nothing, nor does our own deadline. When one hop
 says that it cannot reach another, it is their link that is avoided; a peer about which two others
-complain is charged, and so is one that complains about two.
+complain is charged, and so is one that complains about two. So it is, for longer, with two hops of
+which an audit finds that one has to lie about the rows between them.
 
 Blame that rides have not divided yet is not held against anybody for long: each of those it may
 belong to is tried again at a time of its own, in other company.
@@ -45,6 +46,7 @@ HIDDEN = 0.5  # of dials of whom no stranger can dial: we may be its neighbour
 GONE_S, GONE_MS = 30.0, 10_000.0  # nobody answered, and no word since: an announcement's lifetime
 IN_DEBT_S = 300.0  # who refused us for our debt is asked last for so long
 LINK_S = 60.0  # a link that did not stand is avoided for so long
+DISPUTED_S = 3600.0  # and one whose ends contradict each other
 LOOK_AGAIN_S = 10.0  # at rides that age
 LEAST_PATIENCE_S = 60.0
 LEAST_FACTOR = 0.5  # nobody is believed to be faster than this part of what it says
@@ -86,6 +88,7 @@ class PeerRecords:
         self.n_misbehaved = 0
         self.trust = NO_TRUST
         self._complaints: dict[Pair, float] = {}
+        self._disputed: dict[Pair, float] = {}
         self._in_debt_s: dict[PeerId, float] = {}  # who refused us for what we owe it, and when
         self._slower_ms: dict[PeerId, float] | None = None
         self._slower_at_s = 0.0
@@ -153,6 +156,21 @@ class PeerRecords:
             if len(others) > 1:
                 self._standing(peer, now_s).failures += 1
 
+    def note_disputed(self, sender: PeerId, receiver: PeerId, now_s: float) -> None:
+        """What passed between them was wrong, or they signed for different rows: one of them lies.
+
+        Which one, nobody can tell, but a liar is in dispute with whoever it meets: who is with two
+        others is charged as for work that did not hold.
+        """
+        since_s = now_s - DISPUTED_S
+        self._disputed = {p: at for p, at in self._disputed.items() if at > since_s}
+        is_new = (sender, receiver) not in self._disputed
+        self._disputed[sender, receiver] = now_s
+        for peer in (sender, receiver) if is_new else ():
+            others = {each for pair in self._disputed if peer in pair for each in pair} - {peer}
+            if len(others) > 1:
+                self._standing(peer, now_s).failures += CHEAT
+
     # --- what is believed -------------------------------------------------------------------------
 
     def believed(self, peers: Iterable[Announcement], now_s: float) -> dict[PeerId, float]:
@@ -172,6 +190,10 @@ class PeerRecords:
     def broken_links(self, now_s: float) -> Collection[Pair]:
         """Pairs of which one said lately that it cannot reach the other."""
         return [pair for pair, at_s in self._complaints.items() if now_s - at_s < LINK_S]
+
+    def disputed_links(self, now_s: float) -> Collection[Pair]:
+        """Pairs of which one lies about what passed between them."""
+        return [pair for pair, at_s in self._disputed.items() if now_s - at_s < DISPUTED_S]
 
     def _risk_ms(self, peer: Announcement, now_s: float) -> float:
         risk_ms = self._penalty_ms(peer, now_s) + self.trust.risk_ms(peer)

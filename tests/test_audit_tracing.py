@@ -105,6 +105,7 @@ async def test_37_where_nobody_shows_the_rows_between_two_hops_the_second_is_sus
     assert audit.faults == []
     assert [look.confirmed for look in blamed(audit, "hop 2")] == [False]
     assert any("does not show what it sent" in note for note in audit.notes)
+    assert audit.links == [("hop 1", "hop 2")]  # its friend may sit before it: not again
 
 
 async def test_37_where_two_ends_of_a_link_signed_for_different_rows_neither_is_accused():
@@ -119,6 +120,7 @@ async def test_37_where_two_ends_of_a_link_signed_for_different_rows_neither_is_
 
         assert audit.faults == []
         assert not any(look.confirmed for look in blamed(audit, "hop 2"))
+        assert audit.links == [("hop 1", "hop 2")]
 
 
 async def test_37_a_sender_that_signs_other_rows_than_it_shows_protects_no_friend_behind_it():

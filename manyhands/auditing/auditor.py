@@ -33,6 +33,7 @@ from manyhands.auditing.tolerance import Tolerance
 from manyhands.auditing.tracing import trace
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerRefused, PeerUnreachable
 from protocol.fp_profile import LEAST_ROWS
+from protocol.identity import PeerId
 from protocol.signing import SigningKey
 from protocol.windows import WINDOW, Window
 from scheduler.commitments import Commitment, Opened
@@ -43,10 +44,12 @@ OpenWindows = Callable[[Commitment, Sequence[int]], Awaitable[Opened]]
 
 @dataclass(slots=True)
 class Audit:
-    """What came of one session. looks: in the order of the chain. faults: at most one."""
+    """What came of one session. looks: in the order of the chain. faults: at most one. links: from
+    hop to hop, where something went wrong and nobody can say whose doing it is."""
 
     looks: list[Look] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    links: list[tuple[PeerId, PeerId]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what was seen besides, for people
 
 
@@ -216,6 +219,8 @@ class Auditor:
         hop, audit = told.hops[place].hop, told.audit
         if why := told.inputs.why_not.get(hop.peer):
             audit.notes.append(f"what {hop.peer} worked on is not proven: {why}")
+        if sender := told.inputs.senders.get(hop.peer):
+            audit.links.append((sender, hop.peer))
         if not told.is_built_on:
             audit.notes.append(f"{hop.peer} deviates, or who came before it")
             return

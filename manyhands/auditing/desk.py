@@ -78,6 +78,8 @@ class Desk:
         auditor = await self._auditor(hops[0].terms.manifest, profile)
         audit = await auditor.look(session)
         self.findings.note(audit.looks)
+        for link in audit.links:
+            self.client.records.note_disputed(*link, time.time())
         told = [fault.seal(swarm_id, self.client.identity.key) for fault in audit.faults]
         for fault in told:
             self.findings.add(fault, trusted=fault.signers)

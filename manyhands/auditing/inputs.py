@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from manyhands.auditing.coverage import has_proven_input, has_signed
 from manyhands.auditing.telling import Session
 from protocol.errors import ManyhandsError
+from protocol.identity import PeerId
 from protocol.wire import Rows, WireFormat, decode
 from scheduler.commitments import Commitment
 
@@ -37,12 +38,14 @@ class Input:
 
 
 class Inputs:
-    """Of one session's hops. why_not: of those that are not proven, in words."""
+    """Of one session's hops. why_not: of those that are not proven, in words. senders: of rows
+    that prove nothing of a hop."""
 
     def __init__(self, session: Session, n_blocks: int, sent: RowsSent) -> None:
         self._session, self._n_blocks, self._sent = session, n_blocks, sent
         self._known: dict[str, Input | None] = {}
         self.why_not: dict[str, str] = {}
+        self.senders: dict[str, PeerId] = {}
 
     async def of(self, hop: Commitment, until: int) -> Input | None:
         """None: nobody can tell what it was given for the positions below `until`."""
@@ -63,6 +66,7 @@ class Inputs:
         (sender,), sent, session = before, self._sent, self._session
         if not session.is_plain:  # roots began anew when it was mended
             return self._not(hop, "its roots are of the last part of the answer only")
+        self.senders[hop.peer] = sender.peer
         width = sent.wire.row_bytes(sent.hidden_size)
         most = max(hop.statement.last_step, sender.statement.last_step)
         try:
@@ -75,6 +79,7 @@ class Inputs:
             return self._not(
                 hop, both if is_signed else f"{sender.peer} shows rows that nobody signed for"
             )
+        del self.senders[hop.peer]
         n_rows = min(session.n_rows, hop.statement.last_step)
         rows = decode(sent.wire, shown[: n_rows * width], sent.hidden_size)
         return Input(rows, sender, is_signed)

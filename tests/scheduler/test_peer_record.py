@@ -16,7 +16,15 @@ from protocol.errors import (
 )
 from protocol.reachability import Reach, Verdict
 from scheduler.blame import Leg, Ride
-from scheduler.peer_record import CHEAT, GONE_MS, GONE_S, HALF_LIFE_S, LINK_S, PeerRecords
+from scheduler.peer_record import (
+    CHEAT,
+    DISPUTED_S,
+    GONE_MS,
+    GONE_S,
+    HALF_LIFE_S,
+    LINK_S,
+    PeerRecords,
+)
 from scheduler.route_cost import cost_of
 from scheduler.routing import Wanted, draw_route, find_routes
 from tests.announcing import MANIFEST, NOW_MS, announce, peer_of
@@ -122,6 +130,24 @@ def test_a_link_that_does_not_stand_is_avoided_and_neither_end_is_charged(record
     assert list(records.broken_links(NOW)) == [(ONE, TWO)]
     assert risk(records, 1) == risk(records, 2) == 0
     assert not records.broken_links(NOW + LINK_S + 1)
+
+
+def test_a_link_whose_ends_contradict_each_other_is_avoided_and_neither_is_charged(records):
+    for _ in range(3):
+        records.note_disputed(ONE, TWO, NOW)
+
+    assert list(records.disputed_links(NOW + LINK_S)) == [(ONE, TWO)]
+    assert risk(records, 1) == risk(records, 2) == 0
+    assert not records.disputed_links(NOW + DISPUTED_S + 1)
+
+
+def test_a_peer_that_is_in_dispute_with_two_others_is_charged_and_they_are_not(records):
+    """It lies to whoever is before or behind it."""
+    records.note_disputed(ONE, TWO, NOW)
+    records.note_disputed(TWO, THREE, NOW)
+
+    assert records.standings[TWO].failures == CHEAT
+    assert risk(records, 1) == risk(records, 3) == 0 < risk(records, 2)
 
 
 def test_a_peer_that_two_others_cannot_reach_is_charged(records):
