@@ -12,8 +12,8 @@ from ledger.spend_shelf import Forked, Head
 from ledger.spend_words import Known, News, Published, Since, Wanted
 from ledger.tally import Kin, Tally
 from protocol import sent_rows
-from protocol.fingerprint import Window
 from protocol.owing import Owing, Showing
+from protocol.windows import Window
 from tests.ledger.parties import CLIENT, PROVIDER, STRANGER, SWARM
 from tests.ledger.spenders import ANN, BEN, CY, DOT, allot, chained
 from tests.ledger.test_spend_books import signed, tree_root
