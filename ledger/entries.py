@@ -43,8 +43,10 @@ class LogEntry:
         parties = (self.payer, self.payee, self.asset)
         return encode((1, self.epoch, *parties, self.net, self.digest))
 
-    def claim(self) -> Claim:
-        return Claim(self.session_id, self.payer, self.payee, self.asset, self.net)
+    def claim(self, owner: bytes) -> Claim:
+        """What it claims, for its log's owner, who may have paid for another account."""
+        payer = self.payer if owner == self.payee else owner
+        return Claim(self.session_id, payer, self.payee, self.asset, self.net)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

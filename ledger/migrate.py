@@ -244,7 +244,8 @@ def _summed(directory: Path, database: Database, at: Store) -> tuple[str, list[s
         _, head = reader.sound_head()
         root = head.root.hex() if head else ""
         if isinstance(reader, LedgerReader):
-            rows = balances(reader.account, (entry.claim() for entry in reader.entries()))
+            claims = (entry.claim(reader.account) for entry in reader.entries())
+            rows = balances(reader.account, claims)
             sums = sorted(map(repr, rows))
     elif database.file_name == BOOKS_NAME:
         sums = list(map(repr, at.execute("SELECT * FROM balance ORDER BY acct, asset")))

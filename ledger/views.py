@@ -34,7 +34,7 @@ PROOF_SCHEMA = "manyhands/ledger-proof/v1"
 def balance_view(book: Book, peer: bytes | None = None) -> Json:
     """peer: only with this one."""
     with book.reader() as reader:
-        rows = balances(reader.account, (entry.claim() for entry in reader.entries()))
+        rows = balances(reader.account, (entry.claim(reader.account) for entry in reader.entries()))
         return balances_view(book, reader, rows_with(rows, peer))
 
 

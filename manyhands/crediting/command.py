@@ -109,7 +109,7 @@ def allot(
 ) -> None:
     """Set AMOUNT aside for the node PAYEE, which alone may claim it. Sessions do so themselves."""
     place = place_of(home, name)
-    asset = asset or _only_asset(place)
+    asset = asset or only_asset(place)
 
     def make(desk: Desk, number: int) -> Spending:
         there_is = desk.books.available(desk.log.account, asset)
@@ -227,7 +227,7 @@ def _issuer(place: Home) -> Who:
     return found[-1]
 
 
-def _only_asset(place: Home) -> bytes:
+def only_asset(place: Home) -> bytes:
     policy = open_party(place, "client").policy
     check_granted(policy)
     if len(policy.assets) > 1:

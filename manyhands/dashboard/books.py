@@ -119,7 +119,7 @@ class HomeBooks:
         if known is None or not _continues(known, reader):
             known = self._followed[book.directory] = Followed(Fold(reader.account))
         for entry in reader.entries(known.n_read):
-            claim = entry.claim()
+            claim = entry.claim(reader.account)
             more = known.fold.add(claim)
             known.days.setdefault(entry.epoch, [0, 0])[claim.payee != reader.account] += more
             known.n_read, known.last_id = entry.index + 1, entry.receipt_id

@@ -162,7 +162,7 @@ def test_fifty_at_once_never_overspend_a_key_and_what_is_signed_is_what_was_coun
         last = [ask(n) for n in range(6)]
         home = tmp_path / "client"
     with LedgerReader.read(home) as reader:
-        signed = sum(entry.claim().amount for entry in reader.entries())
+        signed = sum(entry.net for entry in reader.entries())
     with Spending(tmp_path / "spent.db") as spending:
         counted, held = spending.on(keys.all[0].hash, today()), spending.held(keys.all[0].hash)
 

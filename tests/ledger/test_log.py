@@ -64,7 +64,7 @@ def test_both_parties_log_the_same_claim(tmp_path):
         home.mkdir()
         with Ledger.open(home, key, SWARM) as ledger:
             ledger.append(closed_receipt())
-            claims.append([entry.claim() for entry in ledger.entries()])
+            claims.append([entry.claim(ledger.account) for entry in ledger.entries()])
 
     assert claims[0] == claims[1]
 

@@ -60,7 +60,7 @@ def prune(log, made, epoch):
 
 def everything(log):
     with LedgerReader.read(log) as reader:
-        rows = balances(reader.account, (entry.claim() for entry in reader.entries()))
+        rows = balances(reader.account, (entry.claim(reader.account) for entry in reader.entries()))
         return reader.checkpoint(), rows, owed_tabs(reader, POLICY)
 
 

@@ -105,3 +105,29 @@ def test_what_is_granted_is_spent_and_every_node_knows_one_that_joins_late_too(t
         for process in running:
             process.wait(timeout=60)
     assert shared(founder) == shared(friend) == shared(late)
+
+
+def test_what_a_node_earned_its_clients_spend_once_it_is_moved_to_them(tmp_path):
+    home = tmp_path / "home"
+    manyhands("swarm", "create", "org", "--private", "--default", "--funding", "granted",
+              "--home", home)  # fmt: skip
+    node = serve(home, "0:8")[0]
+    try:
+        place = Home(home / "swarms" / "org")
+        assert_explained(ledger(home, "transfer"), 6, "has 0 credits")
+        earner = open_identity(place.node).peer_id
+        assert ledger(home, "grant", earner, "0.5").code == 0  # as if a client had settled
+        assert_explained(ledger(home, "transfer", "0.6"), 6, "has 0.5 credits")
+
+        moved = ledger(home, "transfer", "0.2", "--json")
+        assert moved.code == 0, moved.err
+        assert json.loads(moved.out)["available_ncr"] == 200_000_000
+        rest = ledger(home, "transfer", "--json")
+        assert json.loads(rest.out)["moved_ncr"] == 300_000_000
+        answered = generate(home)
+        assert answered.code == 0, answered.err
+    finally:
+        node.send_signal(signal.SIGTERM)
+        node.wait(timeout=60)
+    verified = manyhands("ledger", "verify", "--home", place.root)
+    assert verified.code == 0, verified.err

@@ -1,0 +1,125 @@
+"""`manyhands ledger transfer`: what a home's node has becomes its clients' to spend.
+
+In: an amount. Out: an allotment of the node to the clients, a settlement of all of it that both
+sign, for both keys lie here, and the clients' deposit: the objects that move credit between
+strangers. What was killed midway is finished the next time.
+"""
+
+import json
+from pathlib import Path
+
+import click
+
+from ledger.fold import Allotted
+from ledger.merkle import EMPTY_ROOT
+from ledger.meter import Meter
+from ledger.spending import MAX_CLAIMS, Allotment, Deposit, Settlement
+from manyhands.crediting.amounts import AmountType, show_amount
+from manyhands.crediting.command import online, only_asset
+from manyhands.crediting.desk import Desk, check_granted, open_desk
+from manyhands.crediting.keys_command import ledger
+from manyhands.home import Home, open_identity
+from manyhands.loops import run
+from manyhands.party import open_party
+from manyhands.signals import interruptible
+from manyhands.swarm import place_of
+from protocol.address import Address
+from protocol.clock import wall_ms
+from protocol.errors import NotFunded
+from protocol.identity import Identity
+
+__all__ = ["ledger"]  # with one more command
+
+SCHEMA = "manyhands/ledger-transfer/v1"
+
+
+@ledger.command()
+@click.argument("amount", type=AmountType(), required=False)
+@online
+def transfer(
+    amount: int | None,
+    home: Path | None,
+    name: str | None,
+    join: tuple[Address, ...],
+    as_json: bool,
+) -> None:
+    """Let this home's clients spend AMOUNT of what its node earned. Default: all it has."""
+    place = place_of(home, name)
+    check_granted(open_party(place, "client").policy)
+    moved, left = run(_transfer(place, join, amount))
+    if as_json:
+        view = {"schema": SCHEMA, "home": str(place.root), "moved_ncr": moved}
+        click.echo(json.dumps({**view, "available_ncr": left}))
+        return
+    click.echo(f"{show_amount(moved)} credits moved to the clients, which have {show_amount(left)}")
+
+
+async def _transfer(place: Home, join: tuple[Address, ...], amount: int | None) -> tuple[int, int]:
+    """What was moved, also of a transfer that was cut off, and what the clients have then."""
+    giver, taker, asset = open_identity(place.node), open_identity(place.client), only_asset(place)
+    with interruptible():
+        async with open_desk(place, "node", join) as desk:
+            await desk.sync()
+            if amount is not None or not _begun(desk, giver, taker):
+                await _allot(desk, taker, asset, amount)
+        async with open_desk(place, "client", join) as desk:
+            await desk.sync()
+            moved = await _take(desk, giver, taker, asset)
+            return moved, desk.books.available(taker.public_key, asset)
+
+
+async def _allot(desk: Desk, payee: Identity, asset: bytes, amount: int | None) -> None:
+    account = desk.log.account
+
+    def make(number: int) -> Allotment:
+        there_is = desk.books.available(account, asset)
+        if (wanted := there_is if amount is None else amount) > there_is or not wanted:
+            raise NotFunded(
+                "",
+                f"{desk.party.peer_id} has {show_amount(there_is)} credits",
+                hint="what a node earned it has once it is settled: manyhands ledger balance",
+            )
+        return Allotment(
+            payer=account,
+            asset=asset,
+            payee=payee.public_key,
+            allot_no=number,
+            amount=wanted,
+            expires_epoch=desk.policy.epoch_of(wall_ms()) + 1,
+        )
+
+    await desk.write(make)
+
+
+async def _take(desk: Desk, giver: Identity, taker: Identity, asset: bytes) -> int:
+    begun = _begun(desk, giver, taker)
+    claims = tuple(sorted((oid, made.amount) for oid, made in begun.items() if made.asset == asset))
+    claims = claims[:MAX_CLAIMS]
+    moved = sum(amount for _, amount in claims)
+    settled = Settlement(
+        epoch=desk.policy.epoch_of(wall_ms()),
+        payer=giver.public_key,
+        payee=taker.public_key,
+        asset=asset,
+        claims=claims,
+        n_sessions=0,
+        receipts_root=EMPTY_ROOT,
+        gross=moved,
+        credit=0,
+        net=moved,
+        meter_sum=Meter(),
+    ).seal(desk.party.swarm_id, giver.key, taker.key)
+    oid = settled.object_id(desk.party.swarm_id)
+    deposit = Deposit(settle_oid=oid, amount=moved).seal(desk.party.swarm_id, taker.key)
+    await desk.publish([settled, deposit])
+    return moved
+
+
+def _begun(desk: Desk, giver: Identity, taker: Identity) -> dict[bytes, Allotted]:
+    """Allotments of the one to the other that were not taken in. A node pays its home's clients for
+    nothing: these are transfers."""
+    return {
+        oid: made
+        for oid, made in desk.books.books().allotted.items()
+        if (made.payer, made.payee) == (giver.public_key, taker.public_key) and made.deposited == 0
+    }
