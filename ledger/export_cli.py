@@ -176,6 +176,8 @@ def worth_of(credit_is: tuple[str, str] | None) -> Worth | None:
 def export_balance(file: Path, peer: bytes | None = None) -> Json:
     """The balances that an exported statement comes to, or the one with a peer."""
     account, claims = read_export(file)
+    if account is None:
+        click.echo(f"note: {file} has no tabs, and does not say whose statement it is", err=True)
     rows = balances(account, claims) if account else []
     return balance_rows("file", account or b"", len(claims), rows_with(rows, peer))
 

@@ -22,7 +22,7 @@ from psycopg import errors
 from psycopg.types.numeric import IntLoader
 
 from ledger.address import Address
-from ledger.errors import LedgerBusy, LedgerUnreachable
+from ledger.errors import BadObject, LedgerBusy, LedgerUnreachable
 from ledger.store import BUSY_TIMEOUT_S, Row, Store, damaged
 from protocol.errors import ConfigError, ManyhandsError, OutOfMemory
 
@@ -220,7 +220,9 @@ class PostgresStore(Store):
         if isinstance(error, _REFUSED):
             hint = "check the user, password and database in --ledger, and what they may do"
             return ConfigError(f"{self.path} refuses: {reason}", hint=hint)
-        if isinstance(error, _LOST) and not isinstance(error, errors.DataError):
+        if isinstance(error, psycopg.DataError):  # what we were given is wrong, not what is there
+            return BadObject(f"{self.path} can keep no such value: {reason}")
+        if isinstance(error, _LOST):
             return LedgerUnreachable(
                 f"{self.path} cannot be reached: {reason}",
                 hint="start the server, or check host, user, password and database with psql;"

@@ -5,6 +5,7 @@ hash of, and where its witnesses are found. Without any, the founder's home issu
 its node is the one witness: it has a key of its own for that, in `HOME/witness/`.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -217,6 +218,17 @@ def check_funding(
             "what a credit is worth is said of a settled swarm, and of no other",
             hint="--funding settled --credit-is 1.00 EUR",
         )
+    if credit_is is not None:
+        micros, currency = credit_is
+        if not re.fullmatch("[A-Z]{3}", currency):
+            raise UsageError(
+                f"a currency is three capital letters (ISO 4217), not {currency[:20]!r}",
+                hint="--credit-is 1.00 EUR",
+            )
+        if micros <= 0:
+            raise UsageError(
+                "a credit of a settled swarm is worth more than 0", hint="--credit-is 1.00 EUR"
+            )
 
 
 def found_funding(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ledger.lines import peer_name
+from ledger.options import AccountType
 from manyhands.crediting.amounts import show_amount
 from manyhands.crediting.command import online
 from manyhands.crediting.desk import check_granted
@@ -62,11 +63,11 @@ class Settled:
 @click.option(
     "--epoch", type=click.IntRange(0), help="Only this epoch. Default: all that are over."
 )
-@click.option("--peer", help="Only with this node.")
+@click.option("--peer", type=AccountType(), help="Only with this node.")
 @online
 def settle(
     epoch: int | None,
-    peer: str | None,
+    peer: bytes | None,
     home: Path | None,
     name: str | None,
     join: tuple[Address, ...],
@@ -80,12 +81,12 @@ def settle(
     place = place_of(home, name)
     party = open_party(place, "client")
     check_granted(party.policy)
-    due = [each for each in due_of(place, party, epoch) if peer in (None, each.peer)]
+    due = [each for each in due_of(place, party, epoch) if peer in (None, each.pair.payee)]
     found = run(settle_all(place, party, join, due)) if due else []
     if as_json:
         click.echo(json.dumps({"schema": SCHEMA, "home": str(place.root), **_view(found)}))
     else:
-        _show(found)
+        _show(found, "" if peer is None else f" with {peer_name(peer)}")
     failed = [each.error for each in found if each.error is not None]
     if failed:
         raise failed[0]
@@ -236,9 +237,9 @@ def _view(found: Sequence[Settled]) -> dict[str, Any]:
     return {"settled": settled, "left": left}
 
 
-def _show(found: Sequence[Settled]) -> None:
+def _show(found: Sequence[Settled], of_whom: str = "") -> None:
     if not found:
-        click.echo("nothing is left to settle")
+        click.echo(f"nothing is left to settle{of_whom}")
     for each in found:
         for made in each.made:
             told = f"{show_amount(made.net)} credits for {made.n_sessions} tabs"

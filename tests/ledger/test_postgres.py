@@ -8,7 +8,7 @@ import pytest
 
 from ledger import Ledger, LedgerReader, verify_ledger
 from ledger.address import Address
-from ledger.errors import DamagedLedger, LedgerBusy, LedgerUnreachable
+from ledger.errors import BadObject, DamagedLedger, LedgerBusy, LedgerUnreachable
 from ledger.places import POINTER, address_of, agree, open_at, open_store, point
 from ledger.reader import FILE_NAME
 from protocol.errors import ConfigError, UsageError
@@ -44,6 +44,15 @@ def test_43_a_server_that_is_killed_loses_no_acknowledged_entry_and_signs_no_siz
         ledger.close()
         report = verify_ledger(tmp_path, CLIENT.public_key)
         assert (report.failures, report.n_entries) == ([], 4)
+
+
+def test_a_value_that_a_server_cannot_keep_is_no_damage(on_server):
+    with Ledger.open(on_server, CLIENT, SWARM) as ledger:
+        ledger.append(receipts(1)[0])
+        with pytest.raises(BadObject, match="no such value"):
+            ledger._store.execute("SELECT ?::text", ("a\x00b",))
+
+        assert len(ledger) == 1
 
 
 def test_43_a_connection_cut_within_a_transaction_leaves_nothing_of_it(on_server, server):
