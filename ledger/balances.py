@@ -4,7 +4,7 @@ Joins are by maximum per tab, so that the order, repetition and grouping of clai
 two copies of a log, or a log and a part of it, fold to the same balances.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 Parties = tuple[bytes, bytes, bytes]  # payer, payee, asset
@@ -54,19 +54,25 @@ class Fold:
         self._sums[parties] = self._sums.get(parties, 0) + more
         return more
 
-    def balances(self) -> list[Balance]:
-        """In a fixed order."""
+    def balances(self, off: Mapping[tuple[bytes, bytes], int] | None = None) -> list[Balance]:
+        """In a fixed order. off: what payees took off tabs, by payee and tab."""
         found: dict[tuple[bytes, bytes], tuple[int, int, int]] = {}
         for (payer, payee, asset), amount in self._sums.items():
             if payer == payee or self.account not in (payer, payee):
                 continue
+            tabs = self._highest[payer, payee, asset]
+            amount -= sum(
+                min(less, tabs.get(tab, 0))
+                for (who, tab), less in (off or {}).items()
+                if who == payee
+            )
             earns = payee == self.account
             pair = (payer if earns else payee, asset)
             earned, spent, n_tabs = found.get(pair, (0, 0, 0))
             found[pair] = (
                 earned + amount * earns,
                 spent + amount * (not earns),
-                n_tabs + len(self._highest[payer, payee, asset]),
+                n_tabs + len(tabs),
             )
         return [Balance(*pair, *totals) for pair, totals in sorted(found.items())]
 

@@ -21,6 +21,7 @@ from ledger.imports import read_export
 from ledger.key_ring import ACCOUNT, EVENTS, KeyRing, read_chain
 from ledger.key_state import fold
 from ledger.lines import Line, peer_name
+from ledger.noted import noted_at
 from ledger.options import choice_of, choosing, common, one_book
 from ledger.reader import LedgerReader
 from ledger.statements import Choice, make_statement
@@ -130,15 +131,14 @@ def _write_text(
     month: datetime | None,
 ) -> int:
     with book.reader() as reader:
-        lines = make_statement(kept_by(reader), choice).lines
-    writers: dict[str, Callable[[Iterable[Line]], Iterator[str]]] = {
-        "csv": write_csv,
-        "jsonl": write_jsonl,
-        "focus": lambda chosen: write_focus(
-            chosen, worth, month=month.strftime("%Y-%m") if month else ""
-        ),
+        made = make_statement(kept_by(reader), choice, noted_at(book, reader))
+    lines, invoiced = made.lines, month.strftime("%Y-%m") if month else ""
+    writers: dict[str, Callable[[], Iterator[str]]] = {
+        "csv": lambda: write_csv(lines, made.credited),
+        "jsonl": lambda: write_jsonl(lines, made.credited),
+        "focus": lambda: write_focus(lines, worth, made.credited, month=invoiced),
     }
-    text = writers[kind](lines)
+    text = writers[kind]()
     if out is None:
         for piece in text:
             click.echo(piece, nl=False)
@@ -158,10 +158,13 @@ def _write_text(
 def statement_csv(books: Iterable[Book], choice: Choice) -> Iterator[str]:
     """The chosen tabs of several ledgers, as one table."""
     lines: list[Line] = []
+    credited: list[int] = []
     for book in books:
         with book.reader() as reader:
-            lines += make_statement(kept_by(reader), choice).lines
-    return write_csv(lines)
+            made = make_statement(kept_by(reader), choice, noted_at(book, reader))
+        lines += made.lines
+        credited += made.credited
+    return write_csv(lines, credited)
 
 
 def worth_of(credit_is: tuple[str, str] | None) -> Worth | None:

@@ -13,15 +13,17 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from typing import Any
 
 from ledger.lines import Line, credits_text, meter_view, moment, peer_name
+from ledger.meter import Meter
 from ledger.worth import Worth
 
 _TEXT_COLUMNS = """
 account entry receipt tab session direction peer closed_utc epoch manifest layer_lo layer_hi
 execution prefill_tl decode_tl cached_tl ctx_ktl kv_q act_kib head_tok token_layers asset
-amount_ncr amount_credits
+amount_ncr amount_credits kind
 """
 _TEXT_FOCUS_COLUMNS = """
 BilledCost BillingAccountId BillingAccountName BillingCurrency BillingPeriodEnd BillingPeriodStart
@@ -35,6 +37,11 @@ SubAccountName Tags x_AmountNcr x_Asset x_LayerHi x_LayerLo x_LogIndex x_Manifes
 x_TabId
 """
 COLUMNS, FOCUS_COLUMNS = _TEXT_COLUMNS.split(), _TEXT_FOCUS_COLUMNS.split()
+TAB, CREDIT_NOTE = "tab", "credit_note"  # kinds of rows; a row that says none is a tab
+_OF_USAGE = (
+    *("ConsumedQuantity", "ConsumedUnit", "PricingCategory", "PricingQuantity", "PricingUnit"),
+    *("ListUnitPrice", "ContractedUnitPrice", "SkuId", "SkuPriceId"),
+)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a spreadsheet's formulas begin
 # Where a spreadsheet that splits lines at other signs than commas would begin another cell.
 _NEXT_CELL = re.compile(r"([;|\t\r\n])(?=[\s\"']*[=+\-@])")
@@ -46,27 +53,57 @@ def sku_price_id(line: Line) -> str:
     return f"{line.manifest.hex()[:16]}/{line.execution}/{rates}"
 
 
-def write_csv(lines: Iterable[Line]) -> Iterator[str]:
-    return _csv(COLUMNS, map(_row, lines))
+def write_csv(lines: Iterable[Line], credited: Iterable[int] = ()) -> Iterator[str]:
+    """credited: what credit notes take off each line, if anything is known of it."""
+    return _csv(COLUMNS, (_row(line, off) for line, off in _rows(lines, credited)))
 
 
-def write_jsonl(lines: Iterable[Line]) -> Iterator[str]:
-    for line in lines:
-        view = {"account": peer_name(line.account), **line.to_json()}
+def write_jsonl(lines: Iterable[Line], credited: Iterable[int] = ()) -> Iterator[str]:
+    for line, off in _rows(lines, credited):
+        view: dict[str, Any] = {"account": peer_name(line.account), **line.to_json()}
+        if off:
+            nothing = dict.fromkeys(view["meter"], 0)
+            view |= {"kind": CREDIT_NOTE, "meter": nothing, "amount_ncr": -off}
         yield json.dumps(view, separators=(",", ":")) + "\n"
 
 
 def write_focus(
-    lines: Iterable[Line], worth: Worth | None = None, *, month: str = ""
+    lines: Iterable[Line],
+    worth: Worth | None = None,
+    credited: Iterable[int] = (),
+    *,
+    month: str = "",
 ) -> Iterator[str]:
     """month: `2026-11`, for which each provider's lines are an invoice; empty: not invoiced yet."""
-    value, spent = worth or Worth(), (line for line in lines if not line.earned)
-    return _csv(FOCUS_COLUMNS, (_focus_row(line, value, month) for line in spent))
+    value = worth or Worth()
+    rows = ((line, off) for line, off in _rows(lines, credited) if not line.earned)
+    return _csv(
+        FOCUS_COLUMNS,
+        (
+            _focus_note(line, off, value, month) if off else _focus_row(line, value, month)
+            for line, off in rows
+        ),
+    )
+
+
+def _rows(lines: Iterable[Line], credited: Iterable[int]) -> Iterator[tuple[Line, int]]:
+    """Each line, with 0; and once more, with what is taken off it, where anything is."""
+    for line, off in zip_longest(lines, credited, fillvalue=0):
+        assert isinstance(line, Line), "nothing is taken off but lines"
+        yield line, 0
+        if off:
+            yield line, int(off)
 
 
 def invoice_id(month: str, payee: str, payer: str) -> str:
     """The same for both parties, who need not ask each other."""
     return f"MH-{month}-{payee[-10:]}-{payer[-10:]}"
+
+
+class _Exact(str):
+    """A decimal of our own making, which may begin with a minus."""
+
+    __slots__ = ()
 
 
 def guarded(text: str) -> str:
@@ -89,7 +126,10 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterator[
     yield buffer.getvalue()
 
 
-def _row(line: Line) -> dict[str, Any]:
+def _row(line: Line, off: int = 0) -> dict[str, Any]:
+    """off: of a credit note, what it takes off; it is about no work."""
+    if off:
+        line = line._replace(amount=-off, meter=Meter())
     return {
         "account": peer_name(line.account),
         "entry": line.index,
@@ -108,8 +148,19 @@ def _row(line: Line) -> dict[str, Any]:
         "token_layers": line.token_layers,
         "asset": line.asset.hex(),
         "amount_ncr": line.amount,
-        "amount_credits": credits_text(line.amount),
+        "amount_credits": _Exact(credits_text(line.amount)),
+        "kind": CREDIT_NOTE if off else TAB,
     }
+
+
+def _focus_note(line: Line, off: int, worth: Worth, month_name: str) -> dict[str, Any]:
+    """What a provider takes off, which is about no quantity and has no price."""
+    row = _focus_row(line, worth, month_name)
+    cost = _Exact(worth.of(-off))
+    costs = dict.fromkeys(("BilledCost", "ContractedCost", "EffectiveCost", "ListCost"), cost)
+    nothing = dict.fromkeys(_OF_USAGE, "")
+    more = {"ChargeCategory": "Credit", "ChargeFrequency": "One-Time", "x_AmountNcr": -off}
+    return {**row, **nothing, **costs, **more, "ChargeDescription": "credit note of the provider"}
 
 
 def _focus_row(line: Line, worth: Worth, month_name: str) -> dict[str, Any]:

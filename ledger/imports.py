@@ -6,12 +6,15 @@ file is only what somebody says: nothing in it is signed, and what is proven tra
 
 import csv
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from ledger.balances import Claim
-from ledger.exports import COLUMNS, FOCUS_COLUMNS
+from ledger.exports import COLUMNS, CREDIT_NOTE, FOCUS_COLUMNS, TAB
 from protocol.canonical import MAX_UINT
 from protocol.errors import UsageError
 from protocol.identity import public_key_from_peer_id
@@ -43,6 +46,7 @@ def read_export(path: Path) -> tuple[bytes | None, list[Claim]]:
 def _claims(path: Path, rows: Iterable[Mapping[str, Any]]) -> tuple[bytes | None, list[Claim]]:
     owner: bytes | None = None
     claims = []
+    off: defaultdict[Claim, int] = defaultdict(int)  # of tabs, by what is the same of their claims
     for number, row in enumerate(rows, 1):
         try:
             account, claim = _claim(row)
@@ -51,8 +55,12 @@ def _claims(path: Path, rows: Iterable[Mapping[str, Any]]) -> tuple[bytes | None
         if owner not in (None, account):
             raise UsageError(f"{path}, line {number}: it is of another account than those before")
         owner = account
-        claims.append(claim)
-    return owner, claims
+        if claim.amount < 0:
+            off[replace(claim, amount=0)] -= claim.amount
+        else:
+            claims.append(claim)
+    less = ((each, off.get(replace(each, amount=0), 0)) for each in claims) if off else ()
+    return owner, [replace(c, amount=max(0, c.amount - n)) for c, n in less] if off else claims
 
 
 def _claim(row: Mapping[str, Any]) -> tuple[bytes, Claim]:
@@ -61,7 +69,11 @@ def _claim(row: Mapping[str, Any]) -> tuple[bytes, Claim]:
     account, peer = public_key_from_peer_id(row["account"]), public_key_from_peer_id(row["peer"])
     amount = _whole(row["amount_ncr"])
     tab, asset = bytes.fromhex(row["tab"]), bytes.fromhex(row["asset"])
-    if not 0 <= amount <= MAX_UINT or len(tab) != 16 or len(asset) not in (0, 32):
+    if row.get("kind", TAB) not in (TAB, CREDIT_NOTE):
+        raise ValueError("neither a tab nor a credit note")
+    if (amount < 0) != (row.get("kind", TAB) == CREDIT_NOTE):
+        raise ValueError("a credit note, and nothing else, takes something off")
+    if not abs(amount) <= MAX_UINT or len(tab) != 16 or len(asset) not in (0, 32):
         raise ValueError("an amount, tab or asset that no receipt can have")
     if row["direction"] not in ("earned", "spent"):
         raise ValueError("neither earned nor spent")
@@ -73,7 +85,7 @@ def _claim(row: Mapping[str, Any]) -> tuple[bytes, Claim]:
 def _whole(told: object) -> int:
     if type(told) is int:
         return told
-    if not isinstance(told, str) or not (told.isascii() and told.isdecimal()):
+    if not isinstance(told, str) or not re.fullmatch("-?[0-9]+", told):
         raise ValueError(f"not an amount in ncr: {str(told)[:40]}")
     return int(told)
 
@@ -92,7 +104,7 @@ def _json_rows(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
 def _csv_rows(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
     rows = csv.reader(lines, strict=True)
     columns = next(rows, None)
-    if columns not in (COLUMNS, FOCUS_COLUMNS):
+    if columns not in (COLUMNS, COLUMNS[:-1], FOCUS_COLUMNS):  # once without `kind`
         raise UsageError(
             "it is no statement: its columns are others",
             hint="make one: manyhands ledger export csv",
@@ -101,7 +113,7 @@ def _csv_rows(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
         if len(row) != len(columns):
             raise UsageError(f"a line has {len(row)} cells instead of {len(columns)}")
         named = dict(zip(columns, row, strict=True))
-        yield named if columns == COLUMNS else _from_focus(named)
+        yield _from_focus(named) if columns == FOCUS_COLUMNS else named
 
 
 def _from_focus(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -112,6 +124,7 @@ def _from_focus(row: Mapping[str, Any]) -> Mapping[str, Any]:
         "amount_ncr": row["x_AmountNcr"],
         "tab": row["x_TabId"],
         "asset": row["x_Asset"],
+        "kind": CREDIT_NOTE if row["ChargeCategory"] == "Credit" else TAB,
     }
 
 

@@ -55,6 +55,9 @@ def statement(view: View) -> None:
         opening, closing = _amount(book["opening_ncr"]), _amount(book["closing_ncr"])
         spent, earned = _amount(book["spent_ncr"]), _amount(book["earned_ncr"])
         out.print(f"before {opening} ncr, earned {earned}, spent {spent}, after {closing} ncr")
+        if book.get("credit_ncr"):
+            off = _amount(book["credit_ncr"])
+            out.print(f"{off} ncr that credit notes take off are taken off these sums", style="dim")
         if money := book.get("money"):
             in_money = "before {opening}, earned {earned}, spent {spent}, after {closing}"
             out.print(f"{in_money.format(**money)} {money['currency']}")

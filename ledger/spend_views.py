@@ -140,6 +140,14 @@ class SpendViews:
         )
         return dict(rows)
 
+    def all_notes(self) -> dict[tuple[bytes, bytes], int]:
+        """By payee and tab, what payees' logs take off their tabs, as far as that counts."""
+        rows = self._store.execute(
+            "SELECT name, oid, max(amount) FROM step JOIN counted USING (acct)"
+            " JOIN account ON id = acct WHERE kind = 5 AND idx < n GROUP BY name, oid"
+        )
+        return {(bytes(payee), bytes(tab)): int(amount) for payee, tab, amount in rows}
+
     def is_forked(self, account: bytes) -> bool:
         rows = self._store.execute(
             "SELECT 1 FROM forked JOIN account ON id = acct WHERE name = ?", (account,)

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Protocol, Self
 
 from ledger.lines import Line, peer_name
+from ledger.noted import NOTHING_NOTED, Noted
 from protocol.errors import UsageError
 
 DAY_S = 86_400
@@ -123,11 +124,12 @@ class Sum:
 @dataclass(slots=True)
 class Statement:
     """What was chosen, oldest first. `counted` is what each line adds beyond earlier receipts of
-    its tab: as a rule all of it."""
+    its tab, less what its payee takes off: as a rule all of it."""
 
     choice: Choice
     lines: list[Line] = field(default_factory=list)
     counted: list[int] = field(default_factory=list)
+    credited: list[int] = field(default_factory=list)  # what credit notes take off each line
     opening: int = 0  # of the same parties and model, ahead of the period
     within: Sum = field(default_factory=Sum)
 
@@ -151,15 +153,19 @@ class Statement:
         }
 
 
-def make_statement(kept: Iterable[Kept], choice: Choice = EVERYTHING) -> Statement:
-    """Of what a log has, in its order."""
+def make_statement(
+    kept: Iterable[Kept], choice: Choice = EVERYTHING, noted: Noted = NOTHING_NOTED
+) -> Statement:
+    """Of what a log has, in its order. noted: what is taken off its tabs."""
     made, all_parties = Statement(choice), choice.peer is None and not choice.model
     highest: dict[tuple[bytes, bytes, bytes, bool], int] = {}
     for each in kept:
         tab = (each.tab_id, each.asset, each.counterparty, each.earned)
         before = highest.get(tab, 0)
         highest[tab] = max(before, each.amount)
-        counted = max(0, each.amount - before)
+        more = max(0, each.amount - before)
+        off = noted.of(each.counterparty, each.tab_id, earned=each.earned)
+        counted = max(0, before + more - off) - max(0, before - off) if off else more
         if choice.last is not None and each.epoch > choice.last:
             continue
         if not all_parties and not choice.is_about(each):
@@ -170,6 +176,7 @@ def make_statement(kept: Iterable[Kept], choice: Choice = EVERYTHING) -> Stateme
         line = each.line
         made.lines.append(line)
         made.counted.append(counted)
+        made.credited.append(more - counted)
         made.within.add(line, counted)
     return made
 

@@ -13,6 +13,7 @@ from ledger.homes import Book
 from ledger.line_rows import N_ENTRY, line_of
 from ledger.line_states import tab_states
 from ledger.lines import Line, peer_name
+from ledger.noted import noted_at
 from ledger.places import is_there
 from ledger.reader import LedgerReader
 from ledger.receipts import ClosedTab, open_receipt, receipt_id
@@ -34,7 +35,8 @@ PROOF_SCHEMA = "manyhands/ledger-proof/v1"
 def balance_view(book: Book, peer: bytes | None = None) -> Json:
     """peer: only with this one."""
     with book.reader() as reader:
-        rows = balances(reader.account, (entry.claim(reader.account) for entry in reader.entries()))
+        claims = (entry.claim(reader.account) for entry in reader.entries())
+        rows = balances(reader.account, noted_at(book, reader).less(claims))
         return balances_view(book, reader, rows_with(rows, peer))
 
 
@@ -77,12 +79,13 @@ def statement_view(
     """The tabs of a ledger that are chosen, oldest first, and what they come to: in money, too,
     where a credit is worth some."""
     with book.reader() as reader:
-        made = make_statement(kept_by(reader), choice)
+        made = make_statement(kept_by(reader), choice, noted_at(book, reader))
         states = _states(book, reader)
         return {
             "role": book.role,
             "peer": peer_name(reader.account),
             **made.to_json(),
+            "credit_ncr": sum(made.credited),
             **({"groups": made.groups(by)} if by else {}),
             **(_money(made.to_json(), worth) if worth else {}),
             "tabs": [

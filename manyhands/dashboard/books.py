@@ -15,6 +15,7 @@ from ledger.balances import Fold
 from ledger.exports import write_csv, write_focus, write_jsonl
 from ledger.homes import Book, find_books
 from ledger.lines import moment
+from ledger.noted import noted_at
 from ledger.reader import LedgerReader
 from ledger.statement_html import statement_html
 from ledger.statements import make_statement
@@ -38,7 +39,7 @@ class Followed:
     n_read: int = 0
     last_id: bytes = b""  # of the receipt that was read last
     view: dict[str, Any] = field(default_factory=dict)
-    view_of: tuple[int, int] = (-1, -1)  # its entries and open tabs then
+    view_of: tuple[int, int, int] = (-1, -1, -1)  # its entries, open tabs, credit notes then
     days: dict[int, list[int]] = field(default_factory=dict)  # earned and spent, by day since 1970
 
 
@@ -66,7 +67,7 @@ class HomeBooks:
         nets = {}
         for book in self._books():
             with book.reader() as reader:
-                rows = self._follow(book, reader).fold.balances()
+                rows = self._follow(book, reader).fold.balances(noted_at(book, reader).off)
             nets[book.role] = sum(row.net for row in rows)
         return nets
 
@@ -87,9 +88,10 @@ class HomeBooks:
     def _view(self, book: Book) -> dict[str, Any]:
         with book.reader() as reader:
             known = self._follow(book, reader)
-            size = (known.n_read, reader.n_open_tabs())
+            noted = noted_at(book, reader)
+            size = (known.n_read, reader.n_open_tabs(), sum(noted.off.values()))
             if known.view_of != size:
-                told = balances_view(book, reader, known.fold.balances())
+                told = balances_view(book, reader, known.fold.balances(noted.off))
                 known.view = {**told, **recent_view(book, MOST_TABS)}
                 known.view_of = size
             sections = sections_of(Home.at(self._home), book, reader)
@@ -109,10 +111,11 @@ class HomeBooks:
             made = f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
             return statement_html([statement_view(book, worth=worth)], worth or Worth(), made)
         with book.reader() as reader:
-            lines = make_statement(kept_by(reader)).lines
+            made = make_statement(kept_by(reader), noted=noted_at(book, reader))
         if kind == "focus":
-            return write_focus(lines, worth)
-        return write_csv(lines) if kind == "csv" else write_jsonl(lines)
+            return write_focus(made.lines, worth, made.credited)
+        write = write_csv if kind == "csv" else write_jsonl
+        return write(made.lines, made.credited)
 
     def _follow(self, book: Book, reader: LedgerReader) -> Followed:
         known = self._followed.get(book.directory)

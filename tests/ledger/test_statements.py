@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import Meter, Rates, balances
-from ledger.balances import Claim
+from ledger.balances import Claim, Fold
 from ledger.cli import ledger as ledger_commands
 from ledger.exports import COLUMNS, FOCUS_COLUMNS, guarded, write_csv, write_focus, write_jsonl
 from ledger.imports import read_export
 from ledger.lines import Line, credits_text, peer_name
+from ledger.noted import Noted
 from ledger.policy import SETTLED
 from ledger.statements import Choice, make_statement
 from ledger.worth import Worth
@@ -309,3 +310,49 @@ def test_a_month_is_an_invoice_of_each_provider_in_the_currency_of_the_swarm():
     assert (row["BilledCost"], row["BillingCurrency"]) == ("1", "EUR")
     assert row["InvoiceId"] == f"MH-2026-09-{payee[-10:]}-{payer[-10:]}"
     assert Worth.by(POLICY) is None
+
+
+def test_credit_notes_are_taken_off_sums_and_are_rows_of_their_own_in_exports(tmp_path):
+    """What is exported comes to the balances that the ledger has, notes and all."""
+    first, again, other = line(amount=60), line(1, amount=100), line(2, tab=1, amount=30)
+    earned = line(3, tab=2, amount=50, earned=True)
+    noted = Noted(
+        first.account,
+        {
+            (first.counterparty, first.tab_id): 20,
+            (other.counterparty, other.tab_id): 99,  # more than it came to
+            (first.account, earned.tab_id): 5,
+        },
+    )
+    lines = [first, again, other, earned]
+
+    made = make_statement(lines, noted=noted)
+
+    assert made.credited == [20, 0, 30, 5]
+    assert (made.within.spent, made.within.earned, made.closing) == (80, 45, -35)
+    assert make_statement(lines[1:2], noted=noted).within.spent == 80
+    claims = [Claim(each.tab_id, *parties_of(each), each.asset, each.amount) for each in lines]
+    ours = balances(first.account, noted.less(claims))
+    fold = Fold(first.account)
+    for claim in claims:
+        fold.add(claim)
+    assert fold.balances(noted.off) == ours
+    for writer in (write_csv, write_jsonl):
+        file = tmp_path / "statement"
+        file.write_text("".join(writer(lines, made.credited)))
+        account, read = read_export(file)
+        assert balances(account, read) == ours
+    assert sum(each.net for each in ours) == -35
+
+    text = "".join(write_focus(lines, None, made.credited))
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    notes = [row for row in rows if row["ChargeCategory"] == "Credit"]
+    assert [row["BilledCost"] for row in notes] == ["-0.00000002", "-0.00000003"]
+    assert {row["ConsumedQuantity"] + row["SkuId"] for row in notes} == {""}
+    file.write_text(text)
+    account, read = read_export(file)
+    assert sum(each.spent for each in balances(account, read)) == 80
+
+
+def parties_of(each):
+    return (each.counterparty, each.account) if each.earned else (each.account, each.counterparty)

@@ -1,0 +1,48 @@
+"""What payees took off tabs, as a home's books of all spend logs have it: so much less is owed.
+
+In: a ledger and the books beside it. Out: of a tab, how much its payee's credit notes take off. In
+swarms where nobody issues credit there are no spend logs, and nothing is taken off.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from ledger.balances import Claim
+from ledger.homes import Book
+from ledger.places import is_there
+from ledger.reader import LedgerReader
+from ledger.spend_books import FILE_NAME, SpendBooks
+from ledger.swarms import policy_at
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """own: the account whose ledger it is. off: by payee and tab, in ncr."""
+
+    own: bytes = b""
+    off: Mapping[tuple[bytes, bytes], int] = field(default_factory=dict)
+
+    def of(self, counterparty: bytes, tab_id: bytes, *, earned: bool) -> int:
+        return self.off.get((self.own if earned else counterparty, tab_id), 0) if self.off else 0
+
+    def less(self, claims: Iterable[Claim]) -> Iterator[Claim]:
+        """The same, each by what is taken off its tab lower."""
+        for claim in claims:
+            off = self.off.get((claim.payee, claim.session_id), 0)
+            yield replace(claim, amount=max(0, claim.amount - off)) if off else claim
+
+
+NOTHING_NOTED = Noted()
+
+
+def noted_at(book: Book, reader: LedgerReader) -> Noted:
+    """Of a home's ledger.
+
+    Raises:
+        DamagedLedger, ForeignLedger, ConfigError: its books cannot be read.
+    """
+    policy = policy_at(book.directory.parent)
+    if not policy.issuers or not is_there(book.directory, FILE_NAME):
+        return Noted(reader.account)
+    with SpendBooks.open(book.directory, reader.swarm_id, policy.quorum()) as books:
+        return Noted(reader.account, books.all_notes())
