@@ -31,6 +31,7 @@ ChargeCategory ChargeClass ChargeDescription ChargeFrequency ChargePeriodEnd Cha
 CommitmentDiscountCategory CommitmentDiscountId CommitmentDiscountName CommitmentDiscountStatus
 CommitmentDiscountType ConsumedQuantity ConsumedUnit ContractedCost ContractedUnitPrice
 EffectiveCost InvoiceId InvoiceIssuerName ListCost ListUnitPrice PricingCategory PricingCurrency
+PricingCurrencyContractedUnitPrice PricingCurrencyEffectiveCost PricingCurrencyListUnitPrice
 PricingQuantity PricingUnit ProviderName PublisherName RegionId RegionName ResourceId ResourceName
 ResourceType ServiceCategory ServiceName ServiceSubcategory SkuId SkuPriceId SubAccountId
 SubAccountName Tags x_AmountNcr x_Asset x_LayerHi x_LayerLo x_LogIndex x_Manifest x_ReceiptOid
@@ -41,7 +42,9 @@ TAB, CREDIT_NOTE = "tab", "credit_note"  # kinds of rows; a row that says none i
 _OF_USAGE = (
     *("ConsumedQuantity", "ConsumedUnit", "PricingCategory", "PricingQuantity", "PricingUnit"),
     *("ListUnitPrice", "ContractedUnitPrice", "SkuId", "SkuPriceId"),
+    *("PricingCurrencyListUnitPrice", "PricingCurrencyContractedUnitPrice"),
 )
+_IN_CREDITS = Worth()
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a spreadsheet's formulas begin
 # Where a spreadsheet that splits lines at other signs than commas would begin another cell.
 _NEXT_CELL = re.compile(r"([;|\t\r\n])(?=[\s\"']*[=+\-@])")
@@ -158,6 +161,7 @@ def _focus_note(line: Line, off: int, worth: Worth, month_name: str) -> dict[str
     row = _focus_row(line, worth, month_name)
     cost = _Exact(worth.of(-off))
     costs = dict.fromkeys(("BilledCost", "ContractedCost", "EffectiveCost", "ListCost"), cost)
+    costs["PricingCurrencyEffectiveCost"] = _Exact(credits_text(-off))
     nothing = dict.fromkeys(_OF_USAGE, "")
     more = {"ChargeCategory": "Credit", "ChargeFrequency": "One-Time", "x_AmountNcr": -off}
     return {**row, **nothing, **costs, **more, "ChargeDescription": "credit note of the provider"}
@@ -165,7 +169,9 @@ def _focus_note(line: Line, off: int, worth: Worth, month_name: str) -> dict[str
 
 def _focus_row(line: Line, worth: Worth, month_name: str) -> dict[str, Any]:
     cost, model = worth.of(line.amount), line.manifest.hex()[:16]
-    unit = worth.each(line.amount, line.token_layers)
+    # What took room and no work is priced by the tab: usage has a quantity and a price.
+    n, per = (line.token_layers, "Token-layers") if line.token_layers else (1, "Tabs")
+    unit, in_credits = worth.each(line.amount, n), _IN_CREDITS.each(line.amount, n)
     payer, payee = peer_name(line.account), peer_name(line.counterparty)
     closed = moment(line.closed_ms)
     month = closed.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -193,8 +199,11 @@ def _focus_row(line: Line, worth: Worth, month_name: str) -> dict[str, Any]:
         "ListUnitPrice": unit,
         "PricingCategory": "Standard",
         "PricingCurrency": "Credits",
-        "PricingQuantity": f"{line.token_layers}.0",
-        "PricingUnit": "Token-layers",
+        "PricingCurrencyContractedUnitPrice": in_credits,
+        "PricingCurrencyEffectiveCost": credits_text(line.amount),
+        "PricingCurrencyListUnitPrice": in_credits,
+        "PricingQuantity": f"{n}.0",
+        "PricingUnit": per,
         "ProviderName": payee,
         "PublisherName": payee,
         "ResourceId": f"{line.manifest.hex()}/{blocks}",

@@ -111,11 +111,11 @@ class HomeBooks:
             made = f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
             return statement_html([statement_view(book, worth=worth)], worth or Worth(), made)
         with book.reader() as reader:
-            made = make_statement(kept_by(reader), noted=noted_at(book, reader))
+            said = make_statement(kept_by(reader), noted=noted_at(book, reader))
         if kind == "focus":
-            return write_focus(made.lines, worth, made.credited)
+            return write_focus(said.lines, worth, said.credited)
         write = write_csv if kind == "csv" else write_jsonl
-        return write(made.lines, made.credited)
+        return write(said.lines, said.credited)
 
     def _follow(self, book: Book, reader: LedgerReader) -> Followed:
         known = self._followed.get(book.directory)
