@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from ledger.epochs import epoch_now
 from ledger.fold import Allotted
 from ledger.lines import peer_name
 from ledger.options import AccountType
@@ -126,7 +127,7 @@ def allot(
             payee=payee,
             allot_no=number,
             amount=amount,
-            expires_epoch=desk.policy.epoch_of(wall_ms()) + epochs,
+            expires_epoch=epoch_now(desk.policy, desk.books, wall_ms()) + epochs,
         )
 
     _write(place, role, join, as_json, "allot", make, {"to": peer_name(payee)}, amount)

@@ -84,6 +84,9 @@ class Desk:
         """
         await self.sync()
         account, size = self.log.account, len(self.log)
+        if not size:  # what time it is witnesses say, who were asked to sign nothing yet
+            cosigned = await self.meeting.panel().cosign(self.log)
+            await asyncio.to_thread(self.books.hear_time, cosigned)
         if (counted := self.books.counted(account)) < size:
             raise NotFunded(
                 "",
