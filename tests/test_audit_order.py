@@ -142,7 +142,7 @@ class Told:
     """What is said, unsigned."""
 
     def look(self, session: Any, hop: Any, result: str, stats: Any, leaf: Any = None) -> Any:
-        return Look(hop.peer, result)
+        return Look(hop.peer, result, account=hop.terms.payee)
 
     def fault(self, hop: Any, leaf: Any, stats: Any) -> Any:
         return hop.peer
@@ -153,6 +153,7 @@ class Look:
     peer: str
     result: str
     confirmed: bool = True
+    account: bytes = field(default=b"", compare=False)
 
 
 def likely(ids: Sequence[int], rows: Any) -> np.ndarray:

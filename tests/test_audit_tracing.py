@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.verdicts import MATCH
+from ledger.verdicts import MATCH, MISMATCH
 from protocol.fingerprint import sketch
 from tests.test_audit_order import N_ROWS, RIGHT, WIDTH, Hop, blamed, looked_at, made_of, spoilt
 
@@ -71,6 +71,7 @@ async def test_37_who_sends_other_rows_than_it_computed_is_at_fault_and_not_who_
     assert audit.faults == ["hop 1"]
     assert blamed(audit, "hop 2") == blamed(audit, "hop 3") == []
     assert "hop 1 sent other rows than its blocks give" in audit.notes
+    assert {look.result for look in audit.looks if look.peer == "hop 1"} == {MISMATCH}
 
 
 async def test_37_so_it_is_two_hops_back():

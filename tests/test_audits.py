@@ -6,7 +6,7 @@ nodes' own software on an engine that does less, or other, than it says.
 
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,7 @@ async def swarm(
     home: Path,
     cheat: int | None = None,
     load: Callable[[Span], ShardEngine] = stale_engine,
+    spans: Sequence[tuple[int, int]] = (FRONT, BACK, WHOLE),
     **settings: Any,
 ) -> AsyncIterator[Swarms]:
     def over_sockets(identity: Any) -> GrpcTransport:
@@ -140,7 +141,7 @@ async def swarm(
     built = Swarms(BUILT_IN, home, over_sockets)
     built.cheat, built.load = cheat, load
     try:
-        await built.start(FRONT, BACK, WHOLE, **settings)
+        await built.start(*spans, **settings)
         yield built
     finally:
         await built.aclose()
@@ -233,6 +234,24 @@ async def test_37_a_cheat_is_named_and_the_honest_hop_behind_it_is_not(
     assert [kept.fault.accused for kept in faults] == [keys[cheat]]
     auditor = client.identity.public_key
     assert all(judge(kept.fault, OPEN_SWARM_ID).auditors == (auditor,) for kept in faults)
+    wrong = [look for look in audit.looks if look.result == MISMATCH]
+    assert [(look.account, look.confirmed) for look in wrong] == [(keys[cheat], True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cheat", "how"), [(1, scaled), (1, unseen_engine), (2, scaled)])
+async def test_37_in_a_chain_of_three_any_hop_that_cheats_is_named_and_no_other(
+    tmp_path, cheat, how
+):
+    load = how if how is unseen_engine else spoilt_by(how, tmp_path / "spoilt")
+    spans = ((0, 3), (3, 6), (6, 8), WHOLE)
+    async with swarm(tmp_path, cheat, load, spans) as built, built.client() as client:
+        keys = [local.node.identity.public_key for local in built.nodes]
+        with Findings.open(tmp_path, OPEN_SWARM_ID) as findings:
+            audit = await audited(built, client, findings, avoid=3)
+            faults = findings.faults()
+
+    assert [kept.fault.accused for kept in faults] == [keys[cheat]]
     wrong = [look for look in audit.looks if look.result == MISMATCH]
     assert [(look.account, look.confirmed) for look in wrong] == [(keys[cheat], True)]
 

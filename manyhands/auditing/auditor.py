@@ -192,7 +192,9 @@ class Auditor:
         is_sure = len(wrong) > 1 and self._allowed.is_measured
         look = self._teller.look(session, hop, MISMATCH, wrong[-1].stats, leaf)
         audit.looks.append(replace(look, confirmed=is_sure))
-        if doing.is_sent:
+        if doing.is_sent:  # what it commits to matches, and it sent something else
+            matched = hop.terms.payee, MATCH
+            audit.looks = [each for each in audit.looks if (each.account, each.result) != matched]
             audit.notes.append(f"{hop.peer} sent other rows than its blocks give")
         if is_sure and leaf is not None:
             stats = [each.stats for each in wrong]
