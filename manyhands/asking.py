@@ -52,6 +52,7 @@ class Ask:
     logprobs: int | None = None
     forget: bool = False
     no_spares: bool = False
+    drafter: str = "none"
     timeout_s: float = 600.0
     wait_s: float | None = None  # for blocks that nobody serves
     profile: str | None = None
@@ -101,6 +102,7 @@ class Ask:
             logprobs=self.logprobs,
             reuse_prefix=not self.forget,
             spares=not self.no_spares,
+            drafter=self.drafter,
             timeout_s=self.timeout_s,
             wait_s=WAIT_S if self.wait_s is None else self.wait_s,
             profile=self.spelled_profile(),

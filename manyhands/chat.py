@@ -22,6 +22,7 @@ from manyhands.models import TINY, Model
 from manyhands.options import (
     accept_licence_option,
     channel_option,
+    drafter_option,
     home_option,
     join_option,
     limits_options,
@@ -54,6 +55,7 @@ PRIVACY = "Peers that serve the first and last blocks can read what you write."
 @limits_options
 @click.option("--forget", is_flag=True, help="Peers keep nothing; each turn runs all of it again.")
 @click.option("--no-spares", is_flag=True, help="No other peer holds a copy while it runs.")
+@drafter_option
 @wait_option
 @tunnels_option
 @channel_option

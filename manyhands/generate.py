@@ -28,6 +28,7 @@ from manyhands.options import (
     accept_licence_option,
     auditors_option,
     channel_option,
+    drafter_option,
     home_option,
     join_option,
     limits_options,
@@ -52,7 +53,7 @@ Look = Callable[["Generation", "GenerationResult"], Awaitable[None]]
 
 HEADINGS = {
     "What to ask": ("prompt", "prompt_ids", "max_tokens", "stops", "ignore_eos"),
-    "How tokens are drawn": ("temperature", "top_p", "top_k", "min_p", "seed"),
+    "How tokens are drawn": ("temperature", "top_p", "top_k", "min_p", "seed", "drafter"),
     "What the answer has to be": NAMES,
     "Where": ("join", "swarm", "home", "tunnels", "channel", "accept_licence"),
     "Who may serve": (
@@ -83,6 +84,7 @@ HEADINGS = {
 @limits_options
 @click.option("--forget", is_flag=True, help="Peers keep nothing to begin later prompts with.")
 @click.option("--no-spares", is_flag=True, help="No other peer holds a copy while it runs.")
+@drafter_option
 @click.option("--no-quarantine", is_flag=True, help="Also use peers that were found at fault.")
 @auditors_option
 @click.option(

@@ -128,6 +128,8 @@ class LocalNode:
 class LocalSwarm:
     """See the module. Use `running`."""
 
+    program: tuple[str, ...] = ("-m", "manyhands")  # what Python runs
+
     def __init__(
         self,
         model: str,
@@ -204,7 +206,7 @@ class LocalSwarm:
         node.n_starts += 1
         with node.log_path.open("ab") as log:
             node.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "manyhands", "serve", self._model),
+                *(sys.executable, *self.program, "serve", self._model),
                 *("--home", str(node.home.root), "--span", str(node.span)),
                 *self._where(node),
                 *(f"--join={address}" for address in self.addresses if address != node.address),

@@ -331,5 +331,14 @@ def channel_option(command: Command) -> Command:
     )(command)
 
 
+def drafter_option(command: Command) -> Command:
+    return click.option(
+        "--drafter",
+        type=click.Choice(["none", "lookup", "auto"]),
+        default="none",
+        help="Who guesses ahead: the same answer, sooner where text repeats itself.",
+    )(command)
+
+
 def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)

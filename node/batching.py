@@ -24,7 +24,7 @@ from node.pieces import Piece, blocks_and_rows, in_one_piece, needs_logits, wait
 from node.rows import from_wire, ids_from_wire, joined, to_wire
 from node.schedule import LEAST_ROWS, Schedule, Step, Waiting
 from node.step_cost import StepCost
-from node.work import Done, Lane, Load, Seen, Work
+from node.work import Done, Lane, Load, RowCost, Seen, Work
 from protocol.draws import Drawn
 from protocol.errors import ManyhandsError, OutOfMemory, PeerBusy, SessionTimeout
 from protocol.logprobs import PromptLogprobs
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Ran = tuple[bytes | memoryview, Drawn | None, PromptLogprobs | None]  # output, drawn, read
+Ran = tuple[bytes | memoryview, tuple[Drawn, ...], PromptLogprobs | None]  # output, drawn, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,10 @@ class Batcher:
         """Nothing of this session is run any more."""
         over = partial(self._schedule.over, hash(lane))  # by its hash: nothing here keeps it alive
         self._inbox.put(Delivery([], call=over))
+
+    def row_cost(self, position: int) -> RowCost:
+        """As far as is known; any thread may ask."""
+        return RowCost(self._schedule.cost.roughly_us(position) / 1e6, self._schedule.n_decoding)
 
     def check_wait(self, most_s: float) -> None:
         """Whether a session that can wait for so long is worth admitting.
@@ -252,11 +256,12 @@ class Batcher:
         items = [self._item(piece) for piece in pieces]
         done: list[Ran] = []
         for piece, result in zip(pieces, self._engine.step(items), strict=True):
-            lane, readout, drawn = piece.lane, piece.lane.readout, None
+            lane, readout = piece.lane, piece.lane.readout
+            drawn: tuple[Drawn, ...] = ()
             read = readout.read(self._engine, piece.start, result) if readout else None
-            if piece.samples and result.logits is not None:
-                logits = result.logits[-1].cpu().numpy()
-                drawn = lane.draw(logits, piece.start + piece.rows)
+            if piece.heads and result.logits is not None:
+                logits = result.logits[-piece.heads :].cpu().numpy()
+                drawn = lane.draw(logits, piece.start + piece.rows - piece.heads + 1, piece.line)
             at_end = lane.lease.exit == self._engine.n_blocks
             wire = lane.end_wire if at_end and not lane.is_bare else lane.wire
             output = b"" if wire is None else to_wire(wire, result.hidden)
@@ -267,7 +272,7 @@ class Batcher:
         lease = piece.lane.lease
         parts = [self._tensor(piece.lane, work.payload(rows)) for work, rows in piece.parts]
         is_read = needs_logits(piece.lane, piece.start)
-        n_logits = piece.rows if is_read else int(piece.samples)
+        n_logits = piece.rows if is_read else piece.heads
         return StepItem(lease, piece.start, joined(parts), n_logits)
 
     def _tensor(self, lane: Lane, payload: bytes | memoryview) -> "Tensor":
@@ -346,7 +351,7 @@ def _results(piece: Piece, ran: Ran, began_s: float, run_us: int) -> Iterator[Do
         part = output[at * width : (at + rows) * width]
         at += rows
         is_last = at == piece.rows
-        made = (drawn, run_us, read) if is_last else (None, run_us, None)
+        made = (drawn, run_us, read) if is_last else ((), run_us, None)
         yield Done(piece.lane, work.run.ticket, rows, part, *made, work.since_s, began_s)
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from node.data_paths import DataPaths, send_on
+from node.drafting import drafter_of
 from node.engine import Lease
 from node.filing import Filing
 from node.hop_trace import HopTrace
@@ -23,7 +24,7 @@ from node.route_check import check_commit
 from node.surroundings import Surroundings
 from node.taking import Taking
 from node.work import Done, Work
-from protocol.actions import Action, Over, Push, Return, Run, Settle, Tell
+from protocol.actions import Action, Line, Over, Push, Return, Run, Settle, Tell
 from protocol.answer import Answer
 from protocol.asking import PrefixNames
 from protocol.codec import to_client_bytes
@@ -106,6 +107,7 @@ class Hop:
             tab=meter,
             ending=lambda ids, n_prompt: Answer(around.grammars.tokenizer, reserve, ids, n_prompt),
             now=time.monotonic(),
+            drafter=drafter_of(reserve, around.batcher.row_cost, around.grammars),
         )
         if readout is not None:
             readout.session = self.session
@@ -292,12 +294,18 @@ class Hop:
         agreed = self.session.commitment
         return agreed is not None and agreed.n > agreed.n_prompt and position < agreed.n
 
-    def draw(self, logits: "Floats", position: int) -> Drawn:
+    def is_answer(self, position: int) -> bool:
+        agreed = self.session.commitment
+        return agreed is not None and not self.is_bare and position >= agreed.n
+
+    def draw(self, logits: "Floats", position: int, line: Line | None = None) -> tuple[Drawn, ...]:
         agreed, ids = self.session.commitment, self.session.draws.ids
         assert agreed is not None
         assert self._drawing is not None, "only a last hop draws"
-        drawn = self._drawing.draw(logits, ids, agreed.n_prompt, position)
-        return replace(drawn, pooled=self.readout.vector()) if self.readout else drawn
+        if line is not None:
+            return self._drawing.judge(logits, ids, agreed.n_prompt, position, line)
+        drawn = self._drawing.draw(logits[-1], ids, agreed.n_prompt, position)
+        return (replace(drawn, pooled=self.readout.vector()) if self.readout else drawn,)
 
     def ran(self, results: Done) -> None:
         """What the next hop waits for is done now, the rest in `afterwards`."""

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from node.schedule import DECODE_ROWS, Part, Waiting
+from node.schedule import DECODE_ROWS, WINDOW_ROWS, Part, Waiting
 from node.work import Lane, Work
+from protocol.actions import Line
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,17 @@ class Piece:
         return sum(rows for _, rows in self.parts)
 
     @property
-    def samples(self) -> bool:
+    def heads(self) -> int:
+        """How many of its last rows need logits, to draw from."""
         work, rows = self.parts[-1]
-        return work.run.sample and rows == work.left
+        if work.run.line is not None:
+            return rows
+        return int(work.run.sample and rows == work.left)
+
+    @property
+    def line(self) -> Line | None:
+        """The drafts among its rows."""
+        return self.parts[-1][0].run.line
 
 
 def in_one_piece(queue: deque[Work]) -> Iterator[tuple[Work, int]]:
@@ -46,9 +55,10 @@ def in_one_piece(queue: deque[Work]) -> Iterator[tuple[Work, int]]:
 
 def waiting_of(lane: Lane, start: int, rows: int) -> Waiting:
     """Of a session whose next `rows` rows may run in one piece."""
+    is_window = rows <= WINDOW_ROWS and lane.is_answer(start)
     is_read = rows > DECODE_ROWS and needs_logits(lane, start)
     part, mends = _part(lane), lane.mends(start)
-    return Waiting(lane, part, start, rows, lane.deadline, mends, is_read, lane.is_guest)
+    return Waiting(lane, part, start, rows, lane.deadline, mends, is_read, lane.is_guest, is_window)
 
 
 def needs_logits(lane: Lane, start: int) -> bool:

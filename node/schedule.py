@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from node.step_cost import Shape, StepCost
 
-DECODE_ROWS = 8  # work of at most these is a decode or a verify window
+DECODE_ROWS = 8  # work of at most these is a decode, wherever it stands
+WINDOW_ROWS = 16  # of an answer, so many are a token and drafts, which are verified together
 MAX_SESSIONS = 128  # of one step
 PREFILL_ROWS = 256  # a step's prompt rows at most: the fastest chunk measured over a chain
 READ_ROWS = 64  # of a step's prompts whose odds are read; beside decodes `LEAST_ROWS`
@@ -61,10 +62,11 @@ class Waiting:
     mends: bool = False  # its answer had begun, and stands still until these rows are run again
     is_read: bool = False  # it needs logits of each row
     is_guest: bool = False  # its prompt gets what others leave
+    is_window: bool = False  # it is a token and drafts behind it
 
     @property
     def decodes(self) -> bool:
-        return self.rows <= DECODE_ROWS
+        return self.rows <= DECODE_ROWS or self.is_window
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,11 @@ class Schedule:
     def over(self, session: int) -> None:
         """That session, by its hash, decodes no more: prompts need leave it no room."""
         self._decoders.pop(session, None)
+
+    @property
+    def n_decoding(self) -> int:
+        """How many sessions decode, or did a moment ago."""
+        return len(self._decoders)
 
     def backlog_s(self, waiting: Sequence[Waiting]) -> float:
         """How long a prompt that comes now could wait for those before it."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from node.drafting import DRAFTERS
 from node.engine import ShardEngine
 from protocol.errors import ContextExceeded, PeerRefused, UsageError, VersionMismatch
 from protocol.messages import Reserve
@@ -11,7 +12,14 @@ from protocol.wire import wire_format
 
 HELD = ("adapter",)  # of the extensions, where the client draws itself
 READ = ("pooling", "prompt_logprobs")
-SERVED = (*HELD, *READ, "logit_bias", "logprobs", *(["grammar"] if GRAMMARS in FEATURES else []))
+SERVED = (
+    *HELD,
+    *READ,
+    "drafter",
+    "logit_bias",
+    "logprobs",
+    *(["grammar"] if GRAMMARS in FEATURES else []),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,9 @@ class Served:
         served = HELD if reserve.client_ends else SERVED
         if unserved := [name for name in reserve.extensions.used() if name not in served]:
             raise UsageError(f"not served yet: {', '.join(unserved)}")
+        if (drafter := reserve.extensions.drafter) and drafter not in DRAFTERS:
+            known = ", ".join(sorted(DRAFTERS))
+            raise UsageError(f"no drafter is called {drafter} here", hint=f"one of {known}")
         if reserve.extensions.adapter:
             adapter = engine.adapters.get(reserve.extensions.adapter)
             if reserve.client_ends and adapter.adapts_head:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from ledger.escrow import Hold
+from node import drafting
 from node.arrivals import Arrivals
 from node.credit import is_idle
 from node.engine import Lease
@@ -112,7 +113,8 @@ class Sessions:
         positions, span = capacity or reserve.capacity, reserve.span
         journal = 0 if reserve.is_last else self.served.row_bytes
         lease = self.served.engine.lease_bytes(positions, entry=span.start, exit=span.stop)
-        return lease + positions * journal + kept_bytes(reserve, positions)
+        kept = kept_bytes(reserve, positions) + drafting.kept_bytes(reserve, positions)
+        return lease + positions * journal + kept
 
     def admit(self, reserve: Reserve, client: str, stream: Stream, hold: Hold | None = None) -> Hop:
         """Room for a session, which is paid from `hold` where allotments pay.

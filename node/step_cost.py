@@ -91,6 +91,12 @@ class StepCost:
         _, row, pair = self._fitted()
         return max(1e-3, row * UNIT[1] + pair * UNIT[2] * position)
 
+    def roughly_us(self, position: int) -> float:
+        """The same by an earlier fit, for whoever cannot wait for one; 0: there was none yet."""
+        base, row, pair = self._coefficients
+        is_known = base or row or pair
+        return max(1e-3, row * UNIT[1] + pair * UNIT[2] * position) if is_known else 0.0
+
     @staticmethod
     def _of(coefficients: Sequence[float], shape: Shape) -> float:
         return max(1.0, sum(map(float.__mul__, coefficients, shape.features)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from node.engine import Lease
-from protocol.actions import Run
+from protocol.actions import Line, Run
 from protocol.draws import Drawn
 from protocol.errors import ManyhandsError
 from protocol.logprobs import PromptLogprobs
@@ -63,8 +63,13 @@ class Lane(Protocol):
     def readout(self) -> "Readout | None":
         """Where every row is wanted, not only the token behind the last one. Before `draw`."""
 
-    def draw(self, logits: "Floats", position: int) -> Drawn:
-        """The id for `position`; called on the worker thread, a pure function of the session."""
+    def is_answer(self, position: int) -> bool:
+        """Whether rows from there on are of ids that were drawn, or are drafts."""
+
+    def draw(self, logits: "Floats", position: int, line: Line | None = None) -> tuple[Drawn, ...]:
+        """The id for `position`, and for those that follow as long as they are as drafted; called
+        on the worker thread, a pure function of the session. logits: [rows, vocab_size].
+        """
 
     def ran(self, results: "Done") -> None:
         """Called on the event loop: what others wait for."""
@@ -109,7 +114,7 @@ class Done:
     ticket: int
     rows: int
     output: bytes | memoryview
-    drawn: Drawn | None
+    drawn: tuple[Drawn, ...]
     run_us: int
     read: PromptLogprobs | None = None  # of the piece it ends
     since_s: float = 0.0  # when its work was handed over, and when it began to run
@@ -125,6 +130,16 @@ class Seen:
     rows: int
     spent_us: float
     waits_us: tuple[float, ...]  # of each work whose first row was in it
+
+
+@dataclass(frozen=True, slots=True)
+class RowCost:
+    """Of one row more in a step. row_s: 0 where nothing is known of it yet. n_decoding: sessions
+    that would wait for it, its own included.
+    """
+
+    row_s: float
+    n_decoding: int
 
 
 @dataclass(slots=True)

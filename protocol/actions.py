@@ -4,6 +4,7 @@ In: nothing. Out: plain values `HopSession` returns, and two interfaces it is gi
 that says what may run, and the text state of the last hop.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,11 +39,35 @@ class Ending(Protocol):
         """The text this id adds, and a finish reason or ""."""
 
 
+class Drafter(Protocol):
+    """Who guesses ahead, where tokens are drawn. The text is the same whatever is guessed."""
+
+    def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
+        """Up to `most` ids that may follow these; none: no idea, or it does not pay now.
+
+        Called whenever the next rows are launched, with the same ids as last time and more.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Drafts under way: ids for positions from `start` on, none of which is judged yet."""
+
+    start: int
+    ids: tuple[int, ...]
+
+    def at(self, position: int) -> int | None:
+        """The draft for a position; None where there is none."""
+        index = position - self.start
+        return self.ids[index] if 0 <= index < len(self.ids) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """Run rows from position `start`: ids at the first hop, else hidden states.
 
-    With `sample` the last hop draws a token after the last row.
+    With `sample` the last hop draws a token after the last row; with a `line` after each one, as
+    long as the draw is the draft that was run next.
     """
 
     ticket: int
@@ -50,6 +75,14 @@ class Run:
     rows: int
     payload: bytes | memoryview
     sample: bool
+    line: Line | None = None
+
+    @property
+    def heads(self) -> int:
+        """How many of its last rows need logits."""
+        if not self.sample:
+            return 0
+        return self.rows if self.line is not None else 1
 
 
 @dataclass(frozen=True, slots=True)

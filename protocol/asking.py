@@ -11,6 +11,8 @@ PREFIX_BYTES = 16  # of one name
 MAX_ADDRESSES = 8
 MAX_NOTE_BYTES = 1024
 MAX_GRAMMAR_BYTES = 64 << 10
+MAX_DRAFTS = 15  # behind one token: with it, what a node verifies in one step
+MAX_DRAFTER_CHARS, ANY_DRAFTER = 64, "auto"
 MAX_TOP = 20  # likeliest tokens that are told beside a drawn one
 POOLINGS = ("mean", "last")
 MAX_PROOF_BYTES = 24 << 10  # an allotment's: a path, and a line for each of many witnesses
@@ -43,6 +45,8 @@ class Extensions:
     grammar: what the answer has to be, as `protocol.grammar` writes it.
     logit_bias: as `protocol.sampling` packs it.
     logprobs: 1 + how many of the likeliest tokens to tell beside the one drawn; 0: none at all.
+    drafter: who guesses ahead at the last hop, up to MAX_DRAFTS ids behind each token; with
+        ANY_DRAFTER whoever is best there, or nobody.
     prompt_logprobs: the same of the prompt's own ids, which are then all run, none taken over.
     pooling: answer with one vector of the prompt: the mean of its rows behind the final norm, or
         the last one. The answer is one token long.
@@ -60,6 +64,7 @@ class Extensions:
         require(not self.adapter or is_adapter(self.adapter), "that is no name of an adapter")
         require(0 <= self.logprobs <= 1 + MAX_TOP, "logprobs out of range")
         require(0 <= self.prompt_logprobs <= 1 + MAX_TOP, "prompt_logprobs out of range")
+        require(len(self.drafter) <= MAX_DRAFTER_CHARS, "that is no name of a drafter")
         require(self.pooling in ("", *POOLINGS), "unknown pooling")
         n_biases, rest = divmod(len(self.logit_bias), BIAS_BYTES)
         require(n_biases <= MAX_BIASES and not rest, "a logit bias out of range")

@@ -34,7 +34,7 @@ class Stretch:
 
     @property
     def heads(self) -> int:
-        return max(0, self.stop - self.prefill_until + 1)
+        return max(0, self.stop - max(self.start, self.prefill_until - 1))
 
 
 @dataclass(frozen=True, slots=True)

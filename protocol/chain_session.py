@@ -50,6 +50,7 @@ from protocol.errors import ManyhandsError, PeerError, PeerUnreachable
 from protocol.lateness import Hearing, blamed, excuse, late, silent
 from protocol.messages import Leaving, Progress, Raised, Reserved, Span, TokenEvent
 from protocol.succession import Succession, forgiven
+from protocol.told_rows import ToldRows
 
 STALL_S = 30.0  # a hop reports but nothing moves
 
@@ -57,7 +58,9 @@ STALL_S = 30.0  # a hop reports but nothing moves
 class ChainSession:
     """See the table above. Every method returns what the shell has to do, in order."""
 
-    def __init__(self, prompt: Sequence[int], n_blocks: int) -> None:
+    def __init__(self, prompt: Sequence[int], n_blocks: int, *, most_drafts: int = 0) -> None:
+        """most_drafts: that were asked for, behind one token."""
+        self.most_drafts = most_drafts
         self.ids = list(prompt)
         self.n_prompt = self.n = len(self.ids)
         self.first_block, self.n_blocks = 0, n_blocks
@@ -71,6 +74,8 @@ class ChainSession:
         self.handovers = 0  # hops that left, and whose heirs went on
         self.heals = 0
         self.succession = Succession()
+        self._firm = 0  # rows that no draft stood in for when heirs were asked
+        self._told = ToldRows(self.n, most_drafts)
         self._top_epoch = -1  # the highest one that anybody was told of
         self._healed_at = -1  # ids held when the epoch was last raised without a loss
         self._healing_epoch: int | None = None  # of that, in which a loss is a failover
@@ -105,7 +110,11 @@ class ChainSession:
 
     def reserved(self, peer: str, message: Reserved, now: float) -> list[ChainAction]:
         if (heir := self.succession.heir(peer)) is not None:
-            return self._succeed(now) if self.succession.reserved(heir, message) else []
+            are_ready = self.succession.reserved(heir, message)
+            if self.most_drafts:  # later rows may have been copied while they were drafts
+                heir.length = min(heir.length, self._firm)
+                heir.journal_from = min(heir.journal_from, heir.length)
+            return self._succeed(now) if are_ready else []
         hop = self._hop(peer, now)
         if hop is None or message.epoch != self.epoch or hop.committed:
             return []
@@ -129,6 +138,7 @@ class ChainSession:
         # A survivor's tokens of the epoch before count until it has answered the raise.
         if event.epoch != hop.epoch or event.position != len(self.ids):
             return []
+        self._told.heard(event)
         self.ids.append(event.token_id)
         self._moved_at = now
         delivered: list[ChainAction] = [Deliver(event)]
@@ -213,6 +223,7 @@ class ChainSession:
 
         hand_over: they ask it for what it has run, else they are filled from journals.
         """
+        self._firm = self._held() - 1
         asked = self.succession.found(epoch, seats, now, hand_over=hand_over)
         if self.succession.leaver is not None:
             return asked
@@ -248,10 +259,9 @@ class ChainSession:
 
     def stretches(self, hop: Hop) -> list[Stretch]:
         """Everything `hop` has run, as far as the client can derive it now."""
-        reached = self._reached()
-        if not hop.running or reached <= hop.base:
+        if not hop.running:
             return hop.stretches
-        return [*hop.stretches, Stretch(hop.base, reached, self.n)]
+        return [*hop.stretches, *self._told.stretches(hop.base, self._reached())]
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -275,8 +285,8 @@ class ChainSession:
         return len(self.ids) - 1 if len(self.ids) > self.n else 0
 
     def _close_stretch(self, hop: Hop, stop: int) -> None:
-        if hop.running and stop > hop.base:
-            hop.stretches.append(Stretch(hop.base, stop, self.n))
+        if hop.running:
+            hop.stretches += self._told.stretches(hop.base, stop)
         hop.running = False
 
     def _next_epoch(self, now: float, *, heals: bool = False) -> list[ChainAction]:
@@ -336,6 +346,7 @@ class ChainSession:
             hop.length = min(hop.length, self._known())
             self._close_stretch(hop, max(hop.length, self._reached()))
         self.n, lengths = n, self._lengths(n)
+        self._told = ToldRows(n, self.most_drafts)
         actions = self._commits(n, lengths)
         if self.cached is None:
             self.cached = min(lengths)

@@ -8,6 +8,7 @@ draw is, `sampling.py` says; this file knows which of it a session wants.
 
 from collections.abc import Sequence
 
+from protocol.actions import Line
 from protocol.answer import end_ids
 from protocol.draws import Drawn
 from protocol.errors import UsageError
@@ -32,6 +33,7 @@ class Drawing:
         self._n_top = asked.logprobs - 1  # below 0: none at all
         self._min_tokens = reserve.min_tokens
         self._end_ids = sorted(end_ids(tokenizer, reserve)) if reserve.min_tokens else []
+        self._right_to = -1  # up to where drafts turned out right, of those judged last
         self.grammar = Grammar.parse(asked.grammar) if asked.grammar else None
         self.guide: Guide | None = None
         if self.grammar is not None and reserve.ignore_eos:
@@ -41,6 +43,27 @@ class Drawing:
     def is_held_up(self) -> bool:
         """Whether a draw would wait for long."""
         return self.guide is not None and self.guide.is_held_up
+
+    def judge(
+        self, logits: Floats, ids: Sequence[int], n_prompt: int, position: int, line: Line
+    ) -> tuple[Drawn, ...]:
+        """The token at `position`, and each next one as long as the one before is as drafted.
+
+        logits: [rows, vocab_size], behind the row of `position - 1` and those that follow. Rows of
+        a draft that was found wrong meanwhile, or that follow one, are worth nothing: no draws.
+        """
+        if position - 1 > max(line.start - 1, self._right_to):
+            return ()
+        known = [*ids[: line.start], *line.ids]
+        drawn: list[Drawn] = []
+        for row in logits:
+            drawn.append(self.draw(row, known, n_prompt, position))
+            is_right = drawn[-1].token_id == line.at(position)
+            self._right_to = position if is_right else position - 1
+            if not is_right:
+                break
+            position += 1
+        return tuple(drawn)
 
     def draw(self, logits: Floats, ids: Sequence[int], n_prompt: int, position: int) -> Drawn:
         """The token at `position`; `ids` are all before it, at least.

@@ -13,12 +13,15 @@ for replay.
 the peer the epoch names as predecessor; a frame of a lower epoch or branch is dropped, a repeated
 step is answered with what has been run, and only a higher step of a higher branch may lower `start`
 (5a.4): on the same branch a lower `start` is an overlapping refill.
+
+A last hop that drafts sends more ids than it has drawn; a draw that was not as drafted begins a
+branch, so that the rollback travels the ring as any other. It has cut its own rows by then.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from protocol.actions import Action, Ending, Over, Return, Run, Settle, Tab, Tell
+from protocol.actions import Action, Drafter, Ending, Over, Return, Run, Settle, Tab, Tell
 from protocol.commit_check import check_commit
 from protocol.draws import Drawn, Draws
 from protocol.early import Early, EarlyRows
@@ -42,6 +45,8 @@ from protocol.patience import HANDOVER_S, RESERVE_S, Patience
 from protocol.runs import Runs
 from protocol.transport.error_codec import encode_error
 
+TOLD_BRANCHES = 32  # after so many a sender hears that it need not remember where they began
+
 
 class HopSession:
     """See the table of `hop_state.py`. Every method returns what the shell has to do, in order.
@@ -51,6 +56,7 @@ class HopSession:
         row_bytes: of one hidden row on the wire.
         tab: what the hop may run, and what it ran.
         ending: builds the last hop's text state from (ids, n_prompt); unused elsewhere.
+        drafter: builds who guesses ahead there; None: nobody does.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class HopSession:
         tab: Tab,
         ending: Callable[[Sequence[int], int], Ending],
         now: float,
+        drafter: Callable[[], Drafter] | None = None,
     ) -> None:
         self.reserve = reserve
         self.id = reserve.session
@@ -69,11 +76,12 @@ class HopSession:
         self.row_bytes = row_bytes
         self.tab = tab
         self.dropped: Counter[str] = Counter()
-        self.draws = Draws(ending)  # the last hop's
+        self.draws = Draws(ending, drafter, reserve.capacity)  # the last hop's
         self.journal = Journal(row_bytes, 0 if reserve.is_last else reserve.capacity)
         self._output = self.draws if reserve.is_last else self.journal  # for the successor
         self.length = 0  # rows run
         self.n = 0
+        self._branch = 0  # of what the last hop sends
         self.commitment: Commit | None = None
         self.run_us = 0
 
@@ -114,7 +122,7 @@ class HopSession:
         if self.reserve.is_last:
             self.draws.check(commit)
         self.state, self.commitment = State.RUNNING, commit
-        self.n = commit.n
+        self.n, self._branch = commit.n, 0
         self._patience.told(now)
         self._cut(commit.length)
         self._in.reset(commit.previous, commit.length)
@@ -207,8 +215,9 @@ class HopSession:
             return self._drop("other epoch")
         link = self._in
         arrival = link.arrival(peer, group)
+        told: list[Action] = []
         if arrival in (Arrival.NEXT, Arrival.GAP) and group.branch > link.branch:
-            self._begin_branch(peer, group)
+            told = self._begin_branch(peer, group)
             arrival = link.arrival(peer, group)
         if arrival is Arrival.REPEAT:
             self.dropped["repeated step"] += 1
@@ -216,7 +225,7 @@ class HopSession:
         if arrival is Arrival.GAP:
             self.dropped["gap"] += 1
             rewind = self._ack(link.accepted, rewind=True)
-            return [Return(peer, rewind)] if link.must_ask() else []
+            return [*told, Return(peer, rewind)] if link.must_ask() else told
         if arrival is not Arrival.NEXT:
             return self._drop(arrival.name)
         if row_bytes != link.row_bytes:
@@ -224,18 +233,23 @@ class HopSession:
         if group.start + group.rows > self.reserve.capacity:
             raise PeerMisbehaved(peer, "it sent rows beyond the reserved room")
         known = link.take(group)  # a refill may overlap what arrived meanwhile
-        return self._launch(group.start + known, group.rows - known, body[known * row_bytes :], now)
+        rest = body[known * row_bytes :]
+        return [*told, *self._launch(group.start + known, group.rows - known, rest, now)]
 
-    def _begin_branch(self, peer: str, group: RowGroup) -> None:
+    def _begin_branch(self, peer: str, group: RowGroup) -> list[Action]:
         """Drafts were refused, or the client came back to an earlier row. The successor may have
         rows of the old line that this hop has not, so it is told in any case.
         """
         floor = 0 if self.reserve.client_ends else self.n - 1
         if group.fork < floor:
             raise PeerMisbehaved(peer, "it rolled back below the committed length")
+        if self.reserve.is_last:
+            raise PeerMisbehaved(peer, "it began a branch, which is for the last hop to do")
         self._cut(group.fork)
-        if not self.reserve.is_last:
-            self._out.fork(group.branch, group.fork)
+        self._out.fork(group.branch, group.fork)
+        if group.branch // TOLD_BRANCHES == self._in.branch // TOLD_BRANCHES:
+            return []
+        return [Return(peer, Ack(self.id, self.epoch, self.length, branch=group.branch))]
 
     def ack(self, peer: str, ack: Ack) -> list[Action]:
         if self.state is not State.RUNNING or peer != self._out.peer or ack.epoch != self.epoch:
@@ -285,7 +299,7 @@ class HopSession:
         ticket: int,
         rows: int,
         output: bytes | memoryview,
-        drawn: Drawn | None = None,
+        drawn: Sequence[Drawn] = (),
         run_us: int = 0,
     ) -> list[Action]:
         """The first `rows` rows of the oldest run are done.
@@ -295,18 +309,39 @@ class HopSession:
         if (done := self._runs.ran(ticket, rows)) is None:
             return self._drop("stale run")
         run, is_whole = done
-        if not (run.sample and is_whole):
-            drawn = None
+        if not (run.sample and (is_whole or run.line)):
+            drawn = ()
         self.length = run.start + run.rows
         self.run_us = run_us
         output = output[: run.rows * (len(output) // rows)]
-        self.tab.count(run.start, run.rows, self.n, 0 if drawn is None else 1, output)
+        self.tab.count(run.start, run.rows, self.n, run.heads if drawn else 0, output)
         told: list[Action] = []
         if not self.reserve.is_last:
             self.journal.append(output)
-        elif drawn is not None:
-            told = [Tell(self.draws.add(drawn, self.epoch, self.length))]
+        elif drawn:
+            told = [*self._drew(drawn)]
+            if run.line is not None:
+                self._take_back()
+            self.draws.draft()
         return [*self._pump(), *told, *self._acknowledge()]  # the next step waits for the push
+
+    def _drew(self, drawn: Sequence[Drawn]) -> Iterator[Tell]:
+        """Ids, in order, up to one that was not as drafted."""
+        for each in drawn:
+            yield Tell(self.draws.add(each, self.epoch))
+            if self.draws.finished or self.draws.refused_at is not None:
+                return
+
+    def _take_back(self) -> None:
+        """What was run of drafts that are void now, if any are."""
+        refused_at, self.draws.refused_at = self.draws.refused_at, None
+        if refused_at is None and not self.draws.finished:
+            return
+        self._branch += 1
+        self._in.branch = self._branch  # rows of older ones are dropped from now on
+        self._cut(len(self.draws.ids) - 1)
+        if refused_at is not None:
+            self._out.fork(self._branch, refused_at)
 
     def failed(self, error: ManyhandsError) -> list[Action]:
         """This hop cannot go on; the client learns why and routes around it."""
@@ -360,7 +395,8 @@ class HopSession:
         if rows == 0:
             return []
         sample = self.reserve.is_last and start + rows >= self.n
-        return self._queue(self._runs.make(start, rows, payload, sample=sample), now)
+        line = self.draws.line if sample else None
+        return self._queue(self._runs.make(start, rows, payload, sample=sample, line=line), now)
 
     def _queue(self, run: Run, now: float) -> list[Action]:
         launched: list[Action] = [*self._runs.queue(run, self.tab, self.n)]
@@ -380,7 +416,8 @@ class HopSession:
         """Push what the successor lacks, within its credit."""
         if self.state is not State.RUNNING:
             return []
-        branch, output = self._in.branch, self._output
+        branch = self._branch if self.reserve.is_last else self._in.branch
+        output = self._output
         return [*self._out.pump(self.id, self.epoch, branch, output.available, output.rows)]
 
     def _cut(self, length: int) -> None:

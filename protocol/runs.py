@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from protocol.actions import Run, Tab
+from protocol.actions import Line, Run, Tab
 
 
 class Runs:
@@ -26,9 +26,17 @@ class Runs:
     def is_waiting(self) -> bool:
         return bool(self._waiting)
 
-    def make(self, start: int, rows: int, payload: bytes | memoryview, *, sample: bool) -> Run:
+    def make(
+        self,
+        start: int,
+        rows: int,
+        payload: bytes | memoryview,
+        *,
+        sample: bool,
+        line: Line | None = None,
+    ) -> Run:
         self._ticket += 1
-        return Run(self._ticket, start, rows, payload, sample)
+        return Run(self._ticket, start, rows, payload, sample, line)
 
     def queue(self, run: Run, tab: Tab, prefill_until: int) -> list[Run]:
         """What the engine gets of it now, within the client's credit; the rest waits."""
@@ -40,10 +48,12 @@ class Runs:
             self._waiting.append(run)
             return []
         width = len(run.payload) // run.rows
-        head = replace(run, rows=rows, payload=run.payload[: rows * width], sample=False)
+        is_judged = run.line is not None
+        head = replace(run, rows=rows, payload=run.payload[: rows * width], sample=is_judged)
         start, payload = run.start + rows, run.payload[rows * width :]
+        rest = self.make(start, run.rows - rows, payload, sample=run.sample, line=run.line)
         self._pending.append(head)
-        self._waiting.append(self.make(start, run.rows - rows, payload, sample=run.sample))
+        self._waiting.append(rest)
         return [head]
 
     def release(self) -> Sequence[Run]:

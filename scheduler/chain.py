@@ -9,18 +9,19 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 from weakref import WeakKeyDictionary, ref
 
 from protocol.announcements import Announcement
+from protocol.asking import ANY_DRAFTER
 from protocol.codec import to_client_message, to_hop_bytes
 from protocol.errors import ManyhandsError, PeerUnreachable, VersionMismatch
 from protocol.identity import PeerId
 from protocol.messages import Closed, Reserve, Resume, ToClient, ToHop
 from protocol.path import Path
 from protocol.transport import Connection, Stream, Transport
-from protocol.transport.greeting import CONSTRAINTS, DRAWS, GRAMMARS, READINGS
+from protocol.transport.greeting import CONSTRAINTS, DRAFTS, DRAWS, GRAMMARS, READINGS
 from protocol.transport.paths import LOOK_S, SOON_S, paths_of
 
 log = logging.getLogger(__name__)
@@ -288,6 +289,11 @@ class ControlLink:
             self._stream = None
             self.closed.set()
 
+    def _leave_out(self) -> None:
+        """What the peer may do without, and does not know."""
+        if DRAFTS not in self._connections.features(self.peer):
+            self._unsent = [_undrafted(message) for message in self._unsent]
+
     def _check_features(self) -> None:
         """
         Raises:
@@ -308,6 +314,7 @@ class ControlLink:
             self.peer, self._addresses, timeout_s=timeout_s, owner=self
         )
         try:
+            self._leave_out()
             self._check_features()
             unsent, self._unsent = self._unsent, []
             for message in [greeting, *unsent] if greeting else unsent:
@@ -331,6 +338,13 @@ async def until_closed(links: Sequence[ControlLink], timeout_s: float) -> None:
             task.cancel()
 
 
+def _undrafted(message: ToHop) -> ToHop:
+    """Without a drafter, where any would do."""
+    if not isinstance(message, Reserve) or message.extensions.drafter != ANY_DRAFTER:
+        return message
+    return replace(message, extensions=replace(message.extensions, drafter=""))
+
+
 def _needed(reserve: Reserve) -> dict[str, str]:
     """Features that a hop must have for this, and what to leave out where it has not."""
     asked, sampling = reserve.extensions, reserve.sampling
@@ -342,6 +356,8 @@ def _needed(reserve: Reserve) -> dict[str, str]:
     ends = reserve.min_tokens or reserve.stop_token_ids
     if asked.logprobs or asked.logit_bias or sampling.min_p or sampling.choice or ends:
         needed[DRAWS] = "logprobs, bias, min_p, choice, min_tokens or stop ids"
+    if asked.drafter:
+        needed[DRAFTS] = "drafter, or for any: auto"
     if asked.reads_prompt:
         needed[READINGS] = "vectors or log-probabilities of a prompt"
     if asked.grammar:

@@ -9,6 +9,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -41,7 +42,7 @@ from scheduler.peer_record import PeerRecords
 from scheduler.permission import Permission, Terms
 from scheduler.prefixes import Prefixes
 from scheduler.purse import ClientPurse
-from scheduler.request import Event, GenerationRequest
+from scheduler.request import NO_DRAFTER, Event, GenerationRequest
 from scheduler.sent_rows import fetch_sent_rows
 from scheduler.session import Session
 from scheduler.settlement import Settlement
@@ -204,6 +205,8 @@ class Client:
         return rtt_ms, path
 
     def generate(self, request: GenerationRequest) -> Generation:
+        if self.purse is not None:  # a part of an allotment has no room for refused drafts
+            request = replace(request, drafter=NO_DRAFTER)
         session = SessionId(secrets.token_bytes(16))
         settlement = self._settlement(session, request)
         prefixes = self._prefixes.session(session, request)

@@ -5,7 +5,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from protocol.adapter_names import is_adapter
-from protocol.asking import MAX_TOP, POOLINGS, Extensions
+from protocol.asking import (
+    ANY_DRAFTER,
+    MAX_DRAFTER_CHARS,
+    MAX_DRAFTS,
+    MAX_TOP,
+    POOLINGS,
+    Extensions,
+)
 from protocol.errors import ContextExceeded, UsageError
 from protocol.grammar import Grammar
 from protocol.logprobs import Logprobs
@@ -17,6 +24,8 @@ from scheduler.wanted import ANY_PEER, Goal, Limits
 
 MAX_SECRET_CHARS = 256
 WAIT_S = 5.0
+NO_DRAFTER = "none"
+DRAFTERS = (NO_DRAFTER, "lookup", ANY_DRAFTER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +36,9 @@ class GenerationRequest:
     room_wait_s: for room on peers that are there, before the answer begins; None: all of timeout_s.
     reuse_prefix: begin where an earlier session ended, and leave the hops something to begin with.
     prefix_group: a secret; clients who give the same one begin where any of them ended.
+    drafter: who guesses ahead at the last hop, in DRAFTERS: the answer is the same and may come
+        sooner. Guesses that are wrong are paid for, so nobody guesses where `limits.max_cost` is
+        set, nor where a prompt is read.
     spares: while the answer runs, peers that would replace its hops hold copies of what was run.
 
     min_tokens: before these neither the model's end nor a stop ends the answer.
@@ -64,6 +76,7 @@ class GenerationRequest:
     reuse_prefix: bool = True
     prefix_group: str = field(default="", repr=False)
     spares: bool = True
+    drafter: str = NO_DRAFTER
     model: str = ""  # for messages to people
     vocab_size: int = 0  # 0: not known here, the first hop checks
     hidden_size: int = 0  # of a row between hops; 0: not known here
@@ -90,6 +103,8 @@ class GenerationRequest:
             raise UsageError(f"a prefix group has at most {MAX_SECRET_CHARS} characters")
         if self.profile is not None:
             Profile.parse(self.profile)
+        if not 0 < len(self.drafter) <= MAX_DRAFTER_CHARS:
+            raise UsageError("that is no name of a drafter", hint=f"one of {', '.join(DRAFTERS)}")
         if self.adapter and not is_adapter(self.adapter):
             raise UsageError(
                 f"no adapter is called {self.adapter[:80]!r}", hint="name, or name@digest"
@@ -138,6 +153,7 @@ class GenerationRequest:
             logprobs=0 if self.logprobs is None else 1 + self.logprobs,
             logit_bias=self.sampling.packed_bias(),
             adapter=adapter,
+            drafter=self.drafter if self.most_drafts else "",
             pooling=self.pooling,
             prompt_logprobs=0 if self.prompt_logprobs is None else 1 + self.prompt_logprobs,
         )
@@ -146,6 +162,12 @@ class GenerationRequest:
     def reads_prompt(self) -> bool:
         """Whether the last hop has to see all of the prompt: nobody takes rows over then."""
         return bool(self.pooling) or self.prompt_logprobs is not None
+
+    @property
+    def most_drafts(self) -> int:
+        """Behind one token; 0: nobody guesses."""
+        may = self.limits.max_cost is None and not self.reads_prompt
+        return MAX_DRAFTS if may and self.drafter != NO_DRAFTER else 0
 
     @property
     def capacity(self) -> int:

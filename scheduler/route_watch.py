@@ -49,7 +49,7 @@ class RouteWatch:
         self._legs, self._besides_ms = self._promised(seats)
 
     def token(self) -> None:
-        """One came. Drafts that are accepted together count as they come."""
+        """One came that was a round's first: those that were drafted with it took no round."""
         self._times.append(self._clock())
 
     def lost(self, avoid: Mapping[str, ManyhandsError]) -> None:

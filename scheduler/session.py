@@ -84,7 +84,9 @@ class Session:
     ) -> None:
         self.request = request
         self.transcript = Transcript(finder.watch, request)
-        self.rules = rules or ChainSession(request.prompt_ids, request.n_blocks)
+        self.rules = rules or ChainSession(
+            request.prompt_ids, request.n_blocks, most_drafts=request.most_drafts
+        )
         self.error: ManyhandsError | None = None
         self._finder, self._connections = finder, connections
         settlement.announced = finder.announced

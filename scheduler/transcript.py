@@ -95,7 +95,8 @@ class Transcript:
             self.events.put_nowait(PromptRead(self._prompt(rules.n_prompt)))
         self._vector = self._vector or event.pooled
         self._watch.token(rules.failovers)
-        self._route_watch.token()
+        if event.rows:
+            self._route_watch.token()
         self._texts.append(event.text)
         index = event.position - rules.n_prompt
         told = None
@@ -139,11 +140,18 @@ class Transcript:
             if self._request.prompt_logprobs is None
             else self._prompt(rules.n_prompt),
             vector=self._vector,
-            suspect_links=suspect_links(
-                rules.hops, settled.commitments, has_begun=rules.n > rules.n_prompt
-            ),
+            suspect_links=self._suspects(rules, finish_reason, settled),
         )
         self.events.put_nowait(Finished(result))
+
+    def _suspects(
+        self, rules: ChainSession, finish_reason: str, settled: Settled
+    ) -> tuple[tuple[str, str], ...]:
+        """When an answer is cut off, one hop may have taken drafts back before the next has."""
+        if rules.most_drafts and finish_reason == "cancelled":
+            return ()
+        has_begun = rules.n > rules.n_prompt
+        return suspect_links(rules.hops, settled.commitments, has_begun=has_begun)
 
     def end(self) -> None:
         self.events.put_nowait(None)

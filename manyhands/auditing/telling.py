@@ -25,7 +25,8 @@ Stats = tuple[int, ...]
 class Session:
     """One that is over. ids: prompt and answer. sampling None: its draws cannot be judged.
 
-    is_plain: no hop was lost or handed over, so that each has run all of it, and once.
+    is_plain: no hop was lost or handed over, and nothing was drafted, so that each has run all of
+    it, and once.
     """
 
     manifest: bytes

@@ -101,6 +101,7 @@ def requests_for(
                     reuse_prefix=more.reuse_prefix,
                     prefix_group=group,
                     spares=more.spares,
+                    drafter=more.drafter,
                     model=served.model.asked,
                     vocab_size=manifest.vocab_size,
                     hidden_size=manifest.hidden_size,

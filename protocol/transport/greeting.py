@@ -26,8 +26,9 @@ DRAWS = (
     "draws"  # min_p, choice, min_tokens, stop ids, and of the extensions logprobs and logit bias
 )
 READINGS = "readings"  # of the extensions pooling and prompt_logprobs
+DRAFTS = "drafts"  # a last hop guesses ahead
 GRAMMARS = "grammars"  # a last hop draws within a client's grammar
-FEATURES = frozenset({CONSTRAINTS, DRAWS, READINGS}).union(  # that this version knows
+FEATURES = frozenset({CONSTRAINTS, DRAFTS, DRAWS, READINGS}).union(  # that this version knows
     [GRAMMARS] if find_spec("llguidance") else []  # some platforms have no wheel of it
 )
 _MAX_FEATURES, _FEATURE = 64, re.compile("[a-z][a-z0-9-]{0,31}")

@@ -52,15 +52,18 @@ class Session:
     def mends(self, position: int) -> bool:
         return False
 
-    def draw(self, logits, position: int) -> Drawn:
-        return Drawn(int(logits.argmax()))
+    def is_answer(self, position: int) -> bool:
+        return position >= len(self.prompt)
+
+    def draw(self, logits, position: int, line=None) -> tuple[Drawn, ...]:
+        return (Drawn(int(logits[-1].argmax())),)
 
     def ran(self, results: Done) -> None:
         self.chunks.append(results.rows)
         self.begun.set()
-        if results.drawn is None:
+        if not results.drawn:
             return
-        self.ids.append(results.drawn.token_id)
+        self.ids.append(results.drawn[0].token_id)
         self.decoding.set()
         self.left -= 1
         if self.left:
@@ -130,7 +133,7 @@ class Passing(Session):
 
     def ran(self, results: Done) -> None:
         self.rows += bytes(results.output)
-        assert results.drawn is None
+        assert not results.drawn
         self.ended.set()
 
 
@@ -191,7 +194,7 @@ class HeldUp(Session):
     def is_held_up(self) -> bool:
         return any(len(each.ids) < len(each.prompt) + 2 for each in self.others)
 
-    def draw(self, logits, position: int) -> Drawn:
+    def draw(self, logits, position: int, line=None) -> tuple[Drawn, ...]:
         assert not self.is_held_up
         return super().draw(logits, position)
 
@@ -213,7 +216,7 @@ async def test_a_session_that_waits_for_its_grammar_holds_nobody_else_up(batcher
 async def test_one_who_waits_for_its_grammar_alone_is_run(batcher, engine):
     alone = HeldUp(batcher, engine, [1, 2, 3], 2)
     alone.others = [Session(batcher, engine, [1], 1)]  # which never begins
-    alone.draw = lambda logits, position: Drawn(int(logits.argmax()))
+    alone.draw = lambda logits, position, line=None: (Drawn(int(logits[-1].argmax())),)
 
     alone.start()
     await alone.ended.wait()
@@ -263,7 +266,7 @@ async def test_a_session_that_trips_over_its_own_result_fails_alone(batcher, eng
 
 async def test_a_session_whose_draw_fails_ends_alone_and_its_batch_goes_on(batcher, engine):
     class Unlucky(Session):
-        def draw(self, logits, position: int) -> Drawn:
+        def draw(self, logits, position: int, line=None) -> tuple[Drawn, ...]:
             raise ValueError("a mistake of ours")
 
     good = [Session(batcher, engine, [i + 3, 4], 8) for i in range(5)]
@@ -489,7 +492,7 @@ async def test_a_worker_that_does_not_come_back_shows_since_when(engine):
 class Spoiling(Session):
     """Its step fails once it is run; whoever was in the same step has to run again."""
 
-    def draw(self, logits, position: int) -> Drawn:
+    def draw(self, logits, position: int, line=None) -> tuple[Drawn, ...]:
         raise OutOfMemory("this session's draw needs too much")
 
 

@@ -39,7 +39,7 @@ from protocol.messages import (
     TokenEvent,
     Unpaid,
 )
-from tests.protocol.hash_span import ID_BYTES, ROW_BYTES, HashSpan, draw
+from tests.protocol.hash_span import ID_BYTES, ROW_BYTES, HashSpan, draw, undisturbed
 
 SESSION = SessionId(b"session-of-tests")
 
@@ -92,6 +92,22 @@ class Node:
     takes_from: str = ""  # the leaver whose rows it takes over now
     queue: deque[Run] = field(default_factory=deque)
     over: str = ""
+    right_to: int = -1  # of the drafts that it judged
+
+
+@dataclass
+class OracleOf:
+    """A drafter that knows the answer, and tells it as often as it likes."""
+
+    die: random.Random
+    truth: Sequence[int]
+    acceptance: float
+    most: int
+
+    def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
+        n = self.die.randint(0, min(self.most, max(0, most)))
+        truth = self.truth[len(ids) : len(ids) + n]
+        return [i if self.die.random() < self.acceptance else 999 - i for i in truth]
 
 
 class World:
@@ -117,8 +133,11 @@ class World:
         freezes: int = 0,
         busy: float = 0.0,
         broken_handovers: float = 0.0,
+        drafts: int = 0,
+        acceptance: float = 0.5,
     ) -> None:
         """
+        drafts: at most so many behind a token, each of them right with `acceptance`.
         prefixes: of each new hop the die picks one as the rows it has already.
         freezes: how often some hops, one or all at once, are stopped as by SIGSTOP.
         busy: how often a hop refuses. broken_handovers: how often one ends before it has all.
@@ -136,7 +155,9 @@ class World:
         }
         self.spans = list(spans)
         self.now = 0.0
-        self.client = ChainSession(prompt, self.n_blocks)
+        self.client = ChainSession(prompt, self.n_blocks, most_drafts=drafts)
+        self.drafts = drafts
+        self._guesser = OracleOf(die, undisturbed(prompt, spans, max_tokens), acceptance, drafts)
         self.delivered: list[TokenEvent] = []
         self.ended: chain.Done | None = None
         self.control: dict[tuple[str, str], deque[object]] = {}
@@ -282,7 +303,9 @@ class World:
                 tab=node.tab,
                 ending=lambda ids, n_prompt: CountedEnding(self.max_tokens + n_prompt - len(ids)),
                 now=self.now,
+                drafter=(lambda: self._guesser) if self.drafts else None,
             )
+            node.right_to = -1
             node.takes_from = message.handover.peer
             if node.takes_from:
                 return None
@@ -431,9 +454,11 @@ class World:
         rows = [bytes(run.payload[i * width : (i + 1) * width]) for i in range(run.rows)]
         chunk = self.die.randint(1, run.rows)
         out = node.model.run(run.start, rows[:chunk])
-        token = None
-        if run.sample and chunk == run.rows:
-            token = Drawn(draw(out[-1], run.start + run.rows))
+        drawn: list[Drawn] = []
+        if run.line is not None and run.sample:
+            drawn = self._judged(node, run, out)
+        elif run.sample and chunk == run.rows:
+            drawn = [Drawn(draw(out[-1], run.start + run.rows))]
         output = b"" if node.session.reserve.is_last else b"".join(out)
         if chunk < run.rows:
             rest = Run(
@@ -442,9 +467,24 @@ class World:
                 run.rows - chunk,
                 run.payload[chunk * width :],
                 run.sample,
+                run.line,
             )
             node.queue.appendleft(rest)
-        self._do_hop(node, node.session.ran(run.ticket, chunk, output, token))
+        self._do_hop(node, node.session.ran(run.ticket, chunk, output, drawn))
+
+    def _judged(self, node: Node, run: Run, out: Sequence[bytes]) -> list[Drawn]:
+        """A draw behind each row, as long as it is as drafted."""
+        assert run.line is not None
+        if run.start > max(run.line.start - 1, node.right_to):
+            return []
+        drawn: list[Drawn] = []
+        for position, row in enumerate(out, run.start + 1):
+            drawn.append(Drawn(draw(row, position)))
+            is_right = drawn[-1].token_id == run.line.at(position)
+            node.right_to = position if is_right else position - 1
+            if not is_right:
+                break
+        return drawn
 
     # --- the die ----------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from protocol.errors import PeerUnreachable, SwarmIncomplete
 from protocol.hop_state import State
 from protocol.messages import Span
 from tests.protocol.hash_span import undisturbed
-from tests.protocol.session_world import Node, World
+from tests.protocol.session_world import LimitedTab, Node, World
 
 THREE_HOPS = [Span(0, 2), Span(2, 5), Span(5, 6)]
 PROMPT = [11, 22, 33, 44, 55]
@@ -28,12 +28,24 @@ def check_agreement(world: World) -> None:
             assert session.journal.length == session.length
         assert model.length >= session.length
         rows = sum(stretch.stop - stretch.start for stretch in hop.stretches)
-        if world.ended and world.ended.finish_reason == "length":
+        if world.drafts:
+            check_drafts_are_owed(world, rows, tab)
+        elif world.ended and world.ended.finish_reason == "length":
             assert rows <= tab.rows, "the client never owes for a row that was not run"
             if not any(lost.seat.span.stop == world.n_blocks for lost in world.client.lost_hops):
                 assert rows == tab.rows, "only tokens that died with the last hop go unpaid"
             if session.reserve.is_last:
                 assert tab.heads == sum(stretch.heads for stretch in hop.stretches)
+
+
+def check_drafts_are_owed(world: World, rows: int, tab: LimitedTab) -> None:
+    """Nothing that was run goes unpaid, but what was in flight when the chain changed. What the
+    client derives may be more: rows that were told and taken back before a hop ran them, which no
+    honest hop states."""
+    client = world.client
+    n_epochs = client.failovers + client.heals + client.handovers
+    if not any(lost.seat.span.stop == world.n_blocks for lost in client.lost_hops):
+        assert rows >= tab.rows - n_epochs * (1 + world.drafts)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
@@ -64,6 +76,29 @@ def test_no_accident_changes_loses_or_repeats_a_token(die, spans, loss, duplicat
     assert world.ended.error is None
     assert world.client.ids == undisturbed(PROMPT, spans, 12)
     assert [event.position for event in world.delivered] == list(range(5, 17))
+    check_agreement(world)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    die=st.integers(0, 2**32).map(random.Random),
+    spans=st.sampled_from([THREE_HOPS, [Span(0, 6)], [Span(0, 1), Span(1, 6)]]),
+    loss=st.sampled_from([0.0, 0.0, 0.03]),
+    duplication=st.sampled_from([0.0, 0.2]),
+    kills=st.integers(0, 3),
+    window=st.sampled_from([2, 5, 10_000]),
+    drafts=st.integers(1, 6),
+    acceptance=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+)
+def test_drafts_right_or_wrong_change_no_token_and_are_owed_as_they_were_run(die, spans, **what):
+    world = World(die, spans, prompt=PROMPT, max_tokens=20, spares=9, **what)
+
+    world.run()
+
+    assert world.ended is not None
+    assert world.ended.error is None
+    assert world.client.ids == undisturbed(PROMPT, spans, 20)
+    assert [event.position for event in world.delivered] == list(range(5, 25))
     check_agreement(world)
 
 

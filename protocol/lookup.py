@@ -1,0 +1,33 @@
+"""Guessing what comes next by what came before: prompt lookup (Saxena 2023).
+
+In: the ids so far. Out: those that followed when the last few of them stood there before, the
+latest time. A pure function of the ids. It is silent unless `MATCH` ids agree: on text that repeats
+nothing a guess is seldom right, and each costs a row at every hop.
+"""
+
+from collections.abc import Sequence
+
+MATCH = 4  # ids that have to agree
+
+
+class Lookup:
+    """A `protocol.actions.Drafter` for one session in one epoch: its ids only ever grow."""
+
+    def __init__(self, match: int = MATCH) -> None:
+        self._match = match
+        self._after: dict[int, int] = {}  # of each run of ids, by its hash: where it ended last
+        self._read = match  # runs that end before this position are known
+
+    def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
+        n, match = len(ids), self._match
+        for stop in range(self._read, n):  # not the one at the end, which would find itself
+            self._after[hash(tuple(ids[stop - match : stop]))] = stop
+        self._read = max(self._read, n)
+        if n <= match or most <= 0:
+            return ()
+        tail = tuple(ids[n - match :])
+        at = self._after.get(hash(tail))
+        if at is None or tuple(ids[at - match : at]) != tail:
+            return ()
+        period = n - at  # what follows may be itself: a text that goes round in a circle
+        return [ids[at + i % period] for i in range(most)]
