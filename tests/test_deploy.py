@@ -218,6 +218,12 @@ def test_files_that_others_read_are_in_their_form():
             assert (ROOT / name).exists(), name
 
 
+def test_a_stop_is_no_failure_to_systemd():
+    """The command line ends with 143 after SIGTERM, also when it ended properly."""
+    for unit in (DEPLOY / "systemd").glob("*.service"):
+        assert "\nSuccessExitStatus=143\n" in unit.read_text()
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_systemd_understands_the_units(tmp_path):
     for unit in (DEPLOY / "systemd").glob("*.service"):
