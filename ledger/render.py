@@ -61,7 +61,9 @@ def statement(view: View) -> None:
         if money := book.get("money"):
             in_money = "before {opening}, earned {earned}, spent {spent}, after {closing}"
             out.print(f"{in_money.format(**money)} {money['currency']}")
-        out.print("work in token-layers; times in UTC", style="dim")
+        worth = book.get("model_tokens")
+        in_all = f", as much as {worth} tokens of whole models" if worth not in (None, "0") else ""
+        out.print(f"work in token-layers{in_all}; times in UTC", style="dim")
         if book["open_tabs"]:
             out.print(f"{_many(book['open_tabs'], 'tab is', 'tabs are')} still open", style="dim")
 

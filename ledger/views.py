@@ -3,7 +3,9 @@
 These shapes are a contract for scripts: additions are fine, a change is a new version.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from ledger.balances import Balance, balances
@@ -23,7 +25,7 @@ from ledger.spend_books import SpendBooks
 from ledger.statements import EVERYTHING, Choice, Kept, make_statement
 from ledger.store import Row
 from ledger.swarms import policy_at
-from ledger.worth import Worth
+from ledger.worth import Worth, decimal_text
 from protocol.errors import IntegrityError, UsageError
 from protocol.identity import public_key_from_peer_id
 
@@ -80,16 +82,18 @@ def statement_view(
     where a credit is worth some."""
     with book.reader() as reader:
         made = make_statement(kept_by(reader), choice, noted_at(book, reader))
-        states = _states(book, reader)
+        states, blocks = _states(book, reader), model_blocks(made.lines)
         return {
             "role": book.role,
             "peer": peer_name(reader.account),
             **made.to_json(),
+            "model_tokens": model_tokens(made.lines, blocks),
             "credit_ncr": sum(made.credited),
             **({"groups": made.groups(by)} if by else {}),
             **(_money(made.to_json(), worth) if worth else {}),
             "tabs": [
                 line.to_json()
+                | {"model_tokens": model_tokens([line], blocks)}
                 | ({"amount": worth.of(line.amount)} if worth else {})
                 | states.get(line.index, {})
                 for line in made.lines
@@ -97,6 +101,30 @@ def statement_view(
             "open_tabs": reader.n_open_tabs(),
             "head": _head(reader),
         }
+
+
+def model_blocks(lines: Iterable[Line]) -> dict[bytes, int]:
+    """How many blocks models have, by their manifests, as far as these tabs tell: where one ran the
+    head, it ran the last block.
+    """
+    found: dict[bytes, int] = {}
+    for line in lines:
+        if line.meter.head_tok:
+            found[line.manifest] = max(line.layer_hi, found.get(line.manifest, 0))
+    return found
+
+
+def model_tokens(lines: Iterable[Line], blocks: Mapping[bytes, int]) -> str | None:
+    """As how many tokens through whole models these count, to 3 places: token-layers by the number
+    of blocks. None: how many some model has is not known.
+    """
+    work: Counter[bytes] = Counter()
+    for line in lines:
+        work[line.manifest] += line.token_layers
+    if any(n and manifest not in blocks for manifest, n in work.items()):
+        return None
+    parts = (Fraction(n, blocks[manifest]) for manifest, n in work.items() if n)
+    return decimal_text(round(1000 * sum(parts, Fraction())), 3)
 
 
 def _states(book: Book, reader: LedgerReader) -> dict[int, Json]:

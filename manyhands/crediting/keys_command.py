@@ -39,14 +39,16 @@ OWN = "own"
 def publish(home: Path | None, name: str | None, join: tuple[Address, ...], as_json: bool) -> None:
     """Tell the swarm who may pay for this home's account: what `keys delegate` and `revoke` did."""
     place = place_of(home, name)
-    check_granted(open_party(place, "client").policy)
-    state = ring_of(place.root).state()
-    if (begun := ring_of(place.root).first_key()) != open_party(
-        place, "client"
-    ).identity.public_key:
+    party, ring = open_party(place, "client"), ring_of(place.root)
+    check_granted(party.policy)
+    make_one = f"manyhands ledger keys begin --client --home {place.root}"
+    if not ring.exists:
+        raise UsageError(f"there is no account in {place.root}", hint=f"make one: {make_one}")
+    state = ring.state()
+    if (begun := ring.first_key()) != party.identity.public_key:
         raise UsageError(
             f"the account of this home begins with the key {peer_name(begun)}, which has no credit",
-            hint="with another --home: manyhands ledger keys begin --client",
+            hint="with another home: manyhands ledger keys begin --client",
         )
     n_fresh, told = run(_publish(place, join))
     if as_json:

@@ -22,6 +22,7 @@ from ledger.lines import Line, credits_text, peer_name
 from ledger.noted import Noted
 from ledger.policy import SETTLED
 from ledger.statements import Choice, make_statement
+from ledger.views import model_blocks, model_tokens
 from ledger.worth import Worth
 from protocol.errors import UsageError
 from tests.ledger.parties import CLIENT, MANIFEST, PROVIDER, RATES, STRANGER
@@ -356,3 +357,18 @@ def test_credit_notes_are_taken_off_sums_and_are_rows_of_their_own_in_exports(tm
 
 def parties_of(each):
     return (each.counterparty, each.account) if each.earned else (each.account, each.counterparty)
+
+
+def test_work_is_told_as_tokens_of_whole_models_where_the_last_block_is_seen():
+    head = Meter(prefill_tl=20, decode_tl=4, head_tok=3)
+    first = line(layer_lo=0, layer_hi=4, meter=Meter(prefill_tl=30, decode_tl=6))
+    last = line(1, tab=1, layer_lo=4, layer_hi=12, meter=head)
+    other = line(2, manifest=bytes(32), layer_hi=7)
+    blocks = model_blocks([first, last, other])
+
+    assert blocks == {MANIFEST: 12}
+    assert model_tokens([first, last], blocks) == "5"
+    assert model_tokens([first], blocks) == "3"
+    assert model_tokens([last._replace(meter=Meter(decode_tl=1))], blocks) == "0.083"
+    assert model_tokens([first, other], blocks) is None
+    assert model_tokens([], {}) == model_tokens([other._replace(meter=Meter())], {}) == "0"
