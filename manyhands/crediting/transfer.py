@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from ledger.epochs import epoch_now
 from ledger.fold import Allotted
 from ledger.merkle import EMPTY_ROOT
 from ledger.meter import Meter
@@ -85,7 +86,7 @@ async def _allot(desk: Desk, payee: Identity, asset: bytes, amount: int | None) 
             payee=payee.public_key,
             allot_no=number,
             amount=wanted,
-            expires_epoch=desk.policy.epoch_of(wall_ms()) + 1,
+            expires_epoch=epoch_now(desk.policy, desk.books, wall_ms()) + 1,
         )
 
     await desk.write(make)
@@ -97,7 +98,7 @@ async def _take(desk: Desk, giver: Identity, taker: Identity, asset: bytes) -> i
     claims = claims[:MAX_CLAIMS]
     moved = sum(amount for _, amount in claims)
     settled = Settlement(
-        epoch=desk.policy.epoch_of(wall_ms()),
+        epoch=epoch_now(desk.policy, desk.books, wall_ms()),
         payer=giver.public_key,
         payee=taker.public_key,
         asset=asset,
