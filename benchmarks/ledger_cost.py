@@ -13,73 +13,25 @@ from pathlib import Path
 import common
 
 from ledger.meter import Rates
-from ledger.objects import Offer
 from node.engine import StepItem, load_shard
-from node.metering import SessionMeter, Till
+from node.metering import SessionMeter
 from protocol.chain_actions import Stretch
-from protocol.clock import wall_ms
-from protocol.identity import Identity
-from protocol.messages import Commit, Reserve, Reserved, SessionId, Span
-from protocol.signing import OPEN_SWARM_ID, Envelope, SigningKey
 from scheduler.client_tab import ClientTab
+from tests.metered import opened
 
 N_PROMPT, TOKENS, ROW_BYTES = 64, 1024, 768 * 4
 
 
 def tabs() -> tuple[SessionMeter, ClientTab]:
-    """Both ends of one middle hop's tab, agreed and open."""
-    provider, payer = Identity(SigningKey.generate()), Identity(SigningKey.generate())
-    offer = Offer(
-        provider=provider.public_key,
-        offer_no=1,
-        manifest=bytes(32),
-        layer_lo=0,
-        layer_hi=12,
-        exec_profile="float32/none/float32",
-        rates=Rates(prefill_tl=10**6, decode_tl=5 * 10**6, ctx_ktl=10**6, act_kib=10**6),
-        credit_window=1_200,
-        max_ctx=4096,
-        not_before_ms=wall_ms() - 1000,
-        expires_ms=wall_ms() + 10**7,
-    ).seal(OPEN_SWARM_ID, provider.key)
-    reserve = Reserve(
-        session=SessionId(secrets.token_bytes(16)),
-        epoch=0,
-        manifest=bytes(32),
-        span=Span(3, 6),
-        n_blocks=12,
-        capacity=N_PROMPT + TOKENS,
-        max_tokens=TOKENS,
-        budget_ms=600_000,
-        client_nonce=secrets.token_bytes(16),
-        salt_commit=bytes(32),
-    )
-    till = Till(provider.key, OPEN_SWARM_ID, lambda: offer, 10**9)
-    meter = SessionMeter(till, reserve, payer.public_key, ROW_BYTES, secrets.token_bytes(16))
-    tab = ClientTab(reserve, provider.peer_id, payer, OPEN_SWARM_ID)
-    tab.proposed(
-        Reserved(
-            epoch=0,
-            terms=meter.proposed.encode(),
-            offer=offer.encode(),
-            row_bytes=ROW_BYTES,
-            profile="float32/none/float32",
-        )
-    )
-    meter.accept(Envelope.decode(tab.accept()), N_PROMPT)
-    commit = Commit(
-        epoch=0,
-        length=0,
-        next_length=0,
-        n=N_PROMPT,
+    """Both ends of one middle hop's tab, whose prompt was run."""
+    meter, tab = opened(
+        Rates(prefill_tl=10**6, decode_tl=5 * 10**6, ctx_ktl=10**6, act_kib=10**6),
+        1_200,
         n_prompt=N_PROMPT,
-        previous="before",
-        next="behind",
-        next_addresses=(),
-        route=b"",
-        salt=bytes(32),
+        capacity=N_PROMPT + TOKENS,
+        row_bytes=ROW_BYTES,
+        lent=10**9,
     )
-    meter.begin_epoch(commit)
     meter.will_see_in(0, bytes(ROW_BYTES * N_PROMPT))
     meter.will_see_out(0, bytes(ROW_BYTES * N_PROMPT))
     meter.count(0, N_PROMPT, N_PROMPT, 0)

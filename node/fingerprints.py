@@ -97,7 +97,8 @@ class Fingerprints:
 
     def took(self, start: int, rows: bytes | memoryview) -> None:
         """Rows from position `start` on came out; those that stood there do no more."""
-        self._cut(start)
+        if start < self._stop:
+            self._cut(start)
         if len(rows) < COPIED:
             rows = bytes(rows)  # a view of them would keep the rows of all who ran beside them
         self._waiting.append((start, rows))
@@ -110,20 +111,21 @@ class Fingerprints:
 
     def work(self) -> bool:
         """Sketch some of what waits; whether more does."""
-        width, rows = self._width, 0
+        width, waiting = self._width, self._waiting
         parts: list[bytes | memoryview] = []
-        first = at = self._waiting[0][0] if self._waiting else 0
-        while self._waiting and self._waiting[0][0] == at and rows < AT_ONCE:
-            start, data = self._waiting.popleft()
-            n = min(len(data) // width, AT_ONCE - rows)
-            parts.append(data[: n * width])
-            rows, at = rows + n, at + n
-            if n * width < len(data):
-                self._waiting.appendleft((start + n, data[n * width :]))
+        first = at = waiting[0][0] if waiting else 0
+        while waiting and waiting[0][0] == at and at < first + AT_ONCE:
+            start, data = waiting.popleft()
+            at += len(data) // width
+            if at > first + AT_ONCE:  # the rest has its turn later
+                at = first + AT_ONCE
+                waiting.appendleft((at, data[(at - start) * width :]))
+                data = data[: (at - start) * width]
+            parts.append(data)
         if parts:
             data = parts[0] if len(parts) == 1 else b"".join(parts)
             self._sketches[first:at] = sketch(decode(self._wire, data, self._hidden_size))
-        return bool(self._waiting)
+        return bool(waiting)
 
     def use_rest(self) -> None:
         """Nobody waits now: begin on what waits here, if that is a window's worth."""

@@ -55,6 +55,7 @@ class ClientTab:
         self._constraints = constraints
         self._reserved: Reserved | None = None
         self._tab: PayerTab | None = None
+        self._derived: tuple[tuple[list[Stretch], int], Meter] = (([], -1), Meter())
         self.is_spent = False  # it would take a voucher that the client does not sign
 
     def proposed(self, message: Reserved) -> None:
@@ -122,6 +123,12 @@ class ClientTab:
 
         cached: rows it had before the session began.
         """
+        work = [*stretches], cached
+        if self._derived[0] != work:  # it is asked for twice with each statement
+            self._derived = work, self._derive(stretches, cached)
+        return self._derived[1]
+
+    def _derive(self, stretches: Sequence[Stretch], cached: int) -> Meter:
         assert self._reserved is not None
         reserve = self.reserve
         row_bytes = TOKEN_BYTES if reserve.is_first else self._reserved.row_bytes

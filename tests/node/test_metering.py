@@ -1,7 +1,6 @@
 """A meter answers from bounds that it made ahead as its rules would, asked at every step."""
 
 import secrets
-from hashlib import sha256
 
 import pytest
 from hypothesis import given, settings
@@ -9,31 +8,13 @@ from hypothesis import strategies as st
 
 from ledger.escrow import Hold
 from ledger.meter import Meter, Rates, Usage, price
-from ledger.objects import Offer
 from ledger.roots import RowRoot
-from node.metering import SessionMeter, Till
 from protocol.chain_actions import Stretch
-from protocol.clock import wall_ms
-from protocol.identity import Identity
-from protocol.messages import Commit, Reserve, Reserved, SessionId, Span
-from protocol.signing import OPEN_SWARM_ID, Envelope, SigningKey
-from scheduler.client_tab import ClientTab
+from tests import metered
+from tests.metered import PAYER, SPAN, commit_of
 
-PROVIDER, PAYER = (Identity(SigningKey.from_seed(bytes([n]) * 32)) for n in (5, 6))
 ROW_BYTES, CAPACITY, N_PROMPT, LENT = 1000, 1500, 8, 10**6
-SPAN = Span(3, 6)
-COMMIT = Commit(
-    epoch=0,
-    length=0,
-    next_length=0,
-    n=N_PROMPT,
-    n_prompt=N_PROMPT,
-    previous="before",
-    next="behind",
-    next_addresses=(),
-    route=b"",
-    salt=bytes(32),
-)
+COMMIT = commit_of(N_PROMPT)
 
 
 class OnePart:
@@ -50,42 +31,17 @@ class OnePart:
 
 
 def opened(rates, window, prepaid=0, hold=None, escrow=None):
-    """A middle hop's meter and its client's tab, agreed."""
-    offer = Offer(
-        provider=PROVIDER.public_key,
-        offer_no=1,
-        manifest=bytes(32),
-        layer_lo=0,
-        layer_hi=12,
-        exec_profile="float32/none/float32",
-        rates=rates,
-        credit_window=window,
-        max_prepaid=prepaid,
-        max_ctx=4096,
-        not_before_ms=wall_ms() - 1000,
-        expires_ms=wall_ms() + 10**7,
-    ).seal(OPEN_SWARM_ID, PROVIDER.key)
-    reserve = Reserve(
-        session=SessionId(secrets.token_bytes(16)),
-        epoch=0,
-        manifest=bytes(32),
-        span=SPAN,
-        n_blocks=12,
+    return metered.opened(
+        rates,
+        window,
+        n_prompt=N_PROMPT,
         capacity=CAPACITY,
-        max_tokens=64,
-        budget_ms=600_000,
-        client_nonce=secrets.token_bytes(16),
-        salt_commit=sha256(COMMIT.salt).digest(),
+        row_bytes=ROW_BYTES,
+        lent=LENT,
+        prepaid=prepaid,
+        hold=hold,
+        escrow=escrow,
     )
-    till = Till(PROVIDER.key, OPEN_SWARM_ID, lambda: offer, LENT, escrow)
-    meter = SessionMeter(till, reserve, PAYER.public_key, ROW_BYTES, bytes(16))
-    tab = ClientTab(reserve, PROVIDER.peer_id, PAYER, OPEN_SWARM_ID)
-    said = {"terms": meter.proposed.encode(), "offer": offer.encode(), "row_bytes": ROW_BYTES}
-    tab.proposed(Reserved(epoch=0, profile="float32/none/float32", **said))
-    meter.accept(Envelope.decode(tab.accept()), N_PROMPT)
-    meter.hold = hold
-    meter.begin_epoch(COMMIT)
-    return meter, tab
 
 
 class ByTheRules:
