@@ -79,6 +79,14 @@ class Tab:
         await self.page.wait_for_selector("#footer:not(:empty)")
         await self.page.wait_for_selector("main h1")
 
+    async def tab_to(self, holds: str, most: int = 60) -> None:
+        """Press the Tab key until this expression holds of what has the focus."""
+        for _ in range(most):
+            await self.page.keyboard.press("Tab")
+            if await self.page.evaluate(holds):
+                return
+        raise AssertionError(f"{most} times Tab, and never {holds}")
+
     async def violations(self) -> list[Any]:
         from axe_playwright_python.async_playwright import Axe
 

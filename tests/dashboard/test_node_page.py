@@ -21,7 +21,7 @@ from tests.local_swarm import add_byte_tokenizer, swarm
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Route
 
-pytestmark = [needs_chromium, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [needs_chromium, pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -43,8 +43,16 @@ async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
             yield found
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 1200])
+@pytest.mark.parametrize(
+    ("theme", "width"),
+    [
+        pytest.param("light", 1200, marks=pytest.mark.slow),
+        pytest.param("dark", 1200, marks=pytest.mark.slow),
+        ("dark", 320),
+        pytest.param("light", 320, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 async def test_every_page_of_a_node_is_accessible_and_fits(
     browser: "Browser", url: str, theme: str, width: int
 ) -> None:
@@ -91,6 +99,7 @@ async def test_a_node_is_paused_and_resumed_by_keyboard_alone(browser: "Browser"
     await page.close()
 
 
+@pytest.mark.slow
 async def test_an_answer_from_before_a_pause_does_not_undo_what_it_shows(
     browser: "Browser", url: str
 ) -> None:
@@ -123,6 +132,7 @@ async def test_an_answer_from_before_a_pause_does_not_undo_what_it_shows(
     await page.close()
 
 
+@pytest.mark.slow
 async def test_an_address_that_is_no_utf_8_leaves_the_page_alive(
     browser: "Browser", url: str
 ) -> None:
@@ -133,6 +143,7 @@ async def test_an_address_that_is_no_utf_8_leaves_the_page_alive(
     await page.close()
 
 
+@pytest.mark.slow
 async def test_a_page_that_is_refused_the_swarms_state_says_why(
     browser: "Browser", url: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from tests.conformance.__main__ import checks
@@ -10,15 +11,15 @@ from tests.conformance.trials import TRIALS
 from tests.gateway.live import Live
 
 
-@pytest.mark.slow
 def test_what_openai_node_asks_it_gets(gateway: Live, tmp_path: Path) -> None:
     trial = TRIALS["openai-node"]
+    environments = platformdirs.user_cache_path("manyhands") / "conformance"  # fetched once
     try:
-        command = prepare(trial, tmp_path)
+        command = prepare(trial, environments)
     except NotInstalled as error:
         pytest.skip(str(error))  # names what is to be installed
 
-    told = [*checks(trial, command, tmp_path, tmp_path, gateway.url)]
+    told = [*checks(trial, command, environments, tmp_path, gateway.url)]
 
     assert {each["what"]: each["why"] for each in told if each["why"]} == {}
     assert "retries" in [each["what"] for each in told]

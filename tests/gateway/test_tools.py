@@ -91,6 +91,44 @@ def test_one_of_several_is_called_where_any_will_do(client):
     assert [call.function.name for call in calls] in (["weather"], ["clock"])
 
 
+TWO_CALLS = """<tool_call>
+{"name": "weather", "arguments": {"city": "Oslo", "days": 2}}
+</tool_call>
+<tool_call>
+{"name": "clock", "arguments": {}}
+</tool_call>"""
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_two_calls_of_one_answer_are_told_apart(client, streams):
+    held = {"extra_body": {"structured_outputs": {"choice": [TWO_CALLS]}}}  # it says just this
+
+    if streams:
+        calls = calls_of(client.chat.completions.create(**ASKED, **held, stream=True))
+    else:
+        choice = client.chat.completions.create(**ASKED, **held).choices[0]
+        assert choice.finish_reason == "tool_calls"
+        told = enumerate(choice.message.tool_calls)
+        calls = {n: (call.id, call.function.name, call.function.arguments) for n, call in told}
+
+    assert [(n, name, json.loads(args)) for n, (_, name, args) in sorted(calls.items())] == [
+        (0, "weather", {"city": "Oslo", "days": 2}),
+        (1, "clock", {}),
+    ]
+    assert len({id for id, _, _ in calls.values()}) == 2
+
+
+def calls_of(chunks: Any) -> dict[int, tuple[str, str, str]]:
+    """Of a stream: id, name and arguments, by the index of the call."""
+    calls: dict[int, tuple[str, str, str]] = {}
+    for chunk in chunks:
+        for part in chunk.choices[0].delta.tool_calls or ():
+            id, name, told = calls.get(part.index, ("", "", ""))
+            more = part.function.arguments or ""
+            calls[part.index] = (part.id or id, part.function.name or name, told + more)
+    return calls
+
+
 def test_a_call_and_its_result_go_back_into_the_conversation(client):
     answer = client.chat.completions.create(**ASKED, tool_choice=NAMED).choices[0].message
     result = {"role": "tool", "tool_call_id": answer.tool_calls[0].id, "content": "sunny"}
