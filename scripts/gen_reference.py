@@ -1,10 +1,10 @@
-"""docs/reference.md, the Python API, from its signatures and docstrings.
+"""docs/reference.md, the Python API, from its docstrings, and docs/http.md, the HTTP API.
 
-    python scripts/gen_reference.py            writes it
-    python scripts/gen_reference.py --check    says whether it is current, and changes nothing
+    python scripts/gen_reference.py            writes them
+    python scripts/gen_reference.py --check    says whether they are current, and changes nothing
 
-In: the packages' own windows. Out: one page. What is not written here is said nowhere else: a class
-without a docstring, or a public method without one, is an error.
+In: the packages' own windows, and what `/openapi.json` says. Out: two pages. What is not written
+there is said nowhere else: a class, a public method or a path without a docstring is an error.
 """
 
 import inspect
@@ -28,8 +28,10 @@ from manyhands import (
 from manyhands.client import choices, streams
 from manyhands.client.asynchronous import AsyncCompletions, AsyncSwarm
 from manyhands.client.blocking import Completions, Swarm
+from manyhands.gateway import http_reference
 
-PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, HTTP_PAGE = DOCS / "reference.md", DOCS / "http.md"
 HEAD = """# Python reference
 
 Made by `scripts/gen_reference.py` from the docstrings; edited by nobody. How it is used:
@@ -140,11 +142,11 @@ def _text(of: object) -> str:
 
 
 def main() -> None:
-    made = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(made)
-    elif not PAGE.exists() or PAGE.read_text() != made:
-        raise SystemExit(f"{PAGE.name} is not current: run python scripts/gen_reference.py")
+    for path, made in ((PAGE, page()), (HTTP_PAGE, http_reference.page())):
+        if "--check" not in sys.argv[1:]:
+            path.write_text(made)
+        elif not path.exists() or path.read_text() != made:
+            raise SystemExit(f"{path.name} is not current: run python scripts/gen_reference.py")
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ def page_router(panel: Panel) -> APIRouter:
 
     @router.get("/api/v1/peers/{peer_id}")
     async def peer(peer_id: str) -> Response:
+        """One of them."""
         seen = (await panel.watch.fresh()).seen
         found = [(one, saw) for one, saw in seen.items() if one.peer_id == peer_id]
         if not found:
@@ -165,14 +166,17 @@ def page_router(panel: Panel) -> APIRouter:
 
     @router.get("/")
     async def index() -> Response:
+        """The page."""
         return _index(panel.parts)
 
     @router.get("/favicon.ico")
     async def icon() -> Response:
+        """Of the page."""
         return _file("hands.svg")
 
     @router.get("/page/{name}")
     async def page(name: str) -> Response:
+        """A file of the page."""
         return _file(name)
 
     return router

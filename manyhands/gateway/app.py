@@ -62,14 +62,12 @@ def make_app(
     """panel: what the dashboard shows, where there is more to show than this app's own traffic.
     origins: of other sites whose pages may ask, and read what they are told. tracer: who keeps
     spans of answers."""
-    app = bare_app("Manyhands gateway")
+    panel = panel or Panel()
+    app = routed(panel)
     app.state.gateway, app.state.readiness = gateway, ready
     app.state.metrics = metrics.Metrics()
     app.state.metrics.expect(served.id for served in gateway.catalogue.served)
-    app.state.panel, app.state.tracer = panel or Panel(), tracer
-    for part in PARTS:
-        app.include_router(part.router)
-    app.include_router(page_router(app.state.panel))
+    app.state.panel, app.state.tracer = panel, tracer
     count = app.state.metrics.answered
     door = Door(app, gateway.bounds, admit, gateway.allowances, count)
     if not origins:
@@ -81,6 +79,15 @@ def make_app(
         allow_headers=("*",),  # the origin is what is trusted; clients send many of their own
         expose_headers=EXPOSED,
     )
+
+
+def routed(panel: Panel) -> FastAPI:
+    """All paths, and nobody behind them yet."""
+    app = bare_app("Manyhands gateway")
+    for part in PARTS:
+        app.include_router(part.router)
+    app.include_router(page_router(panel))
+    return app
 
 
 def bare_app(title: str) -> FastAPI:

@@ -43,7 +43,9 @@ async def explained(
     body: ChatAsked | CompletionAsked | ResponsesAsked | EmbeddingsAsked,
     endpoint: Literal["embeddings"] | None = None,
 ) -> dict[str, Any]:
-    """endpoint: for a body that would do for a response as well, of which it is taken for one."""
+    """Who would answer a request, and why; it is asked of nobody.
+
+    endpoint: for a body that would do for a response as well, of which it is taken for one."""
     asked = _meant(request, body, endpoint == "embeddings")
     gateway: Gateway = request.app.state.gateway
     caller: Caller = request.state.caller

@@ -24,6 +24,7 @@ LOOK_S = 1.0
 
 @router.get("/v1/models")
 async def models(request: Request) -> Json:
+    """What this caller can ask for, by every name."""
     gateway: Gateway = request.app.state.gateway
     catalogue = gateway.catalogue
     names = list(catalogue.names)
@@ -46,6 +47,7 @@ async def models(request: Request) -> Json:
 
 @router.get("/v1/models/{id:path}")
 async def model(request: Request, id: str) -> Json:
+    """One of them."""
     gateway: Gateway = request.app.state.gateway
     if id == AUTO and (auto := _auto(gateway, request.state.caller)) is not None:
         return auto
@@ -54,6 +56,7 @@ async def model(request: Request, id: str) -> Json:
 
 @router.get("/version")
 async def version(request: Request) -> Json:
+    """Of the software."""
     gateway: Gateway = request.app.state.gateway
     digests = {served.id: served.digest for served in gateway.catalogue.served}
     return {"version": __version__, "models": digests}

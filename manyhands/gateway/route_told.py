@@ -13,6 +13,7 @@ router = APIRouter()
 
 @router.post("/api/v1/route")
 async def route(request: Request, asked: RouteAsked) -> dict[str, Any]:
+    """Which chain an answer would get now, and why; as `manyhands route explain --json`."""
     gateway: Gateway = request.app.state.gateway
     caller: Caller = request.state.caller
     served = gateway.find(asked.model, caller)

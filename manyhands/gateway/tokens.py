@@ -18,6 +18,7 @@ router = APIRouter()
 
 @router.post("/tokenize")
 async def tokenize(request: Request, asked: TokenizeAsked) -> Json:
+    """A text, or a conversation, as ids."""
     served = _model(request, asked.model)
     if (asked.prompt is None) == (asked.messages is None):
         raise ApiError("invalid_value", "give either prompt or messages", param="prompt")
@@ -38,6 +39,7 @@ async def tokenize(request: Request, asked: TokenizeAsked) -> Json:
 
 @router.post("/detokenize")
 async def detokenize(request: Request, asked: DetokenizeAsked) -> Json:
+    """Ids as text."""
     served = _model(request, asked.model)
     require_known(served, asked.tokens, "tokens")
 
@@ -49,6 +51,7 @@ async def detokenize(request: Request, asked: DetokenizeAsked) -> Json:
 
 @router.get("/tokenizer_info")
 async def tokenizer_info(request: Request, model: str = DEFAULT) -> Json:
+    """What a client needs to know of a model's tokenizer."""
     served = _model(request, model)
     tokenizer = served.tokenizer
     named = {name: tokenizer.special_tokens.get(name) for name in ("bos_token", "pad_token")}
