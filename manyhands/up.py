@@ -129,6 +129,7 @@ async def _up(
     from manyhands.gateway.keys import KeyFile, keys_path
     from manyhands.gateway.readiness import Readiness
     from manyhands.gateway.ruled import require_known
+    from manyhands.gateway.second_runs import SecondRuns
     from manyhands.gateway.serving import listening
 
     addresses = tuple(map(str, swarm.addresses))
@@ -141,7 +142,7 @@ async def _up(
     catalogue = Catalogue(served_of([model]), file=AliasFile(aliases_path(home)))
     require_known(policy, catalogue)
     bounds = Bounds(drain_s=DRAIN_S, policy=policy)
-    gateway = Gateway(catalogue, bounds, Allowances(spending))
+    gateway = Gateway(catalogue, bounds, Allowances(spending), SecondRuns(home))
     admit = admission(KeyFile(keys_path(home)))
     panel = Panel(books=HomeBooks(home.root), nodes=lambda: nodes_of(swarm))
     app = make_app(gateway, Readiness(gateway, why_not_ready), admit, panel, tracer=tracer)

@@ -14,6 +14,7 @@ Blame that rides have not divided yet is not held against anybody for long: each
 belong to is tried again at a time of its own, in other company.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -51,6 +52,7 @@ LOOK_AGAIN_S = 10.0  # at rides that age
 LEAST_PATIENCE_S = 60.0
 LEAST_FACTOR = 0.5  # nobody is believed to be faster than this part of what it says
 BROKEN, PENALTY = 0.5, 2.0  # slower by more than this part: a promise is broken, and costs beside
+GIVEN_UP = "misbehaved", "refused", "unreachable", "failed"
 INNOCENT = (PeerBusy, PeerRefused, VersionMismatch)
 
 Pair = tuple[PeerId, PeerId]
@@ -79,6 +81,7 @@ class PeerRecords:
     """One per client, shared by its sessions. `now_s` is wall clock: records outlive processes.
 
     n_misbehaved: how often work did not hold that a peer did for this client, since it began.
+    gave_up: how often a peer was given up and somebody else asked, by what it did, since then.
     trust: in what peers compute, by what this home found out.
     """
 
@@ -86,6 +89,7 @@ class PeerRecords:
         self.rides: list[Ride] = []
         self.standings: dict[PeerId, Standing] = {}
         self.n_misbehaved = 0
+        self.gave_up = Counter[str]()
         self.trust = NO_TRUST
         self._complaints: dict[Pair, float] = {}
         self._disputed: dict[Pair, float] = {}
@@ -130,6 +134,7 @@ class PeerRecords:
         self, peer: PeerId, error: ManyhandsError, now_s: float, announced: Announcement | None
     ) -> None:
         """`peer` was lost for this reason; `announced` is what was known of it then."""
+        self.gave_up[_kind(error)] += 1
         if isinstance(error, InDebt):
             self._in_debt_s[peer] = now_s
         if isinstance(error, INNOCENT) or not isinstance(error, PeerError | IntegrityError):
@@ -258,3 +263,12 @@ def _is_out_of_reach(peer: Announcement) -> bool:
 def _alone_ms(peer: Announcement) -> float:
     """Per block, for a session that it has to itself."""
     return alone_us(peer) / 1000 / len(peer.span) if peer.span else 0.0
+
+
+def _kind(error: ManyhandsError) -> str:
+    """Of `GIVEN_UP`."""
+    kinds = (PeerMisbehaved, IntegrityError), (PeerRefused, PeerBusy), (PeerUnreachable,)
+    for name, kind in zip(GIVEN_UP, kinds, strict=False):
+        if isinstance(error, kind):
+            return name
+    return GIVEN_UP[-1]

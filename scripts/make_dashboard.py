@@ -41,7 +41,7 @@ PANELS: tuple[tuple[str, str, str, list[tuple[str, str]]], ...] = (
         "short",
         [(f"manyhands_coverage_min_replicas{{{OF_MODEL}}}", "{{model}}")],
     ),
-    ("Peers", "stat", "short", [("manyhands_peers", "{{state}}")]),
+    ("Peers", "stat", "short", [("sum by (state) (manyhands_peers)", "{{state}}")]),
     ("Time to first token", "timeseries", "s", quantiles("time_to_first_token")),
     ("Between two tokens", "timeseries", "s", quantiles("inter_token_latency")),
     ("Whole answers", "timeseries", "s", quantiles("e2e_request_latency")),

@@ -114,9 +114,11 @@ def test_what_alerts_count_is_there_before_anything_is_counted():
 def test_work_that_did_not_hold_is_counted_once_each_time():
     metrics = Metrics()
     for n_so_far in (0, 2, 2, 3):
-        metrics.judged(n_so_far)
+        metrics.judged(n_so_far, {"refused": n_so_far})
 
-    assert "manyhands_peer_misbehaved_total 3.0" in generate_latest(metrics.registry).decode()
+    told = generate_latest(metrics.registry).decode()
+    assert "manyhands_peer_misbehaved_total 3.0" in told
+    assert 'manyhands_hop_retries_total{reason="refused"} 3.0' in told
 
 
 def test_the_tables_of_metrics_are_made_from_the_code():

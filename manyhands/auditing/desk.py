@@ -24,6 +24,7 @@ from manyhands.models import Model
 from protocol.errors import UsageError
 from protocol.profile import Profile
 from protocol.wire import wire_format
+from scheduler.wanted import ANY_PEER, Limits
 
 if TYPE_CHECKING:
     from scheduler.client import Client, Generation
@@ -45,15 +46,17 @@ class Desk:
     calibrations: Path | None = None  # of this home
     say: Callable[[str], None] = lambda line: None
     _ends: dict[str, Ends] = field(default_factory=dict)
-    _references: dict[str, list[Reference]] = field(default_factory=dict)
+    _references: dict[tuple[str, Limits], list[Reference]] = field(default_factory=dict)
 
     async def look(
         self,
         request: "GenerationRequest",
         generation: "Generation",
         result: "GenerationResult",
+        limits: Limits = ANY_PEER,
     ) -> Audit:
-        """Look at this answer's work, and keep what is found.
+        """Look at this answer's work, and keep what is found. limits: of who may run it again, and
+        sees hidden rows of it.
 
         Raises:
             UsageError: nothing of it can be run again here.
@@ -75,7 +78,7 @@ class Desk:
             raise UsageError("answers with an adapter cannot be audited", hint="leave it out")
         swarm_id = self.client.swarm_id
         profile = Profile.parse(profile_of(hops[0], swarm_id))
-        auditor = await self._auditor(hops[0].terms.manifest, profile)
+        auditor = await self._auditor(hops[0].terms.manifest, profile, limits)
         audit = await auditor.look(session)
         self.findings.note(audit.looks)
         for link in audit.links:
@@ -87,20 +90,20 @@ class Desk:
             await self.client.exchange_faults(self.findings, told)
         return audit
 
-    async def _auditor(self, manifest: bytes, profile: Profile) -> Auditor:
+    async def _auditor(self, manifest: bytes, profile: Profile, limits: Limits) -> Auditor:
         ends = await self._ends_in(profile.dtype)
         allowed = tolerance(manifest, profile, self.thresholds, self.calibrations)
-        if str(profile) not in self._references:
+        if (key := (str(profile), limits)) not in self._references:
             self.say(f"{profile}, by {allowed.source}")
             if not allowed.is_measured:
                 self.say(f"to find faults: {_calibrating(self.model, profile)}")
-            self._references[str(profile)] = self._sources(profile, ends)
+            self._references[key] = self._sources(profile, ends, limits)
         now_s = time.time()
         return Auditor(
             self.client.identity.key,
             self.client.swarm_id,
             ends,
-            self._references[str(profile)],
+            self._references[key],
             allowed,
             self.client.open_windows,
             RowsSent(self.client.sent_rows, wire_format(profile.wire), ends.hidden_size),
@@ -115,9 +118,9 @@ class Desk:
             self._ends[dtype] = await asyncio.to_thread(Ends, self.model, dtype)
         return self._ends[dtype]
 
-    def _sources(self, profile: Profile, ends: Ends) -> list[Reference]:
+    def _sources(self, profile: Profile, ends: Ends, limits: Limits) -> list[Reference]:
         """Who is asked, in order. This machine first: it costs nobody anything, and lies least."""
-        others = OtherPeers(self.client, self.model, ends, profile)
+        others = OtherPeers(self.client, self.model, ends, profile, limits)
         own = OwnEngine(self.model, profile)
         has_own = self.model.store is None and self.references != "peers"
         if self.references == "own":

@@ -5,6 +5,7 @@ each of them says. Rows of one border are asked for once of each, however many w
 at.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +96,8 @@ class Opinions:
             rerun = self._made[key]
             if rerun is None or used & {*rerun.by}:
                 continue
-            heard.append(self._compared(hop, shown, rerun, reference.name))
+            compared = await asyncio.to_thread(self._compared, hop, shown, rerun, reference.name)
+            heard.append(compared)
             says = [each.is_honest for each in heard]
             if says[0] or says.count(says[-1]) > 1:
                 break

@@ -103,7 +103,8 @@ class OtherPeers:
     name: str = "other peers"
 
     async def rerun(self, ids: Sequence[int], border: int, but: Collection[str]) -> Rerun | None:
-        return await self._through(self.ends.rows(ids), Span(0, border), but)
+        rows = await asyncio.to_thread(self.ends.rows, ids)
+        return await self._through(rows, Span(0, border), but)
 
     async def rerun_rows(self, rows: Rows, span: Span, but: Collection[str]) -> Rerun | None:
         return await self._through(rows, span, but)

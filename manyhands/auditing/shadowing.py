@@ -4,6 +4,7 @@ In: an answer, with its caller's leave to show its hidden rows to other peers. O
 on stderr and in the home; the answer itself stands. How many windows: by what is known of each hop.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ledger.findings import Findings
@@ -12,10 +13,17 @@ from manyhands.home import Home
 from manyhands.models import Model
 from manyhands.progress import say
 from protocol.errors import ManyhandsError
+from scheduler.wanted import Limits
 
 if TYPE_CHECKING:
     from scheduler.client import Client, Generation
     from scheduler.request import GenerationRequest, GenerationResult
+
+
+def among(request: "GenerationRequest") -> Limits:
+    """Who may see hidden rows of a request that was no canary: others than its hops, within its own
+    limits."""
+    return replace(request.limits, require=())
 
 
 async def look_again(
@@ -30,7 +38,7 @@ async def look_again(
     try:
         with Findings.open(home.client, client.swarm_id) as findings:
             desk = Desk(client, model, findings, calibrations=home.calibrations, say=say)
-            audit = await desk.look(request, generation, result)
+            audit = await desk.look(request, generation, result, among(request))
     except ManyhandsError as error:
         say(f"audit: not done: {error}")
         return

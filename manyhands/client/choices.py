@@ -26,7 +26,7 @@ class Extension(TypedDict, total=False):
     no_relays: bool
     data_class: Literal["public", "internal", "restricted"]
     tier: Literal["swarm", "upstream"]
-    verify: Literal["none"]
+    verify: Literal["none", "spot", "full"]
     prefer: Literal["cheap", "balanced", "fast", "throughput", "latency"]
     profile: str
     reuse_prefix: bool

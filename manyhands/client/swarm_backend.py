@@ -17,7 +17,7 @@ from manyhands.client.backend import CHAT, EMBED, ROUTE, TEXT, Backend
 from manyhands.client.values import Json
 from manyhands.errors import ModelNotFound, SwarmIncomplete, error_of, of_failure
 from manyhands.gateway.answers import Answers
-from manyhands.gateway.asked import ChatAsked, CompletionAsked, EmbeddingsAsked
+from manyhands.gateway.asked import ChatAsked, CompletionAsked, Drawn, EmbeddingsAsked
 from manyhands.gateway.catalogue import DEFAULT, DIGEST_CHARS, Served
 from manyhands.gateway.complaints import invalid
 from manyhands.gateway.coverage_told import view_of
@@ -26,6 +26,7 @@ from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import SETTLE_S, Bounds
 from manyhands.gateway.prepared import Prepared, prepare_chat, prepare_text
 from manyhands.gateway.readiness import serving_per_block
+from manyhands.gateway.second_runs import refused
 from manyhands.gateway.vectors import prepare_vectors, unit
 from manyhands.governing.gate import terms_for
 from manyhands.home import Home
@@ -138,9 +139,11 @@ class SwarmBackend(Backend):
     async def _prepare(self, path: str, body: Json) -> Prepared:
         if path == CHAT:
             chat = _checked(ChatAsked, body)
+            _require_once(chat)
             return await prepare_chat(await self._find(chat.model), chat, self._bounds)
         assert path == TEXT
         text = _checked(CompletionAsked, body)
+        _require_once(text)
         return await prepare_text(await self._find(text.model), text, self._bounds)
 
     async def _embed(self, asked: EmbeddingsAsked) -> Json:
@@ -237,6 +240,11 @@ def _checked(kind: type[Asked], body: Json) -> Asked:
         return kind.model_validate(body)
     except ValidationError as error:
         raise invalid(error.errors()) from None
+
+
+def _require_once(asked: Drawn) -> None:
+    if asked.manyhands is not None and asked.manyhands.runs_again:
+        raise refused("a gateway runs answers again, or generate --audit shadow; not this client")
 
 
 @contextmanager

@@ -58,18 +58,18 @@ class HomeBooks:
         """
         return [self._view(book) for book in self._books()]
 
-    def nets_ncr(self) -> dict[str, int]:
-        """Earned less spent, by role.
+    def sums_ncr(self) -> dict[str, tuple[int, int]]:
+        """Earned and spent, by role.
 
         Raises:
             IntegrityError: as `balances`.
         """
-        nets = {}
+        sums = {}
         for book in self._books():
             with book.reader() as reader:
                 rows = self._follow(book, reader).fold.balances(noted_at(book, reader).off)
-            nets[book.role] = sum(row.net for row in rows)
-        return nets
+            sums[book.role] = sum(row.earned for row in rows), sum(row.spent for row in rows)
+        return sums
 
     def verified(self) -> list[dict[str, Any]]:
         """Everything derived again, as `manyhands ledger verify` does; what does not hold is told,

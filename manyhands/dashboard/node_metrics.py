@@ -21,6 +21,7 @@ from manyhands import __version__
 from manyhands.dashboard.round_trips import RoundTrips
 from manyhands.gpu import GpuNow, look
 from manyhands.loads import Loads
+from protocol.transport import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
     from node.node import Node
@@ -73,8 +74,8 @@ def families(seen: NodeSeen) -> Iterator[Metric]:
             if (value := getattr(gpu, value_of)) is not None:
                 family.add_metric((str(gpu.index),), value)
         yield family
-    info = GaugeMetricFamily("manyhands_build_info", "Always 1.", labels=("version",))
-    info.add_metric((__version__,), 1)
+    info = GaugeMetricFamily("manyhands_build_info", "Always 1.", labels=("version", "protocol"))
+    info.add_metric((__version__, str(PROTOCOL_VERSION)), 1)
     yield info
 
 

@@ -8,11 +8,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manyhands.gateway.answers import Observer
 from protocol.clock import wall_ms
 from scheduler.request import Event, Finished, GenerationRequest, Routed, RouteStep, Token, Waiting
+
+if TYPE_CHECKING:
+    from manyhands.gateway.second_runs import Outcome
 
 BUCKET_S, N_BUCKETS = 10, 360
 N_KEPT, MAX_ROUTES = 200, 16
@@ -56,6 +59,7 @@ class Trace:
     routes: list[tuple[float, tuple[RouteStep, ...]]] = field(default_factory=list)
     hops: tuple[RouteStep, ...] = ()
     receipts: tuple[str, ...] = ()
+    verified: "Outcome | None" = None  # what a second run found
 
     def view(self) -> dict[str, Any]:
         return {
@@ -81,6 +85,9 @@ class Trace:
                 for at_ms, hops in self.routes
             ],
             "receipts": list(self.receipts),
+            "verification": None
+            if self.verified is None
+            else {"state": self.verified.state, "why": self.verified.why},
         }
 
 
@@ -212,6 +219,9 @@ class TrafficWatch(Observer):
 
     def ended(self, index: int, reason: str, code: str) -> None:
         self._traffic.end(self._traces[index], code or reason)
+
+    def verified(self, index: int, outcome: "Outcome") -> None:
+        self._traces[index].verified = outcome
 
 
 def _round(ms: float | None) -> float | None:

@@ -28,6 +28,7 @@ from scheduler.request import (
 )
 
 if TYPE_CHECKING:
+    from manyhands.gateway.second_runs import Outcome, Wish
     from scheduler.client import Client
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,9 @@ class Observer:
     def ended(self, index: int, reason: str, code: str) -> None:
         """One choice is over: its finish reason, and the code of what failed."""
 
+    def verified(self, index: int, outcome: "Outcome") -> None:
+        """A choice was run again; comes after its end, if it was asked for."""
+
 
 class Observers(Observer):
     """Several of them."""
@@ -73,6 +77,10 @@ class Observers(Observer):
     def ended(self, index: int, reason: str, code: str) -> None:
         for each in self._observers:
             each.ended(index, reason, code)
+
+    def verified(self, index: int, outcome: "Outcome") -> None:
+        for each in self._observers:
+            each.verified(index, outcome)
 
 
 class CallerLeft(Exception):
@@ -235,9 +243,11 @@ class Answers(Running[Told]):
         client: "Client",
         requests: Sequence[GenerationRequest],
         observer: Observer | None = None,
+        wish: "Wish | None" = None,
     ) -> None:
+        """wish: what is to be run again when it is complete."""
         super().__init__(len(requests), len(requests), observer)
-        self.requests = requests
+        self.requests, self.wish = requests, wish
         self._client = client
         self._counted = set[int]()  # whose prompts are in
 
@@ -266,11 +276,14 @@ class Answers(Running[Told]):
         return [found[index] for index in range(len(self.requests))]
 
     async def _pump(self, index: int) -> None:
-        generation = self._client.generate(self.requests[index])
+        request = self.requests[index]
+        generation = self._client.generate(request)
         try:
             async with generation:
                 async for event in generation:
                     self._hear(index, event)
+                    if isinstance(event, Finished) and self.wish is not None:
+                        self.wish.begin(self._client, index, request, generation, event.result)
         finally:
             self.cost_ncr += generation.cost_ncr
 

@@ -84,8 +84,9 @@ class Extension(Asked):
     data_class: Literal["public", "internal", "restricted"] | None = None
     tier: Literal["swarm", "upstream"] | None = None
     """Of `manyhands/auto`; the policy's rules decide where it is left out."""
-    verify: Literal["none"] | None = None
-    """Hops sign what they ran, always; no second run checks them yet."""
+    verify: Literal["none", "spot", "full"] | None = None
+    """How much of the answer is run again once it was sent: windows of it as each hop's standing
+    asks for, or all. Hops sign what they ran, always."""
     prefer: Literal["cheap", "balanced", "fast", "throughput", "latency"] = "balanced"
     profile: Annotated[str, Field(max_length=128)] | None = None
     reuse_prefix: bool = True
@@ -94,6 +95,11 @@ class Extension(Asked):
     """Who guesses ahead; the answer is the same, and may come sooner."""
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
     wait_s: Seconds | None = None
+
+    @property
+    def runs_again(self) -> str:
+        """`spot` or `full`; empty: nothing is run again."""
+        return "" if self.verify in (None, "none") else self.verify
 
 
 class StreamOptions(Asked):

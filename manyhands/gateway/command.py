@@ -48,12 +48,13 @@ if TYPE_CHECKING:
     from manyhands.dashboard.routes import Panel
     from manyhands.gateway.gateway import Gateway
     from manyhands.gateway.keys import KeyFile
+    from manyhands.gateway.second_runs import By
     from protocol.tracing import Tracer
     from scheduler.client import Client
     from scheduler.permission import Terms
 
 HEADINGS = {
-    "What to serve": ("aliases", "policy", "max_tokens", "timeout_s"),
+    "What to serve": ("aliases", "policy", "max_tokens", "timeout_s", "by"),
     "Where it listens, and for whom": (
         *("host", "port", "tls_cert", "tls_key", "origins", "max_running", "max_per_key"),
         "drain_s",
@@ -139,6 +140,14 @@ class GatewayCommand(headed(HEADINGS)):  # type: ignore[misc]  # a base made by 
     metavar="S",
     help="For answers that run when it is told to end. Default: 30.",
 )
+@click.option(
+    "--verify-by",
+    "by",
+    type=click.Choice(["auto", "own", "peers", "nobody"]),
+    default="auto",
+    help="Who runs answers again that callers want verified: this machine, other peers, or nobody. "
+    "Default: auto, this machine what has up to 1 GiB of weights, too.",
+)
 @tunnels_option
 @channel_option
 @accept_licence_option
@@ -154,6 +163,7 @@ def gateway(
     auditors: tuple[str, ...],
     policy: Path | None,
     home: Path | None,
+    by: "By",
     **more: Any,
 ) -> None:
     """Serve MODEL… of a swarm over HTTP, as OpenAI's clients expect it, until Ctrl-C.
@@ -172,6 +182,7 @@ def gateway(
     from manyhands.gateway.keys import KeyFile, keys_path
     from manyhands.gateway.policy import Policy
     from manyhands.gateway.ruled import require_known
+    from manyhands.gateway.second_runs import SecondRuns
     from manyhands.gateway.spending import Spending, spending_path
 
     place = Home.at(home)
@@ -194,7 +205,8 @@ def gateway(
     ids = [served.id for served in catalogue.served]
     with Spending(spending_path(place)) as spending:
         bounds = Bounds(**more, policy=ruled)
-        gateway = Gateway(catalogue, bounds, Allowances(spending))
+        second_runs = SecondRuns(place, by)
+        gateway = Gateway(catalogue, bounds, Allowances(spending), second_runs)
         record = Running(command="gateway", pid=os.getpid(), model=" ".join(ids), addresses=())
         with recorded(place, record), tracing("manyhands-gateway") as tracer:
             run(_serve(gateway, keys, opening, panel, where, tracer))

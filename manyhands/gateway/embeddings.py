@@ -31,6 +31,7 @@ router = APIRouter()
 
 @router.post("/v1/embeddings")
 async def embeddings(request: Request, asked: EmbeddingsAsked) -> Response:
+    """Vectors of texts, of length 1."""
     asked = with_headers(asked, request.headers, EmbeddingExtension)
     return await by_tier(request, asked, prepare_vectors, _answer, EMBEDDINGS)
 

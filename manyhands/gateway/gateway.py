@@ -21,6 +21,7 @@ from manyhands.gateway.grants import ANYBODY, Caller
 from manyhands.gateway.pace import Pace
 from manyhands.gateway.policy import Policy
 from manyhands.gateway.relayed import Relayed
+from manyhands.gateway.second_runs import SecondRuns, Wish
 from manyhands.gateway.upstream import Upstreams
 from protocol.errors import ManyhandsError
 from scheduler.request import GenerationRequest
@@ -56,7 +57,10 @@ class Gateway:
         catalogue: Catalogue,
         bounds: Bounds | None = None,
         allowances: Allowances | None = None,
+        second_runs: SecondRuns | None = None,
     ) -> None:
+        """second_runs: of answers whose callers ask for that; None: there are none."""
+        self.second_runs = second_runs
         self.catalogue, self.bounds = catalogue, bounds or Bounds()
         self.allowances = allowances or Allowances()
         self.upstreams, self.pace = Upstreams(self.bounds.policy), Pace()
@@ -81,6 +85,8 @@ class Gateway:
             finally:
                 self.is_ending = True
                 await self._drain()
+                if self.second_runs is not None:
+                    await self.second_runs.end()
                 self.client = self._tasks = None
 
     def require_client(self) -> "Client":
@@ -129,16 +135,21 @@ class Gateway:
         observer: Observer | None = None,
         *,
         caller: Caller = ANYBODY,
+        wish: Wish | None = None,
     ) -> Answers:
-        """Begin to answer; who asks leaves what it gets.
+        """Begin to answer; who asks leaves what it gets. wish: what to run again afterwards.
 
         Raises:
             ApiError: not now.
         """
-        answers = Answers(self.require_client(), requests, observer)
+        answers = Answers(self.require_client(), requests, observer, wish)
         self._require_room(answers.n_choices, caller)
+        if wish is not None:
+            wish.require_room(answers.n_choices)
         n_tokens = sum(request.capacity for request in requests)
         taken = self.allowances.take(caller, n_tokens, requests[0].model)
+        if wish is not None:
+            wish.take(answers.n_choices)
         self._run(answers, receive, caller, taken)
         return answers
 
@@ -193,6 +204,8 @@ class Gateway:
     async def _forget(self, answers: Running[Any], taken: Taken) -> None:
         await answers.over.wait()
         del self._running[answers]
+        if isinstance(answers, Answers) and answers.wish is not None:
+            answers.wish.settle()
         taken.settle(answers.n_tokens, answers.cost_ncr, answers.n_due)
 
     async def _drain(self) -> None:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from ledger.verdicts import MATCH, MISMATCH, UNOPENED
 from manyhands import __version__
 from manyhands.dashboard.round_trips import RoundTrips
 from manyhands.dashboard.routes import Panel
@@ -23,8 +24,11 @@ from manyhands.gateway.deciding import Decision
 from manyhands.gateway.faults import CODES
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.readiness import Look, Readiness
+from manyhands.gateway.second_runs import Outcome
 from manyhands.gateway.upstream import Used
 from protocol.errors import ManyhandsError
+from protocol.transport import PROTOCOL_VERSION
+from scheduler.peer_record import GIVEN_UP
 from scheduler.request import Event, Finished, GenerationResult, Routed, Token
 
 router = APIRouter()
@@ -84,6 +88,9 @@ class Metrics:
         self.ledger = gauge(
             "ledger_balance_ncr", "Earned less spent, by the ledgers of this home.", "role"
         )
+        self.credits = counter(
+            "ledger_credits_ncr", "Earned, or spent, by the ledgers of this home.", "direction"
+        )
         self.kv_free = gauge(
             "kv_free_bytes", "Of the block's hosts together, at the block with least.", "model"
         )
@@ -102,8 +109,19 @@ class Metrics:
         self.failovers = counter(
             "failovers", "Hops that others took over in the middle of an answer.", "reason"
         )
+        self.retries = counter(
+            "hop_retries", "Hops that were given up, and somebody else asked.", "reason"
+        )
         self.misbehaved = counter(
             "peer_misbehaved", "Work of peers that did not hold, answers that went on included."
+        )
+        self.second_runs = counter(
+            "second_runs", "Answers that were run again, by what that found.", "model", "state"
+        )
+        self.verification_failures = counter(
+            "verification_failures",
+            "Windows of work that a second run does not bear out.",
+            "reason",
         )
         self.decisions = counter(
             "route_decisions", "Requests for manyhands/auto, by who answered.", "tier", "reason"
@@ -111,17 +129,23 @@ class Metrics:
         self.replicas = gauge("layer_replicas", "Hosts of a block.", "model", "layer")
         self.least = gauge("coverage_min_replicas", "Hosts of the block with fewest.", "model")
         self.ready = gauge("swarm_ready", "1 while the model can answer.", "model")
-        self.peers = gauge("peers", "Peers that announce a model of this gateway.", "state")
-        self.info = gauge("build_info", "Always 1.", "version")
-        self.info.labels(__version__).set(1)
+        self.peers = gauge("peers", "Peers that announce a model of this gateway.", "state", "path")
+        self.info = gauge("build_info", "Always 1.", "version", "protocol")
+        self.info.labels(__version__, str(PROTOCOL_VERSION)).set(1)
         self.round_trips = RoundTrips(registry)
         self.hop_latency = self.round_trips.seconds
         self._n_misbehaved = 0  # as last heard
+        self._gave_up: Mapping[str, int] = {}
+        self._credits_ncr: Mapping[str, int] = {}
 
     def expect(self, models: Iterable[str]) -> None:
         """Begin at 0 what alerts look at: Prometheus sees no increase in what was never less."""
         for reason in LOSSES:
             self.failovers.labels(reason)
+        for reason in GIVEN_UP:
+            self.retries.labels(reason)
+        for result in (MISMATCH, UNOPENED):
+            self.verification_failures.labels(result)
         for model in models:
             for code in set(CODES.values()):
                 self.requests.labels(model, "error", code)
@@ -140,10 +164,26 @@ class Metrics:
         self.prompt.labels(model, "upstream").inc(used.n_prompt)
         self.generated.labels(model, "upstream").inc(used.n_answer)
 
-    def judged(self, n_misbehaved: int) -> None:
-        """So often work of peers did not hold, since the client began."""
+    def judged(self, n_misbehaved: int, gave_up: Mapping[str, int]) -> None:
+        """So often work of peers did not hold, since the client began, and who was given up."""
         self.misbehaved.inc(max(0, n_misbehaved - self._n_misbehaved))
         self._n_misbehaved = n_misbehaved
+        for reason, n_times in gave_up.items():
+            self.retries.labels(reason).inc(max(0, n_times - self._gave_up.get(reason, 0)))
+        self._gave_up = dict(gave_up)
+
+    def booked(self, sums: Mapping[str, tuple[int, int]]) -> None:
+        """What the ledgers hold, by role: earned and spent."""
+        for role, (earned, spent) in sums.items():
+            self.ledger.labels(role).set(earned - spent)
+        totals = {
+            "earned": sum(earned for earned, _ in sums.values()),
+            "spent": sum(spent for _, spent in sums.values()),
+        }
+        for direction, ncr in totals.items():
+            known = self._credits_ncr.get(direction, 0)
+            self.credits.labels(direction).inc(max(0, ncr - known))
+        self._credits_ncr = totals
 
     def cover(self, look: Look, reasons: Mapping[str, str]) -> None:
         """What the swarm looks like now."""
@@ -151,8 +191,8 @@ class Metrics:
             gauge.clear()
         for model, free_bytes in look.kv_free.items():
             self.kv_free.labels(model).set(free_bytes)
-        for state, n_peers in look.peers.items():
-            self.peers.labels(state).set(n_peers)
+        for (state, path), n_peers in look.peers.items():
+            self.peers.labels(state, path).set(n_peers)
         for model, counts in look.hosts.items():
             self.least.labels(model).set(min(counts, default=0))
             for layer, n_hosts in enumerate(counts):
@@ -219,22 +259,27 @@ class Watch(Observer):
             self._metrics.decode.labels(self._model).observe(decoded_s)
         self._metrics.requests.labels(self._model, reason, code).inc()
 
+    def verified(self, index: int, outcome: Outcome) -> None:
+        self._metrics.second_runs.labels(self._model, outcome.state).inc()
+        for result in outcome.results:
+            if result != MATCH:
+                self._metrics.verification_failures.labels(result).inc()
+
 
 @router.get("/metrics")
 async def show(request: Request) -> Response:
+    """For Prometheus."""
     metrics: Metrics = request.app.state.metrics
     readiness: Readiness = request.app.state.readiness
     reasons = await readiness.reasons()
     metrics.cover(await readiness.look(), reasons)
     gateway: Gateway = request.app.state.gateway
     if (client := gateway.client) is not None:
-        metrics.judged(client.records.n_misbehaved)
+        metrics.judged(client.records.n_misbehaved, client.records.gave_up)
         client.hear_round_trips(metrics.round_trips.saw)
     panel: Panel = request.app.state.panel
     if (books := panel.books) is not None:
         with suppress(ManyhandsError):  # what it was not before is `ledger verify`'s to tell
             async with panel.reading:
-                nets = await asyncio.to_thread(books.nets_ncr)
-            for role, net_ncr in nets.items():
-                metrics.ledger.labels(role).set(net_ncr)
+                metrics.booked(await asyncio.to_thread(books.sums_ncr))
     return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -38,11 +38,11 @@ WORDS = {
     "x-manyhands-verify": "verify",
 }
 LISTS, NUMBERS = {"regions", "groups"}, {"max_price", "max_cost", "max_prepaid"}
-IGNORED, MODEL, ROUTE, DECISION, COST = (
+IGNORED, MODEL, ROUTE, DECISION, COST, VERIFY = (
     *("x-manyhands-ignored-params", "x-manyhands-model", "x-manyhands-route"),
-    *("x-manyhands-decision", "x-manyhands-cost"),
+    *("x-manyhands-decision", "x-manyhands-cost", "x-manyhands-verify"),
 )
-TOLD = (IGNORED, MODEL, ROUTE, DECISION, COST)
+TOLD = (IGNORED, MODEL, ROUTE, DECISION, COST, VERIFY)
 MAX_CHARS = 2000
 
 
@@ -86,9 +86,11 @@ def told_of(
     *,
     model: str = "",
     route: Sequence[RouteStep] = (),
+    verify: str = "",
 ) -> dict[str, str]:
-    """What an answer's headers say; of the route, the first one, as it stood when it began."""
-    told = {IGNORED: ", ".join(ignored), MODEL: model}
+    """What an answer's headers say; of the route, the first one, as it stood when it began.
+    verify: how much of it is run again."""
+    told = {IGNORED: ", ".join(ignored), MODEL: model, VERIFY: verify}
     steps = (f"{step.peer} {step.span.start}:{step.span.stop}" for step in route)
     told[ROUTE] = ", ".join(steps)
     if decision is not None:

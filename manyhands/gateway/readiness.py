@@ -19,6 +19,7 @@ from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.gateway import Gateway
 from protocol.adapter_names import bare
+from protocol.constraints import why_relayed
 from protocol.errors import ManyhandsError
 from protocol.measured import State
 
@@ -34,10 +35,10 @@ LOOK_S = 2.0
 @dataclass(frozen=True, slots=True)
 class Look:
     """What the swarm showed: hosts of each block, adapters, and the bytes that are free for
-    sessions at the block with least, by model; peers, by state."""
+    sessions at the block with least, by model; peers, by state and the way to them."""
 
     hosts: Mapping[str, list[int]] = field(default_factory=dict)
-    peers: Mapping[str, int] = field(default_factory=dict)
+    peers: Mapping[tuple[str, str], int] = field(default_factory=dict)
     adapters: Mapping[str, list[str]] = field(default_factory=dict)
     kv_free: Mapping[str, int] = field(default_factory=dict)
     failure: str = ""
@@ -77,7 +78,11 @@ class Readiness:
 def _seen(directory: "Directory", served: Sequence[Served]) -> Look:
     hosts = {each.id: directory.hosts(each.model.manifest.digest) for each in served}
     counts = {each.id: serving_per_block(each, hosts[each.id]) for each in served}
-    states = {peer.peer_id: peer.measured.state.value for of in hosts.values() for peer in of}
+    states = {
+        peer.peer_id: (peer.measured.state.value, "relay" if why_relayed(peer) else "direct")
+        for of in hosts.values()
+        for peer in of
+    }
     adapters = {
         name: sorted({bare(adapter) for peer in of for adapter in peer.adapters})
         for name, of in hosts.items()
@@ -110,6 +115,7 @@ def _missing(n_hosts: Sequence[int], served: Served) -> str:
 @router.get("/health")
 @router.get("/health/live")
 async def live() -> dict[str, str]:
+    """The process runs."""
     return {"status": "ok"}
 
 

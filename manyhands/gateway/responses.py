@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from manyhands.gateway.asked import ChatAsked
 from manyhands.gateway.asked_responses import ResponsesAsked
-from manyhands.gateway.completions import answer
+from manyhands.gateway.completions import answer, told_besides
 from manyhands.gateway.deciding import Decision
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.own_headers import with_headers
@@ -25,6 +25,7 @@ NAMES = {"messages": "input", "response_format": "text.format"}  # of a chat's f
 
 @router.post("/v1/responses")
 async def responses(request: Request, asked: ResponsesAsked) -> Response:
+    """Text, functions and thoughts as items; nothing is kept. Whole or streamed."""
     require_stateless(asked)
     try:
         body = chat_of(request, asked)
@@ -43,7 +44,7 @@ def chat_of(request: Request, asked: ResponsesAsked) -> ChatAsked:
 async def _answer(
     asked: ResponsesAsked, request: Request, chat: Prepared, decision: Decision | None
 ) -> Response:
-    reply = ResponseReply(asked, chat, {"decision": decision.to_json()} if decision else {})
+    reply = ResponseReply(asked, chat, told_besides(request, chat.asked, decision))
     ignored = asked.ignored()
     return await answer(request, chat, reply, kind="response", ignored=ignored, decision=decision)
 

@@ -36,6 +36,7 @@ from manyhands.gateway.policy import AUTO, SWARM, Policy, Upstream
 from manyhands.gateway.readiness import Readiness
 from manyhands.gateway.relayed import Guarded, Passing, Relayed
 from manyhands.gateway.residency import class_of, limits_of
+from manyhands.gateway.second_runs import refused
 from manyhands.gateway.stream import Telling, response_of
 from manyhands.gateway.traced import begin, unless_refused
 from manyhands.gateway.upstream import Json, Used, limited
@@ -96,6 +97,9 @@ async def by_tier(
     if asked.model != AUTO or gateway.bounds.policy.auto is None:
         served = gateway.find(asked.model, caller)
         return await answer(request, await prepare(served, asked, gateway.bounds, caller), None)
+    more = asked.manyhands
+    if more is not None and more.runs_again and more.tier != SWARM:
+        raise refused("only answers of the swarm can be run again: say tier swarm, too")
     decision, prepared = await decided(request, asked, prepare)
     following: Decision | None = decision
     while following is not None:

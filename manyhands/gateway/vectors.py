@@ -21,6 +21,7 @@ from manyhands.gateway.gateway import Bounds
 from manyhands.gateway.grants import ANYBODY, Caller
 from manyhands.gateway.pooling import pooling_of
 from manyhands.gateway.prompts import all_ids
+from manyhands.gateway.second_runs import refused
 from scheduler.request import GenerationRequest, GenerationResult
 
 MAX_TEXTS = 2048  # as OpenAI's
@@ -73,6 +74,8 @@ async def prepare_vectors(
         ApiError: it asks for what cannot be had.
     """
     more = asked.manyhands or EmbeddingExtension()
+    if more.runs_again:
+        raise refused("vectors are not run again; leave verify out")
     texts = _texts(served, asked, more)
     pooling: str = more.pooling or ""
     pooling = pooling or await asyncio.to_thread(pooling_of, served.model.directory)

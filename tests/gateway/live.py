@@ -26,10 +26,14 @@ from manyhands.gateway.door import admission
 from manyhands.gateway.gateway import Bounds, Gateway
 from manyhands.gateway.keys import KeyFile
 from manyhands.gateway.readiness import Readiness
+from manyhands.gateway.second_runs import SecondRuns
 from manyhands.gateway.serving import listening
+from manyhands.home import Home
 from manyhands.models import BUILT_IN, find_model
+from protocol.identity import Identity
 from protocol.signing import OPEN_SWARM_ID
 from protocol.tracing import Told, TraceParent, Tracer, TraceSpan
+from protocol.transport import Transport
 from protocol.transport.grpc import GrpcTransport
 from tests.local_swarm import Swarm
 
@@ -78,20 +82,25 @@ class Live:
         self.keys = directory / "keys.json"
 
     async def start(self) -> None:
-        self.swarm = Swarm(BUILT_IN, self.directory, lambda i: GrpcTransport(i, OPEN_SWARM_ID))
+        self.swarm = Swarm(BUILT_IN, self.directory, self.transport)
         self._stack.push_async_callback(self.swarm.aclose)
         await self.swarm.start((0, 4), (4, 8), rates=self.rates, tracer=self.tracer)
         client = await self._stack.enter_async_context(self.swarm.client())
         tiny = find_model("tiny")
         models = [tiny, replace(tiny, name="org/other")]
         catalogue = Catalogue(served_of(models), {"small": "tiny"})
-        self.gateway = Gateway(catalogue, self.bounds, self.allowances)
+        second_runs = SecondRuns(Home.at(self.directory))
+        self.gateway = Gateway(catalogue, self.bounds, self.allowances, second_runs)
         panel = Panel(books=HomeBooks(self.directory))
         admit = admission(KeyFile(self.keys))
         app = make_app(self.gateway, Readiness(self.gateway), admit, panel, tracer=self.tracer)
         self.port = await self._stack.enter_async_context(listening(app, HOST, 0))
         await self._stack.enter_async_context(self.gateway.serving(client))
         await self._stack.enter_async_context(panel.watch.watching(client))
+
+    def transport(self, identity: Identity) -> Transport:
+        """Of a node, or of the gateway's client."""
+        return GrpcTransport(identity, OPEN_SWARM_ID)
 
     async def stop(self) -> None:
         await self._stack.aclose()

@@ -210,7 +210,7 @@ def test_metrics_count_what_was_asked_and_what_is_served(gateway):
     assert 'manyhands_layer_replicas{layer="7",model="tiny"} 1.0' in text
     assert 'manyhands_swarm_ready{model="tiny"} 1.0' in text
     assert 'manyhands_requests_running{model="tiny"} 0.0' in text
-    assert 'manyhands_peers{state="serving"} 2.0' in text
+    assert 'manyhands_peers{path="direct",state="serving"} 2.0' in text
 
 
 def test_keys_let_in_whoever_shows_one_until_it_is_revoked(gateway):

@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from protocol.identity import Identity
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport import Transport
+from protocol.transport.memory import MemoryNetwork
 from tests.dashboard.browsing import CHROMIUM, needs_chromium
 from tests.gateway.live import Live, live
 
@@ -94,13 +98,28 @@ def test_routes_are_explained_and_the_ledger_is_audited(gateway: Live, page: "Pa
     page.get_by_text("Verify again").wait_for()
 
 
-@pytest.mark.slow
-def test_a_peer_that_leaves_while_somebody_watches_is_seen_to_be_gone(
+class Mortal(Live):
+    """Its nodes can be killed: they say no more, and all their connections end at once."""
+
+    network: MemoryNetwork
+
+    def transport(self, identity: Identity) -> Transport:
+        return self.network.transport(identity, OPEN_SWARM_ID)
+
+    async def start(self) -> None:
+        self.network = MemoryNetwork()
+        await super().start()
+
+
+def test_a_peer_that_is_killed_while_somebody_watches_is_seen_to_be_gone(
     tmp_path_factory: pytest.TempPathFactory, page: "Page"
 ) -> None:
-    with live(tmp_path_factory.mktemp("watched")) as running:
+    with live(tmp_path_factory.mktemp("watched"), kind=Mortal) as running:
+        assert isinstance(running, Mortal)
         page.goto(running.url)
-        page.get_by_text("can answer").first.wait_for()
-        running.run(running.swarm.stop(running.swarm.nodes[1]))
-        page.locator(".sentence.bad").wait_for(timeout=40_000)
-        assert "cannot answer" in page.locator(".sentence").inner_text()
+        page.locator(".sentence").get_by_text("can answer").wait_for()
+        victim = running.swarm.nodes[1].node.identity.peer_id
+        running.look(lambda: running.network.kill(victim))
+        page.locator(".sentence.bad").get_by_text("cannot answer").wait_for(timeout=20_000)
+        assert "blocks 4 to 7" in page.locator(".sentence").inner_text()
+        page.locator(".state", has_text="unreachable").first.wait_for()

@@ -432,7 +432,7 @@ def test_decisions_are_counted_and_explained_without_asking_anybody(auto, elsewh
         ({"x_manyhands_max_price": "cheap"}, {}, "invalid_value"),
         ({"x_manyhands_max_prepaid": "-1"}, {}, "invalid_value"),
         ({"x_manyhands_verify": "dual"}, {}, "unsupported_value"),
-        ({}, {"verify": "spot"}, "unsupported_value"),
+        ({}, {"verify": "dual"}, "unsupported_value"),
         ({"x_manyhands_group": "a,"}, {}, "invalid_value"),
     ],
 )

@@ -80,5 +80,6 @@ function waterfall(one) {
       one.waited_for ? `It waited at first: ${one.waited_for}.` : ""),
     h("p", { class: "why" }, "The chain, and what a step took on each hop:"), h("div", { class: "waterfall" }, hops),
     changes(one),
+    one.verification ? h("p", { class: "why" }, `Run again afterwards: ${one.verification.why}.`) : "",
     one.receipts.length ? h("p", { class: "why" }, "Receipts: ", h("span", { class: "mono short" }, one.receipts.map((id) => id.slice(0, 12)).join(", "))) : "");
 }

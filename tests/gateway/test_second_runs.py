@@ -1,0 +1,125 @@
+"""Answers that a gateway runs again after it sent them, because their callers asked for that."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from ledger.findings import Findings
+from manyhands.gateway.catalogue import served_of
+from manyhands.gateway.faults import ApiError
+from manyhands.gateway.grants import ANYBODY, Caller
+from manyhands.gateway.second_runs import MAX_DUE, Outcome, SecondRuns
+from manyhands.home import Home
+from manyhands.models import find_model
+from protocol.signing import OPEN_SWARM_ID
+from tests.gateway.live import Live, events, until
+
+CHAT = {
+    "model": "tiny",
+    "messages": [{"role": "user", "content": "What should I know about bread?"}],
+    "temperature": 0,
+}
+
+
+def outcome_of(gateway: Live, id: str) -> Any:
+    """What a second run found of the request `id`, once it is there."""
+    found: list[Any] = []
+
+    def is_there() -> bool:
+        _, _, told = gateway.ask("GET", "/api/v1/requests")
+        found[:] = [one["verification"] for one in told["requests"] if one["id"] == id]
+        return bool(found and found[0])
+
+    until(is_there, timeout_s=60)
+    return found[0]
+
+
+def test_an_answer_is_run_again_after_it_was_sent_and_its_outcome_is_told(gateway: Live) -> None:
+    body = {**CHAT, "stream": True, "manyhands": {"verify": "full"}}
+
+    status, headers, text = gateway.post("/v1/chat/completions", body)
+
+    assert status == 200
+    assert headers["x-manyhands-verify"] == "full"
+    told = events(text)[-2]["manyhands"]["verification"]
+    assert told == {
+        "asked": "full",
+        "request": headers["x-request-id"],
+        "at": "/api/v1/requests",
+    }
+    outcome = outcome_of(gateway, told["request"])
+    assert outcome["state"] == "matches", outcome
+    _, _, metrics = gateway.ask("GET", "/metrics")
+    assert 'manyhands_second_runs_total{model="tiny",state="matches"} 1.0' in metrics
+    with Findings.open(gateway.directory / "client", OPEN_SWARM_ID) as findings:
+        assert len(findings.looks()) >= len(gateway.swarm.nodes)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "why"),
+    [
+        ("/v1/embeddings", {"model": "tiny", "input": "a"}, "vectors"),
+        ("/v1/chat/completions", CHAT | {"model": "tiny:poet"}, "adapter"),
+    ],
+)
+def test_what_cannot_be_run_again_is_refused_by_name(
+    gateway: Live, path: str, body: dict[str, Any], why: str
+) -> None:
+    status, _, told = gateway.post(path, {**body, "manyhands": {"verify": "spot"}})
+
+    assert (status, told["error"]["code"]) == (400, "unsupported_value")
+    assert told["error"]["param"] == "manyhands.verify"
+    assert why in told["error"]["message"]
+
+
+def test_who_runs_it_again_follows_from_the_gateway_and_the_key(tmp_path: Any) -> None:
+    home, (tiny,) = Home.at(tmp_path), served_of([find_model("tiny")])
+    files = tuple(
+        replace(file, n_bytes=1 << 40) if file.is_weights else file
+        for file in tiny.model.manifest.files
+    )
+    manifest = replace(tiny.model.manifest, files=files)
+    large = replace(tiny, model=replace(tiny.model, manifest=manifest))
+    bounded = replace(ANYBODY, grant=replace(ANYBODY.grant, budget_ncr=1000))
+
+    def asked(by: Any, served: Any, caller: Caller) -> str:
+        try:
+            wish = SecondRuns(home, by).wish("spot", served, caller, "id", lambda *_: None)
+        except ApiError as error:
+            return error.code
+        return wish.references
+
+    assert asked("auto", tiny, ANYBODY) == "auto"
+    assert asked("auto", large, ANYBODY) == "peers"
+    assert asked("peers", tiny, ANYBODY) == "peers"
+    assert asked("own", large, ANYBODY) == "own"
+    assert asked("auto", tiny, bounded) == "own"
+    assert asked("auto", large, bounded) == "unsupported_value"
+    assert asked("nobody", tiny, ANYBODY) == "unsupported_value"
+
+
+def test_only_so_many_answers_wait_to_be_run_again(tmp_path: Any) -> None:
+    (tiny,) = served_of([find_model("tiny")])
+    runs = SecondRuns(Home.at(tmp_path))
+    wish = runs.wish("spot", tiny, ANYBODY, "id", lambda *_: None)
+    wish.require_room(MAX_DUE)
+    wish.take(MAX_DUE)
+
+    with pytest.raises(ApiError, match="wait") as caught:
+        runs.wish("spot", tiny, ANYBODY, "id", lambda *_: None).require_room(1)
+    wish.settle()  # its answers failed: there is nothing to run again
+
+    assert caught.value.code == "overloaded"
+    assert runs.n_due == 0
+
+
+def test_an_outcome_is_as_bad_as_its_worst_window() -> None:
+    states = {
+        (): "unknown",
+        ("match",): "matches",
+        ("match", "unopened"): "unopened",
+        ("unopened", "mismatch"): "deviates",
+    }
+    for results, state in states.items():
+        assert Outcome("", cast("Any", results)).state == state
