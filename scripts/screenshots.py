@@ -106,6 +106,11 @@ def take(browser: "Browser", url: str) -> None:
         page.goto(f"{url}/#/routing")
         page.get_by_role("heading", name="Route 1").wait_for()
         shoot(page, "routing")
+    with page_of(browser, "light") as page:
+        page.goto(f"{url}/#/ledger")
+        page.click("#verify")
+        page.get_by_text("Verify again").wait_for()
+        shoot(page, "ledger")
 
 
 def main() -> None:
