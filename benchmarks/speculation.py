@@ -4,9 +4,10 @@ Four nodes far apart (`link_lab.py`), the client with them. First a random Llama
 oracle for a drafter (`oracle_node.py`), each of whose guesses is right with a given probability,
 beside the bound 1 / ((1 - a) L + a t): L is what a token takes without drafts, t what its row takes
 the busiest node, a how many of the guesses were right. Then the built-in model with a drafter that
-anybody can have, on text that repeats nothing and on text that does, never in one figure. Tokens
-have to be equal with drafts and without. Goals: 2.0 / 3.1 / 4.6 x at 0.6 / 0.75 / 0.85, 80 % of the
-bound; without repetition 0.98 x. Run: python benchmarks/speculation.py [--tokens 1000] [--ms 25]
+anybody can have, on text that repeats nothing and on text that does, never in one figure; then many
+sessions at once, over these links and on loopback. Tokens have to be equal with drafts and without.
+Goals: 2.0 / 3.1 / 4.6 x at 0.6 / 0.75 / 0.85, 80 % of the bound; without repetition 0.98 x; many
+sessions 1.0 x. Run: python benchmarks/speculation.py [--tokens 1000] [--ms 25]
 """
 
 import argparse
@@ -14,6 +15,7 @@ import asyncio
 import json
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -124,6 +126,32 @@ async def with_oracles(options: argparse.Namespace) -> list[list[str]]:
     return rows
 
 
+async def side_by_side(options: argparse.Namespace) -> list[list[str]]:
+    """Many sessions at once, all with drafts or none: nobody shall lose by guesses of others."""
+    rows = []
+    with common.random_llama(**LLAMA_8_512) as directory:
+        for ms in (options.ms, 0.0):
+            async with far_apart(str(directory), ms) as (client, model):
+                request = common.request(model, PROMPT, options.session_tokens)
+                request = replace(request, wait_s=WAIT_S)
+                tell(PROMPT, await answered(client, request))
+                for drafter in map(name_of, (0.2, 0.6, 0.85)):
+                    plain = await tokens_per_s(client, request, options.sessions)
+                    drafting = replace(request, drafter=drafter)
+                    drafted = await tokens_per_s(client, drafting, options.sessions)
+                    row = [f"{ms:g}", drafter, f"{plain:.1f}", f"{drafted:.1f}"]
+                    rows.append([*row, f"{drafted / plain:.2f}"])
+                    print(" | ".join(rows[-1]), flush=True)
+    return rows
+
+
+async def tokens_per_s(client: Client, request: GenerationRequest, n_sessions: int) -> float:
+    began_s = time.perf_counter()
+    answers = await asyncio.gather(*(answered(client, request) for _ in range(n_sessions)))
+    assert len({answer.token_ids for answer in answers}) == 1
+    return n_sessions * request.max_tokens / (time.perf_counter() - began_s)
+
+
 async def with_lookup(options: argparse.Namespace) -> list[list[str]]:
     rows = []
     async with far_apart("tiny", options.ms) as (client, model):
@@ -150,14 +178,20 @@ async def main() -> None:
     parser.add_argument("--text-tokens", type=int, default=256)
     parser.add_argument("--ms", type=float, default=25.0, help="of each link, one way")
     parser.add_argument("--acceptance", type=float, nargs="*", default=[0.6, 0.75, 0.85])
+    parser.add_argument("--sessions", type=int, default=8, help="at once; 0: not measured")
+    parser.add_argument("--session-tokens", type=int, default=100)
     options = parser.parse_args()
     oracles = await with_oracles(options) if options.acceptance else []
     texts = await with_lookup(options) if options.text_tokens else []
+    together = await side_by_side(options) if options.sessions else []
     print(f"\n{common.machine()}\n")
     heading = ["oracle", "plain ms/token", "drafted ms/token", "gain", "bound", "of the bound"]
     common.table(heading, oracles)
     print()
     common.table(["lookup on", "tokens", "plain ms/token", "drafted ms/token", "gain"], texts)
+    print()
+    heading = ["ms a link", f"{options.sessions} sessions with", "plain tokens/s", "drafted", "x"]
+    common.table(heading, together)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ schedules = {
     "busy": st.sampled_from([0.0, 0.0, 0.1]),
     "broken_handovers": st.sampled_from([0.0, 0.1]),
     "window": st.sampled_from([2, 10_000]),
+    "drafts": st.sampled_from([0, 0, 4]),
 }
 
 
