@@ -245,9 +245,9 @@ async def main() -> None:
             wholes = await singly(client, caller, model, rounds, TOKENS)
             n = 1 if options.quick else 3
             sides = [await together(client, door, model, 24, seed) for seed in range(n)]
-    before, after = await idle_bytes(n_idle)
     print(f"\n{common.machine()}; {n_firsts} first tokens, {rounds} answers of {TOKENS} tokens\n")
-    tell(firsts, wholes, sides)
+    tell(firsts, wholes, sides)  # at once: the rest may fail, as where a machine is too busy for it
+    before, after = await idle_bytes(n_idle)
     more = (after - before) / 1e6
     print()
     common.table(
