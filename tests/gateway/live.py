@@ -82,7 +82,7 @@ class Live:
         self.keys = directory / "keys.json"
 
     async def start(self) -> None:
-        self.swarm = Swarm(BUILT_IN, self.directory, self.transport)
+        self.swarm = self.new_swarm()
         self._stack.push_async_callback(self.swarm.aclose)
         await self.swarm.start((0, 4), (4, 8), rates=self.rates, tracer=self.tracer)
         client = await self._stack.enter_async_context(self.swarm.client())
@@ -97,6 +97,10 @@ class Live:
         self.port = await self._stack.enter_async_context(listening(app, HOST, 0))
         await self._stack.enter_async_context(self.gateway.serving(client))
         await self._stack.enter_async_context(panel.watch.watching(client))
+
+    def new_swarm(self) -> Swarm:
+        """Whose nodes are started next."""
+        return Swarm(BUILT_IN, self.directory, self.transport)
 
     def transport(self, identity: Identity) -> Transport:
         """Of a node, or of the gateway's client."""

@@ -1,19 +1,23 @@
 """Answers that a gateway runs again after it sent them, because their callers asked for that."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from ledger.findings import Findings
+from ledger.verdicts import MISMATCH
 from manyhands.gateway.catalogue import served_of
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.grants import ANYBODY, Caller
 from manyhands.gateway.second_runs import MAX_DUE, Outcome, SecondRuns
 from manyhands.home import Home
-from manyhands.models import find_model
+from manyhands.models import BUILT_IN, find_model
 from protocol.signing import OPEN_SWARM_ID
-from tests.gateway.live import Live, events, until
+from tests.gateway.live import Live, events, live, until
+from tests.local_swarm import Swarm
+from tests.test_audits import Swarms, scaled, spoilt_by
 
 CHAT = {
     "model": "tiny",
@@ -56,6 +60,33 @@ def test_an_answer_is_run_again_after_it_was_sent_and_its_outcome_is_told(gatewa
         assert len(findings.looks()) >= len(gateway.swarm.nodes)
 
 
+class Cheated(Live):
+    """Its first node's weights are not the model's."""
+
+    def new_swarm(self) -> Swarm:
+        built = Swarms(BUILT_IN, self.directory, self.transport)
+        built.cheat, built.load = 0, spoilt_by(scaled, self.directory / "spoilt")
+        return built
+
+
+@pytest.mark.slow
+def test_a_node_that_computes_something_else_is_found_out_and_counted(tmp_path: Path) -> None:
+    with live(tmp_path, kind=Cheated) as running:
+        body = {**CHAT, "manyhands": {"verify": "full"}}
+        status, headers, told = running.post("/v1/chat/completions", body)
+        assert (status, told["manyhands"]["verification"]["asked"]) == (200, "full")
+
+        outcome = outcome_of(running, headers["x-request-id"])
+        _, _, metrics = running.ask("GET", "/metrics")
+        cheat = running.swarm.nodes[0].node.peer_id
+
+    assert outcome["state"] == "deviates"
+    assert cheat in outcome["why"]
+    assert 'manyhands_verification_failures_total{reason="mismatch"} 1.0' in metrics
+    with Findings.open(tmp_path / "client", OPEN_SWARM_ID) as findings:
+        assert [look.result for look in findings.looks()] == [MISMATCH]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "why"),
     [
@@ -73,7 +104,7 @@ def test_what_cannot_be_run_again_is_refused_by_name(
     assert why in told["error"]["message"]
 
 
-def test_who_runs_it_again_follows_from_the_gateway_and_the_key(tmp_path: Any) -> None:
+def test_who_runs_it_again_follows_from_the_gateway_and_the_key(tmp_path: Path) -> None:
     home, (tiny,) = Home.at(tmp_path), served_of([find_model("tiny")])
     files = tuple(
         replace(file, n_bytes=1 << 40) if file.is_weights else file
@@ -99,7 +130,7 @@ def test_who_runs_it_again_follows_from_the_gateway_and_the_key(tmp_path: Any) -
     assert asked("nobody", tiny, ANYBODY) == "unsupported_value"
 
 
-def test_only_so_many_answers_wait_to_be_run_again(tmp_path: Any) -> None:
+def test_only_so_many_answers_wait_to_be_run_again(tmp_path: Path) -> None:
     (tiny,) = served_of([find_model("tiny")])
     runs = SecondRuns(Home.at(tmp_path))
     wish = runs.wish("spot", tiny, ANYBODY, "id", lambda *_: None)
