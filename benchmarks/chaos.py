@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import common
@@ -33,6 +33,7 @@ from manyhands.models import Model, find_model
 from protocol.errors import ManyhandsError
 from protocol.sampling import SamplingParams
 from scheduler import Client, Finished, GenerationRequest, GenerationResult, Routed, Token
+from scheduler.request import NO_DRAFTER
 
 PROMPT_IDS = (256, 320)
 AGAIN_TOKENS = 8  # when nothing could be done to the swarm that it must bear
@@ -335,6 +336,9 @@ async def chaos(model_name: str, directory: Path, options: argparse.Namespace) -
         right = {run.request: run.result for run in alone if run.result is not None}
         if len(right) < len(asked):
             raise SystemExit(f"not even undisturbed: {[run.error for run in alone]}")
+        if options.drafter != NO_DRAFTER:
+            right = {replace(one, drafter=options.drafter): it for one, it in right.items()}
+            asked = list(right)
         before = await warmed_up(client, swarm, asked, options.at_once, ticks)
         say("disturbed")
         began_s = time.monotonic()
@@ -369,6 +373,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=6)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--model", help="default: a random Llama 12 x 768")
+    parser.add_argument("--drafter", default=NO_DRAFTER, help="of answers that are disturbed")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     choosing = nullcontext(options.model) if options.model else common.random_llama()

@@ -256,7 +256,9 @@ class Committed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenEvent:
-    """The id at `position`, drawn by the last hop; `rows` run since the last event (5a.11)."""
+    """The id at `position`, drawn by the last hop; `rows` were sent round since the last event,
+    drafts among them (5a.11).
+    """
 
     epoch: int
     position: int
