@@ -114,7 +114,7 @@ async def test_the_same_tokens_come_with_drafts_and_in_fewer_rounds(four, oracle
     assert first.batcher.load.steps - steps < 0.8 * len(plain.token_ids)
 
 
-@pytest.mark.parametrize("lose_at", [3, 30])
+@pytest.mark.parametrize("lose_at", [pytest.param(3, marks=pytest.mark.slow), 30])
 async def test_an_answer_goes_on_equal_where_its_last_hop_died_between_drafts(
     four, oracle, lose_at
 ):

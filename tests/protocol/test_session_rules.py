@@ -79,7 +79,7 @@ def test_no_accident_changes_loses_or_repeats_a_token(die, spans, loss, duplicat
     check_agreement(world)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     die=st.integers(0, 2**32).map(random.Random),
     spans=st.sampled_from([THREE_HOPS, [Span(0, 6)], [Span(0, 1), Span(1, 6)]]),
