@@ -174,4 +174,13 @@ def test_the_changelog_names_every_field_that_came_after_the_first_session():
 
 
 def test_there_is_a_transcript_of_each_version():
-    assert [old.path.parent.name for old in transcripts()] == ["v1", "v1-constraints"]
+    names = [old.path.parent.name for old in transcripts()]
+    assert names == ["v1", "v1-constraints", "v1-fingerprints"]
+
+
+def test_the_newest_transcript_tells_every_feature_of_today():
+    newest = max(transcripts(), key=lambda old: int(old.told["recorded_ms"]))
+    told = Greeting.read((key, value) for key, value in newest.told["greeting"])
+
+    assert told is not None
+    assert told.features >= FEATURES, "record one more: docs/protocol-versions.md"
