@@ -2,14 +2,20 @@
 
 import asyncio
 import random
+import socket
+from pathlib import Path
 
 import pytest
 
+from protocol.identity import Identity
 from protocol.messages import Span
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport.grpc import GrpcTransport
 from protocol.transport.memory import MemoryNetwork
 from scheduler import Client, Finished, GenerationResult, Routed, Token
 from tests.failure_modes.conftest import ask
-from tests.local_swarm import Swarm, whole
+from tests.local_swarm import Swarm, swarm, whole
+from tests.node.relaying import until
 from tests.protocol.hash_span import undisturbed
 from tests.protocol.session_world import World
 
@@ -105,9 +111,9 @@ async def test_symmetric_nat_is_not_fatal_to_whoever_is_behind_it_nor_to_the_swa
 ):
     """Parallax: a node behind a symmetric NAT ends with exit code 1.
 
-    There is no relay yet, so what can hold today: a node that announces itself and that nobody can
-    dial lives on, keeps its place in the table by its own exchanges, and costs the clients that
-    draw it nothing but a detour. A client needs no port at all.
+    Here a node that nobody can dial, and that no relay has taken yet, lives on, keeps its place in
+    the table by its own exchanges, and costs the clients that draw it nothing but a detour. A
+    client needs no port at all.
     """
     [hidden] = await pair.start((0, 6))
     assert hidden.node._listener is not None
@@ -123,6 +129,27 @@ async def test_symmetric_nat_is_not_fatal_to_whoever_is_behind_it_nor_to_the_swa
     assert not hidden.task.done()
     assert all(len(answer.token_ids) == 24 for answer in answers)
     assert peer_id not in {step.peer for answer in answers for step in answer.route}
+
+
+async def test_symmetric_nat_and_a_relay_make_a_node_that_serves(model: Path, tmp_path: Path):
+    """The same node once a relay has taken it, over real sockets: it carries half of the model, of
+    which there is no other host.
+    """
+
+    def over_sockets(identity: Identity) -> GrpcTransport:
+        return GrpcTransport(identity, OPEN_SWARM_ID)
+
+    async with swarm(model, tmp_path, over_sockets) as built, asyncio.timeout(60):
+        await built.start((0, 3), relay=("127.0.0.1", 0), look_s=0.02)
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))  # bound, and nobody listens
+            [hidden] = await built.start((3, 6), announce=nobody.getsockname(), via_auto=True)
+        await until(lambda: bool(hidden.node.carrying.addresses))
+        async with built.client() as client:
+            answer = await whole(client.generate(ask(built)))
+
+    assert len(answer.token_ids) == 24
+    assert answer.route[-1].peer == hidden.node.peer_id
 
 
 async def test_idle_then_first_request_finds_every_connection_gone_and_is_answered(

@@ -64,7 +64,7 @@ async def test_unauthenticated_control_endpoints_are_not_among_a_nodes_calls(
     pair: Swarm, network: MemoryNetwork
 ):
     """The same of single calls: they read; `spare` keeps rows in free room, for a signed note;
-    `faults` keeps signed evidence that convinces by itself."""
+    `faults` keeps signed evidence that convinces by itself; `sent_rows` are their payer's."""
     node = pair.nodes[0].node
     stranger = network.transport(Identity(SigningKey.generate()), OPEN_SWARM_ID)
     connection = await stranger.dial(pair.nodes[0].address)
@@ -73,7 +73,7 @@ async def test_unauthenticated_control_endpoints_are_not_among_a_nodes_calls(
     for method in ("stop", "drain", "unload", "move", "delete", "instance", "config"):
         with pytest.raises(PeerRefused, match="does not offer"):
             await connection.call(method, b"{}", timeout_s=2)
-    for method in ("spare", "faults", "fingerprints"):
+    for method in ("spare", "faults", "fingerprints", "sent_rows"):
         with pytest.raises(PeerMisbehaved):
             await connection.call(method, b"\xa0", timeout_s=2)
     told = json.loads(await connection.call("status", b'{"draining": true}', timeout_s=2))
@@ -82,7 +82,7 @@ async def test_unauthenticated_control_endpoints_are_not_among_a_nodes_calls(
     assert (node.engine, node.sessions, node.state) == before
     assert set(node._calls()) == {
         *("gossip", "file", "weights", "handover", "spare", "status", "load", "ping"),
-        *("faults", "fingerprints"),
+        *("faults", "fingerprints", "sent_rows"),
     }
 
 

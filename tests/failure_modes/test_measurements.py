@@ -1,5 +1,8 @@
 """What a peer is held to be, by what was seen of it: modes 3, 5, 6 and 7."""
 
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
 import pytest
 
 from node.links import MAX_AGE_S, LinkTimes
@@ -7,12 +10,15 @@ from protocol.errors import PeerBusy, PeerUnreachable
 from protocol.identity import PeerId
 from protocol.path import Path
 from protocol.transport.memory import MemoryNetwork
+from protocol.transport.paths import Paths
 from scheduler import Routed, Token
 from scheduler.peer_record import PeerRecords
 from scheduler.routing import Wanted, find_routes
 from tests.announcing import MANIFEST, announce, peer_of
 from tests.failure_modes.conftest import ask
 from tests.local_swarm import Swarm, whole
+from tests.node.relaying import forwarding, free_port, relay_of, reserving, until
+from tests.protocol.transport.peers import new_transport
 
 NEAR_S, RELAYED_S = 0.012, 2.6
 
@@ -75,9 +81,8 @@ def test_first_measurement_poisons_nothing(first: Path):
 def test_relay_decay_over_hours_is_seen():
     """mesh-llm: a path that was good when it was measured gets worse, and is used on.
 
-    There is no relay yet, and so no reconnecting; what exists today are the measurements. A good
-    one is believed for minutes, not for ever: what the path is now takes its place, and one that
-    only a relay carries any more says so.
+    Here a good measurement is believed for minutes, not for ever: what the path is now takes its
+    place, and one that only a relay carries any more says so.
     """
     links, peer = LinkTimes(), peer_of(1)
     links.learn(peer, NEAR_S, at_s=0.0)
@@ -88,6 +93,39 @@ def test_relay_decay_over_hours_is_seen():
     assert links.rtt_s(peer, 3600.0) == RELAYED_S
     assert links.is_relayed(peer, 3600.0)
     assert links.best(3600.0 + 2 * MAX_AGE_S) == ()
+
+
+async def test_relay_decay_ends_with_another_relay_before_anything_broke():
+    """mesh-llm: connections over a relay got slower for hours until somebody restarted the node.
+
+    Here a way is measured while it is used: when the relay gets slow, another one is taken, and
+    what ran on the first one ends there.
+    """
+    async with AsyncExitStack() as stack:
+        gates = [(await stack.enter_async_context(relay_of()))[1] for _ in range(2)]
+        behind = await stack.enter_async_context(reserving(*gates))
+        await until(lambda: len(behind.addresses) == 2)
+        fading, other = behind.addresses
+        port, delay_s = free_port(), [0.0]
+        await stack.enter_async_context(forwarding(port, (fading.host, fading.port), delay_s))
+        ways = (replace(fading, host="127.0.0.1", port=port), other)
+        transport = new_transport()  # of which `Paths` keeps no hold
+        paths = Paths(transport, sure_s=0.02, stagger_s=5)
+        first = await paths.dial(fading.peer_id, ways)
+        stream = await first.open("echo")
+        assert paths.way_of(first).address == ways[0]
+        assert await paths.upgraded(first, ways) is None  # now it knows what is usual
+
+        delay_s[0] = 0.06
+        better = await paths.upgraded(first, ways)
+
+        assert better is not None
+        assert paths.way_of(better).address == other
+        stream.send(b"slowly")
+        assert await stream.receive() == b"slowly"
+        await better.aclose()
+        await first.aclose()
+        await paths.aclose()
 
 
 async def test_retry_backoff_charged_to_the_innocent_is_charged_to_the_guilty_alone(

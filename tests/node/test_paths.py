@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,16 @@ from protocol.reachability import Reach, Verdict
 from protocol.transport import Connection
 from protocol.transport.paths import Paths, paths_of
 from tests.announcing import announce
-from tests.node.relaying import ECHO, Relayed, forwarding, relay_of, relayed, reserving, until
+from tests.node.relaying import (
+    ECHO,
+    Relayed,
+    forwarding,
+    free_port,
+    relay_of,
+    relayed,
+    reserving,
+    until,
+)
 from tests.protocol.transport.peers import listening, new_identity, new_transport
 
 
@@ -34,12 +42,6 @@ async def silent() -> AsyncIterator[tuple[str, int]]:
         server.close()
         for end in ends:
             end.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_a_dead_direct_address_costs_a_moment_and_the_relay_answers():
