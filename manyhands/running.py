@@ -23,7 +23,7 @@ NOBODY_HINT = "name a peer with --join ADDR, or start a swarm here: manyhands up
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """A `serve` or `up` of this home."""
+    """A `serve`, `gateway` or `up` of this home."""
 
     command: str
     pid: int
@@ -31,7 +31,8 @@ class Running:
     addresses: tuple[str, ...]
     without: tuple[str, ...] = ()  # what was asked for and cannot be, in words
     signature: str = ""  # of the model, by its publisher, in words
-    page: str = ""  # the URL of its page
+    page: str = ""  # the URL of a node's page
+    url: str = ""  # of a gateway, or of that of `up`
 
 
 @contextmanager

@@ -7,6 +7,7 @@ in front of them, which also says whether the swarm can answer now, and a record
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,7 +157,7 @@ async def _up(
                 gateway.serving(client),
                 panel.watch.watching(client),
             ):
-                with recorded(home, record):
+                with recorded(home, replace(record, url=f"http://{HOST}:{bound}")):
                     keeper = Keeper(swarm, client, model)
                     await keeper.run(lambda: _announce(swarm, model, replicas, bound))
 

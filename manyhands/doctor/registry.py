@@ -1,6 +1,16 @@
 """All checks of the doctor, in the order in which they are shown."""
 
-from manyhands.doctor import dialled, hardware, keeping, network, others, system, trial, ways
+from manyhands.doctor import (
+    answering,
+    dialled,
+    hardware,
+    keeping,
+    network,
+    others,
+    system,
+    trial,
+    ways,
+)
 from manyhands.doctor.finding import Check
 from protocol.errors import UsageError
 
@@ -12,6 +22,7 @@ CHECKS: tuple[Check, ...] = (
     *dialled.CHECKS,
     *ways.CHECKS,
     *others.CHECKS,
+    *answering.CHECKS,
     *trial.CHECKS,
 )
 

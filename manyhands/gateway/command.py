@@ -8,8 +8,9 @@ when the command runs, not before.
 import asyncio
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,8 +209,12 @@ def gateway(
         second_runs = SecondRuns(place, by)
         gateway = Gateway(catalogue, bounds, Allowances(spending), second_runs)
         record = Running(command="gateway", pid=os.getpid(), model=" ".join(ids), addresses=())
-        with recorded(place, record), tracing("manyhands-gateway") as tracer:
-            run(_serve(gateway, keys, opening, panel, where, tracer))
+
+        def listens(url: str) -> AbstractContextManager[None]:
+            return recorded(place, replace(record, url=url))
+
+        with tracing("manyhands-gateway") as tracer:
+            run(_serve(gateway, keys, opening, panel, where, listens, tracer))
 
 
 def aliases_of(given: Sequence[str]) -> dict[str, str]:
@@ -240,8 +245,10 @@ async def _serve(
     opening: "AbstractAsyncContextManager[Client]",
     panel: "Panel",
     where: Where,
+    listens: Callable[[str], AbstractContextManager[None]],
     tracer: "Tracer | None",
 ) -> None:
+    """`listens`: entered with its URL while it does."""
     from manyhands.gateway.app import make_app
     from manyhands.gateway.door import admission
     from manyhands.gateway.readiness import Readiness
@@ -260,7 +267,8 @@ async def _serve(
         ):
             url = where.url(bound)
             names = gateway.catalogue.names
-            click.echo(json.dumps({"event": "ready", "url": url, "models": names}))
-            say(f"the page is at {url}, the API at {url}/v1, for {', '.join(names)}")
-            await stop.wait()
+            with listens(url):
+                click.echo(json.dumps({"event": "ready", "url": url, "models": names}))
+                say(f"the page is at {url}, the API at {url}/v1, for {', '.join(names)}")
+                await stop.wait()
             say("ending; answers that run may end first, another Ctrl-C cuts them off")
