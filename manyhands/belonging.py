@@ -25,10 +25,10 @@ def check_discovery(wanted: Wanted, party: Party) -> None:
     Raises:
         UsageError: strangers would be told who serves.
     """
-    if party.membership is not None and (wanted.libp2p or wanted.bootstrap or wanted.lan):
+    if party.membership is not None and (wanted.libp2p or wanted.bootstrap):
         raise UsageError(
             "a swarm with members is not looked for over libp2p: anybody could look there",
-            hint="leave out --libp2p, --bootstrap and --lan; --join finds its members",
+            hint="leave out --libp2p and --bootstrap; --join finds its members, --lan those nearby",
         )
 
 

@@ -242,7 +242,7 @@ def serve(**given: object) -> None:
             with ending_at_once():
                 if wanted.gently:
                     machine.gently(_import_engine)
-                known = replace(wanted, join=(*wanted.join, *_found(wanted, party.swarm_id)))
+                known = replace(wanted, join=(*wanted.join, *_found(wanted, party)))
             listen = wanted.listen or ("0.0.0.0", usual_or_any_port())
             wanted = replace(wanted, listen=listen)
             with arriving(party, known.join, listen) as arrival:
@@ -260,13 +260,17 @@ def serve(**given: object) -> None:
                 run(_serve(wanted, home, party, books, credit, prepared, engine, loads, tracer))
 
 
-def _found(wanted: Wanted, swarm_id: bytes) -> tuple[Address, ...]:
+def _found(wanted: Wanted, party: Party) -> tuple[Address, ...]:
     """Peers to ask before the node runs, of whom the command line says only how to find them."""
+    if party.membership is not None and wanted.lan:
+        from manyhands.nearby import look_nearby
+
+        return run(look_nearby(party.swarm_id, wanted.listen[0] if wanted.listen else "0.0.0.0"))
     if not wanted.bootstrap:
         return ()
     from manyhands.discovering import find_peers
 
-    return run(find_peers(swarm_id, wanted.bootstrap))
+    return run(find_peers(party.swarm_id, wanted.bootstrap))
 
 
 def _import_engine() -> None:
@@ -288,15 +292,16 @@ async def _serve(
     from manyhands.dashboard.beside import page_beside
     from manyhands.discovering import make_plane
     from manyhands.moving import Elsewhere
+    from manyhands.nearby import found_nearby
     from node.node import Node
 
-    transport = party.transport()
+    transport, is_open = party.transport(), party.membership is None
     plane = make_plane(
         party.identity,
         party.swarm_id,
         wanted.libp2p,
         wanted.bootstrap,
-        lan=wanted.lan,
+        lan=wanted.lan and is_open,
         relays=wanted.relay is not None,
     )
     transport.tunnelling = plane.tunnelling if plane else None
@@ -324,6 +329,7 @@ async def _serve(
     with interruptible(stop.set):
         async with (
             node.running(),
+            found_nearby(node, is_wanted=wanted.lan and not is_open),
             page_beside(node, transport, home, wanted.page, about) as page,
         ):
             reach = await ready_fields(node)

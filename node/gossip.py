@@ -148,6 +148,12 @@ class Gossip(AnnouncementSource):
         self._note(taken)
         return taken.reply
 
+    def introduce(self, address: Address) -> None:
+        """Begin there, too, as by an address to join by."""
+        if address.peer_id != self._transport.peer_id:
+            self._introductions.add(address)
+            self._wake.set()
+
     def announce(self) -> None:
         """Publish a fresh draft now, for something in it changed that others should know."""
         self._announcer.hurry()

@@ -26,8 +26,14 @@ class Introductions:
         self, addresses: Sequence[Address], timing: GossipTiming, rng: random.Random
     ) -> None:
         self._addresses, self._timing, self._rng = tuple(addresses), timing, rng
+        self._named = frozenset(addresses)  # by the operator, who hears how it goes
         self._rests: dict[PeerId, tuple[float, float]] = {}  # until when, and for how long
         self._warned_at_s: dict[Address, float] = {}
+
+    def add(self, address: Address) -> None:
+        """One more, that was heard of since. Whoever adds them sees that they are not too many."""
+        if address not in self._addresses:
+            self._addresses = (*self._addresses, address)
 
     def due(
         self, is_wanted: Callable[[PeerId], bool], now_s: float, *, is_alone: bool
@@ -66,11 +72,11 @@ class Introductions:
         self._rests[peer_id] = now_s + rest_s * self._rng.uniform(0.8, 1.2), rest_s
 
     def warn(self, addresses: Sequence[Address], error: ManyhandsError, now_s: float) -> None:
-        """Tell the operator why there is no joining by those of these that are ours to ask."""
+        """Tell the operator why there is no joining by those of these that it named."""
         for address in addresses:
             warned_at_s = self._warned_at_s.get(address)
             is_due = warned_at_s is None or now_s - warned_at_s >= self._timing.warn_every_s
-            if address in self._addresses and is_due:
+            if address in self._named and is_due:
                 self._warned_at_s[address] = now_s
                 log.warning(
                     "cannot join yet, trying again",

@@ -10,6 +10,7 @@ import pytest
 
 import manyhands
 from manyhands import AsyncClient
+from manyhands.nearby import found_nearby, look_nearby
 from node.node import Node
 from protocol.announcement_table import Dropped, Merged
 from protocol.clock import wall_ms
@@ -25,6 +26,7 @@ from protocol.membership.roles import ASKED, Roles
 from protocol.membership.state import SwarmState
 from protocol.signing import SigningKey
 from protocol.transport.grpc import GrpcTransport
+from protocol.transport.lan import is_installed
 from scheduler import Client, Finished, Routed, Token
 from tests.announcing import key_of
 from tests.checkpoints import write_checkpoint
@@ -112,6 +114,22 @@ async def test_members_are_served_and_nobody_else_hears_a_word(model, tmp_path):
         counters = [local.node._transport.counters for local in built.nodes]
         assert any(counter.refused for counter in counters)
         assert all(local.node.sessions.refused == 0 for local in built.nodes)
+
+
+@pytest.mark.libp2p
+@pytest.mark.skipif(not is_installed(), reason="the libp2p extra is not installed")
+async def test_members_on_one_network_find_each_other_without_an_address(model, tmp_path):
+    society = Society()
+    async with (
+        private(model, tmp_path / "one", society, (0, 3)) as here,
+        private(model, tmp_path / "other", society, (3, 6)) as there,
+    ):
+        one, other = here.nodes[0].node, there.nodes[0].node
+        async with found_nearby(one, is_wanted=True):
+            found = await look_nearby(society.state.swarm_id, "127.0.0.1")
+            assert found == one.whereabouts.own()
+            async with found_nearby(other, is_wanted=True):
+                await until(lambda: len(one.announcements()) == len(other.announcements()) == 2)
 
 
 async def test_every_call_of_a_node_takes_a_role_that_somebody_chose(model, tmp_path):

@@ -3,16 +3,19 @@
 In: our addresses. Out: addresses of others, as they are heard. Only concrete addresses are told:
 py-libp2p's own would tell `0.0.0.0`, and touches trio's data from a thread of zeroconf's. Whoever
 is heard of this way is a stranger like any other: dialled, proven, and believed what it has signed.
-A private swarm has a service of its own, whose name tells no more than that there is one.
+A private swarm has a service of its own, whose name tells no more than that there is one: of libp2p
+in plain words, of the nodes' own service in `sealed_words`.
 """
 
 import asyncio
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
+from importlib.util import find_spec
 from ipaddress import ip_address
+from typing import Protocol
 
 from protocol.address import Address
 from protocol.errors import UsageError
@@ -25,15 +28,41 @@ LOOKUP_MS = 3_000
 _TOLD = b"dnsaddr"
 
 
+def is_installed() -> bool:
+    """Whether this Python speaks multicast DNS. Imports nothing."""
+    return find_spec("zeroconf") is not None
+
+
+class Words(Protocol):
+    """How addresses are told on the network, and read."""
+
+    type: str  # of the service: `_NAME._udp.local.`
+
+    def tell(self, addresses: Sequence[Address]) -> Mapping[str, str | bytes]: ...
+
+    def read(self, properties: Iterable[tuple[bytes, bytes | None]]) -> list[Address]:
+        """Those that are there; what is none is passed over."""
+
+
 class LocalNetwork:
     """`heard` is called for every address once, on the loop that runs `run`."""
 
     def __init__(
-        self, addresses: Sequence[Address], swarm_key: bytes, heard: Callable[[Address], None]
+        self,
+        addresses: Sequence[Address],
+        words: Words,
+        heard: Callable[[Address], None],
+        *,
+        hosts: Sequence[str] = (),
     ) -> None:
+        """
+        Args:
+            addresses: of ours, to be told. None: we listen to others and say nothing.
+            hosts: of the interfaces to use. Default: those of `addresses`.
+        """
         self._addresses = [each for each in addresses if is_concrete(each)]
-        self._type = service_type(swarm_key)
-        self._heard = heard
+        self._hosts = sorted({each.host for each in self._addresses} | set(hosts))
+        self._words, self._heard = words, heard
         self._known = set(self._addresses)
 
     async def run(self) -> None:
@@ -49,30 +78,30 @@ class LocalNetwork:
             if state_change is not ServiceStateChange.Removed and not names.full():
                 names.put_nowait(name)
 
-        hosts = sorted({each.host for each in self._addresses})
-        if not hosts:
+        if not self._hosts:
             return
         try:
-            network = AsyncZeroconf(interfaces=hosts)
+            network = AsyncZeroconf(interfaces=self._hosts)
         except OSError as error:
             log.warning("nobody is found on the local network", extra={"reason": str(error)})
             return
         try:
-            label = secrets.token_hex(20)
-            told = {f"{_TOLD.decode()}{n or ''}": str(at) for n, at in enumerate(self._addresses)}
-            info = AsyncServiceInfo(
-                self._type,
-                f"{label}.{self._type}",
-                port=self._addresses[0].port,
-                properties=told,
-                server=f"{label}.local.",
-                addresses=[socket.inet_pton(_family(host), host) for host in hosts],
-            )
-            await network.async_register_service(info)
-            browser = AsyncServiceBrowser(network.zeroconf, self._type, handlers=[changed])
+            service = self._words.type
+            if self._addresses:
+                label = secrets.token_hex(20)
+                info = AsyncServiceInfo(
+                    service,
+                    f"{label}.{service}",
+                    port=self._addresses[0].port,
+                    properties=dict(self._words.tell(self._addresses)),
+                    server=f"{label}.local.",
+                    addresses=[socket.inet_pton(_family(host), host) for host in self._hosts],
+                )
+                await network.async_register_service(info)
+            browser = AsyncServiceBrowser(network.zeroconf, service, handlers=[changed])
             try:
                 while len(self._known) < MAX_HEARD:
-                    found = AsyncServiceInfo(self._type, await names.get())
+                    found = AsyncServiceInfo(service, await names.get())
                     if await found.async_request(network.zeroconf, LOOKUP_MS):
                         self._hear(found.properties.items())
             finally:
@@ -83,10 +112,23 @@ class LocalNetwork:
             await network.async_close()
 
     def _hear(self, properties: Iterable[tuple[bytes, bytes | None]]) -> None:
-        for address in read_told(properties):
+        for address in filter(is_concrete, self._words.read(properties)):
             if address not in self._known and len(self._known) < MAX_HEARD:
                 self._known.add(address)
                 self._heard(address)
+
+
+class PlainWords:
+    """As libp2p's specification has them."""
+
+    def __init__(self, swarm_key: bytes) -> None:
+        self.type = service_type(swarm_key)
+
+    def tell(self, addresses: Sequence[Address]) -> Mapping[str, str]:
+        return {f"{_TOLD.decode()}{n or ''}": str(at) for n, at in enumerate(addresses)}
+
+    def read(self, properties: Iterable[tuple[bytes, bytes | None]]) -> list[Address]:
+        return read_told(properties)
 
 
 def service_type(swarm_key: bytes) -> str:

@@ -29,7 +29,7 @@ from protocol.transport.control_plane import (
     TunnelLimits,
 )
 from protocol.transport.doorkeeper import Doorkeeper
-from protocol.transport.lan import MAX_HEARD, LocalNetwork
+from protocol.transport.lan import MAX_HEARD, LocalNetwork, PlainWords
 from protocol.transport.reach import reachable_hosts, why_not_listening
 from protocol.transport.trio_thread import TrioThread
 from protocol.transport.tunnelling import Libp2pTunnelling, info_of
@@ -114,7 +114,7 @@ class Libp2pPlane(ControlPlane):
         self.addresses = tuple(Address(host, port, self.peer_id) for host in hosts)
         self.problem = ""
         if self._lan:
-            network = LocalNetwork(self.addresses, self._swarm_key, self._heard.append)
+            network = LocalNetwork(self.addresses, PlainWords(self._swarm_key), self._heard.append)
             self._listening = asyncio.create_task(network.run(), name="mdns")
 
     async def _start(self, keeper: Keeper) -> int:

@@ -110,3 +110,18 @@ def test_peers_that_are_gone_for_good_cost_those_they_introduced_next_to_nothing
     n_in_vain, is_seen = run_in_virtual_time(life)
     assert n_in_vain <= 2 * 120 / (0.7 * TIMING.lifetime_s / 2), "of two nodes that were told of it"
     assert is_seen, "it came back, and somebody asked in time"
+
+
+def test_an_address_that_was_heard_of_later_is_asked_and_nobody_is_warned_of_it(
+    introductions, caplog
+):
+    introductions.add(address_of(4))
+    introductions.add(address_of(4))
+    error = PeerUnreachable(peer_of(4), "nobody answers")
+
+    introductions.warn([address_of(4)], error, 0.0)
+    assert not caplog.records
+    introductions.warn([address_of(1)], error, 0.0)
+
+    assert len(caplog.records) == 1
+    assert due(introductions, 0.0, is_alone=False, wanted=(4,)) == [address_of(4)]
