@@ -51,6 +51,7 @@ ASKED: Mapping[str, Roles] = {
     "settle": WORK,  # whoever paid, or shall be paid, for work here
     "faults": ANY,  # what convinces convinces, whoever tells it
     "fingerprints": frozenset({Role.USE}),  # whoever paid for what they are of
+    "sent_rows": frozenset({Role.USE}),  # the same
     "file": WORK,
     "weights": WORK,
     "probe": WORK,
