@@ -24,6 +24,7 @@ SIGKILL = 9  # Windows has no name for it
 KILLED = 128 + SIGKILL
 PR_SET_PDEATHSIG = 1  # prctl(2)
 MANY_FILES = 10_240  # all that macOS gives a process, whatever it says
+MAX_NICE = 19
 GENTLE_NICE = 15  # a busy neighbour gets some thirty times as much
 
 
@@ -114,7 +115,9 @@ def gently(work: Callable[[], Result]) -> Result:
 
     def run() -> None:
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), GENTLE_NICE)
+            own = threading.get_native_id()
+            niceness = max(GENTLE_NICE, os.getpriority(os.PRIO_PROCESS, own))
+            os.setpriority(os.PRIO_PROCESS, own, niceness)
         try:
             results.append(work())
         except BaseException as error:
@@ -126,6 +129,28 @@ def gently(work: Callable[[], Result]) -> Result:
     if failures:
         raise failures[0]
     return results[0]
+
+
+def give_way(niceness: int) -> None:
+    """Leave the processor to others of this machine, as `nice -n` has it, for as long as we live.
+
+    niceness: 1 to 19, added to what we began with; Windows has two classes for it. 0: nothing.
+    """
+    if not niceness:
+        return
+    if sys.platform == "win32":
+        import psutil
+
+        is_idle = niceness >= GENTLE_NICE
+        wanted = psutil.IDLE_PRIORITY_CLASS if is_idle else psutil.BELOW_NORMAL_PRIORITY_CLASS
+        psutil.Process().nice(wanted)
+    elif sys.platform == "linux":  # each thread has its own; later ones begin with their maker's
+        lowest = min(MAX_NICE, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
+        for thread in os.listdir("/proc/self/task"):
+            with suppress(OSError):  # it has ended, or gives way still more
+                os.setpriority(os.PRIO_PROCESS, int(thread), lowest)
+    else:
+        os.nice(niceness)
 
 
 def belong_to(parent: int) -> None:

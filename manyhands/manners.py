@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from manyhands.machine import MAX_NICE
 from manyhands.progress import say
 from node.manners import Hours, Sensed, Wishes
 from node.pacing import LEAST_BYTES_PER_S
@@ -108,6 +109,14 @@ def manners_options(command: Command) -> Command:
             type=RateType(),
             default=0,
             help="Rows, caches and weights for peers, each way: 20Mbit, 2MB/s. Default: no limit.",
+        ),
+        click.option(
+            "--nice",
+            type=click.IntRange(0, MAX_NICE),
+            default=0,
+            metavar="N",
+            help="Give way on the processor to what else runs here, as nice does: 1 to 19. "
+            "Default: 0, not.",
         ),
         click.option(
             "--when-idle",

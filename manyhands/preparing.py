@@ -82,6 +82,7 @@ class Wanted:
     on_battery: str = "serve"
     when_idle_min: float | None = None
     max_bandwidth: int = 0
+    nice: int = 0  # added to the priority that it is started with
     max_vram: "Share | None" = None
     max_memory: "Share | None" = None
 

@@ -81,7 +81,7 @@ HEADINGS = {
         "ledger",
     ),
     "Being reached": ("listen", "announce", "map_port", "via", "relay", "relay_limit"),
-    "Manners": ("hours", "on_battery", "when_idle_min", "max_bandwidth", "drain"),
+    "Manners": ("hours", "on_battery", "when_idle_min", "max_bandwidth", "nice", "drain"),
     "Memory and device": (
         *("device", "require_gpu", "threads", "dtype", "quantize"),
         *("kv_cache", "max_memory", "max_vram"),
@@ -220,6 +220,7 @@ def serve(**given: object) -> None:
     check_words(wanted)
     if wanted.parent is not None:
         machine.belong_to(wanted.parent)
+    machine.give_way(wanted.nice)
     machine.set_threads(wanted.threads)
     machine.raise_file_limit()
     home, loads = Home.at(wanted.home), Loads()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 import threading
 
@@ -153,6 +154,30 @@ def test_gentle_work_gives_way_and_leaves_no_low_priority_behind():
     assert priority() == before
     with pytest.raises(ZeroDivisionError):
         machine.gently(lambda: 1 // 0)
+
+
+GIVING_WAY = """
+import os, threading
+from manyhands.machine import give_way
+began = os.getpriority(os.PRIO_PROCESS, 0)
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+give_way(0)
+assert os.getpriority(os.PRIO_PROCESS, 0) == began
+give_way(3)
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+ids = [0, *map(int, os.listdir("/proc/self/task"))] if os.path.exists("/proc/self/task") else [0]
+print(began, *{os.getpriority(os.PRIO_PROCESS, each) for each in ids})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has classes, and no numbers")
+def test_a_process_that_gives_way_does_so_with_threads_it_has_and_those_it_makes():
+    told = subprocess.run(
+        [sys.executable, "-c", GIVING_WAY], capture_output=True, text=True, check=True
+    )
+
+    began, *now = map(int, told.stdout.split())
+    assert now == [min(machine.MAX_NICE, began + 3)]
 
 
 @pytest.mark.parametrize(
