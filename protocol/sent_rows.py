@@ -17,6 +17,7 @@ from protocol.checks import MAX_POSITIONS, require
 
 METHOD = "sent_rows"
 PART_BYTES = 4 << 20  # of rows in one answer
+MAX_BYTES = 256 << 20  # of rows of one tab that anybody asks for: nodes keep as much of all
 MAX_ROW_BYTES = 1 << 20
 _HEAD = struct.Struct("<IQQ")
 
@@ -56,5 +57,6 @@ class SentPart:
         require(0 < row_bytes <= MAX_ROW_BYTES, "rows of a strange size")
         n_rows, rest = divmod(len(rows), row_bytes)
         require(not rest and n_rows > 0, "a part has whole rows")
+        require(len(rows) <= PART_BYTES, "a part is no larger than was agreed")
         require(start + n_rows <= length <= MAX_POSITIONS, "rows of more positions than there are")
         return cls(row_bytes, start, length, rows)

@@ -5,12 +5,14 @@ shows, from position 0 on. What they prove is left to whoever compares them with
 successor signed.
 """
 
-from protocol.errors import PeerMisbehaved
-from protocol.sent_rows import METHOD, SentPart, request_bytes
+import asyncio
+
+from protocol.errors import PeerMisbehaved, PeerUnreachable
+from protocol.sent_rows import MAX_BYTES, METHOD, SentPart, request_bytes
 from protocol.transport import Connection
 from scheduler.commitments import Commitment
 
-PART_S = 20.0
+PART_S, ALL_S = 20.0, 60.0
 
 
 async def fetch_sent_rows(
@@ -18,11 +20,26 @@ async def fetch_sent_rows(
 ) -> bytes:
     """Rows from position 0 on, `most_rows` of them or all that it has.
 
+    most_rows: by what the asker knows of the session: hops say and sign what they like. Never more
+    than nodes keep.
+
     Raises:
         PeerMisbehaved: these are no such rows.
         PeerRefused: it has them no longer.
-        PeerUnreachable: there was no answer.
+        PeerUnreachable: there was no answer, or not all of it within a minute.
     """
+    most_rows = min(most_rows, MAX_BYTES // row_bytes)
+    try:
+        async with asyncio.timeout(ALL_S):
+            return await _fetched(connection, held, row_bytes, most_rows)
+    except TimeoutError as error:
+        late = f"it showed not all rows within {ALL_S:g} s"
+        raise PeerUnreachable(held.peer, late) from error
+
+
+async def _fetched(
+    connection: Connection, held: Commitment, row_bytes: int, most_rows: int
+) -> bytes:
     rows = bytearray()
     while True:
         start = len(rows) // row_bytes
@@ -33,4 +50,4 @@ async def fetch_sent_rows(
         rows += part.rows
         stop = min(part.length, most_rows)
         if len(rows) >= stop * row_bytes:
-            return bytes(rows[: stop * row_bytes])
+            return bytes(memoryview(rows)[: stop * row_bytes])

@@ -55,9 +55,11 @@ class Hop:
     ids: Sequence[int] = IDS
     draws: bool = True
     n_last: int = 2
+    last_step: int = N_ROWS
     took: np.ndarray | None = None
     sent: np.ndarray | None = None
     shown: np.ndarray | None = None
+    asked: list[int] = field(default_factory=list)  # for so many rows, each time
     oid: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
     @property
@@ -73,7 +75,7 @@ class Hop:
         statement = SimpleNamespace(
             fp_root=b"root" if self.is_committed else None,
             meter=meter,
-            last_step=N_ROWS,
+            last_step=self.last_step,
             in_root=in_root,
             out_root=root_of(self.rows if self.sent is None else self.sent),
         )
@@ -102,6 +104,7 @@ def root_of(rows: Any, width: int = ROW_BYTES) -> bytes:
 
 
 async def sent_rows(held: Any, row_bytes: int, most: int) -> bytes:
+    held.hop.asked.append(most)
     if held.hop.shown is None:
         raise PeerRefused(held.peer, "others needed their room")
     return bytes(held.hop.shown.tobytes()[: most * row_bytes])
@@ -180,7 +183,7 @@ async def looked_at(
     auditor._teller = Told()  # type: ignore[assignment]
     held = tuple(hop.commitment for hop in hops)
     greedy = SamplingParams()
-    return await auditor.look(Session(b"m", IDS[:n_ids], N_PROMPT, held, greedy))
+    return await auditor.look(Session(b"m", IDS[:n_ids], N_PROMPT, N_ROWS + 1, held, greedy))
 
 
 def spoilt(border: int, start: int, stop: int) -> np.ndarray:

@@ -109,6 +109,22 @@ async def test_37_where_nobody_shows_the_rows_between_two_hops_the_second_is_sus
     assert audit.links == [("hop 1", "hop 2")]  # its friend may sit before it: not again
 
 
+@pytest.mark.parametrize("liar", [1, 2])
+async def test_37_rows_are_asked_for_by_what_the_session_had_room_for_not_by_what_hops_sign(liar):
+    """Else one hop that signs for 2^62 of them has the auditor take in what it likes to send."""
+    wrong, steps = spoilt(2, 32, 96), [N_ROWS, N_ROWS]
+    steps[liar - 1] = 1 << 62
+    sender = first(last_step=steps[0])
+
+    audit = await looked_at(
+        sender, second(RIGHT[1], wrong, last_step=steps[1]), third(wrong), n_blocks=3
+    )
+
+    assert sender.asked == ([N_ROWS + 1] if liar == 1 else [])
+    assert audit.faults == (["hop 2"] if liar == 1 else [])  # what it took in, it signed for
+    assert audit.links == ([] if liar == 1 else [("hop 1", "hop 2")])
+
+
 async def test_37_where_two_ends_of_a_link_signed_for_different_rows_neither_is_accused():
     """Whichever of them lies."""
     sent, told = spoilt(1, 0, N_ROWS), RIGHT[1]

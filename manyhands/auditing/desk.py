@@ -67,6 +67,7 @@ class Desk:
             manifest=request.manifest,
             ids=(*request.prompt_ids, *result.token_ids),
             n_prompt=len(request.prompt_ids),
+            capacity=request.capacity,
             hops=hops,
             # A grammar's bars, and what holds an answer's end back, are not made again here.
             sampling=None if request.grammar or request.min_tokens else request.sampling,

@@ -5,6 +5,7 @@ has signed for taking in, byte for byte, or why nobody can tell. Who shows them 
 believed: rows that a hop has not signed for prove nothing about it.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -38,8 +39,8 @@ class Input:
 
 
 class Inputs:
-    """Of one session's hops. why_not: of those that are not proven, in words. senders: of rows
-    that prove nothing of a hop."""
+    """Of one session's hops. why_not: of those that are not proven, in words. senders: of who is
+    not proven, where that is its own doing or its sender's, or rows that are gone."""
 
     def __init__(self, session: Session, n_blocks: int, sent: RowsSent) -> None:
         self._session, self._n_blocks, self._sent = session, n_blocks, sent
@@ -67,12 +68,22 @@ class Inputs:
         if not session.is_plain:  # roots began anew when it was mended
             return self._not(hop, "its roots are of the last part of the answer only")
         self.senders[hop.peer] = sender.peer
-        width = sent.wire.row_bytes(sent.hidden_size)
-        most = max(hop.statement.last_step, sender.statement.last_step)
+        taken, most = hop.statement.last_step, session.capacity
+        if taken > most:  # its own word, by which nobody else fills our memory
+            return self._not(hop, f"it signed for {taken} rows, and there was room for {most}")
+        most = min(most, max(taken, sender.statement.last_step))
         try:
+            width = sent.wire.row_bytes(sent.hidden_size)
             shown = await sent.fetch(sender, width, most)
         except ManyhandsError as error:
             return self._not(hop, f"{sender.peer} does not show what it sent it: {error}")
+        return await asyncio.to_thread(self._proven, hop, sender, shown, width)
+
+    def _proven(
+        self, hop: Commitment, sender: Commitment, shown: bytes, width: int
+    ) -> Input | None:
+        """On a thread: of a long answer it takes a second to hash them."""
+        session, sent = self._session, self._sent
         is_signed = has_signed(sender, "out", shown, width)
         if not has_signed(hop, "in", shown, width):
             both = f"{sender.peer} and it signed for different rows between them"

@@ -25,6 +25,7 @@ Stats = tuple[int, ...]
 class Session:
     """One that is over. ids: prompt and answer. sampling None: its draws cannot be judged.
 
+    capacity: the positions that its hops had room for: no hop took in, or sent, more rows.
     is_plain: no hop was lost or handed over, and nothing was drafted, so that each has run all of
     it, and once.
     """
@@ -32,6 +33,7 @@ class Session:
     manifest: bytes
     ids: tuple[int, ...]
     n_prompt: int
+    capacity: int
     hops: tuple[Commitment, ...]
     sampling: SamplingParams | None = None
     is_plain: bool = True

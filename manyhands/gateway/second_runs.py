@@ -2,8 +2,9 @@
 
 In: an answer that is complete, and how much of it to look at. Out: what was found of each hop's
 work: in the home's findings, by which later chains are chosen; in the log; and to whoever hears of
-the answer (metrics, the page). The answer itself waits for nothing. One is looked at at a time, on
-this machine where the model is small or else at other peers, within the limits of its request.
+the answer (metrics, the page). The answer itself waits for nothing. One is looked at at a time, for
+minutes at most, on this machine where the model is small or else at other peers, within the limits
+of its request.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 DESKS = "manyhands.auditing.desk"
 By = Literal["auto", "own", "peers", "nobody"]
 OWN_BYTES = 1 << 30  # of weights, up to which a gateway loads a model by itself
+LOOK_S = 300.0  # for one answer: hops that let us wait hold up those who wait behind it
 MAX_DUE = 64  # answers that wait to be run again, or are
 RATES_PPM = {"spot": None, "full": ALL_PPM}  # of windows; None: by what is known of each hop
 
@@ -60,10 +62,11 @@ Tell = Callable[[int, Outcome], None]
 
 
 class SecondRuns:
-    """Of one gateway. by: who runs answers again; auto: this machine what is small, or peers."""
+    """Of one gateway. by: who runs answers again; auto: this machine what is small, or peers.
+    look_s: how long one may take."""
 
-    def __init__(self, home: Home, by: By = "auto") -> None:
-        self._home, self._by = home, by
+    def __init__(self, home: Home, by: By = "auto", look_s: float = LOOK_S) -> None:
+        self._home, self._by, self._look_s = home, by, look_s
         self._desks: dict[tuple[bytes, str], Desk] = {}
         self._one = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
@@ -127,7 +130,10 @@ class SecondRuns:
                         desk.calibrations = self._home.calibrations
                         self._desks[key] = desk
                     desk.findings, desk.rate_ppm = findings, wish.rate_ppm
-                    audit = await desk.look(request, generation, result, limits)
+                    async with asyncio.timeout(self._look_s):
+                        audit = await desk.look(request, generation, result, limits)
+        except TimeoutError:
+            return Outcome(f"not run again: that was not done within {self._look_s:g} s")
         except ManyhandsError as error:
             return Outcome(f"not run again: {error}")
         told = "; ".join((desks.summary(audit), *audit.notes))

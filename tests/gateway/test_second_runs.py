@@ -1,7 +1,9 @@
 """Answers that a gateway runs again after it sent them, because their callers asked for that."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,6 +17,7 @@ from manyhands.gateway.second_runs import MAX_DUE, Outcome, SecondRuns
 from manyhands.home import Home
 from manyhands.models import BUILT_IN, find_model
 from protocol.signing import OPEN_SWARM_ID
+from scheduler.wanted import ANY_PEER
 from tests.gateway.live import Live, events, live, until
 from tests.local_swarm import Swarm
 from tests.test_audits import Swarms, scaled, spoilt_by
@@ -143,6 +146,26 @@ def test_only_so_many_answers_wait_to_be_run_again(tmp_path: Path) -> None:
 
     assert caught.value.code == "overloaded"
     assert runs.n_due == 0
+
+
+async def test_hops_that_let_us_wait_hold_up_the_second_runs_of_others_for_a_while_only(
+    tmp_path: Path,
+) -> None:
+    (tiny,) = served_of([find_model("tiny")])
+    (tmp_path / "client").mkdir()
+    runs = SecondRuns(Home.at(tmp_path), look_s=0.05)
+    wish = runs.wish("spot", tiny, ANYBODY, "id", lambda *_: None)
+    desk = SimpleNamespace(look=lambda *_: asyncio.Event().wait())
+    runs._desks[tiny.model.manifest.digest, wish.references] = cast("Any", desk)
+    client = cast("Any", SimpleNamespace(swarm_id=OPEN_SWARM_ID))
+    asked = cast("Any", SimpleNamespace(limits=ANY_PEER))
+
+    outcomes = await asyncio.gather(
+        *(runs.look(wish, client, asked, cast("Any", None), cast("Any", None)) for _ in range(2))
+    )
+
+    assert [each.state for each in outcomes] == ["unknown", "unknown"]
+    assert "not done within 0.05 s" in outcomes[0].why
 
 
 def test_an_outcome_is_as_bad_as_its_worst_window() -> None:
