@@ -14,13 +14,14 @@ import numpy as np
 class Journal:
     """At most `capacity` rows of `row_bytes` bytes each."""
 
-    __slots__ = ("_room", "length", "row_bytes", "start")
+    __slots__ = ("_room", "_written", "length", "row_bytes", "start")
 
     def __init__(self, row_bytes: int, capacity: int) -> None:
         self.row_bytes = row_bytes
         self._room = bytearray(row_bytes * capacity)  # calloc: pages are touched when written
         self.start = 0  # the first row held
         self.length = 0
+        self._written = 0  # up to where rows ever stood
 
     @property
     def available(self) -> int:
@@ -32,10 +33,16 @@ class Journal:
         """The room that was set aside."""
         return len(self._room)
 
+    @property
+    def n_written_bytes(self) -> int:
+        """What of it takes memory; rows that were cut off still do."""
+        return min(len(self._room), self._written)
+
     def append(self, rows: bytes | memoryview) -> None:
         at = self.length * self.row_bytes
         self._room[at : at + len(rows)] = rows
         self.length += len(rows) // self.row_bytes
+        self._written = max(self._written, at + len(rows))
 
     @property
     def is_empty(self) -> bool:
@@ -62,6 +69,7 @@ class Journal:
         rows = np.frombuffer(other._room, np.uint8, n_bytes, at)
         np.copyto(np.frombuffer(self._room, np.uint8, n_bytes, at), rows)
         self.length = stop
+        self._written = max(self._written, at + n_bytes)
 
     def rows(self, start: int, stop: int) -> bytes:
         """Rows `[start, stop)`; a copy, since a later cut may overwrite them."""

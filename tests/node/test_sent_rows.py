@@ -2,7 +2,7 @@
 
 import pytest
 
-from node.sent_rows import SentRows
+from node.sent_rows import TAB_BYTES, SentRows
 from protocol.errors import PeerMisbehaved, PeerRefused
 from protocol.identity import PeerId
 from protocol.journal import Journal
@@ -48,7 +48,7 @@ async def test_the_payer_gets_all_rows_part_by_part_and_nobody_else_any():
 
 async def test_rows_are_gone_when_their_time_is_over_or_others_need_the_room():
     clock, one = Clock(), journal()
-    shelf = SentRows(60.0, 2 * one.n_bytes, clock)
+    shelf = SentRows(60.0, 2 * (one.n_bytes + TAB_BYTES), clock)
     shelf.keep(TAB, PAYER, one)
     shelf.keep(OTHER, PAYER, journal())
     shelf.looked_at(TAB)
@@ -65,7 +65,7 @@ async def test_rows_are_gone_when_their_time_is_over_or_others_need_the_room():
 
 
 def test_what_began_elsewhere_or_is_larger_than_all_room_is_not_kept():
-    shelf, late = SentRows(60.0, 100), Journal(8, 4)
+    shelf, late = SentRows(60.0, TAB_BYTES + 100), Journal(8, 4)
     late.begin(2)
     late.append(bytes(8))
 
@@ -73,3 +73,46 @@ def test_what_began_elsewhere_or_is_larger_than_all_room_is_not_kept():
     shelf.keep(OTHER, PAYER, journal(100))
 
     assert shelf.n_bytes == 0
+
+
+async def test_room_that_was_reserved_and_not_used_flushes_nobodys_rows():
+    """Two keys of one owner, of whom nothing but a row each was run: a cheat's way to have its
+    predecessor forget what proves it."""
+    shelf = SentRows(60.0, 1 << 20)
+    shelf.keep(TAB, PAYER, journal(100))
+    for number in range(2, 102):
+        wide = Journal(8, 1 << 16)
+        wide.append(bytes(8))
+        shelf.keep(number.to_bytes(32, "big"), STRANGER, wide)
+
+    assert (await asked(shelf)).length == 100
+    assert shelf.n_bytes < 1 << 20
+
+
+async def test_who_fills_the_room_loses_its_own_rows_and_not_those_of_others():
+    shelf = SentRows(60.0, 10 * (800 + TAB_BYTES))
+    shelf.keep(TAB, PAYER, journal(100))
+    for number in range(2, 102):
+        shelf.keep(number.to_bytes(32, "big"), STRANGER, journal(100))
+
+    assert (await asked(shelf)).length == 100
+    newest = (101).to_bytes(32, "big")
+    assert (await asked(shelf, tab=newest, who=STRANGER)).length == 100
+
+
+async def test_rows_that_were_cut_off_still_take_the_room_that_they_stood_in():
+    shelf, long = SentRows(60.0, 100_000), journal(10_000)
+    long.cut(1)
+
+    shelf.keep(TAB, PAYER, journal(10))
+    shelf.keep(OTHER, STRANGER, long)
+
+    assert 80_000 < shelf.n_bytes <= 100_000
+
+
+async def test_a_tab_that_is_kept_twice_is_counted_once():
+    shelf = SentRows(60.0, 1 << 20)
+    for _ in range(3):
+        shelf.keep(TAB, PAYER, journal())
+
+    assert shelf.n_bytes == 80 + TAB_BYTES
