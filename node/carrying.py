@@ -123,7 +123,8 @@ class Carrying:
             await asyncio.sleep(LOOK_S)
 
     def _wants_relays(self) -> bool:
-        return self._settings.via_auto or self._is_hidden()
+        where = self._whereabouts
+        return self._settings.via_auto or where.may_be_hidden or where.is_likely_hidden
 
     def _is_hidden(self) -> bool:
         return self._whereabouts.may_be_hidden

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from node.dialling_back import DiallingBack
 from node.ports import PortMapper
 from node.reachability import Finding
-from node.reaching import Reaching, ReachTiming
+from node.reaching import Reaching, ReachTiming, directly
 from protocol.address import Address, Endpoint
 from protocol.announcements import MAX_ADDRESSES, Announcement
 from protocol.dialling_back import METHOD
@@ -55,7 +55,7 @@ class Whereabouts:
             others: who serves now, but this node.
             changed: called when there is something else to announce.
         """
-        self._peer_id, self._announce = transport.peer_id, ways.announce
+        self._peer_id, self._announce, self._others = transport.peer_id, ways.announce, others
         self.mapper, self._changed = ways.mapper, changed
         self._listener: Listener | None = None
         self._dialling_back = DiallingBack(transport, self.own)
@@ -140,6 +140,22 @@ class Whereabouts:
         """
         is_undecided = self.finding.is_undecided
         return self._is_doubted() or is_undecided or not self.reach.is_dialable
+
+    @property
+    def is_likely_hidden(self) -> bool:
+        """Before anybody has tried: whether peers have addresses of the world, and it has none.
+
+        Those who ask and those who dial need some six seconds, in which relays can carry it. A home
+        whose router forwards its port would keep them until a stranger comes, anyway.
+        """
+        if self._announce is not None or self._external() or self.finding.witnesses:
+            return False
+        scopes = {scope_of(address.host) for address in self.own()}
+        return scopes == {Scope.NETWORK} and any(
+            scope_of(address.host) is Scope.WORLD
+            for peer in self._others()
+            for address in directly(peer)
+        )
 
     def status(self) -> dict[str, object]:
         """For `manyhands status`, and whoever wonders."""

@@ -257,6 +257,35 @@ async def test_a_router_that_lets_in_who_was_asked_may_be_closed_to_strangers_un
         assert place.reach.verdict is Verdict.MAPPED
 
 
+async def test_a_home_among_peers_of_the_world_is_likely_hidden_until_somebody_has_dialled_it():
+    world = in_memory()
+    async with (
+        world.node(1, "203.0.113.1"),
+        world.node(2, "203.0.113.2"),
+        world.node(3, "198.51.100.3") as place,
+    ):
+        [outside] = place.own()
+        assert not place.is_likely_hidden
+        place.listening(At(Address("192.168.1.7", outside.port, outside.peer_id)))
+        assert place.is_likely_hidden
+
+        await place.ask()
+
+        assert place.finding.witnesses
+        assert not place.is_likely_hidden
+
+
+async def test_among_neighbours_and_where_its_operator_opened_a_port_no_home_is_likely_hidden():
+    world = in_memory()
+    ways = Ways(timing=QUICK, announce=("home.example", 40_002))
+    async with world.node(1, "192.168.1.1"), world.node(3) as place:
+        place.listening(At(Address("192.168.1.7", 31400, place.own()[0].peer_id)))
+        assert not place.is_likely_hidden
+    async with world.node(1, "203.0.113.1"), world.node(3, ways=ways) as place:
+        place.listening(At(Address("192.168.1.7", 31400, place.own()[0].peer_id)))
+        assert not place.is_likely_hidden
+
+
 async def test_a_port_that_its_operator_opened_is_open_to_strangers():
     world = in_memory()
     ways = Ways(timing=QUICK, announce=("home.example", 40_002))
