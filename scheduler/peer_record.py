@@ -7,8 +7,8 @@ across processes.
 
 Only the guilty are charged: honest refusals cost nothing, nor does our own deadline. When one hop
 says that it cannot reach another, it is their link that is avoided; a peer about which two others
-complain is charged, and so is one that complains about two. So it is, for longer, with two hops of
-which an audit finds that one has to lie about the rows between them.
+complain is charged, and so is one that complains about two. Two hops of which an audit finds that
+one has to lie about the rows between them are kept apart for longer, and neither is charged.
 
 Blame that rides have not divided yet is not held against anybody for long: each of those it may
 belong to is tried again at a time of its own, in other company.
@@ -162,19 +162,15 @@ class PeerRecords:
                 self._standing(peer, now_s).failures += 1
 
     def note_disputed(self, sender: PeerId, receiver: PeerId, now_s: float) -> None:
-        """What passed between them was wrong, or they signed for different rows: one of them lies.
+        """What passed between them was wrong, or they signed for different rows: one of them lies;
+        or the rows are gone that would tell.
 
-        Which one, nobody can tell, but a liar is in dispute with whoever it meets: who is with two
-        others is charged as for work that did not hold.
+        Which one, nobody can tell, so nobody is charged, however many others it is in dispute with:
+        two keys of one owner would be enough to have an honest hop taken for a cheat.
         """
         since_s = now_s - DISPUTED_S
         self._disputed = {p: at for p, at in self._disputed.items() if at > since_s}
-        is_new = (sender, receiver) not in self._disputed
         self._disputed[sender, receiver] = now_s
-        for peer in (sender, receiver) if is_new else ():
-            others = {each for pair in self._disputed if peer in pair for each in pair} - {peer}
-            if len(others) > 1:
-                self._standing(peer, now_s).failures += CHEAT
 
     # --- what is believed -------------------------------------------------------------------------
 
@@ -197,7 +193,7 @@ class PeerRecords:
         return [pair for pair, at_s in self._complaints.items() if now_s - at_s < LINK_S]
 
     def disputed_links(self, now_s: float) -> Collection[Pair]:
-        """Pairs of which one lies about what passed between them."""
+        """Pairs of which one lies about what passed between them, or whose rows are gone."""
         return [pair for pair, at_s in self._disputed.items() if now_s - at_s < DISPUTED_S]
 
     def _risk_ms(self, peer: Announcement, now_s: float) -> float:

@@ -39,8 +39,8 @@ class Input:
 
 
 class Inputs:
-    """Of one session's hops. why_not: of those that are not proven, in words. senders: of who is
-    not proven, where that is its own doing or its sender's, or rows that are gone."""
+    """Of one session's hops. why_not: of those that are not proven, in words. senders: who stands
+    before a hop of which nothing is proven: one of the two lies, or the rows are gone."""
 
     def __init__(self, session: Session, n_blocks: int, sent: RowsSent) -> None:
         self._session, self._n_blocks, self._sent = session, n_blocks, sent
