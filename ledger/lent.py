@@ -21,15 +21,19 @@ from protocol.signing import Envelope
 
 
 class LentLog:
-    """Another account's spend log, to read; see `wallet.WalletLog`."""
+    """Another account's spend log, to read; see `wallet.WalletLog`.
+
+    As far as our books have a checkpoint of it: what came of a longer one proves nothing yet.
+    """
 
     def __init__(self, books: SpendBooks, account: bytes) -> None:
         self._books, self.account, self.swarm_id = books, account, books.swarm_id
 
     def __len__(self) -> int:
-        return self._books.size(self.account)
+        return self._books.noted(self.account)
 
     def leaves(self, start: int = 0, stop: int = MAX_UINT) -> list[bytes]:
+        stop = min(stop, len(self))
         return [leaf.encode() for leaf in self._books.leaves(self.account)[start:stop]]
 
     def prove(self, oid: bytes) -> SpendProof:

@@ -26,6 +26,14 @@ class SpendViews:
         """How many leaves of this log we have: ask for those from here on."""
         return self._log(self._names.find(account)).size
 
+    def noted(self, account: bytes) -> int:
+        """Of how many of them it can be proven to others that they stand there.
+
+        Fewer than `size` while a longer log has come in part: no checkpoint here ends there.
+        """
+        log = self._log(self._names.find(account))
+        return min(log.size, log.noted)
+
     def cut(self, account: bytes) -> int | None:
         """Where two versions of it part that both count: nothing from there on does."""
         return self._log(self._names.find(account)).cut
@@ -113,7 +121,7 @@ class SpendViews:
     def proven(self, account: bytes, oid: bytes) -> tuple[bytes, list[bytes], str] | None:
         """An object in this account's log: its leaf, its path, and the checkpoint they lead to.
 
-        None: it is not there, as far as we know the log.
+        None: it is not there, as far as we have a checkpoint of the log.
         """
         with self._store.snapshot():
             log = self._log(self._names.find(account))
@@ -121,9 +129,9 @@ class SpendViews:
                 "SELECT idx, data FROM place JOIN leaf USING (acct, idx) WHERE acct = ? AND oid = ?"
             )
             rows = self._store.execute(sql, (log.acct, oid))
-            if not rows or log.cut is not None:
+            if not rows or log.cut is not None or rows[0][0] >= log.noted:
                 return None
-            path = inclusion_proof(rows[0][0], log.size, Nodes(self._store, log.acct))
+            path = inclusion_proof(rows[0][0], log.noted, Nodes(self._store, log.acct))
             return bytes(rows[0][1]), path, log.note
 
     def claimed_upto(self) -> int:
