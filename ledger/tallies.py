@@ -34,16 +34,18 @@ CREATE TABLE IF NOT EXISTS kin (
 class Tallies:
     """Of one home. Use `open`, and `close` in the end."""
 
-    def __init__(self, store: Store, swarm_id: bytes) -> None:
-        self._store, self._swarm_id = store, swarm_id
+    def __init__(self, store: Store, swarm_id: bytes, ours: Collection[bytes]) -> None:
+        self._store, self._swarm_id, self._ours = store, swarm_id, frozenset(ours)
 
     @classmethod
-    def open(cls, directory: Path, swarm_id: bytes) -> Self:
+    def open(cls, directory: Path, swarm_id: bytes, ours: Collection[bytes] = ()) -> Self:
         """
+        ours: keys of the home; tallies with them are always kept, and take nobody's room.
+
         Raises:
             DamagedLedger, LedgerBusy, ConfigError: as `Store.open`.
         """
-        return cls(Store.open(directory / FILE_NAME, create=True, schema=SCHEMA), swarm_id)
+        return cls(Store.open(directory / FILE_NAME, create=True, schema=SCHEMA), swarm_id, ours)
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +73,8 @@ class Tallies:
             order = (said.served, said.settled) if is_mutual else (said.settled, said.served)
             if held and order <= (held[0] if is_mutual else (held[0][1], held[0][0])):
                 return False
-            if not held and is_mutual and self.is_full:
+            is_of_others = self._ours.isdisjoint((said.payer, said.payee))
+            if not held and is_mutual and is_of_others and self.is_full:
                 return False  # not the fault of whoever tells it
             self._store.execute(
                 "INSERT INTO tally VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -85,16 +88,16 @@ class Tallies:
     @property
     def is_full(self) -> bool:
         """Whether a tally between two others that is new is kept no more."""
-        return self._n_mutual() >= MAX_OTHERS
+        return self._n_between_others() >= MAX_OTHERS
 
-    def make_room(self, own: Edges, ours: Collection[bytes], node_of: Mapping[bytes, bytes]) -> int:
+    def make_room(self, own: Edges, node_of: Mapping[bytes, bytes]) -> int:
         """Drop tallies between others by which nothing flows on to us: anybody makes up as many as
         they like. How many these were; told again, they are heard.
 
-        own, ours, node_of: as `trust.reaching` has them.
+        own, node_of: as `trust.reaching` has them.
         """
-        between = edges_of((tally for tally, is_mutual in self.all() if is_mutual), ours)
-        kept = reaching(between, own, ours, node_of, most=MAX_OTHERS * 3 // 4)
+        between = edges_of((tally for tally, is_mutual in self.all() if is_mutual), self._ours)
+        kept = reaching(between, own, self._ours, node_of, most=MAX_OTHERS * 3 // 4)
         gone = [(payer, payee) for payee, payer in between.keys() - kept.keys()]
         sql = "DELETE FROM tally WHERE is_mutual = 1 AND (payer, payee) = (?, ?)"
         with self._store.transaction():
@@ -168,8 +171,13 @@ class Tallies:
         )
         return Envelope.decode(rows[0][0]) if rows else None
 
-    def _n_mutual(self) -> int:
-        rows = self._store.execute("SELECT count(*) FROM tally WHERE is_mutual = 1")
+    def _n_between_others(self) -> int:
+        marks = ", ".join("?" * len(self._ours))
+        rows = self._store.execute(
+            "SELECT count(*) FROM tally WHERE is_mutual = 1"
+            f" AND payer NOT IN ({marks}) AND payee NOT IN ({marks})",
+            (*self._ours, *self._ours),
+        )
         return int(rows[0][0])
 
 

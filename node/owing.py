@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 2.0  # between looks at what was written beside us
 WEIGH_S = 10.0  # between weighings of what others say, unless they say something new
+FULL_S = 60.0  # no room is made again for so long where there was none to make
 
 
 class _Seen(NamedTuple):
@@ -65,6 +66,7 @@ class OwingBook:
         self._between: dict[tuple[bytes, bytes], int] = {}  # what others signed
         self._weighed_version: object = None
         self._weighed_at_s = 0.0
+        self._full_until_s = 0.0
 
     def load(self) -> None:
         """What the log comes to; blocks while the disk is read."""
@@ -74,7 +76,7 @@ class OwingBook:
         for client, passed in recent.items():
             self.today.add(client, passed.earned, wall_ms())
         self._tallies = self._books.ask(
-            lambda ledger: Tallies.open(ledger.directory, ledger.swarm_id)
+            lambda ledger: Tallies.open(ledger.directory, ledger.swarm_id, self.debts.ours)
         ).result()
         self._take(self._read())
         self._trust = self._weighed()()
@@ -167,18 +169,21 @@ class OwingBook:
                 raise IntegrityError("that is no kin of ours")
             self._tallies.introduce(Envelope.decode(shown.kin))
             parties = {kin.client, kin.node}
+        self._make_room(self._tallies)
         for data in shown.tallies:
             tally, is_mutual = open_tally(Envelope.decode(data), self._swarm_id)
             if parties.isdisjoint((tally.payer, tally.payee)):
                 raise IntegrityError("that is the tally of others")
             if is_mutual:
-                if self._tallies.is_full:
-                    self._make_room(self._tallies)
                 self._tallies.keep(Envelope.decode(data))
 
     def _make_room(self, tallies: Tallies) -> None:
-        debts = self.debts
-        n_gone = tallies.make_room(debts.edges(), debts.ours, dict(debts.node_of))
+        now_s, debts = time.monotonic(), self.debts
+        if now_s < self._full_until_s or not tallies.is_full:
+            return
+        n_gone = tallies.make_room(debts.edges(), dict(debts.node_of))
+        if tallies.is_full:
+            self._full_until_s = now_s + FULL_S
         log.info("tallies that nothing flows by are dropped", extra={"tallies": n_gone})
 
     def _own_word(self, client: bytes, earned: int) -> bytes:

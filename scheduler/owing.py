@@ -75,7 +75,7 @@ def _mutual_with(payee: bytes, ledger: Ledger) -> list[bytes]:
 
 def _keep(told: Owing, identity: Identity, payee: bytes, ledger: Ledger) -> None:
     """Raises IntegrityError: something of it does not hold; what came before it is kept."""
-    with Tallies.open(ledger.directory, ledger.swarm_id) as tallies:
+    with Tallies.open(ledger.directory, ledger.swarm_id, {ledger.account}) as tallies:
         if told.tally:
             ours = ledger.sums(of=payee).get(payee)
             most = ours.spent if ours else 0
@@ -83,6 +83,6 @@ def _keep(told: Owing, identity: Identity, payee: bytes, ledger: Ledger) -> None
                 tallies.keep(each)
         if tallies.is_full:
             worked = {(key, ledger.account): passed.spent for key, passed in ledger.sums().items()}
-            tallies.make_room(worked, {ledger.account}, {})
+            tallies.make_room(worked, {})
         for data in told.others:
             tallies.keep(Envelope.decode(data))

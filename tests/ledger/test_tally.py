@@ -138,7 +138,7 @@ def test_39_made_up_tallies_give_way_to_those_by_which_something_flows_to_us(tmp
     monkeypatch.setattr("ledger.tallies.MAX_OTHERS", 4)
     us, friend = STRANGER.public_key, PROVIDER.public_key
     keys = [SigningKey.from_seed(bytes([n]) * 32) for n in range(80, 90)]
-    with Tallies.open(tmp_path, SWARM) as tallies:
+    with Tallies.open(tmp_path, SWARM, {us}) as tallies:
 
         def told(payer, payee, served):
             said = Tally(
@@ -151,7 +151,7 @@ def test_39_made_up_tallies_give_way_to_those_by_which_something_flows_to_us(tmp
             return tallies.keep(said.seal(SWARM, payer, payee))
 
         def make_room():
-            return tallies.make_room({(friend, us): 100}, {us}, {})
+            return tallies.make_room({(friend, us): 100}, {})
 
         assert all(told(one, other, 10**15) for one, other in pairwise(keys[:5]))
         assert not told(PROVIDER, CLIENT, 5)
@@ -165,6 +165,24 @@ def test_39_made_up_tallies_give_way_to_those_by_which_something_flows_to_us(tmp
 
         left = {(tally.payer, tally.payee) for tally, _ in tallies.all()}
         assert left == {(friend, CLIENT.public_key), (us, friend)}
+
+
+def test_44_newcomers_that_we_served_take_no_room_of_what_others_tell(tmp_path, monkeypatch):
+    """A node gives its word to whoever it worked for, and anybody signs that and hands it back."""
+    monkeypatch.setattr("ledger.tallies.MAX_OTHERS", 2)
+    keys = [SigningKey.from_seed(bytes([n]) * 32) for n in range(80, 90)]
+    with Tallies.open(tmp_path, SWARM, {PROVIDER.public_key}) as tallies:
+
+        def told(payer, payee):
+            said = replace(SAID, payer=payer.public_key, payee=payee.public_key)
+            return tallies.keep(said.seal(SWARM, payer, payee))
+
+        assert all(told(newcomer, PROVIDER) for newcomer in keys)
+
+        assert not tallies.is_full
+        assert all(told(*pair) for pair in ((CLIENT, STRANGER), (STRANGER, CLIENT)))
+        assert tallies.is_full
+        assert told(STRANGER, PROVIDER), "of ours there is always room"
 
 
 @pytest.mark.parametrize("amount", ["0", "-1", "1e3", "many", "1.0000000001", "9" * 30, ".5", "٣"])
