@@ -4,6 +4,7 @@ The auditor alone, as in `test_audit_order.py`: what hops sign, open and show is
 it. In a real swarm: `test_audits.py`.
 """
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.verdicts import MATCH, MISMATCH
+from manyhands.auditing.inputs import Inputs, RowsSent
+from manyhands.auditing.telling import Session
 from protocol.fingerprint import sketch
-from tests.test_audit_order import N_ROWS, RIGHT, WIDTH, Hop, blamed, looked_at, made_of, spoilt
+from protocol.wire import FLOAT32
+from tests.test_audit_order import (
+    IDS,
+    N_PROMPT,
+    N_ROWS,
+    RIGHT,
+    WIDTH,
+    Hop,
+    blamed,
+    looked_at,
+    made_of,
+    spoilt,
+)
 
 
 def first(sent=None, **more) -> Hop:
@@ -196,3 +211,27 @@ async def test_37_whatever_hops_lie_about_no_honest_one_is_at_fault(lies):
     assert not any(
         look.confirmed and look.result != MATCH for look in audit.looks if look.peer in honest
     )
+
+
+async def test_rows_are_hashed_and_decoded_beside_the_loop_that_others_wait_for():
+    """Of a long answer that takes a second; a gateway has other answers to send meanwhile."""
+    threads = set()
+
+    class Watched(bytes):
+        def __getitem__(self, place):
+            threads.add(threading.get_ident())
+            return super().__getitem__(place)
+
+    async def fetch(*_):
+        return Watched(RIGHT[1].tobytes())
+
+    hops = (first().commitment, second(RIGHT[1]).commitment)
+    inputs = Inputs(
+        Session(b"m", IDS, N_PROMPT, N_ROWS + 1, hops), 3, RowsSent(fetch, FLOAT32, WIDTH)
+    )
+
+    given = await inputs.of(hops[1], N_ROWS)
+
+    assert given.is_signed
+    assert threads
+    assert threading.get_ident() not in threads
