@@ -121,6 +121,11 @@ class SpendLog(OwnLog):
         self._beside.keep(latest[0])
         return latest[1]
 
+    def checkpoint_of(self, size: int) -> str:
+        """The one of our first `size` entries, which was signed as the log was so long."""
+        with self._store.snapshot():
+            return self._note(size)
+
     def holds(self, oid: bytes) -> bool:
         """Whether this object is an entry."""
         return bool(self._store.execute("SELECT 1 FROM leaf WHERE oid = ?", (oid,)))

@@ -10,9 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from ledger.checkpoint import Checkpoint
 from ledger.cosigning import Cosigned
-from ledger.notes import Note
 from ledger.policy import Policy
 from ledger.spend_books import SpendBooks
 from ledger.spend_log import SpendLog
@@ -125,7 +123,7 @@ class Desk:
         asked = plural(len(self.policy.witnesses), "witness", "witnesses")
         say(f"asking {asked} to sign {plural(len(self.log), 'entry', 'entries')}")
         cosigned = await self.meeting.panel().cosign(self.log)
-        await asyncio.to_thread(self._learn)
+        await asyncio.to_thread(self._learn, cosigned.head.size)
         try:
             told = await self.meeting.publish(self.log)
         except ManyhandsError as error:
@@ -133,11 +131,11 @@ class Desk:
             return cosigned, ()
         return cosigned, tuple(told)
 
-    def _learn(self) -> None:
-        """Our own books hear of our own log as everybody does: with its checkpoint."""
-        note, account = self.log.checkpoint() or "", self.log.account
+    def _learn(self, size: int) -> None:
+        """Our own books hear of our own log as everybody does: with its checkpoint, of the size
+        that witnesses signed; another process may have logged more by now."""
+        note, account = self.log.checkpoint_of(size), self.log.account
         start = self.books.size(account)
-        size = Checkpoint.parse(Note.parse(note).text).size
         self.books.learn(account, note, self.log.leaves(start, size), start=min(start, size))
 
 

@@ -17,6 +17,7 @@ from ledger.witness_http import Answer
 from protocol.errors import ManyhandsError, NoQuorum
 
 ANSWER_S = 10.0
+MAX_ROUNDS = 4  # of a log that others of this home write to meanwhile
 TELL = "the founder tells, manyhands swarm witness {} PEER"
 
 Ask = Callable[[bytes], Awaitable[Answer]]
@@ -57,6 +58,17 @@ class Panel:
             DamagedLedger: one of them signed what we do not know.
             NoQuorum: who did not answer; what signed is kept, and need not be asked again.
         """
+        for _ in range(MAX_ROUNDS):
+            size = await asyncio.to_thread(len, log)
+            try:
+                return await self._cosign(log)
+            except NoQuorum as error:
+                failure = error
+                if await asyncio.to_thread(len, log) == size:
+                    break  # else another process wrote to it, and some signed what it was before
+        raise failure
+
+    async def _cosign(self, log: SpendLog) -> Cosigned:
         found: list[Cosigned] = []
 
         async def sign(name: str, ask: Ask) -> None:

@@ -2,16 +2,18 @@
 
 In: an amount. Out: an allotment of the node to the clients, a settlement of all of it that both
 sign, for both keys lie here, and the clients' deposit: the objects that move credit between
-strangers. What was killed midway is finished the next time.
+strangers. What was killed midway is finished first the next time, and counts towards that amount.
 """
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from ledger.epochs import epoch_now
-from ledger.fold import Allotted
 from ledger.merkle import EMPTY_ROOT
 from ledger.meter import Meter
 from ledger.spending import MAX_CLAIMS, Allotment, Deposit, Settlement
@@ -27,10 +29,12 @@ from manyhands.swarm import place_of
 from protocol.address import Address
 from protocol.clock import wall_ms
 from protocol.errors import NotFunded
+from protocol.file_lock import lock
 from protocol.identity import Identity
 
 __all__ = ["ledger"]  # with one more command
 
+LOCK_NAME = "transfer.lock"
 SCHEMA = "manyhands/ledger-transfer/v1"
 
 
@@ -47,7 +51,8 @@ def transfer(
     """Let this home's clients spend AMOUNT of what its node earned. Default: all it has."""
     place = place_of(home, name)
     check_granted(open_party(place, "client").policy)
-    moved, left = run(_transfer(place, join, amount))
+    with _alone(place):
+        moved, left = run(_transfer(place, join, amount))
     if as_json:
         view = {"schema": SCHEMA, "home": str(place.root), "moved_ncr": moved}
         click.echo(json.dumps({**view, "available_ncr": left}))
@@ -55,26 +60,55 @@ def transfer(
     click.echo(f"{show_amount(moved)} credits moved to the clients, which have {show_amount(left)}")
 
 
+@contextmanager
+def _alone(place: Home) -> Iterator[None]:
+    """What another process has begun and not ended is not taken for what a killed one left."""
+    file = os.open(place.client / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        lock(file)
+        yield
+    finally:
+        os.close(file)
+
+
 async def _transfer(place: Home, join: tuple[Address, ...], amount: int | None) -> tuple[int, int]:
     """What was moved, also of a transfer that was cut off, and what the clients have then."""
     giver, taker, asset = open_identity(place.node), open_identity(place.client), only_asset(place)
     with interruptible():
-        async with open_desk(place, "node", join) as desk:
-            await desk.sync()
-            if amount is not None or not _begun(desk, giver, taker):
-                await _allot(desk, taker, asset, amount)
-        async with open_desk(place, "client", join) as desk:
-            await desk.sync()
-            moved = await _take(desk, giver, taker, asset)
-            return moved, desk.books.available(taker.public_key, asset)
+        async with (
+            open_desk(place, "node", join) as giving,
+            open_desk(place, "client", join) as taking,
+        ):
+            await giving.sync()  # also of what was logged, and no witness was asked to sign
+            moved = await _finish(taking, giver, taker, asset)
+            if amount is None or moved < amount:
+                there_is = giving.books.available(giver.public_key, asset)
+                more = there_is if amount is None else amount - moved
+                if more or not moved:
+                    await _allot(giving, taker, asset, more)
+                    await taking.sync()
+                    moved += await _take(taking, giver, taker, asset)
+            return moved, taking.books.available(taker.public_key, asset)
 
 
-async def _allot(desk: Desk, payee: Identity, asset: bytes, amount: int | None) -> None:
+async def _finish(desk: Desk, giver: Identity, taker: Identity, asset: bytes) -> int:
+    """Take in what a transfer that was cut off had set aside; how much that was.
+
+    What it had logged as taken in counts too: its witnesses are asked now, and nothing is left.
+    """
+    begun = _begun(desk, giver, taker, asset)
+    await desk.sync()
+    left = _begun(desk, giver, taker, asset)
+    done = sum(amount for oid, amount in begun.items() if oid not in left)
+    return done + await _take(desk, giver, taker, asset)
+
+
+async def _allot(desk: Desk, payee: Identity, asset: bytes, amount: int) -> None:
     account = desk.log.account
 
     def make(number: int) -> Allotment:
         there_is = desk.books.available(account, asset)
-        if (wanted := there_is if amount is None else amount) > there_is or not wanted:
+        if amount > there_is or not amount:
             raise NotFunded(
                 "",
                 f"{desk.party.peer_id} has {show_amount(there_is)} credits",
@@ -85,7 +119,7 @@ async def _allot(desk: Desk, payee: Identity, asset: bytes, amount: int | None) 
             asset=asset,
             payee=payee.public_key,
             allot_no=number,
-            amount=wanted,
+            amount=amount,
             expires_epoch=epoch_now(desk.policy, desk.books, wall_ms()) + 1,
         )
 
@@ -93,9 +127,9 @@ async def _allot(desk: Desk, payee: Identity, asset: bytes, amount: int | None) 
 
 
 async def _take(desk: Desk, giver: Identity, taker: Identity, asset: bytes) -> int:
-    begun = _begun(desk, giver, taker)
-    claims = tuple(sorted((oid, made.amount) for oid, made in begun.items() if made.asset == asset))
-    claims = claims[:MAX_CLAIMS]
+    claims = tuple(sorted(_begun(desk, giver, taker, asset).items()))[:MAX_CLAIMS]
+    if not claims:
+        return 0
     moved = sum(amount for _, amount in claims)
     settled = Settlement(
         epoch=epoch_now(desk.policy, desk.books, wall_ms()),
@@ -116,11 +150,12 @@ async def _take(desk: Desk, giver: Identity, taker: Identity, asset: bytes) -> i
     return moved
 
 
-def _begun(desk: Desk, giver: Identity, taker: Identity) -> dict[bytes, Allotted]:
+def _begun(desk: Desk, giver: Identity, taker: Identity, asset: bytes) -> dict[bytes, int]:
     """Allotments of the one to the other that were not taken in. A node pays its home's clients for
     nothing: these are transfers."""
+    parties = (giver.public_key, taker.public_key, asset)
     return {
-        oid: made
+        oid: made.held
         for oid, made in desk.books.books().allotted.items()
-        if (made.payer, made.payee) == (giver.public_key, taker.public_key) and made.deposited == 0
+        if (made.payer, made.payee, made.asset) == parties and made.held and not made.deposited
     }

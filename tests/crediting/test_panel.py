@@ -67,6 +67,31 @@ async def test_who_has_a_quorum_waits_for_no_other_witness(books, log):
     assert second.head.size == 2
 
 
+@pytest.mark.parametrize("n_early", [1, 2])
+async def test_what_another_process_logs_while_witnesses_sign_is_signed_too(
+    books, log, tmp_path, n_early
+):
+    """A command and a node write to one log: some witnesses signed it as it was before."""
+    log.append(grant(ANN, 5))
+    n_asked = 0
+
+    def late(name):
+        async def ask(request):
+            nonlocal n_asked
+            signed = await asking(books[name])(request)
+            n_asked += 1
+            if n_asked == n_early:
+                with SpendLog.open(tmp_path / "issuer", ISSUER, SWARM) as other:
+                    other.append(grant(ANN, 6, no=1))
+            return signed
+
+        return ask
+
+    cosigned = await panel(books, **{name: late(name) for name in books}).cosign(log)
+
+    assert (cosigned.has_quorum, cosigned.head.size) == (True, 2)
+
+
 async def test_too_few_witnesses_are_named_and_what_signed_is_kept(books, log):
     async def away(request):
         raise PeerUnreachable("", "refused")

@@ -1,0 +1,79 @@
+"""`ledger transfer` that is killed midway, and run again, moves what it was asked for, once."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from manyhands.home import Home, open_identity
+from tests.cli.command import assert_explained, manyhands
+from tests.swarm.test_credit import ledger, serve
+
+pytestmark = [pytest.mark.swarm, pytest.mark.slow]
+
+# Ends as SIGKILL would: the allotment is logged, signed and told; or it is logged alone; or the
+# deposit is logged, and no witness was asked.
+DIES = """
+import os, sys
+import manyhands.crediting.transfer as transfer
+from ledger.spend_log import SpendLog
+from manyhands.__main__ import main
+
+logged, at = SpendLog.append, sys.argv.pop(1)
+
+def append(self, *envelopes):
+    note = logged(self, *envelopes)
+    if at in {each.type for each in envelopes}:
+        os._exit(9)
+    return note
+
+SpendLog.append = append
+if at == "take":
+    allot = transfer._allot
+    async def told(*args):
+        await allot(*args)
+        os._exit(9)
+    transfer._allot = told
+main()
+"""
+
+
+def kill(home, at, *line):
+    argv = [sys.executable, "-c", DIES, at, "ledger", "transfer", *line, "--home", str(home)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=90).returncode
+
+
+def test_a_transfer_that_was_killed_is_finished_first_and_moves_no_more_than_it_was_asked(tmp_path):
+    home = tmp_path / "home"
+    manyhands("swarm", "create", "org", "--default", "--funding", "granted", "--home", home)
+    node = serve(home, "0:8")[0]
+    try:
+        place = Home(home / "swarms" / "org")
+        earner = open_identity(place.node).peer_id
+        assert ledger(home, "grant", earner, "1").code == 0
+        there_are = 0
+        for at in ("mh/allot/1", "take", "mh/deposit/1"):
+            assert kill(home, at, "0.2") == 9
+
+            again = ledger(home, "transfer", "0.2", "--json")
+
+            there_are += 200_000_000
+            assert again.code == 0, again.err
+            told = json.loads(again.out)
+            assert (told["moved_ncr"], told["available_ncr"]) == (200_000_000, there_are), at
+
+        line = [sys.executable, "-m", "manyhands", "ledger", "transfer", "0.1", "--home", str(home)]
+        both = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        assert [each.communicate(timeout=90)[1][-300:] for each in both if each.wait()] == []
+        assert kill(home, "mh/deposit/1") == 9
+
+        rest = ledger(home, "transfer", "--json")
+        assert rest.code == 0, rest.err
+        assert json.loads(rest.out)["moved_ncr"] == 200_000_000
+        assert json.loads(rest.out)["available_ncr"] == 1_000_000_000
+        assert_explained(ledger(home, "transfer"), 6, "has 0 credits")
+    finally:
+        node.send_signal(signal.SIGTERM)
+        node.wait(timeout=60)
