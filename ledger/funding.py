@@ -13,8 +13,7 @@ from ledger.checkpoint import Checkpoint, origin
 from ledger.cosigning import Cosigned, Witnesses
 from ledger.errors import BadProof, KeyNotValid
 from ledger.forks import Proven
-from ledger.key_state import KeyState
-from ledger.mandates import PAY, Placed, events_in, mandate_of
+from ledger.mandates import NOTHING_TOLD, PAY, Told, events_in, mandate_of
 from ledger.merkle import leaf_hash, verify_inclusion
 from ledger.notes import Note
 from ledger.policy import OPEN_POLICY, Policy
@@ -103,7 +102,7 @@ class Purse:
     policy: Policy
     books: SpendBooks
     risk_limit_ncr: int = 0
-    _known_keys: dict[bytes, tuple[int, tuple[KeyState | None, list[Placed]]]] = field(
+    _known_keys: dict[bytes, tuple[int, Told]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -158,12 +157,15 @@ class Purse:
             ) from error
         return Lent(key, mandate, held.max_exposure, self.books.exposed(payer, key))
 
-    def _keys(self, account: bytes) -> tuple[KeyState | None, list[Placed]]:
+    def _keys(self, account: bytes) -> Told:
+        """Only what its log says since we last looked is read: others wait for this meanwhile."""
         size = self.books.size(account)
         known = self._known_keys.get(account)
-        if known is None or known[0] != size:
-            leaves = self.books.leaves(account)
-            known = size, events_in(account, self.books.swarm_id, leaves)
+        if known is None or known[0] > size:  # its log was cut
+            known = 0, NOTHING_TOLD
+        if known[0] < size:
+            leaves = self.books.leaves(account, known[0])
+            known = size, events_in(account, self.books.swarm_id, leaves, known[1])
             self._known_keys[account] = known
         return known[1]
 

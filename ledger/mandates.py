@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from ledger.errors import BadKeyEvent, BadObject, KeyNotValid
 from ledger.key_events import DELEGATE, Delegation, KeyEvent
+from ledger.key_state import MAX_EVENTS as MAX_KEY_EVENTS
 from ledger.key_state import KeyState
 from ledger.policy import OPEN_POLICY
 from ledger.spend_leaf import SpendLeaf
@@ -22,21 +23,25 @@ from protocol.signing import Envelope
 PAY = "pay"
 MAX_EVENTS = 64  # that terms carry; an account with more delegates from a new home
 Placed = tuple[int, Envelope]  # an event, and its index in the account's spend log
+Told = tuple[KeyState | None, list[Placed]]  # what a log's key events come to, and these
+NOTHING_TOLD: Told = (None, [])
 
 
 def events_in(
-    account: bytes, swarm_id: bytes, leaves: Iterable[SpendLeaf]
-) -> tuple[KeyState | None, list[Placed]]:
+    account: bytes, swarm_id: bytes, leaves: Iterable[SpendLeaf], known: Told = NOTHING_TOLD
+) -> Told:
     """The key events of an account in its spend log, and what they come to; None: there are none.
 
-    What does not follow, or begins with another key than the account's, says nothing.
+    What does not follow, or begins with another key than the account's, says nothing; nor does what
+    is beyond `MAX_KEY_EVENTS`. known: what earlier leaves say: these follow them.
     """
-    state: KeyState | None = None
-    placed: list[Placed] = []
+    state, placed = known[0], list(known[1])
     for leaf in leaves:
         envelope = leaf.envelope
         if envelope.type != KeyEvent.TYPE:
             continue
+        if len(placed) == MAX_KEY_EVENTS:
+            break
         try:
             if state is None:
                 begun = KeyState.begin(envelope, swarm_id, leaf.index)

@@ -45,11 +45,11 @@ def plan(
     """What may be erased in this epoch.
 
     settled: signed by both. disputed: of tabs that faults are about, who is accused: anybody who
-    knows a tab's id makes a fault of a key of its own, so only the tab's parties matter. notes:
-    what credit notes take off tabs. given_back: allotments that a payee has released. A settlement
-    covers what our own log still gives exactly, and nothing else; and a payee whose payer stops
-    settling collects a later tab of an allotment by the vouchers of all tabs on it, so it keeps
-    these until it released it.
+    knows a tab's id makes a fault of a key of its own, so only the tab's parties matter, and the
+    key that signed for its payer. notes: what credit notes take off tabs. given_back: allotments
+    that a payee has released. A settlement covers what our own log still gives exactly, and nothing
+    else; and a payee whose payer stops settling collects a later tab of an allotment by the
+    vouchers of all tabs on it, so it keeps these until it released it.
     """
     tabs = owed_tabs(reader, policy)
     since: dict[bytes, int] = {}  # the epoch in which each tab was settled
@@ -72,7 +72,7 @@ def plan(
         if index in erased:
             continue
         accused = (disputed or {}).get(tab.session_id, ())
-        if pair.payer in accused or pair.payee in accused:
+        if not {pair.payer, pair.payee, tab.key}.isdisjoint(accused):
             kept[DISPUTED] += 1
         elif (at := since.get(tab.session_id)) is None:
             kept[UNSETTLED] += 1

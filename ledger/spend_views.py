@@ -15,6 +15,12 @@ from ledger.spending import Allotment, Fault
 from ledger.store import Store
 from protocol.canonical import decode
 
+_NOTED = (
+    "coalesce((SELECT max(n.amount) FROM step s JOIN step n ON n.acct = s.party"
+    " JOIN counted c ON c.acct = n.acct WHERE s.kind = 2 AND s.oid = tab.allot AND n.kind = 5"
+    " AND n.oid = tab.session AND n.idx < c.n), 0)"
+)  # what its payee's credit notes take off a tab
+
 
 class SpendViews:
     """The reading half of `SpendBooks`."""
@@ -97,25 +103,28 @@ class SpendViews:
         return sum(amount for (amount,) in rows)  # here: it may be beyond 2^63
 
     def exposed(self, payer: bytes, key: bytes) -> int:
-        """What this key promised our tabs for an account, and nobody has settled or collected."""
+        """What this key promised our tabs for an account, and nobody has settled or collected, less
+        what our credit notes take off it."""
         rows = self._store.execute(
-            "SELECT allot, tab.amount FROM signer JOIN tab USING (allot, session)"
+            f"SELECT allot, tab.amount, {_NOTED} FROM signer JOIN tab USING (allot, session)"
             " WHERE payer = ? AND key = ?",
             (payer, key),
         )
         signed: defaultdict[bytes, int] = defaultdict(int)
-        for oid, amount in rows:
-            signed[oid] += amount
+        for oid, amount, noted in rows:
+            signed[oid] += max(0, amount - noted)
         return sum(min(amount, self._unsettled(oid)) for oid, amount in signed.items())
 
     def _unsettled(self, oid: bytes) -> int:
+        rows = self._store.execute(f"SELECT tab.amount, {_NOTED} FROM tab WHERE allot = ?", (oid,))
         made = self.allotted(oid)
-        return max(0, self.claimed(oid) - (made.deposited if made else 0))
+        net: int = sum(max(0, amount - noted) for amount, noted in rows)
+        return max(0, net - (made.deposited if made else 0))
 
-    def leaves(self, account: bytes) -> list[SpendLeaf]:
-        """All that we have of this account's log."""
-        sql = "SELECT data FROM leaf WHERE acct = ? ORDER BY idx"
-        rows = self._store.execute(sql, (self._names.find(account),))
+    def leaves(self, account: bytes, start: int = 0) -> list[SpendLeaf]:
+        """All that we have of this account's log from there on."""
+        sql = "SELECT data FROM leaf WHERE acct = ? AND idx >= ? ORDER BY idx"
+        rows = self._store.execute(sql, (self._names.find(account), start))
         return [SpendLeaf.decode(data) for (data,) in rows]
 
     def proven(self, account: bytes, oid: bytes) -> tuple[bytes, list[bytes], str] | None:

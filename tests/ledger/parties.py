@@ -1,5 +1,6 @@
 """A client and a provider with fixed keys, an offer, and a tab between them."""
 
+from dataclasses import replace
 from hashlib import sha256
 
 from ledger import Offer, PayerTab, ProviderTab, Rates, Usage, Wanted, accept_terms, propose_terms
@@ -78,12 +79,16 @@ def make_bond(
     prepaid=0,
     allot_oid=None,
     checkpoint_hash=None,
+    key=None,
+    mandate=b"",
     **offered,
 ):
-    """An offer and terms signed by both."""
+    """An offer and terms signed by both. key: who signs for the client, by this mandate."""
     funds = {"allot_oid": allot_oid, "checkpoint_hash": checkpoint_hash}
     offer = make_offer(provider=provider, **offered)
     wanted = make_wanted(provider=provider, client=client, nonce=nonce, **funds)
+    if key is not None:
+        wanted = replace(wanted, payer_key=key.public_key, mandate=mandate)
     proposed = propose_terms(
         offer,
         wanted,
@@ -93,14 +98,14 @@ def make_bond(
         expires_ms=NOW_MS + 600_000,
         prepaid=prepaid,
     )
-    return offer, accept_terms(offer, proposed, wanted, client, SWARM, now_ms=NOW_MS)
+    return offer, accept_terms(offer, proposed, wanted, key or client, SWARM, now_ms=NOW_MS)
 
 
 def open_tab(*, lent_ncr=0, provider=PROVIDER, client=CLIENT, limit=no_limit, **bond):
     """Both sides of one tab."""
     offer, terms = make_bond(provider=provider, client=client, **bond)
     return (
-        PayerTab(offer, terms, client, SWARM, limit=limit),
+        PayerTab(offer, terms, bond.get("key") or client, SWARM, limit=limit),
         ProviderTab(offer, terms, provider, SWARM, lent_ncr=lent_ncr, limit=limit),
     )
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ledger.errors import BadObject
+from ledger.escrow import Escrow
 from ledger.fold import TabClaim
 from ledger.funding import Purse, SpendProof
 from ledger.notes import Note
@@ -13,7 +14,22 @@ from ledger.spend_books import SpendBooks
 from ledger.spend_log import SpendLog
 from protocol.canonical import decode, encode
 from protocol.errors import IntegrityError, LogNeeded, PeerRefused
-from tests.ledger.spenders import ANN, BEN, CY, ISSUER, SWARM, WITNESSES, allot, chained, grant
+from protocol.signing import Envelope
+from tests.ledger.spenders import (
+    ANN,
+    BEN,
+    CY,
+    ISSUER,
+    SWARM,
+    WITNESSES,
+    allot,
+    chained,
+    credit_note,
+    deposit,
+    grant,
+    mandate,
+    settle,
+)
 from tests.ledger.test_spend_books import signed
 from tests.ledger.test_spend_log import ask
 
@@ -259,3 +275,46 @@ def test_28_a_note_that_contradicts_the_known_log_elsewhere_is_refused_without_p
         with pytest.raises(PeerRefused, match="two versions"):
             scene.judge(second.prove(shared.object_id(SWARM)), risk_limit_ncr=40)
     assert scene.judge(scene.ann.prove(shared.object_id(SWARM))).limit_ncr == 10
+
+
+def lets(scene, key, max_exposure):
+    """Ann's log lets this key promise so much for her."""
+    for event in decode(mandate(ANN, key, max_exposure=max_exposure))[1]:
+        scene.ann.append(Envelope.decode(event))
+
+
+def test_what_credit_notes_take_off_a_keys_promises_it_may_promise_again(scene):
+    lets(scene, CY, 50)
+    made = allot(ANN, BEN, 100, expires_epoch=EPOCH)
+    proof, oid = scene.allots(made), made.object_id(SWARM)
+    escrow, tab = Escrow(scene.purse), b"t" * 16
+    escrow.close(escrow.hold(proof, ANN.public_key, EPOCH, 50, key=CY.public_key), tab, 40)
+    assert scene.known.exposed(ANN.public_key, CY.public_key) == 40
+
+    agreed = settle(ANN, BEN, (oid, 10))
+    own = [credit_note(BEN, tab, 30), agreed, deposit(BEN, agreed, 10), credit_note(BEN, tab, 99)]
+    for n_logged, left in ((1, 10), (3, 0), (4, 0)):
+        leaves = [leaf.encode() for leaf in chained(*own[:n_logged])]
+        scene.known.learn(BEN.public_key, signed(BEN.public_key, leaves, (0, 1, 2)), leaves)
+        assert scene.known.exposed(ANN.public_key, CY.public_key) == left
+
+    escrow.hold(proof, ANN.public_key, EPOCH, 50, key=CY.public_key)
+
+
+def test_only_what_is_new_of_a_payers_log_is_read_for_its_keys(scene, monkeypatch):
+    lets(scene, CY, 50)
+    proof = scene.allots(allot(ANN, BEN, 10, expires_epoch=EPOCH))
+    read = []
+
+    def counted(*args):
+        leaves = known_leaves(*args)
+        read.append(len(leaves))
+        return leaves
+
+    known_leaves = scene.known.leaves
+    monkeypatch.setattr(scene.known, "leaves", counted)
+    for no in range(3):
+        assert scene.purse.lent(proof, ANN.public_key, CY.public_key, 0).max_exposure == 50
+        proof = scene.allots(allot(ANN, BEN, 10, no=no + 1, expires_epoch=EPOCH))
+
+    assert read == [3, 1, 1]

@@ -1,30 +1,34 @@
 """A key that promises for an account: what terms carry, and what everybody refuses."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ledger.chain import read_chain
 from ledger.collecting import open_collection
 from ledger.errors import BadObject, KeyNotValid
-from ledger.key_events import REVOKE, KeyEvent, incept
+from ledger.key_events import DELEGATE, REVOKE, Delegation, KeyEvent, incept
 from ledger.key_state import KeyState
 from ledger.mandates import events_in, mandate_of, open_mandate
 from ledger.objects import Terms
 from ledger.spending import Collection
 from protocol.canonical import decode, encode
 from protocol.errors import IntegrityError
-from protocol.signing import Envelope
+from protocol.signing import Envelope, SigningKey
 from tests.ledger.spenders import (
     ANN,
     BEN,
     CY,
     DOT,
     SWARM,
+    allot,
     chained,
     collect,
     mandate,
     promise,
 )
 
+SPARE = SigningKey.from_seed(b"spare" * 6 + b"!!")
 ALLOTTED = bytes(range(32))
 SIGNED_EPOCH = 1_790_000_000_000 // 86_400_000
 
@@ -98,6 +102,47 @@ def test_every_changed_byte_of_a_mandate_ends_it():
     ):
         with pytest.raises(IntegrityError):
             open_mandate(junk, ANN.public_key, CY.public_key, SWARM)
+
+
+def test_of_more_key_events_than_an_account_may_have_the_first_ones_count(monkeypatch):
+    monkeypatch.setattr("ledger.mandates.MAX_KEY_EVENTS", 3)
+    leaves = keys_of_ann(BEN, CY, DOT, BEN)
+
+    state, placed = events_in(ANN.public_key, SWARM, leaves)
+
+    assert (state.n_events, [index for index, _ in placed]) == (3, [0, 1, 2])
+
+
+@given(st.integers(0, 6), st.integers(0, 6))
+def test_what_a_longer_log_lets_follows_from_what_was_read_of_it(one, other):
+    leaves = keys_of_ann(BEN, CY, DOT, BEN, allot(ANN, BEN, 5))
+    first, then = sorted((one, other))
+
+    known = events_in(ANN.public_key, SWARM, leaves[:first])
+    known = events_in(ANN.public_key, SWARM, leaves[first:then], known)
+    known = events_in(ANN.public_key, SWARM, leaves[first:], known)  # some of it twice
+
+    assert known == events_in(ANN.public_key, SWARM, leaves)
+
+
+def keys_of_ann(*lets):
+    """A log of hers in which she lets these pay for her, among what else she logs."""
+    _, begun = incept(ANN, SPARE.public_key, SWARM)
+    state, logged = KeyState.begin(begun, SWARM), [begun]
+    for each in lets:
+        if isinstance(each, Envelope):
+            logged.append(each)
+            continue
+        event = KeyEvent(
+            account=state.account,
+            seq=state.n_events,
+            prev_oid=state.head_oid,
+            op=DELEGATE,
+            delegate=Delegation(each.public_key, ("pay",), 30_000, 100 + state.n_events),
+        ).seal(SWARM, ANN)
+        state = state.after(event, SWARM)
+        logged.append(event)
+    return chained(*logged)
 
 
 def test_a_log_lets_no_key_of_another_account_and_none_that_was_revoked():

@@ -16,7 +16,7 @@ from ledger.settling import Pair, settlements
 from ledger.spending import Fault
 from protocol.errors import UsageError
 from tests.ledger.parties import CLIENT, NOW_MS, PROVIDER, STRANGER, SWARM, closed_receipt
-from tests.ledger.spenders import ASSET
+from tests.ledger.spenders import ASSET, DOT, mandate
 
 DAY_MS = 86_400_000
 OID = b"an allotment of some thirty-two."
@@ -98,6 +98,19 @@ def test_what_is_not_settled_or_was_lately_or_is_disputed_stays(log):
         [1, 2, 3],
         {UNSETTLED: 1, DISPUTED: 1},
     )
+
+
+def test_a_receipt_stays_while_the_key_that_signed_for_its_payer_is_accused(tmp_path):
+    lets = mandate(CLIENT, STRANGER, max_exposure=10**12)
+    funds = {"asset": ASSET, "allot_oid": OID, "checkpoint_hash": bytes(32)}
+    lent = closed_receipt(15, now_ms=NOW_MS, key=STRANGER, mandate=lets, **funds)
+    with Ledger.open(tmp_path, PROVIDER, SWARM) as ledger:
+        ledger.append_all([lent, receipt(1)])
+    made = settled(tmp_path)
+
+    for accused, kept in ((STRANGER, {DISPUTED: 1}), (DOT, {})):
+        disputed = {lent.session_id: {accused.public_key}}
+        assert planned(tmp_path, made, TODAY + 6, disputed=disputed).kept == kept
 
 
 def test_46_a_payee_keeps_what_it_needs_to_collect_until_it_gave_the_allotment_back(log):
