@@ -10,6 +10,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from ledger.fold import Allotted
+from ledger.noted import notes_that_count
 from ledger.owed import owed_entries
 from ledger.policy import Policy
 from ledger.reader import LedgerReader
@@ -31,12 +32,11 @@ def tab_states(reader: LedgerReader, books: SpendBooks, policy: Policy) -> dict[
     allotted: dict[bytes, Allotted | None] = {}
     asked: defaultdict[bytes, int] = defaultdict(int)  # of each allotment, so far
     before: dict[bytes, int] = {}  # what an earlier receipt of a tab asked for
-    notes: dict[bytes, dict[bytes, int]] = {}  # of each payee
+    notes = notes_that_count(reader, books, policy)
     states = {}
     for index, pair, whole in owed_entries(reader, policy):
-        if pair.payee not in notes:
-            notes[pair.payee] = books.notes_of(pair.payee)
-        (tab,) = with_notes([whole], notes[pair.payee])
+        off = notes.get((pair.payee, whole.session_id), 0)
+        (tab,) = with_notes([whole], {whole.session_id: off})
         oid = tab.allot_oid
         if oid not in allotted:
             allotted[oid] = books.allotted(oid)

@@ -1,16 +1,21 @@
 """What payees took off tabs, as a home's books of all spend logs have it: so much less is owed.
 
-In: a ledger and the books beside it. Out: of a tab, how much its payee's credit notes take off. In
-swarms where nobody issues credit there are no spend logs, and nothing is taken off.
+In: a ledger and the books beside it. Out: of a tab, how much its payee's credit notes take off.
+What was taken in before no note gives back. In swarms where nobody issues credit there are no spend
+logs, and nothing is taken off.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ledger.balances import Claim
 from ledger.homes import Book
+from ledger.owed import owed_tabs
 from ledger.places import is_there
+from ledger.policy import Policy
 from ledger.reader import LedgerReader
+from ledger.settling import with_notes
 from ledger.spend_books import FILE_NAME, SpendBooks
 from ledger.swarms import policy_at
 
@@ -45,4 +50,34 @@ def noted_at(book: Book, reader: LedgerReader) -> Noted:
     if not policy.issuers or not is_there(book.directory, FILE_NAME):
         return Noted(reader.account)
     with SpendBooks.open(book.directory, reader.swarm_id, policy.quorum()) as books:
-        return Noted(reader.account, books.all_notes())
+        return Noted(reader.account, notes_that_count(reader, books, policy))
+
+
+def notes_that_count(
+    reader: LedgerReader, books: SpendBooks, policy: Policy
+) -> dict[tuple[bytes, bytes], int]:
+    """By payee and tab, what is taken off the tabs in a ledger: off all tabs of an allotment
+    together no more than they promise beyond what the payee has taken in already.
+
+    Who lacks receipts of an allotment, as an account that lets other keys pay may, knows of less
+    that was promised, and so of less that comes off.
+    """
+    told: defaultdict[bytes, dict[bytes, int]] = defaultdict(dict)
+    for (payee, tab_id), amount in books.all_notes().items():
+        told[payee][tab_id] = amount
+    found = {}
+    for payee, notes in told.items():
+        if reader.tabs_of(payee).isdisjoint(notes):
+            continue  # no receipt need be read
+        tabs = [t for some in owed_tabs(reader, policy, payee=payee).values() for t in some]
+        left: defaultdict[bytes, int] = defaultdict(int)
+        for tab in tabs:
+            left[tab.allot_oid] += tab.amount
+        for oid in left:
+            made = books.allotted(oid)
+            left[oid] = max(0, left[oid] - (made.deposited if made else 0))
+        for tab in sorted(with_notes(tabs, notes)):
+            if off := min(tab.credit, left[tab.allot_oid]):
+                left[tab.allot_oid] -= off
+                found[payee, tab.session_id] = off
+    return found

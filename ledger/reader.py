@@ -137,6 +137,11 @@ class LedgerReader(TreeLog):
             yield from found
             start = found[-1][0] + 1
 
+    def tabs_of(self, payee: bytes) -> set[bytes]:
+        """The ids of this payee's tabs."""
+        sql = "SELECT DISTINCT session_id FROM entry WHERE payee = ?"
+        return {tab_id for (tab_id,) in self._store.execute(sql, (payee,))}
+
     def forget(self, bodies: Iterable[Body]) -> None:
         """Erase the receipts of these entries, for good; the tree and all sums stay."""
         self._store.create(SCHEMA)  # an older log has no table for what was erased

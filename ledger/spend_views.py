@@ -148,15 +148,6 @@ class SpendViews:
         rows = self._store.execute("SELECT value FROM meta WHERE name = 'claimed'")
         return int.from_bytes(rows[0][0], "big") if rows else 0
 
-    def notes_of(self, payee: bytes) -> dict[bytes, int]:
-        """By tab, what this payee's log takes off it, as far as that counts."""
-        rows = self._store.execute(
-            "SELECT n.oid, max(n.amount) FROM step n JOIN counted c ON c.acct = n.acct"
-            " WHERE n.kind = 5 AND n.acct = ? AND n.idx < c.n GROUP BY n.oid",
-            (self._names.find(payee),),
-        )
-        return dict(rows)
-
     def all_notes(self) -> dict[tuple[bytes, bytes], int]:
         """By payee and tab, what payees' logs take off their tabs, as far as that counts."""
         rows = self._store.execute(
