@@ -4,7 +4,8 @@ In: an account's key events, as they stand in its spend log. Out: those of them 
 that lets a key `pay`, as terms carry them, so that whoever holds a receipt can see that its payer's
 key spoke for the payer, until when and for how much. The account is a key that has a spend log, and
 that key its events begin with: nobody else can say who speaks for it. Whether a key was revoked
-since stands in the log, and is looked at by payees before they serve (`funding.py`).
+since stands in the log, and is looked at by honest payees before they serve (`funding.py`): who has
+the key may date what it signs as it likes.
 """
 
 from collections.abc import Iterable, Sequence
