@@ -106,7 +106,10 @@ class FindHeirs:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
+    """`begins_round`: it is no draft's that came with the token before it."""
+
     event: TokenEvent
+    begins_round: bool = True
 
 
 @dataclass(frozen=True, slots=True)

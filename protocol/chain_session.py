@@ -33,6 +33,7 @@ no special case for the first hop, the last one, a loss while opening or a loss 
 
 from collections.abc import Iterable, Sequence
 
+from protocol.actions import Drafter
 from protocol.chain_actions import (
     ChainAction,
     Deliver,
@@ -58,9 +59,16 @@ STALL_S = 30.0  # a hop reports but nothing moves
 class ChainSession:
     """See the table above. Every method returns what the shell has to do, in order."""
 
-    def __init__(self, prompt: Sequence[int], n_blocks: int, *, most_drafts: int = 0) -> None:
-        """most_drafts: that were asked for, behind one token."""
-        self.most_drafts = most_drafts
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        n_blocks: int,
+        *,
+        most_drafts: int = 0,
+        drafter: Drafter | None = None,
+    ) -> None:
+        """most_drafts: that were asked for, behind one token. drafter: see `ToldRows`."""
+        self.most_drafts, self._drafter = most_drafts, drafter
         self.ids = list(prompt)
         self.n_prompt = self.n = len(self.ids)
         self.first_block, self.n_blocks = 0, n_blocks
@@ -75,7 +83,7 @@ class ChainSession:
         self.heals = 0
         self.succession = Succession()
         self._firm = 0  # rows that no draft stood in for when heirs were asked
-        self._told = ToldRows(self.n, most_drafts)
+        self._told = ToldRows(self.n, most_drafts, drafter)
         self._top_epoch = -1  # the highest one that anybody was told of
         self._healed_at = -1  # ids held when the epoch was last raised without a loss
         self._healing_epoch: int | None = None  # of that, in which a loss is a failover
@@ -138,10 +146,10 @@ class ChainSession:
         # A survivor's tokens of the epoch before count until it has answered the raise.
         if event.epoch != hop.epoch or event.position != len(self.ids):
             return []
-        self._told.heard(event)
+        begins_round = self._told.heard(event, self.ids)
         self.ids.append(event.token_id)
         self._moved_at = now
-        delivered: list[ChainAction] = [Deliver(event)]
+        delivered: list[ChainAction] = [Deliver(event, begins_round)]
         return delivered + (self._done(event.finish_reason) if event.finish_reason else [])
 
     def progress(self, peer: str, message: Progress, now: float) -> list[ChainAction]:
@@ -346,7 +354,7 @@ class ChainSession:
             hop.length = min(hop.length, self._known())
             self._close_stretch(hop, max(hop.length, self._reached()))
         self.n, lengths = n, self._lengths(n)
-        self._told = ToldRows(n, self.most_drafts)
+        self._told = ToldRows(n, self.most_drafts, self._drafter)
         actions = self._commits(n, lengths)
         if self.cached is None:
             self.cached = min(lengths)

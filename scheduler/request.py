@@ -1,9 +1,10 @@
 """What a caller asks of a swarm, and what it is told: values between a person and a session."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from protocol.actions import Drafter
 from protocol.adapter_names import is_adapter
 from protocol.asking import (
     ANY_DRAFTER,
@@ -16,6 +17,7 @@ from protocol.asking import (
 from protocol.errors import ContextExceeded, UsageError
 from protocol.grammar import Grammar
 from protocol.logprobs import Logprobs
+from protocol.lookup import Lookup
 from protocol.messages import MAX_POSITIONS, MAX_STOP_CHARS, MAX_STOP_IDS, MAX_STOPS, Span
 from protocol.profile import Profile
 from protocol.sampling import SamplingParams
@@ -25,7 +27,8 @@ from scheduler.wanted import ANY_PEER, Goal, Limits
 MAX_SECRET_CHARS = 256
 WAIT_S = 5.0
 NO_DRAFTER = "none"
-DRAFTERS = (NO_DRAFTER, "lookup", ANY_DRAFTER)
+KNOWN: Mapping[str, Callable[[], Drafter]] = {"lookup": Lookup, ANY_DRAFTER: Lookup}
+DRAFTERS = (NO_DRAFTER, *KNOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +171,12 @@ class GenerationRequest:
         """Behind one token; 0: nobody guesses."""
         may = self.limits.max_cost is None and not self.reads_prompt
         return MAX_DRAFTS if may and self.drafter != NO_DRAFTER else 0
+
+    def make_drafter(self) -> Drafter | None:
+        """One that guesses as the last hop's may, to know how many rows that can have sent; None:
+        nobody guesses, or one that is not known here, whose word is taken."""
+        make = KNOWN.get(self.drafter) if self.most_drafts else None
+        return make() if make is not None else None
 
     @property
     def capacity(self) -> int:

@@ -85,7 +85,10 @@ class Session:
         self.request = request
         self.transcript = Transcript(finder.watch, request)
         self.rules = rules or ChainSession(
-            request.prompt_ids, request.n_blocks, most_drafts=request.most_drafts
+            request.prompt_ids,
+            request.n_blocks,
+            most_drafts=request.most_drafts,
+            drafter=request.make_drafter(),
         )
         self.error: ManyhandsError | None = None
         self._finder, self._connections = finder, connections
@@ -171,8 +174,8 @@ class Session:
                     self._passing.append(self._start(self._find(action)))
                 case FindHeirs():
                     self._passing.append(self._start(self._find_heirs(action)))
-                case Deliver(event):
-                    self._deliver(event)
+                case Deliver():
+                    self._deliver(action)
                 case Done(finish_reason, error):
                     self._finish_reason, self.error = finish_reason, error
                     self._ended.set()
@@ -268,8 +271,8 @@ class Session:
         hand_over, now = choice is Choice.HAND_OVER, time.monotonic()
         self._do(self.rules.heirs(action.epoch, seats, now, hand_over=hand_over))
 
-    def _deliver(self, event: TokenEvent) -> None:
-        self.transcript.token(event, self.rules)
+    def _deliver(self, delivered: Deliver) -> None:
+        self.transcript.token(delivered, self.rules)
         self._payments.pay_who_waits()
 
     # --- what hops say ----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from protocol.chain_actions import Deliver
 from protocol.chain_hops import Hop
 from protocol.chain_session import ChainSession
 from protocol.errors import ManyhandsError, PeerMisbehaved
@@ -90,12 +91,13 @@ class Transcript:
         if any(at not in self._read for at in range(1, 1 + n_wanted)):
             raise PeerMisbehaved(peer, "it drew a token before it had told of all the prompt")
 
-    def token(self, event: TokenEvent, rules: ChainSession) -> None:
+    def token(self, delivered: Deliver, rules: ChainSession) -> None:
+        event = delivered.event
         if not self._texts and self._request.prompt_logprobs is not None:
             self.events.put_nowait(PromptRead(self._prompt(rules.n_prompt)))
         self._vector = self._vector or event.pooled
         self._watch.token(rules.failovers)
-        if event.rows:
+        if delivered.begins_round:
             self._route_watch.token()
         self._texts.append(event.text)
         index = event.position - rules.n_prompt

@@ -167,7 +167,7 @@ def likely(ids: Sequence[int], rows: Any) -> np.ndarray:
 
 
 async def looked_at(
-    *hops: Hop, rate_ppm: int = ALL, n_ids: int = N_ROWS + 1, n_blocks: int = 2
+    *hops: Hop, rate_ppm: int = ALL, n_ids: int = N_ROWS + 1, n_blocks: int = 2, **what: bool
 ) -> Audit:
     ends = SimpleNamespace(n_blocks=n_blocks, logits=likely)
     auditor = Auditor(
@@ -183,7 +183,8 @@ async def looked_at(
     auditor._teller = Told()  # type: ignore[assignment]
     held = tuple(hop.commitment for hop in hops)
     greedy = SamplingParams()
-    return await auditor.look(Session(b"m", IDS[:n_ids], N_PROMPT, N_ROWS + 1, held, greedy))
+    session = Session(b"m", IDS[:n_ids], N_PROMPT, N_ROWS + 1, held, greedy, **what)
+    return await auditor.look(session)
 
 
 def spoilt(border: int, start: int, stop: int) -> np.ndarray:
@@ -265,6 +266,24 @@ async def test_who_commits_to_less_than_it_billed_does_not_open_its_work():
     assert audit.looks == [Look("hop 1", UNOPENED)]
 
 
+async def test_where_drafts_were_refused_more_is_billed_than_stands_and_all_of_the_answer_does():
+    short = RIGHT[1][: N_ROWS - 20]
+
+    good = await looked_at(Hop(1, RIGHT[1], billed=2 * N_ROWS), was_drafted=True)
+    bad = await looked_at(Hop(1, short, billed=2 * N_ROWS), was_drafted=True)
+
+    assert {look.result for look in good.looks} == {MATCH}
+    assert bad.looks == [Look("hop 1", UNOPENED)]
+
+
+async def test_37_with_drafts_what_a_second_hop_worked_on_is_proven_as_without():
+    first = Hop(1, RIGHT[1], shown=RIGHT[1])
+    liar = Hop(2, spoilt(2, 0, N_ROWS), took=RIGHT[1])
+
+    assert (await looked_at(first, liar, was_drafted=True)).faults == ["hop 2"]
+    assert (await looked_at(first, liar, was_mended=True)).faults == []
+
+
 async def test_who_commits_to_rows_behind_the_answer_is_judged_by_those_of_the_answer():
     good = await looked_at(Hop(1, RIGHT[1]), n_ids=N_ROWS - 9)
     bad = await looked_at(Hop(1, spoilt(1, 0, N_ROWS)), n_ids=N_ROWS - 9)
@@ -278,6 +297,7 @@ async def test_a_last_hop_that_is_silent_about_its_draws_commits_to_another_answ
     """Its rows are right; without its draws nobody could say whether the ids follow from them."""
     said = await looked_at(Hop(2, RIGHT[2], lo=0))
     silent = await looked_at(Hop(2, RIGHT[2], lo=0, draws=False))
+    drafted = await looked_at(Hop(2, RIGHT[2], lo=0, draws=False), was_drafted=True)
 
     assert (said.faults, {look.result for look in said.looks}) == ([], {MATCH})
-    assert silent.faults == ["hop 2"]
+    assert silent.faults == drafted.faults == ["hop 2"]

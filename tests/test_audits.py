@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from manyhands.auditing.auditor import Audit
 from manyhands.auditing.desk import Desk
 from manyhands.models import BUILT_IN, find_model
 from node.engine import ShardEngine, load_shard
+from node.hop import Hop
+from node.metering import SessionMeter
 from protocol import fp_profile
 from protocol.fingerprint import sketch
 from protocol.identity import PeerId
@@ -148,14 +151,24 @@ async def swarm(
 
 
 async def audited(
-    built: Swarm, client: Client, findings: Findings, *, avoid: int = 2, **choices: Any
+    built: Swarm,
+    client: Client,
+    findings: Findings,
+    *,
+    avoid: int = 2,
+    drafter: str = "none",
+    **choices: Any,
 ) -> Audit:
     """Ask something of the chain without node `avoid`, and look at the work."""
     peers = [PeerId(local.node.peer_id) for local in built.nodes]
     desk = Desk(client, find_model("tiny"), findings, rate_ppm=1_000_000, **choices)
     ids = built.tokenizer.encode(PROMPT)
     request = built.request(
-        ids, max_tokens=40, ignore_eos=True, limits=Limits(avoid=(peers[avoid],))
+        ids,
+        max_tokens=40,
+        ignore_eos=True,
+        limits=Limits(avoid=(peers[avoid],)),
+        drafter=drafter,
     )
     generation = client.generate(request)
     async with generation:
@@ -178,6 +191,37 @@ async def test_honest_peers_are_found_to_be_honest(tmp_path):
         assert {look.span for look in each.looks} == {"0:4", "4:8"}
     assert len(standings) == 2
     assert all(standing.failed == 0 and standing.passed > 1 for standing in standings.values())
+
+
+@pytest.mark.parametrize("drafter", [pytest.param("none", marks=pytest.mark.slow), "lookup"])
+async def test_37_a_last_hop_that_draws_other_tokens_is_named_with_drafts_and_without(
+    tmp_path, monkeypatch, drafter
+):
+    """It answers with other tokens than its rows give, and commits to no draws."""
+    draw, begin = Hop.draw, SessionMeter.begin_fingerprints
+
+    def other(self, logits, position, line=None):
+        drawn = draw(self, logits, position, line)
+        if line is not None or position % 3:
+            return drawn
+        return tuple(replace(each, token_id=65 + position % 20) for each in drawn)
+
+    def silent(self, *how):
+        made = begin(self, *how)
+        if self._fingerprints is not None:
+            self._fingerprints._drawn = lambda: ((), 0)
+        return made
+
+    monkeypatch.setattr(Hop, "draw", other)
+    monkeypatch.setattr(SessionMeter, "begin_fingerprints", silent)
+    async with swarm(tmp_path) as built, built.client() as client:
+        keys = [local.node.identity.public_key for local in built.nodes]
+        with Findings.open(tmp_path, OPEN_SWARM_ID) as findings:
+            audit = await audited(built, client, findings, drafter=drafter)
+
+    wrong = [(look.account, look.confirmed) for look in audit.looks if look.result == MISMATCH]
+    assert wrong == [(keys[1], True)]
+    assert [fault.accused for fault in audit.faults] == [keys[1]]
 
 
 async def test_who_does_not_open_what_it_committed_to_fails_the_audit_and_is_accused_of_nothing(

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from ledger.meter import Rates
-from node.drafting import DRAFTERS
+from node.drafting import DRAFTERS, Drafting
+from node.metering import SessionMeter
 from protocol.asking import MAX_DRAFTS
+from protocol.draws import Draws
 from protocol.errors import UsageError, VersionMismatch
 from protocol.grammar import Grammar
 from protocol.sampling import SamplingParams
@@ -19,6 +21,7 @@ from protocol.transport.greeting import DRAFTS, FEATURES
 from protocol.transport.grpc import GrpcTransport
 from protocol.transport.memory import MemoryNetwork
 from scheduler import Finished, GenerationRequest, GenerationResult, Token
+from scheduler.peer_record import PeerRecords
 from tests.local_swarm import Swarm, swarm
 
 TINY = Path(__file__).parents[1] / "manyhands" / "models" / "tiny"
@@ -170,3 +173,66 @@ async def test_where_the_cost_is_limited_nobody_drafts(four):
     assert not request.capped(10**9).draw_extensions("").drafter
     with pytest.raises(UsageError, match="no drafter is called nobody"):
         await answered(four, replace(request, drafter="nobody"), "nobody")
+
+
+@pytest.fixture
+async def pair(tmp_path):
+    """Two hops, in memory."""
+    network = MemoryNetwork()
+    async with swarm(TINY, tmp_path, lambda who: network.transport(who, OPEN_SWARM_ID)) as built:
+        await built.start((0, 4), (4, 8), rates=PRICE)
+        yield built
+
+
+@pytest.mark.parametrize("drafter", ["lookup", "auto"])
+async def test_a_last_hop_that_tells_of_guesses_it_never_sent_is_not_paid_for_them(
+    pair, monkeypatch, drafter
+):
+    """It tells and states sixteen rows a token. What it may have guessed follows from the ids."""
+    request = replace(ask(pair), max_tokens=24)
+    honest = await answered(pair, request, "honest")
+    add, count = Draws.add, SessionMeter.count
+
+    def told(self, drawn, epoch):
+        event = add(self, drawn, epoch)
+        return replace(event, rows=16) if event.rows == 1 else event
+
+    def counted(self, start, rows, n, heads, output=b""):
+        count(self, start, rows, n, heads, output)
+        if self._is_last and start >= n:
+            self._tally.add(start, start + 15, n, 15)
+
+    monkeypatch.setattr(Drafting, "guess", lambda self, ids, most: ())
+    monkeypatch.setattr(Draws, "add", told)
+    monkeypatch.setattr(SessionMeter, "count", counted)
+    async with (
+        pair.client("lied") as client,
+        client.generate(replace(request, drafter=drafter)) as run,
+    ):
+        results = [event.result async for event in run if isinstance(event, Finished)]
+
+    assert [one.token_ids for one in results] == [honest.token_ids]
+    assert [one.cost_ncr for one in results] == [honest.cost_ncr]
+
+
+async def test_a_last_hop_that_tells_no_rows_hides_nobodys_speed(pair, monkeypatch):
+    """No drafts were asked for: each token is a round."""
+    add, note, rides = Draws.add, PeerRecords.note_ride, []
+
+    def told(self, drawn, epoch):
+        return replace(add(self, drawn, epoch), rows=0)
+
+    def noted(self, ride):
+        rides.append(ride.n_tokens)
+        note(self, ride)
+
+    monkeypatch.setattr(Draws, "add", told)
+    monkeypatch.setattr(PeerRecords, "note_ride", noted)
+
+    for drafter in ("none", "lookup"):
+        request = replace(ask(pair), max_tokens=12, drafter=drafter)
+        async with pair.client(drafter) as client, client.generate(request) as run:
+            results = [event.result async for event in run if isinstance(event, Finished)]
+        assert len(results) == 1
+
+    assert rides == [11, 11]

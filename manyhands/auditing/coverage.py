@@ -23,12 +23,16 @@ def rows_told(hop: Commitment) -> tuple[int, int]:
 def gap(session: Session, hop: Commitment, opened: Opened) -> str:
     """What it billed and committed to nothing of; empty: nothing.
 
-    Rows that are run again after a loss are billed each time and stand once: nothing is said then.
+    Rows that are run again are billed each time and stand once. After a loss nothing is said then;
+    where drafts were refused all rows of the answer have to stand.
     """
     start, n_rows = rows_told(hop)
-    if not session.is_plain or (opened.start <= start and opened.stop >= start + n_rows):
+    stop = start + n_rows
+    if session.was_drafted:
+        stop = min(stop, session.n_rows)
+    if session.was_mended or (opened.start <= start and opened.stop >= stop):
         return ""
-    return f"it ran {start}:{start + n_rows} and shows {opened.start}:{opened.stop}"
+    return f"it ran {start}:{stop} and shows {opened.start}:{opened.stop}"
 
 
 def has_proven_input(session: Session, hop: Commitment, until: int, n_blocks: int) -> bool:

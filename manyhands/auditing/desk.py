@@ -71,7 +71,8 @@ class Desk:
             hops=hops,
             # A grammar's bars, and what holds an answer's end back, are not made again here.
             sampling=None if request.grammar or request.min_tokens else request.sampling,
-            is_plain=not (result.failovers or result.handovers or request.most_drafts),
+            was_mended=bool(result.failovers or result.handovers),
+            was_drafted=bool(request.most_drafts),
         )
         if not hops or session.n_rows < 1:
             return Audit()

@@ -65,7 +65,7 @@ class Inputs:
         if len(before) != 1:
             return self._not(hop, "nobody knows what rows it was sent")
         (sender,), sent, session = before, self._sent, self._session
-        if not session.is_plain:  # roots began anew when it was mended
+        if session.was_mended:  # roots began anew when it was mended
             return self._not(hop, "its roots are of the last part of the answer only")
         self.senders[hop.peer] = sender.peer
         taken, most = hop.statement.last_step, session.capacity

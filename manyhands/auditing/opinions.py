@@ -132,7 +132,7 @@ class Opinions:
     def _worst_draw(self, hop: Commitment, window: Window, rerun: Rerun) -> float:
         """By how far the drawn ids of a window fall short of what these rows give."""
         session, ids, first = self._session, self._session.ids, window.draws_from
-        if session.is_plain and hop.terms.layer_hi == self._ends.n_blocks:
+        if not session.was_mended and hop.terms.layer_hi == self._ends.n_blocks:
             # It drew all of the answer, and cannot keep silent about any of it.
             first = max(window.start + 1, session.n_prompt)
             owed = ids[first : window.stop + 1]

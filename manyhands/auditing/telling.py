@@ -26,8 +26,8 @@ class Session:
     """One that is over. ids: prompt and answer. sampling None: its draws cannot be judged.
 
     capacity: the positions that its hops had room for: no hop took in, or sent, more rows.
-    is_plain: no hop was lost or handed over, and nothing was drafted, so that each has run all of
-    it, and once.
+    was_mended: a hop was lost or handed over, so that some may have run parts of it only.
+    was_drafted: some rows may have been run, and billed, more than once.
     """
 
     manifest: bytes
@@ -36,7 +36,8 @@ class Session:
     capacity: int
     hops: tuple[Commitment, ...]
     sampling: SamplingParams | None = None
-    is_plain: bool = True
+    was_mended: bool = False
+    was_drafted: bool = False
 
     @property
     def n_rows(self) -> int:

@@ -1,0 +1,126 @@
+"""5a.11: what a last hop tells of the rows that it sent, and how much of that is believed."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.asking import MAX_DRAFTS
+from protocol.chain_actions import Stretch
+from protocol.codec import ids_to_bytes
+from protocol.draws import Drawn, Draws
+from protocol.lookup import Lookup
+from protocol.messages import Commit, TokenEvent
+from protocol.told_rows import ToldRows
+from tests.protocol.session_world import CountedEnding
+
+N_TOKENS = 40
+
+
+class Sparing:
+    """What a real last hop does with `lookup`: of each guess it sends as much as it likes."""
+
+    def __init__(self, die: random.Random) -> None:
+        self._die, self._lookup = die, Lookup()
+
+    def guess(self, ids, most):
+        guess = self._lookup.guess(ids, min(most, MAX_DRAFTS))
+        return guess[: self._die.randint(0, len(guess))]
+
+
+def answer(die: random.Random, prompt: list[int], n_ids: int) -> list[TokenEvent]:
+    """The events of an honest last hop; ids are drawn by the die, and are often as guessed."""
+    draws = Draws(
+        lambda ids, n: CountedEnding(N_TOKENS), lambda: Sparing(die), len(prompt) + N_TOKENS
+    )
+    draws.begin_epoch(committed(prompt))
+    events = []
+    while not draws.finished:
+        right = draws.line.ids[0] if draws.line and die.random() < 0.7 else die.randrange(n_ids)
+        events.append(draws.add(Drawn(right), 0))
+        draws.refused_at = None
+        draws.draft()
+    return events
+
+
+def committed(prompt: list[int]) -> Commit:
+    return Commit(
+        epoch=0,
+        length=0,
+        next_length=0,
+        n=len(prompt),
+        n_prompt=len(prompt),
+        previous="front",
+        next="front",
+        next_addresses=(),
+        route=b"",
+        salt=b"s" * 32,
+        history=ids_to_bytes(prompt),
+    )
+
+
+def told_of(events: list[TokenEvent], prompt: list[int], told: ToldRows) -> list[Stretch]:
+    ids = list(prompt)
+    for event in events:
+        told.heard(event, ids)
+        ids.append(event.token_id)
+    return told.stretches(0, len(ids) - 1)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    n_ids=st.sampled_from([2, 3, 5, 50]),
+    prompt=st.lists(st.integers(0, 2), min_size=1, max_size=40),
+)
+def test_an_honest_hops_rows_are_all_believed(seed, n_ids, prompt):
+    """Also where the client's drafter was asked in an epoch before."""
+    events, used = answer(random.Random(seed), prompt, n_ids), Lookup()
+    used.guess(prompt, MAX_DRAFTS)
+
+    at_its_word = told_of(events, prompt, ToldRows(len(prompt), MAX_DRAFTS))
+
+    for drafter in (Lookup(), used):
+        mine = told_of(events, prompt, ToldRows(len(prompt), MAX_DRAFTS, drafter))
+        assert mine == at_its_word
+
+
+def one_at_a_time(prompt: list[int], rows: int) -> list[TokenEvent]:
+    """Of a text that repeats nothing: each token comes alone, and `rows` rows are told of it."""
+    ids = range(1000, 1000 + N_TOKENS)
+    first = TokenEvent(epoch=0, position=len(prompt), token_id=ids[0], text="", rows=len(prompt))
+    rest = [replace(first, position=len(prompt) + n, token_id=ids[n]) for n in range(1, N_TOKENS)]
+    return [first, *(replace(event, rows=rows) for event in rest)]
+
+
+def test_guesses_that_nobody_could_have_made_are_not_paid_for():
+    """A last hop that sends none tells fifteen behind each token."""
+    prompt = list(range(20))
+    honest = told_of(one_at_a_time(prompt, 1), prompt, ToldRows(len(prompt), MAX_DRAFTS, Lookup()))
+
+    lied = told_of(one_at_a_time(prompt, 16), prompt, ToldRows(len(prompt), MAX_DRAFTS, Lookup()))
+
+    assert lied == honest == [Stretch(0, len(prompt) + N_TOKENS - 1, len(prompt))]
+
+
+@pytest.mark.parametrize("most_drafts", [0, MAX_DRAFTS])
+@pytest.mark.parametrize("rows", [0, 1, 16])
+def test_each_token_that_came_alone_is_a_round_whatever_is_told(rows, most_drafts):
+    prompt = list(range(20))
+    told, ids = ToldRows(len(prompt), most_drafts, Lookup()), list(prompt)
+    for event in one_at_a_time(prompt, rows):
+        assert told.heard(event, ids)
+        ids.append(event.token_id)
+
+
+def test_tokens_of_one_window_are_one_round():
+    prompt = [1, 2, 3, 4, 5] * 4
+    told, ids = ToldRows(len(prompt), MAX_DRAFTS, Lookup()), list(prompt)
+    rounds = []
+    for at, rows in enumerate((len(prompt), 4, 0, 0, 0, 1)):
+        event = TokenEvent(epoch=0, position=len(ids), token_id=prompt[at], text="", rows=rows)
+        rounds.append(told.heard(event, ids))
+        ids.append(prompt[at])
+
+    assert rounds == [True, True, False, False, False, True]
