@@ -9,6 +9,7 @@ a and L are is measured: guesses are compared with what came, whether or not the
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from node.grammars import Grammars
@@ -21,9 +22,8 @@ from protocol.messages import Reserve
 
 FORGETTING = 0.95  # weight of a guess after another one
 PRIOR_RIGHT, PRIOR_GUESSES = 2.0, 4.0  # before any was judged
-LATEST = 0.2  # weight of the latest time around the ring
+LATEST = 16  # rounds, of which the shortest tells the time around the ring
 INDEX_BYTES = 160  # of a position: where ids like those before it stood last
-OUTLIER = 4.0  # a window that took longer by more than this waited for something else
 
 DRAFTERS: dict[str, Callable[[], Drafter]] = {"lookup": Lookup, ANY_DRAFTER: Lookup}
 """By the name that a client asks for."""
@@ -49,7 +49,8 @@ class Drafting:
         self._guess: Sequence[int] = ()  # the latest, of which the first `_sent` were sent
         self._sent = 0
         self._n = 0  # ids by then
-        self._ring_s = self._at_s = 0.0
+        self._rings_s: deque[float] = deque(maxlen=LATEST)
+        self._at_s = 0.0
 
     def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
         costs = self._costs(len(ids))
@@ -80,23 +81,23 @@ class Drafting:
             self._right = FORGETTING * self._right + (guessed == drawn)
             if guessed != drawn:
                 break
-        ring_s = max(0.0, took_s - self._sent * costs.row_s * self._n_shares)
-        if not self._ring_s:
-            self._ring_s = ring_s
-        elif ring_s < OUTLIER * self._ring_s:
-            self._ring_s += LATEST * (ring_s - self._ring_s)
+        ring_s = took_s - self._sent * costs.row_s * self._n_shares
+        # What a row is believed to cost may be too much, as where the head is among few blocks.
+        self._rings_s.append(max(ring_s, took_s / 2))
 
     def _depth(self, costs: RowCost) -> int:
         """How many drafts give the most tokens per second."""
-        if not self._ring_s or not costs.row_s:
+        # A round that was longer waited somewhere: guessing further would make others wait for it.
+        ring_s = min(self._rings_s, default=0.0)
+        if not ring_s or not costs.row_s:
             return 0  # nothing is known yet of what a window takes
         a, row_s = self.acceptance, costs.row_s * self._n_shares * max(1, costs.n_decoding)
-        best, depth = 1 / self._ring_s, 0
+        best, depth = 1 / ring_s, 0
         n_tokens, odds = 1.0, 1.0
         for k in range(1, MAX_DRAFTS + 1):
             odds *= a
             n_tokens += odds
-            rate = n_tokens / (self._ring_s + k * row_s)
+            rate = n_tokens / (ring_s + k * row_s)
             if rate > best:
                 best, depth = rate, k
         return depth

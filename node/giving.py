@@ -111,8 +111,9 @@ class Giving:
         session, lease = hop.session, hop.lease
         self._check_gives(hop, note)
         served, span, length = self._sessions.served, note.span, _length(hop, note)
-        if start > length:
-            raise PeerRefused("", f"there are {length} rows here, {start} were asked for")
+        if start > session.length:
+            raise PeerRefused("", f"there are {session.length} rows here, {start} were asked for")
+        length = max(length, start)  # of a session that went back there is no more than before
         engine = served.engine
         position_bytes = engine.lease_bytes(1, entry=span.start, exit=span.stop) + served.row_bytes
         most = self.spare_part_bytes if isinstance(note, SpareNote) else PART_BYTES
@@ -134,7 +135,7 @@ class Giving:
             profile=str(served.profile),
             start=start,
             stop=stop,
-            length=_length(hop, note),
+            length=max(stop, _length(hop, note)),
             item_bytes=engine.dtype.itemsize,
             blocks=tuple(_shape(block) for block in blocks),
             journal_row_bytes=row_bytes,
@@ -162,9 +163,13 @@ class Giving:
 
 
 def _length(hop: Hop, note: Note | SpareNote) -> int:
-    """Up to where rows are given."""
+    """Up to where rows are given. One window is under way at most, so that no row further back is
+    of a guess; which later one is, only the last hop knows.
+    """
     length = hop.session.length
-    return min(length, note.stop) if isinstance(note, SpareNote) else length
+    if isinstance(note, SpareNote):
+        return min(length, note.stop)
+    return max(length - note.most_drafts, min(length, hop.session.n))
 
 
 def _journal(hop: Hop, span: Span, start: int, stop: int) -> tuple[int, int, bytes]:

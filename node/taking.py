@@ -55,6 +55,7 @@ class Taking:
             giver=public_key_from_peer_id(reserve.handover.peer),
             taker=public_key_from_peer_id(transport.peer_id),
             span=reserve.span,
+            most_drafts=note.most_drafts,
         )
         require(note == agreed, "the note is about another handover")
         self._pull = Pull(

@@ -82,7 +82,6 @@ class ChainSession:
         self.handovers = 0  # hops that left, and whose heirs went on
         self.heals = 0
         self.succession = Succession()
-        self._firm = 0  # rows that no draft stood in for when heirs were asked
         self._told = ToldRows(self.n, most_drafts, drafter)
         self._top_epoch = -1  # the highest one that anybody was told of
         self._healed_at = -1  # ids held when the epoch was last raised without a loss
@@ -119,9 +118,6 @@ class ChainSession:
     def reserved(self, peer: str, message: Reserved, now: float) -> list[ChainAction]:
         if (heir := self.succession.heir(peer)) is not None:
             are_ready = self.succession.reserved(heir, message)
-            if self.most_drafts:  # later rows may have been copied while they were drafts
-                heir.length = min(heir.length, self._firm)
-                heir.journal_from = min(heir.journal_from, heir.length)
             return self._succeed(now) if are_ready else []
         hop = self._hop(peer, now)
         if hop is None or message.epoch != self.epoch or hop.committed:
@@ -231,7 +227,6 @@ class ChainSession:
 
         hand_over: they ask it for what it has run, else they are filled from journals.
         """
-        self._firm = self._held() - 1
         asked = self.succession.found(epoch, seats, now, hand_over=hand_over)
         if self.succession.leaver is not None:
             return asked

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from protocol.asking import MAX_DRAFTS
 from protocol.canonical import NotCanonical, decode, encode
 from protocol.checks import MAX_POSITIONS, require, require_id
 from protocol.config_limits import MAX_BLOCKS
@@ -31,6 +32,8 @@ class Note:
     """The client lets `giver` hand what it has of `span` in this session to `taker`.
 
     epoch: the one that the taker reserves for; a giver that was raised that far gives nothing.
+    most_drafts: the giver's latest rows, so many, may be of guesses, and stay with it. Where nobody
+    guesses the note has no such field, and is as it was before there were drafts.
     """
 
     session: SessionId
@@ -38,10 +41,12 @@ class Note:
     giver: bytes  # public keys
     taker: bytes
     span: Span
+    most_drafts: int = 0
 
     def seal(self, swarm_id: bytes, key: SigningKey) -> bytes:
         place = (self.giver, self.taker, self.span.start, self.span.stop)
-        return seal(TYPE, swarm_id, (self.session, self.epoch, *place), key).encode()
+        drafts = (self.most_drafts,) if self.most_drafts else ()
+        return seal(TYPE, swarm_id, (self.session, self.epoch, *place, *drafts), key).encode()
 
     @classmethod
     def open(cls, data: bytes, swarm_id: bytes, client: bytes) -> Self:
@@ -49,14 +54,29 @@ class Note:
         match open_envelope(Envelope.decode(data), TYPE, swarm_id, (client,)):
             case [
                 bytes() as session, int() as epoch, bytes() as giver, bytes() as taker,
-                int() as start, int() as stop,
+                int() as start, int() as stop, *drafts,
             ] if epoch >= 0 and 0 <= start < stop <= MAX_BLOCKS:  # fmt: skip
-                span = Span(start, stop)
                 return cls(
-                    session=SessionId(session), epoch=epoch, giver=giver, taker=taker, span=span
+                    session=SessionId(session),
+                    epoch=epoch,
+                    giver=giver,
+                    taker=taker,
+                    span=Span(start, stop),
+                    most_drafts=_most_drafts(drafts),
                 )
             case _:
                 raise NotCanonical("a handover note has other fields")
+
+
+def _most_drafts(fields: Sequence[object]) -> int:
+    """Raises NotCanonical: there are others."""
+    match fields:
+        case []:
+            return 0
+        case [int() as most] if 0 < most <= MAX_DRAFTS:
+            return most
+        case _:
+            raise NotCanonical("a handover note has other fields")
 
 
 def session_of(note: bytes) -> SessionId:
@@ -99,7 +119,7 @@ class BlockShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Positions `[start, stop)` of the `length` that the giver has.
+    """Positions `[start, stop)` of the `length` that the giver gives.
 
     blocks: in order; a block with a window has lost its first positions.
     item_bytes: of one key or value. journal_row_bytes: 0 where no journal goes along, else its rows

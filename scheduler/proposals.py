@@ -66,7 +66,9 @@ def has_begun(rules: ChainSession) -> bool:
     return rules.cached is not None and len(rules.ids) != rules.n_prompt
 
 
-def taking_over(settlement: Settlement, seat: Seat, epoch: int, leaver: Seat | None) -> Handover:
+def taking_over(
+    settlement: Settlement, seat: Seat, epoch: int, leaver: Seat | None, *, most_drafts: int
+) -> Handover:
     """What `leaver` has run goes to `seat`, which takes its place in that epoch."""
     if leaver is None:
         return Handover()
@@ -76,6 +78,7 @@ def taking_over(settlement: Settlement, seat: Seat, epoch: int, leaver: Seat | N
         giver=public_key_from_peer_id(leaver.peer),
         taker=public_key_from_peer_id(seat.peer),
         span=seat.span,
+        most_drafts=most_drafts,
     )
     return _handover(leaver, settlement.sealed(note))
 

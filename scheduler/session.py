@@ -188,7 +188,8 @@ class Session:
         prefixes, path = PrefixNames(), self._path_to(seat)
         if path:
             prefixes = self._prefixes.ask(self.rules.ids, path, self._copies.names(seat))
-        handover = taking_over(self._settlement, seat, epoch, leaver)
+        most_drafts = self.rules.most_drafts
+        handover = taking_over(self._settlement, seat, epoch, leaver, most_drafts=most_drafts)
         return self._asking(seat, epoch, prefixes, handover)
 
     def _asking(self, seat: Seat, epoch: int, prefixes: PrefixNames, handover: Handover) -> Reserve:

@@ -11,18 +11,22 @@ import pytest
 from ledger.meter import Rates
 from node.drafting import DRAFTERS, Drafting
 from node.metering import SessionMeter
+from node.taking import Taking
 from protocol.asking import MAX_DRAFTS
 from protocol.draws import Draws
 from protocol.errors import UsageError, VersionMismatch
 from protocol.grammar import Grammar
+from protocol.handover import Note, Part, request_bytes
+from protocol.messages import Span
 from protocol.sampling import SamplingParams
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.greeting import DRAFTS, FEATURES
 from protocol.transport.grpc import GrpcTransport
-from protocol.transport.memory import MemoryNetwork
-from scheduler import Finished, GenerationRequest, GenerationResult, Token
+from protocol.transport.memory import Faults, MemoryNetwork
+from scheduler import Finished, GenerationRequest, GenerationResult, Routed, Token
 from scheduler.peer_record import PeerRecords
-from tests.local_swarm import Swarm, swarm
+from tests.checkpoints import write_checkpoint
+from tests.local_swarm import Swarm, add_byte_tokenizer, swarm
 
 TINY = Path(__file__).parents[1] / "manyhands" / "models" / "tiny"
 PRICE = Rates(decode_tl=10**6)  # 1 ncr for a position through a block
@@ -129,6 +133,89 @@ async def test_an_answer_goes_on_equal_where_its_last_hop_died_between_drafts(
 
     assert hurt.failovers == 1
     assert hurt.token_ids == plain.token_ids
+
+
+async def test_what_a_hop_gives_away_is_of_no_draft_and_goes_on_where_it_went_back(four, oracle):
+    plain = await answered(four, ask(four), "plain")
+    request = replace(ask(four), drafter="oracle")
+    oracle.truth = (*request.prompt_ids, *plain.token_ids)
+    middle, taker = four.nodes[1].node, four.nodes[3].node.identity
+    n_asked = 0
+
+    async with four.client("heir") as client, client.generate(request) as run:
+        async for event in run:
+            if not isinstance(event, Token) or event.index not in (20, 25, 30, 35):
+                continue
+            [hop] = middle.sessions._hops.values()
+            note = Note(
+                session=hop.session.id,
+                epoch=hop.session.epoch + 1,
+                giver=middle.identity.public_key,
+                taker=taker.public_key,
+                span=Span(3, 5),
+                most_drafts=request.most_drafts,
+            )
+            sealed = note.seal(OPEN_SWARM_ID, client.identity.key)
+            middle.sessions.draining = True
+            there = hop.session.length
+            for start in (0, there - 5):  # which is more than is given
+                asked = request_bytes(sealed, start)
+                part = Part.decode(await middle.serving.giving.handle(taker.peer_id, asked))
+                assert part.start == start
+                assert part.stop == part.length == max(start, there - MAX_DRAFTS)
+                n_asked += 1
+            middle.sessions.draining = False
+
+    assert n_asked == 8
+
+
+@pytest.mark.slow
+async def test_with_a_sliding_window_an_heir_takes_over_what_came_while_it_waited(
+    tmp_path, oracle, monkeypatch
+):
+    """More positions came than such a session can go back."""
+    model = add_byte_tokenizer(
+        write_checkpoint(tmp_path / "model", "mistral", max_position_embeddings=1024)
+    )
+    network, late = MemoryNetwork(seed=3), asyncio.Event()
+    copied_to = Taking.copied_to
+
+    async def copied_late(taking: Taking, *where: object) -> int:
+        await late.wait()
+        return await copied_to(taking, *where)
+
+    monkeypatch.setattr(Taking, "copied_to", copied_late)
+    async with swarm(model, tmp_path, lambda who: network.transport(who, OPEN_SWARM_ID)) as built:
+        await built.start((0, 2), (2, 5), (5, 6), drain_s=60.0)
+        request = built.request(
+            list(range(2, 40)),
+            max_tokens=400,
+            sampling=WANDERING,
+            ignore_eos=True,
+            reuse_prefix=False,
+            spares=False,
+        )
+        plain = await answered(built, request, "plain")
+        oracle.truth = (*request.prompt_ids, *plain.token_ids)
+        await built.start((2, 5), drain_s=60.0)
+        network.set_faults(Faults(delay_s=(0.003, 0.003)))
+        drafted = replace(request, drafter="oracle")
+        async with built.client("heir") as client, client.generate(drafted) as run:
+            async for event in run:
+                if isinstance(event, Routed):
+                    leaver = next(
+                        n for n in built.nodes if n.node.identity.peer_id == event.route[1].peer
+                    )
+                if isinstance(event, Token) and event.index == 50:
+                    going = asyncio.create_task(built.stop(leaver))
+                if isinstance(event, Token) and event.index == 250:
+                    late.set()
+                if isinstance(event, Finished):
+                    result = event.result
+        await going
+
+    assert (result.handovers, result.failovers) == (1, 0)
+    assert result.token_ids == plain.token_ids
 
 
 async def test_sessions_side_by_side_draft_and_answer_as_alone(four):

@@ -22,7 +22,8 @@ class Ring:
     """One session whose rows take `ring_s` around, `row_s` for each; draws are told by `after`."""
 
     def __init__(self, *, ring_s: float = 0.1, row_s: float = 0.001, n_decoding: int = 1) -> None:
-        self.now_s, self.ring_s, self.cost = 0.0, ring_s, RowCost(row_s, n_decoding)
+        self.now_s, self.ring_s, self.row_s = 0.0, ring_s, row_s
+        self.cost = RowCost(row_s, n_decoding)
         self.drafting = Drafting(
             Counting(), lambda position: self.cost, 1.0, frozenset({END}), lambda: self.now_s
         )
@@ -33,7 +34,7 @@ class Ring:
         for _ in range(rounds):
             drafts = list(self.drafting.guess(self.ids, 1000))
             self.sent.append(len(drafts))
-            self.now_s += self.ring_s + len(drafts) * self.cost.row_s
+            self.now_s += self.ring_s + len(drafts) * self.row_s
             for draft in [*drafts, None]:
                 is_miss = bool(misses) and len(self.ids) % misses == 0
                 self.ids.append(self.ids[-1] + (7 if is_miss else 1))
@@ -75,6 +76,35 @@ def test_one_slow_round_is_no_reason_to_guess_further():
     ring.play(1, misses=3)
 
     assert ring.sent[-1] <= usual + 1
+
+
+def test_sessions_that_wait_at_other_hops_are_no_reason_to_guess_further():
+    alone, beside = (Ring(ring_s=0.05, row_s=0.01) for _ in range(2))
+    for n in range(60):
+        alone.play(1, misses=4)
+        beside.ring_s = 0.05 if n % 5 == 0 else 0.18  # rows stand in line at a hop that is shared
+        beside.play(1, misses=4)
+
+    assert max(beside.sent[20:]) <= max(alone.sent[20:]) + 1
+    assert max(alone.sent) > 0
+
+
+def test_a_ring_that_became_much_slower_is_learned_in_the_midst_of_an_answer():
+    ring = Ring(ring_s=0.01, row_s=0.01)
+    ring.play(40, misses=4)
+    before = ring.sent[-1]
+    ring.ring_s = 0.2
+    ring.play(40, misses=4)
+
+    assert ring.sent[-1] > before + 1
+
+
+def test_a_row_that_is_believed_to_cost_too_much_does_not_hide_the_ring():
+    ring = Ring(ring_s=0.02, row_s=0.0002)
+    ring.cost = RowCost(0.004, 1)
+    ring.play(60)
+
+    assert ring.sent[-20:] == [MAX_DRAFTS] * 20
 
 
 def test_nothing_is_guessed_behind_the_end():

@@ -359,7 +359,8 @@ class World:
             and giver.state is State.RUNNING
         )
         if can_give and giver is not None and giver.epoch < session.epoch:
-            stop = min(giver.length, length + self.die.randint(1, 4))
+            firm = max(giver.length - self.drafts, min(giver.length, giver.n))  # others are guesses
+            stop = min(firm, length + self.die.randint(1, 4))
             assert leaver.model is not None
             if stop > length and self.die.random() >= self.broken_handovers:
                 model.take_over(leaver.model, length, stop)

@@ -1,5 +1,7 @@
 """Notes that let rows change hands, and the parts they travel in."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +51,18 @@ def test_a_note_arrives_as_the_client_wrote_it():
     assert Note.open(sealed, OPEN_SWARM_ID, CLIENT.public_key) == NOTE
     assert session_of(sealed) == NOTE.session
     assert read_request(request_bytes(sealed, 17)) == (sealed, 17)
+    drafted = replace(NOTE, most_drafts=15)
+    assert (
+        Note.open(drafted.seal(OPEN_SWARM_ID, CLIENT), OPEN_SWARM_ID, CLIENT.public_key) == drafted
+    )
+
+
+@pytest.mark.parametrize("most_drafts", [16, 10**9])
+def test_a_note_keeps_back_no_more_rows_than_a_window_may_have(most_drafts):
+    sealed = replace(NOTE, most_drafts=most_drafts).seal(OPEN_SWARM_ID, CLIENT)
+
+    with pytest.raises(IntegrityError, match="other fields"):
+        Note.open(sealed, OPEN_SWARM_ID, CLIENT.public_key)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,29 @@ def test_a_text_that_goes_round_in_a_circle_is_guessed_as_far_as_asked_for():
     assert Lookup().guess([1, 2, 3] * 5, 7) == [1, 2, 3, 1, 2, 3, 1]
 
 
+class Counted(list[int]):
+    """Counts how often ids of it are looked at."""
+
+    looks = 0
+
+    def __getitem__(self, key):
+        self.looks += 1
+        return super().__getitem__(key)
+
+
+def test_a_long_prompt_is_read_little_by_little_and_known_in_the_end():
+    ids, lookup = Counted([*WORDS, 30, *range(100, 20_100), *WORDS]), Lookup()
+    at_once, guesses = [], []
+    for _ in range(8):
+        before = ids.looks
+        guesses.append(list(lookup.guess(ids, 2)))
+        at_once.append(ids.looks - before)
+
+    assert max(at_once) < 2 * 4096
+    assert sum(at_once) >= 20_000
+    assert guesses == [[30, 100]] * 8
+
+
 @given(ids=st.lists(st.integers(0, 2), max_size=60), steps=st.integers(1, 9))
 def test_how_the_ids_came_changes_no_guess(ids, steps):
     slowly = Lookup(3)

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from protocol.chain_actions import Seat, SendCommit
+from protocol.chain_session import ChainSession
 from protocol.errors import PeerUnreachable, SwarmIncomplete
 from protocol.hop_state import State
-from protocol.messages import Span
+from protocol.messages import Leaving, Raised, Reserved, Span, TokenEvent
 from tests.protocol.hash_span import undisturbed
 from tests.protocol.session_world import LimitedTab, Node, World
 
@@ -200,6 +202,38 @@ def test_survivors_run_at_most_the_rows_in_flight_again(victim):
             assert node.tab is not None
             assert node.tab.rows <= len(PROMPT) + 11 + 1, "one row was in flight"
     assert world.client.failovers == 1
+
+
+def test_an_heir_goes_on_from_all_it_took_over_with_drafts_or_without():
+    for most_drafts in (0, 15):
+        client = ChainSession([1] * 600, 4, most_drafts=most_drafts)
+        client.begin()
+        client.routed(0, [Seat("first", Span(0, 2)), Seat("last", Span(2, 4))], 0.0)
+        for peer in ("first", "last"):
+            client.reserved(peer, reserved(0, 0), 0.0)
+        client.leaving("first", Leaving(epoch=0, left_ms=60_000, row_bytes=8), 0.0)
+        epoch = client.succession.epoch
+        client.heirs(epoch, [Seat("heir", Span(0, 2))], 0.0, hand_over=True)
+        for position in range(600, 900):  # come while it copies
+            event = TokenEvent(epoch=0, position=position, token_id=1, text="", rows=1)
+            client.token("last", event, 0.0)
+        actions = client.reserved("heir", reserved(epoch, 880), 0.0)
+        actions += client.raised("last", Raised(epoch=epoch, length=899, journal_from=0), 0.0)
+
+        commits = {each.peer: each.length for each in actions if isinstance(each, SendCommit)}
+        assert commits == {"heir": 880, "last": 899}
+
+
+def reserved(epoch: int, length: int) -> Reserved:
+    return Reserved(
+        epoch=epoch,
+        terms=b"",
+        offer=b"",
+        row_bytes=8,
+        profile="",
+        prefix_length=length,
+        journal_from=0,
+    )
 
 
 @pytest.mark.parametrize("n_steps_between", [0, 3, 6])
