@@ -177,19 +177,20 @@ async def test_with_a_sliding_window_an_heir_takes_over_what_came_while_it_waite
     model = add_byte_tokenizer(
         write_checkpoint(tmp_path / "model", "mistral", max_position_embeddings=1024)
     )
-    network, late = MemoryNetwork(seed=3), asyncio.Event()
-    copied_to = Taking.copied_to
+    network, copied_to = MemoryNetwork(seed=3), Taking.copied_to
+    begun, late = asyncio.Event(), asyncio.Event()
 
     async def copied_late(taking: Taking, *where: object) -> int:
+        begun.set()
         await late.wait()
         return await copied_to(taking, *where)
 
     monkeypatch.setattr(Taking, "copied_to", copied_late)
     async with swarm(model, tmp_path, lambda who: network.transport(who, OPEN_SWARM_ID)) as built:
-        await built.start((0, 2), (2, 5), (5, 6), drain_s=60.0)
+        await built.start((0, 2), (2, 5), (5, 6), rates=PRICE, drain_s=60.0)
         request = built.request(
             list(range(2, 40)),
-            max_tokens=400,
+            max_tokens=600,
             sampling=WANDERING,
             ignore_eos=True,
             reuse_prefix=False,
@@ -197,19 +198,21 @@ async def test_with_a_sliding_window_an_heir_takes_over_what_came_while_it_waite
         )
         plain = await answered(built, request, "plain")
         oracle.truth = (*request.prompt_ids, *plain.token_ids)
-        await built.start((2, 5), drain_s=60.0)
+        await built.start((2, 5), rates=PRICE, drain_s=60.0)
         network.set_faults(Faults(delay_s=(0.003, 0.003)))
-        drafted = replace(request, drafter="oracle")
+        drafted, n_came = replace(request, drafter="oracle"), 0
         async with built.client("heir") as client, client.generate(drafted) as run:
             async for event in run:
                 if isinstance(event, Routed):
                     leaver = next(
                         n for n in built.nodes if n.node.identity.peer_id == event.route[1].peer
                     )
-                if isinstance(event, Token) and event.index == 50:
+                if isinstance(event, Token) and event.index == 150:
                     going = asyncio.create_task(built.stop(leaver))
-                if isinstance(event, Token) and event.index == 250:
-                    late.set()
+                if isinstance(event, Token) and begun.is_set():
+                    n_came += 1
+                    if n_came == 200:
+                        late.set()
                 if isinstance(event, Finished):
                     result = event.result
         await going
