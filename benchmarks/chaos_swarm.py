@@ -263,7 +263,7 @@ async def at_rest(transport: Transport, hosts: Sequence[Host]) -> dict[str, AtRe
             sessions=told["sessions"] + bool(told["kv_reserved_bytes"]),
             tasks=told["tasks"],
             files=len(os.listdir(f"/proc/{host.pid}/fd")),
-            resident_bytes=resident_bytes(host.pid) - told["retained_bytes"],
+            resident_bytes=resident_bytes(host.pid) - told["retained_bytes"] - told["audit_bytes"],
         )
     return found
 

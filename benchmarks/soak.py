@@ -101,7 +101,9 @@ class Soak:
             pid = host.pid
             assert pid is not None, "a node's process has ended"
             name = f"node {index + 1}"
-            self._note_process(name, pid, told["tasks"], told["retained_bytes"])
+            self._note_process(
+                name, pid, told["tasks"], told["retained_bytes"] + told["audit_bytes"]
+            )
         self._note_process("client", os.getpid(), len(asyncio.all_tasks()), 0)
         took = sorted(self.answers_s)
         self.answers_s.clear()

@@ -192,6 +192,11 @@ class FingerprintShelf:
         self._gone: OrderedDict[bytes, str] = OrderedDict()
         self.n_bytes = 0
 
+    @property
+    def retained_bytes(self) -> int:
+        """Of all that is kept of sessions that are over, so that their callers can audit them."""
+        return self.n_bytes + self.sent.n_bytes
+
     def keep(self, terms_oid: bytes, kept: Kept) -> None:
         """From now on, until its time is over."""
         kept.until_s = self._clock() + self._retain_s

@@ -137,6 +137,7 @@ class Serving:
         self.giving = Giving(self.sessions, standing.swarm_id, standing.up_bytes_per_s)
         self.sparing = Sparing(self.sessions, standing.swarm_id)
         self.shelf = AdapterShelf(settings.adapters, engine.adapters)
+        self._auditable = standing.shelf
         self.neighbours = Neighbours(
             standing.transport,
             self.sessions.arrivals,
@@ -226,6 +227,7 @@ class Serving:
             "refused": sessions.refused,
             "kv_reserved_bytes": sessions.reserved_bytes,
             "retained_bytes": sessions.prefixes.retained_bytes,
+            "audit_bytes": self._auditable.retained_bytes,
             "spare_copies": sessions.prefixes.n_copies,
             "spare_bytes_given": self.giving.spare_bytes_given,
             "prefix_hits": sessions.prefixes.hits,
