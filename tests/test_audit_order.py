@@ -117,6 +117,7 @@ async def open_windows(held: Any, windows: Sequence[int]) -> Opened:
         raise error
     shown = {index: hop.window(index) for index in windows}
     leaves = {index: SimpleNamespace(window_no=index) for index in windows}
+    # Of a leaf no more than its number is looked at behind this door.
     return Opened(hop.start, len(hop.rows), shown, leaves)  # type: ignore[arg-type]
 
 
@@ -170,7 +171,7 @@ async def looked_at(
     *hops: Hop, rate_ppm: int = ALL, n_ids: int = N_ROWS + 1, n_blocks: int = 2, **what: bool
 ) -> Audit:
     ends = SimpleNamespace(n_blocks=n_blocks, logits=likely)
-    auditor = Auditor(
+    auditor = Auditor(  # its keys sign nothing here, and of the ends two things are used
         SimpleNamespace(),  # type: ignore[arg-type]
         b"",
         ends,  # type: ignore[arg-type]
@@ -180,7 +181,7 @@ async def looked_at(
         RowsSent(sent_rows, FLOAT32, WIDTH),
         rate_ppm=rate_ppm,
     )
-    auditor._teller = Told()  # type: ignore[assignment]
+    auditor._teller = Told()  # type: ignore[assignment]  # writes down what it is told
     held = tuple(hop.commitment for hop in hops)
     greedy = SamplingParams()
     session = Session(b"m", IDS[:n_ids], N_PROMPT, N_ROWS + 1, held, greedy, **what)

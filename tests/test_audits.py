@@ -97,7 +97,7 @@ def unseen_engine(span: Span) -> ShardEngine:
             result.hidden = result.hidden + off
         return results
 
-    engine.step = other  # type: ignore[method-assign]
+    engine.step = other  # type: ignore[method-assign]  # this node cheats
     return engine
 
 

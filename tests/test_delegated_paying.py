@@ -172,7 +172,7 @@ async def test_49_a_thief_of_a_session_key_gets_no_more_than_its_exposure_and_no
         (done,) = await settle_all(place, party, [node.address], due)
         assert sum(each.n_sessions for each in done.made) == 2
         async with asyncio.timeout(20):
-            while books.exposed(OWNER.public_key, CLERK.public_key):  # noqa: ASYNC110
+            while books.exposed(OWNER.public_key, CLERK.public_key):  # noqa: ASYNC110 (on disk)
                 await asyncio.sleep(0.05)
 
         await owner.allot(4_000_000)  # the first one is over

@@ -186,6 +186,7 @@ def test_a_key_for_prometheus_is_made_and_made_again_when_it_was_lost(tmp_path):
     assert all(text.startswith("mh-") for text in made)
 
 
+# It comes with Prometheus alone (Debian: prometheus), which nothing else here needs.
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
 def test_alerts_fire_when_they_should_and_not_when_nothing_is_wrong():
     done = subprocess.run(

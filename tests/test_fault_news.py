@@ -100,7 +100,7 @@ async def test_our_own_damaged_findings_are_held_against_no_peer(tmp_path):
     ours = Accusations(
         tmp_path,
         OPEN_SWARM_ID,
-        SimpleNamespace(),  # type: ignore[arg-type]
+        SimpleNamespace(),  # type: ignore[arg-type]  # nobody is dialled
         list,
         SimpleNamespace(failed=lambda *what: offences.append(what)),  # type: ignore[arg-type]
         trusted=frozenset(),

@@ -170,7 +170,7 @@ print(began, *{os.getpriority(os.PRIO_PROCESS, each) for each in ids})
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it has classes, and no numbers")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has priority classes, no nice numbers")
 def test_a_process_that_gives_way_does_so_with_threads_it_has_and_those_it_makes():
     told = subprocess.run(
         [sys.executable, "-c", GIVING_WAY], capture_output=True, text=True, check=True

@@ -70,7 +70,7 @@ async def test_parts_that_are_taken_for_a_session_that_is_cancelled_are_free_aga
 
         def slowly(*args):
             begun.set()
-            time.sleep(0.05)
+            time.sleep(0.05)  # a disk that takes its time, in a thread of its own
             return take(*args)
 
         monkeypatch.setattr(wallet, "take", slowly)

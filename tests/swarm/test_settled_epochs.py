@@ -100,7 +100,7 @@ class Lab:
         assert policy.epoch_s == EPOCH_S
         left_s = epoch * policy.epoch_s - wall_ms() / 1000
         if left_s > 0:
-            time.sleep(left_s + 1)
+            time.sleep(left_s + 1)  # epochs end by the clock of real witnesses
 
     @property
     def epoch(self) -> int:
@@ -135,7 +135,7 @@ def within(holds: Callable[[], bool], seconds: float) -> None:
     ends = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < ends, "it did not come to be so"
-        time.sleep(2)
+        time.sleep(2)  # `holds` asks processes, which set no event here
 
 
 def assert_sound(built: Lab) -> None:

@@ -158,7 +158,7 @@ def until(what: Callable[[], bool], timeout_s: float = UNTIL_S) -> None:
     limit_s = time.monotonic() + timeout_s
     while not what():
         assert time.monotonic() < limit_s, f"not within {timeout_s:g} s"
-        time.sleep(2)
+        time.sleep(2)  # `what` asks processes, which set no event here
 
 
 def shared(books: Books) -> Books:
