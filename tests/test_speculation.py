@@ -157,12 +157,13 @@ async def test_what_a_hop_gives_away_is_of_no_draft_and_goes_on_where_it_went_ba
             )
             sealed = note.seal(OPEN_SWARM_ID, client.identity.key)
             middle.sessions.draining = True
-            there = hop.session.length
-            for start in (0, there - 5):  # which is more than is given
-                asked = request_bytes(sealed, start)
+            for start in (0, hop.session.length - 5):  # which is more than is given
+                asked, there = request_bytes(sealed, start), hop.session.length
                 part = Part.decode(await middle.serving.giving.handle(taker.peer_id, asked))
                 assert part.start == start
-                assert part.stop == part.length == max(start, there - MAX_DRAFTS)
+                assert part.stop == max(start, there - MAX_DRAFTS)
+                # It ran on while the part was copied: more may be there by now.
+                assert part.stop <= part.length <= max(start, hop.session.length - MAX_DRAFTS)
                 n_asked += 1
             middle.sessions.draining = False
 
