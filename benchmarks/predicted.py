@@ -16,13 +16,12 @@ from itertools import permutations
 from pathlib import Path
 
 import common
-from link_lab import LabSwarm, Way
 
+from benchmarks.linklab.swarm import LabSwarm, met
+from benchmarks.linklab.ways import Way
 from manyhands.asking import open_client
 from manyhands.home import Home
 from manyhands.models import find_model
-from protocol.announcements import Announcement
-from protocol.errors import PeerError
 from protocol.messages import Span
 from scheduler import Client, Finished
 from scheduler.blame import Ride
@@ -108,24 +107,6 @@ def _wall_s() -> float:
     import time
 
     return time.time()
-
-
-async def known(client: Client) -> tuple[Announcement, ...]:
-    """Who serves; nobody where the machine is too busy to say so in time."""
-    try:
-        return (await client.directory()).live()
-    except PeerError:
-        return ()
-
-
-async def met(client: Client, n_nodes: int, timeout_s: float = 180.0) -> None:
-    """Wait until every node has measured its way to all others."""
-    async with asyncio.timeout(timeout_s):
-        while True:
-            live = await known(client)
-            if len(live) == n_nodes and all(len(peer.links) == n_nodes - 1 for peer in live):
-                return
-            await asyncio.sleep(0.5)
 
 
 async def measure(directory: Path, setting: Setting, options: argparse.Namespace) -> list[Outcome]:

@@ -1,6 +1,6 @@
 """What drafts gain over distance: the same chain with them and without, in one run.
 
-Four nodes far apart (`link_lab.py`), the client with them. First a random Llama 8 x 512 with an
+Four nodes far apart (`linklab/`), the client with them. First a random Llama 8 x 512 with an
 oracle for a drafter (`oracle_node.py`), each of whose guesses is right with a given probability,
 beside the bound 1 / ((1 - a) L + a t): L is what a token takes without drafts, t what its row takes
 the busiest node, a how many of the guesses were right. Then the built-in model with a drafter that
@@ -22,9 +22,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import common
-from link_lab import LabSwarm, Way
 from oracle_node import is_right, name_of
 
+from benchmarks.linklab.swarm import LabSwarm
+from benchmarks.linklab.ways import Way
 from manyhands.asking import open_client
 from manyhands.home import Home
 from manyhands.local import even_split
