@@ -13,12 +13,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.linklab.reading import SCENARIOS, BadScenario, find, read
 from benchmarks.linklab.rows import SCHEMA, Row, judged
 from benchmarks.linklab.scenario import Scenario
-from protocol.errors import ManyhandsError
+from protocol.errors import ConfigError, ManyhandsError
+
+if TYPE_CHECKING:
+    from benchmarks.linklab.tun import Cloud
 
 
 def main() -> None:
@@ -27,6 +30,8 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="scenarios that come with the lab")
     parser.add_argument("--rounds", type=int, default=0, help="instead of what each scenario says")
     parser.add_argument("--only", nargs="*", metavar="VARIANT", help="leave the others out")
+    parser.add_argument("--links", choices=("proxy", "tun"), default="proxy",
+                        help="proxies, or packets between network namespaces (root)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows there")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write an SVG for each there")
     parser.add_argument("--beside", type=Path, nargs="*", default=[], metavar="FILE",
@@ -38,7 +43,7 @@ def main() -> None:
     try:
         scenarios = [_chosen(read(find(name)), options.only) for name in options.scenarios]
         beside = [row for path in options.beside for row in rows_of(path)]
-        found = [asyncio.run(_run(each, beside, options)) for each in scenarios]
+        found = _found(scenarios, beside, options)
     except ManyhandsError as error:
         print(f"error: {error}", file=sys.stderr)
         if error.hint:
@@ -48,6 +53,25 @@ def main() -> None:
         options.json.write_text(json.dumps(found[0] if len(found) == 1 else found, indent=1) + "\n")
     if any(verdict["holds"] is False for each in found for verdict in each["goals"]):
         sys.exit(1)
+
+
+def _found(
+    scenarios: Sequence[Scenario], beside: Sequence[Row], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """What to write of each.
+
+    Raises:
+        ConfigError: this machine cannot make such links.
+    """
+    if options.links == "proxy":
+        return [asyncio.run(_run(each, beside, options, None)) for each in scenarios]
+    from benchmarks.linklab.tun import Cloud, why_not
+
+    if missing := why_not():
+        raise ConfigError(f"--links tun: {missing}", hint="--links proxy needs neither")
+    with Cloud(max(len(each.peers) for each in scenarios)) as cloud:
+        cloud.enter_as_client()  # before there is a second thread
+        return [asyncio.run(_run(each, beside, options, cloud)) for each in scenarios]
 
 
 def _list() -> None:
@@ -91,16 +115,30 @@ def rows_of(path: Path) -> list[Row]:
 
 
 async def _run(
-    scenario: Scenario, beside: Sequence[Row], options: argparse.Namespace
+    scenario: Scenario,
+    beside: Sequence[Row],
+    options: argparse.Namespace,
+    cloud: "Cloud | None",
 ) -> dict[str, Any]:
     from benchmarks import common
     from benchmarks.linklab import report
     from benchmarks.linklab.running import run  # the scheduler and all: not for a list
 
     print(f"{scenario.name}: {scenario.title}", file=sys.stderr)
-    rows = await run(scenario, rounds=options.rounds or scenario.rounds, tell=_tell)
+    rounds = options.rounds or scenario.rounds
+    if cloud is None:
+        rows = await run(scenario, rounds=rounds, tell=_tell)
+    else:
+        from benchmarks.linklab.tun import TunSwarm
+
+        carrier = await cloud.open_links()
+        make = type("InCloud", (TunSwarm,), {"cloud": cloud, "carrier": carrier})
+        try:
+            rows = await run(scenario, make=make, rounds=rounds, tell=_tell)
+        finally:
+            await carrier.aclose()
     theirs = [row for row in beside if row.scenario == scenario.name]
-    verdicts = judged(scenario, rows)
+    verdicts = judged(scenario, [*rows, *theirs])
     print(report.text(scenario, [*rows, *theirs], verdicts), flush=True)
     print(f"{common.machine()}; load {os.getloadavg()[0]:.1f}\n", flush=True)
     if options.pictures:
@@ -112,6 +150,7 @@ async def _run(
         "scenario": scenario.name,
         "title": scenario.title,
         "machine": common.machine(),
+        "links": options.links,
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "rows": [row.to_json() for row in rows],
         "goals": [verdict.to_json() for verdict in verdicts],

@@ -7,6 +7,8 @@ so that a scenario need not know which it runs on.
 import asyncio
 import json
 import os
+import select
+import selectors
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -125,6 +127,20 @@ class Links:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
+
+
+class _Punctual(selectors.EpollSelector):
+    """Waits to the microsecond: epoll by itself counts milliseconds, and rounds up."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout > 0:
+            select.select([self.fileno()], [], [], timeout)
+            timeout = 0
+        return super().select(timeout)
+
+
+def punctual_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.SelectorEventLoop(_Punctual())
 
 
 def put_first() -> None:

@@ -2,7 +2,6 @@
 that does without it; to know what guesses are worth, one that knows the answer.
 
     --lab-whole-prompts   a prompt is run in one step, and sent in one frame
-    --lab-at-once N       no more than N sessions in a step
     --lab-namespace NAME  in that network namespace
 
 In: the command line of `manyhands`, and in ORACLE where the truth will be (`oracle_node.py`).
@@ -34,7 +33,6 @@ def enter(namespace: str) -> None:
 def main(arguments: list[str]) -> None:
     if namespace := _taken(arguments, "--lab-namespace"):
         enter(namespace)  # before anything starts a thread
-    at_once = int(_taken(arguments, "--lab-at-once") or 0)
     is_whole = "--lab-whole-prompts" in arguments
     if is_whole:
         arguments.remove("--lab-whole-prompts")
@@ -51,8 +49,6 @@ def main(arguments: list[str]) -> None:
         schedule.PREFILL_ROWS = WHOLE
         schedule.MAX_STEP_US = float(WHOLE)
         links.PUSH_BYTES = links.CREDIT_BYTES = WHOLE
-    if at_once:
-        schedule.MAX_SESSIONS = at_once
     sys.argv[1:] = arguments
     manyhands()
 

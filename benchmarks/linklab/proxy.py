@@ -12,12 +12,11 @@ counts whole milliseconds, as that of asyncio on epoll does.
 
 import asyncio
 import os
-import selectors
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.linklab.control import OUTSIDE, Orders, obey, put_first
+from benchmarks.linklab.control import OUTSIDE, Orders, obey, punctual_loop, put_first
 from benchmarks.linklab.ways import Ground, Stream, Way
 
 HOST = "127.0.0.1"
@@ -190,7 +189,5 @@ async def _serve() -> None:
 
 if __name__ == "__main__":
     put_first()
-    with asyncio.Runner(
-        loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())
-    ) as runner:
+    with asyncio.Runner(loop_factory=punctual_loop) as runner:
         runner.run(_serve())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.linklab.scenario import (
+    ELSEWHERE,
     LLAMA,
     MANYHANDS,
     TRANSFORMERS,
@@ -211,7 +212,7 @@ def _plain(top: _Table, base: dict[str, dict[str, Any]], n_peers: int) -> Varian
 
 def _variant(table: _Table, base: dict[str, dict[str, Any]], n_peers: int) -> Variant:
     name = table.get("name", str)
-    system = table.one_of("system", (MANYHANDS, TRANSFORMERS), MANYHANDS)
+    system = table.one_of("system", (MANYHANDS, TRANSFORMERS, ELSEWHERE), MANYHANDS)
     workload = _workload(_over(base, "workload", table))
     nodes = _nodes(_over(base, "nodes", table))
     links = _over(base, "links", table)
@@ -246,9 +247,9 @@ def _nodes(table: _Table) -> NodeOptions:
     pack = table.one_of("pack", ("auto", "always", "never"), "auto")
     wires = ("auto", "float32", "bfloat16", "float16", "int8-64")
     wire = table.one_of("wire", wires, "auto")
-    whole, at_once = table.get("whole_prompts", bool, False), table.get("at_once", int, 0)
+    whole = table.get("whole_prompts", bool, False)
     table.done()
-    return NodeOptions(pack=pack, wire=wire, whole_prompts=whole, at_once=at_once)
+    return NodeOptions(pack=pack, wire=wire, whole_prompts=whole)
 
 
 def _way(table: _Table) -> Way:

@@ -114,12 +114,13 @@ def _value(scenario: Scenario, goal: Goal, rows: Sequence[Row]) -> float | None:
         return median(ours, "tpot_ms") / floor_ms if floor_ms else None
     ratios = []
     for row in ours:
-        beside = [r for r in of(rows, goal.plain or goal.beside) if r.round == row.round]
+        others = of(rows, goal.plain or goal.beside)
+        beside = [other for other in others if other.round == row.round] or others
         if not beside:
             continue
         if goal.beside == "bound":
             ratios.append(bound_ms(variant, beside[0]) / row.tpot_ms)
-        elif theirs := getattr(beside[0], goal.measure):
+        elif theirs := median(beside, goal.measure):
             ratios.append(getattr(row, goal.measure) / theirs)
     return statistics.median(ratios) if ratios else None
 

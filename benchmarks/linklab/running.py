@@ -18,7 +18,16 @@ from benchmarks import common
 from benchmarks.linklab.asking import Answer, AtTheClient, Plain, by_ring, prompt_of, request_of
 from benchmarks.linklab.control import OUTSIDE, Carried, less
 from benchmarks.linklab.rows import Row
-from benchmarks.linklab.scenario import CLIENT, TRANSFORMERS, Fault, NodeOptions, Scenario, Variant
+from benchmarks.linklab.scenario import (
+    CLIENT,
+    ELSEWHERE,
+    MANYHANDS,
+    TRANSFORMERS,
+    Fault,
+    NodeOptions,
+    Scenario,
+    Variant,
+)
 from benchmarks.linklab.swarm import LabSwarm, met
 from manyhands.asking import open_client
 from manyhands.home import Home
@@ -209,7 +218,7 @@ async def _standing(scenario: Scenario, make: type[LabSwarm], tell: Tell) -> Asy
             stack.enter_context(common.random_llama(**scenario.model.sizes))
         )
         run = Run(scenario, find_model(directory), {}, scratch, tell)
-        asked = [each for each in scenario.variants if each.system != TRANSFORMERS]
+        asked = [each for each in scenario.variants if each.system == MANYHANDS]
         for options in dict.fromkeys(variant.nodes for variant in asked):
             first = next(variant for variant in asked if variant.nodes == options)
             place = scratch / f"swarm-{len(run.groups) + 1}"
@@ -240,12 +249,12 @@ async def run(
     """All turns of all rounds; every other round in the other order."""
     rows: list[Row] = []
     async with _standing(scenario, make, tell) as standing:
-        for variant in scenario.variants:
+        variants = [each for each in scenario.variants if each.system != ELSEWHERE]
+        for variant in variants:
             await standing.warm(variant)
-        began_s, n_all = time.monotonic(), rounds * len(scenario.variants)
+        began_s, n_all = time.monotonic(), rounds * len(variants)
         for round in range(rounds):
-            order = scenario.variants if round % 2 == 0 else scenario.variants[::-1]
-            for variant in order:
+            for variant in variants if round % 2 == 0 else variants[::-1]:
                 rows.append(await standing.turn(variant, round))
                 tell(f"[{len(rows)}/{n_all}] {time.monotonic() - began_s:.0f} s {_said(rows[-1])}")
     return rows

@@ -21,7 +21,7 @@ LLAMA = {
 }
 """Sizes of the random model where a scenario names none."""
 
-MANYHANDS, TRANSFORMERS = "manyhands", "transformers"
+MANYHANDS, TRANSFORMERS, ELSEWHERE = "manyhands", "transformers", "elsewhere"
 RING, CLIENT = "ring", "client"
 MEASURES = ("ttft_ms", "tpot_ms", "tokens_per_s", "speed", "bytes_per_token", "pause_ms")
 """speed: tokens/s of one session, behind its first token."""
@@ -86,18 +86,16 @@ class Workload:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeOptions:
     """How nodes are started. pack: of `serve`, and `wire`. whole_prompts: each hop runs and sends a
-    prompt in one piece, as chains without a pipeline do. at_once: sessions in one step; 0: all.
+    prompt in one piece, as chains without a pipeline do.
     """
 
     pack: str = "auto"
     wire: str = "auto"
     whole_prompts: bool = False
-    at_once: int = 0
 
     def serve(self) -> tuple[str, ...]:
         switches = ("--lab-whole-prompts",) if self.whole_prompts else ()
-        most = ("--lab-at-once", str(self.at_once)) if self.at_once else ()
-        return ("--pack", self.pack, "--wire", self.wire, *switches, *most)
+        return ("--pack", self.pack, "--wire", self.wire, *switches)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +120,10 @@ class Distances:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One way of doing it, beside the others. uplinks: of all peers, Mbit/s; None: their own."""
+    """One way of doing it, beside the others.
+
+    system: `elsewhere`: its rows come from another file (`--beside`), for goals to be about.
+    """
 
     name: str
     system: str = MANYHANDS

@@ -68,7 +68,7 @@ class LabSwarm(LocalSwarm):
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-            await self.links.aclose()
+            await self._leave_links()
 
     async def lay(
         self,
@@ -88,6 +88,10 @@ class LabSwarm(LocalSwarm):
         )
         await links.tell(Orders(ways=self._ways, uplinks=self._uplinks, stand_before=doors))
         return links
+
+    async def _leave_links(self) -> None:
+        assert self.links is not None
+        await self.links.aclose()
 
     async def _learn_pids(self, links: Links) -> None:
         known: set[int] = set()

@@ -21,7 +21,7 @@ frames of a few segments are not. Where that matters, run the scenario with `--l
 
 import random
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 SEGMENT_BYTES = 1448  # of TCP with timestamps on Ethernet
 HEADERS_BYTES = 52  # IPv4 and TCP with timestamps, around each
@@ -170,7 +170,7 @@ class Ground:
         """uplinks: of a place, in bytes/s, over all ways that begin there."""
         self.rng = random.Random(seed)
         self._streams: dict[Stream, tuple[int, int]] = {}
-        self._gone: dict[tuple[int, int], tuple[int, int]] = {}
+        self._counted: dict[tuple[int, int], tuple[int, int]] = {}
         self.lay(ways, uplinks)
 
     def lay(self, ways: dict[tuple[int, int], Way], uplinks: dict[int, float]) -> None:
@@ -197,20 +197,17 @@ class Ground:
     def close(self, stream: Stream) -> None:
         pair = self._streams.pop(stream, None)
         if pair is not None:
-            n_bytes, n_lost = self._gone.get(pair, (0, 0))
-            self._gone[pair] = n_bytes + stream.n_bytes, n_lost + stream.n_lost
+            self.count(pair, stream.n_bytes, stream.n_lost)
+
+    def count(self, pair: tuple[int, int], n_bytes: int, n_lost: int) -> None:
+        """Say that so much more was carried, by somebody who makes no streams."""
+        before = self._counted.get(pair, (0, 0))
+        self._counted[pair] = before[0] + n_bytes, before[1] + n_lost
 
     def carried(self) -> dict[tuple[int, int], tuple[int, int]]:
         """(bytes with headers, packets lost) from place to place, ever."""
-        sums = dict(self._gone)
+        sums = dict(self._counted)
         for stream, pair in self._streams.items():
             n_bytes, n_lost = sums.get(pair, (0, 0))
             sums[pair] = n_bytes + stream.n_bytes, n_lost + stream.n_lost
         return sums
-
-
-def both_ways(n_places: int, way: Way, client: Way, outside: int) -> dict[tuple[int, int], Way]:
-    """Between any two of `n_places` the one, to and from the client the other."""
-    places = range(n_places)
-    ways = {(a, b): replace(way) for a in places for b in places if a != b}
-    return ways | {pair: client for a in places for pair in ((a, outside), (outside, a))}
