@@ -94,6 +94,6 @@ async def test_what_was_carried_is_counted_with_headers():
     async with calling({}) as connection:
         await took_s(connection, 50_000)
 
-        n_bytes, n_lost = connection.lab.ground.carried()[0, OUTSIDE]
-        assert n_bytes > 50_000 * (1 + HEADERS_BYTES / SEGMENT_BYTES)
-        assert n_lost == 0
+        sums = connection.lab.ground.carried()[0, OUTSIDE]
+        assert sums.n_bytes > 50_000 * (1 + HEADERS_BYTES / SEGMENT_BYTES)
+        assert sums.n_lost == 0

@@ -107,7 +107,7 @@ def test_a_segment_that_was_alone_waits_for_the_timer():
     stream.send(0.0, b"x")
 
     assert stream.next_s == pytest.approx(0.1 + LEAST_TIMER_S + 0.05)
-    assert stream.n_lost == 1
+    assert stream.sums.n_lost == 1
 
 
 def test_a_segment_with_others_behind_it_waits_for_a_round_trip_and_a_quarter():

@@ -10,20 +10,20 @@ import os
 import select
 import selectors
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.linklab.ways import Ground, Way
+from benchmarks.linklab.ways import Ground, Sums, Way
 
 OUTSIDE = -1  # the place of whoever is no node: clients
 HERE = str(Path(__file__).resolve().parents[2])
 FIRST = -10  # links are no part of what is measured: they go before it
 
-Carried = dict[tuple[int, int], tuple[int, int]]
-"""From place to place: bytes with headers, packets lost."""
+Carried = dict[tuple[int, int], Sums]
+"""From place to place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +113,14 @@ class Links:
             line = await self._process.stdout.readline()
         if not line:
             raise RuntimeError("the process that makes links has ended: its error is above")
-        return {(a, b): (n_bytes, n_lost) for (a, b), (n_bytes, n_lost) in json.loads(line)}
+        return {(a, b): Sums(*sums) for (a, b), sums in json.loads(line)}
 
-    async def carried(self) -> Carried:
+    async def sums(self) -> Carried:
         return await self.tell(Orders())
+
+    async def carried(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """(bytes with headers, packets lost) from place to place, ever."""
+        return {pair: (each.n_bytes, each.n_lost) for pair, each in (await self.sums()).items()}
 
     async def aclose(self) -> None:
         assert self._process.stdin is not None
@@ -151,10 +155,6 @@ def put_first() -> None:
         Path("/proc/self/autogroup").write_text(str(FIRST))
 
 
-def less(after: Mapping[tuple[int, int], tuple[int, int]], before: Carried) -> Carried:
+def less(after: Carried, before: Carried) -> Carried:
     """What was carried in between."""
-    nothing = (0, 0)
-    return {
-        pair: (sums[0] - before.get(pair, nothing)[0], sums[1] - before.get(pair, nothing)[1])
-        for pair, sums in after.items()
-    }
+    return {pair: sums.less(before.get(pair, Sums())) for pair, sums in after.items()}

@@ -19,7 +19,7 @@ UNITS = {
 }
 HEADING = (
     *("variant", "system", "sessions", "first token ms", "ms per token", "tokens/s of all"),
-    *("computed ms", "bytes between peers", "same tokens", "load"),
+    *("computed ms", "bytes between peers", "links late ms", "same tokens", "load"),
 )
 
 
@@ -80,6 +80,7 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
                 f"{median(mine, 'tokens_per_s'):.1f}",
                 f"{median(mine, 'compute_ms'):.1f}",
                 f"{median(mine, 'bytes_between'):,.0f}",
+                f"{median(mine, 'late_ms'):.2f}",
                 "no" if False in same else "yes" if True in same else "-",
                 f"{median(mine, 'load'):.1f}",
             ]

@@ -74,7 +74,7 @@ class Run:
             await self._tell_oracle(group, variant)
         answers = await self._answers(group, variant)
         assert group.swarm.links is not None
-        carried = less(await group.swarm.links.carried(), before)
+        carried = less(await group.swarm.links.sums(), before)
         await self._mend(group)
         return self._row(variant, round, answers, carried)
 
@@ -144,8 +144,9 @@ class Run:
         times_s = [at for answer in answers for at in answer.times_s]
         decoding_s = max(times_s) - min(times_s)
         between = {pair: sums for pair, sums in carried.items() if OUTSIDE not in pair}
-        all_bytes = sum(n_bytes for n_bytes, _ in carried.values())
-        between_bytes = sum(n_bytes for n_bytes, _ in between.values())
+        all_bytes = sum(sums.n_bytes for sums in carried.values())
+        between_bytes = sum(sums.n_bytes for sums in between.values())
+        n_came = sum(sums.n_came for sums in between.values())
         return Row(
             scenario=self.scenario.name,
             variant=variant.name,
@@ -161,7 +162,8 @@ class Run:
             busiest_ms=common.median([max(answer.hops_ms, default=0.0) for answer in answers]),
             bytes_between=between_bytes,
             bytes_client=all_bytes - between_bytes,
-            packets_lost=sum(n_lost for _, n_lost in carried.values()),
+            packets_lost=sum(sums.n_lost for sums in carried.values()),
+            late_ms=1000 * sum(s.late_s for s in between.values()) / n_came if n_came else 0.0,
             failovers=sum(answer.failovers for answer in answers),
             pause_ms=max((ms for answer in answers for ms in answer.pauses_ms), default=0.0),
             same_tokens=self._are_same(variant, answers),

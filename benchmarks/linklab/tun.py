@@ -32,7 +32,7 @@ from typing import Self
 from benchmarks.linklab.control import OUTSIDE, Links, Orders, obey, punctual_loop, put_first
 from benchmarks.linklab.node_program import enter
 from benchmarks.linklab.swarm import LabSwarm
-from benchmarks.linklab.ways import Ground
+from benchmarks.linklab.ways import Ground, Sums
 from manyhands.local import LocalNode
 from protocol.address import Address
 from tests.namespaces import lab
@@ -140,7 +140,9 @@ class Carrier:
         self._devices, self._ground = devices, ground
         self._places = {socket.inet_aton(address_of(place)): place for place in devices}
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[float, int, int, bytes]] = []  # when, for order, device, packet
+        self._waiting: list[
+            tuple[float, int, tuple[int, int], bytes]
+        ] = []  # when, for order, where
         self._last_s: dict[tuple[int, int], float] = {}
         self._numbers = count()
         self._timer: asyncio.TimerHandle | None = None
@@ -163,7 +165,7 @@ class Carrier:
         way, lines = ground.way(a, b), ground.lines(a, b)
         is_full = any(line.queued_s(now_s) > QUEUE_S for line in lines)
         is_lost = is_full or ground.rng.random() < way.loss
-        ground.count((a, b), len(packet), int(is_lost))
+        ground.count((a, b), Sums(n_bytes=len(packet), n_lost=int(is_lost)))
         if is_lost:
             return
         left_s = now_s
@@ -171,16 +173,16 @@ class Carrier:
             left_s = line.takes(left_s, len(packet))
         comes_s = max(self._last_s.get((a, b), 0.0), left_s + way.delay_s(ground.rng))
         self._last_s[a, b] = comes_s
-        entry = (comes_s, next(self._numbers), self._devices[b], packet)
-        heapq.heappush(self._waiting, entry)
+        heapq.heappush(self._waiting, (comes_s, next(self._numbers), (a, b), packet))
 
     def _write(self) -> None:
         """What is due, and wait for what is next."""
         now_s = self._loop.time()
         while self._waiting and self._waiting[0][0] <= now_s:
-            _, _, device, packet = heapq.heappop(self._waiting)
+            due_s, _, pair, packet = heapq.heappop(self._waiting)
+            self._ground.count(pair, Sums(n_came=1, late_s=now_s - due_s))
             with suppress(OSError):  # the device is full, or its host is gone: the packet is lost
-                os.write(device, packet)
+                os.write(self._devices[pair[1]], packet)
         if self._timer is not None:
             self._timer.cancel()
         due_s = self._waiting[0][0] if self._waiting else None

@@ -22,6 +22,7 @@ frames of a few segments are not. Where that matters, run the scenario with `--l
 import random
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 SEGMENT_BYTES = 1448  # of TCP with timestamps on Ethernet
 HEADERS_BYTES = 52  # IPv4 and TCP with timestamps, around each
@@ -56,6 +57,23 @@ class Way:
         if not self.jitter_ms:
             return self.one_way_ms / 1000
         return max(0.0, self.one_way_ms + rng.uniform(-self.jitter_ms, self.jitter_ms)) / 1000
+
+
+class Sums(NamedTuple):
+    """What a way carried: bytes with headers, packets lost; deliveries, and how late they were
+    because this machine had other things to do: the lab's own error, in seconds over all of them.
+    """
+
+    n_bytes: int = 0
+    n_lost: int = 0
+    n_came: int = 0
+    late_s: float = 0.0
+
+    def plus(self, other: "Sums") -> "Sums":
+        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def less(self, other: "Sums") -> "Sums":
+        return Sums(*(a - b for a, b in zip(self, other, strict=True)))
 
 
 class Line:
@@ -93,9 +111,9 @@ class Stream:
 
     def __init__(self, way: Way, back: Way, lines: tuple[Line, ...], rng: random.Random) -> None:
         self.way, self.back, self.lines, self._rng = way, back, lines, rng
-        self.n_bytes = self.n_lost = 0  # bytes as on a wire, segments that were lost
+        self.sums = Sums()
         self._waiting: deque[_Piece] = deque()
-        self._last_left_s = float("-inf")
+        self._last_left_s = self._due_s = float("-inf")
 
     @property
     def round_trip_s(self) -> float:
@@ -120,7 +138,7 @@ class Stream:
         left_s = now_s
         for line in self.lines:
             left_s = line.takes(left_s, wire_bytes)
-        self.n_bytes += wire_bytes
+        self.sums = self.sums.plus(Sums(n_bytes=wire_bytes))
         piece = _Piece(data, left_s, left_s + self.way.delay_s(self._rng))
         for earlier in self._waiting:
             if not earlier.is_told:  # what follows it tells that it is missing
@@ -133,7 +151,7 @@ class Stream:
         self._waiting.append(piece)
 
     def _lose(self, piece: _Piece, n_segments: int, n_lost: int, *, is_last: bool) -> None:
-        self.n_lost += n_lost
+        self.sums = self.sums.plus(Sums(n_lost=n_lost))
         timer_s = self.round_trip_s + LEAST_TIMER_S
         if not is_last:
             waits_s = self._noticed_s
@@ -156,7 +174,10 @@ class Stream:
         """What is there by now, and was not taken yet."""
         came = []
         while self._waiting and self._waiting[0].comes_s <= now_s:
-            came.append(self._waiting.popleft().data)
+            piece = self._waiting.popleft()
+            came.append(piece.data)
+            self._due_s = max(self._due_s, piece.comes_s)
+            self.sums = self.sums.plus(Sums(n_came=1, late_s=now_s - self._due_s))
         return came
 
 
@@ -170,7 +191,7 @@ class Ground:
         """uplinks: of a place, in bytes/s, over all ways that begin there."""
         self.rng = random.Random(seed)
         self._streams: dict[Stream, tuple[int, int]] = {}
-        self._counted: dict[tuple[int, int], tuple[int, int]] = {}
+        self._counted: dict[tuple[int, int], Sums] = {}
         self.lay(ways, uplinks)
 
     def lay(self, ways: dict[tuple[int, int], Way], uplinks: dict[int, float]) -> None:
@@ -197,17 +218,15 @@ class Ground:
     def close(self, stream: Stream) -> None:
         pair = self._streams.pop(stream, None)
         if pair is not None:
-            self.count(pair, stream.n_bytes, stream.n_lost)
+            self.count(pair, stream.sums)
 
-    def count(self, pair: tuple[int, int], n_bytes: int, n_lost: int) -> None:
+    def count(self, pair: tuple[int, int], sums: Sums) -> None:
         """Say that so much more was carried, by somebody who makes no streams."""
-        before = self._counted.get(pair, (0, 0))
-        self._counted[pair] = before[0] + n_bytes, before[1] + n_lost
+        self._counted[pair] = self._counted.get(pair, Sums()).plus(sums)
 
-    def carried(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """(bytes with headers, packets lost) from place to place, ever."""
+    def carried(self) -> dict[tuple[int, int], Sums]:
+        """From place to place, ever."""
         sums = dict(self._counted)
         for stream, pair in self._streams.items():
-            n_bytes, n_lost = sums.get(pair, (0, 0))
-            sums[pair] = n_bytes + stream.n_bytes, n_lost + stream.n_lost
+            sums[pair] = sums.get(pair, Sums()).plus(stream.sums)
         return sums

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.linklab.control import Orders
 from benchmarks.linklab.tun import Cloud, address_of, why_not
-from benchmarks.linklab.ways import Way
+from benchmarks.linklab.ways import Sums, Way
 
 pytestmark = [
     pytest.mark.slow,
@@ -66,7 +66,7 @@ async def test_real_tcp_takes_the_ways_time_and_survives_its_losses():
             lossy = Way(1, loss=0.03)
             await links.tell(Orders(ways={(0, 1): lossy, (1, 0): lossy}))
             await asyncio.to_thread(echoed_s, one, other, b"x" * 20_000)  # whole, and in order
-            assert (await links.carried())[0, 1][0] > 20_000
+            assert (await links.sums())[0, 1].n_bytes > 20_000
             one.close()
             other.close()
         finally:
@@ -81,12 +81,12 @@ async def test_packets_are_lost_as_often_as_was_said():
             sender = cloud.hosts[0].inside(lambda: socket.socket(type=socket.SOCK_DGRAM))
             for _ in range(200):
                 sender.sendto(b"!" * 72, (address_of(1), 9))
-            n_bytes = n_lost = 0
+            sums = Sums()
             async with asyncio.timeout(PATIENCE_S):
-                while n_bytes < 200 * 100:  # with headers; nobody listens, which is no matter
+                while sums.n_bytes < 200 * 100:  # with headers; nobody listens, which is no matter
                     await asyncio.sleep(0.05)
-                    n_bytes, n_lost = (await links.carried()).get((0, 1), (0, 0))
-            assert 40 < n_lost < 160
+                    sums = (await links.sums()).get((0, 1), sums)
+            assert 40 < sums.n_lost < 160
             sender.close()
         finally:
             await links.aclose()
