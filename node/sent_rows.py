@@ -1,10 +1,11 @@
 """What sessions that are over sent on from here, for who paid for them and doubts the hop behind.
 
-In: the journal of a tab that ends; nothing is copied. Out: its rows, part by part, to its payer.
-They lie here for minutes, and those of whose tab somebody looks at fingerprints the longest: who
-has a reason to ask for rows has asked for those before. Where rows are more than there is room for,
-the payer of whom most lie here loses some, so that nobody's few rows are flushed by another's many.
-That they are gone is held against nobody. Nothing is on disk.
+In: the journal of a tab that ends; nothing is copied, and room that it did not use is given back.
+Out: its rows, part by part, to its payer. They lie here for minutes, and those of whose tab
+somebody looks at fingerprints the longest: who has a reason to ask for rows has asked for those
+before. Where rows are more than there is room for, the payer of whom most lie here loses some, so
+that nobody's few rows are flushed by another's many. That they are gone is held against
+nobody. Nothing is on disk.
 """
 
 import time
@@ -49,6 +50,7 @@ class SentRows:
         if journal.is_empty or journal.start or n_bytes > self._max_bytes:
             return
         self._drop(terms_oid)
+        journal.end()
         self._kept[terms_oid] = _Kept(payer, journal, self._clock() + self._retain_s, n_bytes)
         self._of_payer[payer] += n_bytes
         self.n_bytes += n_bytes

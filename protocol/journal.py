@@ -6,6 +6,7 @@ Cutting back is O(1), as in the KV cache beside it. It begins at position 0, but
 before were run elsewhere and came without their outputs.
 """
 
+from contextlib import suppress
 from typing import Self
 
 import numpy as np
@@ -47,6 +48,12 @@ class Journal:
     @property
     def is_empty(self) -> bool:
         return self.length == self.start
+
+    def end(self) -> None:
+        """Nothing is appended any more: give back the room behind what was written. The C library
+        may have filled it with zeros, where it lay before."""
+        with suppress(BufferError):  # somebody copies rows just now, and is done in a moment
+            del self._room[self._written :]
 
     def begin(self, start: int) -> None:
         """While it is empty: what is appended first is row `start`."""

@@ -25,6 +25,7 @@ from protocol.transport.interface import MAX_MESSAGE_BYTES, MAX_QUEUED_BYTES, Co
 
 MAX_READ_AHEAD_BYTES = 8 * 2**20  # beyond this the wire's own flow control holds the sender back
 CLOSE_GRACE_S = 2.0  # how long a closing stream waits while the other side takes nothing
+LET_GO_S = 2.0  # for what the tasks of an abandoned stream wait for to end, as the call does
 
 _ESCAPE = b""
 _EMPTY, _END, _ERROR = b"\x00", b"\x01", b"\x02"  # the kinds of control messages
@@ -113,13 +114,19 @@ class WireStream:
         self.abandon()
 
     def abandon(self) -> None:
-        """Drop the call and what is queued; a call that is over already is left alone."""
+        """Drop the call and what is queued; a call that is over already is left alone.
+
+        Reader and writer end by what they wait for: gRPC never frees what a read has taken if the
+        task that waits for it is cancelled.
+        """
+        self._closing = True
         self._end(PeerUnreachable(self.peer_id, "closed here"))
         self._drop_queued()
         self._wire.abandon()
-        self._writer.cancel()
-        self._reader.cancel()
         self.over.set()
+        for task in (self._writer, self._reader):
+            if not task.done():
+                self._loop.call_later(LET_GO_S, task.cancel)
 
     async def _finish(self) -> None:
         """Wait until both sides have ended the call, or the other side takes nothing any more."""

@@ -116,3 +116,13 @@ async def test_a_tab_that_is_kept_twice_is_counted_once():
         shelf.keep(TAB, PAYER, journal())
 
     assert shelf.n_bytes == 80 + TAB_BYTES
+
+
+async def test_room_that_a_session_reserved_and_did_not_use_is_given_back():
+    shelf, wide = SentRows(60.0, 1 << 20), Journal(8, 1 << 16)
+    wide.append(bytes(80))
+
+    shelf.keep(TAB, PAYER, wide)
+
+    assert wide.n_bytes == 80
+    assert (await asked(shelf)).rows == bytes(80)

@@ -4,14 +4,20 @@ import asyncio
 import gc
 import sys
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
+import grpc
 import pytest
 
 from protocol.address import Address
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerUnreachable
+from protocol.identity import PeerId
 from protocol.transport import Service, Stream
+from protocol.transport.grpc_connection import _ClientWire
+from protocol.transport.interface import Counters
+from protocol.transport.wire_stream import WireStream
 from tests.protocol.transport.peers import connected, listening, new_transport, stream_service
 
 
@@ -222,3 +228,79 @@ async def test_who_answered_for_a_closed_listener_is_not_kept():
     gc.collect()
 
     assert known() is None
+
+
+async def test_giving_up_a_call_or_a_stream_cancels_nothing_that_waits_for_grpc():
+    """What an operation took in gRPC's core is freed by the task that waits for it, or never."""
+    asked = asyncio.Event()
+    waits = {
+        *("UnaryUnaryCall._invoke", "StreamStreamCall._prepare_rpc"),
+        *("WireStream._read_ahead", "WireStream._write_queued"),
+    }
+
+    async def answer_never(caller: PeerId, request: bytes) -> bytes:
+        asked.set()
+        return await asyncio.get_running_loop().create_future()
+
+    async def wait(stream: Stream) -> None:
+        await stream.receive()
+
+    service = Service(calls={"Ask": answer_never}, streams={"Test": wait})
+    async with connected(service) as connection:
+        call = asyncio.create_task(connection.call("Ask", b"", timeout_s=60))
+        stream = await connection.open("Test")
+        assert isinstance(stream, WireStream)
+        await asked.wait()
+        tasks = [task for task in asyncio.all_tasks() if _name(task) in waits]
+
+        call.cancel()
+        stream.abandon()
+        await asyncio.wait_for(asyncio.wait(tasks), timeout=30)
+
+    assert {_name(task) for task in tasks} >= waits - {"StreamStreamCall._prepare_rpc"}
+    assert [_name(task) for task in tasks if task.cancelling()] == []
+
+
+async def test_a_call_that_ends_well_without_an_answer_is_the_peers_fault():
+    class Ended:
+        """A unary call, as gRPC shows one whose server ended it properly and said nothing."""
+
+        async def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.OK
+
+        def __await__(self) -> Generator[None, None, None]:
+            return
+            yield
+
+    with pytest.raises(PeerMisbehaved, match="no answer"):
+        await _ClientWire(Ended(), PeerId("peer"), Counters()).result()
+
+
+async def test_an_abandoned_stream_ends_though_its_call_does_not():
+    class Stuck:
+        """A wire that takes nothing, brings nothing, and does not hear that it is over."""
+
+        async def read(self) -> bytes | None:
+            return await asyncio.get_running_loop().create_future()
+
+        async def write(self, message: bytes) -> None:
+            await asyncio.get_running_loop().create_future()
+
+        async def finish(self) -> None: ...
+
+        def abandon(self) -> None: ...
+
+    before = asyncio.all_tasks()
+    stream = WireStream(Stuck(), PeerId("peer"), Counters())
+    tasks = asyncio.all_tasks() - before
+
+    stream.send(b"words")
+    await asyncio.sleep(0)
+    stream.abandon()
+    await asyncio.wait_for(asyncio.wait(tasks), timeout=30)
+
+    assert stream.over.is_set()
+
+
+def _name(task: asyncio.Task[Any]) -> str:
+    return str(getattr(task.get_coro(), "__qualname__", ""))
