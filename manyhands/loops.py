@@ -18,7 +18,7 @@ def new_runner() -> asyncio.Runner:
         return asyncio.Runner()
 
     def new_loop() -> asyncio.AbstractEventLoop:
-        loop = uvloop.new_event_loop()
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         loop.set_exception_handler(_hear)
         return loop
 

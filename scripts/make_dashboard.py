@@ -86,6 +86,19 @@ PANELS: tuple[tuple[str, str, str, list[tuple[str, str]]], ...] = (
         "bytes",
         [(f"manyhands_kv_free_bytes{{{OF_MODEL}}}", "{{model}}")],
     ),
+    ("Run again: what was found", "timeseries", "reqps", rate("second_runs", "state", OF_MODEL)),
+    (
+        "Run again: work that does not hold",
+        "timeseries",
+        "reqps",
+        rate("verification_failures", "reason"),
+    ),
+    (
+        "Run again: due",
+        "timeseries",
+        "short",
+        [("sum by (state) (manyhands_second_runs_due)", "{{state}}")],
+    ),
     ("manyhands/auto: who answers", "timeseries", "reqps", rate("route_decisions", "tier")),
     ("manyhands/auto: by which rule", "timeseries", "reqps", rate("route_decisions", "reason")),
     (

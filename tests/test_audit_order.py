@@ -3,6 +3,7 @@
 The auditor alone: rows are numbers drawn here, what hops open is as they would send it.
 """
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Hop:
     lo: int | None = None
     refuses: ManyhandsError | None = None
     files_late: bool = False
+    is_silent: bool = False
     is_committed: bool = True
     start: int = 0
     billed: int = N_ROWS
@@ -112,6 +114,8 @@ async def sent_rows(held: Any, row_bytes: int, most: int) -> bytes:
 
 async def open_windows(held: Any, windows: Sequence[int]) -> Opened:
     hop = held.hop
+    if hop.is_silent:
+        await asyncio.get_running_loop().create_future()
     if hop.refuses is not None:
         error, hop.refuses = hop.refuses, None if hop.files_late else hop.refuses
         raise error
@@ -168,7 +172,12 @@ def likely(ids: Sequence[int], rows: Any) -> np.ndarray:
 
 
 async def looked_at(
-    *hops: Hop, rate_ppm: int = ALL, n_ids: int = N_ROWS + 1, n_blocks: int = 2, **what: bool
+    *hops: Hop,
+    rate_ppm: int = ALL,
+    n_ids: int = N_ROWS + 1,
+    n_blocks: int = 2,
+    hop_s: float = 60.0,
+    **what: bool,
 ) -> Audit:
     ends = SimpleNamespace(n_blocks=n_blocks, logits=likely)
     auditor = Auditor(  # its keys sign nothing here, and of the ends two things are used
@@ -180,6 +189,7 @@ async def looked_at(
         open_windows,
         RowsSent(sent_rows, FLOAT32, WIDTH),
         rate_ppm=rate_ppm,
+        hop_s=hop_s,
     )
     auditor._teller = Told()  # type: ignore[assignment]  # writes down what it is told
     held = tuple(hop.commitment for hop in hops)
@@ -196,6 +206,14 @@ def spoilt(border: int, start: int, stop: int) -> np.ndarray:
 
 def blamed(audit: Audit, peer: str) -> list[Look]:
     return [look for look in audit.looks if look.peer == peer and look.result != MATCH]
+
+
+async def test_a_hop_that_never_shows_its_work_keeps_nobody_from_looking_at_the_next_one():
+    audit = await looked_at(Hop(1, RIGHT[1], is_silent=True), Hop(2, RIGHT[2]), hop_s=0.05)
+
+    assert blamed(audit, "hop 1") == [Look("hop 1", UNOPENED, confirmed=False)]
+    assert any("not all windows within 0.05 s" in note for note in audit.notes)
+    assert {look.result for look in audit.looks if look.peer == "hop 2"} == {MATCH}
 
 
 @pytest.mark.parametrize("rate_ppm", [ALL, 200_000, 10_000])

@@ -38,6 +38,7 @@ from protocol.signing import SigningKey
 from protocol.windows import WINDOW, Window
 from scheduler.commitments import Commitment, Opened
 
+HOP_S = 30.0  # in which a hop has to show all of one answer's windows that it is asked for at once
 FILES_S = (0.2, 0.5, 1.0)  # between two times that a hop is asked which files what it ran yet
 OpenWindows = Callable[[Commitment, Sequence[int]], Awaitable[Opened]]
 
@@ -96,12 +97,13 @@ class Auditor:
         policy_ppm: int = 10_000,
         standings: Mapping[bytes, Standing] | None = None,
         suspects: frozenset[bytes] = frozenset(),
+        hop_s: float = HOP_S,
     ) -> None:
         """references: who is asked first comes first. rate_ppm: of windows, for all; None: by what
         is known of each account."""
         self._swarm_id, self._ends, self._teller = swarm_id, ends, Teller(key, swarm_id)
         self._references, self._allowed = tuple(references), allowed
-        self._open_windows, self._sent = open_windows, sent
+        self._open_windows, self._sent, self._hop_s = open_windows, sent, hop_s
         self._rate_ppm, self._policy_ppm = rate_ppm, policy_ppm
         self._standings, self._suspects = standings or {}, suspects
 
@@ -128,7 +130,7 @@ class Auditor:
             told.is_built_on = False  # others had run all of it before: it committed to nothing
             return True
         try:
-            opened = await self._opened(told.session, hop, nonce)
+            opened = await self._in_time(hop, self._opened(told.session, hop, nonce))
         except ManyhandsError as error:
             self._not_opened(hop, error, told)
             return True
@@ -242,11 +244,21 @@ class Auditor:
             return False
         lacking = [index for index in range(last + 1) if index not in seen.good]
         try:
-            opened = await self._windows(seen.hop, lacking, seen.opened)
+            asking = self._windows(seen.hop, lacking, seen.opened)
+            opened = await self._in_time(seen.hop, asking)
         except ManyhandsError as error:
             self._not_opened(seen.hop, error, told)
             return False
         return await self._judge_windows(told, place, opened) and seen.good.issuperset(lacking)
+
+    async def _in_time(self, hop: Commitment, asking: Awaitable[Opened]) -> Opened:
+        """A hop that answers each of many questions just in time holds nobody up for long."""
+        try:
+            async with asyncio.timeout(self._hop_s):
+                return await asking
+        except TimeoutError as error:
+            late = f"it showed not all windows within {self._hop_s:g} s"
+            raise PeerUnreachable(hop.peer, late) from error
 
     async def _opened(self, session: Session, hop: Commitment, nonce: bytes) -> Opened:
         """The windows that are looked at. The first one asked for says which there are."""

@@ -1,15 +1,15 @@
 """Where an audit has all it needs: a client, the model's ends, who runs things again, and findings.
 
 In: generations that are over. Out: what was found of each, kept in this home. Loading what an
-execution profile needs takes seconds, and is done once.
+execution profile needs takes seconds, and is done once, whoever asks and within whatever limits.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ledger.findings import Findings
 from ledger.reputation import Standing
@@ -46,7 +46,12 @@ class Desk:
     calibrations: Path | None = None  # of this home
     say: Callable[[str], None] = lambda line: None
     _ends: dict[str, Ends] = field(default_factory=dict)
-    _references: dict[tuple[str, Limits], list[Reference]] = field(default_factory=dict)
+    _own: dict[str, OwnEngine] = field(default_factory=dict)  # by profile; each loads the weights
+    _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def beside(self, findings: Findings, rate_ppm: int | None) -> Self:
+        """One that has what this one has loaded, to look at another answer meanwhile."""
+        return replace(self, findings=findings, rate_ppm=rate_ppm)
 
     async def look(
         self,
@@ -95,17 +100,17 @@ class Desk:
     async def _auditor(self, manifest: bytes, profile: Profile, limits: Limits) -> Auditor:
         ends = await self._ends_in(profile.dtype)
         allowed = tolerance(manifest, profile, self.thresholds, self.calibrations)
-        if (key := (str(profile), limits)) not in self._references:
+        if (name := str(profile)) not in self._own:
+            self._own[name] = OwnEngine(self.model, profile)
             self.say(f"{profile}, by {allowed.source}")
             if not allowed.is_measured:
                 self.say(f"to find faults: {_calibrating(self.model, profile)}")
-            self._references[key] = self._sources(profile, ends, limits)
         now_s = time.time()
         return Auditor(
             self.client.identity.key,
             self.client.swarm_id,
             ends,
-            self._references[key],
+            self._sources(profile, ends, limits),
             allowed,
             self.client.open_windows,
             RowsSent(self.client.sent_rows, wire_format(profile.wire), ends.hidden_size),
@@ -116,14 +121,15 @@ class Desk:
         )
 
     async def _ends_in(self, dtype: str) -> Ends:
-        if dtype not in self._ends:
-            self._ends[dtype] = await asyncio.to_thread(Ends, self.model, dtype)
+        async with self._loading:
+            if dtype not in self._ends:
+                self._ends[dtype] = await asyncio.to_thread(Ends, self.model, dtype)
         return self._ends[dtype]
 
     def _sources(self, profile: Profile, ends: Ends, limits: Limits) -> list[Reference]:
         """Who is asked, in order. This machine first: it costs nobody anything, and lies least."""
         others = OtherPeers(self.client, self.model, ends, profile, limits)
-        own = OwnEngine(self.model, profile)
+        own = self._own[str(profile)]
         has_own = self.model.store is None and self.references != "peers"
         if self.references == "own":
             return [own]

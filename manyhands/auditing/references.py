@@ -6,7 +6,8 @@ all positions at once, whatever they were decoded in.
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -50,12 +51,14 @@ class Reference(Protocol):
 
 
 class OwnEngine:
-    """This machine, where it has all the weights; loaded when it is first asked."""
+    """This machine, where it has all the weights; loaded when it is first asked. One thread runs
+    what several audits ask for, one after the other."""
 
     name = "this machine"
 
     def __init__(self, model: Model, profile: Profile) -> None:
         self._model, self._profile = model, profile
+        self._thread = ThreadPoolExecutor(1, "runs again")
         self._engine: ShardEngine | None = None
         self._made: dict[tuple[int, tuple[int, ...]], Rows] = {}
 
@@ -64,11 +67,14 @@ class OwnEngine:
         if key not in self._made:
             if len(self._made) >= KEPT:
                 self._made.clear()
-            self._made[key] = await asyncio.to_thread(self._run, ids, border)
+            self._made[key] = await self._in_turn(self._run, ids, border)
         return Rerun(self._made[key])
 
     async def rerun_rows(self, rows: Rows, span: Span, but: Collection[str]) -> Rerun | None:
-        return Rerun(await asyncio.to_thread(self._run_rows, rows, span))
+        return Rerun(await self._in_turn(self._run_rows, rows, span))
+
+    async def _in_turn(self, run: Callable[..., Rows], *what: object) -> Rows:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run, *what)
 
     def _run(self, ids: Sequence[int], border: int) -> Rows:
         from node.recomputing import run_again

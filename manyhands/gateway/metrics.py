@@ -24,7 +24,7 @@ from manyhands.gateway.deciding import Decision
 from manyhands.gateway.faults import CODES
 from manyhands.gateway.gateway import Gateway
 from manyhands.gateway.readiness import Look, Readiness
-from manyhands.gateway.second_runs import Outcome
+from manyhands.gateway.second_runs import STATES, Outcome
 from manyhands.gateway.upstream import Used
 from protocol.errors import ManyhandsError
 from protocol.transport import PROTOCOL_VERSION
@@ -118,6 +118,9 @@ class Metrics:
         self.second_runs = counter(
             "second_runs", "Answers that were run again, by what that found.", "model", "state"
         )
+        self.second_runs_due = gauge(
+            "second_runs_due", "Complete answers that wait to be run again, or are.", "state"
+        )
         self.verification_failures = counter(
             "verification_failures",
             "Windows of work that a second run does not bear out.",
@@ -149,6 +152,8 @@ class Metrics:
         for model in models:
             for code in set(CODES.values()):
                 self.requests.labels(model, "error", code)
+            for state in STATES:
+                self.second_runs.labels(model, state)
 
     def watch(self, model: str, endpoint: str) -> "Watch":
         return Watch(self, model, endpoint)
@@ -260,6 +265,8 @@ class Watch(Observer):
         self._metrics.requests.labels(self._model, reason, code).inc()
 
     def verified(self, index: int, outcome: Outcome) -> None:
+        if not outcome.is_over:
+            return
         self._metrics.second_runs.labels(self._model, outcome.state).inc()
         for result in outcome.results:
             if result != MATCH:
@@ -274,6 +281,9 @@ async def show(request: Request) -> Response:
     reasons = await readiness.reasons()
     metrics.cover(await readiness.look(), reasons)
     gateway: Gateway = request.app.state.gateway
+    if (runs := gateway.second_runs) is not None:
+        metrics.second_runs_due.labels("waiting").set(runs.n_waiting)
+        metrics.second_runs_due.labels("running").set(runs.n_running)
     if (client := gateway.client) is not None:
         metrics.judged(client.records.n_misbehaved, client.records.gave_up)
         client.hear_round_trips(metrics.round_trips.saw)

@@ -34,7 +34,9 @@ DESKS = "manyhands.auditing.desk"
 By = Literal["auto", "own", "peers", "nobody"]
 OWN_BYTES = 1 << 30  # of weights, up to which a gateway loads a model by itself
 LOOK_S = 300.0  # for one answer: hops that let us wait hold up those who wait behind it
+AT_ONCE = 4
 MAX_DUE = 64  # answers that wait to be run again, or are
+STATES = ("matches", "deviates", "unopened", "unknown")  # of an answer that was run again
 RATES_PPM = {"spot": None, "full": ALL_PPM}  # of windows; None: by what is known of each hop
 
 
@@ -42,15 +44,19 @@ RATES_PPM = {"spot": None, "full": ALL_PPM}  # of windows; None: by what is know
 class Outcome:
     """Of one answer. results: one for each window that was looked at, in the words of verdicts.
 
-    why: in words; of what could not be run again, the reason.
+    why: in words; of what could not be run again, the reason. is_over: False: it still waits, or is
+    being run again.
     """
 
     why: str
     results: tuple[str, ...] = ()
+    is_over: bool = True
 
     @property
     def state(self) -> str:
-        """`matches`, `deviates`, `unopened`, or `unknown`: nothing was looked at."""
+        """One of `STATES`, of which `unknown`: nothing was looked at; or `pending`."""
+        if not self.is_over:
+            return "pending"
         if MISMATCH in self.results:
             return "deviates"
         if UNOPENED in self.results:
@@ -59,18 +65,27 @@ class Outcome:
 
 
 Tell = Callable[[int, Outcome], None]
+RUNS = Outcome("it is run again now", is_over=False)
 
 
 class SecondRuns:
     """Of one gateway. by: who runs answers again; auto: this machine what is small, or peers.
-    look_s: how long one may take."""
+    look_s: how long one may take. n_due: answers that wait or run, or will when they are complete;
+    n_running: of these, those that are being run again."""
 
-    def __init__(self, home: Home, by: By = "auto", look_s: float = LOOK_S) -> None:
+    def __init__(
+        self, home: Home, by: By = "auto", look_s: float = LOOK_S, at_once: int = AT_ONCE
+    ) -> None:
         self._home, self._by, self._look_s = home, by, look_s
         self._desks: dict[tuple[bytes, str], Desk] = {}
-        self._one = asyncio.Lock()
+        self._places = asyncio.Semaphore(at_once)
         self._tasks = set[asyncio.Task[None]]()
-        self.n_due = 0
+        self.n_due = self.n_running = 0
+
+    @property
+    def n_waiting(self) -> int:
+        """Complete answers whose turn has not come."""
+        return len(self._tasks) - self.n_running
 
     def wish(self, verify: str, served: Served, caller: Caller, id: str, tell: Tell) -> "Wish":
         """What a request asks for. id: of the request. tell: hears what is found of each choice.
@@ -117,27 +132,49 @@ class SecondRuns:
         request: "GenerationRequest",
         generation: "Generation",
         result: "GenerationResult",
+        began: Callable[[], None] = lambda: None,
     ) -> Outcome:
-        """Never raises for what others do: the answer is there."""
-        limits = replace(request.limits, require=())  # as `auditing.shadowing` has it
-        key = wish.served.model.manifest.digest, wish.references
+        """Never raises for what others do: the answer is there. began: its turn has come."""
         try:
-            async with self._one:
-                desks = await asyncio.to_thread(import_module, DESKS)  # loads torch
-                with Findings.open(self._home.client, client.swarm_id) as findings:
-                    if (desk := self._desks.get(key)) is None:
-                        desk = desks.Desk(client, wish.served.model, findings, wish.references)
-                        desk.calibrations = self._home.calibrations
-                        self._desks[key] = desk
-                    desk.findings, desk.rate_ppm = findings, wish.rate_ppm
-                    async with asyncio.timeout(self._look_s):
-                        audit = await desk.look(request, generation, result, limits)
+            async with self._places:
+                self.n_running += 1
+                began()
+                try:
+                    return await self._look(wish, client, request, generation, result)
+                finally:
+                    self.n_running -= 1
         except TimeoutError:
             return Outcome(f"not run again: that was not done within {self._look_s:g} s")
         except ManyhandsError as error:
             return Outcome(f"not run again: {error}")
+
+    async def _look(
+        self,
+        wish: "Wish",
+        client: "Client",
+        request: "GenerationRequest",
+        generation: "Generation",
+        result: "GenerationResult",
+    ) -> Outcome:
+        limits = replace(request.limits, require=())  # as `auditing.shadowing` has it
+        desks = await asyncio.to_thread(import_module, DESKS)  # loads torch
+        with Findings.open(self._home.client, client.swarm_id) as findings:
+            desk = self._desk(desks.Desk, wish, client, findings)
+            async with asyncio.timeout(self._look_s):
+                audit = await desk.look(request, generation, result, limits)
         told = "; ".join((desks.summary(audit), *audit.notes))
         return Outcome(told, tuple(look.result for look in audit.looks))
+
+    def _desk(
+        self, kind: type["Desk"], wish: "Wish", client: "Client", findings: Findings
+    ) -> "Desk":
+        """Of this answer; what it loads it shares with all of its model's."""
+        key = wish.served.model.manifest.digest, wish.references
+        if (desk := self._desks.get(key)) is None:
+            desk = kind(client, wish.served.model, findings, wish.references)
+            desk.calibrations = self._home.calibrations
+            self._desks[key] = desk
+        return desk.beside(findings, wish.rate_ppm)
 
 
 @dataclass(slots=True)
@@ -158,7 +195,9 @@ class Wish:
             ApiError: too many wait already.
         """
         if self._runs.n_due + n > MAX_DUE:
-            message = f"{self._runs.n_due} answers wait to be run again already; leave verify out"
+            message = (
+                f"{self._runs.n_due} answers wait to be run again already: later, or no verify"
+            )
             raise ApiError("overloaded", message, param="manyhands.verify")
 
     def take(self, n: int) -> None:
@@ -175,10 +214,14 @@ class Wish:
     ) -> None:
         """An answer is complete."""
         self._n_open -= 1
+        waits = f"it waits to be run again, behind {self._runs.n_waiting} others"
+        self.tell(index, Outcome(waits, is_over=False))
 
         async def look() -> None:
             try:
-                outcome = await self._runs.look(self, client, request, generation, result)
+                outcome = await self._runs.look(
+                    self, client, request, generation, result, lambda: self.tell(index, RUNS)
+                )
             except Exception as error:  # a mistake of ours, which must not end the gateway
                 log.exception("an answer could not be run again", extra={"request": self.id})
                 outcome = Outcome(f"not run again: {type(error).__name__}, see the gateway's log")

@@ -1,6 +1,8 @@
 """Answers that a gateway runs again after it sent them, because their callers asked for that."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from ledger.verdicts import MISMATCH
 from manyhands.gateway.catalogue import served_of
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.grants import ANYBODY, Caller
-from manyhands.gateway.second_runs import MAX_DUE, Outcome, SecondRuns
+from manyhands.gateway.second_runs import MAX_DUE, Outcome, SecondRuns, Wish
 from manyhands.home import Home
 from manyhands.models import BUILT_IN, find_model
 from protocol.signing import OPEN_SWARM_ID
@@ -36,7 +38,7 @@ def outcome_of(gateway: Live, id: str) -> Any:
     def is_there() -> bool:
         _, _, told = gateway.ask("GET", "/api/v1/requests")
         found[:] = [one["verification"] for one in told["requests"] if one["id"] == id]
-        return bool(found and found[0])
+        return bool(found and found[0] and found[0]["state"] != "pending")
 
     until(is_there, timeout_s=60)
     return found[0]
@@ -155,17 +157,63 @@ async def test_hops_that_let_us_wait_hold_up_the_second_runs_of_others_for_a_whi
     (tmp_path / "client").mkdir()
     runs = SecondRuns(Home.at(tmp_path), look_s=0.05)
     wish = runs.wish("spot", tiny, ANYBODY, "id", lambda *_: None)
-    desk = SimpleNamespace(look=lambda *_: asyncio.Event().wait())
-    runs._desks[tiny.model.manifest.digest, wish.references] = cast("Any", desk)
-    client = cast("Any", SimpleNamespace(swarm_id=OPEN_SWARM_ID))
-    asked = cast("Any", SimpleNamespace(limits=ANY_PEER))
+    looked_at(runs, wish, lambda: asyncio.Event().wait())
 
-    outcomes = await asyncio.gather(
-        *(runs.look(wish, client, asked, cast("Any", None), cast("Any", None)) for _ in range(2))
-    )
+    outcomes = await asyncio.gather(*(look(runs, wish) for _ in range(2)))
 
     assert [each.state for each in outcomes] == ["unknown", "unknown"]
     assert "not done within 0.05 s" in outcomes[0].why
+
+
+async def test_several_answers_are_run_again_at_a_time_and_the_others_are_told_that_they_wait(
+    tmp_path: Path,
+) -> None:
+    (tiny,) = served_of([find_model("tiny")])
+    (tmp_path / "client").mkdir()
+    runs, told = SecondRuns(Home.at(tmp_path), at_once=2), Counter[str]()
+    both_look, may_go, all_told = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def tell(index: int, outcome: Outcome) -> None:
+        states[index].append(outcome.state)
+        told[outcome.why] += 1
+        if all(each[-1:] == ["unknown"] for each in states.values()):
+            all_told.set()
+
+    async def looked() -> SimpleNamespace:
+        if runs.n_running == 2:
+            both_look.set()
+        await may_go.wait()
+        return SimpleNamespace(looks=[], notes=["nothing was looked at"], faults=[])
+
+    states: dict[int, list[str]] = {index: [] for index in range(3)}
+    wish = runs.wish("spot", tiny, ANYBODY, "id", tell)
+    wish.take(3)
+    looked_at(runs, wish, looked)
+    for index in states:
+        wish.begin(CLIENT, index, ASKED, cast("Any", None), cast("Any", None))
+    async with asyncio.timeout(60):
+        await both_look.wait()
+        assert (runs.n_running, runs.n_waiting, runs.n_due) == (2, 1, 3)
+        assert states == {0: ["pending"] * 2, 1: ["pending"] * 2, 2: ["pending"]}
+        may_go.set()
+        await all_told.wait()
+
+    assert runs.n_due == 0
+    assert told["it waits to be run again, behind 2 others"] == 1
+
+
+CLIENT = cast("Any", SimpleNamespace(swarm_id=OPEN_SWARM_ID))
+ASKED = cast("Any", SimpleNamespace(limits=ANY_PEER))
+
+
+def looked_at(runs: SecondRuns, wish: Wish, how: Callable[[], Awaitable[Any]]) -> None:
+    """Have a desk that does nothing else look at its answers."""
+    desk = SimpleNamespace(beside=lambda *_: SimpleNamespace(look=lambda *_: how()))
+    runs._desks[wish.served.model.manifest.digest, wish.references] = cast("Any", desk)
+
+
+async def look(runs: SecondRuns, wish: Wish) -> Outcome:
+    return await runs.look(wish, CLIENT, ASKED, cast("Any", None), cast("Any", None))
 
 
 def test_an_outcome_is_as_bad_as_its_worst_window() -> None:
