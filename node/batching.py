@@ -14,7 +14,8 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -70,15 +71,27 @@ class Batcher:
         self._queues: dict[Lane, deque[Work]] = {}  # the longest unserved session first
         self._is_awaited = False  # results are out whose next rows come back at once
         self._staged: list[Work] = []
+        self._came_s: float | None = None  # when what is being handled came here
         self._is_handing_out = False
         self._thread = threading.Thread(target=self._main, name="torch", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    @contextmanager
+    def arrival(self, came_s: float) -> Iterator[None]:
+        """What is submitted within came here then, on the performance counter, and is delivered."""
+        self._came_s = came_s
+        try:
+            yield
+        finally:
+            self._came_s = None
+            self.deliver()
+
     def submit(self, work: Work) -> None:
         """Run this; what is submitted in one go of the loop reaches the worker together."""
-        work.since_s = time.perf_counter()
+        work.since_s = time.perf_counter() if self._came_s is None else self._came_s
+        work.found_idle = self._is_handing_out or self.load.busy_since_s is None
         self._staged.append(work)
         if len(self._staged) == 1 and not self._is_handing_out:
             self._loop.call_soon(self.deliver)
@@ -242,6 +255,7 @@ class Batcher:
         self.load.busy_s += spent_s
         self.load.batch_rows.append(len(pieces))
         seen = None if step is None else _seen(pieces, step, began, spent_s)
+        ended_s = began + spent_s
         results = [
             result
             for piece, ran in zip(pieces, done, strict=True)
@@ -250,7 +264,7 @@ class Batcher:
         for piece in pieces:
             self._advance(piece)
         self._is_awaited = self._is_awaited or any(piece.lane.is_own_ring for piece in pieces)
-        self._post(self._hand_out, results, seen)
+        self._post(self._hand_out, results, seen, ended_s)
 
     def _step(self, pieces: Sequence[Piece]) -> list[Ran]:
         items = [self._item(piece) for piece in pieces]
@@ -313,7 +327,7 @@ class Batcher:
 
     # --- on the event loop ------------------------------------------------------------------------
 
-    def _hand_out(self, results: list[Done], seen: Seen | None) -> None:
+    def _hand_out(self, results: list[Done], seen: Seen | None, ended_s: float) -> None:
         self._is_handing_out = True
         try:
             for result in results:
@@ -322,24 +336,24 @@ class Batcher:
             self._is_handing_out = False
             self._deliver(True)
         self._flush()
-        self._loop.call_soon(self._tidy_up, results, seen)  # behind the writers that `flush` woke
+        # Behind the writers that `flush` woke.
+        self._loop.call_soon(self._tidy_up, results, seen, ended_s)
 
-    def _tidy_up(self, results: list[Done], seen: Seen | None) -> None:
+    def _tidy_up(self, results: list[Done], seen: Seen | None, ended_s: float) -> None:
+        left_us = (time.perf_counter() - ended_s) * 1e6
         for lane in dict.fromkeys(result.lane for result in results):
             _guarded(lane, lane.afterwards)
         if seen is not None:
-            self._watch(seen)
+            self._watch(replace(seen, left_us=left_us))
 
 
 def _seen(pieces: Sequence[Piece], step: Step, began_s: float, spent_s: float) -> Seen:
-    waits_us = tuple(
-        max(0.0, began_s - work.since_s) * 1e6
-        for piece in pieces
-        for work, _ in piece.parts
-        if not work.at
-    )
+    works = [work for piece in pieces for work, _ in piece.parts if not work.at]
+    known_us = [(max(0.0, began_s - work.since_s) * 1e6, work.found_idle) for work in works]
+    waits_us = tuple(0.0 if found_idle else us for us, found_idle in known_us)
+    came_us = tuple(us for us, found_idle in known_us if found_idle)
     n_blocks, rows = blocks_and_rows(pieces)
-    return Seen(step.kind, n_blocks, rows, spent_s * 1e6, waits_us)
+    return Seen(step.kind, n_blocks, rows, spent_s * 1e6, waits_us, came_us)
 
 
 def _results(piece: Piece, ran: Ran, began_s: float, run_us: int) -> Iterator[Done]:

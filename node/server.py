@@ -7,6 +7,7 @@ error on its own stream.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 from node.funding import hold_for
@@ -23,7 +24,7 @@ from protocol.errors import (
     PeerMisbehaved,
     PeerUnreachable,
 )
-from protocol.frames import Ask, DataMessage, Frame
+from protocol.frames import Ask, Frame
 from protocol.guard import Guard
 from protocol.identity import PeerId
 from protocol.messages import Failure, Reserve, Resume
@@ -154,7 +155,7 @@ class Server:
         try:
             while True:
                 message = await stream.receive()
-                self._heard(peer, data_message(message), stream)
+                self._heard(peer, message, stream)
                 await self._inbound.passed(len(message))
         except PeerUnreachable as error:
             log.debug("data stream ended", extra={"peer": peer, "error": str(error)})
@@ -162,11 +163,11 @@ class Server:
             if inbound.get(peer) is stream:
                 del inbound[peer]
 
-    def _heard(self, peer: PeerId, message: DataMessage, stream: Stream) -> None:
-        sessions = self._sessions()
+    def _heard(self, peer: PeerId, data: bytes, stream: Stream) -> None:
+        came_s, message, sessions = time.perf_counter(), data_message(data), self._sessions()
         if isinstance(message, Frame | Ask):
-            sessions.arrivals.received(peer, message, stream)
-            sessions.around.batcher.deliver()
+            with sessions.around.batcher.arrival(came_s):
+                sessions.arrivals.received(peer, message, stream)
             sessions.around.neighbours.flush()
         else:
             sessions.arrivals.client_returned(peer, message, stream)

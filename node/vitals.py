@@ -27,7 +27,6 @@ MAX_SAMPLES = 64  # of each kind of step, and of waits
 LEAST_SAMPLES = 8  # before they count against what was measured at the start
 DRIFT_AGE_S = 300.0  # older steps say nothing about now
 WAIT_AGE_S = 10.0
-HANDOVER_US = 500.0  # what a row waits on an idle node: counted with the hop, not with the queue
 RATE_S = 30.0
 STUCK_S = 2.5  # a step is made to take two seconds at most; one that takes longer is in trouble
 PREFILL = 0  # where the drift of prompts is kept, beside that of the batch sizes
@@ -48,6 +47,8 @@ class Vitals:
         self._speeds, self._n_blocks = speeds, n_blocks
         self._load, self._now_s = load, now_s
         self._waits_us: deque[tuple[float, float]] = deque(maxlen=MAX_SAMPLES)
+        self._came_us: deque[tuple[float, float]] = deque(maxlen=MAX_SAMPLES)
+        self._left_us: deque[tuple[float, float]] = deque(maxlen=MAX_SAMPLES)
         self._decodes: deque[tuple[float, Seen]] = deque(maxlen=MAX_SAMPLES)
         self._rows: deque[tuple[float, int]] = deque([(now_s(), load.rows)])
         self._table = dict(speeds.decode_steps_us)
@@ -64,6 +65,8 @@ class Vitals:
         self._waits_us.extend((now_s, wait_us) for wait_us in seen.waits_us)
         if seen.kind in ("decode", "mixed"):
             self._decodes.append((now_s, seen))
+            self._came_us.extend((now_s, came_us) for came_us in seen.came_us)
+            self._left_us.append((now_s, seen.left_us))
         if now_s - self._rows[-1][0] >= 1.0:
             self._count_rows(now_s)
         if seen.kind == "decode" and self._table:
@@ -112,7 +115,17 @@ class Vitals:
         waits_us = [us for at_s, us in self._waits_us if now_s - at_s <= WAIT_AGE_S]
         away_us = self.away_s * 1e6
         wait_us = statistics.fmean(waits_us) if waits_us else 0.0
-        return round(max(wait_us if wait_us >= HANDOVER_US else 0.0, away_us))
+        return round(max(wait_us, away_us))
+
+    @property
+    def visit_us(self) -> int:
+        """What a row's way through this node takes beside its step, where it waits for nobody; 0
+        where too few were seen.
+        """
+        came_us, left_us = self._lately(self._came_us), self._lately(self._left_us)
+        if min(len(came_us), len(left_us)) < LEAST_SAMPLES:
+            return 0
+        return max(1, round(typical(came_us) + typical(left_us)))
 
     @property
     def shared_us(self) -> int:
@@ -153,6 +166,7 @@ class Vitals:
         return Measured(
             decode_steps_us=self.decode_steps_us,
             fixed_us=self.fixed_us,
+            visit_us=self.visit_us,
             queue_us=self.queue_us,
             shared_us=self.shared_us,
             backlog_us=round(self._load.backlog_s * 1e6),
@@ -168,14 +182,12 @@ class Vitals:
 
     def _drift(self, *kinds: int) -> float | None:
         """By how much steps take longer than at the start; None where too few were seen."""
-        now_s = self._now_s()
-        ratios = [
-            ratio
-            for kind in kinds
-            for at_s, ratio in self._drifts[kind]
-            if now_s - at_s <= DRIFT_AGE_S
-        ]
+        ratios = [ratio for kind in kinds for ratio in self._lately(self._drifts[kind])]
         return typical(ratios) if len(ratios) >= LEAST_SAMPLES else None
+
+    def _lately(self, samples: Iterable[tuple[float, float]]) -> list[float]:
+        now_s = self._now_s()
+        return [value for at_s, value in samples if now_s - at_s <= DRIFT_AGE_S]
 
 
 def _interpolated(steps_us: Iterable[tuple[int, int]], size: int) -> float:

@@ -89,7 +89,8 @@ class Work:
     run: Run
     generation: int
     at: int = 0
-    since_s: float = 0.0  # when it was handed over, on the performance counter
+    since_s: float = 0.0  # when what it is of came here, on the performance counter
+    found_idle: bool = False  # whether the thread did nothing then, or waited for this
 
     @property
     def left(self) -> int:
@@ -117,7 +118,7 @@ class Done:
     drawn: tuple[Drawn, ...]
     run_us: int
     read: PromptLogprobs | None = None  # of the piece it ends
-    since_s: float = 0.0  # when its work was handed over, and when it began to run
+    since_s: float = 0.0  # when its work came, and when it began to run
     began_s: float = 0.0
 
 
@@ -129,7 +130,9 @@ class Seen:
     n_blocks: int  # that its sessions ran, of the span
     rows: int
     spent_us: float
-    waits_us: tuple[float, ...]  # of each work whose first row was in it
+    waits_us: tuple[float, ...]  # for others, of each work whose first row was in it
+    came_us: tuple[float, ...] = ()  # from the arrival of each that waited for nobody to its begin
+    left_us: float = 0.0  # from its end until all that others wait for has left
 
 
 @dataclass(frozen=True, slots=True)

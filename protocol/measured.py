@@ -34,6 +34,7 @@ class Measured:
 
     decode_steps_us: tuple[tuple[int, int], ...] = ()  # (sessions in a step, its time), ascending
     fixed_us: int = 0  # of a step of one session: what does not depend on how many blocks it runs
+    visit_us: int = 0  # from a row's arrival to its step, and on from there, where nobody waits
     queue_us: int = 0  # how long a new row waits at present before its step begins
     shared_us: int = 0  # by how much decodes' steps take longer at present than one row alone would
     backlog_us: int = 0  # what the prompts take that wait here at present

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from protocol.announcements import Announcement
 from scheduler.wanted import Goal, Wanted
 
-HOP_MS = 0.5  # what a visit costs beside computing: framing, two event loops, a thread switch
+VISIT_MS = 0.5  # framing, two event loops, a thread switch: of a host that has not measured it
 UNMEASURED_BLOCK_MS = 2.0
 UNMEASURED_PREFILL_US = 2_000  # of one row in one block
 SHARE_PER_SESSION = 0.12  # batched sessions slow each other: 8 at once give 4.4 times one's tokens
@@ -122,7 +122,7 @@ def announced_cost(peer: Announcement, wanted: Wanted) -> Cost[float]:
         price_ms=price.decode * ms_per_ncr,
         prompt_price_ms=price.prefill * ms_per_ncr,
         prompt_ms=row_ms if is_batch else row_ms * (1 + LOST_BY_OTHERS * peer.n_sessions),
-        hop_ms=HOP_MS + fixed_us / 1000,
+        hop_ms=visit_ms(peer) + fixed_us / 1000,
         queue_ms=queue_ms,
         others_ms=queue_ms + untold_ms,
         backlog_ms=0.0 if is_batch else measured.backlog_us / 1000,
@@ -146,6 +146,11 @@ def tightness_ms(needed_bytes: NDArray[Any], free_bytes: NDArray[Any]) -> NDArra
     """What it costs to take so much of the KV room that peers have left."""
     share: NDArray[np.float64] = np.minimum(1.0, needed_bytes / np.maximum(free_bytes, 1))
     return NEARLY_FULL_MS * share**2
+
+
+def visit_ms(peer: Announcement) -> float:
+    """What a row's way through the host takes beside its step."""
+    return peer.measured.visit_us / 1000 or VISIT_MS
 
 
 def shared_us(peer: Announcement) -> float:

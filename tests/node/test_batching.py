@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from math import inf
@@ -520,3 +521,45 @@ async def test_a_failed_step_costs_no_windowed_session_beside_it_its_life(checkp
     assert isinstance(spoiler.error, OutOfMemory)
     assert beside.error is None
     assert beside.ids == alone.ids
+
+
+async def test_how_long_rows_were_on_their_way_to_a_step_and_on_from_it_is_seen(engine):
+    seen, loop = [], asyncio.get_running_loop()
+    batcher = Batcher(engine, loop, watch=seen.append)
+    batcher.start()
+    session = Session(batcher, engine, [3, 4, 5], 2)
+
+    with batcher.arrival(time.perf_counter() - 1000):
+        session.start()
+    await ended(session)
+    await asyncio.to_thread(batcher.stop)
+    await asyncio.sleep(0)
+
+    prompt, decode = seen
+    assert prompt.waits_us == (0.0,), "it found nobody before it"
+    assert prompt.came_us[0] >= 1000e6
+    assert decode.came_us[0] < 1000e6, "it came later, and from here"
+    assert prompt.left_us > 0 < decode.left_us
+
+
+async def test_rows_that_come_while_others_run_are_seen_to_wait(engine):
+    seen, loop = [], asyncio.get_running_loop()
+    batcher = Batcher(engine, loop, watch=seen.append)
+    batcher.start()
+    begun, release = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        begun.set()
+        release.wait(10)
+
+    batcher.between_steps(stuck)
+    await asyncio.to_thread(begun.wait)
+    session = Session(batcher, engine, [3, 4, 5], 1)
+    session.start()
+    release.set()
+    await ended(session)
+    await asyncio.to_thread(batcher.stop)
+    await asyncio.sleep(0)
+
+    assert seen[0].waits_us[0] > 0
+    assert seen[0].came_us == ()

@@ -119,10 +119,36 @@ def test_the_queue_is_as_long_as_rows_waited_lately(vitals, clock):
     assert vitals.measured().queue_us == 0
 
 
-def test_the_hand_over_to_an_idle_thread_is_no_queue(vitals):
-    vitals.saw(decode(waits_us=[80, 120]))
+def test_rows_that_waited_for_nobody_make_the_queue_shorter(vitals):
+    vitals.saw(decode(rows=4, waits_us=[2000, 0, 0, 0]))
 
-    assert vitals.measured().queue_us == 0
+    assert vitals.measured().queue_us == 500
+
+
+def visit(came_us: float, left_us: float) -> Seen:
+    return Seen("decode", 4, 1, 1000.0, (0.0,), (came_us,), left_us)
+
+
+def test_a_visit_is_the_way_to_a_step_and_on_from_there(vitals, clock):
+    assert vitals.measured().visit_us == 0, "nobody was here yet"
+
+    for step in range(20):
+        vitals.saw(visit(50_000.0 if step == 7 else 300.0, 700.0))
+
+    assert vitals.measured().visit_us == 1000, "a hiccup changes nothing"
+    assert vitals.measured().queue_us == 0, "who is handed over waits for nobody"
+
+    clock.now += 3600
+
+    assert vitals.measured().visit_us == 0
+
+
+def test_rows_that_waited_for_others_say_nothing_about_a_visit(vitals):
+    for _ in range(20):
+        vitals.saw(visit(300.0, 700.0))
+        vitals.saw(Seen("decode", 4, 1, 1000.0, (9_000.0,), (), 700.0))
+
+    assert vitals.measured().visit_us == 1000
 
 
 def test_what_rows_share_is_how_much_longer_their_steps_take_than_alone(vitals, clock):

@@ -365,6 +365,7 @@ def test_the_counters_of_junk_are_bounded():
 def test_what_a_node_measured_travels_and_what_it_did_not_takes_no_room():
     measured = Measured(
         decode_steps_us=((1, 900), (8, 2100)),
+        visit_us=1300,
         queue_us=40,
         shared_us=7,
         backlog_us=900,

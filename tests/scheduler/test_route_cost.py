@@ -7,7 +7,13 @@ import pytest
 from protocol.announcements import Announcement
 from protocol.measured import Measured
 from protocol.messages import Span
-from scheduler.route_cost import LOST_BY_OTHERS, UNMEASURED_PREFILL_US, cost_of, prefill_us
+from scheduler.route_cost import (
+    LOST_BY_OTHERS,
+    UNMEASURED_PREFILL_US,
+    VISIT_MS,
+    cost_of,
+    prefill_us,
+)
 from scheduler.routing import Wanted, find_routes
 from scheduler.wanted import Goal
 from tests.announcing import MANIFEST, announce, peer_of
@@ -43,6 +49,21 @@ def test_silence_about_what_steps_share_makes_nobody_much_cheaper_than_who_tells
     silent = host(2, n_sessions=n_sessions, queue_us=queue_us)
 
     assert whole_ms(silent) == pytest.approx(whole_ms(told), abs=2.1)
+
+
+def test_a_visit_costs_what_the_host_measured_and_what_is_usual_where_it_did_not():
+    silent, told = cost_of(host(1), WANTED), cost_of(host(2, visit_us=2_000), WANTED)
+
+    assert (silent.hop_ms, told.hop_ms) == pytest.approx((VISIT_MS, 2.0))
+
+
+def test_a_route_costs_a_visit_to_each_of_its_hosts():
+    def cost_ms(visit_us: int) -> float:
+        told = Measured(visit_us=visit_us)
+        halves = [announce(n, ((n - 1) * 4, n * 4), measured=told) for n in (1, 2)]
+        return find_routes(halves, WANTED)[0].cost_ms
+
+    assert cost_ms(2_000) - cost_ms(600) == pytest.approx(2 * 1.4)
 
 
 def test_a_prompt_that_nobody_measured_is_not_free():

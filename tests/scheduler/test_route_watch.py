@@ -84,7 +84,7 @@ def test_who_says_nothing_is_held_to_what_was_assumed():
 
 
 @pytest.mark.parametrize(
-    "field", ["decode_us", "queue_us", "shared_us", "backlog_us", "fixed_us", "curve"]
+    "field", ["decode_us", "visit_us", "queue_us", "shared_us", "backlog_us", "fixed_us", "curve"]
 )
 def test_absurd_numbers_break_nobodys_answer(field):
     absurd = announce(1, decode_us=8_000)

@@ -13,7 +13,7 @@ from protocol.address import Address
 from protocol.announcements import Announcement, Link
 from protocol.messages import Span
 from scheduler.latency import SAME_HOST_MS, UNKNOWN_MS, Latencies
-from scheduler.route_cost import HOP_MS, SHARE_PER_SESSION
+from scheduler.route_cost import SHARE_PER_SESSION, VISIT_MS
 from scheduler.routing import (
     Route,
     Wanted,
@@ -60,7 +60,7 @@ def cost_ms(hops: Sequence[tuple[Announcement, int]], latencies: Latencies) -> f
         for peer, n in hops
     )
     others_ms = sum(peer.decode_us / 1000 * SHARE_PER_SESSION * peer.n_sessions for peer, _ in hops)
-    return links_ms + compute_ms + others_ms + HOP_MS * len(hops)
+    return links_ms + compute_ms + others_ms + VISIT_MS * len(hops)
 
 
 def brute_force_ms(swarm: list[Announcement], latencies: Latencies) -> float | None:
@@ -297,7 +297,7 @@ def test_a_replacement_is_near_the_neighbours_that_stay():
     found = find_replacement(swarm, Span(4, 8), wanted, before=peer_of(1), after=peer_of(1))
 
     assert [route.peer_ids for route in found] == [(peer_of(2),), (peer_of(3),)]
-    assert found[0].cost_ms == pytest.approx(1 + HOP_MS + 20 + 1)
+    assert found[0].cost_ms == pytest.approx(1 + VISIT_MS + 20 + 1)
 
 
 def test_ties_are_decided_by_the_seed_and_nothing_else():

@@ -18,7 +18,7 @@ from scheduler.affording import route_ncr
 from scheduler.candidates import candidates
 from scheduler.latency import UNKNOWN_MS, Latencies
 from scheduler.prices import asked, price_of
-from scheduler.route_cost import HOP_MS, SHARE_PER_SESSION, cost_of
+from scheduler.route_cost import SHARE_PER_SESSION, VISIT_MS, cost_of
 from scheduler.routing import find_routes, missing_blocks
 from scheduler.wanted import Constraint, Goal, Limits, Wanted
 from tests.announcing import MANIFEST, announce, key_of, peer_of
@@ -162,9 +162,9 @@ def test_a_step_is_read_off_the_curve_at_the_size_it_would_have():
 def test_a_queue_adds_to_every_visit_for_us_and_for_others_and_a_slow_peer_is_slow_in_all():
     peer = announce(1, measured=Measured(queue_us=3000))
 
-    assert cost_of(peer, WANTED).visit_ms == pytest.approx(HOP_MS + 3 + 3)
+    assert cost_of(peer, WANTED).visit_ms == pytest.approx(VISIT_MS + 3 + 3)
     slow = cost_of(peer, WANTED, slowdown=2.0, extra_ms=1.0)
-    assert (slow.block_ms, slow.visit_ms) == pytest.approx((2, HOP_MS + 6 + 6 + 1))
+    assert (slow.block_ms, slow.visit_ms) == pytest.approx((2, VISIT_MS + 6 + 6 + 1))
 
 
 def test_who_has_no_room_is_asked_only_when_nobody_else_is_left():
