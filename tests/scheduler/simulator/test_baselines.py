@@ -1,6 +1,7 @@
 """The rules we measure against do in small what their sources do: cases worked by hand."""
 
 import random
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from protocol.identity import PeerId
 from protocol.messages import Span
+from scheduler.simulator import EvenSplit, ModelShape, Parallax, PeerSpec, RandomRule, World
 from scheduler.simulator.parallax import pipelines, water_fill
 from scheduler.simulator.petals import (
     NO_ROOM_S,
@@ -21,6 +23,10 @@ from scheduler.simulator.petals import (
     cheapest_chain,
     should_move,
 )
+from scheduler.simulator.policies import Standing
+from scheduler.simulator.simple_rules import stages
+from scheduler.simulator.traces import Request
+from scheduler.simulator.world import peer_id_of
 
 
 def test_petals_takes_the_run_whose_weakest_block_is_weakest_and_then_the_next_weakest():
@@ -139,3 +145,180 @@ def test_parallax_filling_covers_the_model_and_overfills_nobody(peers, share):
 
     assert sum(blocks) == n_blocks
     assert all(0 <= b <= c for b, c in zip(blocks, capacities, strict=True))
+
+
+# --- whole rules, on a swarm of a few hosts -------------------------------------------------------
+
+MODEL = ModelShape(n_blocks=8, block_bytes=100_000_000, row_bytes=1000, kv_bytes=100)
+ASKED = Request(0.0, "eu", 100, 100)
+
+
+def host(n: int, capacity: int = 8, block_ms: float = 1.0) -> PeerSpec:
+    return PeerSpec(
+        peer_id=peer_id_of(n),
+        region="eu",
+        block_s=block_ms / 1000,
+        prefill_block_s=0.0001,
+        capacity_blocks=capacity,
+        kv_bytes=10_000_000,
+        last_mile_s=0.0,
+    )
+
+
+@dataclass
+class Swarm:
+    """What rules look at: hosts 20 ms from each other, and what they serve or wait with."""
+
+    specs: list[PeerSpec]
+    spans: list[tuple[int, int] | None]
+    sessions: list[int] = field(default_factory=list)
+    full: set[int] = field(default_factory=set)
+    now_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        self.world = World(MODEL, self.specs, region_rtt_ms={("eu", "eu"): 40.0})
+        self.announcements = ()
+
+    @property
+    def standing(self) -> dict[PeerId, Standing]:
+        return {
+            spec.peer_id: Standing(
+                spec,
+                Span(*span) if span else None,
+                span is not None,
+                0 if i in self.full else spec.kv_bytes,
+                self.sessions[i] if self.sessions else 0,
+                0.0,
+            )
+            for i, (spec, span) in enumerate(zip(self.specs, self.spans, strict=True))
+        }
+
+    def ask_load(self, peer_id: PeerId) -> None:
+        return None
+
+
+def route(rule, swarm: Swarm, rng: random.Random | None = None) -> list[tuple[int, int, int]]:
+    """(host, blocks) of the chain that it takes."""
+    chain = rule.route(swarm, ASKED, (), rng or random.Random(1)) or ()
+    index = swarm.world.index
+    return [(index[seat.peer_id], seat.span.start, seat.span.stop) for seat in chain]
+
+
+def joined(rule, swarm: Swarm, n: int) -> dict[int, tuple[int, int]]:
+    spans = rule.joined(swarm, peer_id_of(n), random.Random(1))
+    index = swarm.world.index
+    return {index[peer]: (span.start, span.stop) for peer, span in spans.items()}
+
+
+def test_with_parallax_a_peer_that_comes_takes_the_blocks_that_fewest_have_from_there_on():
+    specs = [host(0, 4), host(1, 4), host(2, 4), host(3, 3), host(4, 8)]
+    swarm = Swarm(specs, [(0, 4), (0, 4), (4, 8), None, None])
+
+    # 2 2 2 2 1 1 1 1: from block 4, as many as fit; of one that could hold all, to the model's end.
+    assert joined(Parallax(dynamic=True), swarm, 3) == {3: (4, 7)}
+    assert joined(Parallax(dynamic=True), swarm, 4) == {4: (4, 8)}
+    # Then 2 2 2 2 2 2 2 1: the last block alone.
+    swarm.spans[3] = (4, 7)
+    assert joined(Parallax(dynamic=True), swarm, 4) == {4: (7, 8)}
+
+
+def test_with_parallax_everything_is_laid_out_anew_where_a_block_has_nobody():
+    swarm = Swarm([host(0, 4), host(1, 4), host(2, 8)], [(0, 4), None, None])
+
+    # 8 in one pipeline: 1 / 1; with 4 + 4 beside it two of three stages: 4 / 3.
+    assert joined(Parallax(dynamic=True), swarm, 2) == {0: (0, 4), 1: (4, 8), 2: (0, 8)}
+
+
+def test_parallax_takes_the_chain_of_whole_spans_with_the_least_latency():
+    # 0:4 and 4:8 at 1 ms a block, 40 ms to the other and back: 4 + 4 + 40 = 48 ms. All eight at
+    # 5 ms: 40; at 7 ms: 56. 3:8 at 0.1 ms begins where nobody ends.
+    def hosts(whole_ms: float, **more: object) -> Swarm:
+        specs = [host(0), host(1), host(2, block_ms=whole_ms), host(3, block_ms=0.1)]
+        return Swarm(specs, [(0, 4), (4, 8), (0, 8), (3, 8)], **more)  # type: ignore[arg-type]
+
+    rule = Parallax(dynamic=True)
+    assert route(rule, hosts(5.0)) == [(2, 0, 8)]
+    assert route(rule, hosts(7.0)) == [(0, 0, 4), (1, 4, 8)]
+    assert route(rule, hosts(7.0, full={1})) == [(2, 0, 8)], "the other has no room"
+    assert route(rule, hosts(7.0, full={1, 2})) == []
+    # As its source counts: 7 ms once, not eight times, against 1 + 1 + 40.
+    assert route(Parallax(dynamic=True, per_shard=False), hosts(7.0)) == [(2, 0, 8)]
+
+
+def test_parallax_by_default_sends_requests_round_its_pipelines():
+    swarm = Swarm([host(0, 4), host(1, 4), host(2, 8)], [None, None, None], now_s=0.0)
+    rule = Parallax()
+    assert joined(rule, swarm, 2) == {0: (0, 4), 1: (4, 8), 2: (0, 8)}
+
+    swarm.spans = [(0, 4), (4, 8), (0, 8)]
+    taken = [route(rule, swarm) for _ in range(4)]
+
+    assert taken == [[(0, 0, 4), (1, 4, 8)], [(2, 0, 8)]] * 2
+
+
+def test_even_split_makes_stages_that_three_of_four_can_hold_and_fills_the_emptiest():
+    specs = [host(0, 8), host(1, 4), host(2, 5), host(3, 2)]
+    swarm = Swarm(specs, [(0, 4), None, None, None])
+
+    # Capacities 8 5 4 2: the third largest is 4, so that 8 blocks make two stages.
+    assert stages(swarm.world) == (Span(0, 4), Span(4, 8))
+    assert joined(EvenSplit(), swarm, 1) == {1: (4, 8)}
+    assert joined(EvenSplit(), swarm, 3) == {}, "it holds no stage"
+    swarm.spans[1] = (4, 8)
+    assert joined(EvenSplit(), swarm, 2) == {2: (0, 4)}, "one each: the first"
+
+
+def test_even_split_moves_one_of_several_where_a_stage_lost_its_last():
+    swarm = Swarm([host(0, 4), host(1, 4), host(2, 4)], [(0, 4), (0, 4), None])
+
+    moved = EvenSplit().left(swarm, peer_id_of(2), random.Random(1))
+
+    assert list(moved.values()) == [Span(4, 8)]
+    assert set(moved) <= {peer_id_of(0), peer_id_of(1)}
+
+
+def test_even_split_gives_each_stage_s_work_to_who_has_the_fewest_answers():
+    swarm = Swarm([host(n, 4) for n in range(4)], [(0, 4), (0, 4), (4, 8), (4, 8)], [3, 1, 0, 2])
+
+    assert route(EvenSplit(), swarm) == [(1, 0, 4), (2, 4, 8)]
+
+
+class Dice(random.Random):
+    """Whose next whole number is known."""
+
+    def __init__(self, falls: int) -> None:
+        super().__init__(1)
+        self._falls = falls
+
+    def randint(self, a: int, b: int) -> int:
+        assert a <= self._falls <= b
+        return self._falls
+
+
+def test_random_places_fall_beyond_both_ends_too_and_are_pushed_back():
+    swarm = Swarm([host(0, 4)], [None])
+
+    def place(fall: int) -> Span:
+        return RandomRule().joined(swarm, peer_id_of(0), Dice(fall))[peer_id_of(0)]
+
+    # Four blocks of eight, from -3 to 7: the ends get 4 of 11 each, what lies between one each.
+    starts = [place(fall).start for fall in range(-3, 8)]
+    assert starts == [0, 0, 0, 0, 1, 2, 3, 4, 4, 4, 4]
+    assert all(len(place(fall)) == 4 for fall in range(-3, 8))
+
+
+@given(st.integers(0, 1_000))
+def test_a_random_chain_uses_each_host_it_draws_to_its_end_and_none_twice(seed):
+    swarm = Swarm([host(n) for n in range(4)], [(0, 5), (0, 3), (3, 8), (2, 8)])
+
+    chain = route(RandomRule(), swarm, random.Random(seed))
+
+    assert chain in (
+        [(0, 0, 5), (2, 5, 8)],
+        [(0, 0, 5), (3, 5, 8)],
+        [(1, 0, 3), (0, 3, 5), (2, 5, 8)],
+        [(1, 0, 3), (0, 3, 5), (3, 5, 8)],
+        [(1, 0, 3), (2, 3, 8)],
+        [(1, 0, 3), (3, 3, 8)],
+    )
+    assert route(RandomRule(), Swarm([host(0)], [(0, 7)]), random.Random(seed)) == []

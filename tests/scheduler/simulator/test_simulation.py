@@ -30,6 +30,7 @@ from scheduler.simulator import (
     volunteers,
 )
 from scheduler.simulator.policies import Chain, Missing, Seat, Spans, Swarm
+from scheduler.simulator.traces import KINDS
 from scheduler.simulator.world import peer_id_of
 
 MODEL = ModelShape(n_blocks=8, block_bytes=100_000_000, row_bytes=1000, kv_bytes=100)
@@ -226,13 +227,13 @@ def test_the_bound_is_what_was_asked_and_what_those_who_are_there_can_make():
     assert bound(Request(11.0, "eu", 100, 100)) == 0
 
 
-@pytest.fixture(scope="module")
-def stormy() -> tuple[World, Trace]:
+def small(kind: str) -> tuple[World, Trace]:
+    """Twelve volunteers, a model of 16 blocks, four minutes."""
     model = ModelShape(n_blocks=16)
     rng = random.Random(7)
     world = World(model, volunteers(12, rng, model))
     asking = Asking(per_s=0.3, n_answer=60, n_prompt=60)
-    return world, make_trace("outage", world, rng, asking=asking, horizon_s=240)
+    return world, make_trace(kind, world, rng, asking=asking, horizon_s=240)
 
 
 @pytest.mark.parametrize(
@@ -240,12 +241,24 @@ def stormy() -> tuple[World, Trace]:
     [Manyhands, Petals, Parallax, lambda: Parallax(dynamic=True), EvenSplit, RandomRule],
     ids=["manyhands", "petals", "parallax", "parallax dynamic", "even split", "random"],
 )
-def test_nothing_gets_lost_in_the_books_and_a_seed_repeats_itself(make, stormy):
-    world, trace = stormy
+def test_nothing_gets_lost_in_the_books_and_a_seed_repeats_itself(make):
+    world, trace = small("outage")
 
     report, again = (simulate(world, trace, make(), seed=3) for _ in range(2))
 
     assert report == again
+    balances(report, world, trace)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "outage"])
+def test_every_kind_of_day_can_be_played_and_adds_up(kind):
+    world, trace = small(kind)
+
+    balances(simulate(world, trace, Manyhands(), seed=3), world, trace)
+
+
+def balances(report: Report, world: World, trace: Trace) -> None:
+    """Every request has one end, and no more is made than could be."""
     assert report.n_asked == len(trace.requests)
     assert report.n_asked == report.n_done + report.n_lost + report.n_refused + report.n_open
     done = sum(r.request.n_answer for r in report.records if r.outcome == "done")
