@@ -52,9 +52,9 @@ def rest(n_nodes: int, seconds: float) -> None:
     table(
         (f"{n_nodes} announcements at rest, per node", "measured", "goal"),
         (
-            ("messages, sent and received", f"{found.bytes_per_s:.0f} B/s", ""),
-            ("with TLS, HTTP/2 and TCP/IP", f"{wire:.0f} B/s", f"<= {GOAL_BYTES_PER_S} B/s"),
-            ("the busiest node, messages", f"{found.most_bytes_per_s:.0f} B/s", ""),
+            ("messages, sent and received, mean", f"{found.bytes_per_s:.0f} B/s", ""),
+            ("with TLS, HTTP/2 and TCP/IP, mean", f"{wire:.0f} B/s", f"<= {GOAL_BYTES_PER_S} B/s"),
+            ("the busiest node, messages alone", f"{found.most_bytes_per_s:.0f} B/s", ""),
             ("calls, made and answered", f"{found.calls_per_s:.2f} /s", ""),
             ("handshakes, made and answered", f"{found.dials_per_s * 60:.2f} /min", ""),
             ("nodes that lost sight of somebody", str(found.n_blind), "0"),
