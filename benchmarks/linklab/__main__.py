@@ -32,6 +32,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", metavar="VARIANT", help="leave the others out")
     parser.add_argument("--links", choices=("proxy", "tun"), default="proxy",
                         help="proxies, or packets between network namespaces (root)")  # fmt: skip
+    parser.add_argument("--first", action="store_true",
+                        help="nodes and client go before all other work here (root)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows there")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write an SVG for each there")
     parser.add_argument("--beside", type=Path, nargs="*", default=[], metavar="FILE",
@@ -44,6 +46,8 @@ def main() -> None:
         scenarios = [_chosen(read(find(name)), options.only) for name in options.scenarios]
         beside = [row for path in options.beside for row in rows_of(path)]
         found = _found(scenarios, beside, options)
+    except PermissionError as error:
+        sys.exit(f"error: {error}")
     except ManyhandsError as error:
         print(f"error: {error}", file=sys.stderr)
         if error.hint:
@@ -127,14 +131,14 @@ async def _run(
     print(f"{scenario.name}: {scenario.title}", file=sys.stderr)
     rounds = options.rounds or scenario.rounds
     if cloud is None:
-        rows = await run(scenario, rounds=rounds, tell=_tell)
+        rows = await run(scenario, rounds=rounds, is_first=options.first, tell=_tell)
     else:
         from benchmarks.linklab.tun import TunSwarm
 
         carrier = await cloud.open_links()
         make = type("InCloud", (TunSwarm,), {"cloud": cloud, "carrier": carrier})
         try:
-            rows = await run(scenario, make=make, rounds=rounds, tell=_tell)
+            rows = await run(scenario, make=make, rounds=rounds, is_first=options.first, tell=_tell)
         finally:
             await carrier.aclose()
     theirs = [row for row in beside if row.scenario == scenario.name]
@@ -151,6 +155,7 @@ async def _run(
         "title": scenario.title,
         "machine": common.machine(),
         "links": options.links,
+        "first": options.first,
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "rows": [row.to_json() for row in rows],
         "goals": [verdict.to_json() for verdict in verdicts],

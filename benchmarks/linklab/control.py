@@ -20,7 +20,6 @@ from benchmarks.linklab.ways import Ground, Sums, Way
 
 OUTSIDE = -1  # the place of whoever is no node: clients
 HERE = str(Path(__file__).resolve().parents[2])
-FIRST = -10  # links are no part of what is measured: they go before it
 
 Carried = dict[tuple[int, int], Sums]
 """From place to place."""
@@ -145,14 +144,6 @@ class _Punctual(selectors.EpollSelector):
 
 def punctual_loop() -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop(_Punctual())
-
-
-def put_first() -> None:
-    """Where the system allows it, this process goes before those that it stands between."""
-    with suppress(OSError):
-        os.nice(FIRST)
-    with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(FIRST))
 
 
 def less(after: Carried, before: Carried) -> Carried:

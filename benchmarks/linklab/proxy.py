@@ -2,7 +2,7 @@
 
 In: ways between places, and which process is at which place. Out: a port for each node; whoever
 dials it reaches the node, and every byte is held back both ways as `ways.Stream` says. The proxy
-finds out which process dialled by its socket, in /proc. Bytes are neither read nor changed: it
+finds out which process dialled by its socket (`dialler.py`). Bytes are neither read nor changed: it
 holds no key.
 
 `python -m benchmarks.linklab.proxy` runs them in a process of its own, told over its standard input
@@ -11,16 +11,14 @@ counts whole milliseconds, as that of asyncio on epoll does.
 """
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
 
-from benchmarks.linklab.control import OUTSIDE, Orders, obey, punctual_loop, put_first
+from benchmarks.linklab.control import OUTSIDE, Orders, obey, punctual_loop
+from benchmarks.linklab.dialler import Address, pid_of
+from benchmarks.linklab.priority import LINKS, put_first
 from benchmarks.linklab.ways import Ground, Stream, Way
 
 HOST = "127.0.0.1"
-CONNECTED = "01"  # as /proc/net/tcp writes it
 BUFFER_BYTES = 4 << 20  # that a sender may have under way before it has to wait, as a socket's
 
 
@@ -128,7 +126,8 @@ class LinkLab:
     async def _join(self, near: _Held, place: int, hidden_port: int) -> None:
         if near.transport is None:
             return
-        dialler = self._place_of(near.transport.get_extra_info("peername")[1])
+        ends = (near.transport.get_extra_info(end) for end in ("peername", "sockname"))
+        dialler = self._place_of(*ends)
         far = _Held(self.ground)
         loop = asyncio.get_running_loop()
         try:
@@ -144,33 +143,16 @@ class LinkLab:
         near.join(self.ground.stream(dialler, place), far)
         far.join(self.ground.stream(place, dialler), near)
 
-    def _place_of(self, port: int) -> int:
-        """Of the process that holds the socket with this port."""
-        inode = _inode_of(port)
-        for pid, place in self.pids.items():
-            with suppress(OSError):
-                if any(
-                    os.readlink(entry.path) == f"socket:[{inode}]"
-                    for entry in os.scandir(f"/proc/{pid}/fd")
-                ):
-                    return place
-        return OUTSIDE
+    def _place_of(self, dialler: Address, door: Address) -> int:
+        """Of the process that dialled from there."""
+        pid = pid_of(dialler, door, self.pids)
+        return OUTSIDE if pid is None else self.pids[pid]
 
     async def aclose(self) -> None:
         for server in self._servers:
             server.close()
         for task in self._dialling:
             task.cancel()
-
-
-def _inode_of(port: int) -> int:
-    """Of the connected socket that has this local port; gRPC's are of both families at once."""
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if int(fields[1].rpartition(":")[2], 16) == port and fields[3] == CONNECTED:
-                return int(fields[9])
-    return -1
 
 
 async def _serve() -> None:
@@ -188,6 +170,6 @@ async def _serve() -> None:
 
 
 if __name__ == "__main__":
-    put_first()
+    put_first(LINKS)  # where it may; else links are later than asked, and say so
     with asyncio.Runner(loop_factory=punctual_loop) as runner:
         runner.run(_serve())

@@ -10,13 +10,14 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks import common
 from benchmarks.linklab.asking import Answer, AtTheClient, Plain, by_ring, prompt_of, request_of
 from benchmarks.linklab.control import OUTSIDE, Carried, less
+from benchmarks.linklab.priority import first
 from benchmarks.linklab.rows import Row
 from benchmarks.linklab.scenario import (
     CLIENT,
@@ -61,6 +62,7 @@ class Run:
     groups: dict[NodeOptions, Group]
     scratch: Path
     tell: Tell
+    is_first: bool = False  # nodes and client go before other work of this machine
     plain: Plain | None = None
     truths: dict[tuple[int, ...], list[tuple[int, ...]]] = field(default_factory=dict)
 
@@ -97,7 +99,9 @@ class Run:
                     by_ring(group.client, each, seen if i == 0 else lambda n: None)
                     for i, each in enumerate(requests)
                 ]
-            return await asyncio.gather(*answering)
+            pids = [node.process.pid for node in group.swarm.nodes if node.process is not None]
+            with first(pids) if self.is_first else nullcontext():
+                return await asyncio.gather(*answering)
 
     def _at_client(self, group: Group) -> AtTheClient:
         if group.at_client is None:
@@ -110,7 +114,8 @@ class Run:
             self.plain = await asyncio.to_thread(Plain, self.model)
         asked = variant.workload
         requests = [request_of(self.model, variant, i) for i in range(asked.sessions)]
-        return await self.plain.answers(requests)
+        with first(()) if self.is_first else nullcontext():
+            return await self.plain.answers(requests)
 
     async def _tell_oracle(self, group: Group, variant: Variant) -> None:
         """The answer, from an earlier turn if there was one as long."""
@@ -246,11 +251,21 @@ async def _standing(scenario: Scenario, make: type[LabSwarm], tell: Tell) -> Asy
 
 
 async def run(
-    scenario: Scenario, *, make: type[LabSwarm] = OracleSwarm, rounds: int, tell: Tell
+    scenario: Scenario,
+    *,
+    make: type[LabSwarm] = OracleSwarm,
+    rounds: int,
+    is_first: bool = False,
+    tell: Tell,
 ) -> list[Row]:
-    """All turns of all rounds; every other round in the other order."""
+    """All turns of all rounds; every other round in the other order.
+
+    Raises:
+        PermissionError: this user may not go `first`.
+    """
     rows: list[Row] = []
     async with _standing(scenario, make, tell) as standing:
+        standing.is_first = is_first
         variants = [each for each in scenario.variants if each.system != ELSEWHERE]
         for variant in variants:
             await standing.warm(variant)

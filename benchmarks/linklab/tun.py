@@ -29,8 +29,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from benchmarks.linklab.control import OUTSIDE, Links, Orders, obey, punctual_loop, put_first
+from benchmarks.linklab.control import OUTSIDE, Links, Orders, obey, punctual_loop
 from benchmarks.linklab.node_program import enter
+from benchmarks.linklab.priority import LINKS, put_first
 from benchmarks.linklab.swarm import LabSwarm
 from benchmarks.linklab.ways import Ground, Sums
 from manyhands.local import LocalNode
@@ -201,7 +202,7 @@ async def _serve(devices: dict[int, int]) -> None:
 
 
 if __name__ == "__main__":
-    put_first()
+    put_first(LINKS)  # where it may; else links are later than asked, and say so
     pairs = (argument.split("=") for argument in sys.argv[1:])
     given = {int(place): int(device) for place, device in pairs}
     with asyncio.Runner(loop_factory=punctual_loop) as runner:
