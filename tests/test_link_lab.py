@@ -66,6 +66,13 @@ async def test_who_dialled_decides_how_far_it_is():
         assert 0.059 < min([await took_s(connection, 1) for _ in range(3)]) < 4
 
 
+async def test_a_process_without_a_place_is_where_the_first_of_its_group_is():
+    ways = {(1, 0): Way(60), (OUTSIDE, 0): Way(5_000)}
+
+    async with calling(ways, {os.getpgid(0): 1}) as connection:
+        assert 0.059 < min([await took_s(connection, 1) for _ in range(3)]) < 4
+
+
 async def test_a_narrow_link_takes_its_time_for_many_bytes():
     ways = {(0, OUTSIDE): Way(0, bytes_per_s=1e6)}
 

@@ -11,7 +11,10 @@ counts whole milliseconds, as that of asyncio on epoll does.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from benchmarks.linklab.control import OUTSIDE, Orders, obey, punctual_loop
 from benchmarks.linklab.dialler import Address, pid_of
@@ -144,15 +147,29 @@ class LinkLab:
         far.join(self.ground.stream(place, dialler), near)
 
     def _place_of(self, dialler: Address, door: Address) -> int:
-        """Of the process that dialled from there."""
+        """Of the process that dialled from there, or of the first one of its group."""
         pid = pid_of(dialler, door, self.pids)
-        return OUTSIDE if pid is None else self.pids[pid]
+        if pid is not None:
+            return self.pids[pid]
+        pid = pid_of(dialler, door, groups := _led_by(self.pids))
+        return OUTSIDE if pid is None else self.pids[groups[pid]]
 
     async def aclose(self) -> None:
         for server in self._servers:
             server.close()
         for task in self._dialling:
             task.cancel()
+
+
+def _led_by(pids: Collection[int]) -> dict[int, int]:
+    """All processes of groups whose first is one of these, and which."""
+    led = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            group = os.getpgid(int(process.name))
+            if group in pids:
+                led[int(process.name)] = group
+    return led
 
 
 async def _serve() -> None:
