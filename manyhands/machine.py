@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from manyhands.audit_room import counted_bytes
+
 if TYPE_CHECKING:
     from node.share import Share
 
@@ -77,7 +79,7 @@ def capacity_blocks(
     kv_cache_bytes: int,
     share: "Share | None" = None,
 ) -> int:
-    """How many blocks fit beside the KV cache, this process and some air.
+    """How many blocks fit beside the KV cache, what is kept for audits, this process and some air.
 
     Raises:
         OutOfMemory: not one; says what would help.
@@ -86,13 +88,14 @@ def capacity_blocks(
     from node.engine import plan_shard
 
     process_bytes = PROCESS_BYTES if device == "cpu" else 0
+    beside_bytes = process_bytes + counted_bytes(device, share)
     plan = plan_shard(
         directory,
         None,
         dtype=dtype,
         device=device,
         quantize=quantize,
-        kv_cache_bytes=kv_cache_bytes + process_bytes,
+        kv_cache_bytes=kv_cache_bytes + beside_bytes,
         headroom=HEADROOM,
         share=share,
     )

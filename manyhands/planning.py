@@ -1,13 +1,15 @@
 """What serving a span would take of this machine, before anything large is fetched or loaded.
 
 In: a model of which nothing but the small files need be here, a span, how its weights are to be
-kept. Out: a `Forecast`: memory, disk, what sessions take, whether it fits and what would.
+kept. Out: a `Forecast`: memory, disk, what sessions and audits take, whether it fits and what
+would.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from manyhands.audit_room import AuditRoom, audit_room, counted_bytes
 from manyhands.fetching import missing_bytes
 from manyhands.models import Model
 from manyhands.progress import size
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """See the module. `plan` is the engine's, of memory."""
+    """See the module. `plan` is the engine's; audit_bytes: what of `audit` lies in its memory."""
 
     model: Model
     plan: "Plan"
     device: str
+    audit: AuditRoom
+    audit_bytes: int
     fetch_bytes: int
     disk_free_bytes: int
 
@@ -44,6 +48,13 @@ class Forecast:
         start, count = self.plan.span.start, self.plan.n_blocks_that_fit
         return Span(start, start + min(count, len(self.plan.span))) if count else None
 
+    @property
+    def free_bytes(self) -> int | None:
+        """Of the device's memory, before any of this."""
+        if self.plan.room_bytes is None:
+            return None
+        return self.plan.room_bytes + self.plan.kv_cache_bytes + self.audit_bytes
+
     def require(self) -> None:
         """Return if it fits.
 
@@ -55,13 +66,15 @@ class Forecast:
 
     def lines(self) -> list[str]:
         plan = self.plan
-        free = "unknown" if plan.room_bytes is None else size(plan.room_bytes + plan.kv_cache_bytes)
+        free = "unknown" if self.free_bytes is None else size(self.free_bytes)
         kv, journal = 1000 * plan.kv_bytes_per_position, 1000 * plan.journal_bytes_per_position
         told = [
             f"blocks {plan.span} of {self.model.name}: {size(plan.weights_bytes)} of weights, "
             f"{size(plan.loading_bytes)} while loading; {self.device} has {free} free",
             f"sessions: {size(plan.kv_cache_bytes)} hold {self.positions:,} positions; 1,000 take "
             f"{size(kv)} of keys and values and {size(journal)} of journal",
+            f"audits: up to {size(self.audit.n_bytes)} of memory for rows and fingerprints of "
+            "answers that are over",
         ]
         if self.fetch_bytes:
             disk = f"the disk has {size(self.disk_free_bytes)} free"
@@ -86,9 +99,8 @@ class Forecast:
             "journal_bytes_per_position": plan.journal_bytes_per_position,
             "kv_cache_bytes": plan.kv_cache_bytes,
             "positions": self.positions,
-            "free_bytes": None
-            if plan.room_bytes is None
-            else plan.room_bytes + plan.kv_cache_bytes,
+            "free_bytes": self.free_bytes,
+            "audit_bytes": self.audit.n_bytes,
             "fetch_bytes": self.fetch_bytes,
             "disk_free_bytes": self.disk_free_bytes,
             "fits": self.fits,
@@ -113,13 +125,14 @@ def forecast(
     """
     from node.engine import plan_shard, span_tensors
 
+    audit_bytes = counted_bytes(device, share)
     plan = plan_shard(
         model.directory,
         span,
         dtype=dtype,
         device=device,
         quantize=quantize,
-        kv_cache_bytes=kv_cache_bytes,
+        kv_cache_bytes=kv_cache_bytes + audit_bytes,
         share=share,
     )
     tensors: Collection[str] = ()
@@ -127,8 +140,10 @@ def forecast(
         tensors = span_tensors(model.directory, span, model.manifest.tensors)
     told = Forecast(
         model=model,
-        plan=plan,
+        plan=replace(plan, kv_cache_bytes=kv_cache_bytes),
         device=device,
+        audit=audit_room(device, share),
+        audit_bytes=audit_bytes,
         fetch_bytes=missing_bytes(model, tensors),
         disk_free_bytes=free_disk_bytes(model.directory),
     )

@@ -315,7 +315,7 @@ async def _serve(
         engine,
         describe(wanted, model, engine, capacity_blocks=capacity),
         books,
-        settings_of(wanted, home, tracer),
+        settings_of(wanted, home, prepared.device, tracer),
         _software(),
         elsewhere=Elsewhere(wanted, party, prepared, loads) if moves else None,
         plane=plane,

@@ -6,6 +6,7 @@ In: the command line, read. Out: the node's settings, and what its page tells of
 from typing import TYPE_CHECKING
 
 from ledger.auditors import read_auditors
+from manyhands.audit_room import audit_room
 from manyhands.costing.own_price import FREE, Price, read_price
 from manyhands.dashboard.beside import About
 from manyhands.loads import Loads
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 MAX_TEXT_CHARS = 64
 
 
-def settings_of(wanted: "Wanted", home: "Home", tracer: "Tracer | None" = None) -> "NodeSettings":
+def settings_of(
+    wanted: "Wanted", home: "Home", device: str, tracer: "Tracer | None" = None
+) -> "NodeSettings":
     """What the node itself needs of it."""
     from node.credit import Limits
     from node.relay_book import quotas_of
@@ -31,6 +34,7 @@ def settings_of(wanted: "Wanted", home: "Home", tracer: "Tracer | None" = None) 
 
     assert wanted.listen is not None, "chosen before anything was said"
     host, port = wanted.listen
+    audits = audit_room(device, wanted.share(device))
     return NodeSettings(
         host=host,
         port=port,
@@ -42,6 +46,8 @@ def settings_of(wanted: "Wanted", home: "Home", tracer: "Tracer | None" = None) 
         via_auto=None in wanted.via,
         join=wanted.join,
         kv_cache_bytes=wanted.kv_cache,
+        sent_row_bytes=audits.rows,
+        fingerprint_bytes=audits.fingerprints,
         drain_s=wanted.drain,
         wire="" if wanted.wire == "auto" else wanted.wire,
         pack=wanted.pack,

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from manyhands.audit_room import counted_bytes
 from manyhands.doctor.case import Case
 from manyhands.doctor.finding import Check, Finding, fail, in_thread, ok, on_thread, skip, warn
 from manyhands.machine import PROCESS_BYTES
@@ -60,7 +61,8 @@ def _memory_for(case: Case, model: "Model | None") -> Finding:
     free = free_bytes(device, _share(case, device))
     if free is None:
         return skip("this system does not say how much memory is free")
-    needed = PROCESS_BYTES + case.asked.kv_cache_bytes
+    audits = counted_bytes(device, _share(case, device))
+    needed = PROCESS_BYTES + case.asked.kv_cache_bytes + audits
     told = f"{device} has {size(free)} free; a node takes {size(needed)} before any weights"
     if free < needed:
         return fail(told, "close other programs, or give sessions less: --kv-cache 256MiB")

@@ -171,11 +171,16 @@ def _left(share: Share | None) -> int | None:
     """Of this process's share of the memory that programs share."""
     if share is None:
         return None
-    total = psutil.virtual_memory().total
+    used = int(psutil.Process().memory_info().rss)
+    return max(0, total_bytes(share) - used)
+
+
+def total_bytes(share: Share | None) -> int:
+    """Of the memory that programs share: all that there is here, or this process's share."""
+    total = int(psutil.virtual_memory().total)
     with suppress(OSError, ValueError):
         total = min(total, int((CGROUP / "memory.max").read_text()))
-    used = int(psutil.Process().memory_info().rss)
-    return max(0, share.of(int(total)) - used)
+    return total if share is None else share.of(total)
 
 
 def _system() -> int | None:
