@@ -121,6 +121,8 @@ class Gossip(AnnouncementSource):
                             tasks.create_task(self._ghosts.check(suspicion))
                     for partner in self._choose_partners():
                         tasks.create_task(self._exchange(partner))
+                    for connection in self._partners.part_from(self._met()):
+                        tasks.create_task(connection.aclose())
                     await self._pause()
         finally:
             self._announcer.hurry()
@@ -226,6 +228,10 @@ class Gossip(AnnouncementSource):
     def _others(self) -> list[Announcement]:
         own = self._transport.peer_id
         return [peer for peer in self.table.live(self._now_ms()) if peer.peer_id != own]
+
+    def _met(self) -> frozenset[PeerId]:
+        """Who is known, or was to be joined by: somebody there may announce nothing."""
+        return self._introductions.peers.union(peer.peer_id for peer in self._others())
 
     @property
     def _is_alone(self) -> bool:

@@ -35,6 +35,10 @@ class Introductions:
         if address not in self._addresses:
             self._addresses = (*self._addresses, address)
 
+    @property
+    def peers(self) -> frozenset[PeerId]:
+        return frozenset(address.peer_id for address in self._addresses)
+
     def due(
         self, is_wanted: Callable[[PeerId], bool], now_s: float, *, is_alone: bool
     ) -> list[Address]:

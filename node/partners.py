@@ -9,7 +9,7 @@ all to hang together (Fenner and Frieze, 1982).
 
 import random
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from protocol.address import Address
 from protocol.announcements import Announcement
@@ -51,7 +51,7 @@ class Partners:
         free = [peer for peer in others if peer.peer_id not in self._busy]
         well = [peer for peer in free if not self.is_shunned(peer.peer_id, now_s)] or free
         near = [peer for peer in well if peer.peer_id in self._connections]
-        held = {peer for peer in self._connections if not self.is_shunned(peer, now_s)}
+        held = {peer.peer_id for peer in near if not self.is_shunned(peer.peer_id, now_s)}
         n_held, enough = len(held | self._busy), min(KEPT, len(others))
         chance = CHANGE_CHANCE if n_held >= enough else GROWTH_CHANCE
         if n_held >= min(LEAST, enough) and self._rng.random() >= chance:
@@ -88,6 +88,11 @@ class Partners:
         self._shunned_until_s = {**current, peer_id: now_s + self._shun_s}
         if not keeps:
             await self.let_go(peer_id)
+
+    def part_from(self, known: Set[PeerId]) -> list[Connection]:
+        """The connections, to be closed, to whom nobody knows any more: they are drawn no more."""
+        gone = [peer for peer in self._connections if peer not in known and peer not in self._busy]
+        return [self._connections.pop(peer) for peer in gone]
 
     async def let_go(self, peer_id: PeerId) -> None:
         """Close the connection to it, if there is one: it will be drawn as rarely as any other."""

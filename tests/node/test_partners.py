@@ -78,3 +78,31 @@ async def test_nobody_new_is_dialled_because_those_that_were_are_slow(others):
     drawn = [partners.draw(peers, 3, 0.0) for _ in range(80)]
 
     assert 0 < sum(map(len, drawn)) <= 20, "now and then one, as always"
+
+
+async def test_who_is_known_no_more_is_let_go_and_counts_as_nobodys_partner(others):
+    """All partners of a node are gone at once, as when a line is cut, and it has heard of it."""
+    partners, peers = others
+    for peer in peers[:KEPT]:
+        await partners.connect(peer.peer_id, peer.addresses, timeout_s=1.0)
+    rest = peers[KEPT:]
+
+    drawn = [partners.draw(rest, 1, 0.0) for _ in range(20)]
+    closed = partners.part_from({peer.peer_id for peer in rest})
+
+    assert all(drawn)  # its old ones do not keep it from drawing others
+    assert {connection.peer_id for connection in closed} == {p.peer_id for p in peers[:KEPT]}
+    assert not partners._connections
+    for connection in closed:
+        await connection.aclose()
+
+
+async def test_who_is_being_asked_is_not_let_go(others):
+    partners, peers = others
+    await partners.connect(peers[0].peer_id, peers[0].addresses, timeout_s=1.0)
+    partners.begin(peers[0].peer_id)
+
+    assert partners.part_from(frozenset()) == []
+    partners.end(peers[0].peer_id)
+    (connection,) = partners.part_from(frozenset())
+    await connection.aclose()
