@@ -21,6 +21,7 @@ import stat
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
@@ -128,7 +129,7 @@ class PortWatch:
         self._others &= seen.keys()
         now_s = self._now_s()
         for inode in seen.keys() - self._arrivals.keys() - self._others:
-            remote = self._remote(seen[inode])
+            remote = self._remote(seen[inode], inode)
             if remote is None:
                 self._others.add(inode)
             else:
@@ -138,20 +139,16 @@ class PortWatch:
             each.by = each.by or brought_by(each.remote)
         self._proven &= {each.remote for each in self._arrivals.values()}
 
-    def _remote(self, descriptor: int) -> Endpoint | None:
+    def _remote(self, descriptor: int, inode: int) -> Endpoint | None:
         """The other end, if this is a connection that came to our port."""
-        try:
-            copy = socket.socket(fileno=os.dup(descriptor))
-        except OSError:
-            return None
-        with copy:
+        with _copied(descriptor, inode) as copy:
+            if copy is None or copy.family not in (socket.AF_INET, socket.AF_INET6):
+                return None
             try:
                 ours, theirs = copy.getsockname(), copy.getpeername()
             except OSError:  # it listens, or is over
                 return None
-        if copy.family not in (socket.AF_INET, socket.AF_INET6) or ours[1] != self._port:
-            return None
-        if self._host and _plain(ours[0]) != self._host:
+        if ours[1] != self._port or (self._host and _plain(ours[0]) != self._host):
             return None
         return _plain(theirs[0]), theirs[1]
 
@@ -180,16 +177,30 @@ def _each_socket(folder: str) -> Iterator[tuple[int, int]]:
 
 def _shut(arrival: Arrival) -> None:
     """End a connection under the hands of whoever owns it, who reads its end and closes it."""
+    with _copied(arrival.descriptor, arrival.inode) as copy, suppress(OSError):
+        if copy is not None:
+            copy.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def _copied(descriptor: int, inode: int) -> Iterator[socket.socket | None]:
+    """Another descriptor of that socket, for as long as it is looked at.
+
+    None: the number means something else by now. Whoever owned it has closed it, and the number was
+    given to a file, or to another socket.
+    """
     try:
-        copy = socket.socket(fileno=os.dup(arrival.descriptor))
+        copy = os.dup(descriptor)
     except OSError:
+        yield None
         return
-    with copy:
-        try:
-            if os.fstat(copy.fileno()).st_ino == arrival.inode:
-                copy.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
+    found = os.fstat(copy)
+    if found.st_ino != inode or not stat.S_ISSOCK(found.st_mode):
+        os.close(copy)
+        yield None
+        return
+    with socket.socket(fileno=copy) as copied:
+        yield copied
 
 
 def _address(host: str) -> str:

@@ -6,12 +6,14 @@ private swarm) and `test_libp2p.py` (the same at the other port).
 """
 
 import asyncio
+import os
 import socket
 from contextlib import suppress
 
 import pytest
 
 from protocol.errors import ManyhandsError, PeerUnreachable
+from protocol.transport import port_watch
 from protocol.transport.port_watch import (
     IN_ALL,
     PER_ADDRESS,
@@ -72,6 +74,38 @@ def test_a_crowd_from_everywhere_is_bounded_too():
     crowd = [arrival(n, f"10.{n // 250}.0.{n % 250}", n / 10_000) for n in range(IN_ALL + 40)]
 
     assert overdue(crowd, 1.0) == crowd[:40]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="reads its own descriptors")
+def test_a_number_that_another_listener_saw_and_a_file_has_by_now_is_let_go_of(
+    tmp_path, monkeypatch
+):
+    """Many listeners of a process look at its sockets once: what they saw may be closed since."""
+    monkeypatch.setattr(port_watch, "_found", (float("-inf"), {}))
+    monkeypatch.setattr(port_watch, "SHARED_S", 3600.0)
+    sockets = [socket.socket() for _ in range(8)]
+    numbers = {each.fileno() for each in sockets}
+    PortWatch(1).look()
+    for each in sockets:
+        each.close()
+    files = [(tmp_path / str(n)).open("wb") for n in range(4)]
+    later = [socket.socket() for _ in range(4)]
+
+    PortWatch(2).look()
+
+    reused = {each.fileno() for each in (*files, *later)} & numbers
+    copies = [n for n in os.listdir("/proc/self/fd") if _name(n).startswith(str(tmp_path))]
+    for each in (*files, *later):
+        each.close()
+    assert reused, "the system gave out other numbers"
+    assert len(copies) == len(files)
+
+
+def _name(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:  # that of the list itself
+        return ""
 
 
 async def test_who_says_nothing_is_shut_out_and_who_was_admitted_is_not():
