@@ -264,6 +264,7 @@ def report_held(plan: Plan, before: Held, after: Held) -> bool:
         "links": float("inf"),
         "gossip": float(plan.nodes * KEPT),
         "asking": float(plan.nodes * plan.clients),
+        "unnamed": float("inf"),
         "kept_mb": float("inf"),
         "tasks": before.tasks * MORE_TASKS + links * LINK_TASKS,
         "files": before.files * MORE_FILES + connections * CONNECTION_FILES,

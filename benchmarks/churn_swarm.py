@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from chaos_swarm import resident_bytes
 
 from node.engine import ShardEngine, load_shard, release_memory
@@ -130,6 +131,7 @@ class Held:
     links: int  # between neighbours in a chain
     gossip: int  # connections that gossip keeps; each has both its ends here
     asking: int  # connections that clients keep to nodes that are up
+    unnamed: int  # connections to these besides, by the process's sockets
     kept_mb: float  # beginnings of prompts, on purpose
     tasks: int
     files: int
@@ -147,15 +149,25 @@ def held(swarm: ChurningSwarm) -> Held:
     release_memory()  # or the heap's gaps would be counted, too
     links = [task for task in asyncio.all_tasks() if task.get_coro().__qualname__ == "_Link._run"]
     up: Sequence[Node] = [local.node for local in swarm.nodes]
+    gossip = sum(len(node.gossip._partners._connections) for node in up)
+    asking = sum(node.peer_id in c._connections._open for node in up for c in swarm.clients)
     kept_mb = sum(node.sessions.prefixes.retained_bytes for node in up) / 1e6
     return Held(
         nodes=len(swarm.ever),
         links=len(links),
-        gossip=sum(len(node.gossip._partners._connections) for node in up),
-        asking=sum(node.peer_id in c._connections._open for node in up for c in swarm.clients),
+        gossip=gossip,
+        asking=asking,
+        unnamed=_open_to(up) - len(links) - gossip - asking,
         kept_mb=kept_mb,
         tasks=len(asyncio.all_tasks()),
         files=len(os.listdir("/proc/self/fd")),
         threads=len(os.listdir("/proc/self/task")),
         resident_mb=resident_bytes(os.getpid()) / 1e6 - kept_mb,
     )
+
+
+def _open_to(nodes: Sequence[Node]) -> int:
+    """Connections that stand, counted at the ends that were dialled."""
+    ports = {address.port for node in nodes for address in node.addresses}
+    told = psutil.Process().net_connections("tcp")
+    return sum(each.status == "ESTABLISHED" and each.laddr.port in ports for each in told)
