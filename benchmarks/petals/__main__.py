@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks.petals import environment
 from benchmarks.petals.asked import Failed
 from benchmarks.petals.environment import Missing
+from protocol.errors import ManyhandsError
 
 SCENARIOS = ("loopback", "far")
 
@@ -33,7 +34,7 @@ def main() -> int:
         from benchmarks.petals.comparing import compare  # it brings torch along
 
         return asyncio.run(compare(options, python))
-    except (Missing, Failed) as error:
+    except (Missing, Failed, ManyhandsError, PermissionError) as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, Missing):
             print(f"fix: {error.fix}", file=sys.stderr)
@@ -46,6 +47,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=SCENARIOS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, help="of each session that decodes; 64, far away 24")
+    parser.add_argument(
+        "--first", action="store_true", help="before all other work of this machine; root only"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=environment.default_folder())
     parser.add_argument("--python", type=Path, help="a Python 3.10, to install with")

@@ -12,10 +12,12 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.common import machine, median, random_llama, table
+from benchmarks.linklab.priority import first
 from benchmarks.petals.results import (
     CASES,
     EACH,
@@ -50,6 +52,7 @@ async def compare(options: argparse.Namespace, python: Path) -> int:
         "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "rounds": options.rounds,
+        "first": options.first,
         "scenarios": [scenario.to_json() for scenario in scenarios],
     }
     if options.out:
@@ -82,9 +85,10 @@ async def _scenario(
         logs = options.folder / "logs" / apart.name
         async with all_sides(python, model, apart, Path(scratch), logs) as sides:
             await _round(sides, None, 0, n_tokens, options.seed)
-            for round_no in range(1, options.rounds + 1):
-                await _round(sides, scenario, round_no, n_tokens, options.seed)
-                loads.append(os.getloadavg()[0])
+            with first(sides.pids()) if options.first else nullcontext():
+                for round_no in range(1, options.rounds + 1):
+                    await _round(sides, scenario, round_no, n_tokens, options.seed)
+                    loads.append(os.getloadavg()[0])
             for side, links in sides.links.items():
                 carried = await links.carried()
                 told = {f"{a} to {b}": n_bytes for (a, b), (n_bytes, _) in sorted(carried.items())}

@@ -22,12 +22,12 @@ from benchmarks.common import request
 from benchmarks.linklab.control import OUTSIDE, Links, Orders
 from benchmarks.linklab.swarm import LabSwarm
 from benchmarks.linklab.ways import Way
-from benchmarks.petals.asked import PROGRAMS, START_S, Answer, Program, running
+from benchmarks.petals.asked import PROGRAMS, START_S, Answer, Program, members, running
 from benchmarks.petals.results import EACH, OURS, PETALS, PLAIN
 from benchmarks.petals.servers import PetalsSwarm, Ports, petals_swarm
 from manyhands.asking import open_client
 from manyhands.home import Home
-from manyhands.local import LocalSwarm, even_split, free_ports
+from manyhands.local import LocalNode, LocalSwarm, even_split, free_ports
 from manyhands.models import Model, find_model
 from scheduler import Client, Finished, Token
 
@@ -88,6 +88,13 @@ class Sides:
     ask: dict[str, Ask] = field(default_factory=dict)
     links: dict[str, Links] = field(default_factory=dict)
     programs: list[Program] = field(default_factory=list)
+    nodes: Sequence[LocalNode] = ()  # of ours
+
+    def pids(self) -> list[int]:
+        """Of everything that is measured."""
+        ours = [node.process.pid for node in self.nodes if node.process is not None]
+        groups = [members(program.process.pid) for program in self.programs]
+        return [*ours, *(pid for group in groups for pid in group)]
 
 
 @asynccontextmanager
@@ -153,6 +160,7 @@ async def _ours(model: Path, apart: Apart, scratch: Path, sides: Sides) -> Async
         else:
             local = LocalSwarm(str(model), SPANS, scratch, threads=1)
             swarm = await stack.enter_async_context(local.running())
+        sides.nodes = swarm.nodes
         home = Home.at(scratch / "client")
         client = await stack.enter_async_context(open_client(home, swarm.addresses))
         known = find_model(str(model))
