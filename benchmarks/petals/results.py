@@ -155,12 +155,13 @@ HEADING = ("", *SIDES, "Manyhands / Petals", "goal", "met")
 
 
 def picture(scenario: Scenario) -> str:
-    """Tokens per second of all sides, as SVG."""
+    """Tokens per second as SVG; of Petals' ways the faster one."""
     groups = {}
     for case in scenario.cases:
         if case.higher_is_better:
-            medians = {side: scenario.median(case, side) for side in SIDES}
-            groups[case.name] = {side: value or 0.0 for side, value in medians.items()}
+            sides = {PLAIN: PLAIN, PETALS: scenario.rival(case), OURS: OURS}
+            medians = {name: scenario.median(case, side) for name, side in sides.items()}
+            groups[case.name] = {name: value or 0.0 for name, value in medians.items()}
     return bars(f"Four peers, {scenario.links}", "tokens per second", groups, digits=1)
 
 
