@@ -1,8 +1,8 @@
 """Time to the first token of a long prompt over a chain of far nodes, beside what bounds it.
 
-Four nodes behind `link_lab.py`'s proxies, 25 ms apart, each way as wide as said; the client is with
+Four nodes behind the link lab's proxies, 25 ms apart, each way as wide as said; the client is with
 them. Random Llama 8 x 512, float32. In each round one prompt is asked of our chain and of one of
-`whole_node.py`'s, which runs it and sends it on in one piece per hop. The bound: no chain computes
+nodes that run it whole and send it on in one piece, unpacked. The bound: no chain computes
 faster than all of this machine's cores (`BothCores`: half the blocks each, at the same time), nor
 sends faster than a link; and a row has to pass all links:
 max(compute, bytes / rate) + the links' delays, where bytes are those of unpacked float32 rows.
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from speculation import LLAMA_8_512
 
 from manyhands.asking import open_client
 from manyhands.home import Home
-from manyhands.local import LocalNode, even_split
+from manyhands.local import even_split
 from manyhands.models import Model, find_model
 from protocol.messages import Span
 from protocol.wire import wire_format
@@ -37,26 +37,22 @@ WAIT_S = 120.0
 CHUNK = 256  # rows of a step in `compute_s`
 
 
-class OurSwarm(LabSwarm):
-    """`options`: of `serve`, besides the usual ones."""
-
-    options: tuple[str, ...] = ()
-
-    def _where(self, node: LocalNode) -> tuple[str, ...]:
-        return (*super()._where(node), *self.options)
+class Swarm(LabSwarm):
+    program = (str(Path(__file__).parent / "linklab" / "node_program.py"),)
 
 
-class WholeSwarm(OurSwarm):
-    program = (str(Path(__file__).with_name("whole_node.py")),)
-    options = ("--pack", "never")
+WHOLE = ("--lab-whole-prompts", "--pack", "never")
 
 
 @asynccontextmanager
-async def chain(kind: type[OurSwarm], model: str, way: Way) -> AsyncIterator[tuple[Client, Model]]:
+async def chain(
+    options: Sequence[str], model: str, way: Way
+) -> AsyncIterator[tuple[Client, Model]]:
+    """`options`: of `serve`, besides the usual ones."""
     spans = even_split(N_BLOCKS, N_NODES)
     ways = {(a, b): way for a in range(N_NODES) for b in range(N_NODES) if a != b}
     with tempfile.TemporaryDirectory(prefix="manyhands-lab-") as scratch:
-        swarm = kind(model, spans, Path(scratch), ways)
+        swarm = Swarm(model, spans, Path(scratch), ways, options=options)
         home = Home.at(Path(scratch) / "client")
         async with swarm.far_apart(), open_client(home, swarm.addresses) as client:
             yield client, find_model(model)
@@ -141,10 +137,9 @@ async def at_rate(model: str, mbit: float, options: argparse.Namespace) -> None:
     way = Way(options.ms, mbit * 1e6 / 8)
     cores = BothCores(model, options.rows, options.rounds)
     times: dict[str, list[float]] = {"whole": [], "ours": [], "compute": []}
-    OurSwarm.options = tuple(options.serve.split())
     async with AsyncExitStack() as stack:
-        whole = await stack.enter_async_context(chain(WholeSwarm, model, way))
-        ours = await stack.enter_async_context(chain(OurSwarm, model, way))
+        whole = await stack.enter_async_context(chain(WHOLE, model, way))
+        ours = await stack.enter_async_context(chain(options.serve.split(), model, way))
         stack.callback(cores.end)
         await asyncio.sleep(options.settle)
         for salt in range(-1, options.rounds):

@@ -5,9 +5,9 @@ which is trained, and of a random Llama 12 x 768. Formats: microseconds per row 
 read, and how far a chain of three spans with that wire is from one that computes in float32 and
 rounds nothing: relative error of logits, and greedy tokens equal. Packing: the ratio, MB/s, and
 the link below which it pays (both ends' time against the bytes saved), for our codec and for what
-else is installed (zstandard, lz4). Seconds are of this thread. `--model DIR` looks at one
-checkpoint alone, `--families` at a small random one of each family, whose logits are flat and
-whose tokens therefore change sooner than a trained model's.
+else is installed (zstandard, lz4). Seconds are of this thread. Frames: what decoded rows carry with
+them. `--model DIR` looks at one checkpoint alone, `--families` at a small random one of each
+family, whose logits are flat and whose tokens therefore change sooner than a trained model's.
 Run: python benchmarks/wire.py [--quick] [--model DIR | --families]
 """
 
@@ -25,6 +25,9 @@ import torch
 
 from manyhands.models import BUILT_IN
 from node.rows import from_wire, to_wire
+from protocol.codec import data_bytes
+from protocol.frames import Frame, RowGroup
+from protocol.messages import SessionId
 from protocol.packing import pack, unpack
 from protocol.wire import FORMATS, WireFormat
 
@@ -230,6 +233,39 @@ def _packed(label: str, size: int, packed: int, pack_s: float, unpack_s: float) 
     return [label, f"{packed / size:.3f}", *speeds, f"{pays_mbit:.0f}"]
 
 
+GRPC, HTTP2, TLS = 5, 9, 22  # bytes before a message, a DATA frame; around a record (TLS 1.3)
+INITIAL_WINDOW = 10 * 1460  # bytes that TCP sends before any is acknowledged (RFC 6928)
+
+
+def frames() -> None:
+    """What a frame of decoded rows carries besides them, and what it is carried in."""
+    rows = []
+    for n_sessions in (1, 4, 16):
+        groups = tuple(
+            RowGroup(SessionId(bytes([n]) * 16), 1, 300, 4000 + n, 30_000 + n, 1, 29_000)
+            for n in range(n_sessions)
+        )
+        for wire, hidden_size in ((FORMATS["float32"], 768), (FORMATS["bfloat16"], 4096)):
+            row_bytes = wire.row_bytes(hidden_size)
+            data = data_bytes(Frame(groups, row_bytes, bytes(n_sessions * row_bytes)))
+            header = len(data) - n_sessions * row_bytes
+            on_the_wire = len(data) + GRPC + HTTP2 + TLS
+            rows.append(
+                [
+                    str(n_sessions),
+                    f"{hidden_size} x {wire}",
+                    str(header),
+                    f"{header / n_sessions:.0f}",
+                    str(GRPC + HTTP2 + TLS),
+                    str(on_the_wire),
+                    "yes" if on_the_wire <= INITIAL_WINDOW else "no",
+                ]
+            )
+    print("\nFrames of decoded rows, late in a long answer with drafts\n")
+    heading = ["sessions", "row", "header", "per session", "gRPC, HTTP/2, TLS", "in all"]
+    common.table([*heading, "in one initial window"], rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and tokens")
@@ -240,6 +276,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="The given buffer is not writable")
     rounds, n_tokens = (3, 48) if options.quick else (20, 200)
     print(common.machine())
+    frames()
     if options.families:
         families(n_tokens)
         return

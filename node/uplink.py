@@ -23,12 +23,12 @@ FEW_ROWS = 16  # of an answer: a token, or one and drafts
 FIRST_BYTES = 256 << 10  # under way before anything is known
 FRAME_BYTES = 64 << 10  # of a frame, however slow the link
 LEAST_BYTES = 2 * FRAME_BYTES  # under way: one arrives while word of the one before comes back
-QUEUE_S = 0.025  # what may stand in queues on the way: so long may a token have to wait
-GAIN = 1.25  # of a round trip at least, or a link that became wider would not be noticed
+QUEUE_S = 0.05  # what may stand in queues on the way: so long may a token have to wait
+GAIN = 1.5  # of a round trip at least: links become wider, and busy receivers tell late
 FRAME_S, MOST_BYTES = 0.02, 1 << 20  # of a frame, since no token gets between its bytes
 LEAST_S = 1e-4  # no word comes sooner
-N_RATES = 8
-MAX_AGE_S = 10.0  # of the least time to word of arrival: ways change
+N_RATES = 32  # word that comes late makes a link look slower, nothing makes it look faster
+MAX_AGE_S = 10.0  # of the least time to word of arrival
 STALL_S = 3.0  # without a word: what is under way is taken for lost
 
 
@@ -166,7 +166,7 @@ class Uplink:
         self._arrived_bytes += n_bytes
         took_s = max(LEAST_S, now_s - last.at_s)
         if now_s - self._least_at_s > MAX_AGE_S:
-            self._least_s, self._least_at_s = self._least_s + QUEUE_S, now_s
+            self._least_s, self._least_at_s = self._least_s + QUEUE_S / 5, now_s  # ways change
         if took_s < self._least_s:
             self._least_s, self._least_at_s = took_s, now_s
         rate = (self._arrived_bytes - last.arrived) / took_s
