@@ -191,7 +191,7 @@ async def test_several_answers_are_run_again_at_a_time_and_the_others_are_told_t
     looked_at(runs, wish, looked)
     for index in states:
         wish.begin(CLIENT, index, ASKED, cast("Any", None), cast("Any", None))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(600):  # torch is loaded meanwhile
         await both_look.wait()
         assert (runs.n_running, runs.n_waiting, runs.n_due) == (2, 1, 3)
         assert states == {0: ["pending"] * 2, 1: ["pending"] * 2, 2: ["pending"]}
