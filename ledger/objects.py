@@ -141,8 +141,7 @@ class Terms(SignedObject):
 
     def to_fields(self) -> list[Field]:
         told = super(Terms, self).to_fields()
-        n_left_out = 0 if self.mandate else 1 if self.constraints else 2
-        return told[: len(told) - n_left_out]
+        return told[: len(told) - self._n_left_out()]
 
     @property
     def parties(self) -> tuple[bytes, bytes, bytes]:
@@ -151,15 +150,15 @@ class Terms(SignedObject):
 
     @classmethod
     def from_fields(cls, values: Sequence[Any]) -> Self:
-        n_left_out = len(fields(cls)) + 1 - len(values)  # the version counts
-        if n_left_out in (1, 2):
-            whole = [*values, *[b""] * n_left_out]
-            terms = super(Terms, cls).from_fields(whole)
-        else:
-            terms = super(Terms, cls).from_fields(values)
-        if len(terms.to_fields()) != len(values):
+        n_left_out = _N_TERMS + 1 - len(values)  # the version counts
+        whole = [*values, *[b""] * n_left_out] if n_left_out in (1, 2) else values
+        terms = super(Terms, cls).from_fields(whole)
+        if terms._n_left_out() != n_left_out:
             raise BadObject("terms leave out constraints and mandate where there are none")
         return terms
+
+    def _n_left_out(self) -> int:
+        return 0 if self.mandate else 1 if self.constraints else 2
 
     @classmethod
     def open(cls, envelope: Envelope, swarm_id: bytes, *signers: bytes) -> Self:
@@ -167,6 +166,9 @@ class Terms(SignedObject):
         if terms.mandate:
             open_mandate(terms.mandate, terms.payer, terms.payer_key, swarm_id)
         return terms
+
+
+_N_TERMS = len(fields(Terms))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

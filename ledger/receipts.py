@@ -144,19 +144,19 @@ def open_bond(offer: Envelope, terms: Envelope, swarm_id: bytes) -> tuple[Offer,
     Raises:
         BadReceipt: `part` is offer or terms.
     """
-    offered = _part("offer", lambda: _open_offer(offer, swarm_id))
+    offered, offer_oid = _part("offer", lambda: _open_offer(offer, swarm_id))
     agreed = _part("terms", lambda: _open_terms(terms, swarm_id))
-    _part("terms", lambda: check_bond(offered, offer.object_id(swarm_id), agreed))
+    _part("terms", lambda: check_bond(offered, offer_oid, agreed))
     return offered, agreed
 
 
 @lru_cache(maxsize=64)
-def _open_offer(envelope: Envelope, swarm_id: bytes) -> Offer:
-    """Remembered by its very bytes: many tabs cite one offer."""
+def _open_offer(envelope: Envelope, swarm_id: bytes) -> tuple[Offer, bytes]:
+    """It and its id. Remembered by its very bytes: many tabs cite one offer."""
     offer = Offer.open(envelope, swarm_id, *envelope.signers[:1])
     if envelope.signers != (offer.provider,):
         raise BadObject("the offer is not signed by exactly its provider")
-    return offer
+    return offer, envelope.object_id(swarm_id)
 
 
 @lru_cache(maxsize=256)

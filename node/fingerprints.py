@@ -3,8 +3,9 @@
 In: rows as they were sent, in the order in which they were run. Out: the `fp_root` of a statement,
 and windows under it for the payer who asks. Sketching waits until nobody waits for a token: rows
 lie here, as the bytes that travel, until `work` has time for them, at the latest until the next
-statement. What was stated last is kept until its time is over or others need the room; then that
-is said. Nothing is on disk: a node that starts anew has forgotten.
+statement; those that go on to another hop are not copied for it, but read from the journal. What
+was stated last is kept until its time is over or others need the room; then that is said. Nothing
+is on disk: a node that starts anew has forgotten.
 """
 
 import asyncio
@@ -20,13 +21,13 @@ from node.sent_rows import SentRows
 from protocol.errors import IntegrityError, PeerMisbehaved, PeerRefused
 from protocol.fingerprint import Sketches, sketch
 from protocol.identity import PeerId
+from protocol.journal import Journal
 from protocol.signing import Envelope
 from protocol.windows import BUCKETS, WINDOW, Window, windows_of
 from protocol.wire import WireFormat, decode
 
 AT_ONCE = 64  # rows that are sketched before others have their turn: about 0.5 ms at 4096 wide
 SKETCH_BYTES = 4 * BUCKETS
-COPIED = 64 * 1024  # bytes of rows that may wait long; of more, which do not, a view will do
 FORGOTTEN = 4096  # tabs of which it is known that they were here
 
 
@@ -61,11 +62,43 @@ class Stated:
         return WindowTree(self.start, self.stop, leaves)
 
 
+class _Loose:
+    """Rows that wait, one after the other, and that no journal has: a last hop's."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._parts: deque[tuple[int, bytes | memoryview]] = deque()
+
+    def add(self, start: int, rows: bytes | memoryview) -> None:
+        if len(rows) < WINDOW * self._width:  # more do not wait
+            rows = bytes(rows)  # a view of them would keep the rows of all who ran beside them
+        self._parts.append((start, rows))
+
+    def cut(self, length: int) -> None:
+        """Those from position `length` on do no more."""
+        while self._parts and self._parts[-1][0] >= length:
+            self._parts.pop()
+        if self._parts:
+            start, rows = self._parts[-1]
+            self._parts[-1] = start, rows[: (length - start) * self._width]
+
+    def view(self, start: int, stop: int) -> bytes | memoryview:
+        """The first ones, `[start, stop)`; they wait no more."""
+        taken: list[bytes | memoryview] = []
+        while self._parts and self._parts[0][0] < stop:
+            at, rows = self._parts.popleft()
+            n_bytes = (stop - at) * self._width
+            if n_bytes < len(rows):
+                self._parts.appendleft((stop, rows[n_bytes:]))
+            taken.append(rows[:n_bytes])
+        return taken[0] if len(taken) == 1 else b"".join(taken)
+
+
 class Fingerprints:
     """Of one session at this hop.
 
     wire: what its rows are. drawn: a last hop's ids, and from which on it drew them itself; of
-    others, nothing.
+    others, nothing. journal: what has all rows that are sent on, by their positions.
     """
 
     def __init__(
@@ -74,13 +107,15 @@ class Fingerprints:
         hidden_size: int,
         capacity: int,
         drawn: Callable[[], tuple[Sequence[int], int]] = lambda: ((), 0),
+        journal: Journal | None = None,
     ) -> None:
         self._wire, self._hidden_size, self._drawn = wire, hidden_size, drawn
         self._width = wire.row_bytes(hidden_size)
+        self._loose = _Loose(self._width) if journal is None else None
+        self._rows = journal if journal is not None else self._loose
         self._sketches: Sketches = np.zeros((capacity, BUCKETS), np.float32)
-        self._waiting: deque[tuple[int, bytes | memoryview]] = deque()
         self._start: int | None = None
-        self._stop = 0
+        self._sketched = self._stop = 0  # rows between them wait
         self._leaves: dict[int, tuple[int, bytes]] = {}
         self._salt = b""
         self._stated: Stated | None = None
@@ -91,45 +126,43 @@ class Fingerprints:
             self._leaves.clear()
         self._salt = salt
         if self._start is None:
-            self._start = self._stop = length
+            self._start = self._sketched = self._stop = length
         self._cut(length)
         self._start = min(self._start, length)
 
     def took(self, start: int, rows: bytes | memoryview) -> None:
         """Rows from position `start` on came out; those that stood there do no more."""
-        if start < self._stop:
+        if start != self._stop:
             self._cut(start)
-        if len(rows) < COPIED:
-            rows = bytes(rows)  # a view of them would keep the rows of all who ran beside them
-        self._waiting.append((start, rows))
         self._stop = start + len(rows) // self._width
+        if self._loose is not None:
+            self._loose.add(start, rows)
 
     def _cut(self, length: int) -> None:
         if length < self._stop:
             self._stop = length
+            self._sketched = min(self._sketched, length)
             self._leaves = {i: held for i, held in self._leaves.items() if i < length // WINDOW}
+            if self._loose is not None:
+                self._loose.cut(length)
 
     def work(self) -> bool:
         """Sketch some of what waits; whether more does."""
-        width, waiting = self._width, self._waiting
-        parts: list[bytes | memoryview] = []
-        first = at = waiting[0][0] if waiting else 0
-        while waiting and waiting[0][0] == at and at < first + AT_ONCE:
-            start, data = waiting.popleft()
-            at += len(data) // width
-            if at > first + AT_ONCE:  # the rest has its turn later
-                at = first + AT_ONCE
-                waiting.appendleft((at, data[(at - start) * width :]))
-                data = data[: (at - start) * width]
-            parts.append(data)
-        if parts:
-            data = parts[0] if len(parts) == 1 else b"".join(parts)
-            self._sketches[first:at] = sketch(decode(self._wire, data, self._hidden_size))
-        return bool(waiting)
+        start, stop = self._sketched, min(self._stop, self._sketched + AT_ONCE)
+        if start < stop:
+            rows = decode(self._wire, self._rows.view(start, stop), self._hidden_size)
+            self._sketches[start:stop] = sketch(rows)
+            self._sketched = stop
+        return stop < self._stop
+
+    @property
+    def is_worth_while(self) -> bool:
+        """Whether a window's worth waits, which may be begun on while nobody waits."""
+        return self._stop - self._sketched >= WINDOW
 
     def use_rest(self) -> None:
-        """Nobody waits now: begin on what waits here, if that is a window's worth."""
-        if len(self._waiting) >= WINDOW or (self._waiting and len(self._waiting[-1][1]) >= COPIED):
+        """Nobody waits now: begin on what waits here, if that is worth while."""
+        if self.is_worth_while:
             self._go_on()
 
     def _go_on(self) -> None:

@@ -165,7 +165,9 @@ class SessionMeter:
         def drawn() -> tuple[Sequence[int], int]:
             return (session.draws.ids, self._drawn_from) if self._is_last else ((), 0)
 
-        self._fingerprints = Fingerprints(wire, hidden_size, session.reserve.capacity, drawn)
+        journal = None if self._is_last else session.journal
+        room = session.reserve.capacity
+        self._fingerprints = Fingerprints(wire, hidden_size, room, drawn, journal)
         return end_wire
 
     def begin_epoch(self, commit: Commit) -> None:
@@ -213,7 +215,7 @@ class SessionMeter:
 
     def use_rest(self) -> None:
         """Nobody waits for anything now."""
-        if self._fingerprints is not None:
+        if self._fingerprints is not None and self._fingerprints.is_worth_while:
             self._fingerprints.use_rest()
 
     @property

@@ -78,8 +78,15 @@ class Journal:
         self.length = stop
         self._written = max(self._written, at + n_bytes)
 
+    def view(self, start: int, stop: int) -> memoryview:
+        """What was written last in the places of rows `[start, stop)`, cut off since or not.
+
+        For who looks and lets go at once: nothing is copied.
+        """
+        return memoryview(self._room)[start * self.row_bytes : stop * self.row_bytes]
+
     def rows(self, start: int, stop: int) -> bytes:
         """Rows `[start, stop)`; a copy, since a later cut may overwrite them."""
         if not self.start <= start <= stop <= self.length:
             raise IndexError(f"rows {start}:{stop} of a journal of {self.start}:{self.length}")
-        return bytes(memoryview(self._room)[start * self.row_bytes : stop * self.row_bytes])
+        return bytes(self.view(start, stop))

@@ -78,9 +78,11 @@ def encode(wire: WireFormat, rows: Rows) -> bytes:
 
 
 def decode(wire: WireFormat, data: bytes | memoryview, hidden_size: int) -> Rows:
-    """Back to [n, hidden_size]. `data` has whole rows; whoever took it in has checked that."""
+    """Back to [n, hidden_size], perhaps a view. `data` has whole rows; whoever took it in has
+    checked that.
+    """
     if wire is FLOAT32:
-        return np.frombuffer(data, "<f4").reshape(-1, hidden_size).astype(np.float32)
+        return np.frombuffer(data, "<f4").reshape(-1, hidden_size).astype(np.float32, copy=False)
     if wire is FLOAT16:
         return np.frombuffer(data, "<f2").reshape(-1, hidden_size).astype(np.float32)
     if wire is BFLOAT16:
