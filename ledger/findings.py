@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Self
 
@@ -50,6 +51,37 @@ class KeptFault:
     reporter: bytes
     finding: Finding
     fault: Fault
+
+
+class KeptOpen:
+    """One connection to the findings in a directory, for who looks again and again, on any thread.
+
+    Where somebody put another file in its place, that is opened.
+    """
+
+    def __init__(self, directory: Path, swarm_id: bytes) -> None:
+        self._directory, self._swarm_id, self._lock = directory, swarm_id, Lock()
+        self._held: tuple[int, Findings] | None = None
+
+    def get(self) -> "Findings":
+        """Not to be closed.
+
+        Raises:
+            ConfigError, DamagedLedger: they cannot be used.
+        """
+        with self._lock:
+            place = self._place()
+            if self._held is None or self._held[0] != place:  # who still reads the old one may
+                opened = Findings.open(self._directory, self._swarm_id)
+                self._held = self._place(), opened
+            return self._held[1]
+
+    def _place(self) -> int:
+        """Of the file on its disk; -1: there is none."""
+        try:
+            return (self._directory / FILE_NAME).stat().st_ino
+        except OSError:
+            return -1
 
 
 class Findings:

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field, replace
 
 from ledger.balances import Claim
 from ledger.homes import Book
-from ledger.owed import owed_tabs
+from ledger.owed_table import OwedTable
 from ledger.places import is_there
 from ledger.policy import Policy
 from ledger.reader import LedgerReader
 from ledger.settling import with_notes
 from ledger.spend_books import FILE_NAME, SpendBooks
 from ledger.swarms import policy_at
+
+Tables = dict[bytes, OwedTable]  # by payee: what one ledger's receipts say, read as it grows
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ class Noted:
 NOTHING_NOTED = Noted()
 
 
-def noted_at(book: Book, reader: LedgerReader) -> Noted:
-    """Of a home's ledger.
+def noted_at(book: Book, reader: LedgerReader, known: Tables | None = None) -> Noted:
+    """Of a home's ledger. known: see `notes_that_count`.
 
     Raises:
         DamagedLedger, ForeignLedger, ConfigError: its books cannot be read.
@@ -50,14 +52,17 @@ def noted_at(book: Book, reader: LedgerReader) -> Noted:
     if not policy.issuers or not is_there(book.directory, FILE_NAME):
         return Noted(reader.account)
     with SpendBooks.open(book.directory, reader.swarm_id, policy.quorum()) as books:
-        return Noted(reader.account, notes_that_count(reader, books, policy))
+        return Noted(reader.account, notes_that_count(reader, books, policy, known))
 
 
 def notes_that_count(
-    reader: LedgerReader, books: SpendBooks, policy: Policy
+    reader: LedgerReader, books: SpendBooks, policy: Policy, known: Tables | None = None
 ) -> dict[tuple[bytes, bytes], int]:
     """By payee and tab, what is taken off the tabs in a ledger: off all tabs of an allotment
     together no more than they promise beyond what the payee has taken in already.
+
+    known: what was read of this ledger by payee, for who asks again: then only what was logged
+    since is read.
 
     Who lacks receipts of an allotment, as an account that lets other keys pay may, knows of less
     that was promised, and so of less that comes off.
@@ -65,11 +70,14 @@ def notes_that_count(
     told: defaultdict[bytes, dict[bytes, int]] = defaultdict(dict)
     for (payee, tab_id), amount in books.all_notes().items():
         told[payee][tab_id] = amount
-    found = {}
+    found, tables = {}, {} if known is None else known
     for payee, notes in told.items():
-        if reader.tabs_of(payee).isdisjoint(notes):
-            continue  # no receipt need be read
-        tabs = [t for some in owed_tabs(reader, policy, payee=payee).values() for t in some]
+        if payee not in tables:
+            if reader.tabs_of(payee).isdisjoint(notes):
+                continue  # no receipt need be read
+            tables[payee] = OwedTable(policy, payee)
+        tables[payee].read_on(reader)
+        tabs = tables[payee].tabs()
         left: defaultdict[bytes, int] = defaultdict(int)
         for tab in tabs:
             left[tab.allot_oid] += tab.amount

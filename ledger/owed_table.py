@@ -55,6 +55,10 @@ class OwedTable:
     def between(self, pair: Pair) -> list[OwedTab]:
         return [row.tab for row in self._of_pair.get(pair, {}).values()]
 
+    def tabs(self) -> list[OwedTab]:
+        """All of them."""
+        return [row.tab for row in self._rows.values()]
+
     @property
     def of_allotments(self) -> Mapping[bytes, Mapping[bytes, TabRow]]:
         """By the allotment that each cites: tabs by their ids."""

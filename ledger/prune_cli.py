@@ -77,7 +77,7 @@ def _planned(book: Book, reader: LedgerReader, policy: Policy) -> Plan:
     if is_there(directory, spend_books.FILE_NAME):
         with SpendBooks.open(directory, swarm_id, policy.quorum()) as others:
             epoch = epoch_now(policy, others, 0) if policy.witnesses else 0
-            given_back = others.given_back(reader.account)
+            given_back = others.given_back(reader.account) | others.released()
     if not policy.witnesses:
         epoch = epoch_now(policy, None, int(time.time() * 1000))
     return plan(reader, policy, made, epoch, disputed=disputed, notes=notes, given_back=given_back)

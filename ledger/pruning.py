@@ -49,7 +49,8 @@ def plan(
     key that signed for its payer. notes: what credit notes take off tabs. given_back: allotments
     that a payee has released. A settlement covers what our own log still gives exactly, and nothing
     else; and a payee whose payer stops settling collects a later tab of an allotment by the
-    vouchers of all tabs on it, so it keeps these until it released it.
+    vouchers of all tabs on it, so it keeps these until it released it. With a key that pays for
+    another account nobody settles: its tabs are over once their allotment was given back.
     """
     tabs = owed_tabs(reader, policy)
     since: dict[bytes, int] = {}  # the epoch in which each tab was settled
@@ -71,6 +72,8 @@ def plan(
         is_open = pair.payee == reader.account and tab.allot_oid not in given_back
         if index in erased:
             continue
+        if tab.key == reader.account and tab.allot_oid in given_back:
+            since.setdefault(tab.session_id, tab.epoch)
         accused = (disputed or {}).get(tab.session_id, ())
         if not {pair.payer, pair.payee, tab.key}.isdisjoint(accused):
             kept[DISPUTED] += 1

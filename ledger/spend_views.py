@@ -97,10 +97,23 @@ class SpendViews:
         )
         return frozenset(oid for (oid,) in rows)
 
+    def released(self) -> frozenset[bytes]:
+        """Allotments of anybody that those whom they pay gave back, for good."""
+        rows = self._store.execute(
+            "SELECT s.oid FROM step s JOIN step f ON f.oid = s.oid AND f.acct = s.party"
+            " JOIN counted ON counted.acct = f.acct WHERE s.kind = 2 AND f.kind = 4 AND f.idx < n"
+        )
+        return frozenset(oid for (oid,) in rows)
+
     def claimed(self, oid: bytes) -> int:
         """What our tabs claim of an allotment, whether or not there is credit behind it."""
         rows = self._store.execute("SELECT amount FROM tab WHERE allot = ?", (oid,))
         return sum(amount for (amount,) in rows)  # here: it may be beyond 2^63
+
+    def owed(self, oid: bytes) -> int:
+        """The same, less what credit notes take off these tabs."""
+        rows = self._store.execute(f"SELECT tab.amount, {_NOTED} FROM tab WHERE allot = ?", (oid,))
+        return sum(max(0, amount - noted) for amount, noted in rows)
 
     def exposed(self, payer: bytes, key: bytes) -> int:
         """What this key promised our tabs for an account, and nobody has settled or collected, less
@@ -116,10 +129,8 @@ class SpendViews:
         return sum(min(amount, self._unsettled(oid)) for oid, amount in signed.items())
 
     def _unsettled(self, oid: bytes) -> int:
-        rows = self._store.execute(f"SELECT tab.amount, {_NOTED} FROM tab WHERE allot = ?", (oid,))
         made = self.allotted(oid)
-        net: int = sum(max(0, amount - noted) for amount, noted in rows)
-        return max(0, net - (made.deposited if made else 0))
+        return max(0, self.owed(oid) - (made.deposited if made else 0))
 
     def leaves(self, account: bytes, start: int = 0) -> list[SpendLeaf]:
         """All that we have of this account's log from there on."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from ledger.errors import DamagedLedger
 from ledger.fault_words import ID_BYTES, METHOD, Asked, decode_told, encode_told, fitting
-from ledger.findings import Findings
+from ledger.findings import KeptOpen
 from ledger.homes import KEY_NAME
 from ledger.judging import Finding
 from protocol.announcements import Announcement
@@ -61,7 +61,7 @@ class Accusations:
         """directory: of the node's findings. others: who serves now, but this node. trusted: whose
         verdicts are enough. quarantine: not to hear who is at fault. hears: ask peers for more."""
         self.calls: dict[str, CallHandler] = {METHOD: self.handle}
-        self._directory, self._swarm_id = directory, swarm_id
+        self._findings = KeptOpen(directory, swarm_id)
         self._transport, self._others, self._guard = transport, others, guard
         self._trusted, self._quarantine, self._hears = trusted, quarantine, hears
         self._tells = Allowance(TELLS)
@@ -108,12 +108,12 @@ class Accusations:
         return answer
 
     def _answer(self, asked: Asked) -> bytes:
-        with Findings.open(self._directory, self._swarm_id) as findings:
-            for each in asked.told:
-                findings.add(each, trusted=self._trusted)
-            lacking = asked.lacking(findings.ids())
-            some = random.sample(lacking, min(CHECKS, len(lacking)))  # it may want none of these
-            return encode_told(fitting(findings.told(some)))
+        findings = self._findings.get()
+        for each in asked.told:
+            findings.add(each, trusted=self._trusted)
+        lacking = asked.lacking(findings.ids())
+        some = random.sample(lacking, min(CHECKS, len(lacking)))  # it may want none of these
+        return encode_told(fitting(findings.told(some)))
 
     async def keep_out(self) -> None:
         """Hear nobody who is at fault; bans end, and begin again as long as the fault is known."""
@@ -124,8 +124,7 @@ class Accusations:
             self._guard.offended(peer_id, f"at fault: {finding.what}", QUARANTINE)
 
     def _at_fault(self) -> dict[bytes, Finding]:
-        with Findings.open(self._directory, self._swarm_id) as findings:
-            return findings.at_fault(self._trusted)
+        return self._findings.get().at_fault(self._trusted)
 
     async def run(self) -> None:
         """Until cancelled; no peer's failure ends it."""
@@ -155,10 +154,9 @@ class Accusations:
             log.debug("no news of faults", extra={"peer": peer.peer_id, "why": str(error)})
 
     def _known(self) -> Asked:
-        with Findings.open(self._directory, self._swarm_id) as findings:
-            return Asked(frozenset(id_[:ID_BYTES] for id_ in findings.ids()))
+        return Asked(frozenset(id_[:ID_BYTES] for id_ in self._findings.get().ids()))
 
     def _learn(self, told: Sequence[Envelope]) -> None:
-        with Findings.open(self._directory, self._swarm_id) as findings:
-            for each in told:
-                findings.add(each, trusted=self._trusted)
+        findings = self._findings.get()
+        for each in told:
+            findings.add(each, trusted=self._trusted)

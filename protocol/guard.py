@@ -71,6 +71,9 @@ OF_METHOD: Mapping[str, Budget] = {
         calls=Limit(per_s=10, burst=200), bytes=Limit(per_s=4 * 2**20, burst=128 * 2**20)
     ),
     "fingerprints": Budget(calls=Limit(per_s=50, burst=500)),
+    "owing": Budget(  # a process asks each node once; what it shows are signatures to check
+        calls=Limit(per_s=1, burst=100), bytes=Limit(per_s=64 * 1024, burst=4 * 2**20)
+    ),
     "sent_rows": Budget(
         calls=Limit(per_s=10, burst=200), bytes=Limit(per_s=4 * 2**20, burst=256 * 2**20)
     ),

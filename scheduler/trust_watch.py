@@ -14,7 +14,7 @@ from pathlib import Path
 from random import uniform
 from typing import TYPE_CHECKING
 
-from ledger.findings import FILE_NAME, Findings
+from ledger.findings import FILE_NAME, KeptOpen
 from protocol.errors import ManyhandsError
 from scheduler.trust import Trust, read_trust
 
@@ -44,6 +44,7 @@ class TrustWatch:
         """trusted: auditors whose word is enough, asked on a thread. quarantine: use none of whom
         is at fault."""
         self._client, self._directories = client, tuple(directories)
+        self._findings = KeptOpen(self._directories[0], client.swarm_id)
         self._trusted, self._quarantine = trusted, quarantine
         self._known: tuple[Mark, frozenset[bytes]] | None = None
         self._read_at_s = 0.0
@@ -90,11 +91,8 @@ class TrustWatch:
     async def hear(self) -> None:
         """Ask a few nodes for faults that are not known here."""
         try:
-            findings = await asyncio.to_thread(
-                Findings.open, self._directories[0], self._client.swarm_id
-            )
-            with findings:
-                heard = await self._client.exchange_faults(findings)
+            findings = await asyncio.to_thread(self._findings.get)
+            heard = await self._client.exchange_faults(findings)
         except ManyhandsError as error:
             log.info("no news of faults", extra={"why": str(error)})
             return

@@ -12,11 +12,10 @@ from typing import Any
 
 import click
 
-from ledger.epochs import epoch_now
 from ledger.fold import Allotted
 from ledger.lines import peer_name
 from ledger.options import AccountType
-from ledger.spending import Allotment, Grant, Release, Spending
+from ledger.spending import Grant, Release, Spending
 from manyhands.crediting.amounts import NCR, AmountType, show_amount
 from manyhands.crediting.desk import Desk, Written, check_granted, open_desk
 from manyhands.crediting.shown import plural
@@ -29,8 +28,7 @@ from manyhands.signals import interruptible
 from manyhands.swarm import place_of, which_option
 from manyhands.witnessing.command import ledger
 from protocol.address import Address
-from protocol.clock import wall_ms
-from protocol.errors import NotFunded, UsageError
+from protocol.errors import UsageError
 
 __all__ = ["ledger"]  # with more commands
 
@@ -113,22 +111,9 @@ def allot(
     asset = asset or only_asset(place)
 
     def make(desk: Desk, number: int) -> Spending:
-        there_is = desk.books.available(desk.log.account, asset)
-        if amount > there_is:
-            raise NotFunded(
-                "",
-                f"{show_amount(amount)} credits are more than the {show_amount(there_is)} here",
-                hint="ask an issuer: manyhands ledger grant "
-                f"{desk.party.peer_id} AMOUNT, where its key is",
-            )
-        return Allotment(
-            payer=desk.log.account,
-            asset=asset,
-            payee=payee,
-            allot_no=number,
-            amount=amount,
-            expires_epoch=epoch_now(desk.policy, desk.books, wall_ms()) + epochs,
-        )
+        where = "ask an issuer: manyhands ledger grant"
+        hint = f"{where} {desk.party.peer_id} AMOUNT, where its key is"
+        return desk.allotment(number, payee, asset, amount, epochs, hint=hint)
 
     _write(place, role, join, as_json, "allot", make, {"to": peer_name(payee)}, amount)
 
@@ -138,7 +123,7 @@ def allot(
 @click.option(
     "--claiming",
     type=AmountType(),
-    help="What is claimed of it in all. Default: what closed sessions promised.",
+    help="What is claimed of it in all. Default: what closed sessions promised, less credit notes.",
 )
 @click.option(
     "--role", type=click.Choice(["client", "node"]), default="node", help="Default: node."
@@ -161,7 +146,7 @@ def release(
 
     def make(desk: Desk, number: int) -> Spending:
         oid, made = _find(desk, allotment)
-        claimed = max(desk.books.claimed(oid), made.deposited)
+        claimed = max(desk.books.owed(oid), made.deposited)
         final = claimed if claiming is None else claiming
         if final < claimed:
             raise UsageError(

@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from ledger.cosigning import Cosigned
+from ledger.epochs import epoch_now
 from ledger.policy import Policy
 from ledger.spend_books import SpendBooks
 from ledger.spend_log import SpendLog
-from ledger.spending import Spending
+from ledger.spending import Allotment, Spending
+from manyhands.crediting.amounts import show_amount
 from manyhands.crediting.meeting import Meeting
 from manyhands.crediting.shown import plural
 from manyhands.home import Home
@@ -22,6 +24,7 @@ from manyhands.party import Party, Who, open_party
 from manyhands.progress import say
 from manyhands.swarm_telling import candidates
 from protocol.address import Address
+from protocol.clock import wall_ms
 from protocol.errors import (
     ManyhandsError,
     NoQuorum,
@@ -57,6 +60,32 @@ class Desk:
     @property
     def policy(self) -> Policy:
         return self.party.policy
+
+    @property
+    def epoch(self) -> int:
+        """Of now, by the swarm's witnesses."""
+        return epoch_now(self.policy, self.books, wall_ms())
+
+    def allotment(
+        self, number: int, payee: bytes, asset: bytes, amount: int, epochs: int, *, hint: str
+    ) -> Allotment:
+        """What sets so much aside for `payee`, until so many epochs after this one have passed.
+
+        Raises:
+            NotFunded: the account has not so much; `hint` says what helps.
+        """
+        there_is = self.books.available(self.log.account, asset)
+        if amount > there_is:
+            has = f"{self.party.peer_id} has {show_amount(there_is)}"
+            raise NotFunded("", f"{has} credits, not {show_amount(amount)}", hint=hint)
+        return Allotment(
+            payer=self.log.account,
+            asset=asset,
+            payee=payee,
+            allot_no=number,
+            amount=amount,
+            expires_epoch=self.epoch + epochs,
+        )
 
     async def sync(self) -> tuple[Cosigned | None, tuple[PeerId, ...]]:
         """Hear what is known, and have our own log signed and known; None: it has no entries.

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import click
 
-from ledger.epochs import epoch_now
 from ledger.merkle import EMPTY_ROOT
 from ledger.meter import Meter
-from ledger.spending import MAX_CLAIMS, Allotment, Deposit, Settlement
+from ledger.spending import MAX_CLAIMS, Deposit, Settlement
 from manyhands.crediting.amounts import AmountType, show_amount
 from manyhands.crediting.command import online, only_asset
 from manyhands.crediting.desk import Desk, check_granted, open_desk
@@ -27,7 +26,6 @@ from manyhands.party import open_party
 from manyhands.signals import interruptible
 from manyhands.swarm import place_of
 from protocol.address import Address
-from protocol.clock import wall_ms
 from protocol.errors import NotFunded
 from protocol.file_lock import lock
 from protocol.identity import Identity
@@ -104,26 +102,11 @@ async def _finish(desk: Desk, giver: Identity, taker: Identity, asset: bytes) ->
 
 
 async def _allot(desk: Desk, payee: Identity, asset: bytes, amount: int) -> None:
-    account = desk.log.account
-
-    def make(number: int) -> Allotment:
-        there_is = desk.books.available(account, asset)
-        if amount > there_is or not amount:
-            raise NotFunded(
-                "",
-                f"{desk.party.peer_id} has {show_amount(there_is)} credits",
-                hint="what a node earned it has once it is settled: manyhands ledger balance",
-            )
-        return Allotment(
-            payer=account,
-            asset=asset,
-            payee=payee.public_key,
-            allot_no=number,
-            amount=amount,
-            expires_epoch=epoch_now(desk.policy, desk.books, wall_ms()) + 1,
-        )
-
-    await desk.write(make)
+    hint = "what a node earned it has once it is settled: manyhands ledger balance"
+    if not amount:
+        raise NotFunded("", f"{desk.party.peer_id} has 0 credits", hint=hint)
+    to = payee.public_key
+    await desk.write(lambda number: desk.allotment(number, to, asset, amount, 1, hint=hint))
 
 
 async def _take(desk: Desk, giver: Identity, taker: Identity, asset: bytes) -> int:
@@ -132,7 +115,7 @@ async def _take(desk: Desk, giver: Identity, taker: Identity, asset: bytes) -> i
         return 0
     moved = sum(amount for _, amount in claims)
     settled = Settlement(
-        epoch=epoch_now(desk.policy, desk.books, wall_ms()),
+        epoch=desk.epoch,
         payer=giver.public_key,
         payee=taker.public_key,
         asset=asset,

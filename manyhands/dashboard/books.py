@@ -15,7 +15,7 @@ from ledger.balances import Fold
 from ledger.exports import write_csv, write_focus, write_jsonl
 from ledger.homes import Book, find_books
 from ledger.lines import moment
-from ledger.noted import noted_at
+from ledger.noted import Noted, Tables, noted_at
 from ledger.reader import LedgerReader
 from ledger.statement_html import statement_html
 from ledger.statements import make_statement
@@ -41,6 +41,8 @@ class Followed:
     view: dict[str, Any] = field(default_factory=dict)
     view_of: tuple[int, int, int] = (-1, -1, -1)  # its entries, open tabs, credit notes then
     days: dict[int, list[int]] = field(default_factory=dict)  # earned and spent, by day since 1970
+    day_of: dict[tuple[bytes, bytes], int] = field(default_factory=dict)  # by payee and tab
+    tables: Tables = field(default_factory=dict)  # for credit notes
 
 
 class HomeBooks:
@@ -67,7 +69,8 @@ class HomeBooks:
         sums = {}
         for book in self._books():
             with book.reader() as reader:
-                rows = self._follow(book, reader).fold.balances(noted_at(book, reader).off)
+                known = self._follow(book, reader)
+                rows = known.fold.balances(noted_at(book, reader, known.tables).off)
             sums[book.role] = sum(row.earned for row in rows), sum(row.spent for row in rows)
         return sums
 
@@ -88,14 +91,14 @@ class HomeBooks:
     def _view(self, book: Book) -> dict[str, Any]:
         with book.reader() as reader:
             known = self._follow(book, reader)
-            noted = noted_at(book, reader)
+            noted = noted_at(book, reader, known.tables)
             size = (known.n_read, reader.n_open_tabs(), sum(noted.off.values()))
             if known.view_of != size:
                 told = balances_view(book, reader, known.fold.balances(noted.off))
                 known.view = {**told, **recent_view(book, MOST_TABS)}
                 known.view_of = size
             sections = sections_of(Home.at(self._home), book, reader)
-        return {**known.view, "days": _days(known.days), "sections": sections}
+        return {**known.view, "days": _days(known, noted), "sections": sections}
 
     def exported(self, role: str, kind: str) -> Iterator[str]:
         """A statement of one ledger: `csv`, `jsonl`, `focus` or `html`.
@@ -125,16 +128,21 @@ class HomeBooks:
             claim = entry.claim(reader.account)
             more = known.fold.add(claim)
             known.days.setdefault(entry.epoch, [0, 0])[claim.payee != reader.account] += more
+            known.day_of[claim.payee, claim.session_id] = entry.epoch
             known.n_read, known.last_id = entry.index + 1, entry.receipt_id
         return known
 
 
-def _days(known: dict[int, list[int]]) -> list[list[Any]]:
-    """Earned and spent on each of the last days of UTC, the oldest first."""
+def _days(known: Followed, noted: Noted) -> list[list[Any]]:
+    """Earned and spent on each of the last days of UTC, the oldest first: less what is taken off
+    tabs, on the day that each ended.
+    """
     last = wall_ms() // 86_400_000
-    days = range(last - N_DAYS + 1, last + 1)
-    names = (moment(day * 86_400_000).date().isoformat() for day in days)
-    return [[name, *known.get(day, (0, 0))] for name, day in zip(names, days, strict=True)]
+    sums = {day: [*known.days.get(day, (0, 0))] for day in range(last - N_DAYS + 1, last + 1)}
+    for tab, off in noted.off.items():
+        if (day := known.day_of.get(tab)) in sums:
+            sums[day][tab[0] != noted.own] -= off
+    return [[moment(day * 86_400_000).date().isoformat(), *both] for day, both in sums.items()]
 
 
 def _continues(known: Followed, reader: LedgerReader) -> bool:

@@ -1,4 +1,5 @@
 """What a node earned, day by day, and for how many tokens: read from its own ledger, as it grows.
+What it took off tabs since counts no more.
 
 In: the directory of a ledger. Out: sums, kept between looks, so that each entry is read once. What
 one tab earned is its latest entry; a tab that is open still is pending.
@@ -10,6 +11,7 @@ from typing import Any
 
 from ledger.homes import Book
 from ledger.lines import moment
+from ledger.noted import Noted, Tables, noted_at
 from ledger.receipts import ClosedTab, open_receipt
 from protocol.errors import ConfigError
 
@@ -33,6 +35,8 @@ class Earnings:
     book: Book
     _tabs: dict[bytes, Tab] = field(default_factory=dict)
     _n_read: int = 0
+    _tables: Tables = field(default_factory=dict)
+    _noted: Noted = field(default_factory=Noted)
 
     def look(self) -> dict[str, Any]:
         """The sums now; of a ledger that is not there yet, nothing.
@@ -44,13 +48,14 @@ class Earnings:
         try:
             with self.book.reader() as reader:
                 if len(reader) < self._n_read:  # an older copy took its place
-                    self._tabs, self._n_read = {}, 0
+                    self._tabs, self._n_read, self._tables = {}, 0, {}
                 for entry in reader.entries(self._n_read):
                     tab = open_receipt(reader.receipt(entry.receipt_id), reader.swarm_id)
                     if tab.terms.payee == reader.account:
                         self._tabs[tab.terms.session_id] = _tab_of(tab)
                     self._n_read = entry.index + 1
                 n_open = reader.n_open_tabs()
+                self._noted = noted_at(self.book, reader, self._tables)
         except ConfigError:
             pass
         return self._view(n_open)
@@ -62,12 +67,13 @@ class Earnings:
     def _view(self, n_open: int) -> dict[str, Any]:
         days = [time.strftime("%Y-%m-%d", time.localtime(_ago_s(n))) for n in range(N_DAYS)]
         by_day = {day: [0, 0.0] for day in reversed(days)}
-        for tab in self._tabs.values():
+        off = {id_: self._noted.of(b"", id_, earned=True) for id_ in self._tabs}
+        for id_, tab in self._tabs.items():
             if tab.day in by_day:
-                by_day[tab.day][0] += tab.earned_ncr
+                by_day[tab.day][0] += tab.earned_ncr - off[id_]
                 by_day[tab.day][1] += tab.answer_tokens + tab.prompt_tokens
         return {
-            "earned_ncr": sum(tab.earned_ncr for tab in self._tabs.values()),
+            "earned_ncr": sum(tab.earned_ncr for tab in self._tabs.values()) - sum(off.values()),
             "answers": len(self._tabs),
             "pending_answers": n_open,
             "prompt_tokens": round(sum(tab.prompt_tokens for tab in self._tabs.values())),
