@@ -11,11 +11,13 @@ import pytest
 
 from ledger import Ledger
 from ledger.homes import Book
+from ledger.noted import NOTHING_NOTED, Noted
 from ledger.reader import FILE_NAME
 from manyhands import dashboard
-from manyhands.dashboard.books import HomeBooks
+from manyhands.dashboard.books import HomeBooks, _days
 from manyhands.dashboard.earnings import Earnings
 from manyhands.dashboard.node_routes import NodePanel
+from protocol.clock import wall_ms
 from protocol.errors import IntegrityError
 from protocol.identity import Identity, load_or_create_identity
 from tests.ledger.parties import SWARM, closed_receipt
@@ -41,6 +43,20 @@ def test_a_home_without_ledgers_has_none_and_earned_nothing(tmp_path: Path) -> N
     assert (books.balances(), books.verified()) == ([], [])
     told = Earnings(Book("node", tmp_path / "node")).look()
     assert (told["earned_ncr"], told["answers"], len(told["days"])) == (0, 0, 14)
+
+
+def test_a_day_is_told_less_what_was_taken_off_its_tabs(tmp_path: Path, provider: Identity) -> None:
+    books = HomeBooks(tmp_path)
+    (told,) = books.balances()
+    (known,) = books._followed.values()
+    (tab,) = known.day_of
+    known.day_of[tab] = day = wall_ms() // 86_400_000
+    known.days = {day: [told["earned_ncr"], 0]}
+
+    off = Noted(provider.public_key, {tab: 40, (bytes(32), bytes(16)): 7})
+
+    assert _days(known, NOTHING_NOTED)[-1][1:] == [told["earned_ncr"], 0]
+    assert _days(known, off)[-1][1:] == [told["earned_ncr"] - 40, 0]
 
 
 def test_what_was_earned_is_told_with_its_latest_tabs_and_grows(

@@ -3,7 +3,7 @@
 import pytest
 
 from ledger.fault_words import MAX_KNOWN, Asked
-from ledger.findings import MAX_OPINIONS, Findings
+from ledger.findings import FILE_NAME, MAX_OPINIONS, Findings, KeptOpen
 from ledger.judging import double_seq_fault
 from ledger.meter import Meter
 from ledger.objects import Voucher
@@ -97,3 +97,16 @@ def test_44_who_knows_more_faults_than_a_question_holds_hears_of_every_other_in_
         heard |= set(asked.lacking(lacking))
 
     assert heard == lacking
+
+
+def test_findings_that_are_kept_open_follow_the_file_that_is_there(memory_path):
+    kept = KeptOpen(memory_path, SWARM)
+    first = kept.get()
+    with Findings.open(memory_path, SWARM) as beside:
+        assert beside.add(double(DOT, 1))
+
+    assert kept.get() is first
+    assert len(first.faults()) == 1
+    for each in memory_path.glob(f"{FILE_NAME}*"):
+        each.rename(each.with_name(f"old-{each.name}"))
+    assert kept.get().faults() == []

@@ -293,10 +293,11 @@ def test_what_credit_notes_take_off_a_keys_promises_it_may_promise_again(scene):
 
     agreed = settle(ANN, BEN, (oid, 10))
     own = [credit_note(BEN, tab, 30), agreed, deposit(BEN, agreed, 10), credit_note(BEN, tab, 99)]
-    for n_logged, left in ((1, 10), (3, 0), (4, 0)):
+    for n_logged, left, owed in ((1, 10, 10), (3, 0, 10), (4, 0, 0)):
         leaves = [leaf.encode() for leaf in chained(*own[:n_logged])]
         scene.known.learn(BEN.public_key, signed(BEN.public_key, leaves, (0, 1, 2)), leaves)
         assert scene.known.exposed(ANN.public_key, CY.public_key) == left
+        assert (scene.known.claimed(oid), scene.known.owed(oid)) == (40, owed)
 
     escrow.hold(proof, ANN.public_key, EPOCH, 50, key=CY.public_key)
 

@@ -113,6 +113,18 @@ def test_a_receipt_stays_while_the_key_that_signed_for_its_payer_is_accused(tmp_
         assert planned(tmp_path, made, TODAY + 6, disputed=disputed).kept == kept
 
 
+def test_who_paid_with_a_borrowed_key_settles_nothing_and_is_done_when_the_allotment_is(tmp_path):
+    lets = mandate(CLIENT, STRANGER, max_exposure=10**12)
+    funds = {"asset": ASSET, "allot_oid": OID, "checkpoint_hash": bytes(32)}
+    lent = closed_receipt(15, now_ms=NOW_MS, key=STRANGER, mandate=lets, **funds)
+    with Ledger.open(tmp_path, STRANGER, SWARM) as ledger:
+        ledger.append(lent)
+
+    assert planned(tmp_path, [], TODAY + 6, given_back=()).kept == {UNSETTLED: 1}
+    assert planned(tmp_path, [], TODAY + 5).kept == {RETAINED: 1}
+    assert len(planned(tmp_path, [], TODAY + 6).bodies) == 1
+
+
 def test_46_a_payee_keeps_what_it_needs_to_collect_until_it_gave_the_allotment_back(log):
     """Of an allotment that pays on, the payee shows all tabs, the settled ones too."""
     made = settled(log)

@@ -431,7 +431,7 @@ def test_what_an_allotment_has_left_goes_back_once_it_ended_and_all_tabs_are_pai
         learn(books, PROVIDER, payee.spent())
         assert (books.available(CLIENT.public_key, ASSET), desk.release(books)) == (9000, 0)
         assert books.allotted(ended).returned == 5000
-        assert books.given_back(PROVIDER.public_key) == {ended}
+        assert books.given_back(PROVIDER.public_key) == books.released() == {ended}
 
 
 def test_what_tabs_claim_and_nobody_paid_is_not_given_back(sides, tmp_path):

@@ -149,17 +149,18 @@ def test_nobody_honest_meets_a_budget(guard: Guard, clock: Clock):
         assert ask(guard, GOOD, "status") is None
 
 
+@pytest.mark.parametrize("method", ["status", "owing"])
 def test_calls_beyond_the_budget_are_told_to_wait_and_others_notice_nothing(
-    guard: Guard, clock: Clock
+    guard: Guard, clock: Clock, method: str
 ):
-    refused = [ask(guard, method="status") for _ in range(int(OF_METHOD["status"].calls.burst) + 5)]
+    refused = [ask(guard, method=method) for _ in range(int(OF_METHOD[method].calls.burst) + 5)]
 
     assert [type(each) for each in refused[-5:]] == [PeerBusy] * 5
     assert not any(refused[:-5])
-    assert ask(guard, GOOD, "status") is None
+    assert ask(guard, GOOD, method) is None
     assert ask(guard, BAD, "control") is None
     clock.pass_s(1)
-    assert ask(guard, BAD, "status") is None
+    assert ask(guard, BAD, method) is None
 
 
 def test_who_floods_on_is_banned_and_hears_until_when(guard: Guard):
