@@ -21,7 +21,7 @@ from ledger.homes import ROLES, find_receipt
 from ledger.keys_cli import keys
 from ledger.lines import peer_name
 from ledger.migrate_cli import migrate_command
-from ledger.options import AccountType, books_of, choice_of, choosing, common
+from ledger.options import AccountType, books_of, choice_of, choosing, common, worth_option
 from ledger.paid_cli import debts, paid
 from ledger.prune_cli import prune
 from ledger.repair_cli import repair_command
@@ -96,12 +96,7 @@ def balance(
     type=click.Choice(FORMATS),
     help="text by default; --json is json. html is one page, for paper and files.",
 )
-@click.option(
-    "--credit-is",
-    nargs=2,
-    metavar="AMOUNT CURRENCY",
-    help="What a credit is worth, as you agreed on elsewhere, for example 1.00 USD.",
-)
+@worth_option
 @common
 def statement(
     home: Path,

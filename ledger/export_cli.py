@@ -22,7 +22,7 @@ from ledger.key_ring import ACCOUNT, EVENTS, KeyRing, read_chain
 from ledger.key_state import fold
 from ledger.lines import Line, peer_name
 from ledger.noted import noted_at
-from ledger.options import choice_of, choosing, common, one_book
+from ledger.options import choice_of, choosing, common, one_book, worth_option
 from ledger.reader import LedgerReader
 from ledger.statements import Choice, make_statement
 from ledger.swarms import swarm_of
@@ -45,13 +45,7 @@ FORMATS = ("csv", "jsonl", "focus", "bundle")
     type=click.Path(dir_okay=False, path_type=Path),
     help="The file to write; standard output by default, which a bundle cannot go to.",
 )
-@click.option(
-    "--credit-is",
-    nargs=2,
-    metavar="AMOUNT CURRENCY",
-    help="For focus: what a credit is worth, as you agreed on elsewhere, for example 1.00 USD. "
-    "Default: as the swarm's policy says, if it does.",
-)
+@worth_option
 @click.option(
     "--month",
     type=click.DateTime(["%Y-%m"]),

@@ -60,6 +60,14 @@ home_option = click.option(
     help="Where keys and ledgers live.",
 )
 
+worth_option = click.option(
+    "--credit-is",
+    nargs=2,
+    metavar="AMOUNT CURRENCY",
+    help="What a credit is worth, as you agreed on elsewhere, for example 1.00 USD. "
+    "Default: as the swarm's policy says, if it does.",
+)
+
 
 def common(command: Command) -> Command:
     """The options every command here takes."""

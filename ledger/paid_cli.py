@@ -13,44 +13,26 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from ledger.amounts import AmountType
 from ledger.debts import Debts
 from ledger.homes import KEY_NAME, Book
-from ledger.lines import CREDIT_DECIMALS, credits_text, peer_name
+from ledger.lines import credits_text, peer_name
 from ledger.objects import NO_ASSET
 from ledger.options import AccountType, books_of, common, one_book
 from ledger.tallies import Tallies
 from ledger.tally import Tally, open_tally
+from protocol.canonical import MAX_UINT
 from protocol.clock import wall_ms
 from protocol.errors import ConfigError, UsageError
 from protocol.key_files import read_key
 from protocol.passphrases import ask
 
 Json = dict[str, Any]
-MOST_NCR = 1 << 62
-
-
-class CreditsType(click.ParamType[Any]):
-    """An exact decimal of credits, in ncr."""
-
-    name = "CREDITS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        whole, _, part = str(value).partition(".")
-        if not f"{whole}{part}".isdecimal() or not whole or len(part) > CREDIT_DECIMALS:
-            self.fail(
-                f"{value!r} is no amount of credits: write 12.5, up to 9 decimals", param, ctx
-            )
-        ncr = int(whole) * 10**CREDIT_DECIMALS + int(part.ljust(CREDIT_DECIMALS, "0"))
-        if not 0 < ncr < MOST_NCR:
-            self.fail(f"{value!r} is no amount that can be settled", param, ctx)
-        return int(ncr)
 
 
 @click.command()
 @click.argument("peer", type=AccountType())
-@click.argument("amount", type=CreditsType())
+@click.argument("amount", type=AmountType())
 @common
 def paid(peer: bytes, amount: int, home: Path, role: str | None, as_json: bool) -> None:
     """Record that PEER has made good AMOUNT credits of what it owes this home.
@@ -71,6 +53,8 @@ def paid(peer: bytes, amount: int, home: Path, role: str | None, as_json: bool) 
     with Tallies.open(book.directory, swarm_id) as tallies:
         held = tallies.settled(peer, key.public_key, NO_ASSET)
         before = open_tally(held, swarm_id)[0].settled if held else 0
+        if before + amount > MAX_UINT:
+            raise UsageError("what was settled in all stays below 2^63 nanocredits")
         said = Tally(
             payer=peer,
             payee=key.public_key,

@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
+from ledger.amounts import NCR, AmountType, show_amount
 from ledger.fold import Allotted
 from ledger.lines import peer_name
 from ledger.options import AccountType
 from ledger.spending import Grant, Release, Spending
-from manyhands.crediting.amounts import NCR, AmountType, show_amount
 from manyhands.crediting.desk import Desk, Written, check_granted, open_desk
 from manyhands.crediting.shown import plural
 from manyhands.home import Home, open_identity

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
+from ledger.amounts import AmountType, show_amount
 from ledger.credit_notes import find_tab, make_note
 from ledger.settled import SettledBook
 from ledger.spending import CreditNote
-from manyhands.crediting.amounts import AmountType, show_amount
 from manyhands.crediting.command import online
 from manyhands.crediting.desk import Desk, Written, check_granted, open_desk
 from manyhands.crediting.settle import ledger

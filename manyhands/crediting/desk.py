@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from ledger.amounts import show_amount
 from ledger.cosigning import Cosigned
 from ledger.epochs import epoch_now
 from ledger.policy import Policy
 from ledger.spend_books import SpendBooks
 from ledger.spend_log import SpendLog
 from ledger.spending import Allotment, Spending
-from manyhands.crediting.amounts import show_amount
 from manyhands.crediting.meeting import Meeting
 from manyhands.crediting.shown import plural
 from manyhands.home import Home

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from ledger.amounts import parse_amount
 from ledger.lent import LentWallet
 from ledger.wallet import Wallet
-from manyhands.crediting.amounts import parse_amount
 from manyhands.crediting.meeting import Meeting
 from manyhands.crediting.payer import read_payer
 from manyhands.home import Home

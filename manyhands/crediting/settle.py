@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ledger.amounts import show_amount
 from ledger.lines import peer_name
 from ledger.options import AccountType
-from manyhands.crediting.amounts import show_amount
 from manyhands.crediting.command import online
 from manyhands.crediting.desk import check_granted
 from manyhands.crediting.dispute_command import ledger

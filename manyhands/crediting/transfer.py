@@ -13,10 +13,10 @@ from pathlib import Path
 
 import click
 
+from ledger.amounts import AmountType, show_amount
 from ledger.merkle import EMPTY_ROOT
 from ledger.meter import Meter
 from ledger.spending import MAX_CLAIMS, Deposit, Settlement
-from manyhands.crediting.amounts import AmountType, show_amount
 from manyhands.crediting.command import online, only_asset
 from manyhands.crediting.desk import Desk, check_granted, open_desk
 from manyhands.crediting.keys_command import ledger

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
+from ledger.amounts import parse_amount, show_amount
 from ledger.cosigning import Witnesses
 from ledger.errors import DamagedLedger
 from ledger.spend_log import SpendLog
 from ledger.witness import WitnessBook
 from ledger.witness_http import Answer, answer
-from manyhands.crediting.amounts import parse_amount, show_amount
 from manyhands.crediting.panel import Panel
 from protocol.errors import NoQuorum, PeerUnreachable
 from tests.ledger.spenders import ANN, ISSUER, SWARM, WITNESSES, grant
