@@ -14,6 +14,7 @@ import asyncio
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import wraps
@@ -57,12 +58,14 @@ class Clock:
 
     def __init__(self) -> None:
         self.spent_s, self._inside = 0.0, threading.local()
-        empty = self.timed(lambda: None)
+        self.has_prints = False  # whose turn it is
+        self.of_call: Counter[tuple[str, bool]] = Counter()  # seconds
+        empty = self.timed(lambda: None, "")
         for _ in range(EMPTY_CALLS):
             empty()
         self._own_s, self.spent_s = self.spent_s / EMPTY_CALLS, 0.0
 
-    def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
         @wraps(call)
         def run(*args: Any, **named: Any) -> Any:
             if getattr(self._inside, "is_in", False):
@@ -73,7 +76,9 @@ class Clock:
             try:
                 return call(*args, **named)
             finally:
-                self.spent_s += time.thread_time() - began - self._own_s
+                took_s = time.thread_time() - began - self._own_s
+                self.spent_s += took_s
+                self.of_call[name, self.has_prints] += took_s
                 self._inside.is_in = False
 
         return run
@@ -82,7 +87,8 @@ class Clock:
         for kind, names in BOOKS.items():
             for name in names:
                 if hasattr(kind, name):
-                    setattr(kind, name, self.timed(getattr(kind, name)))
+                    told = f"{kind.__name__}.{name}"
+                    setattr(kind, name, self.timed(getattr(kind, name), told))
 
 
 async def answered(built: Swarm, client: Client, clock: Clock) -> tuple[float, float, Any]:
@@ -109,13 +115,16 @@ async def measure(directory: Path, scratch: Path) -> None:
             sides[has] = built, await stack.enter_async_context(built.client())
             await answered(*sides[has], clock)  # warm
         told: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+        clock.of_call.clear()
         for _ in range(ROUNDS):
             for has, side in sides.items():
+                clock.has_prints = has
                 books_s, all_s, generation = await answered(*side, clock)
                 told[has].append((books_s, all_s))
                 if has:
                     last = generation
         report(told)
+        by_call(clock)
         await sizes(last, sides[True])
 
 
@@ -128,6 +137,14 @@ def report(told: dict[bool, list[tuple[float, float]]]) -> None:
         rows.append([name, f"{books * 1e6:.0f}", f"{total * 1e6:.0f}", f"{share:.2%}"])
     print(f"\n{common.machine()}\n")
     common.table(["four hops and the client, us of CPU a token", "books", "all", "share"], rows)
+
+
+def by_call(clock: Clock) -> None:
+    us = {at: seconds / TOKENS / ROUNDS * 1e6 for at, seconds in clock.of_call.items()}
+    names = sorted({name for name, _ in us}, key=lambda name: -us.get((name, True), 0.0))
+    rows = [[name, *(f"{us.get((name, has), 0):.1f}" for has in (True, False))] for name in names]
+    print()
+    common.table(["of that, us a token", "with fingerprints", "without"], rows)
 
 
 async def sizes(generation: Any, side: tuple[Swarm, Client]) -> None:

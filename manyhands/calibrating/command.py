@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ledger.options import home_option, json_option
-from manyhands.crediting.transfer import ledger
+from manyhands.crediting.handing_over import ledger
 from manyhands.home import Home
 from protocol.errors import ConfigError, UsageError
 from protocol.files import write_whole

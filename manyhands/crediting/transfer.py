@@ -34,6 +34,7 @@ __all__ = ["ledger"]  # with one more command
 
 LOCK_NAME = "transfer.lock"
 SCHEMA = "manyhands/ledger-transfer/v1"
+Claims = tuple[tuple[bytes, int], ...]  # allotments, and how much of each
 
 
 @ledger.command()
@@ -49,7 +50,7 @@ def transfer(
     """Let this home's clients spend AMOUNT of what its node earned. Default: all it has."""
     place = place_of(home, name)
     check_granted(open_party(place, "client").policy)
-    with _alone(place):
+    with alone(place):
         moved, left = run(_transfer(place, join, amount))
     if as_json:
         view = {"schema": SCHEMA, "home": str(place.root), "moved_ncr": moved}
@@ -59,7 +60,7 @@ def transfer(
 
 
 @contextmanager
-def _alone(place: Home) -> Iterator[None]:
+def alone(place: Home) -> Iterator[None]:
     """What another process has begun and not ended is not taken for what a killed one left."""
     file = os.open(place.client / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -83,7 +84,7 @@ async def _transfer(place: Home, join: tuple[Address, ...], amount: int | None) 
                 there_is = giving.books.available(giver.public_key, asset)
                 more = there_is if amount is None else amount - moved
                 if more or not moved:
-                    await _allot(giving, taker, asset, more)
+                    await allot(giving, taker.public_key, asset, more)
                     await taking.sync()
                     moved += await _take(taking, giver, taker, asset)
             return moved, taking.books.available(taker.public_key, asset)
@@ -94,30 +95,41 @@ async def _finish(desk: Desk, giver: Identity, taker: Identity, asset: bytes) ->
 
     What it had logged as taken in counts too: its witnesses are asked now, and nothing is left.
     """
-    begun = _begun(desk, giver, taker, asset)
+    before = begun(desk, giver.public_key, taker.public_key, asset)
     await desk.sync()
-    left = _begun(desk, giver, taker, asset)
-    done = sum(amount for oid, amount in begun.items() if oid not in left)
+    left = begun(desk, giver.public_key, taker.public_key, asset)
+    done = sum(amount for oid, amount in before.items() if oid not in left)
     return done + await _take(desk, giver, taker, asset)
 
 
-async def _allot(desk: Desk, payee: Identity, asset: bytes, amount: int) -> None:
+async def allot(desk: Desk, to: bytes, asset: bytes, amount: int, epochs: int = 1) -> None:
     hint = "what a node earned it has once it is settled: manyhands ledger balance"
     if not amount:
         raise NotFunded("", f"{desk.party.peer_id} has 0 credits", hint=hint)
-    to = payee.public_key
-    await desk.write(lambda number: desk.allotment(number, to, asset, amount, 1, hint=hint))
+    await desk.write(lambda number: desk.allotment(number, to, asset, amount, epochs, hint=hint))
 
 
 async def _take(desk: Desk, giver: Identity, taker: Identity, asset: bytes) -> int:
-    claims = tuple(sorted(_begun(desk, giver, taker, asset).items()))[:MAX_CLAIMS]
+    claims = claims_of(desk, giver.public_key, taker.public_key, asset)
     if not claims:
         return 0
+    said = settlement_of(desk, giver.public_key, taker.public_key, asset, claims)
+    settled = said.seal(desk.party.swarm_id, giver.key, taker.key)
+    oid = settled.object_id(desk.party.swarm_id)
+    deposit = Deposit(settle_oid=oid, amount=said.net).seal(desk.party.swarm_id, taker.key)
+    await desk.publish([settled, deposit])
+    return said.net
+
+
+def settlement_of(
+    desk: Desk, payer: bytes, payee: bytes, asset: bytes, claims: Claims
+) -> Settlement:
+    """Of allotments whole, without any work."""
     moved = sum(amount for _, amount in claims)
-    settled = Settlement(
+    return Settlement(
         epoch=desk.epoch,
-        payer=giver.public_key,
-        payee=taker.public_key,
+        payer=payer,
+        payee=payee,
         asset=asset,
         claims=claims,
         n_sessions=0,
@@ -126,17 +138,19 @@ async def _take(desk: Desk, giver: Identity, taker: Identity, asset: bytes) -> i
         credit=0,
         net=moved,
         meter_sum=Meter(),
-    ).seal(desk.party.swarm_id, giver.key, taker.key)
-    oid = settled.object_id(desk.party.swarm_id)
-    deposit = Deposit(settle_oid=oid, amount=moved).seal(desk.party.swarm_id, taker.key)
-    await desk.publish([settled, deposit])
-    return moved
+    )
 
 
-def _begun(desk: Desk, giver: Identity, taker: Identity, asset: bytes) -> dict[bytes, int]:
-    """Allotments of the one to the other that were not taken in. A node pays its home's clients for
-    nothing: these are transfers."""
-    parties = (giver.public_key, taker.public_key, asset)
+def claims_of(
+    desk: Desk, payer: bytes, payee: bytes, asset: bytes
+) -> tuple[tuple[bytes, int], ...]:
+    return tuple(sorted(begun(desk, payer, payee, asset).items()))[:MAX_CLAIMS]
+
+
+def begun(desk: Desk, payer: bytes, payee: bytes, asset: bytes) -> dict[bytes, int]:
+    """Allotments of the one to the other that were not taken in. A node pays its owner for nothing:
+    these are transfers."""
+    parties = (payer, payee, asset)
     return {
         oid: made.held
         for oid, made in desk.books.books().allotted.items()

@@ -1,4 +1,6 @@
-"""`ledger transfer` that is killed midway, and run again, moves what it was asked for, once."""
+"""`ledger transfer` that is killed midway, and run again, moves what it was asked for, once; and
+`ledger hand-over`, to an owner whose key is elsewhere.
+"""
 
 import json
 import signal
@@ -31,11 +33,11 @@ def append(self, *envelopes):
 
 SpendLog.append = append
 if at == "take":
-    allot = transfer._allot
+    allot = transfer.allot
     async def told(*args):
         await allot(*args)
         os._exit(9)
-    transfer._allot = told
+    transfer.allot = told
 main()
 """
 
@@ -77,3 +79,38 @@ def test_a_transfer_that_was_killed_is_finished_first_and_moves_no_more_than_it_
     finally:
         node.send_signal(signal.SIGTERM)
         node.wait(timeout=60)
+
+
+def test_what_is_handed_over_the_nodes_key_can_have_no_more_and_its_owner_takes_in_later(tmp_path):
+    home, owner = tmp_path / "home", tmp_path / "owner"
+    manyhands("swarm", "create", "org", "--private", "--default", "--funding", "granted",
+              "--home", home)  # fmt: skip
+    node = serve(home, "0:8")[0]
+    try:
+        invite = manyhands("swarm", "invite", "--home", home).out.strip()
+        manyhands("swarm", "join", invite, "--default", "--home", owner)
+        earner = open_identity(Home(home / "swarms" / "org").node).peer_id
+        to = open_identity(Home(owner / "swarms" / "org").client).peer_id
+        assert_explained(ledger(home, "hand-over", to), 6, "has 0 credits")
+        assert ledger(home, "grant", earner, "0.5").code == 0  # as if a client had settled
+
+        first = ledger(home, "hand-over", to, "0.2", "--json")
+        assert first.code == 0, first.err
+        all_of_it = ledger(home, "hand-over", to, "--json")
+        lines = [json.loads(each.out)["line"] for each in (first, all_of_it)]
+        assert json.loads(all_of_it.out)["set_aside_ncr"] == 500_000_000
+        assert_explained(ledger(home, "transfer"), 6, "has 0 credits")
+        assert_explained(ledger(home, "accept", lines[0]), 2, "it is for")
+        assert_explained(ledger(owner, "accept", lines[0][:-9]), 2, "no line of a")
+
+        taken = [ledger(owner, "accept", line, "--json") for line in (*lines, *lines)]
+        assert [each.code for each in taken] == [0] * 4, [each.err for each in taken]
+        sums = [json.loads(each.out)["taken_ncr"] for each in taken]
+        assert sums == [200_000_000, 300_000_000, 0, 0]
+        assert json.loads(taken[-1].out)["available_ncr"] == 500_000_000
+    finally:
+        node.send_signal(signal.SIGTERM)
+        node.wait(timeout=60)
+    for each in (home, owner):
+        verified = manyhands("ledger", "verify", "--home", each / "swarms" / "org")
+        assert verified.code == 0, verified.err
