@@ -132,8 +132,12 @@ class Fingerprints:
 
     def took(self, start: int, rows: bytes | memoryview) -> None:
         """Rows from position `start` on came out; those that stood there do no more."""
-        if start != self._stop:
+        if start < self._stop:
             self._cut(start)
+        elif start > self._stop:  # what is between was run elsewhere
+            while self.work():
+                pass
+            self._sketched = start
         self._stop = start + len(rows) // self._width
         if self._loose is not None:
             self._loose.add(start, rows)
