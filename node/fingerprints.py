@@ -111,8 +111,8 @@ class Fingerprints:
     ) -> None:
         self._wire, self._hidden_size, self._drawn = wire, hidden_size, drawn
         self._width = wire.row_bytes(hidden_size)
-        self._loose = _Loose(self._width) if journal is None else None
-        self._rows = journal if journal is not None else self._loose
+        self._rows = journal if journal is not None else _Loose(self._width)
+        self._loose = self._rows if isinstance(self._rows, _Loose) else None
         self._sketches: Sketches = np.zeros((capacity, BUCKETS), np.float32)
         self._start: int | None = None
         self._sketched = self._stop = 0  # rows between them wait
