@@ -121,8 +121,7 @@ class Gossip(AnnouncementSource):
                             tasks.create_task(self._ghosts.check(suspicion))
                     for partner in self._choose_partners():
                         tasks.create_task(self._exchange(partner))
-                    for connection in self._partners.part_from(self._met()):
-                        tasks.create_task(connection.aclose())
+                    self._part(tasks)
                     await self._pause()
         finally:
             self._announcer.hurry()
@@ -228,6 +227,11 @@ class Gossip(AnnouncementSource):
     def _others(self) -> list[Announcement]:
         own = self._transport.peer_id
         return [peer for peer in self.table.live(self._now_ms()) if peer.peer_id != own]
+
+    def _part(self, tasks: asyncio.TaskGroup) -> None:
+        """From whom nobody knows any more."""
+        for connection in self._partners.part_from(self._met()):
+            tasks.create_task(connection.aclose())
 
     def _met(self) -> frozenset[PeerId]:
         """Who is known, or was to be joined by: somebody there may announce nothing."""
