@@ -334,9 +334,9 @@ def channel_option(command: Command) -> Command:
 def drafter_option(command: Command) -> Command:
     return click.option(
         "--drafter",
-        type=click.Choice(["none", "lookup", "auto"]),
+        type=click.Choice(["none", "lookup", "model", "auto"]),
         default="none",
-        help="Who guesses ahead: the same answer, sooner where text repeats itself.",
+        help="Who guesses ahead: the same answer, sooner where guesses are right.",
     )(command)
 
 

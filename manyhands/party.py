@@ -50,10 +50,13 @@ class Party:
 
         return funding_of(self.membership.state.policy if self.membership else None)
 
-    def transport(self) -> "GrpcTransport":
+    def transport(self, *features: str) -> "GrpcTransport":
+        """features: that it has besides those that all of this version have."""
+        from protocol.transport.greeting import FEATURES
         from protocol.transport.grpc import GrpcTransport
 
-        return GrpcTransport(self.identity, self.swarm_id, gate=self.membership)
+        known = FEATURES.union(features)
+        return GrpcTransport(self.identity, self.swarm_id, features=known, gate=self.membership)
 
     def directory(self) -> "Directory":
         """An empty one."""

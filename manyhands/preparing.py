@@ -83,6 +83,7 @@ class Wanted:
     when_idle_min: float | None = None
     max_bandwidth: int = 0
     nice: int = 0  # added to the priority that it is started with
+    draft_model: str = ""  # a model to guess ahead with; "": none
     max_vram: "Share | None" = None
     max_memory: "Share | None" = None
 

@@ -19,6 +19,7 @@ from manyhands.arriving import arriving
 from manyhands.belonging import check_discovery, joining, place_in_swarm
 from manyhands.crediting.opened import Credit, open_credit
 from manyhands.crediting.settling import open_settling
+from manyhands.drafter import load_drafter
 from manyhands.headings import headed
 from manyhands.home import Home, open_books
 from manyhands.loading import describe, load
@@ -56,16 +57,18 @@ from manyhands.way_options import ways_options
 from manyhands.whereabouts import check_mapping, ready_fields, ways_of
 from protocol.address import Address
 from protocol.membership.roles import Role
+from protocol.transport.greeting import MODEL_DRAFTS
 
 if TYPE_CHECKING:
     from ledger.writer import LedgerWriter
+    from node.draft_model import DraftModel
     from node.engine import ShardEngine
     from protocol.tracing import Tracer
 
 
 HEADINGS = {
     "What to serve": (
-        *("span", "max_blocks", "adapters", "name", "wire", "pack"),
+        *("span", "max_blocks", "adapters", "draft_model", "name", "wire", "pack"),
         *("trusted_keys", "accept_licence", "share_weights"),
     ),
     "Where": (
@@ -178,6 +181,12 @@ HEADINGS = {
     multiple=True,
     help="Also serve this LoRA adapter of the model, as MODEL:NAME. Repeat for more.",
 )
+@click.option(
+    "--draft-model",
+    default="",
+    metavar="PATH|NAME",
+    help="A small model with the same tokenizer, which guesses ahead for answers that end here.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Default: half the cores.")
 @click.option("--name", default="", help="What to call the model in front of people.")
 @click.option("--region", default="", help="Where this machine is, for those who care.")
@@ -248,17 +257,22 @@ def serve(**given: object) -> None:
             wanted = replace(wanted, listen=listen)
             with arriving(party, known.join, listen) as arrival:
                 with ending_at_once():
+                    drafter = load_drafter(
+                        wanted, home, party, loads
+                    )  # what it takes is gone when spans are chosen
                     prepared = prepare(known, home, party, arrival)
                 model, span, device = prepared.model, prepared.span, prepared.device
                 loads.bring(model, prepared.tensors, party=party, join=known.join)
                 began_s = time.monotonic()
+                draft_model = drafter.beside(model) if drafter else None
                 with ending_at_once(), loads.timed(model):
                     engine = load(wanted, model, span, device, gently=wanted.gently)
                 away_s = time.monotonic() - began_s + wanted.drain
             placing = replace(prepared.placing, reload_s=away_s)
             prepared = replace(prepared, placing=placing)
             with tracing("manyhands-node") as tracer:
-                run(_serve(wanted, home, party, books, credit, prepared, engine, loads, tracer))
+                parts = prepared, engine, draft_model
+                run(_serve(wanted, home, party, books, credit, *parts, loads, tracer))
 
 
 def _found(wanted: Wanted, party: Party) -> tuple[Address, ...]:
@@ -287,6 +301,7 @@ async def _serve(
     credit: Credit,
     prepared: Prepared,
     engine: "ShardEngine",
+    draft_model: "DraftModel | None",
     loads: Loads,
     tracer: "Tracer | None",
 ) -> None:
@@ -296,7 +311,8 @@ async def _serve(
     from manyhands.nearby import found_nearby
     from node.node import Node
 
-    transport, is_open = party.transport(), party.membership is None
+    features = [MODEL_DRAFTS] if draft_model else []
+    transport, is_open = party.transport(*features), party.membership is None
     plane = make_plane(
         party.identity,
         party.swarm_id,
@@ -315,7 +331,7 @@ async def _serve(
         engine,
         describe(wanted, model, engine, capacity_blocks=capacity),
         books,
-        settings_of(wanted, home, prepared.device, tracer),
+        settings_of(wanted, home, prepared.device, tracer, draft_model),
         _software(),
         elsewhere=Elsewhere(wanted, party, prepared, loads) if moves else None,
         plane=plane,

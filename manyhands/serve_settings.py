@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ledger.meter import Rates
     from manyhands.home import Home
     from manyhands.preparing import Prepared, Wanted
+    from node.draft_model import DraftModel
     from node.settings import NodeSettings
     from protocol.tracing import Tracer
 
@@ -25,7 +26,11 @@ MAX_TEXT_CHARS = 64
 
 
 def settings_of(
-    wanted: "Wanted", home: "Home", device: str, tracer: "Tracer | None" = None
+    wanted: "Wanted",
+    home: "Home",
+    device: str,
+    tracer: "Tracer | None" = None,
+    draft_model: "DraftModel | None" = None,
 ) -> "NodeSettings":
     """What the node itself needs of it."""
     from node.credit import Limits
@@ -68,6 +73,7 @@ def settings_of(
         max_bytes_per_s=wanted.max_bandwidth,
         wishes=wishes_of(wanted),
         sense=sensing(),
+        draft_model=draft_model,
         tracer=tracer,
     )
 
@@ -136,9 +142,10 @@ def check_words(wanted: "Wanted") -> None:
             f"--span {wanted.span} says how many blocks to serve",
             hint="leave out --max-blocks, or give --span auto",
         )
-    if len(wanted.models) > 1 and (wanted.span or wanted.adapters or wanted.name):
+    of_one = wanted.span or wanted.adapters or wanted.name or wanted.draft_model
+    if len(wanted.models) > 1 and of_one:
         raise UsageError(
-            "--span A:B, --adapter and --name are for one model",
+            "--span A:B, --adapter, --name and --draft-model are for one model",
             hint="name one MODEL, or leave them out; each model keeps its name",
         )
 

@@ -2,72 +2,137 @@
 
 In: a session's ids, what a row costs here, how many sessions decode here. Out: drafts, or none. Of
 a window with `k` drafts, each right with probability a, come N = 1 + a + … + a^k tokens, and it
-takes L + k c: L is the time a row takes around the ring, c what one more row costs at all hops.
-Where others decode too, each of them waits for that row as well, so it is counted for all of them:
-with many sessions guesses stop by themselves, and idle hops run other sessions' rows instead. What
-a and L are is measured: guesses are compared with what came, whether or not they were sent.
+takes L + k c: L is the time a row takes around the ring, c what one more row costs at all hops, and
+what it takes to think of one. Where others decode too, each of them waits for that row as well, so
+it is counted for all of them: with many sessions guesses stop by themselves, and idle hops run
+other sessions' rows instead. What a and L are is measured: guesses are compared with what came,
+whether or not they were sent. Of several sources that one is taken which brings most.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from node.grammars import Grammars
+from node.draft_model import DraftModel, Thoughts, earns, wants_model
 from node.work import RowCost
 from protocol.actions import Drafter
 from protocol.answer import end_ids
 from protocol.asking import ANY_DRAFTER, MAX_DRAFTS
+from protocol.guess_allowance import Allowance
 from protocol.lookup import Lookup
 from protocol.messages import Reserve
+
+if TYPE_CHECKING:
+    from node.surroundings import Surroundings
 
 FORGETTING = 0.95  # weight of a guess after another one
 PRIOR_RIGHT, PRIOR_GUESSES = 2.0, 4.0  # before any was judged
 LATEST = 16  # rounds, of which the shortest tells the time around the ring
+PROBING = 16  # ids, after which one guess is thought of that does not pay, to see
 INDEX_BYTES = 160  # of a position: where ids like those before it stood last
 
 DRAFTERS: dict[str, Callable[[], Drafter]] = {"lookup": Lookup, ANY_DRAFTER: Lookup}
-"""By the name that a client asks for."""
+"""By the name that a client asks for; besides, there may be a model."""
 
 
-class Drafting:
-    """A `protocol.actions.Drafter` that sends as many of another one's guesses as pay.
+@dataclass(slots=True)
+class Source:
+    """Where guesses come from. thinks_s: what one takes; None: no time at all."""
 
-    n_shares: how many times the blocks of this hop go into the model's.
-    """
-
-    def __init__(
-        self,
-        drafter: Drafter,
-        costs: Callable[[int], RowCost],
-        n_shares: float,
-        ends: frozenset[int],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._drafter, self._costs, self._n_shares, self._ends = drafter, costs, n_shares, ends
-        self._clock = clock
-        self._right, self._guesses = PRIOR_RIGHT, PRIOR_GUESSES
-        self._guess: Sequence[int] = ()  # the latest, of which the first `_sent` were sent
-        self._sent = 0
-        self._n = 0  # ids by then
-        self._rings_s: deque[float] = deque(maxlen=LATEST)
-        self._at_s = 0.0
-
-    def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
-        costs = self._costs(len(ids))
-        self._learn(ids, costs)
-        guess = self._drafter.guess(ids, min(most, MAX_DRAFTS))
-        for at, token_id in enumerate(guess):
-            if token_id in self._ends:  # nothing comes after it
-                guess = guess[:at]
-                break
-        self._guess, self._n = guess, len(ids)
-        self._sent = min(len(guess), self._depth(costs)) if guess else 0
-        return guess[: self._sent]
+    drafter: Drafter
+    thinks_s: Callable[[], float] | None = None
+    right: float = PRIOR_RIGHT
+    guesses: float = PRIOR_GUESSES
+    guess: Sequence[int] = ()  # the latest
 
     @property
     def acceptance(self) -> float:
         """How probably a guess is right if those before it were."""
-        return self._right / self._guesses
+        return self.right / self.guesses
+
+    @property
+    def guess_s(self) -> float:
+        return self.thinks_s() if self.thinks_s is not None else 0.0
+
+    def learn(self, came: Sequence[int]) -> None:
+        for guessed, drawn in zip(self.guess, came, strict=False):
+            self.guesses = FORGETTING * self.guesses + 1
+            self.right = FORGETTING * self.right + (guessed == drawn)
+            if guessed != drawn:
+                break
+
+
+class Drafting:
+    """A `protocol.actions.Drafter` that sends as many of others' guesses as pay.
+
+    n_shares: how many times the blocks of this hop go into the model's. is_earned: the client pays
+        for guesses that it could not have made as far as right ones came (`guess_allowance`).
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        costs: Callable[[int], RowCost],
+        n_shares: float,
+        ends: frozenset[int],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        is_earned: bool = False,
+    ) -> None:
+        self._sources, self._costs = sources, costs
+        self._n_shares, self._ends, self._clock = n_shares, ends, clock
+        self._allowance = Allowance() if is_earned else None
+        self._sent, self._sent_by = 0, sources[0]  # the first few of its guess
+        self._n = 0  # ids by then
+        self._probed = 0  # ids when one was thought of last that did not pay
+        self._rings_s: deque[float] = deque(maxlen=LATEST)
+        self._at_s = 0.0
+
+    def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
+        costs, is_new = self._costs(len(ids)), len(ids) != self._n
+        if is_new:  # else somebody thought of something meanwhile
+            self._learn(ids, costs)
+        self._n, self._sent = len(ids), 0
+        best: Sequence[int] = ()
+        rate = 0.0
+        for source in self._sources:  # those that need no time first
+            if not is_new and source.thinks_s is None:
+                continue  # what it had to say was not sent
+            guess, brings = self._ask(source, ids, min(most, MAX_DRAFTS), costs, rate)
+            if guess and brings > rate:
+                best, rate, self._sent_by = guess, brings, source
+        self._sent = len(best)
+        if self._allowance is not None:
+            self._allowance.sent(self._sent)
+        return best
+
+    def _ask(
+        self, source: Source, ids: Sequence[int], most: int, costs: RowCost, rate: float
+    ) -> tuple[Sequence[int], float]:
+        """What to send of its guess, and the tokens per second that it would bring.
+
+        rate: of what others guess. A model does not think of what will not be sent, but to see.
+        """
+        depth, brings = self._depth(costs, source)
+        if source.thinks_s is not None:
+            is_due = len(ids) - self._probed >= PROBING or not source.guess_s
+            if not depth or brings <= rate:
+                depth, most = 0, min(most, 1 if is_due else 0)
+            most = min(most, depth or most)
+            if self._allowance is not None:
+                depth = min(depth, self._allowance.most)
+        source.guess = guess = self._until_end(source.drafter.guess(ids, most))
+        if source.thinks_s is not None and guess:
+            self._probed = len(ids)
+        return guess[:depth], brings
+
+    def _until_end(self, guess: Sequence[int]) -> Sequence[int]:
+        for at, token_id in enumerate(guess):
+            if token_id in self._ends:  # nothing comes after it
+                return guess[:at]
+        return guess
 
     def _learn(self, ids: Sequence[int], costs: RowCost) -> None:
         """From what came of the latest window, and how long that took."""
@@ -76,45 +141,56 @@ class Drafting:
         if not self._n:
             return
         came = ids[self._n :]
-        for guessed, drawn in zip(self._guess, came, strict=False):
-            self._guesses = FORGETTING * self._guesses + 1
-            self._right = FORGETTING * self._right + (guessed == drawn)
-            if guessed != drawn:
-                break
-        ring_s = took_s - self._sent * costs.row_s * self._n_shares
+        for source in self._sources:
+            source.learn(came)
+        if self._allowance is not None:
+            self._allowance.came(len(came), min(self._sent, len(came) - 1))
+        each_s = costs.row_s * self._n_shares + self._sent_by.guess_s
         # What a row is believed to cost may be too much, as where the head is among few blocks.
-        self._rings_s.append(max(ring_s, took_s / 2))
+        self._rings_s.append(max(took_s - self._sent * each_s, took_s / 2))
 
-    def _depth(self, costs: RowCost) -> int:
-        """How many drafts give the most tokens per second."""
+    def _depth(self, costs: RowCost, source: Source) -> tuple[int, float]:
+        """How many drafts give the most tokens per second, and how many those are."""
         # A round that was longer waited somewhere: guessing further would make others wait for it.
         ring_s = min(self._rings_s, default=0.0)
         if not ring_s or not costs.row_s:
-            return 0  # nothing is known yet of what a window takes
-        a, row_s = self.acceptance, costs.row_s * self._n_shares * max(1, costs.n_decoding)
+            return 0, 0.0  # nothing is known yet of what a window takes
+        a, row_s = source.acceptance, costs.row_s * self._n_shares * max(1, costs.n_decoding)
+        each_s = row_s + source.guess_s
         best, depth = 1 / ring_s, 0
         n_tokens, odds = 1.0, 1.0
         for k in range(1, MAX_DRAFTS + 1):
             odds *= a
             n_tokens += odds
-            rate = n_tokens / (ring_s + k * row_s)
+            rate = n_tokens / (ring_s + k * each_s)
             if rate > best:
                 best, depth = rate, k
-        return depth
+        return depth, best
 
 
 def drafter_of(
-    reserve: Reserve, costs: Callable[[int], RowCost], grammars: Grammars
+    reserve: Reserve, around: "Surroundings", thoughts: Thoughts | None
 ) -> Callable[[], Drafter] | None:
     """Who guesses ahead in this session, made anew for each epoch; None: nobody."""
     asked = reserve.extensions
     if not asked.drafter or not reserve.is_last or asked.reads_prompt:
         return None
-    make, ends = DRAFTERS[asked.drafter], end_ids(grammars.tokenizer, reserve)
+    make, ends = DRAFTERS.get(asked.drafter), end_ids(around.grammars.tokenizer, reserve)
+    costs = around.batcher.row_cost
     n_shares = reserve.n_blocks / len(reserve.span)
-    return lambda: Drafting(make(), costs, n_shares, ends)
+
+    def made() -> Drafting:
+        sources = [Source(make())] if make is not None else []
+        if thoughts is not None:
+            thoughts.begin_epoch()
+            sources.append(Source(thoughts, lambda: thoughts.model.guess_s))
+        return Drafting(sources, costs, n_shares, ends, is_earned=earns(asked.drafter))
+
+    return made
 
 
-def kept_bytes(reserve: Reserve, positions: int) -> int:
+def kept_bytes(reserve: Reserve, positions: int, model: DraftModel | None) -> int:
     """What a session keeps of its ids to guess by."""
-    return positions * INDEX_BYTES if reserve.is_last and reserve.extensions.drafter else 0
+    asked = reserve.extensions.drafter
+    index = positions * INDEX_BYTES if reserve.is_last and asked in DRAFTERS else 0
+    return index + (model.kept_bytes(positions) if model and wants_model(reserve) else 0)

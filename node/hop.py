@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from node.data_paths import DataPaths, send_on
+from node.draft_model import thoughts_of
 from node.drafting import drafter_of
 from node.engine import Lease
 from node.filing import Filing
@@ -101,13 +102,14 @@ class Hop:
         self._trace = HopTrace.of(around.tracer, reserve, around.peer_id)
         self._leaving: Leaving | None = None
         self._later: list[Action] = []
+        self._thoughts = thoughts_of(reserve, around, self._guessed)
         self.session = HopSession(
             reserve,
             row_bytes=row_bytes,
             tab=meter,
             ending=lambda ids, n_prompt: Answer(around.grammars.tokenizer, reserve, ids, n_prompt),
             now=time.monotonic(),
-            drafter=drafter_of(reserve, around.batcher.row_cost, around.grammars),
+            drafter=drafter_of(reserve, around, self._thoughts),
         )
         if readout is not None:
             readout.session = self.session
@@ -392,12 +394,18 @@ class Hop:
         if self._beginning is not None:
             self._beginning.cancel()
         self.keeps_rows = self.keeps_rows and reason == "settled"
+        if self._thoughts is not None:
+            self._thoughts.close()
         self._around.freed(self)
         journal = None if self.is_bare else self.session.journal  # a caller with the ends has rows
         self.meter.shelve(self.client, journal, self._around.shelf)
         log.info("session over", extra={"client": self.client, "reason": reason})
         self._trace.over(reason)
         self.filing.begin(self.meter, self._around.file, self._tell, self.session.epoch)
+
+    def _guessed(self) -> None:
+        self.do(self.session.guessed())
+        self.flush()
 
     def flush(self) -> None:
         """What was pushed leaves now."""

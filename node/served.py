@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from node.draft_model import DraftModel
 from node.drafting import DRAFTERS
 from node.engine import ShardEngine
+from protocol.asking import MODEL_DRAFTER
 from protocol.errors import ContextExceeded, PeerRefused, UsageError, VersionMismatch
 from protocol.messages import Reserve
 from protocol.profile import Profile
@@ -30,6 +32,7 @@ class Served:
     manifest: bytes
     profile: Profile
     budget_bytes: int  # for KV caches and journals together
+    draft_model: DraftModel | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -66,9 +69,7 @@ class Served:
         served = HELD if reserve.client_ends else SERVED
         if unserved := [name for name in reserve.extensions.used() if name not in served]:
             raise UsageError(f"not served yet: {', '.join(unserved)}")
-        if (drafter := reserve.extensions.drafter) and drafter not in DRAFTERS:
-            known = ", ".join(sorted(DRAFTERS))
-            raise UsageError(f"no drafter is called {drafter} here", hint=f"one of {known}")
+        self._require_drafter(reserve.extensions.drafter)
         if reserve.extensions.adapter:
             adapter = engine.adapters.get(reserve.extensions.adapter)
             if reserve.client_ends and adapter.adapts_head:
@@ -77,3 +78,10 @@ class Served:
             raise ContextExceeded(
                 f"{reserve.capacity} positions do not fit the model's {engine.max_positions}"
             )
+
+    def _require_drafter(self, drafter: str) -> None:
+        if drafter == MODEL_DRAFTER and self.draft_model is None:
+            raise PeerRefused("", "this node has no model to guess with", hint="--drafter auto")
+        if drafter and drafter not in (*DRAFTERS, MODEL_DRAFTER):
+            known = ", ".join(sorted((*DRAFTERS, MODEL_DRAFTER)))
+            raise UsageError(f"no drafter is called {drafter} here", hint=f"one of {known}")

@@ -132,7 +132,8 @@ class Serving:
         credit = standing.owing.credit(settings) if standing.owing else None
         limit = settings.lend_limit_ncr
         till = Till(identity.key, standing.swarm_id, self.offer, limit, escrow, credit)
-        served = Served(engine, model.digest, self.profile, settings.kv_cache_bytes)
+        drafts = settings.draft_model if engine.heads else None
+        served = Served(engine, model.digest, self.profile, settings.kv_cache_bytes, drafts)
         self.sessions = Sessions(served, till)
         self.giving = Giving(self.sessions, standing.swarm_id, standing.up_bytes_per_s)
         self.sparing = Sparing(self.sessions, standing.swarm_id)
@@ -171,6 +172,7 @@ class Serving:
             hidden_size=engine.hidden_size,
             shelf=standing.shelf,
             tracer=settings.tracer,
+            draft_model=drafts,
         )
 
     @property

@@ -113,8 +113,8 @@ class Sessions:
         positions, span = capacity or reserve.capacity, reserve.span
         journal = 0 if reserve.is_last else self.served.row_bytes
         lease = self.served.engine.lease_bytes(positions, entry=span.start, exit=span.stop)
-        kept = kept_bytes(reserve, positions) + drafting.kept_bytes(reserve, positions)
-        return lease + positions * journal + kept
+        ids = drafting.kept_bytes(reserve, positions, self.served.draft_model)
+        return lease + positions * journal + kept_bytes(reserve, positions) + ids
 
     def admit(self, reserve: Reserve, client: str, stream: Stream, hold: Hold | None = None) -> Hop:
         """Room for a session, which is paid from `hold` where allotments pay.

@@ -7,6 +7,7 @@ from pathlib import Path
 from ledger.meter import Rates
 from ledger.objects import FREE
 from node.credit import Limits
+from node.draft_model import DraftModel
 from node.manners import NO_WISHES, Sensed, Wishes
 from node.relay_book import Quotas
 from protocol.address import Address
@@ -111,6 +112,9 @@ class NodeSettings:
 
     offer_lifetime_s: float = 3600.0
     """What is asked holds so long; a new offer is made at half of it, and no sooner."""
+
+    draft_model: DraftModel | None = None
+    """Guesses ahead for sessions whose last hop this is."""
 
     tracer: Tracer | None = None
     """Who keeps spans of sessions whose clients trace them; None: nobody."""

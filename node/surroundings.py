@@ -16,6 +16,7 @@ from protocol.tracing import Tracer
 from protocol.transport import Stream, Transport
 
 if TYPE_CHECKING:
+    from node.draft_model import DraftModel
     from node.hop import Hop
 
 
@@ -39,3 +40,4 @@ class Surroundings:
     hidden_size: int
     shelf: FingerprintShelf
     tracer: Tracer | None  # who keeps spans of what clients trace
+    draft_model: "DraftModel | None" = None

@@ -43,9 +43,10 @@ class Drafter(Protocol):
     """Who guesses ahead, where tokens are drawn. The text is the same whatever is guessed."""
 
     def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
-        """Up to `most` ids that may follow these; none: no idea, or it does not pay now.
+        """Up to `most` ids that may follow these; none: no idea, not yet, or it does not pay now.
 
-        Called whenever the next rows are launched, with the same ids as last time and more.
+        Called whenever the next rows are launched, with the same ids as last time and more, and
+        again, with the same, when it thought of something meanwhile (`HopSession.guessed`).
         """
 
 

@@ -13,6 +13,7 @@ MAX_NOTE_BYTES = 1024
 MAX_GRAMMAR_BYTES = 64 << 10
 MAX_DRAFTS = 15  # behind one token: with it, what a node verifies in one step
 MAX_DRAFTER_CHARS, ANY_DRAFTER = 64, "auto"
+MODEL_DRAFTER = "model"  # a small one, beside the last hop's blocks
 MAX_TOP = 20  # likeliest tokens that are told beside a drawn one
 POOLINGS = ("mean", "last")
 MAX_PROOF_BYTES = 24 << 10  # an allotment's: a path, and a line for each of many witnesses
@@ -46,7 +47,7 @@ class Extensions:
     logit_bias: as `protocol.sampling` packs it.
     logprobs: 1 + how many of the likeliest tokens to tell beside the one drawn; 0: none at all.
     drafter: who guesses ahead at the last hop, up to MAX_DRAFTS ids behind each token; with
-        ANY_DRAFTER whoever is best there, or nobody.
+        MODEL_DRAFTER a small model there, with ANY_DRAFTER whoever is best there, or nobody.
     prompt_logprobs: the same of the prompt's own ids, which are then all run, none taken over.
     pooling: answer with one vector of the prompt: the mean of its rows behind the final norm, or
         the last one. The answer is one token long.

@@ -66,9 +66,11 @@ class ChainSession:
         *,
         most_drafts: int = 0,
         drafter: Drafter | None = None,
+        earns_guesses: bool = False,
     ) -> None:
-        """most_drafts: that were asked for, behind one token. drafter: see `ToldRows`."""
+        """most_drafts: that were asked for, behind one token. The next two: see `ToldRows`."""
         self.most_drafts, self._drafter = most_drafts, drafter
+        self._earns_guesses = earns_guesses
         self.ids = list(prompt)
         self.n_prompt = self.n = len(self.ids)
         self.first_block, self.n_blocks = 0, n_blocks
@@ -82,7 +84,7 @@ class ChainSession:
         self.handovers = 0  # hops that left, and whose heirs went on
         self.heals = 0
         self.succession = Succession()
-        self._told = ToldRows(self.n, most_drafts, drafter)
+        self._told = ToldRows(self.n, most_drafts, drafter, is_earned=earns_guesses)
         self._top_epoch = -1  # the highest one that anybody was told of
         self._healed_at = -1  # ids held when the epoch was last raised without a loss
         self._healing_epoch: int | None = None  # of that, in which a loss is a failover
@@ -349,7 +351,8 @@ class ChainSession:
             hop.length = min(hop.length, self._known())
             self._close_stretch(hop, max(hop.length, self._reached()))
         self.n, lengths = n, self._lengths(n)
-        self._told = ToldRows(n, self.most_drafts, self._drafter)
+        drafter, is_earned = self._drafter, self._earns_guesses
+        self._told = ToldRows(n, self.most_drafts, drafter, is_earned=is_earned)
         actions = self._commits(n, lengths)
         if self.cached is None:
             self.cached = min(lengths)

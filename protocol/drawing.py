@@ -33,7 +33,7 @@ class Drawing:
         self._n_top = asked.logprobs - 1  # below 0: none at all
         self._min_tokens = reserve.min_tokens
         self._end_ids = sorted(end_ids(tokenizer, reserve)) if reserve.min_tokens else []
-        self._right_to = -1  # up to where drafts turned out right, of those judged last
+        self._latest = -1, -1  # that was drawn: its position, and what it was
         self.grammar = Grammar.parse(asked.grammar) if asked.grammar else None
         self.guide: Guide | None = None
         if self.grammar is not None and reserve.ignore_eos:
@@ -52,15 +52,15 @@ class Drawing:
         logits: [rows, vocab_size], behind the row of `position - 1` and those that follow. Rows of
         a draft that was found wrong meanwhile, or that follow one, are worth nothing: no draws.
         """
-        if position - 1 > max(line.start - 1, self._right_to):
+        at, token_id = self._latest
+        is_known = position <= line.start or (position - 1 == at and line.at(at) == token_id)
+        if not is_known:
             return ()
         known = [*ids[: line.start], *line.ids]
         drawn: list[Drawn] = []
         for row in logits:
             drawn.append(self.draw(row, known, n_prompt, position))
-            is_right = drawn[-1].token_id == line.at(position)
-            self._right_to = position if is_right else position - 1
-            if not is_right:
+            if drawn[-1].token_id != line.at(position):
                 break
             position += 1
         return tuple(drawn)
@@ -86,6 +86,7 @@ class Drawing:
             bars=bars,
             avoided=self._end_ids if is_early else (),
         )
+        self._latest = position, token_id
         if self.guide is not None:
             self.guide.begin([*answer, token_id], len(logits))  # while the model runs it
         told = logprobs_of(logits, token_id, self._n_top) if self._n_top >= 0 else None

@@ -84,8 +84,12 @@ class Draws:
         self._rows_told = commit.length
 
     def draft(self) -> None:
-        """Guess ahead, unless there are drafts under way. The last token is never run."""
-        if self._drafter is not None and not self._drafts and not self.finished:
+        """Guess ahead behind a token that was drawn in this epoch, unless there are drafts under
+        way, or their rows. The last token is never run.
+        """
+        is_under_way = bool(self._drafts) or self._rows_told >= len(self.ids)
+        may = bool(self._events) and not is_under_way and not self.finished
+        if self._drafter is not None and may:
             room = self._most - 1 - len(self.ids)
             self._drafts = list(self._drafter.guess(self.ids, room))[: max(0, room)]
 

@@ -320,8 +320,7 @@ class HopSession:
             self.journal.append(output)
         elif drawn:
             told = [*self._drew(drawn)]
-            if run.line is not None:
-                self._take_back()
+            self._take_back()
             self.draws.draft()
         return [*self._pump(), *told, *self._acknowledge()]  # the next step waits for the push
 
@@ -335,13 +334,20 @@ class HopSession:
     def _take_back(self) -> None:
         """What was run of drafts that are void now, if any are."""
         refused_at, self.draws.refused_at = self.draws.refused_at, None
-        if refused_at is None and not self.draws.finished:
+        if refused_at is None and self._out.sent <= self.draws.available:
             return
         self._branch += 1
         self._in.branch = self._branch  # rows of older ones are dropped from now on
         self._cut(len(self.draws.ids) - 1)
         if refused_at is not None:
             self._out.fork(self._branch, refused_at)
+
+    def guessed(self) -> list[Action]:
+        """The drafter thought of something, behind the rows that it kept nobody waiting for."""
+        if self.state is not State.RUNNING:
+            return []
+        self.draws.draft()
+        return self._pump()
 
     def failed(self, error: ManyhandsError) -> list[Action]:
         """This hop cannot go on; the client learns why and routes around it."""

@@ -70,6 +70,12 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return self._fast.get_vocab_size()
 
+    @property
+    def vocabulary(self) -> Mapping[str, int]:
+        """Every token's id, added ones' too."""
+        vocabulary: dict[str, int] = self._fast.get_vocab(with_added_tokens=True)
+        return vocabulary
+
     def to_json(self) -> str:
         """All of it as one tokenizer.json, with the tokens that only the configuration names."""
         text: str = self._fast.to_str()

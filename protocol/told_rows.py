@@ -5,14 +5,16 @@ were run, some of them twice: where drafts were refused, the rows behind the tok
 instead are run again. What an honest hop states is no more than this, and may be less: rows that
 were taken back before it ran them. Both sides sign the smaller, counter by counter.
 
-A last hop's word for what it guessed is not needed: what a drafter says is a function of the ids,
-so the client asks its own, and believes in no more drafts than that one has.
+A last hop's word for what it guessed is not needed: what `lookup` says is a function of the ids, so
+the client asks its own, and believes in no more drafts than that one has. What a model at the last
+hop says is believed as far as it was right (`guess_allowance.py`).
 """
 
 from collections.abc import Sequence
 
 from protocol.actions import Drafter
 from protocol.chain_actions import Stretch
+from protocol.guess_allowance import Allowance
 from protocol.messages import TokenEvent
 
 
@@ -21,11 +23,20 @@ class ToldRows:
 
     most_drafts: that were asked for behind one token; what is told beyond is not believed.
     drafter: says at least as much as the last hop's may, with the same ids; it may have been asked
-        in earlier epochs. None: nobody here knows that one, and all up to the most is believed.
+        in earlier epochs. None: nobody here knows that one.
+    is_earned: besides, as many are believed as were earned. With neither, all up to the most are.
     """
 
-    def __init__(self, n: int, most_drafts: int, drafter: Drafter | None = None) -> None:
+    def __init__(
+        self,
+        n: int,
+        most_drafts: int,
+        drafter: Drafter | None = None,
+        *,
+        is_earned: bool = False,
+    ) -> None:
         self._n, self._most_drafts, self._drafter = n, most_drafts, drafter
+        self._allowance = Allowance() if is_earned else None
         self._refused: list[Stretch] = []
         self._stop = 0  # up to where rows were run
 
@@ -43,7 +54,12 @@ class ToldRows:
         elif event.rows:
             if self._stop > start:
                 self._refused.append(Stretch(start, self._stop, self._n))
-            self._stop = start + min(event.rows, 1 + self._most_guessed(ids))
+            n_guesses = min(event.rows - 1, self._most_guessed(ids))
+            self._stop = start + 1 + n_guesses
+            if self._allowance is not None:
+                self._allowance.sent(n_guesses)
+        if self._allowance is not None and event.position > self._n:
+            self._allowance.came(1, 0 if begins_round else 1)
         return begins_round
 
     def _most_guessed(self, ids: Sequence[int]) -> int:
@@ -51,9 +67,11 @@ class ToldRows:
 
         Asked at each round, as the last hop asks: a drafter may read long prompts bit by bit.
         """
-        if self._drafter is None or not self._most_drafts:
+        earned = self._allowance.most if self._allowance is not None else 0
+        if not self._most_drafts or (self._drafter is None and self._allowance is None):
             return self._most_drafts
-        return len(self._drafter.guess(ids, self._most_drafts))
+        guess = self._drafter.guess(ids, self._most_drafts) if self._drafter is not None else ()
+        return min(self._most_drafts, max(len(guess), earned))
 
     def stretches(self, base: int, reached: int) -> list[Stretch]:
         """All that a hop ran which had `base` rows; at least those before `reached`, once."""

@@ -14,14 +14,21 @@ from typing import Protocol
 from weakref import WeakKeyDictionary, ref
 
 from protocol.announcements import Announcement
-from protocol.asking import ANY_DRAFTER
+from protocol.asking import ANY_DRAFTER, MODEL_DRAFTER
 from protocol.codec import to_client_message, to_hop_bytes
 from protocol.errors import ManyhandsError, PeerUnreachable, VersionMismatch
 from protocol.identity import PeerId
 from protocol.messages import Closed, Reserve, Resume, ToClient, ToHop
 from protocol.path import Path
 from protocol.transport import Connection, Stream, Transport
-from protocol.transport.greeting import CONSTRAINTS, DRAFTS, DRAWS, GRAMMARS, READINGS
+from protocol.transport.greeting import (
+    CONSTRAINTS,
+    DRAFTS,
+    DRAWS,
+    GRAMMARS,
+    MODEL_DRAFTS,
+    READINGS,
+)
 from protocol.transport.paths import LOOK_S, SOON_S, paths_of
 
 log = logging.getLogger(__name__)
@@ -358,6 +365,8 @@ def _needed(reserve: Reserve) -> dict[str, str]:
         needed[DRAWS] = "logprobs, bias, min_p, choice, min_tokens or stop ids"
     if asked.drafter:
         needed[DRAFTS] = "drafter, or for any: auto"
+    if asked.drafter == MODEL_DRAFTER:
+        needed[MODEL_DRAFTS] = "model that guesses, or for any drafter: auto"
     if asked.reads_prompt:
         needed[READINGS] = "vectors or log-probabilities of a prompt"
     if asked.grammar:

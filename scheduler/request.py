@@ -11,6 +11,7 @@ from protocol.asking import (
     MAX_DRAFTER_CHARS,
     MAX_DRAFTS,
     MAX_TOP,
+    MODEL_DRAFTER,
     POOLINGS,
     Extensions,
 )
@@ -28,7 +29,7 @@ MAX_SECRET_CHARS = 256
 WAIT_S = 5.0
 NO_DRAFTER = "none"
 KNOWN: Mapping[str, Callable[[], Drafter]] = {"lookup": Lookup, ANY_DRAFTER: Lookup}
-DRAFTERS = (NO_DRAFTER, *KNOWN)
+DRAFTERS = (NO_DRAFTER, *KNOWN, MODEL_DRAFTER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,9 +173,14 @@ class GenerationRequest:
         may = self.limits.max_cost is None and not self.reads_prompt
         return MAX_DRAFTS if may and self.drafter != NO_DRAFTER else 0
 
+    @property
+    def earns_guesses(self) -> bool:
+        """Whether a model may guess, which is paid for as far as its guesses are right."""
+        return self.drafter in (MODEL_DRAFTER, ANY_DRAFTER)
+
     def make_drafter(self) -> Drafter | None:
         """One that guesses as the last hop's may, to know how many rows that can have sent; None:
-        nobody guesses, or one that is not known here, whose word is taken."""
+        nobody guesses, or one that is not known here."""
         make = KNOWN.get(self.drafter) if self.most_drafts else None
         return make() if make is not None else None
 

@@ -89,6 +89,7 @@ class Session:
             request.n_blocks,
             most_drafts=request.most_drafts,
             drafter=request.make_drafter(),
+            earns_guesses=request.earns_guesses,
         )
         self.error: ManyhandsError | None = None
         self._finder, self._connections = finder, connections

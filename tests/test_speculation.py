@@ -16,6 +16,7 @@ from protocol.asking import MAX_DRAFTS
 from protocol.draws import Draws
 from protocol.errors import UsageError, VersionMismatch
 from protocol.grammar import Grammar
+from protocol.guess_allowance import FIRST, TOKENS_EACH
 from protocol.handover import Note, Part, request_bytes
 from protocol.messages import Span
 from protocol.sampling import SamplingParams
@@ -279,7 +280,9 @@ async def pair(tmp_path):
 async def test_a_last_hop_that_tells_of_guesses_it_never_sent_is_not_paid_for_them(
     pair, monkeypatch, drafter
 ):
-    """It tells and states sixteen rows a token. What it may have guessed follows from the ids."""
+    """It tells and states sixteen rows a token. What it may have guessed follows from the ids, or
+    was earned by guesses that were right, with `auto`, where a model may guess.
+    """
     request = replace(ask(pair), max_tokens=24)
     honest = await answered(pair, request, "honest")
     add, count = Draws.add, SessionMeter.count
@@ -303,7 +306,8 @@ async def test_a_last_hop_that_tells_of_guesses_it_never_sent_is_not_paid_for_th
         results = [event.result async for event in run if isinstance(event, Finished)]
 
     assert [one.token_ids for one in results] == [honest.token_ids]
-    assert [one.cost_ncr for one in results] == [honest.cost_ncr]
+    rows, blocks = (FIRST + 24 // TOKENS_EACH, 8) if drafter == "auto" else (0, 0)
+    assert honest.cost_ncr <= results[0].cost_ncr <= honest.cost_ncr + rows * blocks
 
 
 async def test_a_last_hop_that_tells_no_rows_hides_nobodys_speed(pair, monkeypatch):

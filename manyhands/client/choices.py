@@ -31,7 +31,7 @@ class Extension(TypedDict, total=False):
     profile: str
     reuse_prefix: bool
     spares: bool
-    drafter: Literal["none", "lookup", "auto"]
+    drafter: Literal["none", "lookup", "model", "auto"]
     timeout_s: float
     wait_s: float
 

@@ -91,7 +91,7 @@ class Extension(Asked):
     profile: Annotated[str, Field(max_length=128)] | None = None
     reuse_prefix: bool = True
     spares: bool = True
-    drafter: Literal["none", "lookup", "auto"] = "none"
+    drafter: Literal["none", "lookup", "model", "auto"] = "none"
     """Who guesses ahead; the answer is the same, and may come sooner."""
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
     wait_s: Seconds | None = None

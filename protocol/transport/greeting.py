@@ -27,6 +27,7 @@ DRAWS = (
 )
 READINGS = "readings"  # of the extensions pooling and prompt_logprobs
 DRAFTS = "drafts"  # a last hop guesses ahead
+MODEL_DRAFTS = "model-drafts"  # it has a small model to guess with: said by nodes that do
 GRAMMARS = "grammars"  # a last hop draws within a client's grammar
 FEATURES = frozenset({CONSTRAINTS, DRAFTS, DRAWS, READINGS}).union(  # that this version knows
     [GRAMMARS] if find_spec("llguidance") else []  # some platforms have no wheel of it

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from node.drafting import Drafting
+from node.drafting import Drafting, Source
 from node.work import RowCost
 from protocol.asking import MAX_DRAFTS
 
@@ -24,9 +24,8 @@ class Ring:
     def __init__(self, *, ring_s: float = 0.1, row_s: float = 0.001, n_decoding: int = 1) -> None:
         self.now_s, self.ring_s, self.row_s = 0.0, ring_s, row_s
         self.cost = RowCost(row_s, n_decoding)
-        self.drafting = Drafting(
-            Counting(), lambda position: self.cost, 1.0, frozenset({END}), lambda: self.now_s
-        )
+        sources, ends = [Source(Counting())], frozenset({END})
+        self.drafting = Drafting(sources, lambda position: self.cost, 1.0, ends, lambda: self.now_s)
         self.ids, self.sent = [0], []
 
     def play(self, rounds: int, *, misses: int = 0) -> None:

@@ -92,7 +92,7 @@ class Node:
     takes_from: str = ""  # the leaver whose rows it takes over now
     queue: deque[Run] = field(default_factory=deque)
     over: str = ""
-    right_to: int = -1  # of the drafts that it judged
+    latest: tuple[int, int] = (-1, -1)  # that it drew: the position, and what it was
 
 
 @dataclass
@@ -103,8 +103,13 @@ class OracleOf:
     truth: Sequence[int]
     acceptance: float
     most: int
+    lateness: float = 0.0  # how often it has to think first
+    is_thinking: bool = False
 
     def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
+        self.is_thinking = self.die.random() < self.lateness
+        if self.is_thinking:
+            return ()
         n = self.die.randint(0, min(self.most, max(0, most)))
         truth = self.truth[len(ids) : len(ids) + n]
         return [i if self.die.random() < self.acceptance else 999 - i for i in truth]
@@ -135,9 +140,11 @@ class World:
         broken_handovers: float = 0.0,
         drafts: int = 0,
         acceptance: float = 0.5,
+        lateness: float = 0.0,
     ) -> None:
         """
-        drafts: at most so many behind a token, each of them right with `acceptance`.
+        drafts: at most so many behind a token, each of them right with `acceptance`; with
+            `lateness` they come when the token's row is on its way, or back.
         prefixes: of each new hop the die picks one as the rows it has already.
         freezes: how often some hops, one or all at once, are stopped as by SIGSTOP.
         busy: how often a hop refuses. broken_handovers: how often one ends before it has all.
@@ -157,7 +164,8 @@ class World:
         self.now = 0.0
         self.client = ChainSession(prompt, self.n_blocks, most_drafts=drafts)
         self.drafts = drafts
-        self._guesser = OracleOf(die, undisturbed(prompt, spans, max_tokens), acceptance, drafts)
+        truth = undisturbed(prompt, spans, max_tokens)
+        self._guesser = OracleOf(die, truth, acceptance, drafts, lateness)
         self.delivered: list[TokenEvent] = []
         self.ended: chain.Done | None = None
         self.control: dict[tuple[str, str], deque[object]] = {}
@@ -305,7 +313,7 @@ class World:
                 now=self.now,
                 drafter=(lambda: self._guesser) if self.drafts else None,
             )
-            node.right_to = -1
+            node.latest = -1, -1
             node.takes_from = message.handover.peer
             if node.takes_from:
                 return None
@@ -459,7 +467,8 @@ class World:
         if run.line is not None and run.sample:
             drawn = self._judged(node, run, out)
         elif run.sample and chunk == run.rows:
-            drawn = [Drawn(draw(out[-1], run.start + run.rows))]
+            node.latest = run.start + run.rows, draw(out[-1], run.start + run.rows)
+            drawn = [Drawn(node.latest[1])]
         output = b"" if node.session.reserve.is_last else b"".join(out)
         if chunk < run.rows:
             rest = Run(
@@ -476,14 +485,14 @@ class World:
     def _judged(self, node: Node, run: Run, out: Sequence[bytes]) -> list[Drawn]:
         """A draw behind each row, as long as it is as drafted."""
         assert run.line is not None
-        if run.start > max(run.line.start - 1, node.right_to):
+        is_known = node.latest == (run.start, run.line.at(run.start))
+        if run.start >= run.line.start and not is_known:
             return []
         drawn: list[Drawn] = []
         for position, row in enumerate(out, run.start + 1):
             drawn.append(Drawn(draw(row, position)))
-            is_right = drawn[-1].token_id == run.line.at(position)
-            node.right_to = position if is_right else position - 1
-            if not is_right:
+            node.latest = position, drawn[-1].token_id
+            if drawn[-1].token_id != run.line.at(position):
                 break
         return drawn
 
@@ -506,6 +515,7 @@ class World:
             *(("compute", node) for node in self.awake() if node.queue),
             *(("pay", peer) for peer in self.vouchers),
             *(("take", node) for node in self.awake() if node.takes_from),
+            *(("guess", node) for node in self.awake() if self._thinks(node)),
         ]
         if not moves:
             return False
@@ -536,12 +546,22 @@ class World:
             assert isinstance(what, Node)
             if what.takes_from and not what.frozen:
                 self._take_over(what)
+        elif kind == "guess":
+            assert isinstance(what, Node)
+            if what.session is not None:
+                self._do_hop(what, what.session.guessed())
         else:
             assert isinstance(what, str)
             self.vouchers.remove(what)
             self._do_client(self.client.paid(what, self.now))
             self._to_hop(what, "voucher")
         return True
+
+    def _thinks(self, node: Node) -> bool:
+        session = node.session
+        if session is None or not session.reserve.is_last:
+            return False
+        return self._guesser.is_thinking and session.draws.line is None
 
     def _deliver_data(self, sender: str, receiver: str) -> None:
         queue = self.data[sender, receiver]

@@ -91,6 +91,7 @@ def test_no_accident_changes_loses_or_repeats_a_token(die, spans, loss, duplicat
     window=st.sampled_from([2, 5, 10_000]),
     drafts=st.integers(1, 6),
     acceptance=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    lateness=st.sampled_from([0.0, 0.6]),
 )
 def test_drafts_right_or_wrong_change_no_token_and_are_owed_as_they_were_run(die, spans, **what):
     world = World(die, spans, prompt=PROMPT, max_tokens=20, spares=9, **what)

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.drafting import Drafting, Source
+from node.work import RowCost
 from protocol.asking import MAX_DRAFTS
 from protocol.chain_actions import Stretch
 from protocol.codec import ids_to_bytes
 from protocol.draws import Drawn, Draws
+from protocol.guess_allowance import FIRST, TOKENS_EACH
 from protocol.lookup import Lookup
 from protocol.messages import Commit, TokenEvent
 from protocol.told_rows import ToldRows
@@ -84,6 +87,53 @@ def test_an_honest_hops_rows_are_all_believed(seed, n_ids, prompt):
     for drafter in (Lookup(), used):
         mine = told_of(events, prompt, ToldRows(len(prompt), MAX_DRAFTS, drafter))
         assert mine == at_its_word
+
+
+class Model:
+    """Guesses that nobody could make from the ids alone."""
+
+    def __init__(self, die: random.Random, acceptance: float) -> None:
+        self._die, self._acceptance = die, acceptance
+
+    def guess(self, ids, most):
+        at = range(len(ids), len(ids) + most)
+        return [p if self._die.random() < self._acceptance else p + 1 for p in at]
+
+
+@given(seed=st.integers(0, 2**32), acceptance=st.sampled_from([0.0, 0.3, 0.7, 0.95]))
+def test_all_that_a_last_hop_sends_of_a_models_guesses_was_earned(seed, acceptance):
+    """Position p holds id p. Both sides count alike, so nothing is run that is not paid for."""
+    die, prompt, now_s = random.Random(seed), list(range(8)), 0.0
+    model = Source(Model(die, acceptance), lambda: 1e-5)
+    drafting = Drafting(
+        [model], lambda p: RowCost(1e-4, 1), 1.0, frozenset(), lambda: now_s, is_earned=True
+    )
+    draws = Draws(lambda ids, n: CountedEnding(N_TOKENS), lambda: drafting, 8 + N_TOKENS)
+    draws.begin_epoch(committed(prompt))
+    events = []
+    while not draws.finished:
+        events.append(draws.add(Drawn(len(draws.ids)), 0))
+        draws.refused_at = None
+        if draws.line is None:
+            now_s += 0.1
+        draws.draft()
+
+    at_its_word = told_of(events, prompt, ToldRows(len(prompt), MAX_DRAFTS))
+    mine = told_of(events, prompt, ToldRows(len(prompt), MAX_DRAFTS, is_earned=True))
+
+    assert mine == at_its_word
+    rows = sum(stretch.stop - stretch.start for stretch in mine) - len(prompt)
+    assert rows <= FIRST + (3 + 1 / TOKENS_EACH) * N_TOKENS
+
+
+def test_guesses_of_a_model_that_is_never_right_are_soon_not_paid_for():
+    prompt, most = list(range(20)), N_TOKENS - 1 + FIRST + N_TOKENS // TOKENS_EACH
+
+    told = told_of(
+        one_at_a_time(prompt, 16), prompt, ToldRows(len(prompt), MAX_DRAFTS, is_earned=True)
+    )
+
+    assert sum(stretch.stop - stretch.start for stretch in told) - len(prompt) <= most
 
 
 def one_at_a_time(prompt: list[int], rows: int) -> list[TokenEvent]:

@@ -1,0 +1,164 @@
+"""A small model guesses for a last hop: it changes when tokens come, and no token."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import pytest
+
+from manyhands.drafter import Drafter
+from manyhands.models import find_model
+from node.draft_model import DraftModel
+from node.drafting import Drafting
+from node.engine import ShardEngine, load_shard
+from protocol.errors import PeerRefused, UsageError, VersionMismatch
+from protocol.grammar import Grammar
+from protocol.guess_allowance import FIRST
+from protocol.sampling import SamplingParams
+from protocol.signing import OPEN_SWARM_ID
+from protocol.transport.greeting import FEATURES, MODEL_DRAFTS
+from protocol.transport.memory import Faults, MemoryNetwork
+from tests.checkpoints import write_checkpoint
+from tests.local_swarm import Swarm, add_byte_tokenizer, swarm
+from tests.test_speculation import LIST, PRICE, TINY, WANDERING, answered, ask
+
+DEPTH = 6
+
+
+@lru_cache
+def small_engine() -> ShardEngine:
+    """The model itself: greedily, it is right each time."""
+    return load_shard(TINY, None)
+
+
+def guessing(swarm: Swarm) -> DraftModel:
+    return DraftModel(small_engine(), swarm.tokenizer.vocab_size)
+
+
+@pytest.fixture
+async def three(tmp_path):
+    """A first hop, and two that could be the last, which have a model to guess with."""
+    network, able = MemoryNetwork(), FEATURES | {MODEL_DRAFTS}
+    network.set_faults(Faults(delay_s=(0.002, 0.002)))
+    async with swarm(
+        TINY, tmp_path, lambda who: network.transport(who, OPEN_SWARM_ID, features=able)
+    ) as built:
+        await built.start((0, 4), rates=PRICE)
+        for _ in range(2):
+            await built.start((4, 8), rates=PRICE, draft_model=guessing(built))
+        yield built
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """However slow this machine is, guesses pay."""
+    monkeypatch.setattr(Drafting, "_depth", lambda self, costs, source: (DEPTH, source.acceptance))
+
+
+@pytest.mark.parametrize("drafter", ["model", pytest.param("auto", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"sampling": SamplingParams()},
+        {},
+        pytest.param(
+            {"sampling": replace(WANDERING, repetition_penalty=1.2, top_p=0.9), "min_tokens": 20},
+            marks=pytest.mark.slow,
+        ),
+        {"grammar": Grammar.json_schema(LIST), "ignore_eos": False},
+    ],
+    ids=["greedy", "sampled", "penalties", "grammar"],
+)
+async def test_the_same_tokens_come_where_a_model_guesses(three, always, what, drafter):
+    plain = await answered(three, ask(three, **what), "plain")
+    first, steps = three.nodes[0].node, three.nodes[0].node.batcher.load.steps
+
+    guessed = await answered(three, ask(three, **what, drafter=drafter), "guessed")
+
+    assert guessed.token_ids == plain.token_ids
+    assert (guessed.text, guessed.finish_reason) == (plain.text, plain.finish_reason)
+    if what.get("sampling") == SamplingParams():
+        assert first.batcher.load.steps - steps < 0.8 * len(plain.token_ids)
+
+
+async def test_an_answer_goes_on_equal_where_its_last_hop_died_with_its_model(three, always):
+    request = ask(three, sampling=SamplingParams(), drafter="model")
+    plain = await answered(three, replace(request, drafter="none"), "plain")
+    three.nodes[1:1] = [three.nodes[0]]  # where `answered` looks for last hops
+
+    hurt = await answered(three, request, "hurt", lose_at=20)
+
+    assert hurt.failovers == 1
+    assert hurt.token_ids == plain.token_ids
+
+
+async def test_wrong_guesses_are_sent_and_paid_only_as_far_as_right_ones_came(three, always):
+    """Sampled hot, the model is seldom right; all hops together run what was paid for."""
+    request = ask(three, sampling=SamplingParams(temperature=5.0, seed=3), max_tokens=40)
+    plain = await answered(three, request, "plain")
+
+    guessed = await answered(three, replace(request, drafter="model"), "guessed")
+
+    assert guessed.token_ids == plain.token_ids
+    each = plain.cost_ncr / (40 - 1 + len(request.prompt_ids))
+    n_more = (guessed.cost_ncr - plain.cost_ncr) / each
+    assert n_more <= FIRST + 3 * 40
+
+
+async def test_who_asks_for_a_model_goes_round_hops_without_one(tmp_path):
+    network, able = MemoryNetwork(), FEATURES | {MODEL_DRAFTS}
+    known = iter([FEATURES, FEATURES, able])
+
+    def transport_of(who):
+        return network.transport(who, OPEN_SWARM_ID, features=next(known, FEATURES))
+
+    async with swarm(TINY, tmp_path, transport_of) as built:
+        await built.start((0, 4), (4, 8), rates=PRICE)
+        [guesses] = await built.start((4, 8), rates=PRICE, draft_model=guessing(built))
+        request = ask(built, max_tokens=8, drafter="model")
+
+        answers = [await answered(built, request, f"asks-{n}") for n in range(3)]
+
+    assert {one.route[-1].peer for one in answers} == {guesses.node.identity.peer_id}
+
+
+async def test_a_node_without_a_model_says_so_and_any_drafter_does_without(tmp_path):
+    network = MemoryNetwork()
+    async with swarm(TINY, tmp_path, lambda who: network.transport(who, OPEN_SWARM_ID)) as built:
+        await built.start((0, 8), rates=PRICE)
+        request = replace(ask(built), max_tokens=8, wait_s=0.5)
+        plain = await answered(built, request, "plain")
+
+        any_will_do = await answered(built, replace(request, drafter="auto"), "auto")
+
+        assert any_will_do.token_ids == plain.token_ids
+        with pytest.raises((VersionMismatch, PeerRefused), match="model"):
+            await answered(built, replace(request, drafter="model"), "model")
+
+
+async def test_what_a_model_keeps_is_counted_when_a_session_is_admitted(three):
+    last = three.nodes[1].node.sessions
+    reserves = []
+    for drafter in ("none", "model"):
+        request = ask(three, drafter=drafter)
+        async with three.client(f"asks-{drafter}") as client, client.generate(request) as run:
+            async for _ in run:
+                hops = [*three.nodes[1].node.sessions._hops.values()]
+                hops += three.nodes[2].node.sessions._hops.values()
+                reserves += [hop.session.reserve for hop in hops]
+                break
+
+    plain, guessed = reserves[0], reserves[-1]
+    model = guessing(three)
+
+    more = last.cost_bytes(guessed) - last.cost_bytes(plain)
+    assert more == model.kept_bytes(guessed.capacity) > 0
+
+
+def test_a_model_whose_tokens_are_other_ones_is_refused_at_the_start(tmp_path):
+    other = add_byte_tokenizer(write_checkpoint(tmp_path / "other", "llama"))
+    served = find_model("tiny")
+
+    with pytest.raises(UsageError, match="its tokens are other ones"):
+        Drafter(find_model(str(other)), small_engine()).beside(served)
+
+    assert Drafter(served, small_engine()).beside(served).n_ids == small_engine().vocab_size
