@@ -14,6 +14,7 @@ from torch import Tensor
 
 from manyhands.distributed.blocks import CAPACITY, RemoteBlocks, Swarm
 from manyhands.distributed.cache import RemoteCache
+from manyhands.distributed.drafted import Drafted
 from protocol.errors import UsageError
 
 POOLINGS = ("mean", "last")
@@ -34,8 +35,14 @@ class DistributedCausalLM:
 
     # --- generation -------------------------------------------------------------------------------
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As the library's; sessions it opened are settled before it returns, or raises."""
+    def generate(self, *args: Any, drafter: Any = None, seed: int = 0, **kwargs: Any) -> Any:
+        """As the library's; sessions it opened are settled before it returns, or raises.
+
+        drafter: who guesses ahead, see `Drafted`; `none` gives the same tokens, one at a time.
+            Then what is sampled is drawn from `seed` and the position, not from torch's generator.
+        """
+        if drafter is not None:
+            kwargs["custom_generate"] = Drafted(drafter, seed, kwargs.get("streamer"))
         outer, self._new_caches = self._new_caches, []
         try:
             output = super().generate(*args, **kwargs)  # type: ignore[misc]  # of the family's class
