@@ -26,8 +26,13 @@ def enter(namespace: str) -> None:
         OSError: it may not, or there is none.
     """
     with Path(f"/run/netns/{namespace}").open() as opened:
-        if ctypes.CDLL(None, use_errno=True).setns(opened.fileno(), _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {namespace}")
+        enter_again(opened.fileno())
+
+
+def enter_again(namespace: int) -> None:
+    """The same of an open one."""
+    if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "cannot enter a network namespace")
 
 
 def main(arguments: list[str]) -> None:

@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import Self
 
 from benchmarks.linklab.control import OUTSIDE, Links, Orders, obey, punctual_loop
-from benchmarks.linklab.node_program import enter
+from benchmarks.linklab.node_program import enter, enter_again
 from benchmarks.linklab.priority import LINKS, put_first
 from benchmarks.linklab.swarm import LabSwarm
 from benchmarks.linklab.ways import Ground, Sums
@@ -63,6 +63,7 @@ class Cloud:
         self._lab, self._n_places = lab.Lab(), n_places
         self.hosts: dict[int, lab.Host] = {}
         self._devices: dict[int, int] = {}
+        self._outside: int | None = None  # where this thread was before it was a client
 
     def __enter__(self) -> Self:
         self._lab.__enter__()
@@ -86,6 +87,9 @@ class Cloud:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._outside is not None:  # whoever is in there ends with it
+            enter_again(self._outside)
+            os.close(self._outside)
         for device in self._devices.values():
             os.close(device)
         self._lab.__exit__(kind, error, traceback)
@@ -98,6 +102,7 @@ class Cloud:
 
     def enter_as_client(self) -> None:
         """Before anything here starts a thread: those that run stay where they are."""
+        self._outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         enter(self.hosts[OUTSIDE].namespace)
 
 
