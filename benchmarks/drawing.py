@@ -57,8 +57,10 @@ def lines(
     x_unit: str,
     shaded: tuple[float, float] | None = None,
     dashed: Sequence[str] = (),
+    dotted: Sequence[str] = (),
 ) -> str:
-    """Lines over time with a legend to their right."""
+    """Lines over time with a legend to their right; those of `dotted` are dots, of the colour of
+    the line that is called as they are up to the last word."""
     left, bottom, right = 60, 340, 180
     points = [point for line in series.values() for point in line]
     x_most, y_most = max(x for x, _ in points), max(y for _, y in points) or 1.0
@@ -76,10 +78,18 @@ def lines(
         x = left + x_most * step / 4 * x_scale
         parts.append(_text(x, bottom + 18, f"{x_most * step / 4:.1f}", anchor="middle"))
     parts.append(_text((left + WIDTH - right) / 2, bottom + 36, x_unit, anchor="middle"))
+    colours: dict[str, str] = {}
     for i, (name, line) in enumerate(series.items()):
         colour = "#000000" if name in dashed else COLOURS[i % len(COLOURS)]
+        colour = colours.setdefault(name.rpartition(" ")[0] if name in dotted else name, colour)
         dash = "4 3" if name in dashed else ""
         placed = [(left + x * x_scale, bottom - y * y_scale) for x, y in line]
+        if name in dotted:
+            parts += [_dot(x, y, colour) for x, y in placed]
+            y = TOP + 14 + 20 * i
+            parts += [_dot(WIDTH - right + 21, y, colour)]
+            parts.append(_text(WIDTH - right + 38, y + 4, name))
+            continue
         parts.append(_line(placed, colour, dash=dash, width=1.8))
         y = TOP + 14 + 20 * i
         parts.append(_line([(WIDTH - right + 10, y), (WIDTH - right + 32, y)], colour, dash=dash))
@@ -111,6 +121,10 @@ def _text(
         f"<text x='{x:.1f}' y='{y:.1f}' {FONT} font-size='{size}' font-weight='{weight}' "
         f"text-anchor='{anchor}' fill='{colour}'>{escape(text)}</text>"
     )
+
+
+def _dot(x: float, y: float, colour: str) -> str:
+    return f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3.5' fill='{colour}'/>"
 
 
 def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:

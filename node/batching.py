@@ -137,7 +137,9 @@ class Batcher:
 
     def row_cost(self, position: int) -> RowCost:
         """As far as is known; any thread may ask."""
-        return RowCost(self._schedule.cost.roughly_us(position) / 1e6, self._schedule.n_decoding)
+        cost = self._schedule.cost
+        row_us, base_us = cost.roughly_us(position), cost.roughly_base_us()
+        return RowCost(row_us / 1e6, self._schedule.n_decoding, base_us / 1e6)
 
     def check_wait(self, most_s: float) -> None:
         """Whether a session that can wait for so long is worth admitting.
@@ -208,7 +210,7 @@ class Batcher:
         """The next step, and the rows that are in it."""
         waiting: list[Waiting] = []
         for lane, queue in list(self._queues.items()):
-            while queue and queue[0].generation != lane.generation:
+            while queue and not _is_wanted(queue[0]):
                 queue.popleft()
             if queue:
                 rows = sum(rows for _, rows in in_one_piece(queue))
@@ -345,6 +347,12 @@ class Batcher:
             _guarded(lane, lane.afterwards)
         if seen is not None:
             self._watch(replace(seen, left_us=left_us))
+
+
+def _is_wanted(work: Work) -> bool:
+    """Whether nobody has given it up while it waited."""
+    is_current = work.generation == work.lane.generation
+    return is_current and work.lane.is_wanted(work.run.ticket)
 
 
 def _seen(pieces: Sequence[Piece], step: Step, began_s: float, spent_s: float) -> Seen:

@@ -1,12 +1,11 @@
 """How far a last hop guesses ahead: as far as that pays, for its session and those beside it.
 
-In: a session's ids, what a row costs here, how many sessions decode here. Out: drafts, or none. Of
-a window with `k` drafts, each right with probability a, come N = 1 + a + … + a^k tokens, and it
-takes L + k c: L is the time a row takes around the ring, c what one more row costs at all hops, and
-what it takes to think of one. Where others decode too, each of them waits for that row as well, so
-it is counted for all of them: with many sessions guesses stop by themselves, and idle hops run
-other sessions' rows instead. What a and L are is measured: guesses are compared with what came,
-whether or not they were sent. Of several sources that one is taken which brings most.
+In: a session's ids, what a row costs here, how many sessions decode here. Out: drafts, or none. How
+many, and in how many frames, follows from the law of `windows.py`. Where others decode too, each of
+them waits for a row as well, so it is counted for all of them: with many sessions guesses stop by
+themselves, and idle hops run other sessions' rows instead. What the law needs is measured: guesses
+are compared with what came, whether or not they were sent. Of several sources that one is taken
+which brings most.
 """
 
 import time
@@ -16,8 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from node.draft_model import DraftModel, Thoughts, earns, wants_model
+from node.windows import Window, best_window, frame_s
 from node.work import RowCost
-from protocol.actions import Drafter
+from protocol.actions import Drafter, Launcher
 from protocol.answer import end_ids
 from protocol.asking import ANY_DRAFTER, MAX_DRAFTS
 from protocol.guess_allowance import Allowance
@@ -31,6 +31,8 @@ FORGETTING = 0.95  # weight of a guess after another one
 PRIOR_RIGHT, PRIOR_GUESSES = 2.0, 4.0  # before any was judged
 LATEST = 16  # rounds, of which the shortest tells the time around the ring
 PROBING = 16  # ids, after which one guess is thought of that does not pay, to see
+LAGGING, MOST_LAG = 0.2, 10.0  # weight of the latest round that was waited for; what one may say
+RELAXING = 0.995  # of what lag there is, each round that tells nothing of it: it is tried again
 INDEX_BYTES = 160  # of a position: where ids like those before it stood last
 
 DRAFTERS: dict[str, Callable[[], Drafter]] = {"lookup": Lookup, ANY_DRAFTER: Lookup}
@@ -88,6 +90,8 @@ class Drafting:
         self._n = 0  # ids by then
         self._probed = 0  # ids when one was thought of last that did not pay
         self._rings_s: deque[float] = deque(maxlen=LATEST)
+        self.at_once = 0
+        self._lag = 1.0  # how much later small frames come than the law has it
         self._at_s = 0.0
 
     def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
@@ -100,9 +104,10 @@ class Drafting:
         for source in self._sources:  # those that need no time first
             if not is_new and source.thinks_s is None:
                 continue  # what it had to say was not sent
-            guess, brings = self._ask(source, ids, min(most, MAX_DRAFTS), costs, rate)
-            if guess and brings > rate:
-                best, rate, self._sent_by = guess, brings, source
+            guess, window = self._ask(source, ids, min(most, MAX_DRAFTS), costs, rate)
+            if guess and window.tokens_per_s > rate:
+                best, rate, self._sent_by = guess, window.tokens_per_s, source
+                self.at_once = window.at_once
         self._sent = len(best)
         if self._allowance is not None:
             self._allowance.sent(self._sent)
@@ -110,15 +115,16 @@ class Drafting:
 
     def _ask(
         self, source: Source, ids: Sequence[int], most: int, costs: RowCost, rate: float
-    ) -> tuple[Sequence[int], float]:
-        """What to send of its guess, and the tokens per second that it would bring.
+    ) -> tuple[Sequence[int], Window]:
+        """What to send of its guess, and the window that it would be.
 
         rate: of what others guess. A model does not think of what will not be sent, but to see.
         """
-        depth, brings = self._depth(costs, source)
+        window = self._window(costs, source)
+        depth = window.n_guesses
         if source.thinks_s is not None:
             is_due = len(ids) - self._probed >= PROBING or not source.guess_s
-            if not depth or brings <= rate:
+            if not depth or window.tokens_per_s <= rate:
                 depth, most = 0, min(most, 1 if is_due else 0)
             most = min(most, depth or most)
             if self._allowance is not None:
@@ -126,7 +132,7 @@ class Drafting:
         source.guess = guess = self._until_end(source.drafter.guess(ids, most))
         if source.thinks_s is not None and guess:
             self._probed = len(ids)
-        return guess[:depth], brings
+        return guess[:depth], window
 
     def _until_end(self, guess: Sequence[int]) -> Sequence[int]:
         for at, token_id in enumerate(guess):
@@ -145,32 +151,33 @@ class Drafting:
             source.learn(came)
         if self._allowance is not None:
             self._allowance.came(len(came), min(self._sent, len(came) - 1))
-        each_s = costs.row_s * self._n_shares + self._sent_by.guess_s
+        rows = min(1 + self._sent, self.at_once or 1 + self._sent)  # of a frame
+        took_s -= self._sent * self._sent_by.guess_s
+        ring_s = took_s - (rows - 1) * costs.row_s * self._n_shares
+        n_waited = -(-min(len(came), 1 + self._sent) // rows) - 1  # frames behind the first
+        behind_s = n_waited * frame_s(costs, rows)
+        if behind_s and self._rings_s:
+            lag = min(max(0.0, ring_s - min(self._rings_s)) / behind_s, MOST_LAG)
+            self._lag += LAGGING * (lag - self._lag)
+        else:
+            self._lag = 1 + (self._lag - 1) * RELAXING
+        ring_s -= behind_s  # and no correction, or each would draw the other along
         # What a row is believed to cost may be too much, as where the head is among few blocks.
-        self._rings_s.append(max(took_s - self._sent * each_s, took_s / 2))
+        self._rings_s.append(max(ring_s, took_s / (2 + n_waited)))
 
-    def _depth(self, costs: RowCost, source: Source) -> tuple[int, float]:
-        """How many drafts give the most tokens per second, and how many those are."""
+    def _window(self, costs: RowCost, source: Source) -> Window:
+        """What of its guesses is worth sending now."""
         # A round that was longer waited somewhere: guessing further would make others wait for it.
         ring_s = min(self._rings_s, default=0.0)
         if not ring_s or not costs.row_s:
-            return 0, 0.0  # nothing is known yet of what a window takes
-        a, row_s = source.acceptance, costs.row_s * self._n_shares * max(1, costs.n_decoding)
-        each_s = row_s + source.guess_s
-        best, depth = 1 / ring_s, 0
-        n_tokens, odds = 1.0, 1.0
-        for k in range(1, MAX_DRAFTS + 1):
-            odds *= a
-            n_tokens += odds
-            rate = n_tokens / (ring_s + k * each_s)
-            if rate > best:
-                best, depth = rate, k
-        return depth, best
+            return Window(0, 0.0)  # nothing is known yet of what a window takes
+        measured = source.acceptance, ring_s, costs, self._n_shares
+        return best_window(*measured, guess_s=source.guess_s, lag=self._lag)
 
 
 def drafter_of(
     reserve: Reserve, around: "Surroundings", thoughts: Thoughts | None
-) -> Callable[[], Drafter] | None:
+) -> Callable[[], Launcher] | None:
     """Who guesses ahead in this session, made anew for each epoch; None: nobody."""
     asked = reserve.extensions
     if not asked.drafter or not reserve.is_last or asked.reads_prompt:

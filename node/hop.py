@@ -280,6 +280,9 @@ class Hop:
         """Whether it is committed to, and nobody has closed it."""
         return self.session.state in (State.RUNNING, State.RAISED)
 
+    def is_wanted(self, ticket: int) -> bool:
+        return self.session.is_current(ticket)
+
     @property
     def is_own_ring(self) -> bool:
         return self.session.reserve.is_first and self.session.reserve.is_last

@@ -42,10 +42,16 @@ class Piece:
 
 
 def in_one_piece(queue: deque[Work]) -> Iterator[tuple[Work, int]]:
-    """The oldest work and what continues it row by row, up to where a token is drawn."""
+    """The oldest work and what continues it row by row, up to where a token is drawn.
+
+    What follows behind an answer's rows are frames of one window, which came apart so that the next
+    hop runs the first while this one runs the second.
+    """
     stop: int | None = None
     for work in queue:
         if stop not in (None, work.start) or work.generation != queue[0].generation:
+            return
+        if stop is not None and work.lane.is_answer(work.start):
             return
         yield work, work.left
         if work.run.sample:

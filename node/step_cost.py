@@ -97,6 +97,10 @@ class StepCost:
         is_known = base or row or pair
         return max(1e-3, row * UNIT[1] + pair * UNIT[2] * position) if is_known else 0.0
 
+    def roughly_base_us(self) -> float:
+        """What a step takes besides its rows, by the same."""
+        return self._coefficients[0]
+
     @staticmethod
     def _of(coefficients: Sequence[float], shape: Shape) -> float:
         return max(1.0, sum(map(float.__mul__, coefficients, shape.features)))

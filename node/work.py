@@ -40,6 +40,11 @@ class Lane(Protocol):
     def generation(self) -> int:
         """Goes up when queued work is void: at a raise, a close, a cancel."""
 
+    def is_wanted(self, ticket: int) -> bool:
+        """Whether that run is to be run still: rows of a branch that was given up meanwhile are
+        not. Any thread may ask.
+        """
+
     @property
     def is_own_ring(self) -> bool:
         """Whether this node is the whole chain, so that a result is at once the next input."""
@@ -138,11 +143,12 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class RowCost:
     """Of one row more in a step. row_s: 0 where nothing is known of it yet. n_decoding: sessions
-    that would wait for it, its own included.
+    that would wait for it, its own included. step_s: of a step without rows.
     """
 
     row_s: float
     n_decoding: int
+    step_s: float = 0.0
 
 
 @dataclass(slots=True)

@@ -50,6 +50,16 @@ class Drafter(Protocol):
         """
 
 
+class Launcher(Drafter, Protocol):
+    """A drafter that says, too, how its guesses leave."""
+
+    @property
+    def at_once(self) -> int:
+        """Rows in a frame, of the window guessed last; 0: all of them. Hops run small frames one
+        behind the other, each while the next hop runs the one before.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """Drafts under way: ids for positions from `start` on, none of which is judged yet."""

@@ -12,7 +12,7 @@ what was run of them has to be taken back: `refused_at` says from where on.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from protocol.actions import Drafter, Ending, Line
+from protocol.actions import Ending, Launcher, Line
 from protocol.codec import ids_from_bytes, ids_to_bytes
 from protocol.logprobs import Logprobs
 from protocol.messages import Commit, TokenEvent, require
@@ -38,12 +38,12 @@ class Draws:
     def __init__(
         self,
         make_ending: Callable[[Sequence[int], int], Ending],
-        make_drafter: Callable[[], Drafter] | None = None,
+        make_drafter: Callable[[], Launcher] | None = None,
         most: int = 0,
     ) -> None:
         self._make_ending, self._make_drafter, self._most = make_ending, make_drafter, most
         self._ending: Ending | None = None
-        self._drafter: Drafter | None = None
+        self._drafter: Launcher | None = None
         self._drafts: list[int] = []  # behind `ids`
         self._events: list[TokenEvent] = []
         self._rows_told = 0
@@ -63,6 +63,11 @@ class Draws:
     def _ahead(self, start: int, stop: int) -> list[int]:
         n = len(self.ids)
         return self._drafts[max(0, start - n) : max(0, stop - n)] if self._drafts else []
+
+    @property
+    def at_once(self) -> int:
+        """How many of them go in one frame; 0: all."""
+        return self._drafter.at_once if self._drafter is not None else 0
 
     @property
     def line(self) -> Line | None:

@@ -21,7 +21,7 @@ branch, so that the rollback travels the ring as any other. It has cut its own r
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from protocol.actions import Action, Drafter, Ending, Over, Return, Run, Settle, Tab, Tell
+from protocol.actions import Action, Ending, Launcher, Over, Return, Run, Settle, Tab, Tell
 from protocol.commit_check import check_commit
 from protocol.draws import Drawn, Draws
 from protocol.early import Early, EarlyRows
@@ -67,7 +67,7 @@ class HopSession:
         tab: Tab,
         ending: Callable[[Sequence[int], int], Ending],
         now: float,
-        drafter: Callable[[], Drafter] | None = None,
+        drafter: Callable[[], Launcher] | None = None,
     ) -> None:
         self.reserve = reserve
         self.id = reserve.session
@@ -291,7 +291,9 @@ class HopSession:
     # --- what the engine finished -----------------------------------------------------------------
 
     def is_current(self, ticket: int) -> bool:
-        """Whether a queued run is still wanted; the engine asks before it starts one."""
+        """Whether a queued run is still wanted: the engine asks before it starts one, on its own
+        thread. Rows of a branch that was given up are dropped unread.
+        """
         return self._runs.is_current(ticket)
 
     def ran(
@@ -424,7 +426,9 @@ class HopSession:
             return []
         branch = self._branch if self.reserve.is_last else self._in.branch
         output = self._output
-        return [*self._out.pump(self.id, self.epoch, branch, output.available, output.rows)]
+        where = self.id, self.epoch, branch
+        pump, at_once = self._out.pump, self.draws.at_once
+        return [*pump(*where, output.available, output.rows, at_once=at_once)]
 
     def _cut(self, length: int) -> None:
         """Forget rows from `length` on: run, queued, waiting and journaled ones."""

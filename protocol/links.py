@@ -67,14 +67,20 @@ class OutLink:
         branch: int,
         available: int,
         rows: Callable[[int, int], bytes],
+        *,
+        at_once: int = 0,
     ) -> list[Push]:
-        """Everything that may be pushed now; `rows(start, stop)` reads the journal."""
+        """Everything that may be pushed now; `rows(start, stop)` reads the journal.
+
+        at_once: rows in a group, at most; 0: as many as fit.
+        """
+        most = min(self.most, at_once or self.most)
         pushes: list[Push] = []
         if branch > self._told and self.sent < available and not self.paused:
             unknown = [start for forked, start in self._forks if forked > self._told]
             self._told, self._fork = branch, min(unknown, default=self.sent)
         while not self.paused and self.sent < available:
-            room = min(self.most, self.acked + self.credit - self.sent)
+            room = min(most, self.acked + self.credit - self.sent)
             if room <= 0:
                 break
             start, stop = self.sent, min(available, self.sent + room)

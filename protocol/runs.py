@@ -15,11 +15,12 @@ from protocol.actions import Line, Run, Tab
 class Runs:
     """Both lists of one session."""
 
-    __slots__ = ("_pending", "_ticket", "_waiting")
+    __slots__ = ("_pending", "_ticket", "_tickets", "_waiting")
 
     def __init__(self) -> None:
         self._pending: deque[Run] = deque()  # the engine has them
         self._waiting: deque[Run] = deque()  # for a voucher
+        self._tickets: set[int] = set()  # of `_pending`; another thread may look
         self._ticket = 0
 
     @property
@@ -43,6 +44,7 @@ class Runs:
         rows = 0 if self._waiting else affordable(run, tab, prefill_until)
         if rows == run.rows:
             self._pending.append(run)
+            self._tickets.add(run.ticket)
             return [run]
         if rows == 0:
             self._waiting.append(run)
@@ -53,6 +55,7 @@ class Runs:
         start, payload = run.start + rows, run.payload[rows * width :]
         rest = self.make(start, run.rows - rows, payload, sample=run.sample, line=run.line)
         self._pending.append(head)
+        self._tickets.add(head.ticket)
         self._waiting.append(rest)
         return [head]
 
@@ -62,7 +65,7 @@ class Runs:
         return waiting
 
     def is_current(self, ticket: int) -> bool:
-        return any(run.ticket == ticket for run in self._pending)
+        return ticket in self._tickets
 
     def ran(self, ticket: int, rows: int) -> tuple[Run, bool] | None:
         """(the piece that is done, whether it was the rest of its run); None: nobody wants it.
@@ -82,16 +85,19 @@ class Runs:
             )
             self._pending.appendleft(rest)
             return replace(run, rows=rows, payload=run.payload[: rows * width]), False
+        self._tickets.discard(ticket)
         return run, True  # of a run that was cut while it ran, only what is left counts
 
     def cut(self, length: int) -> None:
         """Forget rows from `length` on."""
         self._pending = deque(_cut(self._pending, length))
+        self._tickets = {run.ticket for run in self._pending}
         self._waiting = deque(_cut(self._waiting, length))
 
     def clear(self) -> None:
         self._pending.clear()
         self._waiting.clear()
+        self._tickets = set()
 
 
 def affordable(run: Run, tab: Tab, prefill_until: int) -> int:

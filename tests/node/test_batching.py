@@ -37,6 +37,7 @@ class Session:
         self.error: ManyhandsError | None = None
         self.ended, self.decoding = asyncio.Event(), asyncio.Event()
         self.begun = asyncio.Event()
+        self.unwanted: set[int] = set()
         self._ticket = 0
 
     def start(self) -> None:
@@ -55,6 +56,9 @@ class Session:
 
     def is_answer(self, position: int) -> bool:
         return position >= len(self.prompt)
+
+    def is_wanted(self, ticket: int) -> bool:
+        return ticket not in self.unwanted
 
     def draw(self, logits, position: int, line=None) -> tuple[Drawn, ...]:
         return (Drawn(int(logits[-1].argmax())),)
@@ -384,6 +388,25 @@ async def test_rows_of_several_frames_are_run_in_one_step_and_told_apart(batcher
         batcher.submit(Work(alone, run, 0))
         await ended(alone)
     assert np.allclose(together.rows, alone.rows, rtol=1e-4, atol=1e-4)
+
+
+async def test_frames_of_an_answer_run_one_by_one_and_those_given_up_meanwhile_not_at_all(
+    batcher, engine
+):
+    frames = hidden_rows(2, 4, 4, 4)
+    whole, given_up = (Middle(batcher, engine, frames) for _ in range(2))
+    whole.prompt = given_up.prompt = []
+    given_up.unwanted, given_up.missing = {1, 2}, 4
+    steps = batcher.load.steps
+
+    whole.start()
+    await ended(whole)
+    assert (batcher.load.steps, whole.told) == (steps + 3, [(0, 4), (1, 4), (2, 4)])
+    given_up.start()
+    await ended(given_up)
+    await batcher.between_steps(lambda: None)
+
+    assert (batcher.load.steps, given_up.told) == (steps + 4, [(0, 4)])
 
 
 @pytest.mark.parametrize(("wire", "error"), [(BFLOAT16, 2e-2), (INT8_64, 5e-2)], ids=str)

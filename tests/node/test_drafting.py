@@ -112,3 +112,24 @@ def test_nothing_is_guessed_behind_the_end():
     ring.ids[-1] = END - 3
 
     assert list(ring.drafting.guess(ring.ids, 10)) == [END - 2, END - 1]
+
+
+def test_small_frames_that_come_back_one_long_after_the_other_are_given_up():
+    """Hops that share their cores do not run them side by side, whatever a step is said to cost."""
+    apart, sharing = (Ring(ring_s=0.15, row_s=0.04) for _ in range(2))
+    for ring in (apart, sharing):
+        ring.cost = RowCost(0.01, 1)
+        ring.drafting._n_shares = 4.0
+    widths: list[int] = []
+    for ring, each_s in ((apart, 0.01), (sharing, 0.2)):
+        ring.row_s = 0.0  # `took_s` is all there is
+        for _ in range(60):
+            n = len(ring.drafting.guess(ring.ids, 1000))
+            at_once = ring.drafting.at_once or 1 + n
+            ring.now_s += ring.ring_s + (at_once - 1) * 0.04
+            ring.now_s += each_s * (-(-(1 + n) // at_once) - 1)
+            ring.ids += range(ring.ids[-1] + 1, ring.ids[-1] + 2 + n)
+        widths.append(ring.drafting.at_once or 1 + n)
+
+    assert widths[0] < 4
+    assert widths[1] >= 8

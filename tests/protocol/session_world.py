@@ -105,8 +105,10 @@ class OracleOf:
     most: int
     lateness: float = 0.0  # how often it has to think first
     is_thinking: bool = False
+    at_once: int = 0
 
     def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
+        self.at_once = self.die.randint(0, 3)
         self.is_thinking = self.die.random() < self.lateness
         if self.is_thinking:
             return ()

@@ -48,3 +48,13 @@ def test_of_several_rollbacks_missed_the_lowest_counts():
     link.acknowledged(Ack(SESSION, 0, 9, rewind=True, branch=1), available=9)
 
     assert sent_rows(link, 9, branch=3) == [(5, 9)]
+
+
+def test_a_window_leaves_in_frames_that_follow_each_other():
+    link = OutLink(row_bytes=1)
+    link.reset("next", 0)
+
+    pushes = link.pump(SESSION, 0, 0, 7, lambda start, stop: b"x" * (stop - start), at_once=3)
+
+    assert [(push.group.start, push.group.rows) for push in pushes] == [(0, 3), (3, 3), (6, 1)]
+    assert [push.group.step for push in pushes] == [0, 1, 2]
