@@ -132,7 +132,7 @@ class Held:
     gossip: int  # connections that gossip keeps; each has both its ends here
     asking: int  # connections that clients keep to nodes that are up
     unnamed: int  # connections to these besides, by the process's sockets
-    kept_mb: float  # beginnings of prompts, on purpose
+    kept_mb: float  # on purpose: beginnings of prompts, and what answers are audited by
     tasks: int
     files: int
     threads: int
@@ -151,7 +151,8 @@ def held(swarm: ChurningSwarm) -> Held:
     up: Sequence[Node] = [local.node for local in swarm.nodes]
     gossip = sum(len(node.gossip._partners._connections) for node in up)
     asking = sum(node.peer_id in c._connections._open for node in up for c in swarm.clients)
-    kept_mb = sum(node.sessions.prefixes.retained_bytes for node in up) / 1e6
+    told = [node.serving.status() for node in up]
+    kept_mb = sum(each["retained_bytes"] + each["audit_bytes"] for each in told) / 1e6
     return Held(
         nodes=len(swarm.ever),
         links=len(links),
