@@ -25,9 +25,9 @@ from scheduler.flow import Changes, Floats, Host, Ints, Swarm
 
 NEVER = 1e-12  # of leaving, where nothing is known of a peer's age: risk is then not weighed
 CLEAR = 1e-6  # relative
-# Of the time ahead that a block stays lost: others move there. In full, swarms whose hosts all just
-# came gave up half of their flow for second replicas (benchmarks/placement.py), and the simulator's
-# answers were none the better for it.
+# Of the time in which hosts may leave, how long a block stays lost: then others have moved there.
+# In full, swarms whose hosts all just came gave up half of their flow for second replicas
+# (benchmarks/placement.py), and the simulator's answers were none the better for it.
 MISSED = 0.25
 DEMANDS = (0.02, 0.15, 0.5, 1.0)  # above the flow, as parts of what all speeds would suffice for
 
@@ -220,8 +220,9 @@ def _changes(trials: Sequence[Trial]) -> Changes:
 
 
 def _there(log_lost: Floats, borders: Ints) -> Floats:
-    """The part of the time ahead in which every block has a host."""
-    return 1.0 - MISSED * (1.0 - _none_is_lost(log_lost, borders))
+    """The chance that no block is lost within the time in which it would be missed."""
+    there: Floats = _none_is_lost(log_lost, borders) ** MISSED  # as who leaves at a steady rate
+    return there
 
 
 def _none_is_lost(log_lost: Floats, borders: Ints) -> Floats:

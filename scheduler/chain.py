@@ -190,6 +190,10 @@ class Connections:
     def _is_used(self, peer: str) -> bool:
         return bool(self._streams.get(peer) or self._behind.get(peer))
 
+    def at_hand(self) -> dict[str, Connection]:
+        """All that are open now, by peer. Who asks over one leaves it open."""
+        return dict(self._open)
+
     def features(self, peer: str) -> frozenset[str]:
         """What the peer behind the connection at hand knows of what was added to the protocol."""
         known = self._open.get(peer)

@@ -157,6 +157,7 @@ async def fetch_directory(
     *,
     timeout_s: float = 5.0,
     connections: dict[PeerId, Connection] | None = None,
+    at_hand: Mapping[str, Connection] | None = None,
 ) -> None:
     """Ask the first `MAX_ASKED` of `addresses` at once, and merge what they say.
 
@@ -164,6 +165,7 @@ async def fetch_directory(
 
     Args:
         connections: used where it has one, and given those that were dialled; None closes them.
+        at_hand: connections of others to some of these peers, used first, and left as they are.
 
     Raises:
         PeerUnreachable: nobody answered in time.
@@ -171,7 +173,7 @@ async def fetch_directory(
     """
     kept = {} if connections is None else connections
     asking = [
-        asyncio.create_task(_ask(transport, address, directory, kept, timeout_s))
+        asyncio.create_task(_ask(transport, address, directory, kept, at_hand or {}, timeout_s))
         for address in dict.fromkeys(addresses[:MAX_ASKED])
     ]
     try:
@@ -216,10 +218,12 @@ async def _ask(
     address: Address,
     directory: Directory,
     connections: dict[PeerId, Connection],
+    at_hand: Mapping[str, Connection],
     timeout_s: float,
 ) -> None:
     peer_id = address.peer_id
-    connection = connections.get(peer_id)
+    lent = at_hand.get(peer_id)
+    connection = lent or connections.get(peer_id)
     if connection is None:
         dialled = await transport.dial(address, timeout_s=timeout_s)
         connection = connections.setdefault(peer_id, dialled)
@@ -230,8 +234,9 @@ async def _ask(
             if not await _compare(transport, connection, directory, timeout_s):
                 return
     except ManyhandsError:
-        connections.pop(peer_id, None)
-        await connection.aclose()
+        if connection is not lent:
+            connections.pop(peer_id, None)
+            await connection.aclose()
         raise
 
 

@@ -191,6 +191,22 @@ async def test_connections_are_kept_for_whoever_wants_them(network, client):
     assert len(asked) == 4  # each fetch asks until there is nothing new
 
 
+async def test_a_connection_of_others_is_used_and_left_open(network, client):
+    asker = network.transport(identity_of(1), OPEN_SWARM_ID)
+
+    async with serve_table(asker, table_with(1)) as (member, asked):
+        lent = await client.dial(member.addresses[0])
+        elsewhere = Address("nowhere.test", 1, peer_of(1))  # it cannot be dialled
+        await fetch_directory(client, [elsewhere], directory(), at_hand={peer_of(1): lent})
+        await fetch_directory(client, member.addresses, directory(), at_hand={peer_of(1): lent})
+        assert len(asked) == 4
+    with pytest.raises(PeerUnreachable):
+        await fetch_directory(
+            client, [elsewhere], directory(), timeout_s=0.5, at_hand={peer_of(1): lent}
+        )
+    await lent.aclose()
+
+
 def test_missing_blocks_are_named():
     incomplete = Directory(table_with(1, span=(2, 6)))
 
