@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from node.drafting import Drafting
+from node.windows import Window
 from protocol.errors import UsageError
 from tests.checkpoints import write_checkpoint
 from tests.distributed.test_model import HALVES, PROMPT, both
@@ -26,7 +27,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def always(monkeypatch):
     """However quick this swarm is, guesses pay."""
-    monkeypatch.setattr(Drafting, "_depth", lambda self, costs, source: (DEPTH, source.acceptance))
+    monkeypatch.setattr(
+        Drafting, "_window", lambda self, costs, source: Window(DEPTH, source.acceptance)
+    )
 
 
 async def generated(pair: Any, **what: Any) -> list[int]:
