@@ -163,6 +163,55 @@ def test_no_python_at_all_is_told_with_what_to_do(tmp_path, monkeypatch):
         environment.find_python()
 
 
+def script(path, says, code=0):
+    path.write_text(f"#!/bin/sh\necho {says}\nexit {code}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_an_interpreter_that_will_not_do_is_refused_before_anything_is_deleted(tmp_path):
+    folder = tmp_path / "petals"
+    (folder / "venv").mkdir(parents=True)
+    (folder / "installed").write_text("what was there")
+    (tmp_path / "notes.txt").touch()
+    for python, why in {
+        tmp_path / "nowhere": "is no Python",
+        tmp_path: "is no Python",
+        tmp_path / "notes.txt": "is no Python",
+        script(tmp_path / "broken", "3 10", code=1): "is no Python",
+        script(tmp_path / "strange", "hello"): "is no Python",
+        script(tmp_path / "later", "3 12"): r"is Python 3\.12",
+    }.items():
+        with pytest.raises(Missing, match=why):
+            environment.install(folder, python)
+
+    assert (folder / "venv").exists()
+    assert (folder / "installed").exists()
+
+
+def test_an_environment_that_somebody_else_made_is_left_alone(tmp_path):
+    python = script(tmp_path / "python3.10", "3 10")
+    theirs = tmp_path / "venv" / "pyvenv.cfg"
+    theirs.parent.mkdir()
+    theirs.touch()
+
+    with pytest.raises(Missing, match="was not made by this command"):
+        environment.install(tmp_path, python)
+
+    assert theirs.exists()
+
+
+def test_an_installation_of_ours_that_failed_is_begun_anew(tmp_path):
+    python = script(tmp_path / "python3.10", "3 10")  # makes no environment
+    folder = tmp_path / "petals"
+    for _ in range(2):
+        with pytest.raises((Missing, OSError)):
+            environment.install(folder, python)
+        (folder / "venv").mkdir()
+
+    assert (folder / environment.OURS).exists()
+
+
 def test_all_versions_are_pinned_once_and_nothing_else_is_installed():
     lines = environment.REQUIREMENTS.read_text().splitlines()
     pins = [line.split("==") for line in lines if line and not line.startswith("#")]

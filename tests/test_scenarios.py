@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.linklab.__main__ import rows_of
+from benchmarks.linklab.__main__ import in_json, rows_of
 from benchmarks.linklab.control import OUTSIDE, Orders
 from benchmarks.linklab.reading import SCENARIOS, BadScenario, find, read
 from benchmarks.linklab.report import picture, text
@@ -117,6 +117,7 @@ def test_ways_are_those_of_links_of_the_client_and_of_exceptions(tmp_path):
         ('beside = "plain"', 'beside = "plane"', 40, r"goals\[0\].beside: is one of"),
         ('measure = "speed"', 'measure = "joy"', 36, "'joy' is not measured"),
         ('title = "two peers"', "", 0, "title: is missing"),
+        ("[[peers]]", 'picture = "joy"\n[[peers]]', 3, "picture: is one of ttft_ms, tpot_ms"),
         ('name = "guessing"', 'name = "plain"', 0, "two have the same name"),
     ],
 )
@@ -163,6 +164,16 @@ def test_rows_of_another_system_are_laid_beside_ours(tmp_path):
 
     assert "| plain | petals | 1 | 0 | 120.5 |" in text(read_, rows, [])
     assert "plain (petals)" in picture(read_, rows)
+
+
+def test_rows_that_are_there_can_be_read_while_later_scenarios_run(tmp_path):
+    path = tmp_path / "rows.json"
+    first = {"scenario": "lab", "rows": [row("plain", 40.0).to_json()]}
+
+    for n_scenarios in (1, 2):
+        path.write_text(in_json([first], n_scenarios))
+        assert [each.tpot_ms for each in rows_of(path)] == [40.0]
+    assert isinstance(json.loads(in_json([first], 2)), list)
 
 
 @pytest.mark.parametrize("said", ["", "[]x", '{"rows": 3}', '{"rows": [{}]}', "[1]"])

@@ -45,6 +45,8 @@ def main() -> None:
     try:
         scenarios = [_chosen(read(find(name)), options.only) for name in options.scenarios]
         beside = [row for path in options.beside for row in rows_of(path)]
+        for folder in filter(None, (options.json and options.json.parent, options.pictures)):
+            folder.mkdir(parents=True, exist_ok=True)
         found = _found(scenarios, beside, options)
     except PermissionError as error:
         sys.exit(f"error: {error}")
@@ -53,8 +55,6 @@ def main() -> None:
         if error.hint:
             print(f"fix: {error.hint}", file=sys.stderr)
         sys.exit(3)
-    if options.json:
-        options.json.write_text(json.dumps(found[0] if len(found) == 1 else found, indent=1) + "\n")
     if any(verdict["holds"] is False for each in found for verdict in each["goals"]):
         sys.exit(1)
 
@@ -68,14 +68,45 @@ def _found(
         ConfigError: this machine cannot make such links.
     """
     if options.links == "proxy":
-        return [asyncio.run(_run(each, beside, options, None)) for each in scenarios]
+        return _run_all(scenarios, beside, options, None)
     from benchmarks.linklab.tun import Cloud, why_not
 
     if missing := why_not():
         raise ConfigError(f"--links tun: {missing}", hint="--links proxy needs neither")
     with Cloud(max(len(each.peers) for each in scenarios)) as cloud:
         cloud.enter_as_client()  # before there is a second thread
-        return [asyncio.run(_run(each, beside, options, cloud)) for each in scenarios]
+        return _run_all(scenarios, beside, options, cloud)
+
+
+def _run_all(
+    scenarios: Sequence[Scenario],
+    beside: Sequence[Row],
+    options: argparse.Namespace,
+    cloud: "Cloud | None",
+) -> list[dict[str, Any]]:
+    """One after the other. What a later one, or a picture, fails at loses no rows."""
+    from benchmarks.linklab import report
+
+    found: list[dict[str, Any]] = []
+    for scenario in scenarios:
+        told = asyncio.run(_run(scenario, beside, options, cloud))
+        found.append(told)
+        if options.json:
+            options.json.write_text(in_json(found, len(scenarios)))
+        if options.pictures:
+            rows = [*map(Row.from_json, told["rows"]), *_theirs(beside, scenario)]
+            drawn = report.picture(scenario, rows)
+            (options.pictures / f"{scenario.name}.svg").write_text(drawn)
+    return found
+
+
+def in_json(found: Sequence[dict[str, Any]], n_scenarios: int) -> str:
+    """What there is so far: a list, or the only one that was asked for."""
+    return json.dumps(found[0] if n_scenarios == 1 else found, indent=1) + "\n"
+
+
+def _theirs(beside: Sequence[Row], scenario: Scenario) -> list[Row]:
+    return [row for row in beside if row.scenario == scenario.name]
 
 
 def _list() -> None:
@@ -141,14 +172,10 @@ async def _run(
             rows = await run(scenario, make=make, rounds=rounds, is_first=options.first, tell=_tell)
         finally:
             await carrier.aclose()
-    theirs = [row for row in beside if row.scenario == scenario.name]
+    theirs = _theirs(beside, scenario)
     verdicts = judged(scenario, [*rows, *theirs])
     print(report.text(scenario, [*rows, *theirs], verdicts), flush=True)
     print(f"{common.machine()}; load {os.getloadavg()[0]:.1f}\n", flush=True)
-    if options.pictures:
-        options.pictures.mkdir(parents=True, exist_ok=True)
-        drawn = report.picture(scenario, [*rows, *theirs])
-        (options.pictures / f"{scenario.name}.svg").write_text(drawn)
     return {
         "schema": SCHEMA,
         "scenario": scenario.name,

@@ -15,6 +15,7 @@ from benchmarks.linklab.scenario import (
     ELSEWHERE,
     LLAMA,
     MANYHANDS,
+    MEASURES,
     TRANSFORMERS,
     Distances,
     Fault,
@@ -146,7 +147,7 @@ def read(path: Path) -> Scenario:
 def _scenario(top: _Table) -> Scenario:
     title, why = top.get("title", str), top.get("why", str, "")
     seed, rounds = top.get("seed", int, 1), top.get("rounds", int, 3)
-    picture = top.get("picture", str, "tpot_ms")
+    picture = top.one_of("picture", MEASURES, "tpot_ms")
     model = _model(top.table("model"))
     peers = tuple(map(_peer, top.tables("peers")))
     if not peers:

@@ -34,7 +34,7 @@ def main() -> int:
         from benchmarks.petals.comparing import compare  # it brings torch along
 
         return asyncio.run(compare(options, python))
-    except (Missing, Failed, ManyhandsError, PermissionError) as error:
+    except (Missing, Failed, ManyhandsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, Missing):
             print(f"fix: {error.fix}", file=sys.stderr)

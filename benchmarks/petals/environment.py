@@ -19,7 +19,10 @@ from pathlib import Path
 PYTHON = (3, 10)
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 INSTALL = "python -m benchmarks.petals install"
+PYTHON_FIX = f"pyenv install 3.10, or uv python install 3.10, or {INSTALL} --python PATH"
 GIGABYTES = 6
+ANSWER_S = 60  # for an interpreter to tell its version
+OURS = "made-by-manyhands-benchmarks"  # a note beside the environment, from before it is begun
 
 
 class Missing(Exception):
@@ -55,18 +58,35 @@ def install(folder: Path, python: Path | None = None) -> None:
     """Make the environment anew.
 
     Raises:
-        Missing: there is no Python 3.10, or a package cannot be had.
+        Missing: there is no Python 3.10, a package cannot be had, or another's environment is in
+            the way.
+        OSError: the folder cannot be written to.
     """
-    python = python or find_python()
+    python = find_python() if python is None else _checked(python)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "installed").unlink(missing_ok=True)
-    shutil.rmtree(folder / "venv", ignore_errors=True)
+    _clear(folder)
     _run("a virtual environment", str(python), "-m", "venv", str(folder / "venv"))
     ours = str(folder / "venv" / "bin" / "python")
     pip = (ours, "-m", "pip", "install", "--quiet", "--no-deps")
     _run("the packages", *pip, "--requirement", str(REQUIREMENTS))
     _run("Petals, to see whether it can be imported", ours, "-W", "ignore", "-c", "import petals")
     (folder / "installed").write_text(_digest())
+
+
+def _clear(folder: Path) -> None:
+    """Away with an environment that we made there, and with no other.
+
+    Raises:
+        Missing: whoever made it was not us.
+    """
+    venv, ours = folder / "venv", folder / OURS
+    if venv.exists() and not (ours.exists() or (folder / "installed").exists()):
+        raise Missing(
+            f"{venv} was not made by this command", f"remove it, or {INSTALL} --folder ANOTHER"
+        )
+    ours.touch()  # first: what is begun and not done is ours, too
+    (folder / "installed").unlink(missing_ok=True)
+    shutil.rmtree(venv, ignore_errors=True)
 
 
 def find_python() -> Path:
@@ -76,14 +96,33 @@ def find_python() -> Path:
         Missing: none was found.
     """
     for candidate in _candidates():
-        asked = "import sys; print(*sys.version_info[:2])"
-        told = subprocess.run([candidate, "-c", asked], capture_output=True, text=True, check=False)
-        if told.stdout.split() == [str(part) for part in PYTHON]:
+        if _version(candidate) == PYTHON:
             return candidate
-    raise Missing(
-        "there is no Python 3.10, and Petals' client hangs on later ones",
-        f"pyenv install 3.10, or uv python install 3.10, or {INSTALL} --python PATH",
-    )
+    raise Missing("there is no Python 3.10, and Petals' client hangs on later ones", PYTHON_FIX)
+
+
+def _checked(python: Path) -> Path:
+    """
+    Raises:
+        Missing: it is none, or of another version.
+    """
+    version = _version(python)
+    if version is None:
+        raise Missing(f"{python} is no Python that runs", PYTHON_FIX)
+    if version != PYTHON:
+        told = ".".join(map(str, version))
+        raise Missing(f"{python} is Python {told}, and Petals' client wants 3.10", PYTHON_FIX)
+    return python
+
+
+def _version(python: Path) -> tuple[int, ...] | None:
+    """None: nothing that answers as a Python does."""
+    asked = [python, "-c", "import sys; print(*sys.version_info[:2])"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=ANSWER_S)
+        return tuple(map(int, told.stdout.split()))
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
 
 
 def _candidates() -> Iterator[Path]:
