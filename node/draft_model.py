@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from protocol.asking import ANY_DRAFTER, MAX_DRAFTS, MODEL_DRAFTER
@@ -50,12 +51,16 @@ class DraftModel:
     def think(self, thoughts: "Thoughts") -> None:
         """As soon as there is a moment. Returns at once; any thread."""
         with self._wanted:
+            if self._thread is None and not self._start():
+                return
             if thoughts not in self._jobs:
                 self._jobs.append(thoughts)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._main, name="drafts", daemon=True)
-                self._thread.start()
             self._wanted.notify()
+
+    def forget(self, thoughts: "Thoughts") -> None:
+        """Nobody wants its guesses any more."""
+        with self._wanted, suppress(ValueError):
+            self._jobs.remove(thoughts)
 
     @property
     def is_wanted(self) -> bool:
@@ -66,25 +71,41 @@ class DraftModel:
         each_s = spent_s / n_guesses
         self.guess_s = LATEST * self.guess_s + (1 - LATEST) * each_s if self.guess_s else each_s
 
-    def _main(self) -> None:
-        while (thoughts := self._next()) is not None:
-            try:
-                thoughts.go_on()
-            except ManyhandsError as error:
-                log.info("no guesses", extra={"error": str(error)})
-                thoughts.give_up()
-            except Exception:  # a mistake of ours costs this session its guesses, and no more
-                log.exception("no guesses")
-                thoughts.give_up()
+    def _start(self) -> bool:
+        self._thread = threading.Thread(target=self._main, name="drafts", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system gives us no more of them now
+            log.warning("no guesses", extra={"error": str(error)})
+            self._thread = None
+        return self._thread is not None
 
-    def _next(self) -> "Thoughts | None":
+    def _main(self) -> None:
+        while self._is_needed():
+            self._run_next()
+
+    def _is_needed(self) -> bool:
         with self._wanted:
             if not self._jobs:
                 self._wanted.wait(IDLE_S)
             if not self._jobs:
                 self._thread = None
-                return None
-            return self._jobs.popleft()
+            return bool(self._jobs)
+
+    def _run_next(self) -> None:
+        """In a frame of its own: a thread that waits keeps no session, with its span's weights."""
+        with self._wanted:
+            if not self._jobs:  # it was forgotten meanwhile
+                return
+            thoughts = self._jobs.popleft()
+        try:
+            thoughts.go_on()
+        except ManyhandsError as error:
+            log.info("no guesses", extra={"error": str(error)})
+            thoughts.give_up()
+        except Exception:  # a mistake of ours costs this session its guesses, and no more
+            log.exception("no guesses")
+            thoughts.give_up()
 
 
 class Thoughts:
@@ -110,7 +131,8 @@ class Thoughts:
         self._handed = 0
         self._guess: tuple[int, Sequence[int]] = 0, ()  # behind how many ids, and what
         self._is_over = False
-        self._lease: Lease | None = None  # the model's thread's, as the next
+        self._at_work = threading.Lock()  # by whoever is at the next two
+        self._lease: Lease | None = None
         self._run: list[int] = []  # ids whose rows are in it, guesses among them
 
     # --- on the event loop ------------------------------------------------------------------------
@@ -140,17 +162,34 @@ class Thoughts:
         self.model.think(self)
 
     def close(self) -> None:
-        """Its session is over: what it kept is freed, by the thread that may be at it."""
-        self._is_over = True
-        self.model.think(self)
+        """Its session is over: its room is given back now, or behind the step that is run for it,
+        whoever else waits."""
+        self.model.forget(self)
+        self.give_up()
 
     # --- on the model's thread --------------------------------------------------------------------
 
     def go_on(self) -> None:
         """Read what is new, then guess, until there is something newer."""
-        if self._is_over:
+        with self._at_work:
+            self._go_on()
+        if self._is_over:  # meanwhile, and somebody could not free what we were at
             self.give_up()
-            return
+
+    def give_up(self) -> None:
+        """No guesses from here on. Any thread."""
+        self._is_over, self._told = True, _nobody
+        if not self._at_work.acquire(blocking=False):
+            return  # who is at it looks behind it, in `go_on`
+        try:
+            if self._lease is not None:
+                self._lease.close()
+                self._lease = None
+            self._run.clear()
+        finally:
+            self._at_work.release()
+
+    def _go_on(self) -> None:
         with self._lock:
             ids, most = list(self._ids), self._asked
             self._forget(ids)
@@ -175,13 +214,6 @@ class Thoughts:
     def _tell(self) -> None:
         if not self._is_over:
             self._told()
-
-    def give_up(self) -> None:
-        self._is_over = True
-        if self._lease is not None:
-            self._lease.close()
-            self._lease = None
-        self._run.clear()
 
     def _forget(self, ids: Sequence[int]) -> None:
         """Rows of guesses that did not come, from the first one on."""
@@ -229,6 +261,10 @@ class Thoughts:
                 return False
             time.sleep(LOOK_S)
         return not self._is_over
+
+
+def _nobody() -> None:
+    """Is told of guesses of a session that is over."""
 
 
 def thoughts_of(
