@@ -17,15 +17,15 @@ Cost = Callable[[Reserve, int | None], int]
 
 
 class Leftovers:
-    """Of one node; `cost_bytes` says what a session takes, in all or with so many positions."""
+    """Of one node; `rows_bytes` says what a session's rows take, all or so many."""
 
-    def __init__(self, prefixes: Prefixes, served: Served, cost_bytes: Cost) -> None:
-        self._prefixes, self._served, self._cost_bytes = prefixes, served, cost_bytes
+    def __init__(self, prefixes: Prefixes, served: Served, rows_bytes: Cost) -> None:
+        self._prefixes, self._served, self._rows_bytes = prefixes, served, rows_bytes
         self._shrinking: set[asyncio.Task[None]] = set()
 
     def keep(self, rows: Rows, free_bytes: int, batcher: Batcher) -> None:
         """If there is room."""
-        if not self._prefixes.retain(rows, self._cost_bytes(rows.reserve, None), free_bytes):
+        if not self._prefixes.retain(rows, self._rows_bytes(rows.reserve, None), free_bytes):
             return
         if rows.lease.capacity >= WASTEFUL * rows.length:
             task = asyncio.create_task(self._shrink(rows, batcher))
@@ -42,4 +42,4 @@ class Leftovers:
         """Copy what is kept to where it takes no more room than it needs."""
         copy = await smaller(rows, self._served.engine, batcher)
         if copy is not None:
-            self._prefixes.shrunk(rows, *copy, self._cost_bytes(rows.reserve, rows.length))
+            self._prefixes.shrunk(rows, *copy, self._rows_bytes(rows.reserve, rows.length))

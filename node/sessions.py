@@ -76,7 +76,7 @@ class Sessions:
             self._hops, self._tombstones, lambda: self.around.neighbours.flush()
         )
         self._filing: set[Hop] = set()
-        self._leftovers = Leftovers(self.prefixes, served, self.cost_bytes)
+        self._leftovers = Leftovers(self.prefixes, served, self.rows_bytes)
         self._emptied = asyncio.Event()
 
     def __len__(self) -> int:
@@ -108,13 +108,18 @@ class Sessions:
 
     # --- admission --------------------------------------------------------------------------------
 
-    def cost_bytes(self, reserve: Reserve, capacity: int | None = None) -> int:
-        """What a session keeps here: its lease and journal, by default for all it may need."""
+    def cost_bytes(self, reserve: Reserve) -> int:
+        """What a session keeps here while it lives: its rows, and what it guesses by."""
+        guessing = drafting.kept_bytes(reserve, reserve.capacity, self.served.draft_model)
+        return self.rows_bytes(reserve) + guessing
+
+    def rows_bytes(self, reserve: Reserve, capacity: int | None = None) -> int:
+        """Of that, what stays when it is over, and what another takes over: lease and journal, by
+        default for all it may need."""
         positions, span = capacity or reserve.capacity, reserve.span
         journal = 0 if reserve.is_last else self.served.row_bytes
         lease = self.served.engine.lease_bytes(positions, entry=span.start, exit=span.stop)
-        ids = drafting.kept_bytes(reserve, positions, self.served.draft_model)
-        return lease + positions * journal + kept_bytes(reserve, positions) + ids
+        return lease + positions * journal + kept_bytes(reserve, positions)
 
     def admit(self, reserve: Reserve, client: str, stream: Stream, hold: Hold | None = None) -> Hop:
         """Room for a session, which is paid from `hold` where allotments pay.
@@ -326,7 +331,7 @@ class Sessions:
         return Leaving(
             epoch=hop.session.epoch,
             left_ms=round(timeout_s * 1000),
-            row_bytes=self.cost_bytes(hop.session.reserve, 1),
+            row_bytes=self.rows_bytes(hop.session.reserve, 1),
             up_bytes_per_s=up_bytes_per_s,
         )
 

@@ -101,7 +101,7 @@ class Sparing:
 
     def _begun(self, client: str, reserve: Reserve) -> Rows:
         sessions, span = self._sessions, reserve.span
-        n_bytes = sessions.cost_bytes(reserve)
+        n_bytes = sessions.rows_bytes(reserve)
         if not sessions.prefixes.may_copy(client, n_bytes, sessions.free_bytes):
             raise PeerBusy("", f"a copy needs {n_bytes} bytes of room that nobody else needs")
         lease = sessions.served.engine.open(reserve.capacity, entry=span.start, exit=span.stop)

@@ -159,6 +159,8 @@ async def test_what_a_model_keeps_is_counted_when_a_session_is_admitted(three):
 
     more = last.cost_bytes(guessed) - last.cost_bytes(plain)
     assert more == model.kept_bytes(guessed.capacity) > 0
+    # It ends with the session, and is handed over to nobody.
+    assert last.rows_bytes(guessed) == last.rows_bytes(plain)
 
 
 def test_a_model_whose_tokens_are_other_ones_is_refused_at_the_start(tmp_path):

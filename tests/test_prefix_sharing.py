@@ -149,7 +149,7 @@ async def test_a_session_that_ends_early_leaves_no_more_room_taken_than_it_used(
             sessions = local.node.sessions
             [rows] = retained(local)
             assert rows.lease.capacity == rows.length < 110
-            assert sessions.prefixes.retained_bytes == sessions.cost_bytes(
+            assert sessions.prefixes.retained_bytes == sessions.rows_bytes(
                 rows.reserve, rows.length
             )
         again = await whole(client.generate(ask(chain, TURN_1)))

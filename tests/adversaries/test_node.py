@@ -81,7 +81,7 @@ async def test_who_reserves_and_never_commits_holds_a_quarter_and_others_are_ser
     node = Swarm(model, tmp_path, lambda identity: GrpcTransport(identity, OPEN_SWARM_ID))
     (local,) = await node.start((0, 6), kv_cache_bytes=2 << 20)
     sessions = local.node.sessions
-    position_bytes = sessions.cost_bytes(reserve(node), 1)
+    position_bytes = sessions.rows_bytes(reserve(node), 1)
     tenth = replace(reserve(node), capacity=(2 << 20) // position_bytes // 10)
     greedy = await transport().dial(node.nodes[0].address)
 
@@ -113,7 +113,7 @@ async def test_whoever_says_that_its_answer_has_begun_gains_an_eighth_and_passes
     (local,) = await node.start((0, 3), kv_cache_bytes=1 << 20)
     sessions = local.node.sessions
     base = reserve(node, span=Span(0, 3), has_begun=True, max_tokens=4, budget_ms=60_000)
-    position_bytes = sessions.cost_bytes(base, 1)
+    position_bytes = sessions.rows_bytes(base, 1)
     connections: list[Connection] = []
 
     async def asks(share: float, **what: object) -> object:
@@ -131,7 +131,7 @@ async def test_whoever_says_that_its_answer_has_begun_gains_an_eighth_and_passes
     claims = [await asks(0.06) for _ in range(3)]
     assert isinstance(claims[0], Reserved)
     assert isinstance(claims[2], PeerBusy)  # though there is room: of all who did not commit
-    assert sessions.free_bytes > sessions.cost_bytes(base, 16)
+    assert sessions.free_bytes > sessions.rows_bytes(base, 16)
     for connection in connections:
         await connection.aclose()
     await until(lambda: sessions.reserved_bytes == 0, timeout_s=5)
@@ -144,7 +144,7 @@ async def test_a_large_newcomer_gets_its_room_beside_a_tiny_session(tmp_path: Pa
     )
     (local,) = await node.start((0, 6), kv_cache_bytes=1 << 20)
     sessions = local.node.sessions
-    position_bytes = sessions.cost_bytes(reserve(node), 1)
+    position_bytes = sessions.rows_bytes(reserve(node), 1)
     connections = [await transport().dial(local.address) for _ in range(2)]
     large = (1 << 20) * 9 // 10 // position_bytes
 
