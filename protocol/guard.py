@@ -30,6 +30,7 @@ class Budget:
     calls: Limit
     bytes: Limit | None = None
     checks: Limit | None = None
+    is_pressing: bool = True  # to go on beyond it is held against a peer
 
 
 class Allowance:
@@ -71,8 +72,12 @@ OF_METHOD: Mapping[str, Budget] = {
         calls=Limit(per_s=10, burst=200), bytes=Limit(per_s=4 * 2**20, burst=128 * 2**20)
     ),
     "fingerprints": Budget(calls=Limit(per_s=50, burst=500)),
-    "owing": Budget(  # a process asks each node once; what it shows are signatures to check
-        calls=Limit(per_s=1, burst=100), bytes=Limit(per_s=64 * 1024, burst=4 * 2**20)
+    # A process asks each node once, so that a batch of commands asks often and knows nothing of it:
+    # it is refused, and not banned. What it shows are signatures to check.
+    "owing": Budget(
+        calls=Limit(per_s=1, burst=100),
+        bytes=Limit(per_s=64 * 1024, burst=4 * 2**20),
+        is_pressing=False,
     ),
     "sent_rows": Budget(
         calls=Limit(per_s=10, burst=200), bytes=Limit(per_s=4 * 2**20, burst=256 * 2**20)
@@ -105,11 +110,14 @@ class Guard:
         if n_streams >= MAX_STREAMS:
             self.refused["streams"] += 1
             return PeerBusy(listener, f"you have {n_streams} streams open here, which is all")
-        allowance = self._of_method.get(method)
-        if self._all.admit(caller) and (allowance is None or allowance.admit(caller)):
-            return None
+        allowance, is_pressing = self._of_method.get(method), True
+        if self._all.admit(caller):
+            if allowance is None or allowance.admit(caller):
+                return None
+            is_pressing = OF_METHOD[method].is_pressing
         self.refused["calls"] += 1
-        self.offended(caller, "it calls far more often than it may", FLOOD_WEIGHT)
+        if is_pressing:
+            self.offended(caller, "it calls far more often than it may", FLOOD_WEIGHT)
         return PeerBusy(listener, f"too many calls of {method} from you", hint="try again shortly")
 
     def answered(self, caller: PeerId, method: str, n_bytes: int) -> None:

@@ -163,6 +163,20 @@ def test_calls_beyond_the_budget_are_told_to_wait_and_others_notice_nothing(
     assert ask(guard, BAD, method) is None
 
 
+def test_a_batch_of_commands_that_ask_what_is_owed_is_refused_and_not_banned(
+    guard: Guard, clock: Clock
+):
+    refused = []
+    for _ in range(200):
+        refused += [ask(guard, method="owing") for _ in range(5)]
+        clock.pass_s(1)
+
+    assert {type(each) for each in refused} == {type(None), PeerBusy}
+    assert ask(guard) is None
+    while not isinstance(ask(guard, method="owing"), PeerRefused):  # a flood still is one
+        assert guard.refused["calls"] < 20_000
+
+
 def test_who_floods_on_is_banned_and_hears_until_when(guard: Guard):
     for _ in range(int(ALL.calls.burst) + 500):
         error = ask(guard)
