@@ -28,6 +28,8 @@ from protocol.clock import wall_ms
 from protocol.errors import ConfigError, UsageError
 
 MOST_TABS, N_DAYS = 50, 14
+Tab = tuple[bytes, bytes]  # its payee, its id
+Parts = tuple[tuple[int, int], ...]  # of a tab: a day, and what it came to more on it
 KINDS = {"csv": "text/csv", "jsonl": "application/jsonl", "focus": "text/csv", "html": "text/html"}
 
 
@@ -41,7 +43,9 @@ class Followed:
     view: dict[str, Any] = field(default_factory=dict)
     view_of: tuple[int, int, int] = (-1, -1, -1)  # its entries, open tabs, credit notes then
     days: dict[int, list[int]] = field(default_factory=dict)  # earned and spent, by day since 1970
-    day_of: dict[tuple[bytes, bytes], int] = field(default_factory=dict)  # by payee and tab
+    parts: dict[Tab, tuple[tuple[int, int], ...]] = field(
+        default_factory=dict
+    )  # day, what it added
     tables: Tables = field(default_factory=dict)  # for credit notes
 
 
@@ -128,20 +132,24 @@ class HomeBooks:
             claim = entry.claim(reader.account)
             more = known.fold.add(claim)
             known.days.setdefault(entry.epoch, [0, 0])[claim.payee != reader.account] += more
-            known.day_of[claim.payee, claim.session_id] = entry.epoch
+            tab = claim.payee, claim.session_id
+            known.parts[tab] = (*known.parts.get(tab, ()), (entry.epoch, more))
             known.n_read, known.last_id = entry.index + 1, entry.receipt_id
         return known
 
 
 def _days(known: Followed, noted: Noted) -> list[list[Any]]:
     """Earned and spent on each of the last days of UTC, the oldest first: less what is taken off
-    tabs, on the day that each ended.
+    tabs, off what each came to last.
     """
     last = wall_ms() // 86_400_000
     sums = {day: [*known.days.get(day, (0, 0))] for day in range(last - N_DAYS + 1, last + 1)}
     for tab, off in noted.off.items():
-        if (day := known.day_of.get(tab)) in sums:
-            sums[day][tab[0] != noted.own] -= off
+        for day, more in reversed(known.parts.get(tab, ())):
+            less = min(off, more)
+            off -= less
+            if day in sums:
+                sums[day][tab[0] != noted.own] -= less
     return [[moment(day * 86_400_000).date().isoformat(), *both] for day, both in sums.items()]
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from ledger import Ledger
+from ledger.balances import Fold
 from ledger.homes import Book
 from ledger.noted import NOTHING_NOTED, Noted
 from ledger.reader import FILE_NAME
 from manyhands import dashboard
-from manyhands.dashboard.books import HomeBooks, _days
+from manyhands.dashboard.books import Followed, HomeBooks, _days
 from manyhands.dashboard.earnings import Earnings
 from manyhands.dashboard.node_routes import NodePanel
 from protocol.clock import wall_ms
@@ -49,14 +50,25 @@ def test_a_day_is_told_less_what_was_taken_off_its_tabs(tmp_path: Path, provider
     books = HomeBooks(tmp_path)
     (told,) = books.balances()
     (known,) = books._followed.values()
-    (tab,) = known.day_of
-    known.day_of[tab] = day = wall_ms() // 86_400_000
+    (tab,) = known.parts
+    day = wall_ms() // 86_400_000
+    known.parts[tab] = ((day, told["earned_ncr"]),)
     known.days = {day: [told["earned_ncr"], 0]}
 
     off = Noted(provider.public_key, {tab: 40, (bytes(32), bytes(16)): 7})
 
     assert _days(known, NOTHING_NOTED)[-1][1:] == [told["earned_ncr"], 0]
     assert _days(known, off)[-1][1:] == [told["earned_ncr"] - 40, 0]
+
+
+def test_more_off_a_tab_than_its_last_day_added_comes_off_the_days_before() -> None:
+    own, tab, day = b"p" * 32, b"t" * 16, wall_ms() // 86_400_000
+    known = Followed(Fold(own), days={day - 1: [100, 0], day: [10, 0]})
+    known.parts = {(own, tab): ((day - 100, 5), (day - 1, 100), (day, 10))}
+
+    for off, left in ((4, [100, 6]), (60, [50, 0]), (115, [0, 0])):
+        told = _days(known, Noted(own, {(own, tab): off}))
+        assert [earned for _, earned, _ in told[-2:]] == left
 
 
 def test_what_was_earned_is_told_with_its_latest_tabs_and_grows(
