@@ -49,7 +49,7 @@ class Ends:
 
     def logits(self, ids: Sequence[int], rows: Rows) -> Floats:
         """What the head says of rows behind the last block, [len(ids), vocabulary]."""
-        self._between.given = torch.from_numpy(np.ascontiguousarray(rows))[None]
+        self._between.given = torch.from_numpy(np.array(rows))[None]  # rows may be a peer's bytes
         try:
             found: Floats = self._run(ids).logits[0].float().numpy()
             return found
