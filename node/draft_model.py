@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from node.thinking_time import ThinkingTime
 from protocol.asking import ANY_DRAFTER, MAX_DRAFTS, MODEL_DRAFTER
 from protocol.errors import ManyhandsError
 from protocol.messages import Reserve
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PIECE_ROWS = 64  # of a prompt, between two looks at the torch thread
 LOOK_S, PATIENCE_S = 0.0005, 0.05  # between looks; then these guesses would come too late
 IDLE_S = 5.0  # a thread with nothing to do ends
-LATEST = 0.9  # weight of earlier guesses' time beside the latest
 
 
 class DraftModel:
@@ -37,7 +36,7 @@ class DraftModel:
 
     def __init__(self, engine: "ShardEngine", n_ids: int) -> None:
         self.engine, self.n_ids = engine, n_ids
-        self.guess_s = 0.0  # what one takes, waiting for a moment included; 0: none was made yet
+        self.time = ThinkingTime()
         self._jobs: deque[Thoughts] = deque()  # sessions that wait, each once
         self._wanted = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -66,10 +65,6 @@ class DraftModel:
     def is_wanted(self) -> bool:
         """Whether others wait, or somebody has something new to think of."""
         return bool(self._jobs)
-
-    def took(self, spent_s: float, n_guesses: int) -> None:
-        each_s = spent_s / n_guesses
-        self.guess_s = LATEST * self.guess_s + (1 - LATEST) * each_s if self.guess_s else each_s
 
     def _start(self) -> bool:
         self._thread = threading.Thread(target=self._main, name="drafts", daemon=True)
@@ -194,8 +189,7 @@ class Thoughts:
             ids, most = list(self._ids), self._asked
             self._forget(ids)
             self._new_from = len(ids)
-        began_s, n = time.perf_counter(), len(ids)
-        guess: list[int] = []
+        n, guess = len(ids), list[int]()
         follows = self._read(ids)
         while follows is not None and follows < self.model.n_ids:
             guess.append(follows)
@@ -204,7 +198,6 @@ class Thoughts:
             follows = self._step(guess[-1:])
         if not guess:
             return
-        self.model.took(time.perf_counter() - began_s, len(guess))
         self._guess = n, tuple(guess)
         try:
             self._call_on_loop(self._tell)
@@ -229,7 +222,7 @@ class Thoughts:
         follows = None
         while len(self._run) < len(ids):
             at = len(self._run)
-            follows = self._step(ids[at : at + PIECE_ROWS])
+            follows = self._step(ids[at : at + self.model.time.piece_rows])
             if follows is None:
                 return None
             if self.model.is_wanted and len(self._run) < len(ids):
@@ -242,8 +235,10 @@ class Thoughts:
 
         from node.engine import StepItem
 
+        came_s = time.perf_counter()
         if not self._wait():
             return None
+        began_s = time.perf_counter()
         engine = self.model.engine
         if self._lease is None:
             self._lease = engine.open(self._capacity)
@@ -251,7 +246,9 @@ class Thoughts:
         [result] = engine.step([item])
         assert result.logits is not None
         self._run += rows
-        return int(result.logits[-1].argmax())
+        follows = int(result.logits[-1].argmax())
+        self.model.time.took(len(rows), time.perf_counter() - began_s, began_s - came_s)
+        return follows
 
     def _wait(self) -> bool:
         """For the torch thread to have nothing to do. False: it has not, or nobody wants this."""

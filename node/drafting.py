@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FORGETTING = 0.95  # weight of a guess after another one
 PRIOR_RIGHT, PRIOR_GUESSES = 2.0, 4.0  # before any was judged
 LATEST = 16  # rounds, of which the shortest tells the time around the ring
-PROBING = 16  # ids, after which one guess is thought of that does not pay, to see
+PROBING = 16  # ids, after which two guesses are thought of that do not pay, to see
 LAGGING, MOST_LAG = 0.2, 10.0  # weight of the latest round that was waited for; what one may say
 RELAXING = 0.995  # of what lag there is, each round that tells nothing of it: it is tried again
 INDEX_BYTES = 160  # of a position: where ids like those before it stood last
@@ -86,13 +86,14 @@ class Drafting:
         self._sources, self._costs = sources, costs
         self._n_shares, self._ends, self._clock = n_shares, ends, clock
         self._allowance = Allowance() if is_earned else None
-        self._sent, self._sent_by = 0, sources[0]  # the first few of its guess
-        self._n = 0  # ids by then
-        self._probed = 0  # ids when one was thought of last that did not pay
+        self._sent = self._n = 0  # the first few of somebody's guess, and ids by then
+        self._probed, self._due = -1, 0  # ids when one that did not pay was asked for; will be
+        self._is_second = False
         self._rings_s: deque[float] = deque(maxlen=LATEST)
         self.at_once = 0
         self._lag = 1.0  # how much later small frames come than the law has it
-        self._at_s = 0.0
+        self._at_s = self._late_s = 0.0  # when ids came last, and how much later guesses went
+        self._follow = False  # the newest id had gone by then
 
     def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
         costs, is_new = self._costs(len(ids)), len(ids) != self._n
@@ -106,9 +107,9 @@ class Drafting:
                 continue  # what it had to say was not sent
             guess, window = self._ask(source, ids, min(most, MAX_DRAFTS), costs, rate)
             if guess and window.tokens_per_s > rate:
-                best, rate, self._sent_by = guess, window.tokens_per_s, source
-                self.at_once = window.at_once
-        self._sent = len(best)
+                best, rate, self.at_once = guess, window.tokens_per_s, window.at_once
+        self._sent, self._follow = len(best), not is_new
+        self._late_s = self._clock() - self._at_s
         if self._allowance is not None:
             self._allowance.sent(self._sent)
         return best
@@ -123,16 +124,23 @@ class Drafting:
         window = self._window(costs, source)
         depth = window.n_guesses
         if source.thinks_s is not None:
-            is_due = len(ids) - self._probed >= PROBING or not source.guess_s
             if not depth or window.tokens_per_s <= rate:
-                depth, most = 0, min(most, 1 if is_due else 0)
+                depth, most = 0, min(most, 1 if self._is_probed(len(ids)) else 0)
             most = min(most, depth or most)
             if self._allowance is not None:
                 depth = min(depth, self._allowance.most)
         source.guess = guess = self._until_end(source.drafter.guess(ids, most))
-        if source.thinks_s is not None and guess:
-            self._probed = len(ids)
         return guess[:depth], window
+
+    def _is_probed(self, n: int) -> bool:
+        """Whether one guess is asked for here that does not pay. Whether it comes or not, the next
+        is some ids later: who thinks too slowly does not think at each token. Two behind each
+        other: the first reads what came since, so only the second says what a guess takes.
+        """
+        if n >= self._due and n != self._probed:
+            self._probed, self._due = n, n + (PROBING if self._is_second else 1)
+            self._is_second = not self._is_second
+        return n == self._probed
 
     def _until_end(self, guess: Sequence[int]) -> Sequence[int]:
         for at, token_id in enumerate(guess):
@@ -151,10 +159,14 @@ class Drafting:
             source.learn(came)
         if self._allowance is not None:
             self._allowance.came(len(came), min(self._sent, len(came) - 1))
+        n_judged = min(len(came), 1 + self._sent)
         rows = min(1 + self._sent, self.at_once or 1 + self._sent)  # of a frame
-        took_s -= self._sent * self._sent_by.guess_s
+        if self._follow and n_judged == 1:
+            rows = 1  # it was not waited for: the row of the token had gone before
+        else:
+            took_s -= self._late_s
         ring_s = took_s - (rows - 1) * costs.row_s * self._n_shares
-        n_waited = -(-min(len(came), 1 + self._sent) // rows) - 1  # frames behind the first
+        n_waited = -(-n_judged // rows) - 1  # frames behind the first
         behind_s = n_waited * frame_s(costs, rows)
         if behind_s and self._rings_s:
             lag = min(max(0.0, ring_s - min(self._rings_s)) / behind_s, MOST_LAG)
@@ -169,7 +181,7 @@ class Drafting:
         """What of its guesses is worth sending now."""
         # A round that was longer waited somewhere: guessing further would make others wait for it.
         ring_s = min(self._rings_s, default=0.0)
-        if not ring_s or not costs.row_s:
+        if ring_s <= 0 or not costs.row_s:
             return Window(0, 0.0)  # nothing is known yet of what a window takes
         measured = source.acceptance, ring_s, costs, self._n_shares
         return best_window(*measured, guess_s=source.guess_s, lag=self._lag)
@@ -190,7 +202,7 @@ def drafter_of(
         sources = [Source(make())] if make is not None else []
         if thoughts is not None:
             thoughts.begin_epoch()
-            sources.append(Source(thoughts, lambda: thoughts.model.guess_s))
+            sources.append(Source(thoughts, lambda: thoughts.model.time.guess_s))
         return Drafting(sources, costs, n_shares, ends, is_earned=earns(asked.drafter))
 
     return made

@@ -20,6 +20,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from manyhands.distributed.cache import RemoteCache
 from node.drafting import Drafting, Source
 from node.step_cost import Shape, StepCost
+from node.thinking_time import ThinkingTime
 from node.work import RowCost
 from protocol.asking import MAX_DRAFTS
 from protocol.errors import UsageError
@@ -27,7 +28,6 @@ from protocol.lookup import Lookup
 from protocol.sampling import SamplingParams, sample
 
 NOBODY, LOOKUP = "none", "lookup"
-LATEST = 0.9  # weight of earlier guesses' time beside the latest
 
 
 class Drafted:
@@ -102,7 +102,7 @@ class Drafted:
         source = Source(Lookup())
         if self._drafter != LOOKUP:
             small = SmallModel(self._drafter)
-            source = Source(small, lambda: small.guess_s)
+            source = Source(small, lambda: small.time.guess_s)
         ends = config.eos_token_id
         ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
 
@@ -138,26 +138,24 @@ class SmallModel:
     def __init__(self, model: Any) -> None:
         self._model, self._cache = model, DynamicCache(config=model.config)
         self._run: list[int] = []  # ids whose rows are in the cache
-        self.guess_s = 0.0  # what one took
+        self.time = ThinkingTime()
 
     @torch.no_grad()
     def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
         if most <= 0:
             return ()
-        began_s = time.perf_counter()
         self._forget(ids)
-        guess = list(self._guesses(ids, min(most, MAX_DRAFTS)))
-        each_s = (time.perf_counter() - began_s) / len(guess)
-        self.guess_s = LATEST * self.guess_s + (1 - LATEST) * each_s if self.guess_s else each_s
-        return guess
+        return list(self._guesses(ids, min(most, MAX_DRAFTS)))
 
     def _guesses(self, ids: Sequence[int], most: int) -> Iterator[int]:
         rows = list(ids[len(self._run) :])
         for _ in range(most):
+            began_s, n_rows = time.perf_counter(), len(rows)
             window = torch.tensor([rows], device=self._model.device)
             logits = self._model(window, past_key_values=self._cache, use_cache=True).logits
             self._run += rows
             rows = [int(logits[0, -1].argmax())]
+            self.time.took(n_rows, time.perf_counter() - began_s)
             yield rows[0]
 
     def _forget(self, ids: Sequence[int]) -> None:

@@ -1,10 +1,11 @@
 """A last hop guesses as far ahead as that pays, by what it measured."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from node.drafting import Drafting, Source
+from node.thinking_time import MOST_PIECE, PIECE_S, ThinkingTime
 from node.work import RowCost
 from protocol.asking import MAX_DRAFTS
 
@@ -133,3 +134,103 @@ def test_small_frames_that_come_back_one_long_after_the_other_are_given_up():
 
     assert widths[0] < 4
     assert widths[1] >= 8
+
+
+class Model:
+    """A source that takes time. Guesses are there when `is_in_time` says so."""
+
+    def __init__(self, thinks_s: float, right: int = 1) -> None:
+        self.thinks_s, self.right, self.asked, self.is_in_time = thinks_s, right, 0, True
+
+    def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
+        self.asked += most > 0
+        return [self.right] * most if self.is_in_time else ()
+
+    def drafting(self, cost: RowCost, n_shares: float, clock: Callable[[], float]) -> Drafting:
+        source = Source(self, lambda: self.thinks_s)
+        return Drafting([source], lambda position: cost, n_shares, frozenset(), clock)
+
+
+@pytest.mark.parametrize("others_s", [0.004, 0.1])
+def test_guesses_that_were_ready_and_waits_of_others_do_not_make_a_ring_shorter(others_s):
+    """What a guess takes is one figure for all sessions; here they are ready when a token comes."""
+    now_s, model, ids, sent = 0.0, Model(0.004), [1] * 20, []
+    drafting = model.drafting(RowCost(0.0002, 1, 0.001), 4.0, lambda: now_s)
+    for n in range(40):
+        if n == 20:
+            model.thinks_s = others_s
+        sent.append(len(drafting.guess(ids, 500)))
+        now_s += 0.03 + 0.0008 * sent[-1]
+        ids = [*ids, *[1] * (1 + sent[-1])]
+        assert min(drafting._rings_s, default=1.0) > 0.02
+
+    assert sent[19] == MAX_DRAFTS
+    assert sent[-1] == (MAX_DRAFTS if others_s < 0.03 else 0)
+
+
+def test_what_late_guesses_were_waited_for_is_no_time_of_the_ring():
+    now_s, model, ids = 0.0, Model(0.005), [1] * 20
+    drafting = model.drafting(RowCost(0.0002, 1, 0.001), 4.0, lambda: now_s)
+    for _ in range(20):
+        model.is_in_time = False
+        drafting.guess(ids, 500)
+        model.is_in_time = True
+        now_s += 0.02
+        n = len(drafting.guess(ids, 500))  # it thought of something: they follow the token
+        now_s += (0.03 + 0.0008 * n) if n else 0.01
+        ids = [*ids, *[1] * (1 + n)]
+
+    assert n > 0
+    assert min(drafting._rings_s) == pytest.approx(0.03, rel=0.1)
+
+
+def test_a_ring_that_takes_no_time_is_no_reason_to_guess_and_no_mistake():
+    model, ids = Model(0.0), [1] * 20
+    drafting = model.drafting(RowCost(0.001, 1, 0.005), 4.0, lambda: 1.0)
+    for _ in range(10):
+        assert not drafting.guess(ids, 500)
+        ids = [*ids, 1]
+
+
+def test_a_model_that_is_always_too_late_is_asked_now_and_then_only():
+    now_s, model, ids = 0.0, Model(0.2), [1] * 20
+    model.is_in_time = False
+    drafting = model.drafting(RowCost(0.001, 1, 0.005), 4.0, lambda: now_s)
+    for _ in range(200):
+        drafting.guess(ids, 500)
+        now_s, ids = now_s + 0.05, [*ids, 1]
+
+    assert 0 < model.asked <= 2 * (200 // 17 + 1)
+
+
+def test_a_model_that_has_become_quick_is_found_out():
+    now_s, model, ids = 0.0, Model(0.2), [1] * 20
+    drafting = model.drafting(RowCost(0.001, 1, 0.001), 4.0, lambda: now_s)
+    for n in range(100):
+        model.thinks_s = 0.2 if n < 50 else 0.001
+        sent = drafting.guess(ids, 500)
+        now_s, ids = now_s + 0.05, [*ids, *[1] * (1 + len(sent))]
+        assert not sent or n >= 50
+
+    assert sent
+
+
+def test_reading_a_prompt_and_one_long_wait_are_no_time_of_a_guess():
+    time = ThinkingTime()
+    for _ in range(200):
+        time.took(32, 0.1)
+    assert time.guess_s == 0
+
+    for waited_s in (0.0, 3.0, 0.0, 0.0, 0.0):
+        time.took(1, 0.002, waited_s)
+    assert time.guess_s == 0.002
+
+
+def test_a_prompt_is_read_in_pieces_that_take_no_long_time():
+    slow, quick = ThinkingTime(), ThinkingTime()
+    for _ in range(20):
+        slow.took(slow.piece_rows, 0.005 + 0.0005 * slow.piece_rows)
+        quick.took(quick.piece_rows, 0.001 + 1e-6 * quick.piece_rows)
+
+    assert 0.005 + 0.0005 * slow.piece_rows <= 1.1 * PIECE_S
+    assert quick.piece_rows == MOST_PIECE
