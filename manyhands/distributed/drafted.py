@@ -117,12 +117,15 @@ class Drafted:
         """What the head says behind the newest id and each draft, [1 + drafts, vocab_size]."""
         window = torch.tensor([[*new, *drafts]], device=model.device)
         start, began_s = cache.get_seq_length(), time.perf_counter()
-        output = model(input_ids=window, past_key_values=cache, use_cache=True)
+        n_rows = 1 + len(drafts)
+        output = model(
+            input_ids=window, past_key_values=cache, use_cache=True, **_keeping(model, n_rows)
+        )
         spent_us = (time.perf_counter() - began_s) * 1e6
         self._cost.saw(
             "prompt" if len(new) > 1 else "window", Shape.of((start, len(window[0]))), spent_us
         )
-        rows: Tensor = output.logits[0, -1 - len(drafts) :].float()
+        rows: Tensor = output.logits[0, -n_rows:].float()
         return rows
 
     def _draw(self, scores: Tensor, n_prompt: int, position: int, samples: bool) -> int:
@@ -168,3 +171,8 @@ class SmallModel:
         except RuntimeError:  # some of its blocks cannot go back so far: it reads all again
             self._cache, same = DynamicCache(config=self._model.config), 0
         del self._run[same:]
+
+
+def _keeping(model: Any, n_rows: int) -> dict[str, int]:
+    """Run the head for the last rows alone: over a whole prompt its output takes gigabytes."""
+    return {"logits_to_keep": n_rows} if model._supports_logits_to_keep() else {}

@@ -87,3 +87,15 @@ async def test_what_a_drafter_cannot_do_is_said(llama, tmp_path):
             with pytest.raises(UsageError):
                 await generated(pair, **what)
         assert pair.is_settled
+
+
+async def test_the_head_is_run_for_the_rows_that_are_drawn_from(llama, tmp_path, always):
+    """A prompt's rows through a head of a large vocabulary take gigabytes here."""
+    async with both(llama, tmp_path, (0, 6)) as pair:
+        rows = []
+        pair.remote.lm_head.register_forward_pre_hook(lambda _, given: rows.append(given[0].shape))
+
+        await generated(pair, drafter="lookup", prompt=ROUND, max_new_tokens=8)
+
+        assert rows[0][1] == 1 < len(ROUND)
+        assert max(shape[1] for shape in rows) <= 1 + DEPTH
