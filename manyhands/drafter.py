@@ -1,12 +1,14 @@
 """A model to guess with, for `serve --draft-model`: found, fetched, loaded, and checked.
 
-In: the command line, read. Out: a `DraftModel`, or why it cannot guess for the model that is
-served. Its ids have to mean the same; how many more of them each has room for does not matter.
+In: the command line, read, and the model that is served, of which no weights need be here yet. Out:
+a `DraftModel`, or why it cannot guess for that one, said before anything large is fetched. Its ids
+have to mean the same; how many more of them each has room for does not matter.
 """
 
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from manyhands import machine
 from manyhands.devices import choose_device, look
 from manyhands.home import Home
 from manyhands.licences import require_accepted
@@ -24,44 +26,62 @@ if TYPE_CHECKING:
     from node.engine import ShardEngine
 
 
-@dataclass(frozen=True, slots=True)
-class Drafter:
-    """Loaded, and beside nothing yet."""
-
-    model: Model
-    engine: "ShardEngine"
-
-    def beside(self, served: Model) -> "DraftModel":
-        """
-        Raises:
-            UsageError: their ids mean different things.
-        """
-        from node.draft_model import DraftModel
-
-        mine, theirs = (Tokenizer.from_directory(m.directory) for m in (self.model, served))
-        if mine.vocabulary != theirs.vocabulary:
-            raise UsageError(
-                f"{self.model.name} cannot guess for {served.name}: its tokens are other ones",
-                hint="--draft-model: a small model of the same family, with the same tokenizer",
-            )
-        say(f"{self.model.name} guesses ahead for answers that end here")
-        return DraftModel(self.engine, min(self.engine.vocab_size, mine.vocab_size))
-
-
-def load_drafter(wanted: Wanted, home: Home, party: Party, loads: Loads) -> Drafter | None:
-    """Before spans are chosen: what it takes is no longer free then. None: nobody asked for one.
+def load_drafter(
+    wanted: Wanted, served: Model, home: Home, party: Party, loads: Loads
+) -> "DraftModel | None":
+    """None: nobody asked for one.
 
     Raises:
+        UsageError: it cannot guess for what is served; nothing large was fetched by then.
         ManyhandsError: it is not here, is damaged, or does not fit beside the caches of sessions.
     """
     if not wanted.draft_model:
         return None
-    from manyhands.planning import forecast
-    from node.engine import load_shard
-
     with shown(wanted.draft_model) as progress:
         model = find_model(wanted.draft_model, progress=progress)
     require_accepted(home, model.manifest, accepts=wanted.accept_licence)
+    n_ids = n_alike(model, served)
+    _require_end(wanted, served)
+    engine = _load(wanted, model, party, loads)
+    say(f"{model.name}: {engine.weights_bytes / 2**20:,.0f} MiB of weights to guess with")
+    say(f"{model.name} guesses ahead for answers that end here")
+
+    from node.draft_model import DraftModel
+
+    return DraftModel(engine, min(engine.vocab_size, n_ids))
+
+
+def n_alike(model: Model, served: Model) -> int:
+    """How many ids mean the same to both.
+
+    Raises:
+        UsageError: they mean different things.
+    """
+    mine, theirs = (Tokenizer.from_directory(m.directory) for m in (model, served))
+    if mine.vocabulary != theirs.vocabulary:
+        raise UsageError(
+            f"{model.name} cannot guess for {served.name}: its tokens are other ones",
+            hint="--draft-model: a small model of the same family, with the same tokenizer",
+        )
+    return mine.vocab_size
+
+
+def _require_end(wanted: Wanted, served: Model) -> None:
+    """Answers are drawn where the last block is, and guessed at there."""
+    n_blocks = served.manifest.n_blocks
+    if wanted.span is not None and wanted.span.stop < n_blocks:
+        raise UsageError(
+            f"--draft-model guesses where answers end, and none end at blocks {wanted.span} "
+            f"of {n_blocks}",
+            hint=f"--span A:{n_blocks}, or --span auto; or leave --draft-model out",
+        )
+
+
+def _load(wanted: Wanted, model: Model, party: Party, loads: Loads) -> "ShardEngine":
+    """All of it, fetched where it lacks."""
+    from manyhands.planning import forecast
+    from node.engine import load_shard
+
     device = choose_device(wanted.device, look(), require_gpu=wanted.require_gpu).device
     device, _, _ = device.partition(",")
     share, span = wanted.share(device), Span(0, model.manifest.n_blocks)
@@ -77,7 +97,8 @@ def load_drafter(wanted: Wanted, home: Home, party: Party, loads: Loads) -> Draf
     told.require()
     loads.bring(model, tensors, party=party, join=wanted.join)
     with shown(model.name) as progress:
-        engine = load_shard(
+        work = partial(
+            load_shard,
             model.directory,
             span,
             dtype=wanted.dtype,
@@ -86,5 +107,4 @@ def load_drafter(wanted: Wanted, home: Home, party: Party, loads: Loads) -> Draf
             share=share,
             progress=progress,
         )
-    say(f"{model.name}: {engine.weights_bytes / 2**20:,.0f} MiB of weights to guess with")
-    return Drafter(model, engine)
+        return machine.gently(work) if wanted.gently else work()

@@ -119,8 +119,8 @@ class Prepared:
         return ", ".join(choice.model.name for choice in self.placing.choices)
 
 
-def prepare(wanted: Wanted, home: Home, party: Party, arrival: Arriving) -> Prepared:
-    """What will be served, once it is known that it may be, and that it fits."""
+def find_served(wanted: Wanted, home: Home, party: Party) -> list[Model]:
+    """The models of which one will be served, once it is known that they may be."""
     models = require_served(
         home,
         party,
@@ -133,6 +133,11 @@ def prepare(wanted: Wanted, home: Home, party: Party, arrival: Arriving) -> Prep
     for model in models:
         require_accepted(home, model.manifest, accepts=wanted.accept_licence)
         _check_span(wanted.span, model)
+    return models
+
+
+def prepare(wanted: Wanted, models: Sequence[Model], party: Party, arrival: Arriving) -> Prepared:
+    """Which of them will be served, and what of it, once it is known that it fits."""
     say(f"starting torch, {os.environ['OMP_NUM_THREADS']} thread(s)")
     from manyhands.planning import forecast
 

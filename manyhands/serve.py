@@ -42,7 +42,7 @@ from manyhands.options import (
 )
 from manyhands.party import Party, open_party
 from manyhands.ports import USUAL_PORT, check_port, usual_or_any_port
-from manyhands.preparing import Prepared, Wanted, prepare
+from manyhands.preparing import Prepared, Wanted, find_served, prepare
 from manyhands.progress import say
 from manyhands.running import Running, recorded
 from manyhands.serve_settings import (
@@ -257,14 +257,13 @@ def serve(**given: object) -> None:
             wanted = replace(wanted, listen=listen)
             with arriving(party, known.join, listen) as arrival:
                 with ending_at_once():
-                    drafter = load_drafter(
-                        wanted, home, party, loads
-                    )  # what it takes is gone when spans are chosen
-                    prepared = prepare(known, home, party, arrival)
+                    models = find_served(known, home, party)
+                    # Before spans are chosen: what it takes is no longer free then.
+                    draft_model = load_drafter(known, models[0], home, party, loads)
+                    prepared = prepare(known, models, party, arrival)
                 model, span, device = prepared.model, prepared.span, prepared.device
                 loads.bring(model, prepared.tensors, party=party, join=known.join)
                 began_s = time.monotonic()
-                draft_model = drafter.beside(model) if drafter else None
                 with ending_at_once(), loads.timed(model):
                     engine = load(wanted, model, span, device, gently=wanted.gently)
                 away_s = time.monotonic() - began_s + wanted.drain
@@ -323,6 +322,10 @@ async def _serve(
     )
     transport.tunnelling = plane.tunnelling if plane else None
     model, moves = prepared.model, wanted.span is None
+    if draft_model and engine.span.stop < engine.n_blocks:
+        say(
+            f"no answers end at blocks {engine.span}: nothing is guessed here until this node moves"
+        )
     capacity = prepared.placing.of(model.manifest.digest).capacity_blocks if moves else 0
     node = Node(
         party.identity,

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from functools import lru_cache
+from types import SimpleNamespace
 
 import pytest
 
-from manyhands.drafter import Drafter
+from manyhands.drafter import load_drafter, n_alike
+from manyhands.home import Home
 from manyhands.models import find_model
 from node.draft_model import DraftModel
 from node.drafting import Drafting
@@ -14,6 +16,7 @@ from node.windows import Window
 from protocol.errors import PeerRefused, UsageError, VersionMismatch
 from protocol.grammar import Grammar
 from protocol.guess_allowance import FIRST
+from protocol.messages import Span
 from protocol.sampling import SamplingParams
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.greeting import FEATURES, MODEL_DRAFTS
@@ -163,11 +166,24 @@ async def test_what_a_model_keeps_is_counted_when_a_session_is_admitted(three):
     assert last.rows_bytes(guessed) == last.rows_bytes(plain)
 
 
-def test_a_model_whose_tokens_are_other_ones_is_refused_at_the_start(tmp_path):
+@pytest.mark.parametrize(
+    ("drafter", "span", "why"),
+    [("other", None, "its tokens are other ones"), ("tiny", Span(0, 4), "none end at blocks 0:4")],
+)
+def test_a_model_that_cannot_guess_is_refused_before_weights_are_fetched(
+    tmp_path, drafter, span, why
+):
     other = add_byte_tokenizer(write_checkpoint(tmp_path / "other", "llama"))
+    wanted = SimpleNamespace(
+        draft_model=str(other) if drafter == "other" else drafter, span=span, accept_licence=True
+    )
+    nothing_is_loaded = None
+
+    with pytest.raises(UsageError, match=why):
+        load_drafter(wanted, find_model("tiny"), Home.at(tmp_path), None, nothing_is_loaded)
+
+
+def test_a_model_with_the_same_tokenizer_can_guess():
     served = find_model("tiny")
 
-    with pytest.raises(UsageError, match="its tokens are other ones"):
-        Drafter(find_model(str(other)), small_engine()).beside(served)
-
-    assert Drafter(served, small_engine()).beside(served).n_ids == small_engine().vocab_size
+    assert n_alike(served, served) == small_engine().vocab_size
