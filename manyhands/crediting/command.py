@@ -39,6 +39,9 @@ role_option = click.option(
     default="client",
     help="As which account of this home. Default: client.",
 )
+asset_option = click.option(
+    "--asset", type=AccountType(), help="Whose credit. Default: the swarm's one issuer's."
+)
 
 
 def online(command: Command) -> Command:
@@ -90,9 +93,7 @@ def grant(
     default=1,
     help="How many epochs after this one it is good for. Default: 1.",
 )
-@click.option(
-    "--asset", type=AccountType(), help="Whose credit. Default: the swarm's one issuer's."
-)
+@asset_option
 @role_option
 @online
 def allot(
@@ -108,7 +109,7 @@ def allot(
 ) -> None:
     """Set AMOUNT aside for the node PAYEE, which alone may claim it. Sessions do so themselves."""
     place = place_of(home, name)
-    asset = asset or only_asset(place)
+    asset = asset_of(place, asset)
 
     def make(desk: Desk, number: int) -> Spending:
         where = "ask an issuer: manyhands ledger grant"
@@ -213,13 +214,20 @@ def _issuer(place: Home) -> Who:
     return found[-1]
 
 
-def only_asset(place: Home) -> bytes:
+def asset_of(place: Home, asset: bytes | None) -> bytes:
+    """The credit that is meant. asset: whose was asked for; None: the one issuer's.
+
+    Raises:
+        UsageError: several issue credit in this swarm, and none is named; or one that does not.
+    """
     policy = open_party(place, "client").policy
     check_granted(policy)
-    if len(policy.assets) > 1:
-        names = ", ".join(map(peer_name, policy.assets))
-        raise UsageError("several accounts issue credit here", hint=f"--asset, one of: {names}")
-    return policy.assets[0]
+    hint = f"--asset, one of: {', '.join(map(peer_name, policy.assets))}"
+    if asset is None and len(policy.assets) > 1:
+        raise UsageError("several accounts issue credit here", hint=hint)
+    if asset is not None and asset not in policy.assets:
+        raise UsageError(f"{peer_name(asset)} issues no credit here", hint=hint)
+    return asset or policy.assets[0]
 
 
 def _find(desk: Desk, prefix: str) -> tuple[bytes, Allotted]:

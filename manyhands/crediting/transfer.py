@@ -17,12 +17,11 @@ from ledger.amounts import AmountType, show_amount
 from ledger.merkle import EMPTY_ROOT
 from ledger.meter import Meter
 from ledger.spending import MAX_CLAIMS, Deposit, Settlement
-from manyhands.crediting.command import online, only_asset
-from manyhands.crediting.desk import Desk, check_granted, open_desk
+from manyhands.crediting.command import asset_of, asset_option, online
+from manyhands.crediting.desk import Desk, open_desk
 from manyhands.crediting.keys_command import ledger
 from manyhands.home import Home, open_identity
 from manyhands.loops import run
-from manyhands.party import open_party
 from manyhands.signals import interruptible
 from manyhands.swarm import place_of
 from protocol.address import Address
@@ -39,9 +38,11 @@ Claims = tuple[tuple[bytes, int], ...]  # allotments, and how much of each
 
 @ledger.command()
 @click.argument("amount", type=AmountType(), required=False)
+@asset_option
 @online
 def transfer(
     amount: int | None,
+    asset: bytes | None,
     home: Path | None,
     name: str | None,
     join: tuple[Address, ...],
@@ -49,9 +50,9 @@ def transfer(
 ) -> None:
     """Let this home's clients spend AMOUNT of what its node earned. Default: all it has."""
     place = place_of(home, name)
-    check_granted(open_party(place, "client").policy)
+    asset = asset_of(place, asset)
     with alone(place):
-        moved, left = run(_transfer(place, join, amount))
+        moved, left = run(_transfer(place, join, amount, asset))
     if as_json:
         view = {"schema": SCHEMA, "home": str(place.root), "moved_ncr": moved}
         click.echo(json.dumps({**view, "available_ncr": left}))
@@ -70,9 +71,11 @@ def alone(place: Home) -> Iterator[None]:
         os.close(file)
 
 
-async def _transfer(place: Home, join: tuple[Address, ...], amount: int | None) -> tuple[int, int]:
+async def _transfer(
+    place: Home, join: tuple[Address, ...], amount: int | None, asset: bytes
+) -> tuple[int, int]:
     """What was moved, also of a transfer that was cut off, and what the clients have then."""
-    giver, taker, asset = open_identity(place.node), open_identity(place.client), only_asset(place)
+    giver, taker = open_identity(place.node), open_identity(place.client)
     with interruptible():
         async with (
             open_desk(place, "node", join) as giving,
@@ -110,24 +113,34 @@ async def allot(desk: Desk, to: bytes, asset: bytes, amount: int, epochs: int = 
 
 
 async def _take(desk: Desk, giver: Identity, taker: Identity, asset: bytes) -> int:
-    claims = claims_of(desk, giver.public_key, taker.public_key, asset)
-    if not claims:
-        return 0
-    said = settlement_of(desk, giver.public_key, taker.public_key, asset, claims)
-    settled = said.seal(desk.party.swarm_id, giver.key, taker.key)
-    oid = settled.object_id(desk.party.swarm_id)
-    deposit = Deposit(settle_oid=oid, amount=said.net).seal(desk.party.swarm_id, taker.key)
-    await desk.publish([settled, deposit])
-    return said.net
+    swarm_id, moved, objects = desk.party.swarm_id, 0, []
+    for said in settlements_of(desk, giver.public_key, taker.public_key, asset):
+        settled = said.seal(swarm_id, giver.key, taker.key)
+        deposit = Deposit(settle_oid=settled.object_id(swarm_id), amount=said.net)
+        objects += [settled, deposit.seal(swarm_id, taker.key)]
+        moved += said.net
+    if objects:
+        await desk.publish(objects)
+    return moved
+
+
+def settlements_of(desk: Desk, payer: bytes, payee: bytes, asset: bytes) -> list[Settlement]:
+    """Of all that the one has set aside for the other and that was not taken in: one settlement
+    for each 256 allotments, which is what one can name."""
+    left, epoch = sorted(begun(desk, payer, payee, asset).items()), desk.epoch
+    return [
+        settlement_of(epoch, payer, payee, asset, tuple(left[start : start + MAX_CLAIMS]))
+        for start in range(0, len(left), MAX_CLAIMS)
+    ]
 
 
 def settlement_of(
-    desk: Desk, payer: bytes, payee: bytes, asset: bytes, claims: Claims
+    epoch: int, payer: bytes, payee: bytes, asset: bytes, claims: Claims
 ) -> Settlement:
     """Of allotments whole, without any work."""
     moved = sum(amount for _, amount in claims)
     return Settlement(
-        epoch=desk.epoch,
+        epoch=epoch,
         payer=payer,
         payee=payee,
         asset=asset,
@@ -139,12 +152,6 @@ def settlement_of(
         net=moved,
         meter_sum=Meter(),
     )
-
-
-def claims_of(
-    desk: Desk, payer: bytes, payee: bytes, asset: bytes
-) -> tuple[tuple[bytes, int], ...]:
-    return tuple(sorted(begun(desk, payer, payee, asset).items()))[:MAX_CLAIMS]
 
 
 def begun(desk: Desk, payer: bytes, payee: bytes, asset: bytes) -> dict[bytes, int]:

@@ -97,8 +97,13 @@ def test_what_is_handed_over_the_nodes_key_can_have_no_more_and_its_owner_takes_
         first = ledger(home, "hand-over", to, "0.2", "--json")
         assert first.code == 0, first.err
         all_of_it = ledger(home, "hand-over", to, "--json")
-        lines = [json.loads(each.out)["line"] for each in (first, all_of_it)]
+        lines = [line for each in (first, all_of_it) for line in json.loads(each.out)["lines"]]
         assert json.loads(all_of_it.out)["set_aside_ncr"] == 500_000_000
+        again = ledger(home, "hand-over", to, "--again", "--json")
+        assert again.code == 0, again.err
+        assert json.loads(again.out)["set_aside_ncr"] == 500_000_000
+        assert_explained(ledger(home, "hand-over", to, "1", "--again"), 2, "--again")
+        assert_explained(ledger(home, "hand-over", to, "--asset", to), 2, "issues no credit here")
         assert_explained(ledger(home, "transfer"), 6, "has 0 credits")
         assert_explained(ledger(home, "accept", lines[0]), 2, "it is for")
         assert_explained(ledger(owner, "accept", lines[0][:-9]), 2, "no line of a")
@@ -108,6 +113,16 @@ def test_what_is_handed_over_the_nodes_key_can_have_no_more_and_its_owner_takes_
         sums = [json.loads(each.out)["taken_ncr"] for each in taken]
         assert sums == [200_000_000, 300_000_000, 0, 0]
         assert json.loads(taken[-1].out)["available_ncr"] == 500_000_000
+
+        assert ledger(home, "grant", earner, "0.1").code == 0
+        nodes = open_identity(Home(owner / "swarms" / "org").node).peer_id
+        printed = ledger(home, "hand-over", nodes).out.split()  # to a node's key, which is as good
+        assert printed[:3] == ["manyhands", "ledger", "accept"]
+        assert_explained(ledger(owner, "accept", lines[0], printed[3]), 2, "several accounts")
+        accepted = ledger(owner, "accept", printed[3], "--json")
+        assert accepted.code == 0, accepted.err
+        told = json.loads(accepted.out)
+        assert (told["peer"], told["taken_ncr"]) == (nodes, 100_000_000)
     finally:
         node.send_signal(signal.SIGTERM)
         node.wait(timeout=60)
