@@ -42,8 +42,8 @@ main()
 """
 
 
-def kill(home, at, *line):
-    argv = [sys.executable, "-c", DIES, at, "ledger", "transfer", *line, "--home", str(home)]
+def kill(home, at, *line, command="transfer"):
+    argv = [sys.executable, "-c", DIES, at, "ledger", command, *line, "--home", str(home)]
     return subprocess.run(argv, capture_output=True, text=True, timeout=90).returncode
 
 
@@ -94,11 +94,13 @@ def test_what_is_handed_over_the_nodes_key_can_have_no_more_and_its_owner_takes_
         assert_explained(ledger(home, "hand-over", to), 6, "has 0 credits")
         assert ledger(home, "grant", earner, "0.5").code == 0  # as if a client had settled
 
+        assert kill(home, "mh/allot/1", to, "0.2", command="hand-over") == 9
         first = ledger(home, "hand-over", to, "0.2", "--json")
         assert first.code == 0, first.err
         all_of_it = ledger(home, "hand-over", to, "--json")
         lines = [line for each in (first, all_of_it) for line in json.loads(each.out)["lines"]]
-        assert json.loads(all_of_it.out)["set_aside_ncr"] == 500_000_000
+        sums = [json.loads(each.out)["set_aside_ncr"] for each in (first, all_of_it)]
+        assert sums == [200_000_000, 500_000_000]
         again = ledger(home, "hand-over", to, "--again", "--json")
         assert again.code == 0, again.err
         assert json.loads(again.out)["set_aside_ncr"] == 500_000_000
@@ -108,6 +110,7 @@ def test_what_is_handed_over_the_nodes_key_can_have_no_more_and_its_owner_takes_
         assert_explained(ledger(home, "accept", lines[0]), 2, "it is for")
         assert_explained(ledger(owner, "accept", lines[0][:-9]), 2, "no line of a")
 
+        assert kill(owner, "mh/deposit/1", lines[0], command="accept") == 9
         taken = [ledger(owner, "accept", line, "--json") for line in (*lines, *lines)]
         assert [each.code for each in taken] == [0] * 4, [each.err for each in taken]
         sums = [json.loads(each.out)["taken_ncr"] for each in taken]
