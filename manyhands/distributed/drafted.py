@@ -8,6 +8,8 @@ peers back. A draw is a function of the scores, the seed and the position alone,
 (`protocol.sampling`), so what is guessed changes no draw.
 """
 
+import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -27,13 +29,16 @@ from protocol.errors import UsageError
 from protocol.lookup import Lookup
 from protocol.sampling import SamplingParams, sample
 
+log = logging.getLogger(__name__)
+
 NOBODY, LOOKUP = "none", "lookup"
 
 
 class Drafted:
     """A decoding method for `generate(custom_generate=…)`, for one call of it.
 
-    drafter: `none`, `lookup`, or a small model of the transformers library with the same tokenizer.
+    drafter: `none`, `lookup`, or a small model of the transformers library with the same tokenizer,
+        which the caller sees to: how many ids it knows is all that is compared here.
     seed: of the draws, where the caller samples.
     """
 
@@ -136,28 +141,42 @@ class Drafted:
 
 
 class SmallModel:
-    """A `protocol.actions.Drafter`: what a model here would say next, greedily."""
+    """A `protocol.actions.Drafter`: what a model here would say next, greedily.
+
+    It falls silent where its context ends, and for good if it fails: guesses end, and no answer.
+    """
 
     def __init__(self, model: Any) -> None:
         self._model, self._cache = model, DynamicCache(config=model.config)
         self._run: list[int] = []  # ids whose rows are in the cache
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._context = context or math.inf  # some count no positions
+        self._has_failed = False
         self.time = ThinkingTime()
 
     @torch.no_grad()
     def guess(self, ids: Sequence[int], most: int) -> Sequence[int]:
-        if most <= 0:
+        most = int(min(most, MAX_DRAFTS, self._context - len(ids) + 1))  # it reads all but one
+        if most <= 0 or self._has_failed:
             return ()
-        self._forget(ids)
-        return list(self._guesses(ids, min(most, MAX_DRAFTS)))
+        try:
+            self._forget(ids)
+            return list(self._guesses(ids, most))
+        except Exception as error:  # whatever a model of the caller's raises
+            log.warning("a drafter failed: nothing more is guessed", extra={"error": repr(error)})
+            self._has_failed = True
+            return ()
 
     def _guesses(self, ids: Sequence[int], most: int) -> Iterator[int]:
         rows = list(ids[len(self._run) :])
         for _ in range(most):
             began_s, n_rows = time.perf_counter(), len(rows)
             window = torch.tensor([rows], device=self._model.device)
-            logits = self._model(window, past_key_values=self._cache, use_cache=True).logits
+            output = self._model(
+                window, past_key_values=self._cache, use_cache=True, **_keeping(self._model, 1)
+            )
             self._run += rows
-            rows = [int(logits[0, -1].argmax())]
+            rows = [int(output.logits[0, -1].argmax())]
             self.time.took(n_rows, time.perf_counter() - began_s)
             yield rows[0]
 

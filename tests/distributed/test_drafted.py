@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from manyhands.distributed.drafted import SmallModel
 from node.drafting import Drafting
 from node.windows import Window
 from protocol.errors import UsageError
@@ -99,3 +101,33 @@ async def test_the_head_is_run_for_the_rows_that_are_drawn_from(llama, tmp_path,
 
         assert rows[0][1] == 1 < len(ROUND)
         assert max(shape[1] for shape in rows) <= 1 + DEPTH
+
+
+def small_gpt2(n_positions: int) -> Any:
+    """Its positions are learned, so that it has none beyond its context."""
+    config = GPT2Config(vocab_size=50, n_positions=n_positions, n_embd=8, n_layer=1, n_head=1)
+    return GPT2LMHeadModel(config).eval()
+
+
+def test_a_small_model_guesses_up_to_the_end_of_its_context_and_is_silent_beyond():
+    small = SmallModel(small_gpt2(16))
+    ids = list(range(14))
+
+    assert len(small.guess(ids, 15)) == 3  # the last of which it need not read
+    assert len(small.guess([*ids, 14, 15], 15)) == 1
+    assert small.guess([*ids, 14, 15, 16], 15) == ()
+
+
+def test_a_small_model_that_fails_guesses_no_more_and_raises_nothing():
+    model = small_gpt2(64)
+    small, calls = SmallModel(model), []
+
+    def fail(*_: Any) -> None:
+        calls.append(1)
+        raise IndexError("index out of range in self")
+
+    assert small.guess([1, 2, 3], 4)
+    model.register_forward_pre_hook(fail)
+
+    assert [small.guess([1, 2, 3, 4], 4), small.guess([1, 2, 3, 4, 5], 4)] == [(), ()]
+    assert calls == [1]
