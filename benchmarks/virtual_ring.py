@@ -158,7 +158,7 @@ class _Lab:
         self.ring, self.now_s, self.n_tokens, self.n_rows = ring, 0.0, 0, 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
-        make = (lambda: drafter(lambda: self.now_s)) if drafter is not None else None
+        make = (lambda commit: drafter(lambda: self.now_s)) if drafter is not None else None
         self.hops = {str(i): _Hop(self, _session(ring.n_hops, i, make)) for i in range(ring.n_hops)}
 
     def after(self, s: float, what: Callable[[], None]) -> None:
@@ -191,7 +191,7 @@ class _Lab:
             what()
 
 
-def _session(n_hops: int, index: int, drafter: Callable[[], Drafting] | None) -> HopSession:
+def _session(n_hops: int, index: int, drafter: Callable[[Commit], Drafting] | None) -> HopSession:
     reserve = Reserve(
         session=SESSION,
         epoch=0,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from node.draft_model import DraftModel, Thoughts, earns, wants_model
+from node.draft_model import DraftModel, Thoughts, wants_model
 from node.windows import Window, best_window, frame_s
 from node.work import RowCost
 from protocol.actions import Drafter, Launcher
@@ -22,7 +22,7 @@ from protocol.answer import end_ids
 from protocol.asking import ANY_DRAFTER, MAX_DRAFTS
 from protocol.guess_allowance import Allowance
 from protocol.lookup import Lookup
-from protocol.messages import Reserve
+from protocol.messages import Commit, Reserve
 
 if TYPE_CHECKING:
     from node.surroundings import Surroundings
@@ -69,8 +69,8 @@ class Source:
 class Drafting:
     """A `protocol.actions.Drafter` that sends as many of others' guesses as pay.
 
-    n_shares: how many times the blocks of this hop go into the model's. is_earned: the client pays
-        for guesses that it could not have made as far as right ones came (`guess_allowance`).
+    n_shares: how many times the blocks of this hop go into the model's. allowance: what the client
+        pays for of guesses that it could not have made; None: nobody makes such guesses here.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class Drafting:
         ends: frozenset[int],
         clock: Callable[[], float] = time.monotonic,
         *,
-        is_earned: bool = False,
+        allowance: Allowance | None = None,
     ) -> None:
         self._sources, self._costs = sources, costs
         self._n_shares, self._ends, self._clock = n_shares, ends, clock
-        self._allowance = Allowance() if is_earned else None
+        self._allowance = allowance
         self._sent = self._n = 0  # the first few of somebody's guess, and ids by then
         self._probed, self._due = -1, 0  # ids when one that did not pay was asked for; will be
         self._is_second = False
@@ -189,7 +189,7 @@ class Drafting:
 
 def drafter_of(
     reserve: Reserve, around: "Surroundings", thoughts: Thoughts | None
-) -> Callable[[], Launcher] | None:
+) -> Callable[[Commit], Launcher] | None:
     """Who guesses ahead in this session, made anew for each epoch; None: nobody."""
     asked = reserve.extensions
     if not asked.drafter or not reserve.is_last or asked.reads_prompt:
@@ -198,12 +198,13 @@ def drafter_of(
     costs = around.batcher.row_cost
     n_shares = reserve.n_blocks / len(reserve.span)
 
-    def made() -> Drafting:
-        sources = [Source(make())] if make is not None else []
+    def made(commit: Commit) -> Drafting:
+        sources, allowance = [Source(make())] if make is not None else [], None
         if thoughts is not None:
             thoughts.begin_epoch()
             sources.append(Source(thoughts, lambda: thoughts.model.time.guess_s))
-        return Drafting(sources, costs, n_shares, ends, is_earned=earns(asked.drafter))
+            allowance = Allowance(is_first=commit.n == commit.n_prompt)
+        return Drafting(sources, costs, n_shares, ends, allowance=allowance)
 
     return made
 

@@ -31,7 +31,7 @@ no special case for the first hop, the last one, a loss while opening or a loss 
     tick              silence and stalls: the silent hop, or the one with in > out, is lost
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from protocol.actions import Drafter
 from protocol.chain_actions import (
@@ -66,9 +66,12 @@ class ChainSession:
         *,
         most_drafts: int = 0,
         drafter: Drafter | None = None,
-        earns_guesses: bool = False,
+        earns_guesses: Callable[[str], bool] = lambda peer: False,
     ) -> None:
-        """most_drafts: that were asked for, behind one token. The next two: see `ToldRows`."""
+        """most_drafts: that were asked for, behind one token. drafter: see `ToldRows`.
+
+        earns_guesses: whether a peer has a model whose guesses are paid for as far as earned.
+        """
         self.most_drafts, self._drafter = most_drafts, drafter
         self._earns_guesses = earns_guesses
         self.ids = list(prompt)
@@ -84,7 +87,7 @@ class ChainSession:
         self.handovers = 0  # hops that left, and whose heirs went on
         self.heals = 0
         self.succession = Succession()
-        self._told = ToldRows(self.n, most_drafts, drafter, is_earned=earns_guesses)
+        self._told = ToldRows(self.n, most_drafts, drafter)
         self._top_epoch = -1  # the highest one that anybody was told of
         self._healed_at = -1  # ids held when the epoch was last raised without a loss
         self._healing_epoch: int | None = None  # of that, in which a loss is a failover
@@ -351,8 +354,13 @@ class ChainSession:
             hop.length = min(hop.length, self._known())
             self._close_stretch(hop, max(hop.length, self._reached()))
         self.n, lengths = n, self._lengths(n)
-        drafter, is_earned = self._drafter, self._earns_guesses
-        self._told = ToldRows(n, self.most_drafts, drafter, is_earned=is_earned)
+        self._told = ToldRows(
+            n,
+            self.most_drafts,
+            self._drafter,
+            is_earned=self._earns_guesses(self.hops[-1].peer),
+            is_first=n == self.n_prompt,
+        )
         actions = self._commits(n, lengths)
         if self.cached is None:
             self.cached = min(lengths)

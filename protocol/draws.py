@@ -38,7 +38,7 @@ class Draws:
     def __init__(
         self,
         make_ending: Callable[[Sequence[int], int], Ending],
-        make_drafter: Callable[[], Launcher] | None = None,
+        make_drafter: Callable[[Commit], Launcher] | None = None,
         most: int = 0,
     ) -> None:
         self._make_ending, self._make_drafter, self._most = make_ending, make_drafter, most
@@ -82,7 +82,7 @@ class Draws:
         known = ids_from_bytes(commit.history) if commit.history else self.ids
         self.ids = known[: commit.n]
         self._ending = self._make_ending(self.ids, commit.n_prompt)
-        self._drafter = self._make_drafter() if self._make_drafter is not None else None
+        self._drafter = self._make_drafter(commit) if self._make_drafter is not None else None
         self._drafts.clear()
         self.finished, self.refused_at = False, None
         self._events.clear()

@@ -67,7 +67,7 @@ class HopSession:
         tab: Tab,
         ending: Callable[[Sequence[int], int], Ending],
         now: float,
-        drafter: Callable[[], Launcher] | None = None,
+        drafter: Callable[[Commit], Launcher] | None = None,
     ) -> None:
         self.reserve = reserve
         self.id = reserve.session

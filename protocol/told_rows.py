@@ -7,7 +7,7 @@ were taken back before it ran them. Both sides sign the smaller, counter by coun
 
 A last hop's word for what it guessed is not needed: what `lookup` says is a function of the ids, so
 the client asks its own, and believes in no more drafts than that one has. What a model at the last
-hop says is believed as far as it was right (`guess_allowance.py`).
+hop says is believed as far as its word goes that it was right (`guess_allowance.py`).
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ class ToldRows:
     drafter: says at least as much as the last hop's may, with the same ids; it may have been asked
         in earlier epochs. None: nobody here knows that one.
     is_earned: besides, as many are believed as were earned. With neither, all up to the most are.
+    is_first: no token came in an epoch before.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class ToldRows:
         drafter: Drafter | None = None,
         *,
         is_earned: bool = False,
+        is_first: bool = True,
     ) -> None:
         self._n, self._most_drafts, self._drafter = n, most_drafts, drafter
-        self._allowance = Allowance() if is_earned else None
+        self._allowance = Allowance(is_first=is_first) if is_earned else None
         self._refused: list[Stretch] = []
         self._stop = 0  # up to where rows were run
 

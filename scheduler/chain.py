@@ -30,6 +30,7 @@ from protocol.transport.greeting import (
     READINGS,
 )
 from protocol.transport.paths import LOOK_S, SOON_S, paths_of
+from scheduler.request import GenerationRequest
 
 log = logging.getLogger(__name__)
 
@@ -249,6 +250,7 @@ class ControlLink:
         self.peer = peer
         self.closed = asyncio.Event()  # the hop has filed its receipt, or is gone
         self.is_resumed = False  # the stream at hand continues an earlier one
+        self.features: frozenset[str] = frozenset()  # that the peer knows
         self._connections, self._addresses = connections, tuple(addresses)
         self._heard, self._lost, self._resume = heard, lost, resume
         self._stream: Stream | None = None
@@ -302,7 +304,7 @@ class ControlLink:
 
     def _leave_out(self) -> None:
         """What the peer may do without, and does not know."""
-        if DRAFTS not in self._connections.features(self.peer):
+        if DRAFTS not in self.features:
             self._unsent = [_undrafted(message) for message in self._unsent]
 
     def _check_features(self) -> None:
@@ -312,8 +314,7 @@ class ControlLink:
         """
         asked = [message for message in self._unsent if isinstance(message, Reserve)]
         needed = {name: hint for message in asked for name, hint in _needed(message).items()}
-        known = self._connections.features(self.peer)
-        if unknown := [name for name in needed if name not in known]:
+        if unknown := [name for name in needed if name not in self.features]:
             raise VersionMismatch(
                 self.peer,
                 f"it does not know {unknown[0]}",
@@ -325,6 +326,7 @@ class ControlLink:
             self.peer, self._addresses, timeout_s=timeout_s, owner=self
         )
         try:
+            self.features = self._connections.features(self.peer)
             self._leave_out()
             self._check_features()
             unsent, self._unsent = self._unsent, []
@@ -347,6 +349,17 @@ async def until_closed(links: Sequence[ControlLink], timeout_s: float) -> None:
         _, late = await asyncio.wait(waiting, timeout=timeout_s)
         for task in late:
             task.cancel()
+
+
+def earns_guesses(request: GenerationRequest, link: ControlLink | None) -> bool:
+    """Whether a model may guess there, which is paid for as far as earned.
+
+    Of any drafter's guesses a hop that did not say it has a model earns none: they are those of
+    `lookup`. Who was asked for a model has said it, or was refused.
+    """
+    if request.drafter != ANY_DRAFTER:
+        return request.drafter == MODEL_DRAFTER
+    return link is not None and MODEL_DRAFTS in link.features
 
 
 def _undrafted(message: ToHop) -> ToHop:

@@ -173,11 +173,6 @@ class GenerationRequest:
         may = self.limits.max_cost is None and not self.reads_prompt
         return MAX_DRAFTS if may and self.drafter != NO_DRAFTER else 0
 
-    @property
-    def earns_guesses(self) -> bool:
-        """Whether a model may guess, which is paid for as far as its guesses are right."""
-        return self.drafter in (MODEL_DRAFTER, ANY_DRAFTER)
-
     def make_drafter(self) -> Drafter | None:
         """One that guesses as the last hop's may, to know how many rows that can have sent; None:
         nobody guesses, or one that is not known here."""

@@ -52,7 +52,7 @@ from protocol.messages import (
 )
 from protocol.transport.error_codec import decode_error
 from scheduler.accusing import lost_by
-from scheduler.chain import Connections, ControlLink, until_closed
+from scheduler.chain import Connections, ControlLink, earns_guesses, until_closed
 from scheduler.copies import Copies
 from scheduler.finder import RouteFinder
 from scheduler.heirs import Choice, choose
@@ -89,7 +89,7 @@ class Session:
             request.n_blocks,
             most_drafts=request.most_drafts,
             drafter=request.make_drafter(),
-            earns_guesses=request.earns_guesses,
+            earns_guesses=lambda peer: earns_guesses(request, self._links.get(peer)),
         )
         self.error: ManyhandsError | None = None
         self._finder, self._connections = finder, connections

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import lru_cache
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,8 @@ from protocol.sampling import SamplingParams
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport.greeting import FEATURES, MODEL_DRAFTS
 from protocol.transport.memory import Faults, MemoryNetwork
+from scheduler.chain import ControlLink, earns_guesses
+from scheduler.request import GenerationRequest
 from tests.checkpoints import write_checkpoint
 from tests.local_swarm import Swarm, add_byte_tokenizer, swarm
 from tests.test_speculation import LIST, PRICE, TINY, WANDERING, answered, ask
@@ -187,3 +190,21 @@ def test_a_model_with_the_same_tokenizer_can_guess():
     served = find_model("tiny")
 
     assert n_alike(served, served) == small_engine().vocab_size
+
+
+@pytest.mark.parametrize(
+    ("drafter", "features", "earns"),
+    [
+        ("auto", FEATURES | {MODEL_DRAFTS}, True),
+        ("auto", FEATURES, False),
+        ("model", FEATURES | {MODEL_DRAFTS}, True),
+        ("lookup", FEATURES | {MODEL_DRAFTS}, False),
+    ],
+)
+def test_a_models_guesses_are_earned_where_somebody_said_there_is_one(drafter, features, earns):
+    request = GenerationRequest(manifest=bytes(32), n_blocks=8, prompt_ids=(1,), drafter=drafter)
+    nobody: Any = None
+    link = ControlLink(nobody, "peer", (), nobody, heard=nobody, lost=nobody, resume=nobody)
+    link.features = features
+
+    assert earns_guesses(request, link) == earns

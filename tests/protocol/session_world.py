@@ -313,7 +313,7 @@ class World:
                 tab=node.tab,
                 ending=lambda ids, n_prompt: CountedEnding(self.max_tokens + n_prompt - len(ids)),
                 now=self.now,
-                drafter=(lambda: self._guesser) if self.drafts else None,
+                drafter=(lambda commit: self._guesser) if self.drafts else None,
             )
             node.latest = -1, -1
             node.takes_from = message.handover.peer

@@ -4,18 +4,19 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.drafting import Drafting, Source
 from node.work import RowCost
 from protocol.asking import MAX_DRAFTS
-from protocol.chain_actions import Stretch
+from protocol.chain_actions import Seat, Stretch
+from protocol.chain_session import ChainSession
 from protocol.codec import ids_to_bytes
 from protocol.draws import Drawn, Draws
-from protocol.guess_allowance import FIRST, TOKENS_EACH
+from protocol.guess_allowance import AGAIN, FIRST, TOKENS_EACH, Allowance
 from protocol.lookup import Lookup
-from protocol.messages import Commit, TokenEvent
+from protocol.messages import Commit, Raised, Reserved, Span, TokenEvent
 from protocol.told_rows import ToldRows
 from tests.protocol.session_world import CountedEnding
 
@@ -36,7 +37,7 @@ class Sparing:
 def answer(die: random.Random, prompt: list[int], n_ids: int) -> list[TokenEvent]:
     """The events of an honest last hop; ids are drawn by the die, and are often as guessed."""
     draws = Draws(
-        lambda ids, n: CountedEnding(N_TOKENS), lambda: Sparing(die), len(prompt) + N_TOKENS
+        lambda ids, n: CountedEnding(N_TOKENS), lambda commit: Sparing(die), len(prompt) + N_TOKENS
     )
     draws.begin_epoch(committed(prompt))
     events = []
@@ -100,15 +101,20 @@ class Model:
         return [p if self._die.random() < self._acceptance else p + 1 for p in at]
 
 
-@given(seed=st.integers(0, 2**32), acceptance=st.sampled_from([0.0, 0.3, 0.7, 0.95]))
-def test_all_that_a_last_hop_sends_of_a_models_guesses_was_earned(seed, acceptance):
+@given(
+    seed=st.integers(0, 2**32),
+    acceptance=st.sampled_from([0.0, 0.3, 0.7, 0.95]),
+    is_first=st.booleans(),
+)
+def test_all_that_a_last_hop_sends_of_a_models_guesses_was_earned(seed, acceptance, is_first):
     """Position p holds id p. Both sides count alike, so nothing is run that is not paid for."""
     die, prompt, now_s = random.Random(seed), list(range(8)), 0.0
     model = Source(Model(die, acceptance), lambda: 1e-5)
+    allowance = Allowance(is_first=is_first)
     drafting = Drafting(
-        [model], lambda p: RowCost(1e-4, 1), 1.0, frozenset(), lambda: now_s, is_earned=True
+        [model], lambda p: RowCost(1e-4, 1), 1.0, frozenset(), lambda: now_s, allowance=allowance
     )
-    draws = Draws(lambda ids, n: CountedEnding(N_TOKENS), lambda: drafting, 8 + N_TOKENS)
+    draws = Draws(lambda ids, n: CountedEnding(N_TOKENS), lambda commit: drafting, 8 + N_TOKENS)
     draws.begin_epoch(committed(prompt))
     events = []
     while not draws.finished:
@@ -119,11 +125,12 @@ def test_all_that_a_last_hop_sends_of_a_models_guesses_was_earned(seed, acceptan
         draws.draft()
 
     at_its_word = told_of(events, prompt, ToldRows(len(prompt), MAX_DRAFTS))
-    mine = told_of(events, prompt, ToldRows(len(prompt), MAX_DRAFTS, is_earned=True))
+    earned = ToldRows(len(prompt), MAX_DRAFTS, is_earned=True, is_first=is_first)
+    mine = told_of(events, prompt, earned)
 
     assert mine == at_its_word
     rows = sum(stretch.stop - stretch.start for stretch in mine) - len(prompt)
-    assert rows <= FIRST + (3 + 1 / TOKENS_EACH) * N_TOKENS
+    assert rows <= (FIRST if is_first else AGAIN) + (3 + 1 / TOKENS_EACH) * N_TOKENS
 
 
 def test_guesses_of_a_model_that_is_never_right_are_soon_not_paid_for():
@@ -134,6 +141,61 @@ def test_guesses_of_a_model_that_is_never_right_are_soon_not_paid_for():
     )
 
     assert sum(stretch.stop - stretch.start for stretch in told) - len(prompt) <= most
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    epochs=st.sampled_from([2, 3, 5, 300]),
+    right=st.sampled_from([0, 1, 4, 15]),
+)
+def test_whatever_a_last_hop_tells_and_however_often_it_changes_the_chain(seed, epochs, right):
+    """Rows of the answer stay below the bound: it forges right guesses, and ends epochs early."""
+    die, prompt = random.Random(seed), list(range(10))
+    client = ChainSession(prompt, 1, most_drafts=MAX_DRAFTS, earns_guesses=lambda peer: True)
+    client.begin()
+    client.routed(0, [Seat("last", Span(0, 1))], 0.0)
+    client.reserved("last", reserved(0), 0.0)
+    while (at := len(client.ids)) < len(prompt) + 300:
+        n_here = die.randint(1, epochs)
+        for n in range(n_here):
+            rows = 1 if n == 0 else 16 if n % (1 + right) == 1 or not right else 0
+            event = TokenEvent(epoch=client.epoch, position=at + n, token_id=7, text="", rows=rows)
+            client.token("last", event, 0.0)
+        client.link_down("last", "last", client.epoch, 0.0)
+        raised = Raised(epoch=client.epoch, length=len(client.ids) - 1, journal_from=0)
+        client.raised("last", raised, 0.0)
+    client.cancel()
+
+    n_tokens = len(client.ids) - len(prompt)
+    hops = [*client.hops, *client.lost_hops]
+    told_rows = sum(s.stop - s.start for hop in hops for s in hop.stretches)
+    assert client.epoch > 0
+    assert told_rows - len(prompt) <= FIRST + (3 + 1 / TOKENS_EACH) * n_tokens
+
+
+def reserved(epoch: int) -> Reserved:
+    return Reserved(
+        epoch=epoch,
+        terms=b"",
+        offer=b"",
+        row_bytes=8,
+        profile="",
+        prefix_length=0,
+        journal_from=0,
+    )
+
+
+def test_who_says_that_it_has_no_model_is_paid_for_no_models_guesses():
+    client = ChainSession(list(range(20)), 1, most_drafts=MAX_DRAFTS, drafter=Lookup())
+    client.begin()
+    client.routed(0, [Seat("last", Span(0, 1))], 0.0)
+    client.reserved("last", reserved(0), 0.0)
+    for event in one_at_a_time(list(range(20)), 16):
+        client.token("last", event, 0.0)
+    [hop] = client.hops
+
+    assert client.stretches(hop) == [Stretch(0, 20 + N_TOKENS - 1, 20)]
 
 
 def one_at_a_time(prompt: list[int], rows: int) -> list[TokenEvent]:
