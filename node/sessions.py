@@ -295,12 +295,7 @@ class Sessions:
         while True:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
-            for hop in list(self._hops.values()):
-                try:
-                    hop.do(hop.session.tick(now))
-                except Exception:  # a mistake of ours in one session: it ends, the node lives on
-                    log.exception("a session failed in its tick")
-                    hop.give_up()
+            self._each(partial(self._tick, now))  # no name here, which would keep one that is over
             self.around.vetting.look_again(list(self._hops.values()), now)
             self.prefixes.expire()
             self.around.shelf.sent.expire()
@@ -308,6 +303,13 @@ class Sessions:
             for session, until in list(self._tombstones.items()):
                 if now >= until:
                     del self._tombstones[session]
+
+    def _tick(self, now: float, hop: Hop) -> None:
+        try:
+            hop.do(hop.session.tick(now))
+        except Exception:  # a mistake of ours in one session: it ends, the node lives on
+            log.exception("a session failed in its tick")
+            hop.give_up()
 
     async def drain(self, timeout_s: float, *, up_bytes_per_s: int = 0) -> None:
         """Take nobody new, let the others end or go on elsewhere, as their clients choose; then

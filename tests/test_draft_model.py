@@ -1,5 +1,8 @@
 """A small model guesses for a last hop: it changes when tokens come, and no token."""
 
+import asyncio
+import gc
+import weakref
 from dataclasses import replace
 from functools import lru_cache
 from types import SimpleNamespace
@@ -10,9 +13,11 @@ import pytest
 from manyhands.drafter import load_drafter, n_alike
 from manyhands.home import Home
 from manyhands.models import find_model
+from node import draft_model
 from node.draft_model import DraftModel
 from node.drafting import Drafting
 from node.engine import ShardEngine, load_shard
+from node.hop import Hop
 from node.windows import Window
 from protocol.errors import PeerRefused, UsageError, VersionMismatch
 from protocol.grammar import Grammar
@@ -167,6 +172,30 @@ async def test_what_a_model_keeps_is_counted_when_a_session_is_admitted(three):
     assert more == model.kept_bytes(guessed.capacity) > 0
     # It ends with the session, and is handed over to nobody.
     assert last.rows_bytes(guessed) == last.rows_bytes(plain)
+
+
+async def test_a_session_that_is_over_is_gone_with_its_room_while_the_thread_waits(
+    three, always, monkeypatch
+):
+    monkeypatch.setattr(draft_model, "IDLE_S", 600.0)
+    hops: list[weakref.ref[Hop]] = []
+    models = [node.node.sessions.served.draft_model for node in three.nodes[1:]]
+    request = ask(three, sampling=SamplingParams(), drafter="model", max_tokens=12)
+
+    async with three.client("asks") as client, client.generate(request) as run:
+        async for _ in run:
+            for node in three.nodes[1:]:
+                hops += map(weakref.ref, node.node.sessions._hops.values())
+
+    async with asyncio.timeout(60):
+        while any(hop() for hop in hops):
+            await asyncio.sleep(0.05)
+            gc.collect()
+    assert hops
+    monkeypatch.undo()
+    for model in models:
+        with model._wanted:
+            model._wanted.notify()  # the thread ends
 
 
 @pytest.mark.parametrize(
