@@ -31,7 +31,7 @@ from pathlib import Path
 import common
 from churn_swarm import ChurningSwarm, Held, held
 
-from node.data_link import REST_S
+from node.neighbours import REST_S
 from node.node import Node
 from node.partners import KEPT
 from protocol.clock import wall_ms

@@ -12,7 +12,7 @@ from node.hop import Hop
 from protocol.actions import Action
 from protocol.codec import data_bytes
 from protocol.errors import PeerMisbehaved
-from protocol.frames import Ack, Arrived, Ask, Frame, Gone
+from protocol.frames import Ack, Ask, Frame, Gone
 from protocol.hop_session import HopSession
 from protocol.messages import SessionId
 from protocol.transport import Stream
@@ -41,8 +41,6 @@ class Arrivals:
                 hop.heard_on(peer, stream)
                 hop.do(hop.session.ask(peer, message))
             return
-        if message.mark:
-            stream.send(data_bytes(Arrived(message.mark)))
         at = 0
         for group in message.groups:
             rows = message.body[at : at + group.rows * message.row_bytes]
@@ -60,14 +58,12 @@ class Arrivals:
                 hop.session.dropped["refused"] += 1
                 hop.refuse(error)  # what was to come in its place would be waited for in vain
 
-    def client_returned(self, peer: str, message: Ack | Gone | Arrived, stream: Stream) -> None:
+    def client_returned(self, peer: str, message: Ack | Gone, stream: Stream) -> None:
         """From a client that holds the ends, and so is the last hop's successor.
 
         Raises:
             PeerMisbehaved: it has no such session here, and had none lately.
         """
-        if isinstance(message, Arrived):
-            raise PeerMisbehaved(peer, "it tells of a frame that was not marked")
         hop = self._hops.get(message.session)
         if hop is None and message.session in self._over:
             return

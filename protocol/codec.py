@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from protocol.asking import Extensions, Funding, Handover, PrefixNames, Sampling
 from protocol.errors import PeerMisbehaved
-from protocol.frames import Ack, Arrived, Ask, DataMessage, Frame, Gone, RowGroup
+from protocol.frames import Ack, Ask, DataMessage, Frame, Gone, RowGroup
 from protocol.logprobs import PromptLogprobs
 from protocol.messages import (
     Account,
@@ -158,7 +158,7 @@ def data_bytes(message: DataMessage, *, pack_width: int = 0) -> bytes:
     pack_width: bytes of a value, to have a large frame packed; 0 leaves it as it is.
     """
     match message:
-        case Frame(groups, row_bytes, body, mark):
+        case Frame(groups, row_bytes, body):
             packed = pack(body, pack_width)
             header = pb.DataHeader(
                 groups=[
@@ -175,7 +175,6 @@ def data_bytes(message: DataMessage, *, pack_width: int = 0) -> bytes:
                 ],
                 row_bytes=row_bytes,
                 packed=pack_width if packed else 0,
-                mark=mark,
             ).SerializeToString()
             return b"".join((HEADER_LENGTH.pack(len(header)), header, packed or body))
         case Ack(session, epoch, length, rewind, branch):
@@ -185,8 +184,6 @@ def data_bytes(message: DataMessage, *, pack_width: int = 0) -> bytes:
             header = pb.DataHeader(ask=pb.Ask(session=session, epoch=epoch)).SerializeToString()
         case Gone(session):
             header = pb.DataHeader(gone=session).SerializeToString()
-        case Arrived(mark):
-            header = pb.DataHeader(arrived=mark).SerializeToString()
     return HEADER_LENGTH.pack(len(header)) + header
 
 
@@ -209,7 +206,7 @@ def data_message(data: bytes) -> DataMessage:
         if header.packed:
             n_bytes = sum(group.rows for group in groups) * header.row_bytes
             body = unpack(body, header.packed, n_bytes)
-        return Frame(groups, header.row_bytes, body, header.mark)
+        return Frame(groups, header.row_bytes, body)
     if body_at != len(data):
         raise PeerMisbehaved("", "rows without a row group")
     if header.HasField("ack"):
@@ -217,8 +214,6 @@ def data_message(data: bytes) -> DataMessage:
         return Ack(SessionId(ack.session), ack.epoch, ack.length, ack.rewind, ack.branch)
     if header.HasField("ask"):
         return Ask(SessionId(header.ask.session), header.ask.epoch)
-    if header.arrived:
-        return Arrived(header.arrived)
     return Gone(SessionId(header.gone))
 
 

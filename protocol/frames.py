@@ -3,7 +3,7 @@
 Every value checks itself, as in `messages.py`; `codec.py` turns these into bytes and back, and
 `links.py` has the rules of one end.
 
-Data stream (a pair of peers):       Frame · Ask →            ← Ack · Gone · Arrived
+Data stream (a pair of peers):       Frame · Ask →            ← Ack · Gone
     with a client that holds the ends, its last hop answers with Frames, too
 """
 
@@ -44,17 +44,15 @@ class Frame:
     """Row groups and their rows: hidden states, or token ids when `row_bytes` is TOKEN_BYTES.
 
     body: the rows of all groups, one after the other, `row_bytes` each, in the chain's dtype.
-    mark: where the sender wants word as soon as this is there, a number that grows; else 0.
     """
 
     groups: tuple[RowGroup, ...]
     row_bytes: int
     body: bytes | memoryview
-    mark: int = 0
 
     def __post_init__(self) -> None:
         require(0 < len(self.groups) <= MAX_GROUPS, "a frame carries at least one row group")
-        require(0 < self.row_bytes <= 1 << 20 and self.mark >= 0, "row size out of range")
+        require(0 < self.row_bytes <= 1 << 20, "row size out of range")
         rows = sum(group.rows for group in self.groups)
         require(
             len(self.body) == rows * self.row_bytes,
@@ -102,14 +100,4 @@ class Gone:
         require_id(self.session, "session")
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """Receiver to sender: the frame of that mark is here, and all before it; none has been run."""
-
-    mark: int
-
-    def __post_init__(self) -> None:
-        require(self.mark > 0, "frames count from 1")
-
-
-DataMessage = Frame | Ack | Ask | Gone | Arrived
+DataMessage = Frame | Ack | Ask | Gone

@@ -64,9 +64,9 @@ async def test_a_request_is_answered_by_three_strangers_and_accounted_for(model,
     # Hidden states went from node to node, the token from the last to the first: one frame per
     # hop and step, and none through the client.
     steps = 40
-    assert first.node.neighbours.pushed.frames == steps
-    assert middle.node.neighbours.pushed.frames == steps
-    assert last.node.neighbours.pushed.frames == steps - 1  # the last token ends the answer
+    assert first.node.neighbours.frames_pushed == steps
+    assert middle.node.neighbours.frames_pushed == steps
+    assert last.node.neighbours.frames_pushed == steps - 1  # the last token ends the answer
 
     # Every party holds a receipt per tab in its own signed log, and all of it can be re-derived.
     assert len(finished.result.receipts) == 3

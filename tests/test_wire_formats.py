@@ -78,7 +78,7 @@ async def test_packed_frames_change_no_token(nobody):
     packing = await nobody.start(*SPANS, pack="always")
 
     assert await answer(nobody, prompt) == expected
-    assert [local.node.neighbours.pushed.saved for local in plain] == [0, 0]
-    first, last = (local.node.neighbours.pushed.saved for local in packing)
+    assert [local.node.neighbours.bytes_saved for local in plain] == [0, 0]
+    first, last = (local.node.neighbours.bytes_saved for local in packing)
     assert first > 10_000
     assert last == 0, "token ids are too few to pack"

@@ -156,16 +156,10 @@ class DataHeader(_message.Message):
     ASK_FIELD_NUMBER: _builtins.int
     GONE_FIELD_NUMBER: _builtins.int
     PACKED_FIELD_NUMBER: _builtins.int
-    MARK_FIELD_NUMBER: _builtins.int
-    ARRIVED_FIELD_NUMBER: _builtins.int
     row_bytes: _builtins.int
     gone: _builtins.bytes
     packed: _builtins.int
     """bytes of a value, where the rows are packed; 0: as they are"""
-    mark: _builtins.int
-    """of a frame: its sender wants `arrived` with this number"""
-    arrived: _builtins.int
-    """the frame of that mark is here, and all before it"""
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowGroup]: ...
     @_builtins.property
@@ -181,12 +175,10 @@ class DataHeader(_message.Message):
         ask: Global___Ask | None = ...,
         gone: _builtins.bytes = ...,
         packed: _builtins.int = ...,
-        mark: _builtins.int = ...,
-        arrived: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "ask", b"ask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "arrived", b"arrived", "ask", b"ask", "gone", b"gone", "groups", b"groups", "mark", b"mark", "packed", b"packed", "row_bytes", b"row_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "ask", b"ask", "gone", b"gone", "groups", b"groups", "packed", b"packed", "row_bytes", b"row_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

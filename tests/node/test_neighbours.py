@@ -5,11 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from node.data_link import REST_S
-from node.neighbours import Neighbours
+from node.neighbours import REST_S, Neighbours
 from protocol.address import Address
-from protocol.codec import data_bytes, data_message
-from protocol.frames import Ack, Arrived, Frame, Gone, RowGroup
+from protocol.codec import data_message
+from protocol.frames import Ack, Frame, Gone, RowGroup
 from protocol.messages import SessionId
 from protocol.signing import OPEN_SWARM_ID
 from protocol.transport import Listener, Service, Stream
@@ -20,7 +19,7 @@ from tests.virtual_time import run_in_virtual_time
 
 US, SUCCESSOR, OTHER = 1, 2, 3
 PEER = peer_of(SUCCESSOR)
-OLD, NEW, OTHER_SESSION = (SessionId(letter * 16) for letter in (b"o", b"n", b"p"))
+OLD, NEW = SessionId(b"o" * 16), SessionId(b"n" * 16)
 ROW_BYTES = 4
 
 
@@ -69,11 +68,7 @@ class Link:
     def begin(self, session: SessionId) -> None:
         """A session is committed here, and has rows to send at once."""
         self.neighbours.expect(PEER, self._addresses)
-        self.push(session, 0, 0, 1, ROW_BYTES)
-
-    def push(self, session: SessionId, step: int, start: int, n_rows: int, row_bytes: int) -> None:
-        group = RowGroup(session, 0, 0, step, start, n_rows)
-        self.neighbours.push(PEER, group, row_bytes, bytes(n_rows * row_bytes))
+        self.neighbours.push(PEER, RowGroup(session, 0, 0, 0, 0, 1), ROW_BYTES, b"row.")
         self.neighbours.flush()
 
     def cut(self) -> None:
@@ -212,41 +207,3 @@ def test_a_stream_that_no_session_needs_is_closed_after_a_while_and_opened_for_t
         await listener.aclose()
 
     run_in_virtual_time(life)
-
-
-async def test_tokens_leave_before_a_prompt_that_waits_for_the_link():
-    network, received = MemoryNetwork(), list[Frame]()
-    streams: list[Stream] = []
-
-    async def data(stream: Stream) -> None:
-        streams.append(stream)
-        while True:
-            message = data_message(await stream.receive())
-            assert isinstance(message, Frame)
-            received.append(message)
-            if message.mark == 1:
-                stream.send(data_bytes(Arrived(1)))
-                stream.send(data_bytes(Ack(OLD, 0, 2)))
-
-    successor = network.transport(identity_of(SUCCESSOR), OPEN_SWARM_ID)
-    listener = await successor.listen("127.0.0.1", 0, Service(streams={"data": data}))
-    link = Link(network, listener.addresses[0], [])
-    prompt, row_bytes, n_rows = OTHER_SESSION, 4096, 16_384 // 64
-    try:
-        link.begin(OLD)
-        await until(lambda: len(received) == 1, timeout_s=30)
-        link.push(OLD, 1, 1, 1, ROW_BYTES)  # the first frame found no stream, this one is marked
-        await until(lambda: link.told.words == ["returned"], timeout_s=30)  # and word before
-        for step in range(4):
-            link.push(prompt, step, step * n_rows, n_rows, row_bytes)
-        link.push(OLD, 2, 2, 1, ROW_BYTES)
-
-        await until(lambda: received[-1].groups[0] == RowGroup(OLD, 0, 0, 2, 2, 1), timeout_s=30)
-        before = [frame for frame in received if frame.groups[0].session == prompt]
-        assert 1 <= len(before) < 4, "as much as may be under way"
-        streams[0].send(data_bytes(Arrived(before[-1].mark)))
-        await until(lambda: len([f for f in received if f.mark]) == 1 + 4, timeout_s=30)
-        assert [g.step for f in received for g in f.groups if g.session == prompt] == [0, 1, 2, 3]
-    finally:
-        await link.neighbours.aclose()
-        await listener.aclose()
