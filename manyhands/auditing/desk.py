@@ -7,6 +7,7 @@ execution profile needs takes seconds, and is done once, whoever asks and within
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -17,7 +18,8 @@ from ledger.verdicts import MATCH
 from manyhands.auditing.auditor import Audit, Auditor
 from manyhands.auditing.ends import Ends
 from manyhands.auditing.inputs import RowsSent
-from manyhands.auditing.references import OtherPeers, OwnEngine, Reference
+from manyhands.auditing.own_engine import OwnEngine, Waiting
+from manyhands.auditing.references import OtherPeers, Reference, ThisMachine
 from manyhands.auditing.telling import Session, profile_of
 from manyhands.auditing.tolerance import tolerance
 from manyhands.models import Model
@@ -35,7 +37,8 @@ REFERENCES = ("auto", "own", "peers")
 
 @dataclass(slots=True)
 class Desk:
-    """Of one model. rate_ppm None: by what is known of each account. say: for people."""
+    """Of one model. rate_ppm None: by what is known of each account. say: for people. waiting:
+    entered while other answers have this machine's thread."""
 
     client: "Client"
     model: Model
@@ -45,13 +48,14 @@ class Desk:
     thresholds: Path | None = None
     calibrations: Path | None = None  # of this home
     say: Callable[[str], None] = lambda line: None
+    waiting: Waiting = nullcontext
     _ends: dict[str, Ends] = field(default_factory=dict)
     _own: dict[str, OwnEngine] = field(default_factory=dict)  # by profile; each loads the weights
     _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def beside(self, findings: Findings, rate_ppm: int | None) -> Self:
+    def beside(self, findings: Findings, rate_ppm: int | None, waiting: Waiting) -> Self:
         """One that has what this one has loaded, to look at another answer meanwhile."""
-        return replace(self, findings=findings, rate_ppm=rate_ppm)
+        return replace(self, findings=findings, rate_ppm=rate_ppm, waiting=waiting)
 
     async def look(
         self,
@@ -129,7 +133,7 @@ class Desk:
     def _sources(self, profile: Profile, ends: Ends, limits: Limits) -> list[Reference]:
         """Who is asked, in order. This machine first: it costs nobody anything, and lies least."""
         others = OtherPeers(self.client, self.model, ends, profile, limits)
-        own = self._own[str(profile)]
+        own = ThisMachine(self._own[str(profile)], self.waiting)
         has_own = self.model.store is None and self.references != "peers"
         if self.references == "own":
             return [own]

@@ -6,12 +6,13 @@ all positions at once, whatever they were decoded in.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from manyhands.auditing.ends import Ends
+from manyhands.auditing.own_engine import OwnEngine, Waiting
 from manyhands.models import Model
 from protocol.errors import PeerUnreachable, SwarmIncomplete
 from protocol.identity import PeerId
@@ -22,12 +23,8 @@ from scheduler.client import Client
 from scheduler.hidden_session import HiddenRequest
 from scheduler.wanted import ANY_PEER, Limits
 
-if TYPE_CHECKING:
-    from node.engine import ShardEngine
-
 WAIT_S = 0.5  # for other peers: they are there, or somebody else is asked
 TIMEOUT_S = 120.0
-KEPT = 64  # runs of this machine, of which several windows are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,51 +47,19 @@ class Reference(Protocol):
         """What these rows become in the blocks of `span`."""
 
 
-class OwnEngine:
-    """This machine, where it has all the weights; loaded when it is first asked. One thread runs
-    what several audits ask for, one after the other."""
+@dataclass(slots=True)
+class ThisMachine:
+    """Where it has all the weights. waiting: entered while other audits have its thread."""
 
-    name = "this machine"
-
-    def __init__(self, model: Model, profile: Profile) -> None:
-        self._model, self._profile = model, profile
-        self._thread = ThreadPoolExecutor(1, "runs again")
-        self._engine: ShardEngine | None = None
-        self._made: dict[tuple[int, tuple[int, ...]], Rows] = {}
+    engine: OwnEngine
+    waiting: Waiting = nullcontext
+    name: str = "this machine"
 
     async def rerun(self, ids: Sequence[int], border: int, but: Collection[str]) -> Rerun | None:
-        key = border, tuple(ids)
-        if key not in self._made:
-            if len(self._made) >= KEPT:
-                self._made.clear()
-            self._made[key] = await self._in_turn(self._run, ids, border)
-        return Rerun(self._made[key])
+        return Rerun(await self.engine.rerun(ids, border, self.waiting))
 
     async def rerun_rows(self, rows: Rows, span: Span, but: Collection[str]) -> Rerun | None:
-        return Rerun(await self._in_turn(self._run_rows, rows, span))
-
-    async def _in_turn(self, run: Callable[..., Rows], *what: object) -> Rows:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, run, *what)
-
-    def _run(self, ids: Sequence[int], border: int) -> Rows:
-        from node.recomputing import run_again
-
-        return run_again(self._loaded(), ids, [border]).rows[border]
-
-    def _run_rows(self, rows: Rows, span: Span) -> Rows:
-        from node.recomputing import run_rows
-
-        return run_rows(self._loaded(), rows, span.start, span.stop)
-
-    def _loaded(self) -> "ShardEngine":
-        from node.engine import load_shard
-
-        if self._engine is None:
-            profile = self._profile
-            self._engine = load_shard(
-                self._model.directory, None, dtype=profile.dtype, quantize=profile.quantization
-            )
-        return self._engine
+        return Rerun(await self.engine.rerun_rows(rows, span, self.waiting))
 
 
 @dataclass(slots=True)

@@ -2,13 +2,14 @@
 
 In: an answer that is complete, and how much of it to look at. Out: what was found of each hop's
 work: in the home's findings, by which later chains are chosen; in the log; and to whoever hears of
-the answer (metrics, the page). The answer itself waits for nothing. One is looked at at a time, for
-minutes at most, on this machine where the model is small or else at other peers, within the limits
-of its request.
+the answer (metrics, the page). The answer itself waits for nothing. A few are looked at at a time,
+callers in turns, each for minutes at most, on this machine where the model is small or else at
+other peers, within the limits of its request.
 """
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -20,6 +21,8 @@ from ledger.verdicts import MISMATCH, UNOPENED
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.grants import Caller
+from manyhands.gateway.places import Places
+from manyhands.gateway.work_limit import WorkLimit
 from manyhands.home import Home
 from protocol.errors import ManyhandsError
 
@@ -33,9 +36,10 @@ log = logging.getLogger(__name__)
 DESKS = "manyhands.auditing.desk"
 By = Literal["auto", "own", "peers", "nobody"]
 OWN_BYTES = 1 << 30  # of weights, up to which a gateway loads a model by itself
-LOOK_S = 300.0  # for one answer: hops that let us wait hold up those who wait behind it
+LOOK_S = 300.0  # for one answer, without what it waits while others have this machine's thread
 AT_ONCE = 4
 MAX_DUE = 64  # answers that wait to be run again, or are
+MAX_OF_ONE = 48  # of these, of one caller
 STATES = ("matches", "deviates", "unopened", "unknown")  # of an answer that was run again
 RATES_PPM = {"spot": None, "full": ALL_PPM}  # of windows; None: by what is known of each hop
 
@@ -70,17 +74,22 @@ RUNS = Outcome("it is run again now", is_over=False)
 
 class SecondRuns:
     """Of one gateway. by: who runs answers again; auto: this machine what is small, or peers.
-    look_s: how long one may take. n_due: answers that wait or run, or will when they are complete;
-    n_running: of these, those that are being run again."""
+    look_s: how long one may take, once it is its turn. due: by caller, answers that wait or run, or
+    will when they are complete; n_running: of these, those that are being run again."""
 
     def __init__(
         self, home: Home, by: By = "auto", look_s: float = LOOK_S, at_once: int = AT_ONCE
     ) -> None:
         self._home, self._by, self._look_s = home, by, look_s
         self._desks: dict[tuple[bytes, str], Desk] = {}
-        self._places = asyncio.Semaphore(at_once)
+        self._places = Places(at_once)
         self._tasks = set[asyncio.Task[None]]()
-        self.n_due = self.n_running = 0
+        self.due = Counter[str]()
+        self.n_running = 0
+
+    @property
+    def n_due(self) -> int:
+        return self.due.total()
 
     @property
     def n_waiting(self) -> int:
@@ -99,7 +108,8 @@ class SecondRuns:
             raise refused("answers of an adapter cannot be run again; leave verify out")
         if served.model.store is not None:
             raise refused("this gateway has none of the model's weights, not even its embedding")
-        return Wish(self, served, self._references(served, caller), RATES_PPM[verify], id, tell)
+        references = self._references(served, caller)
+        return Wish(self, served, references, RATES_PPM[verify], id, tell, caller.id)
 
     def _references(self, served: Served, caller: Caller) -> str:
         files = served.model.manifest.files
@@ -136,7 +146,7 @@ class SecondRuns:
     ) -> Outcome:
         """Never raises for what others do: the answer is there. began: its turn has come."""
         try:
-            async with self._places:
+            async with self._places.place(wish.caller):
                 self.n_running += 1
                 began()
                 try:
@@ -159,14 +169,19 @@ class SecondRuns:
         limits = replace(request.limits, require=())  # as `auditing.shadowing` has it
         desks = await asyncio.to_thread(import_module, DESKS)  # loads torch
         with Findings.open(self._home.client, client.swarm_id) as findings:
-            desk = self._desk(desks.Desk, wish, client, findings)
-            async with asyncio.timeout(self._look_s):
+            async with WorkLimit(self._look_s) as limit:
+                desk = self._desk(desks.Desk, wish, client, findings, limit)
                 audit = await desk.look(request, generation, result, limits)
         told = "; ".join((desks.summary(audit), *audit.notes))
         return Outcome(told, tuple(look.result for look in audit.looks))
 
     def _desk(
-        self, kind: type["Desk"], wish: "Wish", client: "Client", findings: Findings
+        self,
+        kind: type["Desk"],
+        wish: "Wish",
+        client: "Client",
+        findings: Findings,
+        limit: WorkLimit,
     ) -> "Desk":
         """Of this answer; what it loads it shares with all of its model's."""
         key = wish.served.model.manifest.digest, wish.references
@@ -174,7 +189,7 @@ class SecondRuns:
             desk = kind(client, wish.served.model, findings, wish.references)
             desk.calibrations = self._home.calibrations
             self._desks[key] = desk
-        return desk.beside(findings, wish.rate_ppm)
+        return desk.beside(findings, wish.rate_ppm, limit.waiting)
 
 
 @dataclass(slots=True)
@@ -187,6 +202,7 @@ class Wish:
     rate_ppm: int | None
     id: str
     tell: Tell
+    caller: str  # the id of its key
     _n_open: int = 0
 
     def require_room(self, n: int) -> None:
@@ -194,15 +210,17 @@ class Wish:
         Raises:
             ApiError: too many wait already.
         """
-        if self._runs.n_due + n > MAX_DUE:
+        n_all, n_own = self._runs.n_due, self._runs.due[self.caller]
+        if n_all + n > MAX_DUE or n_own + n > MAX_OF_ONE:
             message = (
-                f"{self._runs.n_due} answers wait to be run again already: later, or no verify"
+                f"{n_all} answers wait to be run again already, {n_own} of them yours: "
+                "later, or no verify"
             )
             raise ApiError("overloaded", message, param="manyhands.verify")
 
     def take(self, n: int) -> None:
         self._n_open = n
-        self._runs.n_due += n
+        self._runs.due[self.caller] += n
 
     def begin(
         self,
@@ -226,7 +244,7 @@ class Wish:
                 log.exception("an answer could not be run again", extra={"request": self.id})
                 outcome = Outcome(f"not run again: {type(error).__name__}, see the gateway's log")
             finally:
-                self._runs.n_due -= 1
+                self._done(1)
             level = logging.WARNING if outcome.state == "deviates" else logging.INFO
             told = {"request": self.id, "choice": index, "state": outcome.state}
             log.log(level, "an answer was run again", extra={**told, "why": outcome.why})
@@ -236,8 +254,11 @@ class Wish:
 
     def settle(self) -> None:
         """No answer of the request comes any more."""
-        self._runs.n_due -= self._n_open
+        self._done(self._n_open)
         self._n_open = 0
+
+    def _done(self, n: int) -> None:
+        self._runs.due -= Counter({self.caller: n})
 
 
 def refused(why: str) -> ApiError:

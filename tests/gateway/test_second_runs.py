@@ -1,6 +1,8 @@
 """Answers that a gateway runs again after it sent them, because their callers asked for that."""
 
 import asyncio
+import threading
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -8,17 +10,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from ledger.findings import Findings
-from ledger.verdicts import MISMATCH
+from ledger.verdicts import MATCH, MISMATCH
+from manyhands.auditing.own_engine import IsGivenUp, OwnEngine, Waiting
 from manyhands.gateway.catalogue import served_of
 from manyhands.gateway.faults import ApiError
 from manyhands.gateway.grants import ANYBODY, Caller
-from manyhands.gateway.second_runs import MAX_DUE, Outcome, SecondRuns, Wish
+from manyhands.gateway.second_runs import MAX_DUE, MAX_OF_ONE, Outcome, SecondRuns, Wish
 from manyhands.home import Home
 from manyhands.models import BUILT_IN, find_model
+from node.recomputing import GivenUp
 from protocol.signing import OPEN_SWARM_ID
+from protocol.wire import Rows
 from scheduler.wanted import ANY_PEER
 from tests.gateway.live import Live, events, live, until
 from tests.local_swarm import Swarm
@@ -135,18 +141,28 @@ def test_who_runs_it_again_follows_from_the_gateway_and_the_key(tmp_path: Path) 
     assert asked("nobody", tiny, ANYBODY) == "unsupported_value"
 
 
-def test_only_so_many_answers_wait_to_be_run_again(tmp_path: Path) -> None:
+def test_only_so_many_answers_wait_to_be_run_again_and_not_all_of_one_caller(
+    tmp_path: Path,
+) -> None:
     (tiny,) = served_of([find_model("tiny")])
     runs = SecondRuns(Home.at(tmp_path))
-    wish = runs.wish("spot", tiny, ANYBODY, "id", lambda *_: None)
-    wish.require_room(MAX_DUE)
-    wish.take(MAX_DUE)
 
-    with pytest.raises(ApiError, match="wait") as caught:
-        runs.wish("spot", tiny, ANYBODY, "id", lambda *_: None).require_room(1)
-    wish.settle()  # its answers failed: there is nothing to run again
+    def wish(caller: Caller) -> Wish:
+        return runs.wish("spot", tiny, caller, "id", lambda *_: None)
 
+    many, few = wish(ANYBODY), wish(OTHER)
+    many.require_room(MAX_OF_ONE)
+    many.take(MAX_OF_ONE)
+    with pytest.raises(ApiError, match="48 of them yours") as caught:
+        wish(ANYBODY).require_room(1)
     assert caught.value.code == "overloaded"
+    few.require_room(MAX_DUE - MAX_OF_ONE)
+    few.take(MAX_DUE - MAX_OF_ONE)
+    with pytest.raises(ApiError, match="16 of them yours"):
+        wish(OTHER).require_room(1)
+    for each in (many, few):
+        each.settle()  # its answers failed: there is nothing to run again
+
     assert runs.n_due == 0
 
 
@@ -170,7 +186,7 @@ async def test_several_answers_are_run_again_at_a_time_and_the_others_are_told_t
 ) -> None:
     (tiny,) = served_of([find_model("tiny")])
     (tmp_path / "client").mkdir()
-    runs, told = SecondRuns(Home.at(tmp_path), at_once=2), Counter[str]()
+    runs, told = SecondRuns(Home.at(tmp_path), at_once=3), Counter[str]()
     both_look, may_go, all_told = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def tell(index: int, outcome: Outcome) -> None:
@@ -202,6 +218,65 @@ async def test_several_answers_are_run_again_at_a_time_and_the_others_are_told_t
     assert told["it waits to be run again, behind 2 others"] == 1
 
 
+async def test_of_two_slow_answers_one_is_given_up_and_the_one_behind_it_is_looked_at(
+    tmp_path: Path,
+) -> None:
+    (tiny,) = served_of([find_model("tiny")])
+    (tmp_path / "client").mkdir()
+    runs, engine = (
+        SecondRuns(Home.at(tmp_path), look_s=0.05),
+        OwnEngine(tiny.model, cast("Any", None)),
+    )
+    states: dict[str, list[str]] = {"slow": [], "behind": []}
+    began, all_told = threading.Event(), asyncio.Event()
+
+    def wish(caller: Caller, name: str) -> Wish:
+        def tell(index: int, outcome: Outcome) -> None:
+            states[name].append(outcome.state)
+            if all(each[-1:] not in ([], ["pending"]) for each in states.values()):
+                all_told.set()
+
+        return runs.wish("full", tiny, caller, name, tell)
+
+    def endless(is_given_up: IsGivenUp) -> Rows:
+        began.set()
+        while not is_given_up():
+            time.sleep(0.001)
+        raise GivenUp
+
+    def look_by(run: Callable[[IsGivenUp], Rows]) -> Any:
+        def beside(findings: Findings, rate_ppm: int | None, waiting: Waiting) -> SimpleNamespace:
+            async def look(*_: Any) -> SimpleNamespace:
+                await engine._in_turn(run, waiting)
+                return SimpleNamespace(looks=[SimpleNamespace(result=MATCH)], notes=[], faults=[])
+
+            return SimpleNamespace(look=look)
+
+        return cast("Any", SimpleNamespace(beside=beside))
+
+    slow, behind = wish(ANYBODY, "slow"), wish(OTHER, "behind")
+    behind.references = "another desk"
+    digest = tiny.model.manifest.digest
+    runs._desks[digest, slow.references] = look_by(endless)
+    runs._desks[digest, behind.references] = look_by(lambda is_given_up: ROWS)
+    async with asyncio.timeout(600):  # torch is loaded meanwhile
+        slow.take(1)
+        slow.begin(CLIENT, 0, ASKED, cast("Any", None), cast("Any", None))
+        await asyncio.to_thread(began.wait)
+        runs._look_s = 600.0  # of the other, which is to be looked at on any machine
+        behind.take(1)
+        behind.begin(CLIENT, 0, ASKED, cast("Any", None), cast("Any", None))
+        await all_told.wait()
+
+    assert states == {
+        "slow": ["pending", "pending", "unknown"],
+        "behind": ["pending", "pending", "matches"],
+    }
+    assert (runs.n_due, runs.n_running) == (0, 0)
+
+
+ROWS = np.zeros((1, 1), np.float32)
+OTHER = replace(ANYBODY, id="another key")
 CLIENT = cast("Any", SimpleNamespace(swarm_id=OPEN_SWARM_ID))
 ASKED = cast("Any", SimpleNamespace(limits=ANY_PEER))
 
