@@ -4,17 +4,13 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import pytest
 
 from manyhands.auditing.own_engine import IsGivenUp, OwnEngine
 from manyhands.gateway.work_limit import WorkLimit
-from manyhands.models import find_model
-from node.engine import load_shard
-from node.recomputing import GivenUp, run_again, run_rows
+from node.recomputing import GivenUp
 from protocol.wire import Rows
 
 ROWS = np.zeros((1, 1), np.float32)
@@ -118,21 +114,3 @@ def waiting_told(told: list[Callable[[], None]], limit: WorkLimit | None = None)
                 yield
 
     return waiting
-
-
-def test_rows_that_nobody_waits_for_any_more_are_not_run() -> None:
-    model = find_model("tiny")
-    engine = load_shard(model.directory, None, dtype="float32")
-    n_asked = SimpleNamespace(n=0)
-
-    def after_two() -> bool:
-        n_asked.n += 1
-        return n_asked.n > 2
-
-    with pytest.raises(GivenUp):
-        run_again(engine, range(64), [8], chunk=8, is_given_up=after_two)
-    with pytest.raises(GivenUp):
-        run_rows(engine, np.zeros((64, engine.hidden_size)), 0, 4, is_given_up=lambda: True)
-
-    assert n_asked.n == 3
-    assert run_again(engine, range(64), [8], chunk=8).rows[8].shape == (64, engine.hidden_size)

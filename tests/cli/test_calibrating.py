@@ -1,13 +1,15 @@
 """`manyhands ledger calibrate`: thresholds from honest runs, in a file that auditors read."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from manyhands.calibrating.thresholds import LEAST, quantile, set_drawn, set_thresholds
 from manyhands.models import find_model
 from node.engine import load_shard
-from node.recomputing import run_again
+from node.recomputing import GivenUp, run_again, run_rows
 from node.ways import Way, all_ways, run_way, write_text
 from protocol.errors import UsageError
 from protocol.fingerprint import Distance, compare, sketch
@@ -94,3 +96,19 @@ def test_a_home_is_calibrated_and_auditors_find_what_was_measured(tmp_path):
     assert view["name"] == found.name
     assert found == FingerprintProfile.load(tmp_path / "fingerprints" / view["file"].split("/")[-1])
     assert all(share > 0.95 for share in view["rejected"].values())
+
+
+def test_rows_that_nobody_waits_for_any_more_are_not_run(engine) -> None:
+    n_asked = SimpleNamespace(n=0)
+
+    def after_two() -> bool:
+        n_asked.n += 1
+        return n_asked.n > 2
+
+    with pytest.raises(GivenUp):
+        run_again(engine, range(64), [8], chunk=8, is_given_up=after_two)
+    with pytest.raises(GivenUp):
+        run_rows(engine, np.zeros((64, engine.hidden_size)), 0, 4, is_given_up=lambda: True)
+
+    assert n_asked.n == 3
+    assert run_again(engine, range(64), [8], chunk=8).rows[8].shape == (64, engine.hidden_size)
