@@ -129,7 +129,10 @@ class PortWatch:
         self._others &= seen.keys()
         now_s = self._now_s()
         for inode in seen.keys() - self._arrivals.keys() - self._others:
-            remote = self._remote(seen[inode], inode)
+            with _copied(seen[inode], inode) as copy:
+                if copy is None:  # it is over, or was seen under a number that it had for a moment
+                    continue
+                remote = self._remote(copy)
             if remote is None:
                 self._others.add(inode)
             else:
@@ -139,15 +142,14 @@ class PortWatch:
             each.by = each.by or brought_by(each.remote)
         self._proven &= {each.remote for each in self._arrivals.values()}
 
-    def _remote(self, descriptor: int, inode: int) -> Endpoint | None:
+    def _remote(self, connection: socket.socket) -> Endpoint | None:
         """The other end, if this is a connection that came to our port."""
-        with _copied(descriptor, inode) as copy:
-            if copy is None or copy.family not in (socket.AF_INET, socket.AF_INET6):
-                return None
-            try:
-                ours, theirs = copy.getsockname(), copy.getpeername()
-            except OSError:  # it listens, or is over
-                return None
+        if connection.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        try:
+            ours, theirs = connection.getsockname(), connection.getpeername()
+        except OSError:  # it listens, or is over
+            return None
         if ours[1] != self._port or (self._host and _plain(ours[0]) != self._host):
             return None
         return _plain(theirs[0]), theirs[1]
