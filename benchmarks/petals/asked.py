@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 START_S, ANSWER_S, END_S, LOOK_S = 240.0, 600.0, 40.0, 0.02
+DYING_S = 2.0  # for those that the program killed as it ended
 PROGRAMS = Path(__file__).with_name("programs")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
@@ -92,7 +94,12 @@ class Program:
                 await self.process.wait()
         except TimeoutError:
             self.n_left += 1
-        self.n_left += len(members(self.process.pid) - {self.process.pid})
+        until_s = time.monotonic() + DYING_S
+        while (
+            left := members(self.process.pid) - {self.process.pid}
+        ) and time.monotonic() < until_s:
+            await asyncio.sleep(LOOK_S)
+        self.n_left += len(left)
         while members(self.process.pid):
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
