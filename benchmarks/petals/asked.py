@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -94,17 +93,19 @@ class Program:
                 await self.process.wait()
         except TimeoutError:
             self.n_left += 1
-        until_s = time.monotonic() + DYING_S
-        while (
-            left := members(self.process.pid) - {self.process.pid}
-        ) and time.monotonic() < until_s:
+        for _ in range(int(DYING_S / LOOK_S)):
+            if not self._others():
+                break
             await asyncio.sleep(LOOK_S)
-        self.n_left += len(left)
+        self.n_left += len(self._others())
         while members(self.process.pid):
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             await asyncio.sleep(LOOK_S)
         await self.process.wait()
+
+    def _others(self) -> set[int]:
+        return members(self.process.pid) - {self.process.pid}
 
 
 @asynccontextmanager
