@@ -3,8 +3,9 @@
 Four nodes far apart (`linklab/`), the client with them. First a random Llama 8 x 512 with an
 oracle for a drafter (`oracle_node.py`), each of whose guesses is right with a given probability,
 beside the bound 1 / ((1 - a) L + a t): L is what a token takes without drafts, t what its row takes
-the busiest node, a how many of the guesses were right. Then the built-in model with a drafter that
-anybody can have, on text that repeats nothing and on text that does, never in one figure; then many
+the busiest node, a how many of the guesses were right. Then the built-in model with drafters that
+anybody can have, on text that repeats nothing and on text that does, never in one figure: prompt
+lookup, and with `--draft-model` (`small_sibling.py` makes one) a model at the last node; then many
 sessions at once, over these links and on loopback. Tokens have to be equal with drafts and without.
 Goals: 2.0 / 3.1 / 4.6 x at 0.6 / 0.75 / 0.85, 80 % of the bound; without repetition 0.98 x; many
 sessions 1.0 x. Run: python benchmarks/speculation.py [--tokens 1000] [--ms 25]
@@ -28,7 +29,7 @@ from benchmarks.linklab.swarm import LabSwarm
 from benchmarks.linklab.ways import Way
 from manyhands.asking import open_client
 from manyhands.home import Home
-from manyhands.local import even_split
+from manyhands.local import LocalNode, even_split
 from manyhands.models import Model, find_model
 from protocol.grammar import Grammar
 from protocol.text import Tokenizer
@@ -69,15 +70,23 @@ TEXTS = {
 
 class OracleSwarm(LabSwarm):
     program = (str(Path(__file__).with_name("oracle_node.py")),)
+    draft_model = ""  # of the last node
+
+    def _where(self, node: LocalNode) -> tuple[str, ...]:
+        is_last = node is self.nodes[-1] and bool(self.draft_model)
+        return (*super()._where(node), *(("--draft-model", self.draft_model) if is_last else ()))
 
 
 @asynccontextmanager
-async def far_apart(model: str, one_way_ms: float) -> AsyncIterator[tuple[Client, Model]]:
+async def far_apart(
+    model: str, one_way_ms: float, draft_model: str = ""
+) -> AsyncIterator[tuple[Client, Model]]:
     spans = even_split(8, N_NODES)
     ways = {(a, b): Way(one_way_ms) for a in range(N_NODES) for b in range(N_NODES) if a != b}
     with tempfile.TemporaryDirectory(prefix="manyhands-lab-") as scratch:
         os.environ["ORACLE"] = str(Path(scratch) / "truth.json")
         swarm = OracleSwarm(model, spans, Path(scratch), ways)
+        swarm.draft_model = draft_model
         home = Home.at(Path(scratch) / "client")
         async with swarm.far_apart(), open_client(home, swarm.addresses) as client:
             yield client, find_model(model)
@@ -153,23 +162,23 @@ async def tokens_per_s(client: Client, request: GenerationRequest, n_sessions: i
     return n_sessions * request.max_tokens / (time.perf_counter() - began_s)
 
 
-async def with_lookup(options: argparse.Namespace) -> list[list[str]]:
+async def with_real_drafters(options: argparse.Namespace) -> list[list[str]]:
+    drafters = ["lookup", *(["model", "auto"] if options.draft_model else [])]
     rows = []
-    async with far_apart("tiny", options.ms) as (client, model):
+    async with far_apart("tiny", options.ms, options.draft_model) as (client, model):
         tokenizer = Tokenizer.from_directory(model.directory)
         for name, (text, grammar) in TEXTS.items():
             prompt = tokenizer.encode_chat([{"role": "user", "content": text}])
             request = common.request(model, prompt, options.text_tokens)
             request = replace(request, ignore_eos=grammar is None, grammar=grammar, wait_s=WAIT_S)
-            plain = await answered(client, request)
-            drafted = await answered(client, replace(request, drafter="lookup"))
-            assert drafted.token_ids == plain.token_ids, "drafts changed the answer"
-            gain = plain.tpot_ms / drafted.tpot_ms
-            n = len(plain.token_ids)
-            rows.append(
-                [name, str(n), f"{plain.tpot_ms:.1f}", f"{drafted.tpot_ms:.1f}", f"{gain:.2f}"]
-            )
-            print(" | ".join(rows[-1]), flush=True)
+            for drafter in drafters:
+                plain = await answered(client, request)
+                drafted = await answered(client, replace(request, drafter=drafter))
+                assert drafted.token_ids == plain.token_ids, "drafts changed the answer"
+                times = [plain.tpot_ms, drafted.tpot_ms, plain.tpot_ms / drafted.tpot_ms]
+                n = len(plain.token_ids)
+                rows.append([drafter, name, str(n), *(f"{each:.2f}" for each in times)])
+                print(" | ".join(rows[-1]), flush=True)
     return rows
 
 
@@ -178,18 +187,20 @@ async def main() -> None:
     parser.add_argument("--tokens", type=int, default=1000)
     parser.add_argument("--text-tokens", type=int, default=256)
     parser.add_argument("--ms", type=float, default=25.0, help="of each link, one way")
+    parser.add_argument("--draft-model", default="", help="of the last node, in the second part")
     parser.add_argument("--acceptance", type=float, nargs="*", default=[0.6, 0.75, 0.85])
     parser.add_argument("--sessions", type=int, default=8, help="at once; 0: not measured")
     parser.add_argument("--session-tokens", type=int, default=100)
     options = parser.parse_args()
     oracles = await with_oracles(options) if options.acceptance else []
-    texts = await with_lookup(options) if options.text_tokens else []
+    texts = await with_real_drafters(options) if options.text_tokens else []
     together = await side_by_side(options) if options.sessions else []
     print(f"\n{common.machine()}\n")
     heading = ["oracle", "plain ms/token", "drafted ms/token", "gain", "bound", "of the bound"]
     common.table(heading, oracles)
     print()
-    common.table(["lookup on", "tokens", "plain ms/token", "drafted ms/token", "gain"], texts)
+    heading = ["drafter", "on", "tokens", "plain ms/token", "drafted ms/token", "gain"]
+    common.table(heading, texts)
     print()
     heading = ["ms a link", f"{options.sessions} sessions with", "plain tokens/s", "drafted", "x"]
     common.table(heading, together)
