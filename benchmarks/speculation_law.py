@@ -38,7 +38,7 @@ def in_one(*measured: object, **more: object) -> Window:
     acceptance, ring_s, costs, n_shares = measured
     assert isinstance(costs, RowCost)
     shared = RowCost(costs.row_s / 2, 2, costs.step_s)
-    return best_window(acceptance, ring_s, shared, n_shares, **more)  # type: ignore[arg-type]
+    return best_window(acceptance, ring_s, shared, n_shares, **more)  # type: ignore[arg-type]  # passed on
 
 
 def came(law: Law, ring: Ring, share: float, n_tokens: int) -> float:

@@ -256,7 +256,7 @@ class Thoughts:
         while self._is_busy():
             if time.perf_counter() > until_s:
                 return False
-            time.sleep(LOOK_S)
+            time.sleep(LOOK_S)  # in its own thread; nobody tells it that a step is over
         return not self._is_over
 
 

@@ -71,7 +71,7 @@ class _Table:
             raise self.bad(key, f"is to be {_KINDS.get(kind, kind.__name__)}, got {value!r}")
         if isinstance(value, (int, float)) and not 0 <= value < 1e12:
             raise self.bad(key, f"is 0 or more, got {value!r}")
-        return value  # type: ignore[no-any-return]
+        return value  # type: ignore[no-any-return]  # its type was looked at
 
     def one_of(self, key: str, choices: Sequence[str], default: str) -> str:
         value = self.get(key, str, default)
@@ -239,7 +239,7 @@ def _workload(table: _Table) -> Workload:
     }
     words = {key: table.get(key, str, getattr(plain, key)) for key in ("text", "drafter", "ends")}
     table.done()
-    made = table.make(lambda: Workload(**numbers, **words))  # type: ignore[arg-type]
+    made = table.make(lambda: Workload(**numbers, **words))  # type: ignore[arg-type]  # read as such
     table.make(lambda: made.oracle, "drafter")
     return made
 

@@ -241,7 +241,7 @@ async def test_of_two_slow_answers_one_is_given_up_and_the_one_behind_it_is_look
     def endless(is_given_up: IsGivenUp) -> Rows:
         began.set()
         while not is_given_up():
-            time.sleep(0.001)
+            time.sleep(0.001)  # in the thread that runs them
         raise GivenUp
 
     def look_by(run: Callable[[IsGivenUp], Rows]) -> Any:

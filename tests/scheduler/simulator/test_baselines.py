@@ -234,7 +234,7 @@ def test_parallax_takes_the_chain_of_whole_spans_with_the_least_latency():
     # 5 ms: 40; at 7 ms: 56. 3:8 at 0.1 ms begins where nobody ends.
     def hosts(whole_ms: float, **more: object) -> Swarm:
         specs = [host(0), host(1), host(2, block_ms=whole_ms), host(3, block_ms=0.1)]
-        return Swarm(specs, [(0, 4), (4, 8), (0, 8), (3, 8)], **more)  # type: ignore[arg-type]
+        return Swarm(specs, [(0, 4), (4, 8), (0, 8), (3, 8)], **more)  # type: ignore[arg-type]  # its own
 
     rule = Parallax(dynamic=True)
     assert route(rule, hosts(5.0)) == [(2, 0, 8)]
