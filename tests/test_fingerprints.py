@@ -202,10 +202,10 @@ def lie_at_taking_in(node: Node) -> None:
         pytest.param("claims other rows", 0, marks=SLOW),
     ],
 )
-async def test_hops_that_sign_for_other_rows_than_their_neighbours_are_named_with_the_link(
+async def test_35_and_36_hops_that_sign_for_other_rows_than_neighbours_are_named_with_the_link(
     model, tmp_path, network, liar, lie
 ):
-    """Tests 35 and 36 of section 8: altered activations, and work that was not done."""
+    """Altered activations, and work that was not done."""
 
     def over_memory(identity):
         return network.transport(identity, OPEN_SWARM_ID)

@@ -1,4 +1,4 @@
-"""37: whatever happens to a session, no honest hop of it is ever found at fault, or suspected.
+"""38: whatever happens to a session, no honest hop of it is ever found at fault, or suspected.
 
 A swarm of the built-in model, every window of every canary looked at. In the middle of a canary a
 hop is killed, leaves, or is not heard any more; prompts share beginnings; sessions with an adapter
@@ -114,7 +114,7 @@ def checked(findings: Findings, audits: list[Audit], least: int) -> int:
 
 
 @pytest.mark.parametrize("how", [kill, drain, stall])
-async def test_37_hops_that_fail_over_in_the_middle_of_a_canary_are_found_honest(
+async def test_38_hops_that_fail_over_in_the_middle_of_a_canary_are_found_honest(
     tmp_path: Path, how: Disturb
 ):
     audits: list[Audit] = []
@@ -129,7 +129,7 @@ async def test_37_hops_that_fail_over_in_the_middle_of_a_canary_are_found_honest
         checked(findings, audits, 2 * CANARIES)
 
 
-async def test_37_shared_beginnings_and_mixed_batches_are_found_honest(tmp_path: Path):
+async def test_38_shared_beginnings_and_mixed_batches_are_found_honest(tmp_path: Path):
     """Four at once, half of them with a beginning that hops have run before."""
     beginning = draw().prompt * 3
     async with swarm(tmp_path, FRONT, BACK) as (_, built), built.client() as client:
@@ -146,7 +146,7 @@ async def test_37_shared_beginnings_and_mixed_batches_are_found_honest(tmp_path:
             checked(findings, audits, 2 * CANARIES)
 
 
-async def test_37_steps_shared_with_sessions_of_an_adapter_are_found_honest(tmp_path: Path):
+async def test_38_steps_shared_with_sessions_of_an_adapter_are_found_honest(tmp_path: Path):
     pirate = write_adapter(tmp_path / "pirate", BUILT_IN, seed=1)
     async with swarm(tmp_path / "swarm", FRONT, BACK) as (_, built), built.client() as client:
         for local in built.nodes:
@@ -173,7 +173,7 @@ async def test_37_steps_shared_with_sessions_of_an_adapter_are_found_honest(tmp_
             checked(findings, audits, CANARIES)
 
 
-async def test_37_nodes_that_announce_weights_of_eight_bits_are_found_honest(tmp_path: Path):
+async def test_38_nodes_that_announce_weights_of_eight_bits_are_found_honest(tmp_path: Path):
     async with (
         swarm(tmp_path, FRONT, BACK, kind=Small) as (_, built),
         built.client() as client,

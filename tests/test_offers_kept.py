@@ -28,10 +28,9 @@ def reprice(node: LocalNode, rates: Rates) -> None:
     offers._current = None
 
 
-async def test_a_session_goes_on_at_the_price_it_began_with(
+async def test_40_a_session_goes_on_at_the_price_it_began_with(
     model: Path, network: MemoryNetwork, tmp_path: Path
 ):
-    """Facts section 8, 40: an offer that changes in mid-session."""
     async with swarm(model, tmp_path, over(network)) as built:
         [node] = await built.start((0, 6), rates=CHEAP)
         async with built.client() as client:
@@ -77,10 +76,9 @@ async def test_who_asks_more_than_it_announced_is_left_and_remembered(
 
 
 @pytest.mark.parametrize("days", [-2, 2])
-async def test_offers_of_another_day_are_agreed_to_by_nobody(
+async def test_40_offers_of_another_day_are_agreed_to_by_nobody(
     model: Path, network: MemoryNetwork, tmp_path: Path, days: int
 ):
-    """Facts section 8, 40: an offer that has expired, or is of the future."""
     async with swarm(model, tmp_path, over(network)) as built:
         odd, right = await built.start((0, 6), (0, 6), rates=CHEAP)
         odd.node.serving.offer._now_ms = lambda: wall_ms() + days * DAY_MS

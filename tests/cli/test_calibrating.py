@@ -52,8 +52,8 @@ def refused(engine, texts, claims, *, rounded=False) -> list[bool]:
     return found
 
 
-def test_the_shipped_profile_takes_honest_rows_and_refuses_rounded_and_stale_ones(engine):
-    """Tests 37 and 38 of section 8, quick: `benchmarks/audit.py` has quantized weights."""
+def test_37_and_38_the_shipped_profile_takes_honest_rows_and_refuses_rounded_and_stale_ones(engine):
+    """Quick: `benchmarks/audit.py` has quantized weights."""
     texts = write_text(engine, 2, 20, 65, seed=5)
     ran = run_way(engine, texts, 20, [3, 8], FLOAT32, Way(batch=2, chunk=7))
 
@@ -63,8 +63,8 @@ def test_the_shipped_profile_takes_honest_rows_and_refuses_rounded_and_stale_one
 
 
 @pytest.mark.slow
-def test_four_bits_are_refused_and_honest_nodes_are_not_however_they_run():
-    """Tests 37 and 38 of section 8, on trained weights in bfloat16."""
+def test_37_and_38_four_bits_are_refused_and_honest_nodes_are_not_however_they_run():
+    """On trained weights in bfloat16."""
     pytest.importorskip("bitsandbytes")
     directory = find_model("tiny").directory
     engine = load_shard(directory, None, dtype="bfloat16")

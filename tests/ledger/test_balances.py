@@ -60,7 +60,7 @@ def test_nothing_is_ever_negative(claims):
     assert all(min(b.earned, b.spent) >= 0 for b in balances(ACCOUNTS[0], claims))
 
 
-def test_of_several_claims_on_one_tab_the_highest_counts():
+def test_25_of_several_claims_on_one_tab_the_highest_counts():
     me, you = ACCOUNTS[:2]
     claims = [Claim(b"tab-" * 4, you, me, b"", amount) for amount in (5, 9, 7)]
 

@@ -259,7 +259,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
         Ledger.open(tmp_path, CLIENT, SWARM)
 
 
-def test_a_database_put_back_to_an_older_state_signs_nothing(tmp_path):
+def test_31_a_database_put_back_to_an_older_state_signs_nothing(tmp_path):
     with Ledger.open(tmp_path, CLIENT, SWARM) as ledger:
         ledger.append(receipts(2)[0])
     older = (tmp_path / FILE_NAME).read_bytes()

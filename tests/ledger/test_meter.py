@@ -107,13 +107,13 @@ def test_rows_that_run_backwards_are_refused():
 
 @settings(deadline=None)
 @given(rates, meters, meters)
-def test_a_price_never_falls_as_the_meter_grows(rate, meter, more):
+def test_11_a_price_never_falls_as_the_meter_grows(rate, meter, more):
     assert price(rate, meter) <= price(rate, meter + more)
 
 
 @settings(deadline=None)
 @given(rates, st.lists(meters, max_size=6))
-def test_how_a_tab_is_cut_into_windows_does_not_change_what_it_costs(rate, windows):
+def test_11_how_a_tab_is_cut_into_windows_does_not_change_what_it_costs(rate, windows):
     whole = sum(windows, Meter())
 
     by_unit = sum(r * c for r, c in zip(rate.to_fields(), whole.to_fields(), strict=True))

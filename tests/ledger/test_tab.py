@@ -107,7 +107,7 @@ def test_a_prompt_beyond_what_the_provider_lends_is_refused_at_once():
 # --- attacks -------------------------------------------------------------------------------------
 
 
-def test_an_inflated_statement_is_paid_as_far_as_the_client_saw_it():
+def test_34_an_inflated_statement_is_paid_as_far_as_the_client_saw_it():
     payer, provider = open_tab()
     seen = ran(12).meter()
     inflated = seen + Meter(decode_tl=1000)
@@ -120,7 +120,7 @@ def test_an_inflated_statement_is_paid_as_far_as_the_client_saw_it():
     assert closed.amount == payer.offer.price(seen)
 
 
-def test_an_older_voucher_after_a_newer_one_changes_nothing():
+def test_25_an_older_voucher_after_a_newer_one_changes_nothing():
     payer, provider = open_tab()
     older = settle(payer, provider, ran(10).meter(), final=False)
     newer = settle(payer, provider, ran(15).meter(), final=False)
@@ -131,7 +131,7 @@ def test_an_older_voucher_after_a_newer_one_changes_nothing():
     assert provider.faults == []
 
 
-def test_of_two_vouchers_with_one_number_the_higher_counts_and_the_pair_is_kept():
+def test_26_of_two_vouchers_with_one_number_the_higher_counts_and_the_pair_is_kept():
     payer, provider = open_tab()
     held = settle(payer, provider, ran(10).meter(), final=False)
     low = ran(9).meter()
@@ -150,7 +150,7 @@ def test_of_two_vouchers_with_one_number_the_higher_counts_and_the_pair_is_kept(
     assert provider.faults[0].evidence == (held, rival)
 
 
-def test_a_voucher_is_good_for_its_own_tab_swarm_and_payee_only():
+def test_24_a_voucher_is_good_for_its_own_tab_swarm_and_payee_only():
     payer, provider = open_tab()
     voucher = settle(payer, provider, ran(10).meter())
     for other in (
@@ -215,7 +215,7 @@ def test_a_statement_that_takes_back_work_is_refused():
         payer.check_statement(state(again, ran(5).meter()), now_ms=NOW_MS)
 
 
-def test_two_statements_with_one_number_are_kept_as_evidence():
+def test_26_two_statements_with_one_number_are_kept_as_evidence():
     payer, provider = open_tab()
     first = state(provider, ran(10).meter())
     twin = ProviderTab(payer.receipt().offer, payer.receipt().terms, PROVIDER, SWARM)
@@ -226,7 +226,7 @@ def test_two_statements_with_one_number_are_kept_as_evidence():
     assert payer.faults[0].evidence == (first, other)
 
 
-def test_a_prepayment_is_all_that_a_client_can_lose():
+def test_33_a_prepayment_is_all_that_a_client_can_lose():
     payer, provider = open_tab(prepaid=300, credit_window=0)
 
     ahead = payer.make_voucher(Meter(), now_ms=NOW_MS)
@@ -335,7 +335,7 @@ def test_a_receipt_with_a_part_of_another_tab_names_the_part():
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_neither_side_loses_more_than_agreed_under_any_schedule(data):
+def test_18_neither_side_loses_more_than_agreed_under_any_schedule(data):
     def pick(*options):
         return data.draw(st.sampled_from(options))
 
@@ -423,7 +423,7 @@ def test_rows_that_were_taken_back_count_for_nothing():
 
 
 @pytest.mark.parametrize("liar", [None, 0, 1, 2])
-def test_a_hop_that_alters_or_invents_rows_is_localised_to_its_links(liar):
+def test_35_and_36_a_hop_that_alters_or_invents_rows_is_localised_to_its_links(liar):
     """Four hops; hop `liar` sends on other rows than it says it sent."""
     statements, arriving = [], b"ids"
     for number in range(4):

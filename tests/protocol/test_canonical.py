@@ -38,7 +38,7 @@ def test_a_field_keeps_its_type(fields):
 
 @settings(deadline=None)
 @given(st.binary(max_size=64))
-def test_bytes_that_decode_are_the_only_spelling_of_their_fields(data):
+def test_12_bytes_that_decode_are_the_only_spelling_of_their_fields(data):
     try:
         fields = decode(data)
     except NotCanonical:
@@ -100,7 +100,7 @@ def test_every_changed_byte_is_refused_or_means_something_else(fields, data):
         ("82", "cut off"),
     ],
 )
-def test_other_spellings_are_refused(spelling, why):
+def test_13_other_spellings_are_refused(spelling, why):
     with pytest.raises(NotCanonical):
         decode(bytes.fromhex(spelling))
 
@@ -115,7 +115,7 @@ def test_values_without_a_canonical_form_are_refused(value):
         encode([value])
 
 
-def test_arrays_nest_four_deep_and_no_deeper():
+def test_13_arrays_nest_four_deep_and_no_deeper():
     nested = [[[[7]]]]
 
     assert MAX_DEPTH == 4
@@ -124,7 +124,7 @@ def test_arrays_nest_four_deep_and_no_deeper():
         encode([nested])
 
 
-def test_an_object_is_at_most_64_kib():
+def test_13_an_object_is_at_most_64_kib():
     fits = encode([bytes(MAX_BYTES - 4)])
 
     assert len(fits) == MAX_BYTES

@@ -112,7 +112,7 @@ def holds(public_key: bytes, message: bytes, signature: bytes, backend: str) -> 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("number", range(len(SPECCHECK)))
-def test_both_libraries_give_the_agreed_verdict_on_odd_signatures(number, backend):
+def test_23_both_libraries_give_the_agreed_verdict_on_odd_signatures(number, backend):
     message, public_key, signature, counts = SPECCHECK[number]
 
     verdict = holds(*(bytes.fromhex(part) for part in (public_key, message, signature)), backend)
@@ -132,7 +132,7 @@ SMALL_ORDER_Y = [
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("sign_bit", [0, 1])
 @pytest.mark.parametrize("y", [*SMALL_ORDER_Y, P, P + 1, 2**255 - 1])
-def test_a_key_that_anybody_could_sign_with_is_no_key(y, sign_bit, backend):
+def test_23_a_key_that_anybody_could_sign_with_is_no_key(y, sign_bit, backend):
     odd_key = (y | sign_bit << 255).to_bytes(32, "little")
     identity = (1).to_bytes(32, "little")
     forged = identity + bytes(32)  # R the identity, S = 0: holds for any message in some libraries
@@ -142,7 +142,7 @@ def test_a_key_that_anybody_could_sign_with_is_no_key(y, sign_bit, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_signature_has_one_spelling_of_its_scalar(backend):
+def test_23_a_signature_has_one_spelling_of_its_scalar(backend):
     signature = ALICE.sign(b"once")
     scalar = int.from_bytes(signature[32:], "little")
     other_spelling = signature[:32] + (scalar + L).to_bytes(32, "little")
@@ -201,7 +201,7 @@ swarms = st.sampled_from([SWARM, bytes(32)])
 
 @settings(deadline=None)
 @given(types, swarms, st.binary(max_size=8), types, swarms, st.binary(max_size=8))
-def test_two_objects_never_share_their_signed_bytes(type_a, swarm_a, a, type_b, swarm_b, b):
+def test_14_two_objects_never_share_their_signed_bytes(type_a, swarm_a, a, type_b, swarm_b, b):
     same = (type_a, swarm_a, a) == (type_b, swarm_b, b)
 
     assert (signed_bytes(type_a, swarm_a, a) == signed_bytes(type_b, swarm_b, b)) is same
@@ -258,7 +258,7 @@ def test_a_signed_payload_that_is_not_canonical_is_refused():
 
 @settings(deadline=None)
 @given(st.data())
-def test_every_changed_byte_of_an_envelope_is_found(data):
+def test_12_every_changed_byte_of_an_envelope_is_found(data):
     encoded = bytearray(seal("mh/test/1", SWARM, [1, b"meter", [7] * 3], ALICE, BOB).encode())
     encoded[data.draw(st.integers(0, len(encoded) - 1))] ^= data.draw(st.integers(1, 255))
 
