@@ -26,7 +26,8 @@ def read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise UnreadableBundle(f"cannot read {path}: {error.strerror}") from error
+        hint = "manyhands ledger verify FILE, where FILE is a bundle that somebody sent"
+        raise UnreadableBundle(f"cannot read {path}: {error.strerror}", hint=hint) from error
     if len(data) > MAX_FILE_BYTES:
         raise BadBundle(f"the file is larger than {MAX_FILE_BYTES // 2**20} MiB")
     return data

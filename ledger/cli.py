@@ -72,18 +72,36 @@ ledger.add_command(repair_command)
     help="Of an exported statement (csv, jsonl, focus), instead of a home.",
 )
 @click.option("--peer", type=AccountType(), help="Only with this peer id.")
+@click.option("--asset", type=AccountType(), help="Only in the credit of this issuer.")
+@click.option(
+    "--as-of",
+    "day",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="As it stood at the end of this day (UTC); what is granted is told of now alone.",
+)
 @common
 def balance(
-    home: Path, role: str | None, as_json: bool, file: Path | None, peer: bytes | None
+    home: Path,
+    role: str | None,
+    as_json: bool,
+    file: Path | None,
+    peer: bytes | None,
+    asset: bytes | None,
+    day: datetime | None,
 ) -> None:
     """What each counterparty owes us, and we them."""
+    more: Json = {}
     if file is not None:
-        views, more = [export_balance(file, peer)], {}
+        if day is not None:
+            raise UsageError("--as-of is of a home", hint="export one up to that day: --to DAY")
+        views = [export_balance(file, peer, asset)]
     else:
-        credit = credit_views(home, (role,) if role else ROLES, peer)
+        choice = choice_of(None, day, None, None)
+        credit = [] if day else credit_views(home, (role,) if role else ROLES, peer, asset)
         books = books_of(home, role, may_lack=bool(credit))
-        views = [balance_view(book, peer) for book in books]
+        views = [balance_view(book, peer, asset, choice.last) for book in books]
         more = {"credit": credit} if credit else {}
+        more |= {"as_of": choice.to_json()["to"]} if day else {}
     _say("balance", home, as_json, {"ledgers": views, **more}, render.balance)
 
 

@@ -41,18 +41,24 @@ def books_at(home: Path, role: str) -> Iterator[SpendBooks | None]:
         yield books
 
 
-def credit_views(home: Path, roles: Sequence[str] = ROLES, peer: bytes | None = None) -> list[Json]:
+def credit_views(
+    home: Path,
+    roles: Sequence[str] = ROLES,
+    peer: bytes | None = None,
+    asset: bytes | None = None,
+) -> list[Json]:
     """Of each party: what it has, what is set aside, as of which checkpoint.
 
-    peer: of what is set aside, only what is for this one or from it.
+    peer: of what is set aside, only what is for this one or from it. asset: only this one.
     """
     policy, views = policy_at(home), []
+    assets = [each for each in policy.assets if asset in (None, each)]
     for role in roles if policy.issuers else ():
         key = home / role / KEY_NAME
         with books_at(home, role) as books:
             if books is not None and key.exists():
                 account = read_public_key(key)
-                views += [_credit(role, account, asset, books, peer) for asset in policy.assets]
+                views += [_credit(role, account, each, books, peer) for each in assets]
     return views
 
 
@@ -156,6 +162,7 @@ def fork_view(fault: Fault, swarm_id: bytes) -> Json:
         "peer": peer_name(fault.accused),
         "differs_at": check_fork(fault, swarm_id),
         "checkpoints": heads,
+        "evidence": [{"what": "side of a fork", "bytes": side.hex()} for side in fault.evidence],
     }
 
 

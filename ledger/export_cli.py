@@ -34,6 +34,7 @@ from protocol.files import private_file
 from protocol.signing import Envelope
 
 BUNDLE_CHECK_SCHEMA = "manyhands/ledger-verify-bundle/v1"
+ASK_AGAIN = "have it sent again: its owner makes one with `manyhands ledger export bundle`"
 _DEVICES = (("/", "dev"), ("/", "proc"))  # what stands there, nothing can replace
 FORMATS = ("csv", "jsonl", "focus", "bundle")
 
@@ -170,13 +171,13 @@ def worth_of(credit_is: tuple[str, str] | None) -> Worth | None:
         raise UsageError(f"not an amount: {credit_is[0][:40]!r}") from error
 
 
-def export_balance(file: Path, peer: bytes | None = None) -> Json:
-    """The balances that an exported statement comes to, or the one with a peer."""
+def export_balance(file: Path, peer: bytes | None = None, asset: bytes | None = None) -> Json:
+    """The balances that an exported statement comes to, or those with a peer, in an asset."""
     account, claims = read_export(file)
     if account is None:
         click.echo(f"note: {file} has no tabs, and does not say whose statement it is", err=True)
     rows = balances(account, claims) if account else []
-    return balance_rows("file", account or b"", len(claims), rows_with(rows, peer))
+    return balance_rows("file", account or b"", len(claims), rows_with(rows, peer, asset))
 
 
 def verify_bundle(
@@ -195,8 +196,10 @@ def verify_bundle(
         proven = as_known(proven, known) if known else proven
         account = proven.keys.account.hex() if proven.keys else None
         if owner is not None and owner not in (peer_name(proven.account), account):
-            raise BadBundle(f"it is the ledger of {peer_name(proven.account)}, not of {owner}")
+            whose = f"it is the ledger of {peer_name(proven.account)}, not of {owner}"
+            raise BadBundle(whose, hint="--owner is the peer id that its owner told you otherwise")
     except (BadBundle, IncompleteBundle) as error:
+        error.hint = error.hint or ASK_AGAIN
         if as_json:
             told = {"ok": False, "code": error.code, "reason": str(error)}
             click.echo(json.dumps({"schema": BUNDLE_CHECK_SCHEMA, **told}))

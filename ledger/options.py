@@ -12,7 +12,7 @@ from ledger.homes import ROLES, Book, find_books
 from ledger.statements import Choice
 from protocol.errors import ConfigError, IntegrityError, UsageError
 from protocol.identity import PeerId, public_key_from_peer_id
-from protocol.signing import check_public_key
+from protocol.signing import can_be_made, check_public_key
 
 Account = bytes
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -36,6 +36,23 @@ class AccountType(click.ParamType[Any]):
             check_public_key(account)
         except (IntegrityError, UsageError, ValueError) as error:
             self.fail(f"{text!r} is no account: {error}", param, ctx)
+        return account
+
+
+class OwnerType(AccountType):
+    """An account that credit is given to: what goes to a key that nobody has is lost."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Account:
+        account = super().convert(value, param, ctx)
+        if not can_be_made(account):
+            self.fail(
+                f"{value!r} is nobody's key, and credit for it were lost: it is mistyped, or the"
+                " number of an account above keys (then: a peer id of its owner's node or clients)",
+                param,
+                ctx,
+            )
         return account
 
 

@@ -34,17 +34,22 @@ Json = dict[str, Any]
 PROOF_SCHEMA = "manyhands/ledger-proof/v1"
 
 
-def balance_view(book: Book, peer: bytes | None = None) -> Json:
-    """peer: only with this one."""
+def balance_view(
+    book: Book, peer: bytes | None = None, asset: bytes | None = None, last: int | None = None
+) -> Json:
+    """peer, asset: only with this one, in this one. last: of tabs that ended by this day's end."""
     with book.reader() as reader:
-        claims = (entry.claim(reader.account) for entry in reader.entries())
+        entries = (entry for entry in reader.entries() if last is None or entry.epoch <= last)
+        claims = (entry.claim(reader.account) for entry in entries)
         rows = balances(reader.account, noted_at(book, reader).less(claims))
-        return balances_view(book, reader, rows_with(rows, peer))
+        return balances_view(book, reader, rows_with(rows, peer, asset))
 
 
-def rows_with(rows: Sequence[Balance], peer: bytes | None) -> list[Balance]:
-    """Those with one counterparty, or all."""
-    return [row for row in rows if peer in (None, row.counterparty)]
+def rows_with(
+    rows: Sequence[Balance], peer: bytes | None, asset: bytes | None = None
+) -> list[Balance]:
+    """Those with one counterparty, in one asset, or all."""
+    return [row for row in rows if peer in (None, row.counterparty) and asset in (None, row.asset)]
 
 
 def balances_view(book: Book, reader: LedgerReader, rows: Sequence[Balance]) -> Json:

@@ -14,7 +14,7 @@ import click
 
 from ledger.cosigning import quorum
 from ledger.notes import COSIGNATURE_V1, NoteKey
-from ledger.options import Account, AccountType
+from ledger.options import Account, OwnerType
 from ledger.policy import BILATERAL, GRANTED, MAX_EPOCH_S, OPEN_POLICY, SETTLED, Policy
 from ledger.witness import WitnessBook
 from ledger.worth import Worth
@@ -149,7 +149,7 @@ def funding_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--issuer",
             "issuers",
-            type=AccountType(),
+            type=OwnerType(),
             multiple=True,
             help="With granted: whose promises are credit. Repeat for more. Default: this home.",
         ),

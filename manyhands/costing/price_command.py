@@ -6,6 +6,7 @@ here is enforced, and offers are made and signed by the node.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +22,7 @@ from manyhands.costing.power import find_counters
 from manyhands.gateway.spending import today
 from manyhands.home import Home
 from manyhands.options import SpanType, home_option, join_option, json_option
+from manyhands.progress import say
 from protocol.address import Address
 from protocol.errors import ConfigError, PeerError, UsageError
 from protocol.identity import PeerId
@@ -40,8 +42,10 @@ def price() -> None:
 
 @price.command()
 @click.argument("model", metavar="[MODEL]", required=False)
-@click.option("--kwh", type=AMOUNT, required=True, metavar="X", help="Price of a kilowatt-hour.")
-@click.option("--watts", type=AMOUNT, metavar="W", help="Drawn by the work; else it is measured.")
+@click.option("--kwh", type=AMOUNT, metavar="X", help="Price of a kilowatt-hour. Else: asked for.")
+@click.option(
+    "--watts", type=AMOUNT, metavar="W", help="Drawn by the work. Else: measured, or asked."
+)
 @click.option("--pue", type=AMOUNT, default="1.0", metavar="X", help="Of the building. Default: 1.")
 @click.option("--margin", type=AMOUNT, default="0.2", metavar="SHARE", help="Default: 0.2.")
 @click.option("--span", type=SpanType(), default="auto", help="Blocks to try. Default: all.")
@@ -55,7 +59,7 @@ def price() -> None:
 @json_option
 def suggest(
     model: str | None,
-    kwh: Decimal,
+    kwh: Decimal | None,
     watts: Decimal | None,
     pue: Decimal,
     margin: Decimal,
@@ -73,15 +77,19 @@ def suggest(
     is asked what it measured of its span, and --watts says what it draws. A credit is taken to be
     worth one of the money that --kwh is in.
     """
+    if kwh is None:
+        why = "what a kilowatt-hour costs is not known here"
+        kwh = _ask("Price of a kilowatt-hour", why, hint="it is on the bill: --kwh 0.30")
     Power(watts=watts or Decimal(0), kwh=kwh, pue=pue)  # before anything is loaded
     with_margin(0, margin)
     if watts is None and (model is None or not find_counters()):
-        raise UsageError(
+        why = (
             "nothing on this machine tells what the work draws"
             if model
-            else "what a running node's work draws cannot be told apart from here",
-            hint="measure it at the plug, at work and at rest, and say the difference: --watts W",
+            else "what a running node's work draws cannot be told apart from here"
         )
+        how = "measure it at the plug, at work and at rest, and say the difference: --watts W"
+        watts = _ask("Watts at the plug, at work, less those at rest", why, hint=how)
     place = Home.at(home)
     seen = _swarm(place, join)
     if model is None:
@@ -110,6 +118,19 @@ def suggest(
         "against_the_cheapest": _against(others, floor, suggested),
     }
     click.echo(json.dumps(view)) if as_json else _show_suggestion(view)
+
+
+def _ask(what: str, why: str, *, hint: str) -> Decimal:
+    """From the person at the terminal.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not sys.stdin.isatty():
+        raise UsageError(why, hint=hint)
+    say(f"{why}; {hint}")
+    answer: Decimal = click.prompt(what, type=AMOUNT, err=True)
+    return answer
 
 
 @price.command("set")

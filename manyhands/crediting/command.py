@@ -15,7 +15,7 @@ import click
 from ledger.amounts import NCR, AmountType, show_amount
 from ledger.fold import Allotted
 from ledger.lines import peer_name
-from ledger.options import AccountType
+from ledger.options import AccountType, OwnerType
 from ledger.spending import Grant, Release, Spending
 from manyhands.crediting.desk import Desk, Written, check_granted, open_desk
 from manyhands.crediting.shown import plural
@@ -52,7 +52,7 @@ def online(command: Command) -> Command:
 
 
 @ledger.command()
-@click.argument("account", type=AccountType())
+@click.argument("account", type=OwnerType())
 @click.argument("amount", type=AmountType())
 @click.option("--memo", default="", help="What for; its hash alone is logged.")
 @online
@@ -85,7 +85,7 @@ def grant(
 
 
 @ledger.command()
-@click.argument("payee", type=AccountType())
+@click.argument("payee", type=OwnerType())
 @click.argument("amount", type=AmountType())
 @click.option(
     "--epochs",

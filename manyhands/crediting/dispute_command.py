@@ -1,11 +1,12 @@
 """`manyhands ledger dispute`: who broke a rule, with the proof that this home has.
 
-In: a home. Out: accounts that nobody takes new business from, and what proves it; tabs on which
-more was claimed than paid.
+In: a home, or proof that another one has. Out: accounts that nobody takes new business from, and
+what proves it; tabs on which more was claimed than paid.
 """
 
 import json
 from pathlib import Path
+from typing import IO
 
 import click
 
@@ -13,11 +14,14 @@ from ledger.credit_views import sync_views
 from ledger.disputes_cli import tabs
 from ledger.findings_render import faults as show_faults
 from ledger.findings_view import fault_views
+from ledger.handed_faults import Json, keep_faults, read_faults
+from ledger.homes import ROLES
 from ledger.lines import peer_name
 from ledger.options import AccountType
+from ledger.swarms import swarm_of
 from manyhands.crediting.shown import show_forks
 from manyhands.crediting.sync_command import ledger
-from manyhands.home import default_home
+from manyhands.home import KEY_NAME, default_home, open_identity
 from manyhands.options import home_option, json_option
 from manyhands.progress import say
 from protocol.errors import UsageError
@@ -48,6 +52,42 @@ def dispute_list(home: Path | None, as_json: bool) -> None:
 def dispute_show(account: bytes, home: Path | None, as_json: bool) -> None:
     """What proves it of ACCOUNT: two checkpoints that no one log can have, or signed objects."""
     _show_disputes(home or default_home(), account, as_json)
+
+
+@dispute.command("open")
+@click.argument("file", type=click.File("rb"))
+@home_option
+@json_option
+def dispute_open(file: IO[bytes], home: Path | None, as_json: bool) -> None:
+    """Take up what FILE proves, which `dispute show --json` printed elsewhere; - is standard input.
+
+    Each fault in it is judged here. Those that hold are kept, so that whoever is at fault is not
+    used, and are told on, to other nodes, by this home's node and clients.
+    """
+    root = home or default_home()
+    handed = read_faults(file.read(), swarm_of(root)[0])
+    if not (keys := [root / role for role in ROLES if (root / role / KEY_NAME).exists()]):
+        hint = "manyhands identity --home DIR makes one"
+        raise UsageError(f"{root} has no key to tell it with", hint=hint)
+    news = keep_faults(root, handed, open_identity(keys[0]).key)
+    views = [each.view(is_new) for each, is_new in zip(handed, news, strict=True)]
+    if as_json:
+        view = {"schema": "manyhands/ledger-dispute-opened/v1", "home": str(root)}
+        click.echo(json.dumps({**view, "opened": views}))
+        return
+    for each in views:
+        _show_opened(each)
+
+
+def _show_opened(view: Json) -> None:
+    word = view["rests_on"]
+    is_proven = isinstance(word, str)
+    rests_on = word if is_proven else f"the word of {', '.join(word)}"
+    click.echo(f"{view['peer']}: {view['what']}, by {rests_on}")
+    if not view["is_new"]:
+        say("that was known here")
+    if not is_proven:
+        say("to believe one of them: manyhands ledger audit trust PEER")
 
 
 def _show_disputes(root: Path, account: bytes | None, as_json: bool) -> None:

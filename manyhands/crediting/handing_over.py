@@ -14,7 +14,7 @@ import click
 
 from ledger.amounts import AmountType, show_amount
 from ledger.lines import peer_name
-from ledger.options import AccountType
+from ledger.options import OwnerType
 from manyhands.crediting.command import asset_of, asset_option, online
 from manyhands.crediting.desk import check_granted, open_desk
 from manyhands.crediting.handed import Handed, Printed, handed_by, set_aside, take_in
@@ -34,7 +34,7 @@ HANDED, ACCEPTED = "manyhands/ledger-handed-over/v1", "manyhands/ledger-accepted
 
 
 @ledger.command("hand-over")
-@click.argument("owner", type=AccountType())
+@click.argument("owner", type=OwnerType())
 @click.argument("amount", type=AmountType(), required=False)
 @click.option("--again", is_flag=True, help="Set nothing more aside: print the lines again.")
 @asset_option

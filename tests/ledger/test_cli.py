@@ -10,10 +10,13 @@ from click.testing import CliRunner
 
 from ledger import Ledger
 from ledger.cli import ledger as ledger_commands
+from ledger.lines import moment
 from ledger.reader import FILE_NAME
 from protocol.errors import ConfigError, IntegrityError, ManyhandsError, UsageError
 from protocol.identity import load_or_create_identity, peer_id_from_public_key
-from tests.ledger.parties import PROVIDER, SWARM, closed_receipt
+from tests.ledger.parties import NOW_MS, PROVIDER, SWARM, closed_receipt
+
+DAY_MS = 86_400_000
 
 
 def run(*args):
@@ -62,6 +65,32 @@ def test_a_balance_with_one_peer_has_nothing_of_others(home):
     assert [row["peer"] for row in client["balances"]] == [peer]
     assert client["spent_ncr"] > 0
     assert run("balance", "--home", home, "--peer", "nobody").exit_code == 2
+
+
+def test_a_balance_of_an_earlier_day_is_what_a_statement_up_to_it_closes_at(tmp_path):
+    node = load_or_create_identity(tmp_path / "node" / "identity.key")
+    with Ledger.open(tmp_path / "node", node.key, SWARM) as ledger:
+        for n in (1, 2, 3):
+            nonce, now_ms = bytes([n]) * 16, NOW_MS + n * DAY_MS
+            ledger.append(closed_receipt(provider=node.key, nonce=nonce, now_ms=now_ms))
+    days = [f"{moment(NOW_MS + n * DAY_MS):%Y-%m-%d}" for n in range(5)]
+
+    stood = [run_json("balance", "--home", tmp_path, "--as-of", day) for day in days]
+
+    closed = [run_json("statement", "--home", tmp_path, "--to", day) for day in days]
+    nets = [view["ledgers"][0]["net_ncr"] for view in stood]
+    assert nets == [view["ledgers"][0]["closing_ncr"] for view in closed]
+    assert nets[0] == 0 < nets[1] < nets[2] < nets[3] == nets[4]
+    assert [view["as_of"] for view in stood] == days
+    assert isinstance(run("balance", "--file", "x", "--as-of", days[0]).exception, UsageError)
+
+
+def test_a_balance_in_one_issuers_credit_has_nothing_in_anothers(home):
+    issuer = peer_id_from_public_key(PROVIDER.public_key)
+
+    views = run_json("balance", "--home", home, "--asset", issuer)["ledgers"]
+
+    assert [view["balances"] for view in views] == [[], []]
 
 
 def test_statement_lists_every_tab(home):

@@ -17,7 +17,7 @@ from ledger.fold import Books
 from ledger.spend_books import SpendBooks
 from ledger.swarms import policy_at, swarm_of
 from manyhands.home import Home, open_identity
-from tests.cli.command import Ended, environment, manyhands
+from tests.cli.command import Ended, environment, manyhands, until_answered
 
 SWARM = "lab"
 PRICE = 100_000_000_000  # ncr for a million token-layers: a window of ten million is 100 of them
@@ -55,7 +55,7 @@ class Party:
 
     def told(self, *arguments: object) -> Any:
         """What a command says as JSON."""
-        ended = self.run(*arguments, "--json")
+        ended = until_answered(lambda: self.run(*arguments, "--json"))
         assert ended.code == 0, (arguments, ended.err)
         return json.loads(ended.out)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import Ended, assert_explained, manyhands
+from tests.cli.command import Ended, assert_explained, manyhands, until_answered
 from tests.swarm.processes import start
 
 pytestmark = [pytest.mark.swarm, pytest.mark.slow]
@@ -27,7 +27,7 @@ def test_a_client_is_granted_credit_and_pays_two_nodes_from_what_it_allots(tmp_p
         assert process.stdout.readline(), process.stderr and process.stderr.read()
 
     def lab(home: Path, *arguments: object) -> Ended:
-        return manyhands(*arguments, "--home", home, "--swarm", "lab", timeout_s=120)
+        return manyhands(*arguments, "--home", home, "--swarm", "lab", timeout_s=180)
 
     def generate(home: Path) -> Ended:
         asked = ("--prompt", "Once", "--max-tokens", 4, "--ignore-eos", "--json", "--wait", 30)
@@ -38,12 +38,14 @@ def test_a_client_is_granted_credit_and_pays_two_nodes_from_what_it_allots(tmp_p
         assert made.code == 0, made.err
         serve(founder, "0:4")
         invite = lab(founder, "swarm", "invite").out.strip()
-        joined = json.loads(manyhands("swarm", "join", invite, "--home", friend, "--json").out)
+        join = ("swarm", "join", invite, "--home", friend, "--json")
+        joined = json.loads(manyhands(*join, timeout_s=180).out)
         serve(friend, "4:8")
         payer = joined["peers"]["client"]
         assert_explained(generate(friend), 6, f"manyhands ledger grant {payer}")
 
-        granted = lab(founder, "ledger", "grant", payer, "2.5", "--json")
+        grant = ("ledger", "grant", payer, "2.5", "--json")
+        granted = until_answered(lambda: lab(founder, *grant))
         assert granted.code == 0, granted.err
         answers = [generate(friend) for _ in range(2)]
         assert [each.code for each in answers] == [0, 0], answers[-1].err

@@ -14,7 +14,7 @@ import pytest
 from ledger.swarms import policy_at
 from manyhands.local import free_ports
 from protocol.clock import wall_ms
-from tests.cli.command import Ended, manyhands
+from tests.cli.command import Ended, manyhands, until_answered
 from tests.swarm.processes import start
 
 pytestmark = [pytest.mark.swarm, pytest.mark.slow]
@@ -64,7 +64,7 @@ class Lab:
         return manyhands(*line, "--home", home, "--swarm", "lab", timeout_s=180, **env)
 
     def told(self, home: Path, *line: object) -> Any:
-        ended = self.run(home, *line, "--json")
+        ended = until_answered(lambda: self.run(home, *line, "--json"))
         assert ended.code == 0, ended.err
         return json.loads(ended.out)
 
