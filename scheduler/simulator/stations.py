@@ -49,8 +49,8 @@ class Load:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
-    """The parts of nodes' spans that sessions run, each pair of one node that overlaps, and each
-    that does not.
+    """The parts of nodes' spans that sessions run, sorted by node; each pair of one node that
+    overlaps, and each that does not.
     """
 
     nodes: Ints
@@ -64,10 +64,10 @@ class Parts:
     @classmethod
     def of(cls, nodes: Ints, keys: Ints) -> Self:
         entry, exit = keys >> PART_BITS, keys & (1 << PART_BITS) - 1
-        same = nodes[:, None] == nodes[None, :]
-        common = np.minimum.outer(exit, exit) - np.maximum.outer(entry, entry)
-        overlaps = same & (common > 0)
-        meets, apart = np.nonzero(overlaps), np.nonzero(same & (common <= 0))
+        one, other = _of_one_node(nodes)
+        common = np.minimum(exit[one], exit[other]) - np.maximum(entry[one], entry[other])
+        meets = one[common > 0], other[common > 0]
+        apart = one[common <= 0], other[common <= 0]
         blocks = np.arange(exit.max())
         covers = (entry[:, None] <= blocks) & (blocks < exit[:, None])
         pair, block = np.nonzero(covers[meets[1]] & ~covers[meets[0]])
@@ -76,9 +76,9 @@ class Parts:
             n_blocks=len(blocks),
             meets=meets,
             outside=(meets[0][pair] * len(blocks) + block, meets[1][pair]),
-            in_common=np.where(meets[0] == meets[1], 0, common[meets]).astype(np.float64),
+            in_common=np.where(meets[0] == meets[1], 0, common[common > 0]).astype(np.float64),
             apart=apart,
-            between=np.nonzero(overlaps[apart[0]] & overlaps[apart[1]]),
+            between=_between(len(nodes), meets, apart),
         )
 
     def turns_s(self, turn_s: Floats, is_waiting: Floats) -> Floats:
@@ -229,6 +229,26 @@ class Stations:
         shared_s = visits.alone * (1 + visits.weight * company) + more_s
         in_turn_s = visits.alone * (1 + self.prompts[nodes] - runs) / self.left[nodes]
         return np.where(streams, in_turn_s, shared_s * (1 + self.slower[nodes]))
+
+
+def _of_one_node(nodes: Ints) -> tuple[Ints, Ints]:
+    """All pairs of parts of the same node; a table of all parts by all would be too large."""
+    return _repeated(np.searchsorted(nodes, nodes), np.searchsorted(nodes, nodes, "right"))
+
+
+def _between(n_parts: int, meets: tuple[Ints, ...], apart: tuple[Ints, ...]) -> tuple[Ints, Ints]:
+    """(place in `apart`, part): the parts that meet both of a pair which does not."""
+    (part, met), (one, other) = meets, apart
+    place, at = _repeated(np.searchsorted(part, one), np.searchsorted(part, one, "right"))
+    do_meet = np.isin(other[place] * n_parts + met[at], part * n_parts + met)
+    return place[do_meet], met[at[do_meet]]
+
+
+def _repeated(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
+    """(row, number): each number of `[starts[row], stops[row])`, row by row."""
+    sizes = stops - starts
+    rows = np.repeat(np.arange(len(sizes)), sizes)
+    return rows, np.arange(len(rows)) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
 
 
 def part_key(start: int, stop: int) -> int:

@@ -8,9 +8,19 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 
 from scheduler.simulator.rates import Rates
-from scheduler.simulator.stations import MENDING_SLOWDOWN, SLOWDOWN, Load, part_key
+from scheduler.simulator.stations import (
+    MENDING_SLOWDOWN,
+    PART_BITS,
+    SLOWDOWN,
+    Load,
+    Parts,
+    part_key,
+)
 
 SHARE, ALONE_S = 0.12, 1.0
 
@@ -130,3 +140,24 @@ def test_one_more_is_said_to_take_about_what_it_takes():
     said = rates.estimate(rings[9])
 
     assert said == pytest.approx(Rates(11).solve(rings, range(10))[9], rel=0.05)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(1, 5)), min_size=1, unique=True
+    )
+)
+def test_pairs_of_parts_are_those_of_one_node_and_no_others(drawn):
+    drawn = sorted((node, part_key(start, start + n)) for node, start, n in drawn)
+    nodes, keys = (np.array(column) for column in zip(*drawn, strict=True))
+    starts, stops = keys >> PART_BITS, keys & (1 << PART_BITS) - 1
+
+    parts = Parts.of(nodes, keys)
+
+    same = nodes[:, None] == nodes[None, :]
+    common = np.minimum.outer(stops, stops) - np.maximum.outer(starts, starts)
+    overlap, apart = same & (common > 0), same & (common <= 0)
+    assert_array_equal(parts.meets, np.nonzero(overlap))
+    assert_array_equal(parts.apart, np.nonzero(apart))
+    both = overlap[parts.apart[0]] & overlap[parts.apart[1]]
+    assert_array_equal(parts.between, np.nonzero(both))
