@@ -7,8 +7,8 @@ changed last: one of two hosts of a block may be away.
 
 import asyncio
 import signal
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from manyhands.asking import Ask
@@ -16,7 +16,7 @@ from manyhands.coverage import hosts_per_block, runs_where, spell
 from manyhands.generate import stream
 from manyhands.local import LocalNode, LocalSwarm
 from manyhands.models import Model
-from manyhands.progress import say
+from manyhands.progress import PLAIN_EVERY_S, say
 from protocol.errors import ManyhandsError
 
 if TYPE_CHECKING:
@@ -143,3 +143,36 @@ def say_ready(node: LocalNode) -> None:
         f"node {node.index + 1} serves blocks {node.span} as {node.address.peer_id}, "
         f"ready in {node.ready_s:.1f} s"
     )
+
+
+@asynccontextmanager
+async def waiting_told(
+    nodes: Sequence[LocalNode], every_s: float = PLAIN_EVERY_S
+) -> AsyncIterator[None]:
+    """Meanwhile, a line now and then for people until all nodes were ready once."""
+    telling = asyncio.create_task(_tell_waiting(nodes, every_s))
+    try:
+        yield
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+
+async def _tell_waiting(nodes: Sequence[LocalNode], every_s: float) -> None:
+    waiting, before = list(nodes), {node.index: len(_log(node)) for node in nodes}
+    while True:
+        await asyncio.sleep(every_s)
+        waiting = [node for node in waiting if not node.is_ready]
+        if not waiting:
+            return
+        lines = _log(waiting[0])[before[waiting[0].index] :].splitlines()
+        say(
+            f"still waiting for node {', '.join(str(node.index + 1) for node in waiting)}; "
+            f"node {waiting[0].index + 1} said last: {lines[-1] if lines else 'nothing yet'}"
+        )
+
+
+def _log(node: LocalNode) -> str:
+    """Of this run and those before."""
+    path = node.log_path
+    return path.read_text(errors="replace") if path.exists() else ""

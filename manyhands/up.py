@@ -17,7 +17,7 @@ from manyhands.asking import open_client
 from manyhands.fetching import bring_weights
 from manyhands.governing.gate import require_served
 from manyhands.home import Home
-from manyhands.keeping import Keeper, say_ready
+from manyhands.keeping import Keeper, say_ready, waiting_told
 from manyhands.licences import require_accepted
 from manyhands.local import HOST, LocalSwarm, replicated_split
 from manyhands.loops import run
@@ -152,6 +152,7 @@ async def _up(
             say(f"starting {len(swarm.nodes)} nodes; health on http://{HOST}:{bound}/health/ready")
             running = open_client(home, swarm.addresses, Channel.DEV)  # whatever the nodes serve
             async with (
+                waiting_told(swarm.nodes),
                 swarm.running(say_ready),
                 running as client,
                 gateway.serving(client),

@@ -14,7 +14,7 @@ from manyhands import local, machine
 from manyhands.asking import DEFAULT_MAX_TOKENS, Ask
 from manyhands.coverage import hosts_per_block, runs_where, spell
 from manyhands.home import Home
-from manyhands.keeping import how_it_ended, why_incomplete
+from manyhands.keeping import how_it_ended, waiting_told, why_incomplete
 from manyhands.local import QUIET_S, LocalSwarm, even_split, first_line, replicated_split
 from manyhands.models import find_model
 from manyhands.options import EndpointType, SizeType
@@ -120,6 +120,25 @@ async def test_a_gentle_start_that_others_leave_no_time_is_tried_again_as_usual(
         assert (node.is_ready, node.n_starts) == (True, 3)
     finally:
         await swarm.stop()
+
+
+async def test_who_starts_a_swarm_is_told_whom_it_waits_for(tmp_path, capsys):
+    first, second = LocalSwarm("tiny", [Span(0, 4), Span(4, 8)], tmp_path).nodes
+    first.is_ready = True
+    second.log_path.write_text("of the last time\n")
+    told = ""
+
+    async with waiting_told([first, second], every_s=0.0):
+        while "nothing yet" not in told:
+            await asyncio.sleep(0)
+            told += capsys.readouterr().err
+        with second.log_path.open("a") as log:
+            log.write("tiny 4:8: weights\n")
+        while "weights" not in told:
+            await asyncio.sleep(0)
+            told += capsys.readouterr().err
+
+    assert "still waiting for node 2; node 2 said last: tiny 4:8: weights" in told
 
 
 @pytest.mark.parametrize(
