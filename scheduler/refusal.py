@@ -180,7 +180,8 @@ def _serving(hosts: Sequence[Announcement], wanted: Wanted, model: str, run: str
     others = {peer.profile for peer in hosts} - {wanted.profile}
     if not wanted.profile and (rounding := sorted(filter(rounds_rows, others))):
         return f"who rounds rows on the wire is asked by name: --profile {rounding[0]}"
-    hint = f"start a node for them: manyhands serve {model or 'MODEL'} --span {run}"
+    start = f"manyhands serve {model or 'MODEL'} --span {run}"
+    hint = f"start a node for them: {start}; --wait waits until somebody does"
     if wanted.profile and others:
         hint += f"; asked for {wanted.profile}, others run {', '.join(sorted(others))}"
     return hint

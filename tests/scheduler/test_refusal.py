@@ -116,7 +116,7 @@ def test_who_was_lost_in_this_session_is_no_constraint_of_the_client():
 
     assert refusal is not None
     assert refusal.constraint == ""
-    assert "serve tiny --span 4:8" in refusal.hint
+    assert "serve tiny --span 4:8; --wait waits" in refusal.hint
 
 
 def test_nothing_is_refused_where_every_block_is_served():
