@@ -3,6 +3,7 @@
 import asyncio
 import random
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,29 @@ async def test_silent_hang_of_a_peer_is_noticed_and_routed_around(
 
     assert result.token_ids == right.token_ids
     assert result.failovers == 1
+
+
+async def test_silent_hang_of_an_engine_costs_its_node_the_session(pair: Swarm, monkeypatch):
+    """The same on real nodes: one's torch thread never comes back, while its loop reports."""
+    monkeypatch.setattr("protocol.chain_session.STALL_S", 1.0)  # 30 s are long for a test
+    comes_back, stuck = threading.Event(), []
+
+    async def one_hangs(chain):
+        stuck.append(chain[1])
+        local = next(n for n in pair.nodes if n.node.identity.peer_id == chain[1])
+        local.node.batcher.between_steps(comes_back.wait)
+
+    async with pair.client("reference") as client:
+        right = await whole(client.generate(ask(pair)))
+    try:
+        async with pair.client() as client, asyncio.timeout(60):
+            result = await heard(pair, client, 6, one_hangs)
+    finally:
+        comes_back.set()
+
+    assert result.token_ids == right.token_ids
+    assert result.failovers >= 1
+    assert stuck[0] not in [hop.peer for hop in result.route]
 
 
 @pytest.mark.parametrize("seed", range(5))
