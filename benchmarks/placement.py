@@ -3,8 +3,9 @@
 Small: random capacities and speeds, at most 10 nodes; the optimum is HiGHS's, or its upper bound
 where its time runs out. Once all nodes are planned together; then they join one by one in random
 order, as `serve` does it (nobody knows its own speed before it has loaded), and move until nobody
-wants to: hosts of all ages, all an hour old, and all just come, when each may leave soon. Large:
-CPU time, 126 blocks.
+wants to: hosts of all ages, all an hour old, and all just come, when each may leave soon. Where
+that makes less than four fifths of the optimum, every order of moves is tried that leaves no block
+without a host. Large: CPU time, 126 blocks.
 """
 
 import argparse
@@ -28,12 +29,13 @@ from scheduler.moves import next_move
 from scheduler.placement import choose_move, choose_span
 from scheduler.placement_table import Table
 from tests.announcing import MANIFEST, NOW_MS, peer_of
-from tests.exact import exact_placement, random_capacities
+from tests.exact import best_by_moves, exact_placement, random_capacities
 
 N_BLOCKS = 126
 STEP_SESSIONS = 1000  # in a step: makes microseconds precise enough
 QUIET_TURNS = 4
 HOUR_MS = 3_600_000
+WORST = 0.8  # of the optimum: the goal
 
 
 def announce(
@@ -64,17 +66,17 @@ def announce(
 
 def joined(
     capacities: Sequence[Capacity], n_blocks: int, rng: random.Random, ages_ms: Sequence[int]
-) -> tuple[float, float, int]:
-    """(flow when all have joined, flow when nobody moves any more, moves)."""
+) -> tuple[float, list[Host], int]:
+    """(flow when all have joined, hosts when nobody moves any more, moves)."""
     swarm: dict[PeerId, Announcement] = {}
 
     def place(n: int, span: Span) -> None:
         one = announce(n, n_blocks, span, capacities[n], age_ms=ages_ms[n])
         swarm[one.peer_id] = one
 
-    def flow() -> float:
+    def hosts() -> list[Host]:
         spans = [(swarm[PEERS[n]].span, one) for n, one in enumerate(capacities)]
-        return max_flow([Host(span, one.blocks_per_s) for span, one in spans if span], n_blocks)
+        return [Host(span, one.blocks_per_s) for span, one in spans if span]
 
     for n in rng.sample(range(len(capacities)), len(capacities)):
         span = choose_span(
@@ -86,13 +88,13 @@ def joined(
             now_ms=NOW_MS,
         )
         place(n, span)
-    at_first, n_moves, quiet = flow(), 0, 0
+    at_first, n_moves, quiet = max_flow(hosts(), n_blocks), 0, 0
     for turn in count():
         table = Table.of(swarm.values(), MANIFEST, n_blocks, now_ms=NOW_MS)
         move = next_move(table, turn, 60.0)
         quiet = quiet + 1 if move is None else 0
         if quiet == QUIET_TURNS or turn == 200:
-            return at_first, flow(), n_moves
+            return at_first, hosts(), n_moves
         if move is not None:
             n_moves += 1
             place(PEERS.index(move[0]), move[1])
@@ -101,12 +103,13 @@ def joined(
 
 def against_the_optimum(n_cases: int, time_limit_s: float, seed: int) -> None:
     rng, ratios, n_moves = random.Random(seed), {name: [] for name in ROWS}, 0
-    for _ in range(n_cases):
+    stuck = []
+    for case in range(n_cases):
         n_blocks, drawn = random_capacities(rng)
         capacities = [Capacity(*one) for one in drawn]
         best, _ = exact_placement(drawn, n_blocks, time_limit_s=time_limit_s)
         spans = plan_swarm(capacities, n_blocks)
-        hosts = [Host(s, one.blocks_per_s) for s, one in zip(spans, capacities, strict=True)]
+        planned = [Host(s, one.blocks_per_s) for s, one in zip(spans, capacities, strict=True)]
         ages_ms = [round(rng.expovariate(1 / HOUR_MS)) + 1 for _ in capacities]
         at_first, after, moved = joined(capacities, n_blocks, rng, ages_ms)
         old, fresh = (
@@ -114,9 +117,13 @@ def against_the_optimum(n_cases: int, time_limit_s: float, seed: int) -> None:
             for age_ms in (HOUR_MS, 1)
         )
         n_moves += moved
-        flows = (max_flow(hosts, n_blocks), at_first, after, old, fresh)
-        for name, flow in zip(ROWS, flows, strict=True):
+        ended = dict(zip(ROWS[2:], (after, old, fresh), strict=True))
+        flows = {name: max_flow(hosts, n_blocks) for name, hosts in ended.items()}
+        flows |= {ROWS[0]: max_flow(planned, n_blocks), ROWS[1]: at_first}
+        for name, flow in flows.items():
             ratios[name].append(flow / best)
+            if name in ended and flow < WORST * best:
+                stuck.append((case, name, ended[name], n_blocks, best))
     print(f"\n{n_cases} swarms of 2 to 10 nodes, seed {seed}; {n_moves / n_cases:.2f} moves each\n")
     common.table(
         ["flow / exact optimum", "mean", "worst", "below 0.80", "goal"],
@@ -125,22 +132,52 @@ def against_the_optimum(n_cases: int, time_limit_s: float, seed: int) -> None:
                 name,
                 f"{sum(values) / len(values):.3f}",
                 f"{min(values):.3f}",
-                str(sum(value < 0.8 for value in values)),
-                goal,
+                str(sum(value < WORST for value in values)),
+                "" if name == ROWS[1] else GOAL,
             ]
-            for (name, goal), values in zip(ROWS.items(), ratios.values(), strict=True)
+            for name, values in ratios.items()
         ],
     )
+    what_moves_could_do(stuck)
+
+
+def what_moves_could_do(stuck: Sequence[tuple[int, str, Sequence[Host], int, float]]) -> None:
+    """Of swarms that ended below the goal: what any order of moves makes of them."""
+    rows = []
+    for case, name, hosts, n_blocks, best in stuck:
+        reached = [best_by_moves(hosts, n_blocks, in_place=in_place) for in_place in (False, True)]
+        rows.append(
+            [
+                f"{case}, {name}",
+                ", ".join(f"{host.span} ({host.blocks_per_s:.0f}/s)" for host in hosts),
+                f"{max_flow(hosts, n_blocks) / best:.3f}",
+                *(
+                    f"{one.tokens_per_s / best:.3f}, {one.n_moves} moves"
+                    + ("" if one.is_all else f" (of {one.n_placements} placements)")
+                    for one in reached
+                ),
+            ]
+        )
+    if rows:
+        print(f"\nBelow {WORST:g}, and the best that moves lead to which leave no block alone\n")
+        titles = [
+            "case",
+            "hosts",
+            "is",
+            "who moves serves nothing",
+            "who moves serves what it keeps",
+        ]
+        common.table(titles, rows)
 
 
 GOAL = "mean >= 0.95, worst >= 0.80"
-ROWS = {
-    "planned together": GOAL,
-    "joined one by one": "",
-    "joined one by one, then moves": GOAL,
-    "the same, all an hour old": GOAL,
-    "the same, all just come": GOAL,
-}
+ROWS = (
+    "planned together",
+    "joined one by one",
+    "joined one by one, then moves",
+    "the same, all an hour old",
+    "the same, all just come",
+)
 
 
 def decision_times(sizes: Sequence[int], rounds: int) -> None:

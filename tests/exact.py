@@ -1,16 +1,20 @@
-"""Exact answers for small swarms, by linear and integer programming (HiGHS, through scipy)."""
+"""Exact answers for small swarms: by linear and integer programming (HiGHS, through scipy), and by
+trying everything.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import LinearConstraint, linprog, milp
 from scipy.sparse import lil_matrix
 
 from protocol.messages import Span
-from scheduler.flow import Host
+from scheduler.flow import Changes, Host, Swarm
 
 SLACK = 1 - 1e-9
+MOST_PLACEMENTS = 300_000
 
 
 def exact_flow(hosts: Sequence[Host], n_blocks: int) -> float:
@@ -87,6 +91,63 @@ def exact_placement(
         if found.x[column] > 0.5:
             spans[i] = Span(start, start + length)
     return float(-found.mip_dual_bound), tuple(spans.get(i, Span(0, 1)) for i in range(n))
+
+
+class Reached(NamedTuple):
+    """The best of all placements that moves lead to."""
+
+    tokens_per_s: float
+    n_moves: int  # the fewest
+    spans: tuple[Span, ...]
+    n_placements: int
+    is_all: bool  # else there were too many to look at
+
+
+def best_by_moves(
+    hosts: Sequence[Host], n_blocks: int, *, in_place: bool = False, most: int = MOST_PLACEMENTS
+) -> Reached:
+    """Of every order of moves, one host after the other, in which each block always has a host.
+
+    Nobody gains by serving fewer blocks than before: who could leave a part of a span could leave
+    all of it.
+
+    Args:
+        in_place: whether a host serves on, while it moves, what it will still hold; as nodes are
+            built it serves nothing meanwhile.
+    """
+    first = tuple(host.span for host in hosts)
+    moves, order = {first: 0}, [first]
+    for spans in order:
+        for after in _one_moved(spans, n_blocks, in_place):
+            if after not in moves and len(order) < most:
+                moves[after] = moves[spans] + 1
+                order.append(after)
+    borders = np.array([[(span.start, span.stop) for span in spans] for spans in order])
+    speeds = np.broadcast_to([host.blocks_per_s for host in hosts], borders.shape[:2])
+    swarm = Swarm.of((), n_blocks)
+    flows = np.concatenate(
+        [
+            swarm.flows(Changes(part[..., 0], part[..., 1], speeds[: len(part)]))
+            for part in np.array_split(borders, 1 + len(order) // 4096)
+        ]
+    )
+    best = int(flows.argmax())
+    spans = order[best]
+    return Reached(float(flows[best]), moves[spans], spans, len(order), len(order) < most)
+
+
+def _one_moved(
+    spans: tuple[Span, ...], n_blocks: int, in_place: bool
+) -> Iterator[tuple[Span, ...]]:
+    held = [set(range(span.start, span.stop)) for span in spans]
+    for i, span in enumerate(spans):
+        alone = held[i].difference(*held[:i], *held[i + 1 :])
+        if alone and not in_place:
+            continue
+        for start in range(n_blocks - len(span) + 1):
+            place = Span(start, start + len(span))
+            if place != span and all(place.start <= block < place.stop for block in alone):
+                yield (*spans[:i], place, *spans[i + 1 :])
 
 
 def water_level(capacities: Sequence[tuple[int, float]], n_blocks: int) -> float:
