@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+QUICK_S = 10.0
 _ID = re.compile(r"[a-z][a-z0-9-]{1,30}")
 
 
@@ -50,12 +51,22 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing to look at. `looks_at` completes the sentence `doctor looks at …`."""
+    """One thing to look at. `looks_at` completes the sentence `doctor looks at …`.
+
+    deadline_s: of time in which this process got on. is_heavy: it loads torch, which holds up all
+        that runs beside it.
+    """
 
     id: str
     looks_at: str
     examine: "Callable[[Case], Awaitable[Finding]]"
-    deadline_s: float = 10.0
+    deadline_s: float = QUICK_S
+    is_heavy: bool = False
+
+    @property
+    def is_quick(self) -> bool:
+        """Of what is on this machine, and told at once on one that is not busy."""
+        return not self.is_heavy and self.deadline_s <= QUICK_S
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):

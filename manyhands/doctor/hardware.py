@@ -146,8 +146,16 @@ def _place(path: Path) -> Path:
 
 
 CHECKS = (
-    Check("gpu", "the device to compute on, and GPUs that lie idle", on_thread(_gpu), 60.0),
-    Check("memory", "memory against the span, or against an empty node", _memory, 60.0),
+    Check(
+        "gpu",
+        "the device to compute on, and GPUs that lie idle",
+        on_thread(_gpu),
+        60.0,
+        is_heavy=True,
+    ),
+    Check(
+        "memory", "memory against the span, or against an empty node", _memory, 60.0, is_heavy=True
+    ),
     Check("disk-free", "room on the disks of the home and the cache", on_thread(_disk_free)),
     Check(
         "disk-speed",

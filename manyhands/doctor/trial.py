@@ -42,4 +42,8 @@ async def _generation(case: Case) -> Finding:
     )
 
 
-CHECKS = (Check("generation", "an answer from a node on loopback", _generation, DEADLINE_S),)
+CHECKS = (
+    Check(
+        "generation", "an answer from a node on loopback", _generation, DEADLINE_S, is_heavy=True
+    ),
+)
