@@ -68,7 +68,7 @@ def _chats() -> list[bytes]:
     return [json.dumps(each).encode() for each in (plain, plain | more, plain | ours)]
 
 
-def _errors_of_api() -> tuple[type[BaseException], ...]:
+def errors_of_api() -> tuple[type[BaseException], ...]:
     from manyhands.gateway.faults import ApiError
 
     return (ApiError, ValueError, RecursionError)
@@ -114,7 +114,7 @@ TARGETS = (
     Target(
         name="lan-answer", parse=_told, seeds=lambda: [b"dnsaddr=" + each for each in _addresses()]
     ),
-    Target(name="chat-body", parse=_asked, seeds=_chats, errors=_errors_of_api()),
+    Target(name="chat-body", parse=_asked, seeds=_chats, errors=errors_of_api()),
     *(
         (
             Target(

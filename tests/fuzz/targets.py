@@ -1,6 +1,7 @@
 """All targets by name."""
 
 from tests.fuzz import (
+    asked_targets,
     audit_targets,
     door_targets,
     funding_targets,
@@ -33,6 +34,7 @@ ALL: tuple[Target, ...] = (
     *owing_targets.TARGETS,
     *settling_targets.TARGETS,
     *audit_targets.TARGETS,
+    *asked_targets.TARGETS,
 )
 TARGETS = {target.name: target for target in ALL}
 assert len(TARGETS) == len(ALL), "two targets of one name"
