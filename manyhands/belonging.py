@@ -4,6 +4,7 @@ In: the command line, read, and who we are. Out: whom to join, and what `node.be
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from protocol.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from node.belonging import Place
+    from protocol.address import Address
     from protocol.membership.gate import Membership
     from protocol.transport.grpc import GrpcTransport
 
@@ -45,9 +47,9 @@ def place_in_swarm(home: Home, party: Party, transport: "GrpcTransport") -> "Pla
     if membership is None:
         return None
 
-    async def keep(membership: "Membership") -> None:
+    async def keep(membership: "Membership", found: "Sequence[Address]") -> None:
         try:
-            await asyncio.to_thread(keep_state, home, membership.state)
+            await asyncio.to_thread(keep_state, home, membership.state, found)
         except ConfigError as error:
             say(f"warning: what was heard of the swarm is not kept: {error}")
 

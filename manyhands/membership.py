@@ -8,6 +8,7 @@ swarm is also in another. Several processes share these files; a change is merge
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -123,7 +124,11 @@ def leave(home: Home) -> None:
 
 
 def keep_state(home: Home, state: SwarmState, addresses: Sequence[Address] = ()) -> None:
-    """Add to what the home knows; what others of it learned meanwhile stays."""
+    """Add to what the home knows; what others of it learned meanwhile stays.
+
+    addresses: of whom we met. Those kept earlier come behind: while the network is away a home
+        meets nobody but itself, and must find the others again.
+    """
     with _locked(home):
         kept = load_state(home)
         before = kept.digest
@@ -131,19 +136,15 @@ def keep_state(home: Home, state: SwarmState, addresses: Sequence[Address] = ())
         if kept.digest != before:
             write_whole(home.root / DIRECTORY / STATE, kept.encode())
         if addresses:
-            _write_addresses(home, addresses)
+            _write_addresses(home, (*addresses, *_kept_addresses(home)))
 
 
 def known_addresses(home: Home) -> tuple[Address, ...]:
     """Where to find the swarm: whom we met last, and what its policy says."""
     if not (home.root / DIRECTORY).exists():
         return ()
-    met = []
-    with suppress(OSError, ManyhandsError):
-        lines = (home.root / DIRECTORY / ADDRESSES).read_text().splitlines()
-        met = [Address.parse(line) for line in lines]
     own = {open_identity(home.node).peer_id, open_identity(home.client).peer_id}
-    both = dict.fromkeys((*met, *load_state(home).policy.addresses))
+    both = dict.fromkeys((*_kept_addresses(home), *load_state(home).policy.addresses))
     return tuple(address for address in both if address.peer_id not in own)
 
 
@@ -185,8 +186,21 @@ def register_path(home: Home) -> Path:
     return home.root / DIRECTORY / REGISTER
 
 
+def _kept_addresses(home: Home) -> tuple[Address, ...]:
+    with suppress(OSError, ManyhandsError):
+        lines = (home.root / DIRECTORY / ADDRESSES).read_text().splitlines()
+        return tuple(Address.parse(line) for line in lines)
+    return ()
+
+
 def _write_addresses(home: Home, addresses: Sequence[Address]) -> None:
-    lines = "".join(f"{address}\n" for address in tuple(dict.fromkeys(addresses))[:MAX_ADDRESSES])
+    """An address of each peer comes before a second one of any."""
+    rank, ranked = Counter[str](), list[tuple[int, Address]]()
+    for address in dict.fromkeys(addresses):
+        ranked.append((rank[address.peer_id], address))
+        rank[address.peer_id] += 1
+    ranked.sort(key=lambda each: each[0])  # stable: whom we met last comes first
+    lines = "".join(f"{address}\n" for _, address in ranked[:MAX_ADDRESSES])
     write_whole(home.root / DIRECTORY / ADDRESSES, lines.encode())
 
 

@@ -21,6 +21,7 @@ from protocol.errors import (
 )
 from protocol.identity import PeerId
 from protocol.load import Load
+from protocol.membership.certificates import Verdict as Ruled
 from protocol.reachability import Verdict as Reached
 from scheduler.refusal import in_words
 from scheduler.wanted import Wanted
@@ -76,8 +77,8 @@ def reasons(known: Known, wanted: Wanted | None) -> list[Reason]:
     """
     found = [
         *_self(known),
-        *_announced(known),
         *_membership(known),
+        *_announced(known),
         *_governance(known),
         *_banned(known),
         *_dialled(known),
@@ -129,6 +130,9 @@ def _membership(known: Known) -> Iterator[Reason]:
         ended = isinstance(error, MembershipEnded)
         reason = error.reason if isinstance(error, PeerError) else str(error)
         # Without an announcement it shows no certificate: only what admins ruled is known then.
+        if known.announced is None and not ended:
+            ended = known.peer_id in known.state.ruled(Ruled.REVOKED)
+            reason = "its membership was revoked; an invite made later brings it back"
         if ended or known.announced is not None:
             yield Reason("membership", BAD, reason, "manyhands swarm allow PEER, or a new invite")
         return

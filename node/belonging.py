@@ -6,6 +6,7 @@ by which others do the same; and a fresh look at who may stay, since memberships
 """
 
 import asyncio
+import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -27,11 +28,12 @@ from protocol.transport.paths import paths_of
 log = logging.getLogger(__name__)
 
 EVERY_S, NEWS_PARTNERS = 3.0, 4
+FOUND_AGAIN_ROUNDS = 20  # a minute: how often it is written down where members are found
 TIMEOUT_S = 3.0
 # Of one member.
 BUDGET = Budget(calls=Limit(per_s=5, burst=50), bytes=Limit(per_s=256 * 1024, burst=4 * 2**20))
 
-Keep = Callable[[Membership], Awaitable[None]]
+Keep = Callable[[Membership, Sequence[Address]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ class Place:
     membership: Membership  # the gate of `transport`
     transport: Transport
     registrar: Registrar
-    keep: Keep  # called with what is new, for the next start of this home
+    keep: Keep  # called with what is new, and where members are now, for this home's next start
 
 
 class Belonging:
@@ -65,6 +67,7 @@ class Belonging:
         self._allowance = Allowance(BUDGET)
         self._wake = asyncio.Event()
         self._told = membership.state.digest
+        self._kept: frozenset[Address] = frozenset()
         membership.watch(self._changed)
 
     @property
@@ -90,12 +93,11 @@ class Belonging:
 
     async def run(self) -> None:
         """Until cancelled; no peer's failure ends it."""
-        while True:
+        for n_rounds in itertools.count():
             is_news = self._membership.state.digest != self._told
             self._told = self._membership.state.digest
             self._wake.clear()
-            if is_news:
-                await self._keep(self._membership)
+            await self._keep_what_is_new(is_news or n_rounds % FOUND_AGAIN_ROUNDS == 1, is_news)
             async with asyncio.TaskGroup() as tasks:
                 for addresses in self._partners(NEWS_PARTNERS if is_news else 1):
                     tasks.create_task(self._exchange(addresses))
@@ -104,6 +106,12 @@ class Belonging:
                     await self._wake.wait()
             except TimeoutError:
                 self._membership.look_again()
+
+    async def _keep_what_is_new(self, looks: bool, is_news: bool) -> None:
+        found = tuple(way for peer in self._others() for way in peer.ways) if looks else ()
+        if is_news or (found and frozenset(found) != self._kept):
+            self._kept = frozenset(found) or self._kept
+            await self._keep(self._membership, found)
 
     def _partners(self, n_partners: int) -> list[tuple[Address, ...]]:
         known = {peer.peer_id: peer.to_dial for peer in self._others() if peer.addresses}

@@ -180,7 +180,7 @@ class Swarm:
     def _place(
         self, identity: Identity, membership: Membership, transport: Transport, home: Path
     ) -> Place:
-        async def keep(membership: Membership) -> None:
+        async def keep(membership: Membership, found: Sequence[Address]) -> None:
             (home / "state").write_bytes(membership.state.encode())
 
         registrar = Registrar(membership, identity.key, home / "register.jsonl")

@@ -11,6 +11,7 @@ import pytest
 
 from node.belonging import Belonging, Place
 from node.registrar import Registrar
+from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.clock import wall_ms
 from protocol.errors import NotPermitted
@@ -168,7 +169,7 @@ async def line(n: int) -> AsyncIterator[list[Membership]]:
             membership = Membership(own, certify(own, i + 1))
             transport = GrpcTransport(identity, own.swarm_id, gate=membership)
 
-            async def keep(membership: Membership) -> None:
+            async def keep(membership: Membership, found: Sequence[Address]) -> None:
                 """Nothing starts again here."""
 
             registrar = Registrar(membership, identity.key, Path("/dev/null"))

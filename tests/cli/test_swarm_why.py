@@ -215,6 +215,20 @@ def test_a_peer_that_an_admin_denied_or_that_may_not_provide_is_told(tmp_path):
     assert (first.source, "denies it" in first.text) == ("membership", True)
 
 
+def test_whose_membership_was_revoked_is_told_so_before_that_nobody_knows_it():
+    state = SwarmState(open_to(frozenset()))
+    unheard = known_of(state=state, announced=None, dialled={})
+    before = bad_sources(unheard)
+    ruling = Ruling(peer=key_of(1).public_key, verdict=Verdict.REVOKED, stamp_ms=wall_ms())
+    state.learn(ruling.seal(state.swarm_id, key_of(FOUNDER)))
+
+    [first, second] = reasons(unheard, SIMPLE)
+
+    assert before == ["directory"]
+    assert (first.source, "was revoked" in first.text) == ("membership", True)
+    assert second.source == "directory"
+
+
 def test_a_model_that_its_swarm_stopped_or_has_not_released_is_told_with_what_mends_it():
     state = SwarmState(open_to(frozenset({Role.PROVIDE})))
     state.learn(govern(state))
