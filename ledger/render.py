@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -69,7 +70,8 @@ def statement(view: View) -> None:
 
 
 def _tabs(book: View) -> Table:
-    table = _table(f"{book['role']} · {book['peer']}", "receipt", "closed", "with", "blocks")
+    headings = ("receipt", "closed", "with", "blocks")
+    table = _table(f"{book['role']} · {book['peer']}", *headings, is_wide=True)
     for heading in ("prefill", "decode", "ncr"):
         table.add_column(heading, justify="right")
     has_states = any("state" in tab for tab in book["tabs"])  # where allotments pay
@@ -179,8 +181,12 @@ def proof(view: View, head: Checkpoint, tab: ClosedTab, payer: str, payee: str) 
     out.print(f"  for blocks {blocks} of model {tab.terms.manifest.hex()[:16]}…", highlight=False)
 
 
-def _table(title: str, *headings: str) -> Table:
+def _table(title: str, *headings: str, is_wide: bool = False) -> Table:
+    """is_wide: without lines between columns, so that rows fit 80 characters."""
     table = Table(title=title, title_justify="left")
+    if is_wide:
+        table.box, table.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
+        table.show_edge = table.pad_edge = False
     for heading in headings:
         table.add_column(heading, overflow="fold")
     return table

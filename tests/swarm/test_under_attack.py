@@ -67,8 +67,8 @@ from ledger.notes import Note
 from manyhands.crediting.desk import Desk
 from manyhands.crediting.panel import Panel
 async def nobody(self, log):
-    note = log.checkpoint()
-    return note and Cosigned(Checkpoint.parse(Note.parse(note).text), (), True)
+    note = log.checkpoint()  # None: it has no entry yet, and asks what time it is
+    return Cosigned(note and Checkpoint.parse(Note.parse(note).text), (), bool(note))
 async def all_of_it(connection, own):
     told = Published(own.account, own.checkpoint(), 0, tuple(own.leaves()))
     return Known.decode(await connection.call(PUBLISH, told.encode(), timeout_s=10))
