@@ -138,7 +138,8 @@ def as_known(proven: Proven, known: Sequence[Envelope]) -> Proven:
     try:
         keys, n_unspoken = _acting(chain, proven.account, proven.swarm_id, proven.statement)
     except IntegrityError as error:
-        raise BadBundle(f"by the key events known here: {error}") from error
+        hint = "ask the account's owner which key keeps this ledger now"
+        raise BadBundle(f"by the key events known here: {error}", hint=hint) from error
     return replace(proven, keys=keys, events=chain, n_unspoken=n_unspoken)
 
 

@@ -126,6 +126,23 @@ def delegate(
     named = tuple(scope for scope in SCOPES if scope in scopes)
     given_to = Delegation(_key_of(home, key), named, until, max_exposure)
     _say(ring_of(home, keys).delegate(given_to), home, as_json)
+    for note in _of_no_use(named, max_exposure):
+        click.echo(f"note: {note}", err=True)
+
+
+def _of_no_use(scopes: tuple[str, ...], max_exposure: int) -> list[str]:
+    """What whoever delegated may have expected of it, and will not see."""
+    notes = []
+    if "pay" in scopes and not max_exposure:
+        notes.append("a key pays up to its --max-exposure, which is 0: delegate again, with one")
+    if "serve" in scopes:
+        notes.append(
+            "no peer asks for `serve`: a node earns for its own key, and hands over what it earned"
+            " (manyhands ledger hand-over)"
+        )
+    if "witness" in scopes:
+        notes.append("no peer asks for `witness`: a swarm's policy names its witnesses' keys")
+    return notes
 
 
 @keys.command()

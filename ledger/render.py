@@ -10,6 +10,7 @@ from ledger.checkpoint import Checkpoint
 from ledger.lines import moment
 from ledger.receipts import ClosedTab
 
+DAY_MS = 86_400_000
 View = dict[str, Any]
 
 SHOWN_FAILURES = 20
@@ -140,7 +141,7 @@ def keys(view: View) -> None:
     table = _table("", "key", "may", "until", "unsettled ncr", "state")
     for row in view["keys"]:
         state = "acts" if row["revoked"] is None else f"revoked by event {row['revoked']}"
-        until = f"epoch {row['not_after_epoch']}"
+        until = f"{moment(DAY_MS * row['not_after_epoch']):%Y-%m-%d}"
         may = ", ".join(row["scopes"])
         table.add_row(row["peer"], may, until, _amount(row["max_exposure_ncr"]), state)
     if view["keys"]:

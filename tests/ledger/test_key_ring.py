@@ -18,8 +18,10 @@ from ledger.homes import Book
 from ledger.key_events import Delegation
 from ledger.key_ring import EVENTS, KeyRing
 from ledger.key_state import fold
+from ledger.lines import moment
 from ledger.reader import LedgerReader
 from manyhands.dashboard.earnings import Earnings
+from protocol.clock import wall_ms
 from protocol.errors import ConfigError, InsecureHome, UsageError
 from protocol.identity import load_or_create_identity
 from protocol.key_files import is_encrypted
@@ -383,3 +385,16 @@ def test_what_cannot_be_is_said(home, arguments, error):
 
     with pytest.raises(error):
         keys(home, *arguments)
+
+
+def test_a_delegation_that_does_not_do_what_it_seems_to_is_told(home):
+    keys(home, "begin")
+    line = ["keys", "delegate", "node", "--scope", "pay", "--scope", "serve", "--days", "9"]
+    began_ms = wall_ms()
+
+    told = CliRunner().invoke(ledger_commands, [*line, "--home", str(home)])
+
+    assert "--max-exposure, which is 0" in told.stderr
+    assert "manyhands ledger hand-over" in told.stderr
+    ends = {f"{moment(at_ms + 9 * 86_400_000):%Y-%m-%d}" for at_ms in (began_ms, wall_ms())}
+    assert any(day in told.stdout for day in ends)
