@@ -5,6 +5,7 @@ whom it was joined. The registrar is asked at each of the invite's addresses in 
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,14 @@ from manyhands.home import SWARMS, Home, open_identity
 from manyhands.membership import enter, load_state
 from manyhands.swarm import new_home
 from protocol.clock import wall_ms
-from protocol.errors import ConfigError, IntegrityError, ManyhandsError, NotAMember, UsageError
+from protocol.errors import (
+    ConfigError,
+    IntegrityError,
+    ManyhandsError,
+    NotAMember,
+    PeerUnreachable,
+    UsageError,
+)
 from protocol.identity import Identity
 from protocol.membership.invites import METHOD, Grant, Invite, Redemption, roles_of_home
 from protocol.membership.joining import Joined, accept
@@ -84,13 +92,23 @@ async def _ask(invited: Invite, members: dict[Identity, Roles]) -> Joined:
             answer = await transport.ask_openly(address, METHOD, request, timeout_s=TIMEOUT_S)
             return accept(answer, invited, in_order, wall_ms())
         except NotAMember as error:
-            failure = NotAMember(
-                error.peer_id,
-                "the invite is worth nothing there: used up, expired, revoked or not for you",
-                hint="ask for another one: manyhands swarm invite",
-            )
+            hint = "ask for another one: manyhands swarm invite"
+            failure = NotAMember(error.peer_id, _why_refused(invited), hint=hint)
         except IntegrityError:
             raise
+        except PeerUnreachable as error:
+            reason = f"the node that redeems this invite does not answer: {error.reason}"
+            hint = "ask whoever invited you to run it: manyhands serve MODEL, in that swarm"
+            failure = PeerUnreachable(error.peer_id, reason, hint=hint)
         except ManyhandsError as error:
             failure = error
     raise failure
+
+
+def _why_refused(invited: Invite) -> str:
+    """The registrar tells nobody; when it ends stands in the invite itself."""
+    ends_ms = Grant.open(invited.grant, invited.swarm_id).expires_ms
+    if ends_ms < wall_ms():
+        ended = time.strftime("%Y-%m-%d %H:%M", time.localtime(ends_ms / 1000))
+        return f"the invite ended on {ended}"
+    return "the invite is worth nothing there: used up, revoked or not for you"

@@ -190,7 +190,7 @@ class Invite:
             data = urlsafe_b64decode(body + "=" * (-len(body) % 4))
             return cls._read(decode(data))
         except (NotBase64, ValueError, ManyhandsError) as error:
-            raise UsageError(f"the invite cannot be read: {error}", hint=hint) from error
+            raise UsageError("the invite cannot be read: it is not whole", hint=hint) from error
 
     @classmethod
     def _read(cls, fields: list[Any]) -> Self:
