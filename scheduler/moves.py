@@ -21,7 +21,7 @@ CLEAR = 0.25  # of a node's speed: a move must put this much more to use
 STAY_S = 3600.0  # how long a swarm stays about as it is: what a move has to pay off in
 PAYS = 2.0  # times over
 WORK = 8e6  # trials times blocks squared: what one decision weighs at most
-MAX_PLANS, NARROWEST, MAX_DEPTH = 2000, 10, 4  # of the search in small swarms
+MAX_PLANS, NARROWEST, MAX_DEPTH = 8000, 40, 4  # of the search in small swarms
 MAX_RUNNERS = 2000  # in one turn
 ABOVE = 1.25  # times the flow: speed that is idle at this demand could go elsewhere
 SLOWEST = 0.01  # pace of a peer without idle speed, by its speed
@@ -40,8 +40,7 @@ def next_move(table: Table, turn: int, reload_s: float) -> Move | None:
     peers = [peer for peer, capacity in table.capacities.items() if capacity]
     width = MAX_PLANS // max(1, sum(table.n_places(peer) for peer in peers))
     if table.board.is_covered and width >= NARROWEST:
-        price = best_flow * PAYS * reload_s / STAY_S
-        return first_of_plan(table, _in_turn(peers, turn), width, price)
+        return first_of_plan(table, _in_turn(peers, turn), width, PAYS * reload_s / STAY_S)
     return first_of_race(table, _race(table, peers, turn), reload_s)
 
 
@@ -113,21 +112,21 @@ def _wins(values: Values, i: int, n_blocks: int, speed: float, reload_s: float) 
     )
 
 
-def first_of_plan(table: Table, peers: Sequence[PeerId], width: int, price: float) -> Move | None:
-    """The first step of the best few moves that together are worth more than their price each.
+def first_of_plan(table: Table, peers: Sequence[PeerId], width: int, toll: float) -> Move | None:
+    """The first step of the best few moves that together are worth more than they cost.
 
     For swarms so small that it often takes several moves to gain anything, and that all can be
     weighed: a beam search. No step leaves a block without a host, but one may cost flow that a
-    later one brings back. What a plan is worth less its price grows with every step taken, so that
+    later one brings back. What a plan is worth less its tolls grows with every step taken, so that
     no step is ever taken back.
 
     Args:
         width: of the beam: how many plans are followed at each depth.
-        price: of a move, in tokens per second of the whole swarm.
+        toll: of a move, as a part of what the swarm is expected to make.
     """
     beam: list[_Plan] = [()]
     best: _Plan = ()
-    best_worth = table.board.expected()
+    best_worth = now = table.board.expected()
     for depth in range(1, MAX_DEPTH + 1):
         plans = list(
             {frozenset(plan): plan for one in beam for plan in _longer(table, one, peers)}.values()
@@ -136,7 +135,7 @@ def first_of_plan(table: Table, peers: Sequence[PeerId], width: int, price: floa
             break
         values = table.board.weigh([_trial(table, plan) for plan in plans])
         order = values.order()
-        worth = float(values.expected[order[0]]) - depth * price
+        worth = float(values.expected[order[0]]) - depth * toll * now
         if worth > best_worth * (1 + ROUNDING):
             best, best_worth = plans[int(order[0])], worth
         beam = [plans[int(i)] for i in order[:width]]
