@@ -21,7 +21,8 @@ CLEAR = 0.25  # of a node's speed: a move must put this much more to use
 STAY_S = 3600.0  # how long a swarm stays about as it is: what a move has to pay off in
 PAYS = 2.0  # times over
 WORK = 8e6  # trials times blocks squared: what one decision weighs at most
-MAX_PLANS, NARROWEST, MAX_DEPTH = 8000, 40, 4  # of the search in small swarms
+MAX_PLANS, NARROWEST, MAX_DEPTH = 2000, 10, 4  # of the search in small swarms
+WIDER = 4  # times as many plans, as far as the work allowed goes
 MAX_RUNNERS = 2000  # in one turn
 ABOVE = 1.25  # times the flow: speed that is idle at this demand could go elsewhere
 SLOWEST = 0.01  # pace of a peer without idle speed, by its speed
@@ -38,8 +39,10 @@ def next_move(table: Table, turn: int, reload_s: float) -> Move | None:
     if table.board.is_covered and expected >= AT_REST * best_flow:
         return None
     peers = [peer for peer, capacity in table.capacities.items() if capacity]
-    width = MAX_PLANS // max(1, sum(table.n_places(peer) for peer in peers))
+    n_places = max(1, sum(table.n_places(peer) for peer in peers))
+    width = MAX_PLANS // n_places
     if table.board.is_covered and width >= NARROWEST:
+        width = max(width, min(WIDER * width, int(WORK / table.n_blocks**2 / n_places)))
         return first_of_plan(table, _in_turn(peers, turn), width, PAYS * reload_s / STAY_S)
     return first_of_race(table, _race(table, peers, turn), reload_s)
 
