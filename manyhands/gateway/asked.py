@@ -196,11 +196,22 @@ class TextPart(Asked):
     text: str
 
 
+class RefusalPart(Asked):
+    """Of an earlier answer, as clients send it back."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        return self.refusal
+
+
 class Message(Asked):
     """One turn. What else it brings (`name`, `tool_calls`) is `manyhands.replies.history`'s."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | list[TextPart | RefusalPart] | None = None
 
     def plain(self) -> dict[str, Any]:
         content = self.content

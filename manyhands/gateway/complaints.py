@@ -10,6 +10,7 @@ from manyhands.gateway.faults import ApiError
 
 FIELD = re.compile(r"[a-z][a-z0-9_]*")  # else it is one of a union's kinds, as pydantic names them
 KINDS = {"str", "int", "float", "bool", "body"}
+PART = re.compile(r"messages\.\d+\.content\.\d+\.type")
 
 
 def invalid(errors: Any) -> ApiError:
@@ -26,4 +27,13 @@ def invalid(errors: Any) -> ApiError:
     if first["type"] == "extra_forbidden":
         code = "unsupported_parameter"
     where = f"{path}: " if path else ""
-    return ApiError(code, f"{where}{first['msg']}", param=path or None)
+    return ApiError(code, f"{where}{_said(first, path)}", param=path or None)
+
+
+def _said(error: Any, path: str) -> str:
+    """pydantic's word, where that says enough."""
+    if error["loc"] == ("body",) and error["type"] == "missing":
+        return "there is no body; send a JSON object"
+    if PART.fullmatch(path) and error["type"] == "literal_error":
+        return f"parts of type {str(error['input'])[:40]!r} are not read here, only text is"
+    return str(error["msg"])

@@ -6,6 +6,7 @@ code there is; `CODES` says which of them each class of `protocol.errors` become
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +118,19 @@ CODES: Mapping[type[errors.ManyhandsError], str] = {  # the nearest class in an 
     errors.NoQuorum: "overloaded",
 }
 
+SAME = (
+    *("believe-regions", "max-price", "max-cost", "max-prepaid"),
+    *("avoid", "require", "no-relays", "profile"),
+)
+FIELDS = {  # what a hint calls by the flag of `manyhands generate`
+    **{flag: f"manyhands.{flag.replace('-', '_')}" for flag in SAME},
+    "region": "manyhands.regions",
+    "group": "manyhands.groups",
+    "wait": "manyhands.wait_s",
+    "timeout": "manyhands.timeout_s",
+    "max-tokens": "max_tokens",
+}
+FLAG = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)")
 HINTED = {
     "insufficient_quota",
     "swarm_incomplete",
@@ -181,10 +195,15 @@ def explained(error: errors.ManyhandsError) -> ApiError:
     code = "peer_failed" if named else _code(type(error))
     if FAULTS[code].status == 500:
         return ApiError(code, MISTAKE)
-    hint = error.hint if code in HINTED else ""
+    hint = _in_fields(error.hint) if code in HINTED else ""
     missing = error.missing if isinstance(error, errors.SwarmIncomplete) else ()
     message = f"{error} ({hint})" if hint else str(error)
     return ApiError(code, message, hint=hint, missing=missing)
+
+
+def _in_fields(hint: str) -> str:
+    """A hint for who sends bodies, not flags; flags of other commands stay."""
+    return FLAG.sub(lambda flag: FIELDS.get(flag[1], flag[0]), hint)
 
 
 def _code(kind: type[errors.ManyhandsError]) -> str:

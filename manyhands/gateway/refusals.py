@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from manyhands.gateway.asked import Drawn
+from manyhands.gateway.asked import ChatAsked, Drawn
 from manyhands.gateway.asked_responses import ResponsesAsked
 from manyhands.gateway.faults import ApiError
 
@@ -86,6 +86,9 @@ def require_supported(asked: Drawn) -> None:
     if asked.streams and asked.prompt_logprobs is not None:
         message = "prompt_logprobs come with a whole answer; leave out stream"
         raise ApiError("unsupported_value", message, param="prompt_logprobs")
+    if isinstance(asked, ChatAsked) and asked.top_logprobs and not asked.logprobs:
+        message = "top_logprobs are told with logprobs alone; say `logprobs: true`, too"
+        raise ApiError("invalid_value", message, param="top_logprobs")
     if given.get("tool_choice") == "none":
         given = {name: given[name] for name in given.keys() - {"tools", "functions"}}
     _refuse(given, UNSUPPORTED)

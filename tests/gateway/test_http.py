@@ -10,6 +10,7 @@ from tests.gateway.live import HOST, Live, events, until
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
 HALF = {"role": "user", "content": "\ud800"}  # of a character
+PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
 LONG = {**HELLO, "ignore_eos": True, "max_tokens": 900}
 
 
@@ -99,6 +100,8 @@ def test_callers_who_vanish_at_any_moment_leave_nothing_behind(gateway):
         ({**HELLO, "max_tokens": 1021}, 400, "context_length_exceeded", "messages"),
         ({**HELLO, "stream": "yes"}, 400, "invalid_value", "stream"),
         ({**HELLO, "tools": [{}]}, 400, "invalid_value", "tools"),
+        ({**HELLO, "top_logprobs": 3}, 400, "invalid_value", "top_logprobs"),
+        ({**HELLO, "messages": PICTURE}, 400, "unsupported_value", "messages.0.content.0.type"),
         ({**HELLO, "manyhands": {"speed": "x"}}, 400, "unsupported_parameter", None),
         ({**HELLO, "manyhands": {"avoid": ["me"]}}, 400, "invalid_value", "manyhands"),
         (
@@ -109,7 +112,7 @@ def test_callers_who_vanish_at_any_moment_leave_nothing_behind(gateway):
         ),
         (b'{"model":"tiny"}' + b" " * (1 << 20), 413, "request_too_large", None),
     ],
-    ids=range(29),
+    ids=range(31),
 )
 def test_bad_bodies_are_refused_by_name_and_nothing_else_happens(
     gateway, body, status, code, param
@@ -122,6 +125,26 @@ def test_bad_bodies_are_refused_by_name_and_nothing_else_happens(
     assert headers["x-request-id"]
     assert len(told["error"]["message"]) <= 2000
     assert gateway.open_sessions() == 0
+
+
+def test_what_is_missing_or_cannot_be_read_is_said_in_words(gateway):
+    _, _, nothing = gateway.post(CHAT, b"")
+    _, _, picture = gateway.post(CHAT, {**HELLO, "messages": PICTURE})
+
+    assert nothing["error"]["message"] == "there is no body; send a JSON object"
+    assert "'image_url' are not read here, only text is" in picture["error"]["message"]
+
+
+def test_a_refusal_goes_back_as_a_part_of_the_conversation(gateway):
+    turns = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "I had rather not."}]},
+    ]
+
+    with_it = gateway.post("/tokenize", {"messages": turns})[2]["count"]
+    without = gateway.post("/tokenize", {"messages": turns[:1]})[2]["count"]
+
+    assert with_it > without + 3
 
 
 def test_a_prompt_larger_than_the_context_is_counted_not_cut(gateway):

@@ -19,7 +19,7 @@ from manyhands.gateway.keys import KeyFile, Keys
 from manyhands.gateway.refusals import UNSUPPORTED, require_supported
 from manyhands.models import find_model
 from protocol import errors
-from protocol.errors import ConfigError, PeerBusy, PeerUnreachable, UsageError
+from protocol.errors import ConfigError, PeerBusy, PeerUnreachable, SwarmIncomplete, UsageError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -55,6 +55,18 @@ def test_who_failed_decides_what_a_caller_is_told():
     assert "secret" not in explained(ConfigError("secret path")).message
 
 
+def test_what_mends_it_is_told_over_http_by_the_names_of_fields():
+    limits = "others do: change --region, or allow --max-price, or ask again, or --wait"
+    serve = "start a node for them: manyhands serve tiny --span 0:4"
+
+    told = explained(SwarmIncomplete([(0, 8)], hint=limits)).body()["error"]
+
+    fields = "change manyhands.regions, or allow manyhands.max_price, or ask again, or"
+    assert told["hint"] == f"others do: {fields} manyhands.wait_s"
+    assert told["hint"] in told["message"]
+    assert explained(SwarmIncomplete([(0, 4)], hint=serve)).body()["error"]["hint"] == serve
+
+
 @settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4))
 def test_any_json_is_a_request_or_is_refused_with_a_field(more):
@@ -71,7 +83,7 @@ def test_any_json_is_a_request_or_is_refused_with_a_field(more):
     else:
         assert all(name.isascii() and name.isprintable() for name in asked.ignored())
         return
-    assert refusal.param in UNSUPPORTED
+    assert refusal.param in {*UNSUPPORTED, "top_logprobs"}
 
 
 @pytest.mark.parametrize(
