@@ -27,6 +27,7 @@ from scheduler.flow import Host, bottleneck
 from scheduler.route_cost import alone_us
 
 SLOW = 1.5  # times what was announced
+SLOW_MS = 10.0  # and as much more at least: less is seen by nobody, and small models waver by it
 FULL_POSITIONS = 256  # a node that has room for fewer is full to most who ask
 SKEWED_S = 60.0
 WELL = State.SERVING.value
@@ -114,11 +115,8 @@ def condition_of(peer: Announcement, seen: Seen) -> Condition:
         found.append(("silent", f"silent since {seen.age_s:.0f} s: nobody heard of it"))
     if (room := positions_free(peer)) is not None and room < FULL_POSITIONS:
         found.append(("full", f"full: room for {room} more tokens of context"))
-    if seen.slowdown is not None and seen.slowdown >= SLOW:
-        said_ms = alone_us(peer) / 1000
-        took_ms = said_ms * seen.slowdown
-        said = f"a step took {took_ms:.1f} ms, it announces {said_ms:.1f} ms"
-        found.append(("slow", f"slow: {said}"))
+    if slow := _slow(peer, seen):
+        found.append(("slow", slow))
     if abs(seen.skew_s) >= SKEWED_S:
         side = "ahead" if seen.skew_s > 0 else "behind"
         found.append((WELL, f"its clock is {abs(seen.skew_s):.0f} s {side}"))
@@ -126,6 +124,17 @@ def condition_of(peer: Announcement, seen: Seen) -> Condition:
         found.append((WELL, seen.doubt))
     state = found[0][0] if found else WELL
     return Condition(state=state, why=tuple(why for _, why in found))
+
+
+def _slow(peer: Announcement, seen: Seen) -> str:
+    """By how much, where somebody would notice."""
+    if seen.slowdown is None or seen.slowdown < SLOW:
+        return ""
+    said_ms = alone_us(peer) / 1000
+    took_ms = said_ms * seen.slowdown
+    if took_ms - said_ms < SLOW_MS:
+        return ""
+    return f"slow: a step took {took_ms:.1f} ms, it announces {said_ms:.1f} ms"
 
 
 def _loading(span: Span, seen: Seen) -> str:

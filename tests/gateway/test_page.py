@@ -54,6 +54,20 @@ def test_the_page_shows_the_swarm_and_chats_with_it(gateway: Live, page: "Page")
     assert said == []
 
 
+def test_the_command_that_lends_a_machine_names_where_to_join(gateway: Live, page: "Page") -> None:
+    peers = gateway.ask("GET", "/api/v1/peers")[2]["peers"]
+    addresses = [address for peer in peers for address in peer["addresses"]]
+
+    page.goto(f"{gateway.url}/#/connect")
+    lend = page.locator("pre", has_text="--join /")
+    lend.wait_for()
+    command = lend.inner_text()
+    page.goto(f"{gateway.url}/#/model/{peers[0]['manifest']}")
+    page.locator("pre", has_text="--join /").wait_for()
+
+    assert command in [f"manyhands serve tiny --join {address}" for address in addresses]
+
+
 def test_an_answer_can_be_stopped(gateway: Live, page: "Page") -> None:
     page.goto(f"{gateway.url}/#/chat")
     page.wait_for_selector("#chat-model option", state="attached")

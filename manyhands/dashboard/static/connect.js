@@ -2,27 +2,41 @@
 
 import { named } from "./chat.js";
 import { h } from "./dom.js";
+import { joinAddress } from "./peers.js";
+import { unpacked } from "./words.js";
 
 export function connect(main) {
-  let isOpen = true;
+  let isOpen = true, hasAsked = false, name = "MODEL", address = "ADDRESS";
+  const lend = h("pre", { tabindex: "0" });
+  const tellLend = () => { lend.textContent = `manyhands serve ${name} --join ${address}`; };
   main.append(h("h1", {}, "Connect"));
   named().then(([model = "default"]) => {
     if (!isOpen) return;
     const base = `${location.origin}/v1`;
+    name = model;
+    tellLend();
     main.append(
       h("p", {}, "Whatever speaks OpenAI's API works here. Base URL: ", h("code", {}, base), ", model: ", h("code", {}, model), ", key: anything, unless the operator asks for one."),
-      ...snippets(base, model).map(([title, text], at) => snippet(`snippet-${at}`, title, text)));
+      ...snippets(base, model).map(([title, text], at) => snippet(`snippet-${at}`, title, h("pre", { tabindex: "0" }, text))),
+      snippet("snippet-lend", "Lend this machine", lend));
   }).catch((error) => main.append(h("p", { class: "is-bad" }, error.message)));
-  return { close() { isOpen = false; } };
+  return {
+    update(state) {
+      if (hasAsked || !state.peers.rows.length) return;
+      hasAsked = true;
+      joinAddress(unpacked(state.peers)).then((told) => { address = told; tellLend(); });
+    },
+    close() { isOpen = false; },
+  };
 }
 
-function snippet(id, title, text) {
+function snippet(id, title, shown) {
   const copy = h("button", { type: "button", id, onclick: async () => {
-    await navigator.clipboard.writeText(text);
+    await navigator.clipboard.writeText(shown.textContent);
     copy.textContent = "Copied";
     setTimeout(() => { copy.textContent = "Copy"; }, 1500);
   } }, "Copy");
-  return h("section", {}, h("h2", {}, title), h("div", { class: "snippet" }, h("pre", { tabindex: "0" }, text), copy));
+  return h("section", {}, h("h2", {}, title), h("div", { class: "snippet" }, shown, copy));
 }
 
 function snippets(base, model) {
@@ -58,6 +72,5 @@ model = OpenAILike(
     api_base="${base}", api_key="none", model="${model}", is_chat_model=True, context_window=1024
 )
 print(model.complete("Tell me a story."))`],
-    ["Lend this machine", `manyhands serve ${model} --join ADDRESS`],
   ];
 }

@@ -2,6 +2,7 @@
 
 import { count, decimal, h } from "./dom.js";
 import { coverageGrid } from "./grid.js";
+import { joinAddress } from "./peers.js";
 import { TONES, blocks, spelled, unpacked } from "./words.js";
 
 const PLAIN = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
@@ -25,6 +26,7 @@ function able(found) {
 }
 
 export function model(main, manifest) {
+  let address = "ADDRESS", hasAsked = false;
   return {
     update(state) {
       const at = state.models.findIndex((each) => each.manifest === manifest);
@@ -34,13 +36,15 @@ export function model(main, manifest) {
       }
       const found = state.models[at];
       const peers = unpacked(state.peers).filter((peer) => peer.model === at);
+      if (!hasAsked) joinAddress(peers).then((told) => { address = told; });
+      hasAsked = true;
       main.replaceChildren(
         h("h1", {}, found.model, " ", able(found)),
         ...found.warnings.map((text) => h("p", { class: "is-warn" }, `▲ ${text}`)),
         h("section", { class: "card" }, h("h2", {}, "Who serves what"), coverageGrid(found, peers)),
         h("section", { class: "card" }, h("h2", {}, "Facts"), facts(found)),
         h("section", { class: "card" }, h("h2", {}, "Without one of them"), without(found, peers)),
-        h("section", { class: "card" }, h("h2", {}, "Help where it is thinnest"), help(found, state)),
+        h("section", { class: "card" }, h("h2", {}, "Help where it is thinnest"), help(found, address)),
       );
     },
   };
@@ -79,10 +83,10 @@ function only(hosts, peer) {
   return runs;
 }
 
-function help(found) {
+function help(found, address) {
   const [start, stop] = found.weakest[0] ?? [0, found.n_blocks];
   const name = PLAIN.test(found.model) ? found.model : "MODEL"; // what strangers announce is no command
-  const command = `manyhands serve ${name} --span ${start}:${stop} --join ADDRESS`;
+  const command = `manyhands serve ${name} --span ${start}:${stop} --join ${address}`;
   return [h("p", {}, `${blocks(start, stop)} ${stop - start === 1 ? "has" : "have"} ${count(found.least_hosts)} ${found.least_hosts === 1 ? "host" : "hosts"}. Whoever has room can run:`), h("pre", { tabindex: "0" }, command),
-    h("p", { class: "why" }, "ADDRESS is that of any peer, as its page shows it. Without --span the node chooses by itself.")];
+    h("p", { class: "why" }, address === "ADDRESS" ? "ADDRESS is that of any peer, as its page shows it. " : "", "Without --span the node chooses by itself.")];
 }

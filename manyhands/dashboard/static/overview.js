@@ -29,7 +29,7 @@ function draw(main, state) {
       h("section", { class: "card", "aria-labelledby": `model-${at}` },
         h("h2", { id: `model-${at}` }, h("a", { href: `#/model/${model.manifest}` }, model.model)),
         coverageGrid(model, peers.filter((peer) => peer.model === at), 12))),
-    nodesCard(state.nodes),
+    nodesCard(state.nodes, new Map(peers.map((peer) => [peer.peer, peer.state]))),
     state.models.length || !state.number ? "" : nobody(),
   );
 }
@@ -48,20 +48,22 @@ function trafficTiles(traffic) {
 }
 
 /** The nodes that run on this machine: each has a page of its own, where it can be paused. */
-function nodesCard(nodes) {
+function nodesCard(nodes, states) {
   if (!nodes.length) return "";
   return h("section", { class: "card" }, h("h2", {}, "Nodes of this machine"),
-    h("ul", { class: "alerts" }, nodes.map((node) => h("li", {},
-      h("span", { class: node.is_up ? "is-well" : "is-bad", "aria-hidden": "true" }, TONES[node.is_up ? "well" : "bad"]),
-      h("span", {}, node.is_up ? "" : "not up: ", node.page && node.is_up ? h("a", { href: node.page }, node.name) : node.name, " ", peerLink(node.peer))))),
+    h("ul", { class: "alerts" }, nodes.map((node) => {
+      const state = node.is_up ? states.get(node.peer) ?? "serving" : "not up", tone = node.is_up ? toneOf(state) : "bad";
+      return h("li", {}, h("span", { class: `is-${tone}`, "aria-hidden": "true" }, TONES[tone]),
+        h("span", {}, node.page && node.is_up ? h("a", { href: node.page }, node.name) : node.name, " ", peerLink(node.peer), state === "serving" ? "" : ` ${state}`));
+    })),
     h("p", { class: "why" }, "Each has a page of its own: how it is, what it earned, and a button that pauses it."));
 }
 
 function alertsCard(alerts) {
   const items = alerts.slice(0, 8).map(({ severity, what, about }) => {
-    const tone = { page: "bad", warn: "warn" }[severity] ?? "well";
+    const [tone, sign] = { page: ["is-bad", TONES.bad], warn: ["is-warn", TONES.warn] }[severity] ?? ["why", "○"];
     const who = about.startsWith("12D3Koo") ? [peerLink(about), ": "] : [];
-    return h("li", {}, h("span", { class: `is-${tone}`, "aria-hidden": "true" }, TONES[tone]),
+    return h("li", {}, h("span", { class: tone, "aria-hidden": "true" }, sign),
       h("span", {}, h("span", { class: "hidden" }, `${severity}: `), ...who, what));
   });
   return h("section", { class: "card" }, h("h2", {}, "Needs attention"),

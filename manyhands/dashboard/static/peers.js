@@ -77,6 +77,15 @@ function save(state) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
+const SAFE = /^\/[\w.:/-]+$/; // what strangers announce is no command
+
+/** Where a new node may join: an address of a peer that answers; a word in its place where there is none. */
+export async function joinAddress(peers) {
+  const known = peers.find(({ path }) => path === "direct") ?? peers[0];
+  const told = known && await fetchJson(`/api/v1/peers/${encodeURIComponent(known.peer)}`).catch(() => null);
+  return told?.addresses.find((each) => SAFE.test(each)) ?? "ADDRESS";
+}
+
 export function peer(main, id) {
   let asked = 0;
   main.append(h("h1", { class: "short" }, "Peer ", h("span", { class: "mono" }, id)), h("p", {}, "…"));
