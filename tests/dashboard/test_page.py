@@ -13,6 +13,7 @@ from manyhands.dashboard.traffic import Traffic
 from manyhands.dashboard.watch import Look, SwarmWatch
 from protocol.announcements import Announcement
 from protocol.clock import wall_ms
+from protocol.measured import Measured, State
 from protocol.messages import Span
 from scheduler.request import Routed, RouteStep, Token
 from tests.announcing import announce, peer_of
@@ -94,6 +95,34 @@ async def test_the_overview_says_how_it_is_in_words_and_pictures(browser: "Brows
         assert await main.locator(".grid .track").count() == 1 + len(SWARM)
         assert "connection refused" in await main.inner_text()
         await tab.page.close()
+
+
+async def test_a_node_of_this_machine_that_its_owner_paused_is_not_told_as_well(
+    browser: "Browser",
+) -> None:
+    paused = announce(1, (0, 8), measured=Measured(state=State.PAUSED, paused="by its owner"))
+    nodes = [
+        {"name": f"node {n}", "peer": peer_of(n), "page": f"http://127.0.0.1:{n}", "is_up": n < 3}
+        for n in (1, 2, 3)
+    ]
+    panel = panel_of({paused: WELL, announce(2): WELL})
+    panel.nodes = lambda: nodes
+    async with served(panel) as url:
+        tab = Tab(await browser.new_page(), url)
+        await tab.open("")
+        await tab.page.get_by_role("heading", name="Nodes of this machine").wait_for()
+        told = await tab.page.locator("section", has_text="Nodes of this").locator("li").all()
+        signs = [(await line.inner_text()).split()[0] for line in told]
+        words = [
+            (await line.inner_text()).split(peer_of(n)[-8:])[-1].strip()
+            for n, line in enumerate(told, 1)
+        ]
+        note = await tab.page.locator("li", has_text="paused: by its owner").inner_text()
+        await tab.page.close()
+
+    assert signs == ["▲", "●", "✖"]
+    assert words == ["paused", "", "not up"]
+    assert note.startswith("○")
 
 
 async def test_every_page_and_what_is_on_it_is_reached_by_keyboard_alone(
