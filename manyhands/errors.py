@@ -23,7 +23,7 @@ client on a swarm raises is what a client of a gateway raises in the same case.
 
 from collections.abc import Mapping, Sequence
 
-from manyhands.gateway.faults import FAULTS, ApiError, explained
+from manyhands.gateway.faults import FAULTS, ApiError, explained, in_fields
 from protocol import errors as protocol
 from protocol.errors import ConfigError, IntegrityError, ManyhandsError
 
@@ -190,7 +190,7 @@ def of_failure(error: ManyhandsError | ApiError) -> ManyhandsError:
     return error_of(
         fault.code,
         str(cause),
-        hint=cause.hint,
+        hint=in_fields(cause.hint),
         param=fault.param,
         missing=cause.missing if isinstance(cause, protocol.SwarmIncomplete) else (),
     )

@@ -195,13 +195,13 @@ def explained(error: errors.ManyhandsError) -> ApiError:
     code = "peer_failed" if named else _code(type(error))
     if FAULTS[code].status == 500:
         return ApiError(code, MISTAKE)
-    hint = _in_fields(error.hint) if code in HINTED else ""
+    hint = in_fields(error.hint) if code in HINTED else ""
     missing = error.missing if isinstance(error, errors.SwarmIncomplete) else ()
     message = f"{error} ({hint})" if hint else str(error)
     return ApiError(code, message, hint=hint, missing=missing)
 
 
-def _in_fields(hint: str) -> str:
+def in_fields(hint: str) -> str:
     """A hint for who sends bodies, not flags; flags of other commands stay."""
     return FLAG.sub(lambda flag: FIELDS.get(flag[1], flag[0]), hint)
 

@@ -13,7 +13,7 @@ from tests.dashboard.browsing import CHROMIUM, needs_chromium
 from tests.gateway.live import Live, live
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 pytestmark = needs_chromium
 
@@ -27,7 +27,7 @@ def page() -> "Iterator[Page]":
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
         )
         page = browser.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(90_000)
         yield page
         browser.close()
 
@@ -68,15 +68,22 @@ def test_the_command_that_lends_a_machine_names_where_to_join(gateway: Live, pag
     assert command in [f"manyhands serve tiny --join {address}" for address in addresses]
 
 
+def without_an_end(route: "Route") -> None:
+    """An answer that a busy machine cannot have ended before somebody clicks."""
+    route.continue_(post_data={**route.request.post_data_json, "ignore_eos": True})
+
+
 def test_an_answer_can_be_stopped(gateway: Live, page: "Page") -> None:
     page.goto(f"{gateway.url}/#/chat")
     page.wait_for_selector("#chat-model option", state="attached")
     page.click("#chat-new")
-    page.fill("#chat-most", "400")
+    page.fill("#chat-most", "900")
     page.fill("#chat-text", "Tell me a story.")
+    page.route("**/v1/chat/completions", without_an_end)
     page.click("#chat-send")
     page.get_by_role("button", name="Stop").click()
     page.locator(".turn.assistant .about").get_by_text("stopped").wait_for()
+    page.unroute("**/v1/chat/completions")
     assert page.get_by_role("button", name="Send").is_visible()
     page.fill("#chat-most", "8")
     page.click("#chat-again")  # the same question, another answer in the place of the first
