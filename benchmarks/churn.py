@@ -266,6 +266,8 @@ def report_held(plan: Plan, before: Held, after: Held) -> bool:
         "asking": float(plan.nodes * plan.clients),
         "unnamed": float("inf"),
         "kept_mb": float("inf"),
+        "in_use_mb": float("inf"),
+        "gaps_mb": float("inf"),
         "tasks": before.tasks * MORE_TASKS + links * LINK_TASKS,
         "files": before.files * MORE_FILES + connections * CONNECTION_FILES,
         "threads": before.threads * MORE_THREADS,

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 from chaos_swarm import resident_bytes
+from heap import Heap
 
 from node.engine import ShardEngine, load_shard, release_memory
 from node.node import Node
@@ -136,6 +137,8 @@ class Held:
     tasks: int
     files: int
     threads: int
+    in_use_mb: float  # of the C library's heap, connections and weights among it
+    gaps_mb: float  # of that heap: freed by whoever left, and resident still
     resident_mb: float  # besides what is kept on purpose
 
     @property
@@ -153,6 +156,7 @@ def held(swarm: ChurningSwarm) -> Held:
     asking = sum(node.peer_id in c._connections._open for node in up for c in swarm.clients)
     told = [node.serving.status() for node in up]
     kept_mb = sum(each["retained_bytes"] + each["audit_bytes"] for each in told) / 1e6
+    heap = Heap.now()
     return Held(
         nodes=len(swarm.ever),
         links=len(links),
@@ -163,6 +167,8 @@ def held(swarm: ChurningSwarm) -> Held:
         tasks=len(asyncio.all_tasks()),
         files=len(os.listdir("/proc/self/fd")),
         threads=len(os.listdir("/proc/self/task")),
+        in_use_mb=heap.in_use_bytes / 1e6,
+        gaps_mb=heap.gap_bytes / 1e6,
         resident_mb=resident_bytes(os.getpid()) / 1e6 - kept_mb,
     )
 

@@ -20,7 +20,6 @@ Run: python benchmarks/vanishing.py [--callers 1000] [--waves 4]
 
 import argparse
 import asyncio
-import ctypes
 import gc
 import json
 import os
@@ -35,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import common
+from heap import Heap
 
 from manyhands.models import BUILT_IN
 from node.engine.heap import trim_heap
@@ -43,18 +43,6 @@ from tests.gateway.live import HOST, Live, live, until
 AT_ONCE, LONGEST_S, SETTLES_S = 24, 0.6, 30.0
 KEPT_WORDS, WORDS_AT_ONCE = 12_000, 500  # more than the tokenizer keeps; told in texts of so many
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: the connection is reset, not closed
-
-
-class Heap(ctypes.Structure):
-    """What mallinfo2(3) tells. uordblks, hblkhd: bytes that are in use, within heaps and beside."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    )
 
 
 @dataclass(frozen=True)
@@ -99,20 +87,13 @@ class Memory:
         nodes = [local.node for local in running.swarm.nodes]
         told = running.look(lambda: [node.status()["audit_bytes"] for node in nodes])
         audited_mb = sum(map(int, told)) / 2**20
-        handed_out_mb = _handed_out_mb() - audited_mb
+        handed_out_mb = Heap.now().in_use_bytes / 2**20 - audited_mb
         return cls(resident_mb, _resident_mb(), handed_out_mb, audited_mb, sys.getallocatedblocks())
 
 
 def _resident_mb() -> float:
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:")) / 1024
-
-
-def _handed_out_mb() -> float:
-    told = ctypes.CDLL(None).mallinfo2
-    told.restype = Heap
-    heap = told()
-    return float(heap.uordblks + heap.hblkhd) / 2**20
 
 
 def request_bytes(die: random.Random) -> bytes:
