@@ -98,6 +98,15 @@ class Draws:
             room = self._most - 1 - len(self.ids)
             self._drafts = list(self._drafter.guess(self.ids, room))[: max(0, room)]
 
+    def take(self, drawn: Sequence[Drawn], epoch: int) -> list[TokenEvent]:
+        """Ids, in order, up to one that was not as drafted."""
+        events: list[TokenEvent] = []
+        for each in drawn:
+            events.append(self.add(each, epoch))
+            if self.finished or self.refused_at is not None:
+                break
+        return events
+
     def add(self, drawn: Drawn, epoch: int) -> TokenEvent:
         """An id was drawn. Every hop runs all rows that were sent, so these are told."""
         assert self._ending is not None

@@ -12,20 +12,18 @@ for replay.
 `hop_state.py` has the states, and what each event does in each of them. Frames are only taken from
 the peer the epoch names as predecessor; a frame of a lower epoch or branch is dropped, a repeated
 step is answered with what has been run, and only a higher step of a higher branch may lower `start`
-(5a.4): on the same branch a lower `start` is an overlapping refill.
-
-A last hop that drafts sends more ids than it has drawn; a draw that was not as drafted begins a
-branch, so that the rollback travels the ring as any other. It has cut its own rows by then.
+(5a.4): on the same branch a lower `start` is an overlapping refill. `branches.py` has the rest.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from protocol.actions import Action, Ending, Launcher, Over, Return, Run, Settle, Tab, Tell
+from protocol.branches import Branches
 from protocol.commit_check import check_commit
 from protocol.draws import Drawn, Draws
 from protocol.early import Early, EarlyRows
-from protocol.errors import ManyhandsError, PeerMisbehaved, SessionTimeout
+from protocol.errors import ManyhandsError
 from protocol.frames import Ack, Ask, Gone, RowGroup
 from protocol.hop_state import State
 from protocol.journal import Journal
@@ -44,8 +42,6 @@ from protocol.messages import (
 from protocol.patience import HANDOVER_S, RESERVE_S, Patience
 from protocol.runs import Runs
 from protocol.transport.error_codec import encode_error
-
-TOLD_BRANCHES = 32  # after so many a sender hears that it need not remember where they began
 
 
 class HopSession:
@@ -81,12 +77,12 @@ class HopSession:
         self._output = self.draws if reserve.is_last else self.journal  # for the successor
         self.length = 0  # rows run
         self.n = 0
-        self._branch = 0  # of what the last hop sends
         self.commitment: Commit | None = None
         self.run_us = 0
 
         self._in = InLink(TOKEN_BYTES if reserve.is_first else row_bytes)
         self._out = OutLink(TOKEN_BYTES if reserve.is_last else row_bytes)
+        self._branches = Branches(reserve, self._in, self._out)
         self._runs = Runs()
         self._early = Early()
         wait_s = HANDOVER_S if reserve.handover.peer else RESERVE_S
@@ -122,11 +118,12 @@ class HopSession:
         if self.reserve.is_last:
             self.draws.check(commit)
         self.state, self.commitment = State.RUNNING, commit
-        self.n, self._branch = commit.n, 0
+        self.n = commit.n
         self._patience.told(now)
         self._cut(commit.length)
         self._in.reset(commit.previous, commit.length)
         self._out.reset(commit.next, commit.n if self.reserve.is_last else commit.next_length)
+        self._branches.reset(commit.n)
         actions: list[Action] = [Tell(Committed(epoch=self.epoch))]
         if self.reserve.is_last:
             self.draws.begin_epoch(commit)
@@ -206,7 +203,11 @@ class HopSession:
     def frame(
         self, peer: str, group: RowGroup, row_bytes: int, body: bytes | memoryview, now: float
     ) -> list[Action]:
-        """Rows from the predecessor; at the first hop, ids from the last one (the ring)."""
+        """Rows from the predecessor; at the first hop, ids from the last one (the ring).
+
+        Raises:
+            PeerMisbehaved: it broke a rule.
+        """
         if self.state in (State.CLOSING, State.OVER):
             return [Return(peer, Gone(self.id))]
         if self.state is not State.RUNNING:
@@ -217,7 +218,10 @@ class HopSession:
         arrival = link.arrival(peer, group)
         told: list[Action] = []
         if arrival in (Arrival.NEXT, Arrival.GAP) and group.branch > link.branch:
-            told = self._begin_branch(peer, group)
+            is_told = self._branches.begun(peer, group)
+            self._cut(group.fork)
+            ack = Ack(self.id, self.epoch, self.length, branch=group.branch)
+            told = [Return(peer, ack)] if is_told else []
             arrival = link.arrival(peer, group)
         if arrival is Arrival.REPEAT:
             self.dropped["repeated step"] += 1
@@ -228,28 +232,10 @@ class HopSession:
             return [*told, Return(peer, rewind)] if link.must_ask() else told
         if arrival is not Arrival.NEXT:
             return self._drop(arrival.name)
-        if row_bytes != link.row_bytes:
-            raise PeerMisbehaved(peer, f"it sent rows of {row_bytes} bytes, not {link.row_bytes}")
-        if group.start + group.rows > self.reserve.capacity:
-            raise PeerMisbehaved(peer, "it sent rows beyond the reserved room")
+        link.check(peer, group, row_bytes, self.reserve.capacity)
         known = link.take(group)  # a refill may overlap what arrived meanwhile
         rest = body[known * row_bytes :]
         return [*told, *self._launch(group.start + known, group.rows - known, rest, now)]
-
-    def _begin_branch(self, peer: str, group: RowGroup) -> list[Action]:
-        """Drafts were refused, or the client came back to an earlier row. The successor may have
-        rows of the old line that this hop has not, so it is told in any case.
-        """
-        floor = 0 if self.reserve.client_ends else self.n - 1
-        if group.fork < floor:
-            raise PeerMisbehaved(peer, "it rolled back below the committed length")
-        if self.reserve.is_last:
-            raise PeerMisbehaved(peer, "it began a branch, which is for the last hop to do")
-        self._cut(group.fork)
-        self._out.fork(group.branch, group.fork)
-        if group.branch // TOLD_BRANCHES == self._in.branch // TOLD_BRANCHES:
-            return []
-        return [Return(peer, Ack(self.id, self.epoch, self.length, branch=group.branch))]
 
     def ack(self, peer: str, ack: Ack) -> list[Action]:
         if self.state is not State.RUNNING or peer != self._out.peer or ack.epoch != self.epoch:
@@ -321,28 +307,11 @@ class HopSession:
         if not self.reserve.is_last:
             self.journal.append(output)
         elif drawn:
-            told = [*self._drew(drawn)]
-            self._take_back()
+            told = [Tell(event) for event in self.draws.take(drawn, self.epoch)]
+            if self._branches.refused(self.draws):  # what was run of drafts is void now
+                self._cut(len(self.draws.ids) - 1)
             self.draws.draft()
         return [*self._pump(), *told, *self._acknowledge()]  # the next step waits for the push
-
-    def _drew(self, drawn: Sequence[Drawn]) -> Iterator[Tell]:
-        """Ids, in order, up to one that was not as drafted."""
-        for each in drawn:
-            yield Tell(self.draws.add(each, self.epoch))
-            if self.draws.finished or self.draws.refused_at is not None:
-                return
-
-    def _take_back(self) -> None:
-        """What was run of drafts that are void now, if any are."""
-        refused_at, self.draws.refused_at = self.draws.refused_at, None
-        if refused_at is None and self._out.sent <= self.draws.available:
-            return
-        self._branch += 1
-        self._in.branch = self._branch  # rows of older ones are dropped from now on
-        self._cut(len(self.draws.ids) - 1)
-        if refused_at is not None:
-            self._out.fork(self._branch, refused_at)
 
     def guessed(self) -> list[Action]:
         """The drafter thought of something, behind the rows that it kept nobody waiting for."""
@@ -367,10 +336,8 @@ class HopSession:
             return self._over("expired")
         if patience.is_client_gone(now):
             return self._over("client gone")
-        if patience.is_unpaid(now):
-            return self.failed(PeerMisbehaved("", "the client did not pay"))
-        if now >= patience.deadline:
-            return self.failed(SessionTimeout("the deadline passed"))
+        if (fault := patience.fault(now)) is not None:
+            return self.failed(fault)
         if self.state is State.RUNNING and patience.must_tell(now):
             patience.told(now)
             self._in.asked_at = -1  # a lost answer to a gap is asked for again
@@ -424,9 +391,8 @@ class HopSession:
         """Push what the successor lacks, within its credit."""
         if self.state is not State.RUNNING:
             return []
-        branch = self._branch if self.reserve.is_last else self._in.branch
         output = self._output
-        where = self.id, self.epoch, branch
+        where = self.id, self.epoch, self._in.branch
         pump, at_once = self._out.pump, self.draws.at_once
         return [*pump(*where, output.available, output.rows, at_once=at_once)]
 

@@ -9,6 +9,7 @@ import enum
 from collections.abc import Callable
 
 from protocol.actions import Push
+from protocol.errors import PeerMisbehaved
 from protocol.frames import Ack, RowGroup
 from protocol.messages import SessionId, require
 
@@ -123,6 +124,13 @@ class InLink:
         if group.step <= self.step:
             return Arrival.REPEAT
         return Arrival.GAP if group.start > self.accepted else Arrival.NEXT
+
+    def check(self, peer: str, group: RowGroup, row_bytes: int, capacity: int) -> None:
+        """Raises PeerMisbehaved: rows of another size, or for which there is no room."""
+        if row_bytes != self.row_bytes:
+            raise PeerMisbehaved(peer, f"it sent rows of {row_bytes} bytes, not {self.row_bytes}")
+        if group.start + group.rows > capacity:
+            raise PeerMisbehaved(peer, "it sent rows beyond the reserved room")
 
     def take(self, group: RowGroup) -> int:
         """Note the group; returns how many of its first rows were here already."""

@@ -4,6 +4,8 @@ In: what happened, and `now` in seconds. Out: whether it is too late. The rules 
 `hop_session.py`.
 """
 
+from protocol.errors import ManyhandsError, PeerMisbehaved, SessionTimeout
+
 RESERVE_S = 3.0
 HANDOVER_S = 60.0  # the same, while a hop takes rows over and others who do are waited for
 RESUME_S = 10.0
@@ -53,8 +55,11 @@ class Patience:
     def paid(self) -> None:
         self._unpaid_since = None
 
-    def is_unpaid(self, now: float) -> bool:
-        return self._unpaid_since is not None and now - self._unpaid_since >= RESUME_S
+    def fault(self, now: float) -> ManyhandsError | None:
+        """Why the session ends now, if it does: no voucher came, or no time is left."""
+        if self._unpaid_since is not None and now - self._unpaid_since >= RESUME_S:
+            return PeerMisbehaved("", "the client did not pay")
+        return SessionTimeout("the deadline passed") if now >= self.deadline else None
 
     def told(self, now: float) -> None:
         """The client knows how far we are."""
