@@ -11,11 +11,9 @@ import asyncio
 import logging
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -78,22 +76,22 @@ class Batcher:
     def start(self) -> None:
         self._thread.start()
 
-    @contextmanager
-    def arrival(self, came_s: float) -> Iterator[None]:
-        """What is submitted within came here then, on the performance counter, and is delivered."""
+    def arriving(self, came_s: float) -> None:
+        """What is submitted until `arrived` came here then, on the performance counter."""
         self._came_s = came_s
-        try:
-            yield
-        finally:
-            self._came_s = None
-            self.deliver()
+
+    def arrived(self) -> None:
+        """All of it was submitted: the worker gets it."""
+        self._came_s = None
+        self.deliver()
 
     def submit(self, work: Work) -> None:
         """Run this; what is submitted in one go of the loop reaches the worker together."""
         work.since_s = time.perf_counter() if self._came_s is None else self._came_s
         work.found_idle = self._is_handing_out or self.load.busy_since_s is None
         self._staged.append(work)
-        if len(self._staged) == 1 and not self._is_handing_out:
+        is_delivered = self._is_handing_out or self._came_s is not None  # without being asked to
+        if len(self._staged) == 1 and not is_delivered:
             self._loop.call_soon(self.deliver)
 
     def deliver(self) -> None:
@@ -168,9 +166,11 @@ class Batcher:
     # --- on the worker thread ---------------------------------------------------------------------
 
     def _main(self) -> None:
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        while self._receive():
-            self._run_next()
+        import torch
+
+        with torch.inference_mode():  # once: a step that has to enter it takes longer
+            while self._receive():
+                self._run_next()
 
     def _run_next(self) -> None:
         """In a frame of its own, which is gone while the worker waits."""
@@ -203,8 +203,16 @@ class Batcher:
         for work in delivery.works:
             self._queues.setdefault(work.lane, deque()).append(work)
         if delivery.call is not None:
-            delivery.call()
+            self._call(delivery.call)
         self._is_awaited = self._is_awaited and not delivery.is_answer
+
+    @staticmethod
+    def _call(call: Callable[[], None]) -> None:
+        """What it makes may be used elsewhere, and not only by steps."""
+        import torch
+
+        with torch.inference_mode(False):
+            call()
 
     def _take(self) -> tuple[Step, list[Piece]]:
         """The next step, and the rows that are in it."""
@@ -333,7 +341,7 @@ class Batcher:
         self._is_handing_out = True
         try:
             for result in results:
-                _guarded(result.lane, partial(result.lane.ran, result))
+                _guarded(result.lane, result.lane.ran, result)
         finally:
             self._is_handing_out = False
             self._deliver(True)
@@ -346,7 +354,8 @@ class Batcher:
         for lane in dict.fromkeys(result.lane for result in results):
             _guarded(lane, lane.afterwards)
         if seen is not None:
-            self._watch(replace(seen, left_us=left_us))
+            seen.left_us = left_us
+            self._watch(seen)
 
 
 def _is_wanted(work: Work) -> bool:
@@ -377,10 +386,10 @@ def _results(piece: Piece, ran: Ran, began_s: float, run_us: int) -> Iterator[Do
         yield Done(piece.lane, work.run.ticket, rows, part, *made, work.since_s, began_s)
 
 
-def _guarded(lane: Lane, call: Callable[[], None]) -> None:
+def _guarded(lane: Lane, call: Callable[..., None], *args: Done) -> None:
     """A session that trips over itself must not take the others of its step down."""
     try:
-        call()
+        call(*args)
     except ManyhandsError as error:
         lane.run_failed(error)
     except Exception:  # a mistake of ours: the session fails, typed, and the node lives on

@@ -153,6 +153,8 @@ class Server:
         inbound, peer = self._sessions().around.inbound, stream.peer_id
         inbound[peer] = stream
         try:
+            if self._inbound.bucket is None:
+                await stream.each(lambda message: self._heard(peer, message, stream))
             while True:
                 message = await stream.receive()
                 self._heard(peer, message, stream)
@@ -166,8 +168,12 @@ class Server:
     def _heard(self, peer: PeerId, data: bytes, stream: Stream) -> None:
         came_s, message, sessions = time.perf_counter(), data_message(data), self._sessions()
         if isinstance(message, Frame | Ask):
-            with sessions.around.batcher.arrival(came_s):
+            batcher = sessions.around.batcher
+            batcher.arriving(came_s)
+            try:
                 sessions.arrivals.received(peer, message, stream)
+            finally:
+                batcher.arrived()
             sessions.around.neighbours.flush()
         else:
             sessions.arrivals.client_returned(peer, message, stream)

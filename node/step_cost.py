@@ -62,6 +62,7 @@ class StepCost:
         self._is_fitted = False
         self._prior = _Sums()
         self._n_seen = 0
+        self._unseen: list[tuple[str, Shape, float]] = []  # steps that are not in the sums yet
         self.is_known = False  # whether it was ever told what many rows take
         if decode_us > 0 and prefill_us_per_row > 0:
             self.is_known = True
@@ -70,17 +71,30 @@ class StepCost:
             self._prior.add(Shape(PRIOR_ROWS).features, prefill_us, 1.0)
 
     def saw(self, kind: str, shape: Shape, spent_us: float) -> None:
-        """A step ran. `kind` is any name that steps alike have in common."""
-        spent_us = max(1.0, spent_us)
+        """A step ran. `kind` is any name that steps alike have in common.
+
+        It is taken in with others, before the next fit: one after the other each costs three times
+        as much, since what computes it has left the caches meanwhile.
+        """
+        self.is_known = self.is_known or shape.rows >= PRIOR_ROWS // 4
+        self._is_fitted = False
+        self._unseen.append((kind, shape, max(1.0, spent_us)))
+        if len(self._unseen) >= TRUSTED:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        unseen, self._unseen = self._unseen, []
+        for seen in unseen:
+            self._add(*seen)
+
+    def _add(self, kind: str, shape: Shape, spent_us: float) -> None:
         if self._n_seen >= TRUSTED:
             expected = self._of(self._coefficients, shape)  # a fit costs more than it tells here
             spent_us = min(max(spent_us, expected / OUTLIER), expected * OUTLIER)
         self._n_seen += 1
-        self.is_known = self.is_known or shape.rows >= PRIOR_ROWS // 4
         if self._n_seen % TRUSTED == 0:
-            self._fitted()
+            self._coefficients = self._fit()
         self._sums.setdefault(kind, _Sums()).add(shape.features, spent_us, FORGETTING)
-        self._is_fitted = False
 
     def step_us(self, shape: Shape) -> float:
         """What a step of this shape would take."""
@@ -107,6 +121,7 @@ class StepCost:
 
     def _fitted(self) -> tuple[float, ...]:
         if not self._is_fitted:
+            self._take_in()
             self._coefficients, self._is_fitted = self._fit(), True
         return self._coefficients
 

@@ -52,6 +52,7 @@ class Vitals:
         self._decodes: deque[tuple[float, Seen]] = deque(maxlen=MAX_SAMPLES)
         self._rows: deque[tuple[float, int]] = deque([(now_s(), load.rows)])
         self._table = dict(speeds.decode_steps_us)
+        self._decode_us: dict[tuple[int, int], tuple[int, float]] = {}  # by rows and blocks
         kinds = [PREFILL, *self._table]
         self._drifts: Mapping[int, deque[tuple[float, float]]] = {
             kind: deque(maxlen=MAX_SAMPLES) for kind in kinds
@@ -70,15 +71,23 @@ class Vitals:
         if now_s - self._rows[-1][0] >= 1.0:
             self._count_rows(now_s)
         if seen.kind == "decode" and self._table:
-            whole_us = _interpolated(self._speeds.decode_steps_us, seen.rows)
-            fixed_us = self._speeds.fixed_us
-            expected_us = fixed_us + (whole_us - fixed_us) * seen.n_blocks / self._n_blocks
-            nearest = min(self._table, key=lambda size: abs(log(size / seen.rows)))
+            nearest, expected_us = self._expected(seen.rows, seen.n_blocks)
             self._drifts[nearest].append((now_s, seen.spent_us / expected_us))
         elif seen.kind == "prefill" and self._speeds.prefill_us_per_row:
             row_us = self._speeds.prefill_us_per_row * seen.n_blocks / self._n_blocks
             expected_us = row_us * seen.rows
             self._drifts[PREFILL].append((now_s, seen.spent_us / expected_us))
+
+    def _expected(self, rows: int, n_blocks: int) -> tuple[int, float]:
+        """The batch size that is nearest, and what such a decode took at the start."""
+        known = self._decode_us.get((rows, n_blocks))
+        if known is None:
+            whole_us = _interpolated(self._speeds.decode_steps_us, rows)
+            fixed_us = self._speeds.fixed_us
+            nearest = min(self._table, key=lambda size: abs(log(size / rows)))
+            known = nearest, fixed_us + (whole_us - fixed_us) * n_blocks / self._n_blocks
+            self._decode_us[rows, n_blocks] = known
+        return known
 
     # --- what it says -----------------------------------------------------------------------------
 

@@ -112,7 +112,7 @@ class Work:
         return self.run.payload[self.at * width : (self.at + rows) * width]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every row, at three times the price
 class Done:
     """Rows of one session that were run. `output` may be empty where the model ends."""
 
@@ -127,9 +127,9 @@ class Done:
     began_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Seen:
-    """A step that ran, for those who keep the announcement honest."""
+    """A step that ran, for those who keep the announcement honest. Complete once all has left."""
 
     kind: str  # as the schedule calls it
     n_blocks: int  # that its sessions ran, of the span

@@ -202,7 +202,7 @@ def data_message(data: bytes) -> DataMessage:
     except (struct.error, DecodeError) as error:
         raise PeerMisbehaved("", f"malformed data message: {error}") from error
     if header.groups:
-        groups, body = _row_groups(header.groups), memoryview(data)[body_at:]
+        groups, body = tuple(map(_row_group, header.groups)), memoryview(data)[body_at:]
         if header.packed:
             n_bytes = sum(group.rows for group in groups) * header.row_bytes
             body = unpack(body, header.packed, n_bytes)
@@ -217,13 +217,10 @@ def data_message(data: bytes) -> DataMessage:
     return Gone(SessionId(header.gone))
 
 
-def _row_groups(groups: Any) -> tuple[RowGroup, ...]:
-    if any(group.parents for group in groups):
+def _row_group(g: Any) -> RowGroup:
+    if g.parents:
         raise PeerMisbehaved("", "tree drafts were not negotiated")
-    return tuple(
-        RowGroup(SessionId(g.session), g.epoch, g.branch, g.step, g.start, g.rows, g.fork)
-        for g in groups
-    )
+    return RowGroup(SessionId(g.session), g.epoch, g.branch, g.step, g.start, g.rows, g.fork)
 
 
 def ids_to_bytes(ids: "np.ndarray[Any, Any] | list[int] | tuple[int, ...]") -> bytes:

@@ -53,11 +53,10 @@ class Frame:
     def __post_init__(self) -> None:
         require(0 < len(self.groups) <= MAX_GROUPS, "a frame carries at least one row group")
         require(0 < self.row_bytes <= 1 << 20, "row size out of range")
-        rows = sum(group.rows for group in self.groups)
-        require(
-            len(self.body) == rows * self.row_bytes,
-            f"{rows} rows of {self.row_bytes} bytes announced, {len(self.body)} bytes received",
-        )
+        rows = sum([group.rows for group in self.groups])
+        if len(self.body) != rows * self.row_bytes:
+            told = f"{rows} rows of {self.row_bytes} bytes announced"
+            require(False, f"{told}, {len(self.body)} bytes received")
 
 
 @dataclass(frozen=True, slots=True)

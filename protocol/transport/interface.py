@@ -7,7 +7,7 @@ errors of `protocol.errors`. What the bytes mean is left to the codec and the ro
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from protocol.address import Address, Endpoint
 from protocol.errors import ManyhandsError
@@ -42,6 +42,15 @@ class Stream(Protocol):
         Raises:
             PeerUnreachable: the stream is over, closed by either side or lost.
             ManyhandsError: the error with which the other side ended it.
+        """
+
+    async def each(self, take: Callable[[bytes], None]) -> NoReturn:
+        """Have `take` called with every message as it comes, at once, until the stream is over.
+        Where many small ones come this costs less than to receive them; nothing holds them back.
+
+        Raises:
+            ManyhandsError: as `receive`.
+            Exception: what `take` raises; no message is given to it after that.
         """
 
     async def drain(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
+from typing import NoReturn
 
 from protocol.errors import ManyhandsError, PeerBusy, PeerUnreachable, UsageError
 from protocol.identity import PeerId
@@ -151,6 +152,9 @@ class MemoryStream:
 
     async def receive(self) -> bytes:
         return await self._inbox.get()
+
+    async def each(self, take: Callable[[bytes], None]) -> NoReturn:
+        await self._inbox.each(take)
 
     async def drain(self) -> None:
         if not await self.outgoing.emptied():

@@ -14,7 +14,8 @@ was lost.
 
 import asyncio
 from collections import deque
-from typing import Protocol
+from collections.abc import Callable
+from typing import NoReturn, Protocol
 
 from protocol.address import Endpoint
 from protocol.errors import ManyhandsError, PeerBusy, PeerMisbehaved, PeerUnreachable, UsageError
@@ -86,6 +87,10 @@ class WireStream:
         if self._room is not None and self._inbox.n_bytes <= MAX_READ_AHEAD_BYTES:
             wake(self._room)
         return message
+
+    async def each(self, take: Callable[[bytes], None]) -> NoReturn:
+        wake(self._room)  # `take` leaves nothing behind
+        await self._inbox.each(take)
 
     async def drain(self) -> None:
         if not self._queued_bytes:

@@ -552,8 +552,9 @@ async def test_how_long_rows_were_on_their_way_to_a_step_and_on_from_it_is_seen(
     batcher.start()
     session = Session(batcher, engine, [3, 4, 5], 2)
 
-    with batcher.arrival(time.perf_counter() - 1000):
-        session.start()
+    batcher.arriving(time.perf_counter() - 1000)
+    session.start()
+    batcher.arrived()
     await ended(session)
     await asyncio.to_thread(batcher.stop)
     await asyncio.sleep(0)

@@ -266,3 +266,42 @@ async def test_an_oversize_message_ends_the_stream_and_leaves_the_listener_servi
 
     if excess == 1:  # far larger ones end in the core, which does not tell
         assert listener.counters.oversize == 1
+
+
+async def test_each_message_is_handed_over_in_order_until_the_stream_ends():
+    taken: list[bytes] = []
+
+    async def take_all(stream: Stream) -> None:
+        first = await stream.receive()  # by then others may wait already
+        taken.append(first)
+        await stream.each(taken.append)
+
+    sent = [number.to_bytes(4, "big") for number in range(500)]
+    async with connected(stream_service(take_all)) as connection:
+        stream = await connection.open("Test")
+        for message in sent:
+            stream.send(message)
+        await stream.aclose()
+
+    assert taken == sent
+
+
+async def test_what_a_taker_raises_ends_the_stream_for_both_and_it_is_asked_no_more():
+    taken: list[bytes] = []
+
+    def take(message: bytes) -> None:
+        taken.append(message)
+        if message == b"bad":
+            raise PeerRefused("", "not that")
+
+    async def take_all(stream: Stream) -> None:
+        await stream.each(take)
+
+    async with connected(stream_service(take_all)) as connection:
+        stream = await connection.open("Test")
+        for message in (b"good", b"bad", b"later"):
+            stream.send(message)
+        with pytest.raises(PeerRefused, match="not that"):
+            await stream.receive()
+
+    assert taken == [b"good", b"bad"]
