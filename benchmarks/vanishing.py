@@ -9,9 +9,9 @@ Resident memory tells leaks apart from nothing: it holds what was freed and the 
 the next time, and that grows towards the fullest moment so far. So waves follow each other, and
 after each is told what is resident once the C library gave back what it can (malloc_trim(3)), what
 it has handed out and not got back (mallinfo2(3)), and how many blocks Python's own allocator has. A
-leak goes on growing with the callers: the last wave is compared with the first one. The tokenizer
-keeps the first 10,000 words that it sees, half a KiB of each caller's until then; that is no leak
-and has an end, so it is filled before the first wave.
+leak goes on growing with the callers: the last wave is compared with the first one. What has
+an end is no leak, and is filled before the first wave: the tokenizer keeps the first 10,000 words
+that it sees, half a KiB of each caller's, and oneDNN code for every number of rows that it meets.
 And single callers, one after the other: how long after each has gone every hop's room is free.
 Goals: nothing left; no more than 1 KiB handed out for each caller of the later waves, and no more
 blocks by 1 %; room free within 1 s.
@@ -38,9 +38,11 @@ from heap import Heap
 
 from manyhands.models import BUILT_IN
 from node.engine.heap import trim_heap
+from node.engine.prepacked import padded_rows
 from tests.gateway.live import HOST, Live, live, until
 
 AT_ONCE, LONGEST_S, SETTLES_S = 24, 0.6, 30.0
+LONGEST_PROMPT = 900  # of the 1024 that fit
 KEPT_WORDS, WORDS_AT_ONCE = 12_000, 500  # more than the tokenizer keeps; told in texts of so many
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: the connection is reset, not closed
 
@@ -178,6 +180,13 @@ def fill_words(running: Live, die: random.Random) -> None:
             raise SystemExit(f"the tokenizer was not to be had: {told}")
 
 
+def meet_rows(running: Live) -> None:
+    """Have the nodes run every number of rows that a step of theirs may be filled up to."""
+    for size in sorted({padded_rows(n) for n in range(1, LONGEST_PROMPT)}):
+        asked = {"model": "tiny", "prompt": [7] * size, "max_tokens": 1}
+        running.post("/v1/completions", {**asked, "manyhands": {"reuse_prefix": False}})
+
+
 @dataclass(frozen=True)
 class Measured:
     """Before and after each wave, how long the last one took to settle, and of single callers."""
@@ -196,6 +205,7 @@ def measured(n_callers: int, n_waves: int, n_single: int, seed: int) -> Measured
         for _ in range(3):  # peers open what they keep open: links to each other, books
             on.post("/v1/completions", {"model": "tiny", "prompt": "Once", "max_tokens": 8})
         fill_words(on, random.Random(seed))
+        meet_rows(on)
         asyncio.run(many(on.port, max(50, n_callers // 10), seed))
         time.sleep(2)  # what they opened last is counted with the rest
         start, took_s = settled(on, Held.by(on))
