@@ -74,7 +74,7 @@ async def all_of_it(connection, own):
     return Known.decode(await connection.call(PUBLISH, told.encode(), timeout_s=10))
 hearing.publish = all_of_it
 Panel.check = Panel.cosign = nobody
-Desk._learn = lambda self: None
+Desk._learn = lambda *_: None
 """
 
 FLOODS = """
