@@ -217,7 +217,9 @@ async def chaos_swarm(
             line = await process.stdout.readline()
         if not line:
             raise SystemExit((directory / "up.log").read_text())
-        yield ChaosSwarm(model, directory, _hosts(json.loads(line), directory), n_blocks)
+        swarm = ChaosSwarm(model, directory, _hosts(json.loads(line), directory), n_blocks)
+        swarm.look()  # so that who is up from the beginning may be struck at once
+        yield swarm
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGINT)
