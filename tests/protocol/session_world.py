@@ -550,6 +550,7 @@ class World:
                 self._take_over(what)
         elif kind == "guess":
             assert isinstance(what, Node)
+            self._guesser.is_thinking = False  # it says once that it thought, used or not
             if what.session is not None:
                 self._do_hop(what, what.session.guessed())
         else:
