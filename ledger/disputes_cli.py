@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from ledger.disputes import disputes
 from ledger.homes import Book
 from ledger.lines import moment, peer_name
 from ledger.options import books_of, choice_of, choosing, common
 from ledger.statements import Choice
+from ledger.tables import add_numbers, new_table, print_table
 from ledger.views import Json
 
 
@@ -50,11 +50,8 @@ def _view(book: Book, choice: Choice) -> Json:
 
 
 def _show(told: Json) -> None:
-    table = Table(title=f"{told['role']} · {told['peer']}", title_justify="left")
-    for heading in ("receipt", "closed", "with", "claimed by"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("claimed", "signed", "window"):
-        table.add_column(f"{heading} ncr", justify="right")
+    table = new_table(f"{told['role']} · {told['peer']}", "receipt", "closed", "with", "claimed by")
+    add_numbers(table, "claimed ncr", "signed ncr", "window ncr")
     for tab in told["tabs"]:
         table.add_row(
             tab["receipt"][:12],
@@ -63,4 +60,4 @@ def _show(told: Json) -> None:
             tab["claimed_by"],
             *(f"{tab[name]:,}" for name in ("claimed_ncr", "signed_ncr", "window_ncr")),
         )
-    Console().print(table)
+    print_table(Console(), table)

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from ledger.amounts import AmountType
 from ledger.debts import Debts
@@ -19,6 +18,7 @@ from ledger.homes import KEY_NAME, Book
 from ledger.lines import credits_text, peer_name
 from ledger.objects import NO_ASSET
 from ledger.options import AccountType, books_of, common, one_book
+from ledger.tables import add_numbers, new_table, print_table
 from ledger.tallies import Tallies
 from ledger.tally import Tally, open_tally
 from protocol.canonical import MAX_UINT
@@ -92,14 +92,13 @@ def debts(home: Path, role: str | None, as_json: bool) -> None:
 
 
 def _show(told: Json) -> None:
-    table = Table(title=f"{told['role']} · {told['peer']}", title_justify="left")
-    table.add_column("peer", overflow="fold")
-    for heading in ("earned", "spent", "it settled", "we settled", "it owes us"):
-        table.add_column(f"{heading} ncr", justify="right")
+    table = new_table(f"{told['role']} · {told['peer']}", "peer")
+    headings = ("earned", "spent", "it settled", "we settled", "it owes us")
+    add_numbers(table, *(f"{heading} ncr" for heading in headings))
     for row in told["debts"]:
         names = ("earned_ncr", "spent_ncr", "got_ncr", "gave_ncr", "owes_ncr")
         table.add_row(row["peer"], *(f"{row[name]:,}" for name in names))
-    Console().print(table)
+    print_table(Console(), table)
 
 
 def _owed(book: Book) -> Json:

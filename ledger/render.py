@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ledger.checkpoint import Checkpoint
 from ledger.lines import moment
 from ledger.receipts import ClosedTab
+from ledger.tables import SHORTEST, add_numbers, new_table, print_table
 
 DAY_MS = 86_400_000
 View = dict[str, Any]
@@ -19,9 +19,8 @@ SHOWN_FAILURES = 20
 def balance(view: View) -> None:
     out = Console()
     for book in view["ledgers"]:
-        table = _table(f"{book['role']} · {book['peer']}", "peer")
-        for heading in ("tabs", "earned ncr", "spent ncr", "net ncr"):
-            table.add_column(heading, justify="right")
+        table = new_table(f"{book['role']} · {book['peer']}", "peer")
+        add_numbers(table, "tabs", "earned ncr", "spent ncr", "net ncr")
         for row in book["balances"]:
             amounts = (row["earned_ncr"], row["spent_ncr"], row["net_ncr"])
             table.add_row(row["peer"], str(row["tabs"]), *map(_amount, amounts))
@@ -29,7 +28,7 @@ def balance(view: View) -> None:
         table.add_section()
         n_tabs = sum(row["tabs"] for row in book["balances"])
         table.add_row("in all", str(n_tabs), *map(_amount, totals), style="bold")
-        out.print(table)
+        print_table(out, table)
     for account in view.get("credit", ()):
         _credit(out, account)
 
@@ -53,7 +52,7 @@ def _credit(out: Console, account: View) -> None:
 def statement(view: View) -> None:
     out = Console()
     for book in view["ledgers"]:
-        out.print(_groups(book) if "groups" in book else _tabs(book))
+        print_table(out, _groups(book) if "groups" in book else _tabs(book))
         opening, closing = _amount(book["opening_ncr"]), _amount(book["closing_ncr"])
         spent, earned = _amount(book["spent_ncr"]), _amount(book["earned_ncr"])
         out.print(f"before {opening} ncr, earned {earned}, spent {spent}, after {closing} ncr")
@@ -71,10 +70,11 @@ def statement(view: View) -> None:
 
 
 def _tabs(book: View) -> Table:
-    headings = ("receipt", "closed", "with", "blocks")
-    table = _table(f"{book['role']} · {book['peer']}", *headings, is_wide=True)
-    for heading in ("prefill", "decode", "ncr"):
-        table.add_column(heading, justify="right")
+    table = new_table(f"{book['role']} · {book['peer']}", "receipt", is_wide=True)
+    table.add_column("closed")
+    table.add_column("with", overflow="fold", min_width=SHORTEST)
+    table.add_column("blocks", no_wrap=True)
+    add_numbers(table, "prefill", "decode", "ncr")
     has_states = any("state" in tab for tab in book["tabs"])  # where allotments pay
     if has_states:
         table.add_column("state")
@@ -101,9 +101,8 @@ def _state(tab: View) -> str:
 def _groups(book: View) -> Table:
     names = [name for row in book["groups"][:1] for name in row]
     by = names[0] if names else "nothing"
-    table = _table(f"{book['role']} · {book['peer']}", by)
-    for heading in ("tabs", "work", "earned ncr", "spent ncr", "net ncr"):
-        table.add_column(heading, justify="right")
+    table = new_table(f"{book['role']} · {book['peer']}", by)
+    add_numbers(table, "tabs", "work", "earned ncr", "spent ncr", "net ncr")
     for row in book["groups"]:
         numbers = ("n_tabs", "token_layers", "earned_ncr", "spent_ncr", "net_ncr")
         table.add_row(row[by], *(_amount(row[name]) for name in numbers))
@@ -138,14 +137,16 @@ def keys(view: View) -> None:
     out.print(f"account  {view['account']}", highlight=False)
     out.print(f"root key {view['root_key'][:16]}…, the next one is committed to", highlight=False)
     out.print(f"{_many(view['events'], 'key event', 'key events')}, all of which hold")
-    table = _table("", "key", "may", "until", "unsettled ncr", "state")
+    table = new_table("", "key", "may", "until")
+    add_numbers(table, "unsettled ncr")
+    table.add_column("state", overflow="fold", min_width=SHORTEST)
     for row in view["keys"]:
         state = "acts" if row["revoked"] is None else f"revoked by event {row['revoked']}"
         until = f"{moment(DAY_MS * row['not_after_epoch']):%Y-%m-%d}"
         may = ", ".join(row["scopes"])
         table.add_row(row["peer"], may, until, _amount(row["max_exposure_ncr"]), state)
     if view["keys"]:
-        out.print(table)
+        print_table(out, table)
 
 
 def report(view: View) -> None:
@@ -180,17 +181,6 @@ def proof(view: View, head: Checkpoint, tab: ClosedTab, payer: str, payee: str) 
     out.print(f"  {payer} owes {payee} {tab.amount:,} ncr")
     blocks = f"{tab.terms.layer_lo}:{tab.terms.layer_hi}"
     out.print(f"  for blocks {blocks} of model {tab.terms.manifest.hex()[:16]}…", highlight=False)
-
-
-def _table(title: str, *headings: str, is_wide: bool = False) -> Table:
-    """is_wide: without lines between columns, so that rows fit 80 characters."""
-    table = Table(title=title, title_justify="left")
-    if is_wide:
-        table.box, table.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
-        table.show_edge = table.pad_edge = False
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
 
 
 def _amount(ncr: int) -> str:
