@@ -21,9 +21,10 @@ class Inbox:
         self._messages: deque[bytes] = deque()
         self._arrival: asyncio.Future[None] | None = None
         self._take: Callable[[bytes], None] | None = None  # instead of keeping them here
+        self._error: Exception | None = None  # what it raised
 
     def put(self, message: bytes) -> None:
-        if self._take is not None:
+        if self._take is not None and self._arrival is not None and not self._arrival.done():
             self._hand_over(message, self._take)
             return
         self._messages.append(message)
@@ -54,26 +55,27 @@ class Inbox:
 
     async def each(self, take: Callable[[bytes], None]) -> NoReturn:
         """Every message, until the reason of the end is raised, or what `take` raises."""
-        while self._messages:
-            take(self._first())
-        if self.reason is not None:
-            raise self.reason.with_traceback(None)
-        assert self._arrival is None, "one receiver at a time"
-        self._take, self._arrival = take, asyncio.get_running_loop().create_future()
-        try:
-            await self._arrival
-        finally:
-            self._take = self._arrival = None
-        assert self.reason is not None, "it ended"
-        raise self.reason.with_traceback(None)
+        while True:
+            while self._messages:
+                take(self._first())
+            if self.reason is not None:
+                raise self.reason.with_traceback(None)
+            assert self._arrival is None, "one receiver at a time"
+            self._take, self._error = take, None
+            self._arrival = asyncio.get_running_loop().create_future()
+            try:
+                await self._arrival
+            finally:
+                self._take = self._arrival = None
+            if self._error is not None:
+                raise self._error
 
     def _hand_over(self, message: bytes, take: Callable[[bytes], None]) -> None:
         try:
             take(message)
-        except Exception as error:  # it is the receiver's; what comes after it waits here again
-            self._take = None
-            if self._arrival is not None and not self._arrival.done():
-                self._arrival.set_exception(error)
+        except Exception as error:  # the receiver's, raised there: whoever brings messages goes on
+            self._take, self._error = None, error
+            wake(self._arrival)
 
     def _first(self) -> bytes:
         message = self._messages.popleft()
