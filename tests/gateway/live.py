@@ -9,10 +9,11 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from ledger.meter import Rates
@@ -74,6 +75,7 @@ class Live:
 
     rates: Rates = FREE
     allowances: Allowances | None = None  # of nodes, and of keys; set before it starts
+    settings: Mapping[str, Any] = MappingProxyType({})  # of nodes, besides those of `Swarm`
 
     def __init__(self, directory: Path, bounds: Bounds) -> None:
         self.directory, self.bounds, self.tracer = directory, bounds, Switch()
@@ -84,7 +86,8 @@ class Live:
     async def start(self) -> None:
         self.swarm = self.new_swarm()
         self._stack.push_async_callback(self.swarm.aclose)
-        await self.swarm.start((0, 4), (4, 8), rates=self.rates, tracer=self.tracer)
+        spans, more = ((0, 4), (4, 8)), {"tracer": self.tracer} | self.settings
+        await self.swarm.start(*spans, rates=self.rates, **more)
         client = await self._stack.enter_async_context(self.swarm.client())
         tiny = find_model("tiny")
         models = [tiny, replace(tiny, name="org/other")]
