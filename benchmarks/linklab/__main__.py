@@ -32,6 +32,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", metavar="VARIANT", help="leave the others out")
     parser.add_argument("--links", choices=("proxy", "tun"), default="proxy",
                         help="proxies, or packets between network namespaces (root)")  # fmt: skip
+    parser.add_argument("--tcp", default="", metavar="NAME",
+                        help="of tun: all hosts' congestion control, such as cubic")  # fmt: skip
     parser.add_argument("--first", action="store_true",
                         help="nodes and client go before all other work here (root)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows there")
@@ -68,12 +70,14 @@ def _found(
         ConfigError: this machine cannot make such links.
     """
     if options.links == "proxy":
+        if options.tcp:
+            raise ConfigError("--tcp: behind proxies TCP is on loopback", hint="--links tun")
         return _run_all(scenarios, beside, options, None)
     from benchmarks.linklab.tun import Cloud, why_not
 
     if missing := why_not():
         raise ConfigError(f"--links tun: {missing}", hint="--links proxy needs neither")
-    with Cloud(max(len(each.peers) for each in scenarios)) as cloud:
+    with Cloud(max(len(each.peers) for each in scenarios), options.tcp) as cloud:
         cloud.enter_as_client()  # before there is a second thread
         return _run_all(scenarios, beside, options, cloud)
 

@@ -36,6 +36,7 @@ from benchmarks.linklab.swarm import LabSwarm
 from benchmarks.linklab.ways import Ground, Sums
 from manyhands.local import LocalNode
 from protocol.address import Address
+from protocol.errors import ConfigError
 from tests.namespaces import lab
 
 NETWORK = "203.0.113"  # RFC 5737, TEST-NET-3
@@ -59,8 +60,9 @@ def address_of(place: int) -> str:
 class Cloud:
     """See the module. Leaving it ends all that was started on its hosts."""
 
-    def __init__(self, n_places: int) -> None:
-        self._lab, self._n_places = lab.Lab(), n_places
+    def __init__(self, n_places: int, tcp: str = "") -> None:
+        """tcp: the congestion control on all hosts; empty: the machine's."""
+        self._lab, self._n_places, self._tcp = lab.Lab(), n_places, tcp
         self.hosts: dict[int, lab.Host] = {}
         self._devices: dict[int, int] = {}
         self._outside: int | None = None  # where this thread was before it was a client
@@ -71,13 +73,16 @@ class Cloud:
             host = self._lab.host("client" if place == OUTSIDE else f"peer{place}")
             host.run("ip", "link", "delete", "wan")  # no way but ours
             self._devices[place] = host.inside(_open_device)
-            for command in (
+            commands = [
                 f"ip addr add {address_of(place)}/24 dev {DEVICE.decode()}",
                 f"ip link set {DEVICE.decode()} mtu 1500 up",
-            ):
+            ]
+            if self._tcp:
+                commands.append(f"sysctl -w net.ipv4.tcp_congestion_control={self._tcp}")
+            for command in commands:
                 ended = host.run(*command.split())
                 if ended.code:
-                    raise RuntimeError(f"{command}: {ended.err}")
+                    raise ConfigError(f"{command}: {ended.err}")
             self.hosts[place] = host
         return self
 
