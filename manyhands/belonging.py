@@ -4,7 +4,6 @@ In: the command line, read, and who we are. Out: whom to join, and what `node.be
 """
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,12 @@ from manyhands.home import Home
 from manyhands.membership import keep_state, known_addresses, register_path
 from manyhands.party import Party
 from manyhands.preparing import Wanted
-from manyhands.progress import say
-from protocol.errors import ConfigError, UsageError
+from protocol.errors import UsageError
 
 if TYPE_CHECKING:
     from node.belonging import Place
-    from protocol.address import Address
     from protocol.membership.gate import Membership
+    from protocol.path_book import Met
     from protocol.transport.grpc import GrpcTransport
 
 
@@ -47,11 +45,8 @@ def place_in_swarm(home: Home, party: Party, transport: "GrpcTransport") -> "Pla
     if membership is None:
         return None
 
-    async def keep(membership: "Membership", found: "Sequence[Address]") -> None:
-        try:
-            await asyncio.to_thread(keep_state, home, membership.state, found)
-        except ConfigError as error:
-            say(f"warning: what was heard of the swarm is not kept: {error}")
+    async def keep(membership: "Membership", met: "Met") -> None:
+        await asyncio.to_thread(keep_state, home, membership.state, met)
 
     registrar = Registrar(membership, party.identity.key, register_path(home))
     return Place(membership=membership, transport=transport, registrar=registrar, keep=keep)

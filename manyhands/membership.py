@@ -8,12 +8,12 @@ swarm is also in another. Several processes share these files; a change is merge
 
 import os
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ledger.swarms import funding_of
+from manyhands import acquaintances
 from manyhands.home import JOIN_HINT, Home, open_identity
 from manyhands.home import MEMBERSHIP as DIRECTORY
 from manyhands.private_files import write_whole
@@ -21,23 +21,23 @@ from protocol.address import Address
 from protocol.clock import wall_ms
 from protocol.errors import ConfigError, IntegrityError, ManyhandsError, UsageError
 from protocol.file_lock import lock
-from protocol.identity import Identity, load_identity, load_or_create_identity
+from protocol.identity import Identity, PeerId, load_identity, load_or_create_identity
 from protocol.membership.certificates import Certificate
 from protocol.membership.gate import Membership
 from protocol.membership.roles import Role
 from protocol.membership.state import SwarmState
 from protocol.passphrases import ask, given
+from protocol.path_book import Met
 from protocol.signing import Envelope, SigningKey
 
-FOUNDING, STATE, ADDRESSES, FOUNDER, REGISTER, LOCK = (
+FOUNDING, STATE, FOUNDER, REGISTER, LOCK = (
     "founding",
     "state",
-    "addresses",
     "founder.key",
     "register.jsonl",
     "lock",
 )
-MAX_ADDRESSES = 8
+NOBODY = Met()
 WORKERS, WORKERS_MS = frozenset({Role.PROVIDE, Role.USE}), 365 * 86_400_000
 
 
@@ -94,7 +94,7 @@ def enter(
         write_whole(place / f"{who}.member", credential)
     write_whole(place / STATE, state.encode())
     if addresses:
-        _write_addresses(home, addresses)
+        acquaintances.write(place, tuple(dict.fromkeys(addresses)))
     write_whole(place / FOUNDING, state.founding.encode())  # last: with it the home is a swarm's
 
 
@@ -123,11 +123,13 @@ def leave(home: Home) -> None:
     shutil.rmtree(home.root / DIRECTORY)
 
 
-def keep_state(home: Home, state: SwarmState, addresses: Sequence[Address] = ()) -> None:
+def keep_state(home: Home, state: SwarmState, met: Met = NOBODY) -> None:
     """Add to what the home knows; what others of it learned meanwhile stays.
 
-    addresses: of whom we met. Those kept earlier come behind: while the network is away a home
-        meets nobody but itself, and must find the others again.
+    met: while the network is away a home meets nobody but itself, and must find the others again.
+
+    Raises:
+        ConfigError: its files cannot be read or written.
     """
     with _locked(home):
         kept = load_state(home)
@@ -135,17 +137,27 @@ def keep_state(home: Home, state: SwarmState, addresses: Sequence[Address] = ())
         kept.merge(state.encode())
         if kept.digest != before:
             write_whole(home.root / DIRECTORY / STATE, kept.encode())
-        if addresses:
-            _write_addresses(home, (*addresses, *_kept_addresses(home)))
+        if met.reached:
+            place, own = home.root / DIRECTORY, _own(home)
+            written = acquaintances.read(place)
+            reached = tuple(_still_to_dial(met.reached, kept, own))
+            left = tuple(_still_to_dial(written, kept, own))
+            chosen = acquaintances.chosen(met._replace(reached=reached), left)
+            if chosen != written:
+                acquaintances.write(place, chosen)
 
 
 def known_addresses(home: Home) -> tuple[Address, ...]:
-    """Where to find the swarm: whom we met last, and what its policy says."""
+    """Where to find the swarm: whom we met last, and what its policy says.
+
+    Without whom an admin revoked: it would see our key and where we are. Who was invited again
+    after that is found through the others.
+    """
     if not (home.root / DIRECTORY).exists():
         return ()
-    own = {open_identity(home.node).peer_id, open_identity(home.client).peer_id}
-    both = dict.fromkeys((*_kept_addresses(home), *load_state(home).policy.addresses))
-    return tuple(address for address in both if address.peer_id not in own)
+    state = load_state(home)
+    both = (*acquaintances.read(home.root / DIRECTORY), *state.policy.addresses)
+    return tuple(_still_to_dial(dict.fromkeys(both), state, _own(home)))
 
 
 def admin_key(home: Home, state: SwarmState) -> SigningKey:
@@ -186,28 +198,29 @@ def register_path(home: Home) -> Path:
     return home.root / DIRECTORY / REGISTER
 
 
-def _kept_addresses(home: Home) -> tuple[Address, ...]:
-    with suppress(OSError, ManyhandsError):
-        lines = (home.root / DIRECTORY / ADDRESSES).read_text().splitlines()
-        return tuple(Address.parse(line) for line in lines)
-    return ()
+def _own(home: Home) -> set[PeerId]:
+    return {open_identity(party).peer_id for party in (home.node, home.client)}
 
 
-def _write_addresses(home: Home, addresses: Sequence[Address]) -> None:
-    """An address of each peer comes before a second one of any."""
-    rank, ranked = Counter[str](), list[tuple[int, Address]]()
-    for address in dict.fromkeys(addresses):
-        ranked.append((rank[address.peer_id], address))
-        rank[address.peer_id] += 1
-    ranked.sort(key=lambda each: each[0])  # stable: whom we met last comes first
-    lines = "".join(f"{address}\n" for _, address in ranked[:MAX_ADDRESSES])
-    write_whole(home.root / DIRECTORY / ADDRESSES, lines.encode())
+def _still_to_dial(
+    addresses: Iterable[Address], state: SwarmState, own: Collection[PeerId]
+) -> Iterator[Address]:
+    for address in addresses:
+        if address.peer_id not in own and not state.is_sent_off(address.peer_id):
+            yield address
 
 
 @contextmanager
 def _locked(home: Home) -> Iterator[None]:
+    """
+    Raises:
+        ConfigError: it cannot be; a disk may be full, or all our files open.
+    """
     path = home.root / DIRECTORY / LOCK
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot hold {path}: {error.strerror}") from error
     try:
         lock(file)
         yield

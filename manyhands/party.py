@@ -5,13 +5,14 @@ members, and the transports and tables that go with both. A home whose `membersh
 is of the swarm `open`, to which everybody belongs.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from manyhands.home import Home, open_identity
-from protocol.errors import ManyhandsError, PeerRefused
+from protocol.errors import ConfigError, ManyhandsError, PeerRefused
 from protocol.identity import Identity, PeerId
 from protocol.signing import OPEN_SWARM_ID
 
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
     from protocol.address import Address
     from protocol.membership.gate import Membership
     from protocol.membership.roles import Role
+    from protocol.path_book import Met
     from protocol.transport.grpc import GrpcTransport
     from scheduler.directory import Directory
 
 HEARD_OF, HEAR_S = 4, 2.0  # peers that are tried, one after the other
 Who = Literal["node", "client"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +112,15 @@ class Party:
                 break
         self.remember()
 
-    def remember(self, addresses: "Sequence[Address]" = ()) -> None:
-        """Keep what was learned of the swarm for the next start."""
+    def remember(self, met: "Met | None" = None) -> None:
+        """Keep what was learned of the swarm for the next start; an answer is not lost by it."""
         if self.membership is not None:
-            from manyhands.membership import keep_state
+            from manyhands.membership import NOBODY, keep_state
 
-            keep_state(self.home, self.membership.state, addresses)
+            try:
+                keep_state(self.home, self.membership.state, met or NOBODY)
+            except ConfigError as error:
+                log.warning("what was heard of the swarm is not kept", extra={"why": str(error)})
 
 
 def open_party(home: Home, who: Who) -> Party:

@@ -21,6 +21,7 @@ from protocol.identity import PeerId
 from protocol.membership.exchange import METHOD, answer, exchange
 from protocol.membership.gate import Membership
 from protocol.membership.invites import METHOD as REDEEM
+from protocol.path_book import Met
 from protocol.rate_limits import Limit
 from protocol.transport import CallHandler, Transport
 from protocol.transport.paths import paths_of
@@ -28,12 +29,12 @@ from protocol.transport.paths import paths_of
 log = logging.getLogger(__name__)
 
 EVERY_S, NEWS_PARTNERS = 3.0, 4
-FOUND_AGAIN_ROUNDS = 20  # a minute: how often it is written down where members are found
+FOUND_AGAIN_ROUNDS = 20  # a minute: how often it is written down where members were reached
 TIMEOUT_S = 3.0
 # Of one member.
 BUDGET = Budget(calls=Limit(per_s=5, burst=50), bytes=Limit(per_s=256 * 1024, burst=4 * 2**20))
 
-Keep = Callable[[Membership, Sequence[Address]], Awaitable[None]]
+Keep = Callable[[Membership, Met], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class Place:
     membership: Membership  # the gate of `transport`
     transport: Transport
     registrar: Registrar
-    keep: Keep  # called with what is new, and where members are now, for this home's next start
+    keep: Keep  # called with what is new, and whom we reached, for this home's next start
 
 
 class Belonging:
@@ -67,7 +68,8 @@ class Belonging:
         self._allowance = Allowance(BUDGET)
         self._wake = asyncio.Event()
         self._told = membership.state.digest
-        self._kept: frozenset[Address] = frozenset()
+        self._kept = Met()
+        self._must_keep = False  # what was ruled, and could not be kept
         membership.watch(self._changed)
 
     @property
@@ -108,14 +110,25 @@ class Belonging:
                 self._membership.look_again()
 
     async def _keep_what_is_new(self, looks: bool, is_news: bool) -> None:
-        found = tuple(way for peer in self._others() for way in peer.ways) if looks else ()
-        if is_news or (found and frozenset(found) != self._kept):
-            self._kept = frozenset(found) or self._kept
-            await self._keep(self._membership, found)
+        met = paths_of(self._transport).book.met()
+        self._must_keep |= is_news
+        if not looks or not (self._must_keep or _differ(met, self._kept)):
+            return
+        try:
+            await self._keep(self._membership, met)
+        except Exception as error:  # a full disk must end no session: it is tried again
+            why = {"why": str(error) or type(error).__name__}
+            log.warning("what was heard of the swarm is not kept", extra=why)
+        else:
+            self._kept, self._must_keep = met, False
 
     def _partners(self, n_partners: int) -> list[tuple[Address, ...]]:
+        """Whom we were told of at their addresses as well: those may be the ones that work."""
         known = {peer.peer_id: peer.to_dial for peer in self._others() if peer.addresses}
-        known |= {address.peer_id: (address,) for address in self._join}
+        state, serving = self._membership.state, frozenset(known)
+        for address in self._join:
+            if (peer := address.peer_id) in serving or not state.is_sent_off(peer):
+                known[peer] = tuple(dict.fromkeys((*known.get(peer, ()), address)))
         return self._rng.sample(list(known.values()), min(n_partners, len(known)))
 
     async def _exchange(self, addresses: Sequence[Address]) -> None:
@@ -130,3 +143,8 @@ class Belonging:
         except ManyhandsError as error:
             why = {"peer": peer_id, "why": str(error)}
             log.debug("a state was not exchanged", extra=why)
+
+
+def _differ(met: Met, kept: Met) -> bool:
+    """Whether others answer than when it was written down, in whatever order."""
+    return bool(met.reached) and (set(met.reached), met.silent) != (set(kept.reached), kept.silent)

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 from protocol.address import Address
 from protocol.identity import PeerId
@@ -52,6 +53,13 @@ class Seen:
         if self.best_s is None or self.rtt_s is None or now_s - self.measured_at_s > FRESH_S:
             return False
         return self.rtt_s > DECAYED * self.best_s + DECAYED_S
+
+
+class Met(NamedTuple):
+    """Whom we dialled ourselves, and how that went the last time."""
+
+    reached: tuple[Address, ...] = ()  # of each who answered one address that works, the last first
+    silent: frozenset[PeerId] = frozenset()  # nothing that was tried works any more
 
 
 class PathBook:
@@ -98,6 +106,17 @@ class PathBook:
         seen.rtt_s, seen.measured_at_s, seen.n_failed = rtt_s, now_s, 0
         seen.has_worked = True
         seen.best_s = rtt_s if seen.best_s is None else min(seen.best_s, rtt_s)
+
+    def met(self) -> Met:
+        """Of those whom we dialled lately; of the ways that work the best kind."""
+        reached: list[Address] = []
+        for ways in reversed(self._peers.values()):
+            working = [way for way, seen in ways.items() if seen.has_worked and way.address]
+            if working:
+                best = min(working, key=lambda way: way.path.rank)
+                reached += [best.address] if best.address else []
+        answered = {address.peer_id for address in reached}
+        return Met(tuple(reached), frozenset(self._peers.keys() - answered))
 
     def worth_trying(
         self, peer_id: PeerId, current: Way, ways: Sequence[Way], now_s: float

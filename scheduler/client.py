@@ -26,8 +26,10 @@ from protocol.membership.table import new_table
 from protocol.messages import SessionId
 from protocol.owing import NOTHING_TO_SHOW, Showing
 from protocol.path import Path
+from protocol.path_book import Met
 from protocol.signing import Envelope
 from protocol.transport import Connection, Transport
+from protocol.transport.paths import paths_of
 from scheduler.affording import expected_ncr
 from scheduler.chain import Connections
 from scheduler.commitments import Commitment, Opened, open_windows
@@ -167,9 +169,9 @@ class Client:
         """Be told of each that is measured from now on: its seconds, and the way."""
         self._directory.heard = hear
 
-    def met(self) -> tuple[Address, ...]:
-        """Where to begin another time: an address of each who serves, as far as is known."""
-        return tuple(way for peer in self._directory.met() for way in peer.ways)
+    def met(self) -> Met:
+        """Where to begin another time: of whom we were told, only those whom we reached."""
+        return paths_of(self.transport).book.met()
 
     async def directory(self) -> Directory:
         """A fresh look at who serves what.

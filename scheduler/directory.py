@@ -26,7 +26,9 @@ from protocol.errors import (
 from protocol.gossip_rules import MAX_STEPS, METHOD, Exchange
 from protocol.identity import PeerId
 from protocol.path import Path
+from protocol.path_book import Way
 from protocol.transport import Connection, Transport
+from protocol.transport.paths import paths_of
 from scheduler.latency import Pair
 from scheduler.refusal import incomplete
 from scheduler.wanted import GroupsOf, Wanted
@@ -226,6 +228,7 @@ async def _ask(
     connection = lent or connections.get(peer_id)
     if connection is None:
         dialled = await transport.dial(address, timeout_s=timeout_s)
+        paths_of(transport).book.worked(peer_id, Way(dialled.path, address))
         connection = connections.setdefault(peer_id, dialled)
         if connection is not dialled:  # reached meanwhile at another of its addresses
             await dialled.aclose()

@@ -34,6 +34,7 @@ from protocol.identity import Identity
 from protocol.manifest import Manifest
 from protocol.membership.gate import Membership
 from protocol.messages import Span
+from protocol.path_book import Met
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.text import Tokenizer
 from protocol.transport import Transport
@@ -180,7 +181,7 @@ class Swarm:
     def _place(
         self, identity: Identity, membership: Membership, transport: Transport, home: Path
     ) -> Place:
-        async def keep(membership: Membership, found: Sequence[Address]) -> None:
+        async def keep(membership: Membership, met: Met) -> None:
             (home / "state").write_bytes(membership.state.encode())
 
         registrar = Registrar(membership, identity.key, home / "register.jsonl")

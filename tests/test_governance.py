@@ -11,7 +11,6 @@ import pytest
 
 from node.belonging import Belonging, Place
 from node.registrar import Registrar
-from protocol.address import Address
 from protocol.announcements import Announcement
 from protocol.clock import wall_ms
 from protocol.errors import NotPermitted
@@ -21,6 +20,7 @@ from protocol.membership.advisories import Severity
 from protocol.membership.exchange import exchange
 from protocol.membership.gate import Membership
 from protocol.membership.state import SwarmState
+from protocol.path_book import Met
 from protocol.signing import Envelope
 from protocol.transport import Service
 from protocol.transport.grpc import GrpcTransport
@@ -169,7 +169,7 @@ async def line(n: int) -> AsyncIterator[list[Membership]]:
             membership = Membership(own, certify(own, i + 1))
             transport = GrpcTransport(identity, own.swarm_id, gate=membership)
 
-            async def keep(membership: Membership, found: Sequence[Address]) -> None:
+            async def keep(membership: Membership, met: Met) -> None:
                 """Nothing starts again here."""
 
             registrar = Registrar(membership, identity.key, Path("/dev/null"))

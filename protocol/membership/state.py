@@ -239,6 +239,14 @@ class SwarmState:
         held = self.rulings.get(key)
         return held.ruling.stamp_ms if held else 0
 
+    def is_sent_off(self, peer_id: PeerId) -> bool:
+        """Whether an admin revoked or denied it. Who was revoked may hold a later certificate; who
+        has not seen it must not count on that."""
+        key = public_key_from_peer_id(peer_id)
+        held = self.rulings.get(key)
+        is_out = held is not None and held.ruling.verdict is not Verdict.ALLOWED
+        return is_out and not self.policy.may_admit(key)
+
     def ruled(self, verdict: Verdict) -> tuple[PeerId, ...]:
         return tuple(
             peer_id_from_public_key(key)

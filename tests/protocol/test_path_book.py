@@ -115,3 +115,18 @@ def test_it_remembers_so_many_peers(n):
 
     assert book.seen("peer-0", DIRECT).n_failed == 0
     assert book.seen(f"peer-{n - 1}", DIRECT).n_failed == 1
+
+
+def test_whom_we_met_is_where_a_way_works_the_last_first_and_who_fails_everywhere_is_silent():
+    book, others = PathBook(), [peer_of(n) for n in (4, 5)]
+    other, silent = (Way(Path.DIRECT, Address("203.0.113.9", 1, peer)) for peer in others)
+
+    book.worked(PEER, ONE)
+    book.worked(PEER, DIRECT)
+    book.worked(others[0], other)
+    book.failed(others[1], silent, 0.0)
+    assert book.met() == ((other.address, DIRECT.address), {others[1]})
+
+    book.failed(PEER, DIRECT, 0.0)
+    book.failed(others[0], other, 0.0)
+    assert book.met() == ((ONE.address,), set(others))
