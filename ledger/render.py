@@ -29,6 +29,8 @@ def balance(view: View) -> None:
         n_tabs = sum(row["tabs"] for row in book["balances"])
         table.add_row("in all", str(n_tabs), *map(_amount, totals), style="bold")
         print_table(out, table)
+    if day := view.get("as_of"):
+        out.print(f"as of the end of {day}, UTC", style="dim", highlight=False)
     for account in view.get("credit", ()):
         _credit(out, account)
 

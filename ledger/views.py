@@ -5,17 +5,18 @@ These shapes are a contract for scripts: additions are fine, a change is a new v
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from ledger.balances import Balance, balances
+from ledger.balances import Balance, Claim, balances
 from ledger.checkpoint import Checkpoint
 from ledger.entries import Proof, verify_proof
 from ledger.homes import Book
 from ledger.line_rows import N_ENTRY, line_of
 from ledger.line_states import tab_states
 from ledger.lines import Line, peer_name
-from ledger.noted import noted_at
+from ledger.noted import Noted, noted_at
 from ledger.places import is_there
 from ledger.reader import LedgerReader
 from ledger.receipts import ClosedTab, open_receipt, receipt_id
@@ -30,6 +31,7 @@ from protocol.errors import IntegrityError, UsageError
 from protocol.identity import public_key_from_peer_id
 
 Json = dict[str, Any]
+Tab = tuple[bytes, bytes, bytes, bytes]
 
 PROOF_SCHEMA = "manyhands/ledger-proof/v1"
 
@@ -39,10 +41,29 @@ def balance_view(
 ) -> Json:
     """peer, asset: only with this one, in this one. last: of tabs that ended by this day's end."""
     with book.reader() as reader:
-        entries = (entry for entry in reader.entries() if last is None or entry.epoch <= last)
-        claims = (entry.claim(reader.account) for entry in entries)
-        rows = balances(reader.account, noted_at(book, reader).less(claims))
+        claims = _claims(reader, noted_at(book, reader), last)
+        rows = balances(reader.account, claims)
         return balances_view(book, reader, rows_with(rows, peer, asset))
+
+
+def _claims(reader: LedgerReader, noted: Noted, last: int | None) -> Iterator[Claim]:
+    """Up to this day's end by the rule of statements: of several receipts of one tab each counts
+    for what it adds to those logged before it, on its own day. So one day's end is the next one's
+    beginning, whatever days signers say."""
+    highest: Counter[Tab] = Counter()
+    later: Counter[Tab] = Counter()
+    for entry in reader.entries():
+        for claim in noted.less((entry.claim(reader.account),)):
+            if last is None:
+                yield claim
+                continue
+            tab = (claim.session_id, claim.payer, claim.payee, claim.asset)
+            more = max(0, claim.amount - highest[tab])
+            highest[tab] += more
+            if entry.epoch > last:
+                later[tab] += more
+            else:
+                yield replace(claim, amount=highest[tab] - later[tab])
 
 
 def rows_with(

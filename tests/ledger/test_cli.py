@@ -82,7 +82,31 @@ def test_a_balance_of_an_earlier_day_is_what_a_statement_up_to_it_closes_at(tmp_
     assert nets == [view["ledgers"][0]["closing_ncr"] for view in closed]
     assert nets[0] == 0 < nets[1] < nets[2] < nets[3] == nets[4]
     assert [view["as_of"] for view in stood] == days
+    assert (
+        f"as of the end of {days[1]}"
+        in run("balance", "--home", tmp_path, "--as-of", days[1]).output
+    )
     assert isinstance(run("balance", "--file", "x", "--as-of", days[0]).exception, UsageError)
+
+
+def test_two_receipts_of_one_tab_leave_balance_and_statement_agreed_whatever_days_they_say(
+    tmp_path,
+):
+    node = load_or_create_identity(tmp_path / "node" / "identity.key")
+    with Ledger.open(tmp_path / "node", node.key, SWARM) as ledger:
+        for n_tokens, day in ((20, 2), (30, 3), (10, 1), (40, 2)):  # as they were logged
+            now_ms = NOW_MS + day * DAY_MS
+            receipt = closed_receipt(n_tokens, provider=node.key, nonce=bytes(16), now_ms=now_ms)
+            ledger.append(receipt)
+    days = [f"{moment(NOW_MS + n * DAY_MS):%Y-%m-%d}" for n in range(5)]
+
+    stood = [run_json("balance", "--home", tmp_path, "--as-of", day) for day in days]
+
+    closed = [run_json("statement", "--home", tmp_path, "--to", day) for day in days]
+    nets = [view["ledgers"][0]["net_ncr"] for view in stood]
+    assert nets == [view["ledgers"][0]["closing_ncr"] for view in closed]
+    assert len(set(nets)) == 3
+    assert nets[-1] == run_json("balance", "--home", tmp_path)["ledgers"][0]["net_ncr"]
 
 
 def test_a_balance_in_one_issuers_credit_has_nothing_in_anothers(home):
