@@ -204,6 +204,11 @@ class Findings:
         """Of all faults that are kept."""
         return frozenset(id_ for (id_,) in self._store.execute("SELECT id FROM fault"))
 
+    def told_by(self, reporter: bytes) -> list[bytes]:
+        """The ids of faults that this key told, in a fixed order."""
+        sql = "SELECT id FROM fault WHERE reporter = ? ORDER BY id"
+        return [id_ for (id_,) in self._store.execute(sql, (reporter,))]
+
     def told(self, ids: Iterable[bytes]) -> list[Envelope]:
         """These faults as they were signed, for others."""
         rows = [

@@ -35,7 +35,7 @@ from scheduler.chain import Connections
 from scheduler.commitments import Commitment, Opened, open_windows
 from scheduler.data_links import DataLinks
 from scheduler.directory import Directory, fetch_directory
-from scheduler.fault_news import PARTNERS, exchange_faults
+from scheduler.fault_news import PARTNERS, OwnFaults, exchange_faults
 from scheduler.finder import RouteFinder
 from scheduler.funds import Funds
 from scheduler.hidden_session import HiddenRequest, HiddenSession
@@ -133,6 +133,7 @@ class Client:
         self._rng = rng or random.Random()
         self._connections, self._turns = Connections(transport), Turns()
         self._data = DataLinks(self._connections)
+        self._own_faults = OwnFaults(identity.public_key)
         self._directory = Directory(
             new_table(swarm_id, membership),
             groups_of=membership.groups_of if membership else None,
@@ -258,9 +259,12 @@ class Client:
         return await self._connections.to(peer, [str(address) for address in told.to_dial])
 
     async def exchange_faults(self, findings: Findings, told: Sequence[Envelope] = ()) -> int:
-        """Tell a few peers these faults, and hear what they know: how many are new to us."""
+        """Tell a few peers these faults, or some that our key told before, and hear what they know:
+        how many are new to us."""
         live = self._directory.live()
         some = self._rng.sample(live, min(PARTNERS, len(live)))
+        if some and not told:
+            told = await asyncio.to_thread(self._own_faults.following, findings)
         return await exchange_faults(self._connections, some, findings, told)
 
     def hidden(self, request: HiddenRequest) -> HiddenSession:

@@ -1,11 +1,13 @@
 """What a client tells nodes of faults that it found, and hears from them of others.
 
 In: findings, a few peers. Out: findings that have what the peers had, as far as it convinces; the
-peers have what we told.
+peers have what we told. What we found or took up ourselves is told again and again, as nobody asks
+a client; not for ever, as nodes tell each other.
 """
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ledger.fault_words import ID_BYTES, METHOD, Asked, decode_told, fitting
@@ -19,6 +21,24 @@ log = logging.getLogger(__name__)
 
 CALL_S = 10.0
 PARTNERS = 3  # who tell the rest
+ROUNDS = 10  # in which each fault of our own is told, to PARTNERS at a time
+OWN_AT_ONCE = 2  # bounded well below what a node hears of one peer
+
+
+class OwnFaults:
+    """Which of the faults that a client's key told are next."""
+
+    def __init__(self, reporter: bytes) -> None:
+        self._reporter = reporter
+        self._rounds: Counter[bytes] = Counter()
+
+    def following(self, findings: Findings) -> list[Envelope]:
+        """The least told first; asked each time that some are told."""
+        known = findings.told_by(self._reporter)
+        left = sorted(known, key=self._rounds.__getitem__)[:OWN_AT_ONCE]
+        chosen = [id_ for id_ in left if self._rounds[id_] < ROUNDS]
+        self._rounds.update(chosen)
+        return findings.told(chosen)
 
 
 async def exchange_faults(

@@ -1,5 +1,6 @@
 """Faults go from who found them to all nodes; each judges for itself, rumours convince nobody."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -15,14 +16,14 @@ from protocol.errors import IntegrityError, PeerMisbehaved
 from protocol.identity import peer_id_from_public_key
 from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.transport.grpc import GrpcTransport
-from scheduler.fault_news import exchange_faults
+from scheduler.fault_news import OWN_AT_ONCE, ROUNDS, OwnFaults, exchange_faults
 from tests.checkpoints import write_checkpoint
 from tests.ledger.parties import CLIENT, PROVIDER, STRANGER, SWARM
 from tests.ledger.test_judging import OTHER, STATED, fault_of, verdict
 from tests.local_swarm import Swarm, add_byte_tokenizer
 
 
-def proven(key=PROVIDER):
+def proven(key=PROVIDER, teller=CLIENT):
     """A fault that rests on nobody's word."""
     one, other = (
         Statement(
@@ -38,7 +39,7 @@ def proven(key=PROVIDER):
         ).seal(SWARM, key)
         for step in (1, 2)
     )
-    return double_seq_fault(key.public_key, one, other, SWARM).seal(SWARM, CLIENT)
+    return double_seq_fault(key.public_key, one, other, SWARM).seal(SWARM, teller)
 
 
 def attested():
@@ -56,6 +57,21 @@ def test_the_words_about_faults_survive_and_nothing_else_is_understood():
     assert len(fitting([proven(SigningKey.from_seed(bytes([n]) * 32)) for n in range(20)])) == 8
 
 
+def test_faults_of_our_own_are_told_in_turns_and_not_for_ever(tmp_path):
+    own = OwnFaults(CLIENT.public_key)
+    with Findings.open(tmp_path, SWARM) as findings:
+        for n in range(3):
+            findings.add(proven(SigningKey.from_seed(bytes([n]) * 32)))
+        findings.add(proven(OTHER, teller=STRANGER))
+
+        told = [own.following(findings) for _ in range(3 * ROUNDS)]
+
+    counts = Counter(envelope.encode() for each in told for envelope in each)
+    assert sorted(counts.values()) == [ROUNDS] * 3
+    assert set(map(len, told[:10])) == {OWN_AT_ONCE}
+    assert told[-1] == []
+
+
 async def test_a_fault_that_one_client_tells_reaches_all_nodes_and_shuts_its_subject_out(tmp_path):
     model = add_byte_tokenizer(write_checkpoint(tmp_path / "model"))
     built = Swarm(model, tmp_path, lambda identity: GrpcTransport(identity, OPEN_SWARM_ID))
@@ -68,8 +84,8 @@ async def test_a_fault_that_one_client_tells_reaches_all_nodes_and_shuts_its_sub
             with Findings.open(tmp_path / "mine", SWARM) as findings:
                 live = {peer.peer_id: peer for peer in client._directory.live()}
                 told = [live[one.node.peer_id]]
-                known = [proven(), attested()]
-                await exchange_faults(client._connections, told, findings, known)
+                findings.add(proven(teller=client.identity.key))  # as `dispute open` does
+                await exchange_faults(client._connections, told, findings, [attested()])
                 again = await client.exchange_faults(findings)
                 heard = len(findings.faults())
             await other.node.accusations.hear(live[one.node.peer_id])

@@ -62,11 +62,12 @@ def dispute_open(file: IO[bytes], home: Path | None, as_json: bool) -> None:
     """Take up what FILE proves, which `dispute show --json` printed elsewhere; - is standard input.
 
     Each fault in it is judged here. Those that hold are kept, so that whoever is at fault is not
-    used, and are told on, to other nodes, by this home's node and clients.
+    used, and are told on: by this home's node to peers that ask, and by its clients, every few
+    seconds, while one is at work.
     """
     root = home or default_home()
     handed = read_faults(file.read(), swarm_of(root)[0])
-    if not (keys := [root / role for role in ROLES if (root / role / KEY_NAME).exists()]):
+    if not (keys := [each for each in _parties(root) if (each / KEY_NAME).exists()]):
         hint = "manyhands identity --home DIR makes one"
         raise UsageError(f"{root} has no key to tell it with", hint=hint)
     news = keep_faults(root, handed, open_identity(keys[0]).key)
@@ -77,6 +78,11 @@ def dispute_open(file: IO[bytes], home: Path | None, as_json: bool) -> None:
         return
     for each in views:
         _show_opened(each)
+
+
+def _parties(root: Path) -> list[Path]:
+    """A client tells what its own key told; a node tells all that it has."""
+    return [root / role for role in reversed(ROLES)]
 
 
 def _show_opened(view: Json) -> None:

@@ -110,7 +110,7 @@ def test_what_one_home_shows_another_one_takes_up_and_tells_as_its_own(home, els
     assert (first["peer"], first["is_new"], again["is_new"]) == (peer, True, False)
     assert f"{peer}: blocks 0:4 gave wrong" in run(*opened)
     for role in ("client", "node"):
-        ours = open_identity(elsewhere / "node").public_key
+        ours = open_identity(elsewhere / "client").public_key
         with Findings.open(elsewhere / role, SWARM) as findings:
             assert [each.reporter for each in findings.faults()] == [ours]
             assert not findings.at_fault(())  # on strangers' word: it is read, not believed
