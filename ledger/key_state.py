@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from ledger.days import day_name
 from ledger.errors import BadKeyEvent, BadObject, KeyNotValid
 from ledger.key_events import DELEGATE, INCEPT, REVOKE, ROTATE, Delegation, KeyEvent, commitment
 from protocol.canonical import decode
@@ -122,7 +123,8 @@ class KeyState:
         if scope not in held.scopes:
             raise KeyNotValid(f"key {key.hex()[:16]}… may {', '.join(held.scopes)}, not {scope}")
         if epoch > held.not_after_epoch:
-            raise KeyNotValid(f"key {key.hex()[:16]}… expired with epoch {held.not_after_epoch}")
+            until = day_name(held.not_after_epoch)
+            raise KeyNotValid(f"key {key.hex()[:16]}… expired with {until}")
         if exposed > held.max_exposure:
             raise KeyNotValid(
                 f"key {key.hex()[:16]}… may promise {held.max_exposure} ncr unsettled,"

@@ -126,7 +126,7 @@ def delegate(
     named = tuple(scope for scope in SCOPES if scope in scopes)
     given_to = Delegation(_key_of(home, key), named, until, max_exposure)
     _say(ring_of(home, keys).delegate(given_to), home, as_json)
-    for note in _of_no_use(named, max_exposure):
+    for note in [*_of_no_use(named, max_exposure), *_of_no_credit(named, home)]:
         click.echo(f"note: {note}", err=True)
 
 
@@ -143,6 +143,19 @@ def _of_no_use(scopes: tuple[str, ...], max_exposure: int) -> list[str]:
     if "witness" in scopes:
         notes.append("no peer asks for `witness`: a swarm's policy names its witnesses' keys")
     return notes
+
+
+def _of_no_credit(scopes: tuple[str, ...], home: Path) -> list[str]:
+    """A mandate begins with the key that pays: in another account nobody can pay for it."""
+    path = home / CLIENT / KEY_NAME
+    if "pay" not in scopes or (
+        path.exists() and ring_of(home).first_key() == read_public_key(path)
+    ):
+        return []
+    return [
+        "the account does not begin with the key of this home's clients, which has the credit: keys"
+        " pay from one made in another home (manyhands ledger keys begin --client)"
+    ]
 
 
 @keys.command()

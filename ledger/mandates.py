@@ -11,6 +11,7 @@ the key may date what it signs as it likes.
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from ledger.days import day_name
 from ledger.errors import BadKeyEvent, BadObject, KeyNotValid
 from ledger.key_events import DELEGATE, Delegation, KeyEvent
 from ledger.key_state import MAX_EVENTS as MAX_KEY_EVENTS
@@ -101,9 +102,8 @@ def check_promise(held: Delegation, amount: int, at_ms: int) -> None:
         KeyNotValid: it may not.
     """
     if (epoch := OPEN_POLICY.epoch_of(at_ms)) > held.not_after_epoch:
-        raise KeyNotValid(
-            f"key {held.key.hex()[:16]}… expired with day {held.not_after_epoch}, it is day {epoch}"
-        )
+        until, today = day_name(held.not_after_epoch), day_name(epoch)
+        raise KeyNotValid(f"key {held.key.hex()[:16]}… expired with {until}, it is {today}")
     if amount > held.max_exposure:
         raise KeyNotValid(
             f"key {held.key.hex()[:16]}… may promise {held.max_exposure} ncr unsettled,"

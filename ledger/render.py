@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ledger.checkpoint import Checkpoint
+from ledger.days import day_name
 from ledger.lines import moment
 from ledger.receipts import ClosedTab
 from ledger.tables import SHORTEST, add_numbers, new_table, print_table
 
-DAY_MS = 86_400_000
 View = dict[str, Any]
 
 SHOWN_FAILURES = 20
@@ -144,8 +144,7 @@ def keys(view: View) -> None:
     table.add_column("state", overflow="fold", min_width=SHORTEST)
     for row in view["keys"]:
         state = "acts" if row["revoked"] is None else f"revoked by event {row['revoked']}"
-        until = f"{moment(DAY_MS * row['not_after_epoch']):%Y-%m-%d}"
-        may = ", ".join(row["scopes"])
+        may, until = ", ".join(row["scopes"]), day_name(row["not_after_epoch"])
         table.add_row(row["peer"], may, until, _amount(row["max_exposure_ncr"]), state)
     if view["keys"]:
         print_table(out, table)

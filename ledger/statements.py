@@ -8,14 +8,14 @@ log's entries. Receipts are read for the lines that are shown alone.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any, Protocol, Self
 
+from ledger.days import day_name
 from ledger.lines import Line, peer_name
 from ledger.noted import NOTHING_NOTED, Noted
 from protocol.errors import UsageError
 
-DAY_S = 86_400
 _FIRST_DAY = date(1970, 1, 1)
 
 
@@ -82,8 +82,8 @@ class Choice:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "from": _day(self.first) if self.first else None,
-            "to": None if self.last is None else _day(self.last),
+            "from": day_name(self.first) if self.first else None,
+            "to": None if self.last is None else day_name(self.last),
             "peer": self.peer,
             "model": self.model or None,
         }
@@ -181,16 +181,9 @@ def make_statement(
     return made
 
 
-def _day(epoch: int) -> str:
-    try:
-        return datetime.fromtimestamp(epoch * DAY_S, UTC).date().isoformat()
-    except (ValueError, OverflowError, OSError):  # a signer's clock may say anything
-        return "9999-12-31"
-
-
 _NAMES: dict[str, Callable[[Line], str]] = {
-    "day": lambda line: _day(line.epoch),
-    "month": lambda line: _day(line.epoch)[:7],
+    "day": lambda line: day_name(line.epoch),
+    "month": lambda line: day_name(line.epoch)[:7],
     "peer": lambda line: peer_name(line.counterparty),
     "model": lambda line: line.manifest.hex(),
 }

@@ -90,6 +90,7 @@ def suggest(
         )
         how = "measure it at the plug, at work and at rest, and say the difference: --watts W"
         watts = _ask("Watts at the plug, at work, less those at rest", why, hint=how)
+        Power(watts=watts, kwh=kwh, pue=pue)  # what was typed, too
     place = Home.at(home)
     seen = _swarm(place, join)
     if model is None:

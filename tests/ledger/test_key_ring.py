@@ -308,7 +308,7 @@ def test_a_delegation_that_ended_before_the_lines_does_not_cover_them(home):
     assert check_bundle(bundle(home)).keys is None
     with LedgerReader.read(home / "node") as reader:
         write_bundle(home / "forced.zip", reader, OPEN, key_events=ring.events())
-    with pytest.raises(BadBundle, match="expired with epoch 5"):
+    with pytest.raises(BadBundle, match="expired with 1970-01-06"):
         check_bundle(home / "forced.zip")
 
 
@@ -387,6 +387,16 @@ def test_what_cannot_be_is_said(home, arguments, error):
         keys(home, *arguments)
 
 
+def test_a_delegation_from_an_account_of_the_clients_key_is_told_nothing(home):
+    load_or_create_identity(home / "client" / "identity.key")
+    keys(home, "begin", "--client")
+    line = ["keys", "delegate", "node", "--scope", "pay", "--max-exposure", "9"]
+
+    told = CliRunner().invoke(ledger_commands, [*line, "--home", str(home)])
+
+    assert (told.exit_code, told.stderr) == (0, "")
+
+
 def test_a_delegation_that_does_not_do_what_it_seems_to_is_told(home):
     keys(home, "begin")
     line = ["keys", "delegate", "node", "--scope", "pay", "--scope", "serve", "--days", "9"]
@@ -395,6 +405,7 @@ def test_a_delegation_that_does_not_do_what_it_seems_to_is_told(home):
     told = CliRunner().invoke(ledger_commands, [*line, "--home", str(home)])
 
     assert "--max-exposure, which is 0" in told.stderr
+    assert "manyhands ledger keys begin --client" in told.stderr
     assert "manyhands ledger hand-over" in told.stderr
     ends = {f"{moment(at_ms + 9 * 86_400_000):%Y-%m-%d}" for at_ms in (began_ms, wall_ms())}
     assert any(day in told.stdout for day in ends)
