@@ -26,7 +26,7 @@ from protocol.grammar import Grammar, Kind
 from protocol.text import Tokenizer
 from protocol.tracing import TraceParent
 from tests.announcing import peer_of
-from tests.fuzz.door_targets import errors_of_api
+from tests.fuzz.door_targets import errors_of_api, read_json
 from tests.fuzz.harness import Target
 from tests.ledger.spenders import ANN, SWARM, WITNESSES
 from tests.protocol.test_drawing import TINY
@@ -126,15 +126,16 @@ def _body(data: bytes) -> object:
 
     from manyhands.gateway import asked
     from manyhands.gateway.asked_responses import ResponsesAsked
+    from manyhands.gateway.complaints import invalid
     from manyhands.gateway.formats import grammar_of
 
-    given, taken = json.loads(data), list[object]()
+    given, taken = read_json(data), list[object]()
     kinds = asked.CompletionAsked, asked.EmbeddingsAsked, asked.TokenizeAsked
     for kind in (*kinds, asked.DetokenizeAsked, ResponsesAsked):
         try:
             body = kind.model_validate(given)
         except ValidationError as error:
-            taken.append(error.errors(include_url=False))
+            taken.append(str(invalid(error.errors())))
             continue
         if isinstance(body, ResponsesAsked):
             body = body.chat()

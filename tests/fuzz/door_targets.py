@@ -45,17 +45,31 @@ def _told(data: bytes) -> object:
     return read_told([(name, value), (b"dnsaddr", data)])
 
 
+class NotJson(Exception):
+    """As the framework refuses a body, before anything of ours reads it."""
+
+
+def read_json(data: bytes) -> object:
+    """Only here may a ValueError be the input's fault: behind it one is a 500, and a mistake."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise NotJson from error
+
+
 def _asked(data: bytes) -> object:
     """As the framework does, and then as the gateway explains what is wrong."""
     from pydantic import ValidationError
 
     from manyhands.gateway.asked import ChatAsked
+    from manyhands.gateway.complaints import invalid
     from manyhands.gateway.refusals import require_supported
 
+    given = read_json(data)
     try:
-        asked = ChatAsked.model_validate(json.loads(data))
+        asked = ChatAsked.model_validate(given)
     except ValidationError as error:
-        return error.errors(include_url=False)
+        raise invalid(error.errors()) from error
     require_supported(asked)
     return [message.plain() for message in asked.messages], asked.limit, asked.ignored()
 
@@ -71,7 +85,7 @@ def _chats() -> list[bytes]:
 def errors_of_api() -> tuple[type[BaseException], ...]:
     from manyhands.gateway.faults import ApiError
 
-    return (ApiError, ValueError, RecursionError)
+    return (ApiError, NotJson)
 
 
 def _kademlia() -> Callable[[bytes], object]:
@@ -114,7 +128,7 @@ TARGETS = (
     Target(
         name="lan-answer", parse=_told, seeds=lambda: [b"dnsaddr=" + each for each in _addresses()]
     ),
-    Target(name="chat-body", parse=_asked, seeds=_chats, errors=errors_of_api()),
+    Target(name="chat-body", parse=_asked, seeds=_chats, shape="json", errors=errors_of_api()),
     *(
         (
             Target(
