@@ -87,13 +87,14 @@ async def _ask(invited: Invite, members: dict[Identity, Roles]) -> Joined:
     transport = GrpcTransport(next(iter(members)), invited.swarm_id)
     in_order = sorted(identity.public_key for identity in members)
     failure: ManyhandsError = ConfigError("the invite names no address")
+    refused: NotAMember | None = None  # tells more than that another address does not answer
     for address in invited.addresses:
         try:
             answer = await transport.ask_openly(address, METHOD, request, timeout_s=TIMEOUT_S)
             return accept(answer, invited, in_order, wall_ms())
         except NotAMember as error:
             hint = "ask for another one: manyhands swarm invite"
-            failure = NotAMember(error.peer_id, _why_refused(invited), hint=hint)
+            refused = NotAMember(error.peer_id, _why_refused(invited), hint=hint)
         except IntegrityError:
             raise
         except PeerUnreachable as error:
@@ -102,7 +103,7 @@ async def _ask(invited: Invite, members: dict[Identity, Roles]) -> Joined:
             failure = PeerUnreachable(error.peer_id, reason, hint=hint)
         except ManyhandsError as error:
             failure = error
-    raise failure
+    raise refused or failure
 
 
 def _why_refused(invited: Invite) -> str:

@@ -20,7 +20,7 @@ from tests.membership import FOUNDER, HOUR_MS, USES, certify, found
 STATE = SwarmState(found())
 
 
-def invite(address: Address, *, ends_ms: int = HOUR_MS) -> str:
+def invite(*addresses: Address, ends_ms: int = HOUR_MS) -> str:
     """ends_ms: from now."""
     token, now_ms = SigningKey.generate(), wall_ms()
     grant = Grant(
@@ -36,7 +36,7 @@ def invite(address: Address, *, ends_ms: int = HOUR_MS) -> str:
         swarm_id=STATE.swarm_id,
         grant=grant.seal(STATE.swarm_id, key_of(FOUNDER)),
         secret=token.seed,
-        addresses=(address,),
+        addresses=addresses,
     )
     return str(made)
 
@@ -59,8 +59,9 @@ async def test_an_invite_that_ended_says_so_itself_where_the_registrar_tells_nob
     transport = GrpcTransport(Identity(key_of(1)), STATE.swarm_id, gate=gate)
     listener = await transport.listen("127.0.0.1", 0, Service(calls={}, streams={}))
     try:
+        there = (listener.addresses[0], nobody(1))  # that nobody answers there tells less
         with pytest.raises(NotAMember, match=told) as caught:
-            await redeem(invite(listener.addresses[0], ends_ms=ends_ms), None, tmp_path)
+            await redeem(invite(*there, ends_ms=ends_ms), None, tmp_path)
     finally:
         await listener.aclose()
 
