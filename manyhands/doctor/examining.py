@@ -98,6 +98,8 @@ async def _within(deadline_s: float, examining: Awaitable[Finding]) -> Finding:
     finally:
         task.cancel()
         await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # of a check that is given up: taken, or asyncio prints it as lost
 
 
 async def _mended(result: Result, case: Case) -> Result:

@@ -1,6 +1,7 @@
 """How checks are run: beside each other, each with its deadline, the heavy ones last."""
 
 import asyncio
+import gc
 import time
 
 from manyhands.doctor.case import Asked, Case
@@ -88,3 +89,19 @@ async def test_a_check_that_hangs_is_told_and_stopped_and_hides_no_other(tmp_pat
     assert (hung.finding.verdict, stopped.is_set()) == (Verdict.WARN, True)
     assert "could not be told within 0.2 s" in hung.finding.reason
     assert looked.finding.verdict is Verdict.OK
+
+
+async def test_a_check_that_fails_while_it_is_stopped_leaves_no_traceback_behind(tmp_path):
+    lost: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: lost.append(context))
+
+    async def hang(case):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("it did not close")
+
+    (hung,) = await examine((Check("hangs", "it", hang, 0.2),), case(tmp_path))
+    gc.collect()
+
+    assert (hung.finding.verdict, lost) == (Verdict.WARN, [])
