@@ -6,6 +6,7 @@ changed last: one of two hosts of a block may be away.
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -27,6 +28,7 @@ LOOK_S = 0.5
 PING_S, SILENT_S = 1.0, 3.0  # how often nodes are asked; who takes longer does not count as up
 TRY_S = 10.0
 BACKOFF_S = (0.5, 15.0)  # between starts of a node that keeps ending
+TAIL_BYTES = 4096  # of a log, in which its last line is looked for
 STEADY_S = 30.0  # who served for so long begins with the short one again
 
 
@@ -159,20 +161,33 @@ async def waiting_told(
 
 
 async def _tell_waiting(nodes: Sequence[LocalNode], every_s: float) -> None:
-    waiting, before = list(nodes), {node.index: len(_log(node)) for node in nodes}
+    waiting, before = list(nodes), {node.index: _log_bytes(node) for node in nodes}
     while True:
         await asyncio.sleep(every_s)
         waiting = [node for node in waiting if not node.is_ready]
         if not waiting:
             return
-        lines = _log(waiting[0])[before[waiting[0].index] :].splitlines()
+        lines = _last_lines(waiting[0], before[waiting[0].index])
         say(
             f"still waiting for node {', '.join(str(node.index + 1) for node in waiting)}; "
             f"node {waiting[0].index + 1} said last: {lines[-1] if lines else 'nothing yet'}"
         )
 
 
-def _log(node: LocalNode) -> str:
-    """Of this run and those before."""
-    path = node.log_path
-    return path.read_text(errors="replace") if path.exists() else ""
+def _log_bytes(node: LocalNode) -> int:
+    """Of this run and those before; nobody shortens a log, and it may be as large as a disk."""
+    try:
+        return node.log_path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _last_lines(node: LocalNode, after: int) -> list[str]:
+    """What stands in its log behind so many bytes, of its end only."""
+    try:
+        with node.log_path.open("rb") as log:
+            end = log.seek(0, os.SEEK_END)
+            log.seek(max(end - TAIL_BYTES, min(after, end)))
+            return log.read(TAIL_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        return []

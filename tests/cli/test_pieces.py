@@ -133,7 +133,7 @@ async def test_who_starts_a_swarm_is_told_whom_it_waits_for(tmp_path, capsys):
             await asyncio.sleep(0)
             told += capsys.readouterr().err
         with second.log_path.open("a") as log:
-            log.write("tiny 4:8: weights\n")
+            log.write("x" * 10_000 + "\ntiny 4:8: weights\n")  # its end is enough
         while "weights" not in told:
             await asyncio.sleep(0)
             told += capsys.readouterr().err
