@@ -119,7 +119,7 @@ def explain(
         elif len(others) < MAX_COMPARED:
             why = _dearer(peer, routes[0], search(_through(wanted, peer), 1), wanted)
         others.append(Other(peer, constraint, why))
-    refusal = None if routes else incomplete(announcements, wanted, model=model)
+    refusal = None if routes else incomplete(announcements, wanted, model=model, waits=False)
     return Explanation(explained, tuple(others), refusal)
 
 

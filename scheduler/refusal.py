@@ -35,9 +35,9 @@ IN_WORDS = {
 
 
 def incomplete(
-    announcements: Sequence[Announcement], wanted: Wanted, *, model: str = ""
+    announcements: Sequence[Announcement], wanted: Wanted, *, model: str = "", waits: bool = True
 ) -> SwarmIncomplete | None:
-    """The refusal, or None when every block is served."""
+    """The refusal, or None when every block is served. waits: who asks can be told to wait."""
     missing = missing_blocks(announcements, wanted)
     if not missing:
         return None
@@ -60,9 +60,9 @@ def incomplete(
         adapter=wanted.adapter,
         within=_within(named, wanted, absent) if named else "",
         constraint=named.value if named else "",
-        hint=_relaxing(named, ruled_out[named], hosts)
+        hint=_relaxing(named, ruled_out[named], hosts, waits)
         if named and named is not Constraint.PROFILE
-        else _serving(hosts, wanted, model, f"{start}:{stop}"),
+        else _serving(hosts, wanted, model, f"{start}:{stop}", waits),
     )
 
 
@@ -142,11 +142,12 @@ def _within(named: Constraint, wanted: Wanted, absent: str) -> str:
     )
 
 
-def _relaxing(named: Constraint, n_others: int, hosts: Sequence[Announcement]) -> str:
+def _relaxing(named: Constraint, n_others: int, hosts: Sequence[Announcement], waits: bool) -> str:
     """What would let somebody serve the blocks."""
     match named:
         case Constraint.STATE:
-            return "who serves them is leaving or moving: ask again, or --wait"
+            how = ", or --wait" if waits else ""
+            return f"who serves them is leaving or moving: ask again{how}"
         case Constraint.CONTEXT:
             most = max((peer.max_positions for peer in hosts), default=0)
             return f"ask for fewer tokens: the largest context served is {most}"
@@ -169,7 +170,9 @@ def _relaxing(named: Constraint, n_others: int, hosts: Sequence[Announcement]) -
             return f"{others}: change --{named.value} or leave it out"
 
 
-def _serving(hosts: Sequence[Announcement], wanted: Wanted, model: str, run: str) -> str:
+def _serving(
+    hosts: Sequence[Announcement], wanted: Wanted, model: str, run: str, waits: bool
+) -> str:
     """Whom to ask instead, or what to start."""
     if wanted.adapter:
         here = sorted({name for peer in hosts for name in peer.adapters})
@@ -181,7 +184,9 @@ def _serving(hosts: Sequence[Announcement], wanted: Wanted, model: str, run: str
     if not wanted.profile and (rounding := sorted(filter(rounds_rows, others))):
         return f"who rounds rows on the wire is asked by name: --profile {rounding[0]}"
     start = f"manyhands serve {model or 'MODEL'} --span {run}"
-    hint = f"start a node for them: {start}; --wait waits until somebody does"
+    hint = f"start a node for them: {start}"
+    if waits:
+        hint += "; or ask again with --wait, which waits until somebody does"
     if wanted.profile and others:
         hint += f"; asked for {wanted.profile}, others run {', '.join(sorted(others))}"
     return hint

@@ -130,6 +130,7 @@ FIELDS = {  # what a hint calls by the flag of `manyhands generate`
     "timeout": "manyhands.timeout_s",
     "max-tokens": "max_tokens",
 }
+LIMIT = "fewer tokens at most"  # each path of the API has its own field for that, or two
 FLAG = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)")
 HINTED = {
     "insufficient_quota",
@@ -195,15 +196,22 @@ def explained(error: errors.ManyhandsError) -> ApiError:
     code = "peer_failed" if named else _code(type(error))
     if FAULTS[code].status == 500:
         return ApiError(code, MISTAKE)
-    hint = in_fields(error.hint) if code in HINTED else ""
+    hint = in_fields(error.hint, {**FIELDS, "max-tokens": LIMIT}) if code in HINTED else ""
     missing = error.missing if isinstance(error, errors.SwarmIncomplete) else ()
     message = f"{error} ({hint})" if hint else str(error)
     return ApiError(code, message, hint=hint, missing=missing)
 
 
-def in_fields(hint: str) -> str:
-    """A hint for who sends bodies, not flags; flags of other commands stay."""
-    return FLAG.sub(lambda flag: FIELDS.get(flag[1], flag[0]), hint)
+def in_fields(hint: str, fields: Mapping[str, str] = FIELDS) -> str:
+    """A hint for who sends bodies, not flags; flags of other commands stay. What has no field is
+    left out, where the hint says something else besides."""
+    clauses = hint.split("; ")
+    kept = [each for each in clauses if "manyhands " in each or fields.keys() >= _flags(each)]
+    return FLAG.sub(lambda flag: fields.get(flag[1], flag[0]), "; ".join(kept or clauses))
+
+
+def _flags(text: str) -> set[str]:
+    return set(FLAG.findall(text))
 
 
 def _code(kind: type[errors.ManyhandsError]) -> str:

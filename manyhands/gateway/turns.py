@@ -100,7 +100,7 @@ def _part(part: object, where: str) -> str:
         if isinstance(text, str):
             return text
         raise _wrong(f"{where}.text", "text")
-    message = f"{where}: parts of type {str(kind)[:40]!r} are not read here, only text is"
+    message = f"{where}: parts of type {str(kind)[:40]!r} are not read here, only text and refusals"
     raise ApiError("unsupported_value", message, param=f"{where}.type")
 
 

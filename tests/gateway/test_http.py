@@ -132,7 +132,7 @@ def test_what_is_missing_or_cannot_be_read_is_said_in_words(gateway):
     _, _, picture = gateway.post(CHAT, {**HELLO, "messages": PICTURE})
 
     assert nothing["error"]["message"] == "there is no body; send a JSON object"
-    assert "'image_url' are not read here, only text is" in picture["error"]["message"]
+    assert "'image_url' are not read here, only text and refusals" in picture["error"]["message"]
 
 
 def test_a_refusal_goes_back_as_a_part_of_the_conversation(gateway):

@@ -19,7 +19,15 @@ from manyhands.gateway.keys import KeyFile, Keys
 from manyhands.gateway.refusals import UNSUPPORTED, require_supported
 from manyhands.models import find_model
 from protocol import errors
-from protocol.errors import ConfigError, PeerBusy, PeerUnreachable, SwarmIncomplete, UsageError
+from protocol.errors import (
+    ConfigError,
+    NotFunded,
+    PeerBusy,
+    PeerUnreachable,
+    SwarmIncomplete,
+    UsageError,
+)
+from scheduler.affording import too_dear
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -65,6 +73,37 @@ def test_what_mends_it_is_told_over_http_by_the_names_of_fields():
     assert told["hint"] == f"others do: {fields} manyhands.wait_s"
     assert told["hint"] in told["message"]
     assert explained(SwarmIncomplete([(0, 4)], hint=serve)).body()["error"]["hint"] == serve
+
+
+@pytest.mark.parametrize(
+    ("part", "code", "field"),
+    [
+        ({"type": "refusal"}, "invalid_value", "refusal"),
+        ({"type": "refusal", "refusal": None}, "invalid_value", "refusal"),
+        ({"type": "text", "text": 5}, "invalid_value", "text"),
+        ({"type": "image_url"}, "unsupported_value", "type"),
+    ],
+)
+def test_a_part_of_a_turn_is_judged_as_what_it_says_it_is(part, code, field):
+    with pytest.raises(ValidationError) as wrong:
+        ChatAsked.model_validate({**HELLO, "messages": [{"role": "assistant", "content": [part]}]})
+
+    told = invalid(wrong.value.errors())
+
+    assert (told.code, told.param) == (code, f"messages.0.content.0.{field}")
+
+
+def test_a_hint_over_http_names_no_field_that_some_path_refuses_and_none_that_is_not_there():
+    shut_out = "1 peer is at fault: manyhands ledger dispute list"
+
+    dear = explained(too_dear(100, 5)).message
+    fault = explained(SwarmIncomplete([(0, 4)], hint=f"{shut_out}; --no-quarantine uses them"))
+    allotted = explained(NotFunded("", "no room", hint="set more aside with --allot"))
+
+    assert "ask for less: fewer tokens at most, a shorter prompt" in dear
+    assert "max_tokens" not in dear
+    assert fault.body()["error"]["hint"] == shut_out
+    assert "--allot" in allotted.message
 
 
 @settings(max_examples=40)

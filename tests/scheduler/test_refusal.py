@@ -116,7 +116,10 @@ def test_who_was_lost_in_this_session_is_no_constraint_of_the_client():
 
     assert refusal is not None
     assert refusal.constraint == ""
-    assert "serve tiny --span 4:8; --wait waits" in refusal.hint
+    assert "serve tiny --span 4:8; or ask again with --wait" in refusal.hint
+    told = incomplete(swarm, replace(WANTED, avoid=[peer_of(2)]), model="tiny", waits=False)
+    assert told is not None
+    assert told.hint == "start a node for them: manyhands serve tiny --span 4:8"
 
 
 def test_nothing_is_refused_where_every_block_is_served():
