@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,6 +29,7 @@ from protocol.signing import OPEN_SWARM_ID, SigningKey
 from protocol.tls import tls_name
 from protocol.transport import grpc as ours
 
+MAX_LINE_BYTES = 64 * 2**20  # a time for each round
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -43,26 +45,31 @@ class BareRing:
     def __init__(self, n: int, n_bytes: int) -> None:
         self._n, self._n_bytes = n, n_bytes
         self._processes: list[asyncio.subprocess.Process] = []
+        self._ending = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as ending:
+            await self._start(ending)
+            self._ending = ending.pop_all()
+        return self
+
+    async def _start(self, ending: AsyncExitStack) -> None:
         pipe = asyncio.subprocess.PIPE
         for index in range(self._n):
-            self._processes.append(
-                await asyncio.create_subprocess_exec(
-                    *(sys.executable, __file__, str(index), str(self._n_bytes)),
-                    stdin=pipe,
-                    stdout=pipe,
-                )
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, __file__, str(index), str(self._n_bytes)),
+                stdin=pipe,
+                stdout=pipe,
+                limit=MAX_LINE_BYTES,
             )
+            ending.push_async_callback(_end, process)
+            self._processes.append(process)
         addresses = [await self._read(index) for index in range(self._n)]
         for index in range(self._n):
             self._write(index, addresses[(index + 1) % self._n])
-        return self
 
     async def __aexit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.kill()
-            await process.wait()
+        await self._ending.aclose()
 
     async def times(self, rounds: int) -> tuple[list[float], float]:
         """Milliseconds of each round, and of CPU per frame of a process that is not the first."""
@@ -82,6 +89,12 @@ class BareRing:
         stdin = self._processes[index].stdin
         assert stdin is not None
         stdin.write(f"{line}\n".encode())
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
 
 
 class Visited:
@@ -122,8 +135,9 @@ async def serve(is_first: bool, n_bytes: int) -> None:
     credentials = transport._channel_credentials(following.peer_id)
     channel = grpc.aio.secure_channel(following.target, credentials, options=options)
     call = channel.stream_stream("/bare/Pass")()
-    while not is_first:
-        await call.write(await passed.get())
+    if not is_first:
+        await _pass_on(call, passed)
+        return
     frame = os.urandom(n_bytes)
     while line := await _line():
         at = [time.perf_counter()]
@@ -132,6 +146,19 @@ async def serve(is_first: bool, n_bytes: int) -> None:
             await passed.get()
             at.append(time.perf_counter())
         print(*(f"{1e3 * (later - earlier):.4f}" for earlier, later in pairwise(at)), flush=True)
+
+
+async def _pass_on(call: Any, passed: "asyncio.Queue[bytes]") -> None:
+    """Until nobody holds our stdin any more, however whoever did ended."""
+
+    async def passing() -> None:
+        while True:
+            await call.write(await passed.get())
+
+    running = asyncio.create_task(passing())
+    while await _line():
+        pass
+    running.cancel()
 
 
 async def _line() -> str:
