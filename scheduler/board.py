@@ -14,14 +14,13 @@ Pure arithmetic; who may move, and when it pays, is decided in `placement.py` an
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import log
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.messages import Span
-from scheduler.flow import Changes, Floats, Host, Ints, Swarm
+from scheduler.flow import NO_CHANGE, Changes, Floats, Host, Ints, Swarm
 
 NEVER = 1e-12  # of leaving, where nothing is known of a peer's age: risk is then not weighed
 CLEAR = 1e-6  # relative
@@ -105,7 +104,7 @@ class Board:
         members = list(members)
         swarm = Swarm.of([Host(span, speed) for span, speed, _ in members], n_blocks)
         empty = cls(swarm, np.zeros(n_blocks, int), np.zeros(n_blocks), np.zeros(n_blocks + 1, int))
-        counts, log_lost, borders = empty._sums([Trial((), tuple(members))])
+        counts, log_lost, borders = empty._sums(Shifts.of([Trial((), tuple(members))]))
         return cls(swarm, counts[0], log_lost[0], borders[0])
 
     @property
@@ -122,13 +121,17 @@ class Board:
         return float(self.swarm.tokens_per_s() * there)
 
     def after(self, trial: Trial) -> Self:
-        counts, log_lost, borders = self._sums([trial])
+        counts, log_lost, borders = self._sums(Shifts.of([trial]))
         swarm = self.swarm
         for member in trial.without:
             swarm = swarm.plus(member.span, -member.blocks_per_s)
         for member in trial.plus:
             swarm = swarm.plus(member.span, member.blocks_per_s)
         return type(self)(swarm, counts[0], log_lost[0], borders[0])
+
+    def counts_after(self, shifts: "Shifts") -> Ints:
+        """[trials, n_blocks]: hosts."""
+        return self._sums(shifts)[0]
 
     def only_hosted_by(self, member: Member) -> NDArray[np.bool_]:
         """[n_blocks]: those that would have no host without this one."""
@@ -143,9 +146,12 @@ class Board:
         Args:
             length: of the spans by which uncovered blocks are thought to be covered later.
         """
-        counts, log_lost, borders = self._sums(trials)
-        changes = _changes(trials)
-        tokens_per_s = self.swarm.flows(changes)
+        return self.weigh_shifts(Shifts.of(trials), length=length)
+
+    def weigh_shifts(self, shifts: "Shifts", *, length: int = 1) -> Values:
+        """The same, of trials that are arrays already."""
+        counts, log_lost, borders = self._sums(shifts)
+        tokens_per_s = self.swarm.flows(shifts.changes)
         uncovered = counts == 0
         starts = np.diff(uncovered.astype(int), axis=1, prepend=0) > 0
         return Values(
@@ -154,7 +160,7 @@ class Board:
             needed=_nodes_needed(uncovered, length),
             tokens_per_s=tokens_per_s,
             expected=tokens_per_s * _there(log_lost, borders),
-            served=self._served(changes, tokens_per_s),
+            served=self._served(shifts.changes, tokens_per_s),
         )
 
     def idle(self, members: Sequence[Member], above: float) -> Floats:
@@ -164,8 +170,8 @@ class Board:
         flow = self.swarm.tokens_per_s()
         full = float(self.swarm.inside[0, -1])
         rate = min(flow * above, full / self.n_blocks) if flow else full / self.n_blocks
-        everybody = self.swarm.served(_changes([Trial((), ())]), np.full(1, rate))[0]
-        changes = _changes([Trial((member,), ()) for member in members])
+        everybody = self.swarm.served(NO_CHANGE, np.full(1, rate))[0]
+        changes = Shifts.of([Trial((member,), ()) for member in members]).changes
         others = self.swarm.served(changes, np.full(len(members), rate))
         speeds = np.array([member.blocks_per_s for member in members])
         idle: Floats = np.maximum(speeds - np.maximum(everybody - others, 0.0), 0.0)
@@ -182,41 +188,47 @@ class Board:
             served += self.swarm.served(changes, rates) / len(DEMANDS)
         return served
 
-    def _sums(self, trials: Sequence[Trial]) -> tuple[Ints, Floats, Ints]:
+    def _sums(self, shifts: "Shifts") -> tuple[Ints, Floats, Ints]:
         """`counts`, `log_lost` and `borders` after each trial."""
-        n, rows, starts, stops, signs, logs = self.n_blocks, [], [], [], [], []
-        for row, trial in enumerate(trials):
-            for sign, members in ((-1, trial.without), (1, trial.plus)):
-                for span, _, leaves in members:
-                    rows.append(row)
-                    starts.append(span.start)
-                    stops.append(span.stop)
-                    signs.append(sign)
-                    logs.append(sign * log(min(max(leaves, NEVER), 1.0)))
-        counts, borders = np.zeros((len(trials), n + 1), int), np.zeros((len(trials), n + 1), int)
-        log_lost = np.zeros((len(trials), n + 1))
-        for edge, direction in ((starts, 1), (stops, -1)):
-            np.add.at(counts, (rows, edge), np.array(signs, int) * direction)
-            np.add.at(log_lost, (rows, edge), np.array(logs) * direction)
-            np.add.at(borders, (rows, edge), np.array(signs, int))
+        n, (changes, signs, logs) = self.n_blocks, shifts
+        rows = np.arange(len(signs))[:, None] * (n + 1)
+
+        def at(edges: Ints, each: Ints | Floats) -> Floats:
+            flat, size = (rows + edges).ravel(), len(signs) * (n + 1)
+            sums = np.bincount(flat, weights=each.ravel(), minlength=size).astype(float)
+            return sums.reshape(len(signs), n + 1)
+
+        begun, ended = at(changes.starts, signs), at(changes.stops, signs)
+        lost = at(changes.starts, logs) - at(changes.stops, logs)
         return (
-            self.counts + np.cumsum(counts, axis=1)[:, :-1],
-            self.log_lost + np.cumsum(log_lost, axis=1)[:, :-1],
-            self.borders + borders,
+            self.counts + np.cumsum(begun - ended, axis=1)[:, :-1].astype(int),
+            self.log_lost + np.cumsum(lost, axis=1)[:, :-1],
+            self.borders + (begun + ended).astype(int),
         )
 
 
-def _changes(trials: Sequence[Trial]) -> Changes:
-    width = max((len(trial.without) + len(trial.plus) for trial in trials), default=0)
-    starts, stops = np.zeros((len(trials), width), int), np.zeros((len(trials), width), int)
-    speeds = np.zeros((len(trials), width))
-    for row, (without, plus) in enumerate(trials):
-        for column, (sign, (span, speed, _)) in enumerate(
-            [*((-1, member) for member in without), *((1, member) for member in plus)]
-        ):
-            starts[row, column], stops[row, column] = span.start, span.stop
-            speeds[row, column] = sign * speed
-    return Changes(starts, stops, speeds)
+class Shifts(NamedTuple):
+    """Trials as arrays."""
+
+    changes: Changes
+    signs: Ints  # [trials, changes]: 1 is put there, -1 is taken away, 0 fills a row up
+    logs: Floats  # [trials, changes], of the chance that each leaves soon, times the sign
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial]) -> Self:
+        width = max((len(trial.without) + len(trial.plus) for trial in trials), default=0)
+        shape = len(trials), width
+        starts, stops, signs = np.zeros(shape, int), np.zeros(shape, int), np.zeros(shape, int)
+        speeds, leaves = np.zeros(shape), np.ones(shape)
+        for row, (without, plus) in enumerate(trials):
+            for column, (sign, (span, speed, leaving)) in enumerate(
+                [*((-1, member) for member in without), *((1, member) for member in plus)]
+            ):
+                starts[row, column], stops[row, column] = span.start, span.stop
+                signs[row, column], leaves[row, column] = sign, leaving
+                speeds[row, column] = sign * speed
+        logs = signs * np.log(np.clip(leaves, NEVER, 1.0))
+        return cls(Changes(starts, stops, speeds), signs, logs)
 
 
 def _there(log_lost: Floats, borders: Ints) -> Floats:

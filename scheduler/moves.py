@@ -4,33 +4,31 @@ In: the table of members. Out: the one move that is next in this turn. Pure; whe
 left to the node that it names.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from math import log
 
 import numpy as np
 
 from protocol.identity import PeerId
-from protocol.messages import Span
-from scheduler.board import Member, Trial, Values
+from scheduler.board import Trial, Values
 from scheduler.placement_table import Table
+from scheduler.plans import ROUNDING, Move, first_of_plan
 
 TURN_S = 30
+TURNS = 40  # that the same peers plan: longer than a plan takes, whose moves are reloads
 AT_REST = 0.9  # of the flow that no placement exceeds; nearer than that, nobody moves
 CLEAR = 0.25  # of a node's speed: a move must put this much more to use
 STAY_S = 3600.0  # how long a swarm stays about as it is: what a move has to pay off in
 PAYS = 2.0  # times over
 WORK = 8e6  # trials times blocks squared: what one decision weighs at most
-MAX_PLANS, NARROWEST, MAX_DEPTH = 2000, 10, 4  # of the search in small swarms
+MAX_PLANS, NARROWEST = 2000, 10  # of the search in small swarms
 WIDER = 4  # times as many plans, as far as the work allowed goes
 MAX_RUNNERS = 2000  # in one turn
 ABOVE = 1.25  # times the flow: speed that is idle at this demand could go elsewhere
 SLOWEST = 0.01  # pace of a peer without idle speed, by its speed
-ROUNDING = 1e-6
 
 STAY, AWAY = 0, 1  # the first trials of every weighing
-
-Move = tuple[PeerId, Span]
 
 
 def next_move(table: Table, turn: int, reload_s: float) -> Move | None:
@@ -76,8 +74,12 @@ def _race(table: Table, peers: Sequence[PeerId], turn: int) -> list[PeerId]:
 
 
 def _in_turn(peers: Sequence[PeerId], turn: int) -> list[PeerId]:
-    """Mostly all of them; every fourth turn half, so that no plan waits for one peer for ever."""
-    return [peer for peer in peers if turn % 4 != 3 or lot(turn, peer)[8] % 2]
+    """Mostly all of them; every fourth time half, so that no plan waits for one peer for ever.
+
+    For many turns on end: plans of all and plans of half might take back each other's steps.
+    """
+    of_time = turn // TURNS
+    return [peer for peer in peers if of_time % 4 != 3 or lot(of_time, peer)[8] % 2]
 
 
 def first_of_race(table: Table, runners: Sequence[PeerId], reload_s: float) -> Move | None:
@@ -113,52 +115,3 @@ def _wins(values: Values, i: int, n_blocks: int, speed: float, reload_s: float) 
         and (worth[i] - worth[STAY]) * STAY_S >= PAYS * reload_s * (worth[STAY] - worth[AWAY])
         for worth in (values.expected * n_blocks, values.served)
     )
-
-
-def first_of_plan(table: Table, peers: Sequence[PeerId], width: int, toll: float) -> Move | None:
-    """The first step of the best few moves that together are worth more than they cost.
-
-    For swarms so small that it often takes several moves to gain anything, and that all can be
-    weighed: a beam search. No step leaves a block without a host, but one may cost flow that a
-    later one brings back. What a plan is worth less its tolls grows with every step taken, so that
-    no step is ever taken back.
-
-    Args:
-        width: of the beam: how many plans are followed at each depth.
-        toll: of a move, as a part of what the swarm is expected to make.
-    """
-    beam: list[_Plan] = [()]
-    best: _Plan = ()
-    best_worth = now = table.board.expected()
-    for depth in range(1, MAX_DEPTH + 1):
-        plans = list(
-            {frozenset(plan): plan for one in beam for plan in _longer(table, one, peers)}.values()
-        )
-        if not plans:
-            break
-        values = table.board.weigh([_trial(table, plan) for plan in plans])
-        order = values.order()
-        worth = float(values.expected[order[0]]) - depth * toll * now
-        if worth > best_worth * (1 + ROUNDING):
-            best, best_worth = plans[int(order[0])], worth
-        beam = [plans[int(i)] for i in order[:width]]
-    return (best[0][0], best[0][1].span) if best else None
-
-
-_Plan = tuple[tuple[PeerId, Member], ...]  # moves in order, each peer once
-
-
-def _trial(table: Table, plan: _Plan) -> Trial:
-    return Trial(tuple(table.members[peer] for peer, _ in plan), tuple(place for _, place in plan))
-
-
-def _longer(table: Table, plan: _Plan, peers: Sequence[PeerId]) -> Iterator[_Plan]:
-    """With one more move, of a peer whose blocks others hold by then."""
-    counts = table.board.after(_trial(table, plan)).counts
-    moved = {peer for peer, _ in plan}
-    for peer in peers:
-        member = table.members[peer]
-        if peer not in moved and (counts[member.span.start : member.span.stop] > 1).all():
-            for place in table.places(peer):
-                if place != member:
-                    yield (*plan, (peer, place))

@@ -12,7 +12,7 @@ from protocol.measured import Measured, State
 from protocol.messages import Span
 from scheduler.capacity import blocks_per_s, hosts
 from scheduler.flow import max_flow
-from scheduler.moves import TURN_S, next_move
+from scheduler.moves import TURN_S, TURNS, next_move
 from scheduler.placement import choose_move, choose_span
 from scheduler.placement_table import Table
 from scheduler.routing import Wanted, missing_blocks
@@ -269,6 +269,32 @@ def test_hosts_that_may_all_leave_soon_reckon_moves_by_what_they_are_likely_to_m
     assert n_moves <= 8
 
 
+def test_a_plan_takes_its_steps_in_the_order_that_costs_least_and_takes_none_back():
+    """While a step cost a part of what the swarm just made, it gave up two thirds of its flow here;
+    then steps were cheap, and half of the peers, who planned in a turn of theirs, went back.
+    """
+    spans = [(1, 4), (3, 4), (1, 4), (3, 6), (1, 2), (1, 5), (0, 3)]
+    speeds = [29.0, 23.5, 18.5, 19.5, 6.7, 11.1, 62.4]
+    ages_s = [0, 86_400, 0, 0, 600, 86_400, 600]
+    swarm = [
+        host(n, span, speed, 6, since_ms=NOW_MS - 1000 * age_s - 1)
+        for n, (span, speed, age_s) in enumerate(zip(spans, speeds, ages_s, strict=True))
+    ]
+    flows, placements = [flow(swarm, 6)], [[one.span for one in swarm]]
+    for turn in range(12):
+        move = next_move(Table.of(swarm, MANIFEST, 6, now_ms=NOW_MS), turn, 5.0)
+        if move is not None:
+            [n] = [n for n, one in enumerate(swarm) if one.peer_id == move[0]]
+            since_ms = swarm[n].measured.since_ms
+            swarm[n] = host(n, (move[1].start, move[1].stop), speeds[n], 6, since_ms=since_ms)
+            flows.append(flow(swarm, 6))
+            placements.append([one.span for one in swarm])
+
+    assert min(flows) >= 0.9 * flows[0]
+    assert flows[-1] >= 1.5 * flows[0]
+    assert all(one not in placements[:n] for n, one in enumerate(placements))
+
+
 def test_the_last_host_of_a_block_never_gives_it_up():
     assert not moves([host(1, (0, 4)), host(2, (4, 8), 20)])
     # In a swarm that lacks blocks nobody can use those that are there: one may shift.
@@ -309,6 +335,7 @@ def test_who_announces_no_capacity_is_not_waited_for():
 
     assert not moves(swarm)
     assert list(moves([*swarm, host(5, (0, 4))])) == [4]
+    assert not moves([*swarm, host(4, (4, 8), capacity_blocks=0)])  # nobody may
 
 
 def test_a_peer_that_does_not_take_its_turn_holds_up_nobody_for_ever():
@@ -317,7 +344,9 @@ def test_a_peer_that_does_not_take_its_turn_holds_up_nobody_for_ever():
 
     for swarm, n_blocks in ((small, N), (large, 40)):
         table = Table.of(swarm, MANIFEST, n_blocks)
-        winners = [next_move(table, turn, 60.0) for turn in range(12)]
+        winners = [
+            next_move(table, turn, 60.0) for turn in (*range(12), *range(0, 12 * TURNS, TURNS))
+        ]
         assert len({peer for peer, _ in filter(None, winners)}) > 1
 
 
