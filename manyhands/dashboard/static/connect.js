@@ -6,7 +6,7 @@ import { joinAddress } from "./peers.js";
 import { unpacked } from "./words.js";
 
 export function connect(main) {
-  let isOpen = true, hasAsked = false, name = "MODEL", address = "ADDRESS";
+  let isOpen = true, isAsking = false, name = "MODEL", address = "ADDRESS";
   const lend = h("pre", { tabindex: "0" });
   const tellLend = () => { lend.textContent = `manyhands serve ${name} --join ${address}`; };
   main.append(h("h1", {}, "Connect"));
@@ -22,9 +22,9 @@ export function connect(main) {
   }).catch((error) => main.append(h("p", { class: "is-bad" }, error.message)));
   return {
     update(state) {
-      if (hasAsked || !state.peers.rows.length) return;
-      hasAsked = true;
-      joinAddress(unpacked(state.peers)).then((told) => { address = told; tellLend(); });
+      if (address !== "ADDRESS" || isAsking) return;
+      isAsking = true;
+      joinAddress(unpacked(state.peers)).then((told) => { address = told; isAsking = false; tellLend(); });
     },
     close() { isOpen = false; },
   };

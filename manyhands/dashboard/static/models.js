@@ -26,7 +26,7 @@ function able(found) {
 }
 
 export function model(main, manifest) {
-  let address = "ADDRESS", hasAsked = false;
+  let address = "ADDRESS", isAsking = false;
   return {
     update(state) {
       const at = state.models.findIndex((each) => each.manifest === manifest);
@@ -36,8 +36,10 @@ export function model(main, manifest) {
       }
       const found = state.models[at];
       const peers = unpacked(state.peers).filter((peer) => peer.model === at);
-      if (!hasAsked) joinAddress(peers).then((told) => { address = told; });
-      hasAsked = true;
+      if (address === "ADDRESS" && !isAsking) {
+        isAsking = true;
+        joinAddress(peers).then((told) => { address = told; isAsking = false; });
+      }
       main.replaceChildren(
         h("h1", {}, found.model, " ", able(found)),
         ...found.warnings.map((text) => h("p", { class: "is-warn" }, `▲ ${text}`)),

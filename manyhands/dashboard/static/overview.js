@@ -52,7 +52,7 @@ function nodesCard(nodes, states) {
   if (!nodes.length) return "";
   return h("section", { class: "card" }, h("h2", {}, "Nodes of this machine"),
     h("ul", { class: "alerts" }, nodes.map((node) => {
-      const state = node.is_up ? states.get(node.peer) ?? "serving" : "not up", tone = node.is_up ? toneOf(state) : "bad";
+      const state = node.is_up ? states.get(node.peer) ?? "not announced" : "not up", tone = node.is_up ? toneOf(state) : "bad";
       return h("li", {}, h("span", { class: `is-${tone}`, "aria-hidden": "true" }, TONES[tone]),
         h("span", {}, node.page && node.is_up ? h("a", { href: node.page }, node.name) : node.name, " ", peerLink(node.peer), state === "serving" ? "" : ` ${state}`));
     })),

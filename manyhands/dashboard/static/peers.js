@@ -79,9 +79,10 @@ function save(state) {
 
 const SAFE = /^\/[\w.:/-]+$/; // what strangers announce is no command
 
-/** Where a new node may join: an address of a peer that answers; a word in its place where there is none. */
+/** Where a new node may join: an address of a peer that answers, drawn so that not all join by one; a word in its place where there is none. */
 export async function joinAddress(peers) {
-  const known = peers.find(({ path }) => path === "direct") ?? peers[0];
+  const direct = peers.filter(({ path, state }) => path === "direct" && state !== "unreachable");
+  const known = direct[Math.floor(Math.random() * direct.length)];
   const told = known && await fetchJson(`/api/v1/peers/${encodeURIComponent(known.peer)}`).catch(() => null);
   return told?.addresses.find((each) => SAFE.test(each)) ?? "ADDRESS";
 }
