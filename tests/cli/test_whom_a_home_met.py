@@ -57,6 +57,15 @@ def test_a_home_that_meets_nobody_but_itself_still_knows_the_others(home):
     assert known_addresses(home) == (at(peer_of(2)), at(INVITER))
 
 
+def test_keys_that_have_a_passphrase_are_not_asked_for_it(home, monkeypatch):
+    open_identity(home.node), open_identity(home.client)
+    monkeypatch.setattr("manyhands.membership.open_identity", None)  # a node asks every minute
+
+    keep_state(home, SwarmState(found()), reached(at(peer_of(2))))
+
+    assert peers_of(home) == [peer_of(2), INVITER]
+
+
 def test_whom_it_knows_longest_stay_while_they_answer_however_many_others_do(home):
     state = SwarmState(found())
     for n in range(2, 60):  # as one member with many certificates would
