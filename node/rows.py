@@ -3,8 +3,8 @@
 In: bytes as they came, or a tensor as the engine gave it. Out: the other. Where the wire's format
 is the engine's dtype nothing is copied on the CPU: a tensor is a view of the received frame, and
 what leaves is a view of the engine's output, which is not written again. Elsewhere the device gets
-the wire's bytes, being fewer, and does the conversion. A row takes few calls of torch: each costs
-tens of microseconds after others have used the caches.
+rows as the wire has them, which is fewer bytes, and does the conversion; ids are made wide before.
+A row takes few calls of torch: each costs tens of microseconds after others have used the caches.
 """
 
 import warnings
