@@ -216,7 +216,8 @@ def test_missing_blocks_are_named():
     assert caught.value.exit_code == 5
     assert caught.value.missing == ((0, 2), (6, 8))
     assert "0:2, 6:8 of tiny" in str(caught.value)
-    assert caught.value.hint.endswith("manyhands serve tiny --span 0:2")
+    assert "manyhands serve tiny --span 0:2;" in caught.value.hint
+    assert "--wait" in caught.value.hint
     Directory(table_with(1)).require_complete(WANTED)
 
 
