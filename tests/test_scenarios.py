@@ -155,6 +155,16 @@ def test_goals_are_judged_round_by_round(tmp_path):
     assert judged(read_, rows[:1])[0].holds is None
 
 
+def test_turns_whose_fault_met_no_answer_tell_nothing_of_pauses():
+    missed, struck = row("plain", 90), row("plain", 90, failovers=1, pause_ms=8000.0)
+    killed = read(find("killed"))
+
+    assert judged(killed, [missed])[0].holds is None
+    [verdict] = judged(killed, [missed, struck])
+    assert verdict.value == 8000.0
+    assert not verdict.holds
+
+
 def test_rows_of_another_system_are_laid_beside_ours(tmp_path):
     read_, path = scenario(tmp_path), tmp_path / "petals.json"
     theirs = {"variant": "plain", "system": "petals", "tpot_ms": 120.5, "what is this": 1}

@@ -75,7 +75,13 @@ class Row:
 
 
 def median(rows: Sequence[Row], measure: str) -> float:
-    return statistics.median(getattr(row, measure) for row in rows) if rows else 0.0
+    told = telling(rows, measure)
+    return statistics.median(getattr(row, measure) for row in told) if told else 0.0
+
+
+def telling(rows: Sequence[Row], measure: str) -> list[Row]:
+    """Those that say something of it: no turn tells of pauses whose faults met no answer."""
+    return [row for row in rows if measure != "pause_ms" or row.failovers]
 
 
 def of(rows: Sequence[Row], variant: str) -> list[Row]:
@@ -105,7 +111,7 @@ def judged(scenario: Scenario, rows: Sequence[Row]) -> list[Verdict]:
 
 def _value(scenario: Scenario, goal: Goal, rows: Sequence[Row]) -> float | None:
     """Of each round by itself, then the median: a busy moment slows both sides of it."""
-    ours = of(rows, goal.of)
+    ours = telling(of(rows, goal.of), goal.measure)
     if not ours:
         return None
     if not goal.beside:
