@@ -16,10 +16,13 @@ The state is a pure function of the answer's ids: who takes a hop's place in the
 compiles again, reads them, and goes on.
 """
 
+import json
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -42,6 +45,8 @@ STACK_BYTES = 512 << 20  # of addresses; only what is used takes memory
 # costs up to their square. Of a schema they are as many as it has alternatives at one place; in an
 # ambiguous grammar they grow with the answer, and 35 bytes of one cost 180 ms a token at 2,000.
 MAX_LARK_ITEMS, MAX_JSON_ITEMS = 500, 2_000
+MAX_REMAINDERS = 10_000  # of divisors in one schema; a million took 15 s and 470 MB
+MAX_DIGITS = 9  # of a divisor before its point
 SLOW_S = 0.005  # of CPU: longer than a forward takes, as a rule
 MAX_THREADS = 4  # of one model, for the answers that are drawn in one step
 ANY_OBJECT = '{"type":"object"}'
@@ -195,9 +200,38 @@ def _written(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_lark(grammar.text)
         case Kind.JSON_OBJECT | Kind.JSON_SCHEMA:
             schema = grammar.text or ANY_OBJECT
+            if remainders(json.loads(schema, parse_float=Decimal)) > MAX_REMAINDERS:
+                raise grammar.error(
+                    f"its `multipleOf` together have more than {MAX_REMAINDERS} remainders"
+                )
             return LLMatcher.grammar_from_json_schema(
                 schema, overrides={"whitespace_flexible": False, "lenient": False}
             )
+
+
+def remainders(schema: object) -> int:
+    """How many states it takes at most to divide by each `multipleOf` of a schema at once: the
+    library keeps one for each remainder, before it counts anything.
+    """
+    divisors, waiting = set(), [schema]
+    while waiting:
+        match waiting.pop():
+            case dict() as table:
+                waiting += table.values()
+                divisor = table.get("multipleOf")
+                if isinstance(divisor, int | Decimal):
+                    divisors.add(Decimal(divisor).normalize())
+            case list() as items:
+                waiting += items
+    return math.prod(_units(each) for each in divisors)
+
+
+def _units(divisor: Decimal) -> int:
+    """How often its last decimal place goes into it."""
+    _, digits, exponent = divisor.as_tuple()
+    if not isinstance(exponent, int) or exponent + len(digits) > MAX_DIGITS:
+        return MAX_REMAINDERS + 1
+    return int(Decimal((0, digits, max(0, exponent)))) or 1
 
 
 def _on_a_tall_stack(work: Callable[[], T]) -> T:

@@ -278,6 +278,30 @@ def test_what_is_made_to_explode_is_refused_or_can_be_followed(name, guidance, t
         walk(guidance.compile(HEAVY[name]), tokenizer, seed=1, most=12)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "multipleOf": 999_983},
+        {"type": "number", "multipleOf": 0.0123457},
+        {"type": "number", "multipleOf": 1e300},
+        {"allOf": [{"type": "integer", "multipleOf": n} for n in (2, 3, 5, 7, 11, 13)]},
+        {"properties": {"a": {"multipleOf": 127}, "b": {"items": {"multipleOf": 131}}}},
+    ],
+)
+def test_divisors_with_too_many_remainders_are_refused_before_they_cost_anything(schema, guidance):
+    with pytest.raises(BadSchema, match="multipleOf"):
+        guidance.compile(Grammar(Kind.JSON_SCHEMA, json.dumps(schema)))
+
+
+@pytest.mark.parametrize("divisor", [5, 100, 1000, 0.01, 0.25, 1.5])
+def test_divisors_as_people_use_them_are_followed(divisor, tokenizer, guidance):
+    schema = {"type": "number", "multipleOf": divisor, "minimum": 0, "maximum": 5000}
+
+    guide = guidance.compile(Grammar(Kind.JSON_SCHEMA, json.dumps(schema)))
+
+    assert allowed(guide, (), tokenizer)
+
+
 async def test_the_loop_goes_on_while_a_heavy_grammar_is_compiled(tokenizer):
     grammars, turns = Grammars(tokenizer), 0
     drawing = Drawing(
