@@ -51,7 +51,7 @@ async def test_what_loads_torch_begins_when_the_quick_checks_are_done_and_waits_
 
 async def test_time_in_which_the_whole_process_stood_still_counts_for_no_check(tmp_path):
     def keep_the_interpreter():  # as a library that loads
-        time.sleep(0.7)
+        time.sleep(0.7)  # on the loop, on purpose: longer than the checks have
 
     async def hold_all_up(case):
         await asyncio.sleep(0.01)
