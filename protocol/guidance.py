@@ -52,7 +52,7 @@ MAX_THREADS = 4  # of one model, for the answers that are drawn in one step
 ANY_OBJECT = '{"type":"object"}'
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 _BARS = np.where(_BITS, np.float32(0), np.float32(-np.inf))  # of each byte of a mask
-_compiling = threading.Lock()  # one at a time: the size of stacks is the process's
+_starting = threading.Lock()  # one thread at a time: the size of stacks is the process's
 
 
 class Guide:
@@ -245,14 +245,14 @@ def _on_a_tall_stack(work: Callable[[], T]) -> T:
         except BaseException as error:  # the caller's, also a panic of the library's
             errors.append(error)
 
-    with _compiling:
+    with _starting:
         usual = threading.stack_size(STACK_BYTES)
         try:
             thread = threading.Thread(target=run, name="grammar")
             thread.start()
         finally:
             threading.stack_size(usual)
-        thread.join()
+    thread.join()
     if errors:
         raise errors[0]
     return results[0]

@@ -28,7 +28,7 @@ _PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")
 _PLAIN, _SEALED = "PRIVATE KEY", "MANYHANDS ENCRYPTED KEY"
 _MAX_KEY_FILE_BYTES = 4096
 LOG2_N, _R, _P = 15, 8, 3  # 32 MiB: of those settings that OWASP recommends for scrypt
-_MAX_LOG2_N, _MAX_P = 20, 4  # of a file somebody handed us: 1 GiB at most
+_MAX_LOG2_N = 17  # of a file somebody handed us: 128 MiB, and all passes together about a second
 _SALT_BYTES = 16
 
 
@@ -179,7 +179,7 @@ def _fields_of(path: Path, body: bytes) -> tuple[bytes, int, int, int, bytes, by
             bytes(nonce),
             bytes(sealed),
         ]:
-            within = log2_n <= _MAX_LOG2_N and r == _R and 0 < p <= _MAX_P and log2_n > 0
+            within = r == _R and 0 < log2_n <= _MAX_LOG2_N and 0 < p <= 1 << (_MAX_LOG2_N - log2_n)
             sizes = (len(public_key), len(salt), len(nonce), len(sealed))
             if within and sizes == (PUBLIC_KEY_BYTES, _SALT_BYTES, 12, SEED_BYTES + 16):
                 return public_key, log2_n, r, p, salt, nonce, sealed

@@ -30,6 +30,9 @@ TEXT_FILES = (
 )
 CONTEXT_IDS = 8  # how much of the prompt a detokenizer needs to join its first word to it
 MAX_CONTEXT_IDS = 64  # however mangled the text, the context stays short
+LONG_CHARS = 4096  # from there on a text's ids are found without Python's lock: it takes longer
+HEAD_CHARS, HEAD_CHARS_AN_ID = 16 << 10, 8  # of a text's beginning, read to see if it is too long
+CUT_IDS = 512  # what a cut may add: the pieces of one word of a text, which are one id in the whole
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how SentencePiece writes a byte
 UNFINISHED = "\ufffd"  # what decoders make of half a character
 
@@ -108,8 +111,28 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise UsageError(f"the text is not valid Unicode: {error.reason}") from error
         with _no_panic("the model's tokenizer cannot take this text"):
-            ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
+            if len(text) < LONG_CHARS:
+                found = self._fast.encode(text, add_special_tokens=add_special_tokens)
+            else:  # the call for several, alone, lets other threads run meanwhile
+                (found,) = self._fast.encode_batch_fast(
+                    [text], add_special_tokens=add_special_tokens
+                )
+            ids: list[int] = found.ids
         return ids
+
+    def at_least(self, text: str, most: int) -> int:
+        """How many ids a text has at least, where its beginning shows that they are more than
+        `most`; else 0. Megabytes cost no more to refuse than `most` ids cost to read.
+
+        Raises:
+            UsageError: as `encode`.
+        """
+        size = max(HEAD_CHARS, HEAD_CHARS_AN_ID * most)
+        while size < len(text):
+            if (n_ids := len(self.encode(text[:size])) - CUT_IDS) > most:
+                return n_ids
+            size *= 4  # few ids, so many spaces or the like
+        return 0
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         with _no_panic("the model's tokenizer cannot spell these ids"):

@@ -6,6 +6,7 @@ come. It is told for how long we wait, and no longer do we.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -24,6 +25,7 @@ CONNECT_S, FIRST_PAUSE_S = 10.0, 0.5
 OVER_S = 5.0  # beyond an answer's own time, which the gateway keeps; as long again, if that is less
 LONGEST_S = 86_400.0  # that a gateway may be told
 TIMED = (CHAT, TEXT, EMBED)
+IS_JSON = {"content-type": "application/json"}
 
 
 class HttpBackend(Backend):
@@ -95,12 +97,14 @@ class HttpBackend(Backend):
         """A response that is no refusal.
 
         Raises:
-            RequestError: what the gateway said, or that it cannot be reached.
+            RequestError: what the gateway said, that it cannot be reached, or that JSON has no
+                words for the body.
         """
+        content = None if body is None else _encoded(body)
         try:
             async with AsyncExitStack() as stack:
                 async with patience:
-                    response = await self._patiently(stack, patience, method, path, body)
+                    response = await self._patiently(stack, patience, method, path, content)
                 yield response
         except (httpx2.TimeoutException, TimeoutError) as error:
             message = f"{self._url} did not answer within {patience.timeout_s:g} s"
@@ -117,7 +121,7 @@ class HttpBackend(Backend):
         patience: "_Patience",
         method: str,
         path: str,
-        body: Json | None,
+        content: bytes | None,
     ) -> httpx2.Response:
         for attempt in range(self._max_retries + 1):
             is_last = attempt == self._max_retries
@@ -126,7 +130,7 @@ class HttpBackend(Backend):
                 raise error_of("shutting_down", "this client is closed")
             try:
                 response = await trial.enter_async_context(
-                    self._http.stream(method, path, json=body)
+                    self._http.stream(method, path, content=content, headers=IS_JSON)
                 )
                 if response.status_code < 400:
                     await stack.enter_async_context(trial)
@@ -143,6 +147,17 @@ class HttpBackend(Backend):
                 raise refusal
             await asyncio.sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _encoded(body: Json) -> bytes:
+    """
+    Raises:
+        InvalidRequest: a number that is none, half a character, a value of another kind.
+    """
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise error_of("invalid_value", f"this cannot be sent as JSON: {error}") from error
 
 
 def _listed(told: Json) -> list[Json]:

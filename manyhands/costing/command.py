@@ -16,9 +16,14 @@ import click
 from manyhands.options import json_option
 from protocol.errors import UsageError
 
+LEAST, MOST = (
+    Decimal(10) ** -12,
+    Decimal(10) ** 12,
+)  # of what is not 0; sums of such are exact enough
+
 
 class Amount(click.ParamType[Decimal]):
-    """A decimal, as it was written."""
+    """A decimal, as it was written: 0, or of a size that machines and prices have."""
 
     name = "amount"
 
@@ -27,7 +32,7 @@ class Amount(click.ParamType[Decimal]):
             amount = Decimal(value)
         except InvalidOperation:
             self.fail(f"not a number: {str(value)[:40]!r}", param, ctx)
-        if not amount.is_finite() or abs(amount) >= Decimal(10) ** 12:
+        if not amount.is_finite() or (amount and not LEAST <= abs(amount) < MOST):
             self.fail(f"not an amount: {str(value)[:40]!r}", param, ctx)
         return amount
 

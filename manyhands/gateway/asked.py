@@ -16,6 +16,7 @@ from protocol.messages import MAX_STOP_CHARS, MAX_STOPS
 
 MAX_CHOICES, MAX_PROMPTS = 8, 32
 MAX_TOOLS = 128
+MAX_PARTS = 10_000  # of one message
 MAX_LISTED, HEADER_NAME = 32, re.compile(r"[A-Za-z0-9_.-]{1,64}")
 INT64 = 2**63
 
@@ -207,11 +208,14 @@ class RefusalPart(Asked):
         return self.refusal
 
 
+Parts = Annotated[list[TextPart | RefusalPart], Field(max_length=MAX_PARTS, fail_fast=True)]
+
+
 class Message(Asked):
     """One turn. What else it brings (`name`, `tool_calls`) is `manyhands.replies.history`'s."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart | RefusalPart] | None = None
+    content: str | Parts | None = None
 
     def plain(self) -> dict[str, Any]:
         content = self.content
@@ -262,10 +266,14 @@ class ChatAsked(Drawn):
         return self.max_completion_tokens or self.max_tokens
 
 
-Ids = list[Id]
-
-
-Texts = str | Ids | list[str] | list[Ids]
+# The first that is wrong ends them: of 400,000 ids, each would be complained of twice (15 s, 1 GB).
+Ids = Annotated[list[Id], Field(fail_fast=True)]
+Texts = (
+    str
+    | Ids
+    | Annotated[list[str], Field(fail_fast=True)]
+    | Annotated[list[Ids], Field(fail_fast=True)]
+)
 
 
 def several(given: Texts) -> list[str | list[int]]:

@@ -16,6 +16,7 @@ from manyhands.gateway.faults import ApiError
 from manyhands.gateway.formats import grammar_of
 from manyhands.gateway.grants import Caller
 from manyhands.gateway.policy import Policy
+from manyhands.gateway.prompts import too_long
 from manyhands.gateway.residency import limits_of
 from protocol.errors import ManyhandsError
 from protocol.grammar import Grammar
@@ -140,16 +141,10 @@ def _fitting(served: Served, n_prompt: int, limit: int | None, default: int, par
     """How many tokens to ask for; only the default gives way to the context.
 
     Raises:
-        ApiError: as OpenAI says it, which clients look for.
+        ApiError: both together do not fit.
     """
     room = served.max_positions - n_prompt
     wanted = 1 if limit is None else limit
     if wanted > room:
-        raise ApiError(
-            "context_length_exceeded",
-            f"This model's maximum context length is {served.max_positions} tokens. However, you "
-            f"requested {n_prompt + wanted} tokens ({n_prompt} in the {param}, {wanted} in the "
-            f"completion). Please reduce the length of the {param} or completion.",
-            param=param,
-        )
+        raise too_long(served, n_prompt, wanted, param)
     return min(room, default) if limit is None else limit

@@ -114,6 +114,8 @@ class Visit:
         if self.status:
             raise ConnectionAbortedError("an answer broke off") from None
         response = JSONResponse(error.body(), error.status, error.headers())
+        if error.code == "request_timeout":  # nobody waits for the rest; one too large is read away
+            response.headers["connection"] = "close"
         await response(scope, receive, self.send)
 
     def tell(self, scope: Scope) -> None:

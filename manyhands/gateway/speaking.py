@@ -14,7 +14,7 @@ from typing import Any
 from manyhands.gateway.asked import ChatAsked, NamedChoice
 from manyhands.gateway.catalogue import Served
 from manyhands.gateway.faults import ApiError
-from manyhands.gateway.prompts import chat_text, on_thread
+from manyhands.gateway.prompts import chat_text, fitting_ids, on_thread
 from manyhands.replies.closed import closed
 from manyhands.replies.dialect import Dialect, Ids, dialect_of
 from manyhands.replies.forcing import Forced
@@ -68,7 +68,7 @@ async def speech_of(served: Served, asked: ChatAsked) -> Speech:
             tools=asked.tools if tools else None,
             variables=asked.template_variables,
         )
-        ids = served.tokenizer.encode(text, add_special_tokens=False)
+        ids = fitting_ids(served, text, "messages", add_special_tokens=False)
         return text[-N_TAIL_CHARS:], ids
 
     tail, ids = await on_thread(render, asked.n_chars, "messages")

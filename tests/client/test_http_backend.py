@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 
 from manyhands import AsyncClient
-from manyhands.errors import DeadlineExceeded, Overloaded, SwarmIncomplete, SwarmUnreachable
+from manyhands.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    SwarmIncomplete,
+    SwarmUnreachable,
+)
 from tests.client.elsewhere import Reply, elsewhere
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -26,6 +32,21 @@ async def test_what_ends_a_line_to_python_alone_is_part_of_an_answer():
         heard = [each.choices[0].delta.content async for each in stream]
 
     assert heard == [said]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "half a \ud800", object()])
+async def test_what_json_cannot_say_is_the_callers_and_nobody_is_asked(value):
+    asked: list[object] = []
+
+    def hear(body: dict[str, Any]) -> Reply:
+        asked.append(body)
+        return late()
+
+    async with elsewhere(hear) as url, AsyncClient(base_url=url) as client:
+        with pytest.raises(InvalidRequest) as refused:
+            await client.chat.completions.create(messages=HELLO, user=value)
+
+    assert (refused.value.code, refused.value.status, asked) == ("invalid_value", 400, [])
 
 
 def late(**headers: str) -> Reply:

@@ -106,3 +106,14 @@ def test_a_table_that_is_none_says_why(tmp_path: Path, text: str, why: str) -> N
 def test_numbers_that_make_no_sense_are_refused(flags: list[str]) -> None:
     refused = CliRunner().invoke(cost, [*FLAGS, *flags])
     assert isinstance(refused.exception, UsageError)
+
+
+@pytest.mark.parametrize("amount", ["1e-320", "1e-13", "1e12", "nan", "-Infinity", "1e999999"])
+def test_amounts_that_nothing_here_has_are_refused_where_they_are_read(amount: str) -> None:
+    refused = CliRunner().invoke(cost, [*FLAGS, "--tokens-per-s", amount])
+    assert (refused.exit_code, "Traceback" in refused.output) == (2, False)
+
+
+def test_the_least_amount_can_be_reckoned_with() -> None:
+    told = CliRunner().invoke(cost, [*FLAGS, "--tokens-per-s", "1e-12", "--json"])
+    assert told.exit_code == 0, told.output

@@ -134,5 +134,7 @@ TARGETS = (
         name="key-file",
         parse=_in_file(lambda path: read_key(path, lambda _: b"passphrase")),
         seeds=_key_files,
+        max_ms=1_500,  # scrypt at the most that a file may ask for, on a quiet machine
+        max_mib=160,
     ),
 )

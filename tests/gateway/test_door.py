@@ -1,5 +1,6 @@
 """Who is let in, and what counts against a key, without a swarm behind the door."""
 
+import asyncio
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -120,3 +121,23 @@ async def ask(
     await app(scope, receive, send)
     named = {name.decode(): value.decode() for name, value in told[0]["headers"]}
     return told[0]["status"], named, json.loads(told[1]["body"])
+
+
+async def test_a_body_that_does_not_arrive_in_time_ends_its_connection():
+    told: list[Any] = []
+
+    async def reads(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def hear(message: Any) -> None:
+        told.append(message)
+
+    door = Door(reads, Bounds(body_s=0.01), admit_own, Allowances())
+    host = [(b"host", b"localhost")]
+    await door({"type": "http", "method": "GET", "path": "/x", "headers": host}, never, hear)
+
+    assert told[0]["status"] == 408
+    assert (b"connection", b"close") in told[0]["headers"]

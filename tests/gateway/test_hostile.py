@@ -5,7 +5,9 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from pydantic import ValidationError
 
+from manyhands.gateway.asked import CompletionAsked
 from tests.gateway.live import HOST, Live
 
 PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]
@@ -113,3 +115,28 @@ def test_streams_that_nobody_reads_hold_up_nobody_else(gateway: Live):
             caller.close()
 
     assert [status for status, _, _ in told] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        (PATHS[0], {"messages": [{"role": "user", "content": "a " * 400_000}]}),
+        (PATHS[1], {"prompt": "a" * 900_000}),
+        (PATHS[1], {"prompt": ["a " * 25_000] * 16}),
+        (PATHS[2], {"input": "a " * 400_000}),
+        (PATHS[3], {"input": "a " * 400_000}),
+    ],
+)
+def test_of_a_text_that_cannot_fit_only_the_beginning_is_read(gateway, path, more):
+    status, _, told = gateway.post(path, body(path) | more)
+
+    assert (status, told["error"]["code"]) == (400, "context_length_exceeded")
+    assert "at least" in told["error"]["message"]
+
+
+@pytest.mark.parametrize("prompt", [[1] * 100_000 + ["a"], [[1]] * 100_000 + [1]])
+def test_the_first_wrong_item_of_a_long_list_ends_it(prompt):
+    with pytest.raises(ValidationError) as complained:
+        CompletionAsked.model_validate({"model": "tiny", "prompt": prompt})
+
+    assert complained.value.error_count() <= 4
