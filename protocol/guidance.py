@@ -19,6 +19,7 @@ compiles again, reads them, and goes on.
 import json
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -45,6 +46,8 @@ STACK_BYTES = 512 << 20  # of addresses; only what is used takes memory
 # costs up to their square. Of a schema they are as many as it has alternatives at one place; in an
 # ambiguous grammar they grow with the answer, and 35 bytes of one cost 180 ms a token at 2,000.
 MAX_LARK_ITEMS, MAX_JSON_ITEMS = 500, 2_000
+LEAST_NUMBER = -(10**18)  # the library's ranges of integers recurse without an end near -(2**63)
+_EMBEDDED = re.compile(r"%json\s*\{")
 MAX_REMAINDERS = 10_000  # of divisors in one schema; a million took 15 s and 470 MB
 MAX_DIGITS = 9  # of a divisor before its point
 SLOW_S = 0.005  # of CPU: longer than a forward takes, as a rule
@@ -197,16 +200,42 @@ def _written(grammar: Grammar) -> str:
         case Kind.REGEX:
             return LLMatcher.grammar_from_regex(grammar.text)
         case Kind.LARK:
+            _check_embedded(grammar)
             return LLMatcher.grammar_from_lark(grammar.text)
         case Kind.JSON_OBJECT | Kind.JSON_SCHEMA:
             schema = grammar.text or ANY_OBJECT
-            if remainders(json.loads(schema, parse_float=Decimal)) > MAX_REMAINDERS:
-                raise grammar.error(
-                    f"its `multipleOf` together have more than {MAX_REMAINDERS} remainders"
-                )
+            _check(grammar, _reader(grammar).decode(schema))
             return LLMatcher.grammar_from_json_schema(
                 schema, overrides={"whitespace_flexible": False, "lenient": False}
             )
+
+
+def _check_embedded(grammar: Grammar) -> None:
+    """The schemas within a Lark grammar, wherever they stand: the library reads them as its own."""
+    reader = _reader(grammar)
+    for found in _EMBEDDED.finditer(grammar.text):
+        try:
+            schema, _ = reader.raw_decode(grammar.text, found.end() - 1)
+        except (ValueError, RecursionError) as error:
+            raise grammar.error("what stands after %json is no JSON") from error
+        _check(grammar, schema)
+
+
+def _reader(grammar: Grammar) -> json.JSONDecoder:
+    """It refuses numbers that end the process, also those of keys that come twice."""
+
+    def number(digits: str) -> Decimal:
+        value = Decimal(digits)
+        if value < LEAST_NUMBER:
+            raise grammar.error(f"numbers in it are {LEAST_NUMBER:,} at least")
+        return value
+
+    return json.JSONDecoder(parse_float=number, parse_int=number)
+
+
+def _check(grammar: Grammar, schema: object) -> None:
+    if remainders(schema) > MAX_REMAINDERS:
+        raise grammar.error(f"its `multipleOf` together have more than {MAX_REMAINDERS} remainders")
 
 
 def remainders(schema: object) -> int:
@@ -219,8 +248,8 @@ def remainders(schema: object) -> int:
             case dict() as table:
                 waiting += table.values()
                 divisor = table.get("multipleOf")
-                if isinstance(divisor, int | Decimal):
-                    divisors.add(Decimal(divisor).normalize())
+                if isinstance(divisor, Decimal):
+                    divisors.add(divisor.normalize())
             case list() as items:
                 waiting += items
     return math.prod(_units(each) for each in divisors)

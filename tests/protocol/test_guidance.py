@@ -293,6 +293,46 @@ def test_divisors_with_too_many_remainders_are_refused_before_they_cost_anything
         guidance.compile(Grammar(Kind.JSON_SCHEMA, json.dumps(schema)))
 
 
+LEAST = -(2**63)  # around it the library's own reading of schemas ends the process
+
+
+@pytest.mark.parametrize(
+    "low", [str(LEAST), str(LEAST + 10), "-9.223372036854775e18", "-1" + "0" * 5000, "-1e300"]
+)
+@pytest.mark.parametrize(
+    "schema",
+    [
+        '{"const": %d}',
+        '{"const": %d, "const": 1}',
+        '{"properties": {"a": {"enum": ["b", %d]}}}',
+        '{"type": "integer", "minimum": %d, "maximum": 5}',
+    ],
+)
+def test_numbers_that_would_end_the_process_are_refused_also_within_a_grammar(
+    low, schema, guidance
+):
+    text = schema.replace("%d", low)
+
+    with pytest.raises(BadSchema, match="at least"):
+        guidance.compile(Grammar(Kind.JSON_SCHEMA, text))
+    for space in ("", " ", "\n\t "):
+        with pytest.raises(BadGrammar, match="at least"):
+            guidance.compile(Grammar(Kind.LARK, f"start: %json{space}{text}"))
+
+
+def test_a_schema_within_a_grammar_has_the_bounds_of_one_alone(guidance):
+    for text in ('%json {"type": "integer", "multipleOf": 999983}', "%json {x"):
+        with pytest.raises(BadGrammar, match=r"multipleOf|no JSON"):
+            guidance.compile(Grammar(Kind.LARK, f"start: {text}"))
+
+
+@pytest.mark.parametrize("value", [2**63 - 1, 2**64, -(10**18), 1234567890123456789])
+def test_integers_as_ids_have_them_are_followed(value, tokenizer, guidance):
+    guide = guidance.compile(Grammar(Kind.JSON_SCHEMA, json.dumps({"const": value})))
+
+    assert allowed(guide, (), tokenizer)
+
+
 @pytest.mark.parametrize("divisor", [5, 100, 1000, 0.01, 0.25, 1.5])
 def test_divisors_as_people_use_them_are_followed(divisor, tokenizer, guidance):
     schema = {"type": "number", "multipleOf": divisor, "minimum": 0, "maximum": 5000}
