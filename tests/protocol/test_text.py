@@ -13,7 +13,8 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from protocol.errors import BadModel, UsageError
-from protocol.text import Detokenizer, StopMatcher, Tokenizer
+from protocol.text import LONG_CHARS, Detokenizer, StopMatcher, Tokenizer
+from tests.protocol.test_drawing import TINY
 
 CORPUS = ["Once upon a time there was a cat. The cat sat on the mat, and the mat was blue."] * 8
 TEMPLATE = (
@@ -309,3 +310,16 @@ def test_text_that_may_begin_a_stop_is_held_back() -> None:
     ]
     assert matcher.has_stopped
     assert matcher.add("more") == matcher.flush() == ""
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_long_texts_have_the_ids_that_they_have_by_the_short_way(adds):
+    tokenizer = Tokenizer.from_directory(TINY)
+    text = "Once upon a time, a  fox\n\tran; \u00e9\u4f60\U0001f600 " * (LONG_CHARS // 20)
+
+    whole = tokenizer._fast.encode(text, add_special_tokens=adds).ids
+
+    assert len(text) > LONG_CHARS
+    assert tokenizer.encode(text, add_special_tokens=adds) == whole
+    assert 0 < tokenizer.at_least(text * 9, 64) <= len(tokenizer.encode(text * 9))
+    assert tokenizer.at_least(text, len(whole)) == 0
