@@ -46,9 +46,9 @@ def report_of(rule: str, trace: Trace, answers: Answers, fleet: Fleet) -> Report
         n_lost=counts["lost"],
         n_refused=counts["refused"],
         n_open=counts["open"],
-        first_token_s=_percentiles([r.first_token_s for r in done if r.first_token_s is not None]),
-        per_token_s=_percentiles([_per_token_s(r) for r in done if r.request.n_answer > 1]),
-        paused_s=_percentiles([r.paused_s for r in done if r.paused_s > 0]),
+        first_token_s=percentiles([r.first_token_s for r in done if r.first_token_s is not None]),
+        per_token_s=percentiles([_per_token_s(r) for r in done if r.request.n_answer > 1]),
+        paused_s=percentiles([r.paused_s for r in done if r.paused_s > 0]),
         n_recoveries=sum(record.n_recoveries for record in records),
         n_moves=fleet.n_moves,
         fetched_bytes=fleet.fetched_bytes,
@@ -65,7 +65,8 @@ def _per_token_s(record: Record) -> float:
     return (record.total_s - record.first_token_s) / (record.request.n_answer - 1)
 
 
-def _percentiles(values: Sequence[float]) -> tuple[float, float]:
+def percentiles(values: Sequence[float]) -> tuple[float, float]:
+    """p50 and p95; 0 where there is nothing."""
     if not values:
         return 0.0, 0.0
     p50, p95 = np.percentile(np.array(values), [50, 95])
