@@ -212,6 +212,8 @@ def _written(grammar: Grammar) -> str:
 
 def _check_embedded(grammar: Grammar) -> None:
     """The schemas within a Lark grammar, wherever they stand: the library reads them as its own."""
+    if grammar.text.lstrip().startswith("{"):
+        raise grammar.error("it is JSON and no Lark")  # the library's own format, unbounded
     reader = _reader(grammar)
     for found in _EMBEDDED.finditer(grammar.text):
         try:

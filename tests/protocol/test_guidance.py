@@ -321,6 +321,9 @@ def test_numbers_that_would_end_the_process_are_refused_also_within_a_grammar(
 
 
 def test_a_schema_within_a_grammar_has_the_bounds_of_one_alone(guidance):
+    own = json.dumps({"grammars": [{"json_schema": {"const": LEAST}}]})
+    with pytest.raises(BadGrammar, match="no Lark"):
+        guidance.compile(Grammar(Kind.LARK, own))
     for text in ('%json {"type": "integer", "multipleOf": 999983}', "%json {x"):
         with pytest.raises(BadGrammar, match=r"multipleOf|no JSON"):
             guidance.compile(Grammar(Kind.LARK, f"start: {text}"))
