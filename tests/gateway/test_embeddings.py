@@ -72,12 +72,13 @@ def test_a_key_with_room_for_few_answers_gets_all_its_vectors(gateway):
 async def test_many_short_texts_are_taken_apart_where_they_hold_nobody_up(n, stays):
     threads = set[int]()
 
-    def encode(text: str) -> list[int]:
+    def encode(text: str, add_special_tokens: bool) -> list[int]:
         threads.add(threading.get_ident())
         return [len(text)]
 
     served: Any = SimpleNamespace(
-        tokenizer=SimpleNamespace(encode=encode),
+        tokenizer=SimpleNamespace(encode=encode, at_least=lambda text, most: 0),
+        max_positions=64,
         model=SimpleNamespace(manifest=SimpleNamespace(vocab_size=9)),
     )
     assert await all_ids(served, ["dog", [7]] * n) == [[3], [7]] * n
