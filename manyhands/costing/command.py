@@ -16,10 +16,7 @@ import click
 from manyhands.options import json_option
 from protocol.errors import UsageError
 
-LEAST, MOST = (
-    Decimal(10) ** -12,
-    Decimal(10) ** 12,
-)  # of what is not 0; sums of such are exact enough
+LEAST, MOST = Decimal(10) ** -12, Decimal(10) ** 12  # of what is not 0
 
 
 class Amount(click.ParamType[Decimal]):
